@@ -1,0 +1,60 @@
+# One virtual environment, .venv, serves every target. It is built from constraints.txt (exact
+# versions) when first needed, and again only when pyproject.toml or constraints.txt change.
+
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+RUN := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help .venv quickstart test lint format bench clean FORCE
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[.a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+.venv: $(STAMP) ## Create .venv and install streamlm into it (PYTHON=python3.12 to choose)
+
+# An environment whose interpreter does not start is rebuilt, however new its stamp is.
+ifneq ($(shell $(RUN) -c 'print("runs")' 2>/dev/null),runs)
+$(STAMP): FORCE
+endif
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(RUN) -m pip --version >/dev/null 2>&1 || { \
+	    $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	        { echo "streamlm needs Python 3.11 or newer: make PYTHON=/path/to/python3"; exit 1; }; \
+	    echo "==> Creating $(VENV)"; \
+	    rm -rf $(VENV); \
+	    $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }; }
+	@echo "==> Installing streamlm and its dependencies (a few minutes the first time)"
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+quickstart: $(STAMP) ## Run the README's quick start, on a CPU
+	@$(RUN) -m streamlm.quickstart $(ARGS)
+
+test: $(STAMP) ## Run the test suite (ARGS="-m 'not slow'" passes options to pytest)
+	@$(RUN) -m pytest -q tests/ $(ARGS)
+
+lint: $(STAMP) ## Check style and types
+	@echo "==> ruff check" && $(RUN) -m ruff check .
+	@echo "==> ruff format --check" && $(RUN) -m ruff format --check .
+	@echo "==> mypy" && $(RUN) -m mypy
+
+format: $(STAMP) ## Rewrite the code in the project's style
+	@$(RUN) -m ruff check --fix-only --quiet .
+	@$(RUN) -m ruff format .
+
+bench: ## List the benchmark commands, one per figure of the README
+	@for file in benchmarks/[a-z]*.py; do \
+	    [ -e "$$file" ] || continue; \
+	    name=$${file##*/}; echo "  $(RUN) -m benchmarks.$${name%.py}"; \
+	done
+
+clean: ## Remove caches and build products; .venv, data, runs and sessions stay
+	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . \( -path ./$(VENV) -o -path ./.git \) -prune -o -type d -name __pycache__ -exec rm -rf {} +
+
+FORCE:

@@ -1,0 +1,135 @@
+"""Arrays as chunk files: the bytes in C order, little-endian, then their crc32c.
+
+One chunk is one file, `<array>/c.0.0…`; see `zarrformat` for how large arrays are split.
+"""
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from memory_store.canonical import crc32c, sha256
+from memory_store.errors import Corrupt
+from memory_store.files import Buffer, check_size, open_regular, read_into
+from memory_store.zarrformat import (
+    ITEMSIZE,
+    ArraySpec,
+    Stored,
+    chunk_count,
+    chunk_name,
+    chunk_shape,
+)
+
+CHECKSUM = 4  # bytes at the end of a chunk
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A chunk ready to be written: its file name and content."""
+
+    name: str
+    buffers: list[Buffer]
+    crc32c: int
+
+
+def storable(array: np.ndarray) -> np.ndarray:
+    """`array` in C order and little-endian, copied only if it must be."""
+    # ascontiguousarray makes a scalar one-dimensional
+    contiguous = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+    return contiguous.reshape(array.shape)
+
+
+def raw(array: np.ndarray) -> np.ndarray:
+    """The bytes of a C-contiguous array, as a one-dimensional view."""
+    return array.reshape(-1).view(np.uint8)
+
+
+def chunks(array: np.ndarray) -> Iterator[Chunk]:
+    """The chunks of an array that `storable` has passed; they share its memory."""
+    shape, dtype = array.shape, array.dtype.name
+    size = math.prod(chunk_shape(shape, dtype)) * ITEMSIZE[dtype]
+    data = raw(array)
+    for index in range(chunk_count(shape, dtype)):
+        part = data[index * size : (index + 1) * size]
+        padding = bytes(size - len(part))  # Zarr's chunks all have one size
+        crc = crc32c(padding, crc32c(part))
+        tail = crc.to_bytes(CHECKSUM, "little")
+        yield Chunk(chunk_name(array.ndim, index), [part.data, padding, tail], crc)
+
+
+def check_sizes(folder: str, spec: Stored) -> None:
+    """Check that the chunks that `spec` promises are there, and as large as promised.
+
+    Raises:
+        Corrupt: they are not.
+    """
+    size = _chunk_bytes(spec) + CHECKSUM
+    for path in _chunk_paths(folder, spec):
+        check_size(path, size)
+
+
+def memory(nbytes: int) -> np.ndarray:
+    """New memory, one-dimensional uint8."""
+    return np.empty(nbytes, np.uint8)
+
+
+def read_array(
+    folder: str, spec: Stored, allocate: Callable[[int], np.ndarray] = memory
+) -> np.ndarray:
+    """Read the array in `folder` and check that it is the one that `spec` describes.
+
+    Args:
+        folder: the array's folder.
+        spec: what is known of it.
+        allocate: where to read it to: that many bytes or more, one-dimensional uint8.
+
+    Raises:
+        Corrupt: a chunk is missing, damaged, or a sound one from elsewhere.
+    """
+    size = _chunk_bytes(spec)
+    paths = _chunk_paths(folder, spec)
+    descriptors: list[int] = []
+    try:
+        # All sizes are checked before memory is taken: a shape must not promise what is not there.
+        for path in paths:
+            descriptors.append(open_regular(path, size + CHECKSUM))
+        data = allocate(spec.nbytes)[: spec.nbytes]
+        for i, (path, descriptor) in enumerate(zip(paths, descriptors, strict=True)):
+            part = data[i * size : (i + 1) * size]
+            rest = np.empty(size - len(part) + CHECKSUM, np.uint8)  # padding, then the checksum
+            read_into(descriptor, part, path)
+            read_into(descriptor, rest, path)
+            crc = crc32c(rest[:-CHECKSUM], crc32c(part))
+            if crc != int.from_bytes(rest[-CHECKSUM:].tobytes(), "little"):
+                raise Corrupt(f"{path}: damaged, its crc32c does not fit. Restore it from a copy.")
+            if crc != spec.crc32c[i]:
+                raise Corrupt(
+                    f"{path}: a sound chunk, but not the one that was committed here. "
+                    "Restore it from a copy."
+                )
+    except MemoryError as error:
+        raise Corrupt(f"{folder}: {spec.nbytes} bytes do not fit in memory.") from error
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+    return data.view(np.dtype(spec.dtype).newbyteorder("<")).reshape(spec.shape)
+
+
+def check_sha256(folder: str, spec: ArraySpec, array: np.ndarray) -> None:
+    """Check an array that was read against its sha256.
+
+    Raises:
+        Corrupt: they do not fit.
+    """
+    if sha256(raw(array)) != spec.sha256:
+        raise Corrupt(f"{folder}: damaged, its sha256 does not fit. Restore it from a copy.")
+
+
+def _chunk_bytes(spec: Stored) -> int:
+    return math.prod(chunk_shape(spec.shape, spec.dtype)) * ITEMSIZE[spec.dtype]
+
+
+def _chunk_paths(folder: str, spec: Stored) -> list[str]:
+    return [os.path.join(folder, chunk_name(len(spec.shape), i)) for i in range(len(spec.crc32c))]

@@ -1,0 +1,170 @@
+"""Which slots a commit writes, and how the windows are put together again.
+
+Each commit holds the slots [first, end) that its parent lacked. A window is rebuilt from its newest
+slot backwards: this commit's slots, then those before them from the commit that holds them, until
+the oldest slot is reached.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from memory_store.commits import Commits, Scratch
+from memory_store.errors import Corrupt, StoreError
+from memory_store.manifest import MAX_WINDOW, Held, Slots, Source
+from memory_store.protocol import Commit, Window
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The slots [low, high) of a window, and the commit that holds them among others."""
+
+    commit: Commit
+    held: Held
+    low: int
+    high: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a commit writes.
+
+    Attributes:
+        first: name → first slot of the window that the commit itself holds.
+        window: the other commits that its windows need, oldest first.
+    """
+
+    first: Mapping[str, int]
+    window: tuple[Source, ...]
+
+
+def pieces(name: str, start: int, end: int, sources: Iterable[Source]) -> list[Piece]:
+    """Where the slots [start, end) of a window lie, newest piece first.
+
+    Raises:
+        Corrupt: the sources, newest first, do not hold them all.
+    """
+    found, low = [], end
+    for source in sources:
+        held = source.held.get(name)
+        if held is not None and held.first < low <= held.end and start < low:
+            found.append(Piece(source.commit, held, max(held.first, start), low))
+            low = found[-1].low
+    if low != start:
+        raise Corrupt(
+            f"window {name!r}: slots {start} to {low} are in none of the commits that should hold "
+            "them. Load an older commit."
+        )
+    return found
+
+
+def plan(windows: Mapping[str, Window], parent: Commit | None, commits: Commits) -> Plan:
+    """What to write so that `windows` can be rebuilt from at most MAX_WINDOW commits.
+
+    Slots that the parent has are compared with what is stored; a window in which one differs, or
+    cannot be read, is written whole. What is loaded is thus always what was committed.
+    """
+    whole = {name: window.end - slot_count(window) for name, window in windows.items()}
+    if parent is None:
+        return Plan(whole, ())
+    manifest = commits.manifest(parent)
+    sources = manifest.sources(parent)
+    first, scratch = dict(whole), Scratch()
+    needed: dict[Commit, dict[str, Held]] = {}
+    for name, window in windows.items():
+        slots = manifest.slots.get(name)
+        if slots is None or not _continues(window, slots):
+            continue
+        new = max(slots.end, whole[name])
+        try:
+            kept = pieces(name, whole[name], new, sources) if whole[name] < slots.end else []
+            unchanged = all(_equal(name, window, slots, piece, commits, scratch) for piece in kept)
+        except StoreError:
+            unchanged = False  # the caller has the slots: damage on disk ends here
+        if unchanged:
+            first[name] = new
+            for piece in kept:
+                needed.setdefault(piece.commit, {})[name] = piece.held
+    if len(needed) >= MAX_WINDOW:
+        return Plan(whole, ())
+    window_sources = [
+        Source(source.commit, needed[source.commit])
+        for source in reversed(sources)
+        if source.commit in needed
+    ]
+    return Plan(first, tuple(window_sources))
+
+
+def assemble(
+    name: str, slots: Slots, sources: Iterable[Source], commits: Commits, *, scratch: Scratch
+) -> np.ndarray:
+    """The whole window, from the commits that hold its slots.
+
+    Raises:
+        Corrupt: slots are missing or damaged.
+    """
+    found = pieces(name, slots.start, slots.end, sources)
+    if len(found) == 1 and found[0].held.stored(slots).shape == slots.shape:
+        return commits.array(found[0].commit, found[0].held.stored(slots), name)
+    for piece in found:
+        # Before memory is taken: a shape must not promise what is not there.
+        commits.check_sizes(piece.commit, piece.held.stored(slots), name)
+    window = np.empty(slots.shape, np.dtype(slots.dtype).newbyteorder("<"))
+    for piece in found:
+        view = along(window, slots.axis, piece.low - slots.start, piece.high - slots.start)
+        view[...] = _stored(name, slots, piece, commits, scratch)
+    return window
+
+
+def slot_count(window: Window) -> int:
+    """Slots in a window."""
+    return int(window.data.shape[window.axis])
+
+
+def along(array: np.ndarray, axis: int, start: int, stop: int) -> np.ndarray:
+    """The view [start, stop) of an array along an axis."""
+    return array[(slice(None),) * axis + (slice(start, stop),)]
+
+
+def _continues(window: Window, slots: Slots) -> bool:
+    """Whether a window can be the parent's with slots added."""
+    shape = window.data.shape
+    return (
+        window.axis == slots.axis
+        and window.data.dtype.name == slots.dtype
+        and len(shape) == len(slots.shape)
+        and _others(shape, slots.axis) == _others(slots.shape, slots.axis)
+        and window.end >= slots.end
+        and window.end - slot_count(window) >= slots.start
+    )
+
+
+def _others(shape: Iterable[int], axis: int) -> tuple[int, ...]:
+    shape = tuple(shape)
+    return shape[:axis] + shape[axis + 1 :]
+
+
+def _stored(
+    name: str, slots: Slots, piece: Piece, commits: Commits, scratch: Scratch
+) -> np.ndarray:
+    """The slots of a piece, as the disk has them; void when `scratch` is used again."""
+    array = commits.array(piece.commit, piece.held.stored(slots), name, allocate=scratch.take)
+    first = piece.held.first
+    return along(array, slots.axis, piece.low - first, piece.high - first)
+
+
+def _equal(
+    name: str, window: Window, slots: Slots, piece: Piece, commits: Commits, scratch: Scratch
+) -> bool:
+    """Whether the window has in it what the disk has."""
+    start = window.end - slot_count(window)
+    given = along(window.data, window.axis, piece.low - start, piece.high - start)
+    held = _stored(name, slots, piece, commits, scratch)
+    # Bits, not numbers: NaN equals NaN, and −0 does not equal 0.
+    bits = f"u{held.dtype.itemsize}"
+    given, held = given.astype(held.dtype, copy=False).view(bits), held.view(bits)
+    if window.axis == 0:
+        return np.array_equal(held, given)
+    # Row by row: what is compared at once should fit in the processor's cache.
+    return all(np.array_equal(a, b) for a, b in zip(held, given, strict=True))

@@ -1,0 +1,194 @@
+"""Files that are written once: bounded reads, complete writes, fsync where it is asked for.
+
+Journalling filesystems gather fsyncs that wait at the same time into one write to the disk, so the
+files of a commit are synced from several threads: twenty cost little more than one.
+"""
+
+import errno
+import fcntl
+import os
+import stat
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from memory_store.errors import Corrupt, StoreError, from_os
+
+THREADS = 8
+MAX_DOCUMENT = 16 * 2**20  # bytes of a JSON file; a hostile one must not fill memory
+# A pipe or a link that somebody planted is refused rather than waited for or followed.
+READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
+
+Buffer = bytes | memoryview
+Result = TypeVar("Result")
+
+
+def open_regular(path: str, size: int | None = None) -> int:
+    """A descriptor to read the regular file at `path`, which has `size` bytes if given.
+
+    Raises:
+        Corrupt: missing, not a regular file, or of another size.
+        StoreError: not permitted.
+    """
+    try:
+        descriptor = os.open(path, READ)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    try:
+        _check_found(path, os.fstat(descriptor), size)
+    except Corrupt:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def check_size(path: str, size: int) -> None:
+    """Check that `path` is a regular file of `size` bytes; raises what `open_regular` raises."""
+    try:
+        found = os.lstat(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    _check_found(path, found, size)
+
+
+def _unreadable(path: str, error: OSError) -> StoreError:
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return Corrupt(f"{path}: missing. Restore the file from a copy.")
+    if error.errno == errno.ELOOP:
+        return Corrupt(f"{path}: a link. Put the file itself there.")
+    return from_os(error, "reading", path)
+
+
+def _check_found(path: str, found: os.stat_result, size: int | None) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise Corrupt(f"{path}: not a regular file. Restore the file from a copy.")
+    if size is not None and found.st_size != size:
+        raise Corrupt(
+            f"{path}: has {found.st_size} bytes where {size} were written. "
+            "Restore the file from a copy."
+        )
+
+
+def read_into(descriptor: int, buffer: np.ndarray, path: str) -> None:
+    """Fill `buffer`, one-dimensional uint8, from where the descriptor stands."""
+    view, done = buffer.data, 0
+    while done < len(view):
+        try:
+            count = os.readv(descriptor, [view[done:]])
+        except OSError as error:
+            raise from_os(error, "reading", path) from error
+        if not count:
+            raise Corrupt(f"{path}: ends too early. Restore the file from a copy.")
+        done += count
+
+
+def read_document(path: Path) -> bytes:
+    """The bytes of a small file.
+
+    Raises:
+        Corrupt: missing, not a regular file, or larger than any document.
+    """
+    descriptor = open_regular(str(path))
+    try:
+        size = os.fstat(descriptor).st_size
+        if size > MAX_DOCUMENT:
+            raise Corrupt(
+                f"{path}: has {size} bytes; documents have at most {MAX_DOCUMENT}. "
+                "Restore the file from a copy."
+            )
+        buffer = np.empty(size, np.uint8)
+        read_into(descriptor, buffer, str(path))
+        return buffer.tobytes()
+    finally:
+        os.close(descriptor)
+
+
+def sync(descriptor: int) -> None:
+    """Have the disk hold what was written, not only its cache."""
+    if hasattr(fcntl, "F_FULLFSYNC"):  # macOS: fsync stops at the disk's own cache
+        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+    else:
+        os.fsync(descriptor)
+
+
+def write_new(path: Path, buffers: Sequence[Buffer], *, durable: bool) -> None:
+    """Write `buffers`, one after the other, to a file that must not exist."""
+    descriptor = _written(path, buffers)
+    try:
+        if durable:
+            sync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _written(path: Path, buffers: Sequence[Buffer]) -> int:
+    """A descriptor of a new file that holds `buffers`, for the system at least."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        for buffer in buffers:
+            view = memoryview(buffer)
+            while view:
+                view = view[os.write(descriptor, view) :]
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def sync_folder(path: Path) -> None:
+    """Have the disk hold the names in a folder."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        sync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class Batch:
+    """Files that are written one after the other, and synced side by side.
+
+    The threads live as long as the `with` block: none is left over when a process forks.
+    """
+
+    def __init__(self, *, durable: bool) -> None:
+        self._durable = durable
+        self._open: list[int] = []  # descriptors that wait for `sync`
+        self._pool: ThreadPoolExecutor | None = None
+
+    def __enter__(self) -> "Batch":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+        for descriptor in self._open:
+            os.close(descriptor)
+
+    def write(self, path: Path, buffers: Sequence[Buffer]) -> None:
+        """Write a new file; the disk may not hold it before `sync`."""
+        descriptor = _written(path, buffers)
+        if self._durable:
+            self._open.append(descriptor)
+        else:
+            os.close(descriptor)
+
+    def sync(self, folders: Iterable[Path] = ()) -> None:
+        """Return when the disk holds all files written so far; then, that it holds `folders`."""
+        if self._durable:
+            self._each(sync, self._open)
+            self._each(sync_folder, folders)
+        while self._open:
+            os.close(self._open.pop())
+
+    def call(self, function: Callable[[Any], Result], argument: Any) -> "Future[Result]":
+        """Run `function(argument)` beside what follows."""
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(THREADS)
+        return self._pool.submit(function, argument)
+
+    def _each(self, function: Callable[[Any], None], arguments: Iterable[Any]) -> None:
+        for future in [self.call(function, argument) for argument in arguments]:
+            future.result()

@@ -1,0 +1,238 @@
+"""What is committed, what is loaded, and what every memory store offers.
+
+A session's state is a few windows of slots that grow at one end, some small arrays, the token ids
+read since the parent commit, and small JSON attributes. A *commit* is one such snapshot, written
+once and never changed. A *ref* says that a branch pointed at a commit; the refs of a branch, oldest
+first, are its history, and the last one is its head.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+
+import numpy as np
+
+JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """An array of which only the newest slots are kept.
+
+    Slots are only ever appended: a slot, once part of a committed window, keeps its value and its
+    number (0 for the first slot of the stream). The store relies on this to write new slots only.
+
+    Attributes:
+        data: the whole window as it is now, real slots only, slots along `axis`, newest last.
+        axis: the axis of `data` along which it grows.
+        end: slots appended since the stream began; `data` holds the slots [end - n, end).
+        capacity: the window never holds more slots than this.
+    """
+
+    data: np.ndarray
+    axis: int
+    end: int
+    capacity: int
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """One state of a session, as it is committed and as it is loaded.
+
+    Arrays are boolean, integer or float; bfloat16 travels as uint16, and the caller notes in
+    `attributes` (`stored_dtype`) what the bits are. Names match [A-Za-z0-9][A-Za-z0-9._-]*, differ
+    by more than case, and are shared by windows and arrays; "tokens" is taken.
+
+    Attributes:
+        position: tokens read since the stream began.
+        windows: name → window; only slots that the parent commit lacks are written.
+        arrays: name → small array, written whole at each commit.
+        tokens: ids read since the parent commit, [n] int32; n is position − the parent's position.
+        attributes: small JSON state: text tails, random generator, settings. Tuples come back as
+            lists. NaN and infinity are refused.
+    """
+
+    position: int
+    windows: Mapping[str, Window] = field(default_factory=dict)
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+    tokens: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
+    attributes: Mapping[str, JSON] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Commit:
+    """The address of a commit.
+
+    Attributes:
+        name: its folder, "<position, 12 digits>-<32 hex digits>".
+        id: sha256 of its attributes, in hex; covers its content and, through the ids of its parent
+            and window, its history.
+        position: tokens read when it was made.
+    """
+
+    name: str
+    id: str
+    position: int
+
+
+@dataclass(frozen=True)
+class Ref:
+    """An entry in a branch's history.
+
+    Attributes:
+        branch: the branch.
+        seq: 0 for the branch's first entry, then counting up.
+        commit: the commit that the branch pointed at from then on.
+        created: when, in seconds since 1970.
+    """
+
+    branch: str
+    seq: int
+    commit: Commit
+    created: float
+
+    @property
+    def position(self) -> int:
+        """Tokens read when the commit was made."""
+        return self.commit.position
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What `verify` has read and found right."""
+
+    refs: int
+    commits: int
+    bytes: int
+
+
+class MemoryStore(Protocol):
+    """Keeps one session: its commits, its branches, its token log.
+
+    All methods may raise `StoreError` where the disk refuses, and `Corrupt` where it lies.
+    """
+
+    @property
+    def session(self) -> str:
+        """The session's id, 32 hex digits, given at creation."""
+
+    @property
+    def attributes(self) -> Mapping[str, JSON]:
+        """What the creator wrote about the session; never changes."""
+
+    @property
+    def fingerprints(self) -> Mapping[str, str]:
+        """The fingerprints given at creation; commits that name none record these."""
+
+    def branches(self) -> list[str]:
+        """The branches that have a head, sorted."""
+
+    def head(self, branch: str) -> Ref | None:
+        """The newest ref of `branch`, or None if there is no such branch."""
+
+    def refs(self, branch: str) -> list[Ref]:
+        """The history of `branch`, oldest first; empty if there is no such branch."""
+
+    def commit(
+        self,
+        snapshot: Snapshot,
+        *,
+        branch: str = "main",
+        parent: Ref | None,
+        fingerprints: Mapping[str, str] | None = None,
+    ) -> Ref:
+        """Write `snapshot` and move the head of `branch` from `parent` to it.
+
+        Once this returns, the snapshot survives a killed process and, with durability "full", a
+        crash of the system. If it raises, the branch is as it was.
+
+        Args:
+            snapshot: the state; only what the parent commit lacks is written.
+            branch: the branch to move.
+            parent: the head of `branch` that the snapshot continues; None begins the branch.
+            fingerprints: of the weights, the tokenizer, …; those of the session if None.
+
+        Raises:
+            Conflict: the head of `branch` is not `parent`.
+            StoreFull: no space left.
+            ValueError: the snapshot breaks the rules of `Snapshot` or `Window`, or its tokens do
+                not lead from the parent's position to its own.
+        """
+
+    def load(
+        self,
+        ref: Ref | Commit,
+        *,
+        fingerprints: Mapping[str, str] | None = None,
+        allow_mismatch: bool = False,
+    ) -> Snapshot:
+        """The snapshot at `ref`, bit for bit as it was committed, checked as it is read.
+
+        Args:
+            ref: a ref or commit of this store.
+            fingerprints: must equal those recorded with the commit, name by name; None, for tools
+                that do not run a model, checks nothing.
+            allow_mismatch: load all the same when fingerprints differ.
+
+        Raises:
+            Mismatch: fingerprints differ; the message says which.
+            Corrupt: a file is damaged, missing or not the one that was committed.
+        """
+
+    def fingerprints_of(self, ref: Ref | Commit) -> Mapping[str, str]:
+        """The fingerprints recorded with a commit."""
+
+    def publish(self, ref: Ref | Commit, *, branch: str) -> Ref:
+        """Make the commit at `ref` the head of `branch`: a rewind, or the fork of a new branch.
+
+        No data is copied, and the history of `branch` keeps what it had.
+
+        Raises:
+            Conflict: the branch was moved meanwhile.
+        """
+
+    def nearest(self, start: str | Ref | Commit, position: int) -> Commit:
+        """The newest commit at or before `position` on the way to `start`.
+
+        Args:
+            start: where to look back from: a branch (its head), a ref or a commit.
+            position: tokens read.
+
+        Raises:
+            NotFound: no such branch, or the history begins after `position`.
+        """
+
+    def tokens(self, ref: Ref | Commit, start: int, stop: int) -> np.ndarray:
+        """The token ids at positions [start, stop) on the way to `ref`, int32.
+
+        Raises:
+            ValueError: not 0 ≤ start ≤ stop ≤ the position of `ref`.
+            NotFound: the log begins after `start`.
+        """
+
+    def writer(self, branch: str = "main") -> AbstractContextManager[object]:
+        """Hold the branch while writing, so that a second writer is told early.
+
+        The guard against lost commits is `commit` itself; this one is a courtesy.
+
+        Raises:
+            Locked: on entry, if another writer holds it; the message names the process.
+        """
+
+    def verify(self, ref: Ref | Commit | None = None) -> Verified:
+        """Read everything that `ref` (default: every ref) reaches, and check it all.
+
+        Raises:
+            Corrupt: names the first file that is not as it was written.
+        """
+
+    def size(self) -> int:
+        """Bytes of all files of the session."""
+
+    def delete(self) -> None:
+        """Remove the session with all its branches.
+
+        Raises:
+            Locked: another writer holds a branch.
+        """

@@ -1,0 +1,131 @@
+"""A checkpoint: a directory of model.safetensors, config.json, tokenizer.model and its card."""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
+
+from streamlm.config import ModelConfig
+from streamlm.model import Model
+from tokenizer import Tokenizer
+
+BUNDLED = ("books",)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model with its tokenizer, ready to read.
+
+    Attributes:
+        model: in evaluation mode, on its device.
+        tokenizer: text ↔ ids.
+        name: the directory's name, for people.
+        weights_digest: sha256 of the weights file.
+    """
+
+    model: Model
+    tokenizer: Tokenizer
+    name: str = "unnamed"
+    weights_digest: str = field(default="", repr=False)
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """What a session must find again when it is resumed: weights, architecture, tokenizer."""
+        config = json.dumps(self.model.config.to_dict(), sort_keys=True)
+        return {
+            "weights": self.weights_digest or _digest_of(self.model),
+            "architecture": hashlib.sha256(config.encode()).hexdigest(),
+            "tokenizer": self.tokenizer.fingerprint,
+        }
+
+
+def _digest_of(model: Model) -> str:
+    sha = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        sha.update(name.encode())
+        sha.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
+
+
+def choose_device(device: str | torch.device = "auto") -> torch.device:
+    """CUDA where there is one, else the CPU; or the device that was named.
+
+    Raises:
+        ValueError: not a device, or CUDA was asked for and there is none.
+    """
+    if str(device) == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device {device!r}; allowed: auto, cpu, cuda or cuda:N") from None
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {device!r}, but CUDA is not usable here; allowed: auto, cpu")
+    return chosen
+
+
+def load_checkpoint(
+    source: str | Path = "books", *, device: str | torch.device = "auto"
+) -> Checkpoint:
+    """Load a bundled checkpoint by its name, or a directory. Nothing is unpickled.
+
+    Weights stored in a half precision are computed with in float32.
+
+    Raises:
+        FileNotFoundError: no such directory, or a file is missing in it; says which.
+        ValueError: the files do not belong together; says how.
+    """
+    chosen = choose_device(device)
+    if str(source) in BUNDLED:
+        folder = Path(str(resources.files("streamlm") / "assets" / str(source)))
+    else:
+        folder = Path(source)
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"no checkpoint at {str(source)!r}; allowed: a directory with model.safetensors, "
+            f"config.json and tokenizer.model, or the name of a bundled one: {', '.join(BUNDLED)}"
+        )
+    for name in ("config.json", "model.safetensors", "tokenizer.model"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} is no checkpoint: {name} is missing")
+    config = ModelConfig.load(folder / "config.json")
+    tokenizer = Tokenizer(folder / "tokenizer.model")
+    if tokenizer.vocab_size > config.vocab_size:
+        raise ValueError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, "
+            f"the model's vocab_size is {config.vocab_size}"
+        )
+    data = (folder / "model.safetensors").read_bytes()
+    try:
+        weights = {name: tensor.float() for name, tensor in load(data).items()}
+    except SafetensorError as error:
+        raise ValueError(f"{folder / 'model.safetensors'} is damaged: {error}") from None
+    model = Model(config)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"{folder}: weights and config.json do not agree: {error}") from None
+    model.eval().requires_grad_(False).to(chosen)
+    digest = hashlib.sha256(data).hexdigest()
+    return Checkpoint(model, tokenizer, folder.resolve().name, digest)
+
+
+def save_checkpoint(
+    folder: str | Path, model: Model, tokenizer: Tokenizer, *, dtype: torch.dtype | None = None
+) -> None:
+    """Write a checkpoint directory; `dtype` stores floating-point weights in another precision."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {
+        name: tensor.detach().to("cpu", dtype or tensor.dtype).contiguous()
+        for name, tensor in model.state_dict().items()
+    }
+    save_file(weights, folder / "model.safetensors")
+    (folder / "config.json").write_text(model.config.to_json(), encoding="utf-8")
+    (folder / "tokenizer.model").write_bytes(tokenizer.model_bytes)

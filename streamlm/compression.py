@@ -1,0 +1,122 @@
+"""Compression functions: c evicted slots become one (Compressive Transformer, §3.2).
+
+Each is a small module with one method. Shapes: evicted [B, n, W], usage [B, n], real [B, n]
+(False where a row has no slot yet; such slots are zero and stand to the left) → [B, n / c, W],
+again with the real ones to the right. n is a multiple of c, and so is the number of real slots.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Max(nn.Module):
+    """Max pooling over each group of c slots."""
+
+    def __init__(self, width: int, rate: int) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, evicted: Tensor, usage: Tensor, real: Tensor) -> Tensor:
+        return evicted.unflatten(1, (-1, self.rate)).amax(dim=2)  # [B, n/c, c, W] → [B, n/c, W]
+
+
+class Mean(nn.Module):
+    """Mean pooling over each group of c slots."""
+
+    def __init__(self, width: int, rate: int) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, evicted: Tensor, usage: Tensor, real: Tensor) -> Tensor:
+        return evicted.unflatten(1, (-1, self.rate)).mean(dim=2)  # [B, n/c, c, W] → [B, n/c, W]
+
+
+class Conv(nn.Module):
+    """1-D convolution, kernel = stride = c, no bias: a matrix from c·W to W.
+
+    It starts as mean pooling plus noise, so that an untrained compressor is already a sane one.
+    """
+
+    def __init__(self, width: int, rate: int) -> None:
+        super().__init__()
+        self.rate = rate
+        self.weight = nn.Parameter(torch.empty(width, rate * width))
+
+    def reset(self, std: float) -> None:
+        width = self.weight.shape[0]
+        nn.init.normal_(self.weight, std=std / self.rate)
+        mean = torch.eye(width, device=self.weight.device).repeat(1, self.rate) / self.rate
+        with torch.no_grad():
+            self.weight.add_(mean)
+
+    def forward(self, evicted: Tensor, usage: Tensor, real: Tensor) -> Tensor:
+        groups = evicted.unflatten(1, (-1, self.rate)).flatten(2)  # [B, n/c, c·W]
+        return F.linear(groups, self.weight)
+
+
+class Dilated(nn.Module):
+    """Three residual-free dilated convolutions (kernel 2, rates 1, 2, 4, ReLU), then `Conv`.
+
+    Sonnet's version uses no padding and so returns fewer than n/c slots; here each convolution is
+    padded on the left with zeros, which keeps n/c and looks only at older slots of the same commit.
+    """
+
+    rates = (1, 2, 4)
+
+    def __init__(self, width: int, rate: int) -> None:
+        super().__init__()
+        self.dilated = nn.ModuleList(
+            nn.Conv1d(width, width, 2, dilation=dilation) for dilation in self.rates
+        )
+        self.strided = Conv(width, rate)
+
+    def reset(self, std: float) -> None:
+        for conv in self.dilated:
+            assert isinstance(conv, nn.Conv1d) and conv.bias is not None
+            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+            nn.init.zeros_(conv.bias)
+        self.strided.reset(std)
+
+    def forward(self, evicted: Tensor, usage: Tensor, real: Tensor) -> Tensor:
+        x = evicted.transpose(1, 2)  # [B, W, n]
+        for dilation, conv in zip(self.rates, self.dilated, strict=True):
+            x = F.relu(conv(F.pad(x, (dilation, 0))))
+            # Without this, the bias would turn empty slots into content that leaks to the right.
+            x = x * real[:, None, :]
+        strided: Tensor = self.strided(x.transpose(1, 2), usage, real)
+        return strided
+
+
+class MostUsed(nn.Module):
+    """Keep the 1/c of the real slots with the highest usage, whole and in time order.
+
+    Usage is the attention a slot received while in memory: the mean over heads and over the
+    queries that could see it. The paper gives no code; this is our reading of its §3.2.
+    """
+
+    def __init__(self, width: int, rate: int) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, evicted: Tensor, usage: Tensor, real: Tensor) -> Tensor:
+        n = evicted.shape[1]
+        usage = usage.masked_fill(~real, -torch.inf)
+        rank = usage.argsort(dim=1, descending=True, stable=True).argsort(dim=1)  # [B, n]
+        kept = rank < real.sum(dim=1, keepdim=True) // self.rate
+        time = torch.arange(n, device=evicted.device).expand_as(rank)
+        # Slots not kept get keys below every kept one, so the kept stand right-aligned, in order.
+        order = torch.where(kept, time, time - n).argsort(dim=1)[:, n - n // self.rate :]
+        chosen = evicted.gather(1, order[..., None].expand(-1, -1, evicted.shape[2]))
+        return chosen * kept.gather(1, order)[..., None]
+
+
+COMPRESSORS: dict[str, Callable[[int, int], nn.Module]] = {
+    "max": Max,
+    "mean": Mean,
+    "conv": Conv,
+    "dilated": Dilated,
+    "most-used": MostUsed,
+}

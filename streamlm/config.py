@@ -1,0 +1,224 @@
+"""ModelConfig and TrainConfig: frozen, validated, JSON; unknown keys are refused."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+COMPRESSIONS = ("max", "mean", "conv", "dilated", "most-used")
+TRAINED_COMPRESSIONS = ("conv", "dilated")
+COMPRESSION_LOSSES = ("none", "auto-encoding", "attention-reconstruction", "bptt")
+NORMS = ("post", "pre")
+
+
+def _require(condition: bool, name: str, given: object, allowed: str) -> None:
+    if not condition:
+        raise ValueError(f"{name} = {given!r}; allowed: {allowed}")
+
+
+class _Config:
+    """What both configurations share: JSON in and out."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)  # type: ignore[call-overload]
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=2) + "\n"
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build from a mapping; ValueError names unknown keys and lists the known ones."""
+        known = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise ValueError(
+                f"{cls.__name__} has no {', '.join(unknown)}; it knows {', '.join(sorted(known))}"
+            )
+        for name, value in values.items():
+            wanted: Any = known[name].type
+            good = isinstance(value, wanted)
+            if wanted is float:
+                good = isinstance(value, (int, float)) and not isinstance(value, bool)
+            elif wanted is int:
+                good = isinstance(value, int) and not isinstance(value, bool)
+            if not good:
+                raise ValueError(f"{name} = {value!r}; allowed: a value of type {wanted.__name__}")
+        return cls(**values)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(_Config):
+    """Shape of a model. The letters are those of the shape legend: L layers, T segment, …
+
+    Attributes:
+        vocab_size: V, tokens the embedding knows.
+        n_layers, d_model, n_heads, head_dim, d_ff: L, D, H, E and the feed-forward width.
+        segment_len: T, tokens between two commits.
+        memory_len: M, uncompressed slots kept per layer.
+        compressed_len: C, compressed slots kept per layer; 0 is a plain Transformer-XL.
+        compression_rate: c, slots that become one. T and M must be multiples of it, so that a
+            commit never leaves slots over.
+        compression: one of COMPRESSIONS (Compressive Transformer, §3.2).
+        compression_loss: one of COMPRESSION_LOSSES; untrained compressions take "none".
+        norm: "post" as in the papers, or "pre" (slots are normalised when they are read).
+        final_norm: a LayerNorm before the output, usual with "pre".
+        shared_bias: one pair of position biases u and w for all layers, or one pair per layer.
+        dropout, attention_dropout: probabilities in [0, 1), training only.
+        init_std: standard deviation of the initial weights.
+    """
+
+    vocab_size: int
+    n_layers: int = 6
+    d_model: int = 256
+    n_heads: int = 4
+    head_dim: int = 64
+    d_ff: int = 1024
+    segment_len: int = 128
+    memory_len: int = 128
+    compressed_len: int = 128
+    compression_rate: int = 4
+    compression: str = "conv"
+    compression_loss: str = "attention-reconstruction"
+    norm: str = "post"
+    final_norm: bool = False
+    shared_bias: bool = False
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    init_std: float = 0.02
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "n_layers", "d_model", "n_heads", "head_dim", "d_ff"):
+            value = getattr(self, name)
+            _require(value >= 1, name, value, "an integer of at least 1")
+        for name in ("segment_len", "compression_rate"):
+            value = getattr(self, name)
+            _require(value >= 1, name, value, "an integer of at least 1")
+        for name in ("memory_len", "compressed_len"):
+            value = getattr(self, name)
+            _require(value >= 0, name, value, "an integer of at least 0")
+        _require(self.d_model % 2 == 0, "d_model", self.d_model, "an even number")
+        rate = self.compression_rate
+        for name in ("segment_len", "memory_len"):
+            value = getattr(self, name)
+            if self.compressed_len:
+                multiple = f"a multiple of compression_rate = {rate}"
+                _require(value % rate == 0, name, value, multiple)
+        _require(
+            self.compression in COMPRESSIONS, "compression", self.compression, _or(COMPRESSIONS)
+        )
+        _require(
+            self.compression_loss in COMPRESSION_LOSSES,
+            "compression_loss",
+            self.compression_loss,
+            _or(COMPRESSION_LOSSES),
+        )
+        if self.compressed_len and self.compression not in TRAINED_COMPRESSIONS:
+            _require(
+                self.compression_loss == "none",
+                f"compression_loss with compression {self.compression!r}",
+                self.compression_loss,
+                f"'none': only {_or(TRAINED_COMPRESSIONS)} can be trained",
+            )
+        if self.compressed_len and self.compression == "most-used":
+            allowed = f"at least segment_len = {self.segment_len} with compression 'most-used'"
+            _require(self.memory_len >= self.segment_len, "memory_len", self.memory_len, allowed)
+        _require(self.norm in NORMS, "norm", self.norm, _or(NORMS))
+        for name in ("dropout", "attention_dropout"):
+            value = getattr(self, name)
+            _require(0 <= value < 1, name, value, "a number in [0, 1)")
+        _require(self.init_std > 0, "init_std", self.init_std, "a number above 0")
+
+    @property
+    def past_len(self) -> int:
+        """P = C + M, slots of the past."""
+        return self.compressed_len + self.memory_len
+
+    @property
+    def evicted_len(self) -> int:
+        """Compressed slots that one commit makes: T / c."""
+        return self.segment_len // self.compression_rate if self.compressed_len else 0
+
+    @property
+    def reach(self) -> int:
+        """L · (M + c·C): tokens, the furthest that one can matter."""
+        return self.n_layers * (self.memory_len + self.compression_rate * self.compressed_len)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(_Config):
+    """How a model is trained.
+
+    Attributes:
+        steps: optimiser steps of the whole run.
+        batch_size: rows, each reading its own part of the data segment by segment.
+        accumulate: row groups of `batch_size` rows whose gradients are added before a step.
+        unroll: consecutive segments per optimiser step; "bptt" needs at least 2.
+        learning_rate, min_learning_rate, warmup_steps: linear warm-up, then a cosine down.
+        weight_decay: AdamW, on matrices only; beta1, beta2: its moments.
+        clip: largest gradient norm.
+        seed: of the initial weights, dropout and the order of the books.
+        precision: "float32" or "bfloat16" (autocast; weights stay float32).
+        compile: run the model through torch.compile.
+        checkpoint_steps, eval_steps, log_steps: how often to save, evaluate and log.
+        eval_tokens: tokens of the validation data read at each evaluation.
+    """
+
+    steps: int = 10_000
+    batch_size: int = 16
+    accumulate: int = 1
+    unroll: int = 1
+    learning_rate: float = 1e-3
+    min_learning_rate: float = 1e-5
+    warmup_steps: int = 200
+    weight_decay: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.98
+    clip: float = 1.0
+    seed: int = 1
+    precision: str = "float32"
+    compile: bool = False
+    checkpoint_steps: int = 500
+    eval_steps: int = 500
+    log_steps: int = 20
+    eval_tokens: int = 100_000
+
+    def __post_init__(self) -> None:
+        for name in (
+            "steps",
+            "batch_size",
+            "accumulate",
+            "unroll",
+            "checkpoint_steps",
+            "eval_steps",
+            "log_steps",
+            "eval_tokens",
+        ):
+            value = getattr(self, name)
+            _require(value >= 1, name, value, "an integer of at least 1")
+        _require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "at least 0")
+        for name in ("learning_rate", "clip"):
+            value = getattr(self, name)
+            _require(value > 0, name, value, "a number above 0")
+        rate = self.min_learning_rate
+        allowed = f"a number from 0 to learning_rate = {self.learning_rate}"
+        _require(0 <= rate <= self.learning_rate, "min_learning_rate", rate, allowed)
+        _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "at least 0")
+        for name in ("beta1", "beta2"):
+            value = getattr(self, name)
+            _require(0 <= value < 1, name, value, "a number in [0, 1)")
+        _require(
+            self.precision in ("float32", "bfloat16"),
+            "precision",
+            self.precision,
+            "'float32' or 'bfloat16'",
+        )
+
+
+def _or(choices: tuple[str, ...]) -> str:
+    return " or ".join(repr(choice) for choice in choices)

@@ -1,0 +1,202 @@
+"""Training and evaluation data: documents → token files → segment batches.
+
+Documents are plain text files, or .xz of them; a line holding only a form feed stands between two
+documents. A corpus is encoded once and kept as a memory-mapped file of ids.
+"""
+
+import hashlib
+import json
+import lzma
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tokenizer import Tokenizer
+
+IGNORED = -100  # a target that is not scored
+
+
+def read_documents(path: str | Path) -> Iterator[str]:
+    """The documents of one file, .txt or .xz, split at lines that hold only a form feed."""
+    path = Path(path)
+    opener: Any = lzma.open if path.suffix == ".xz" else open
+    with opener(path, "rt", encoding="utf-8", newline="") as file:
+        yield from file.read().split("\f\n")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Encoded documents.
+
+    Attributes:
+        tokens: all ids, one document after another.
+        offsets: [n + 1] where each document begins, and where the last one ends.
+        n_bytes, n_words: UTF-8 bytes and runs of non-space characters of all documents.
+    """
+
+    tokens: np.ndarray
+    offsets: np.ndarray
+    n_bytes: int
+    n_words: int
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def document(self, index: int) -> np.ndarray:
+        return self.tokens[self.offsets[index] : self.offsets[index + 1]]
+
+
+def load_corpus(
+    paths: Sequence[str | Path],
+    tokenizer: Tokenizer,
+    *,
+    cache: str | Path | None = None,
+    progress: Callable[[str], None] = lambda message: None,
+) -> Corpus:
+    """Encode files, or take the ids from `cache` where the same files were encoded before.
+
+    Raises:
+        ValueError: no files, or no text in them.
+        FileNotFoundError: names the file that is missing.
+    """
+    if not paths:
+        raise ValueError("no data files given")
+    key = hashlib.sha256(tokenizer.fingerprint.encode())
+    for file in map(Path, paths):
+        stat = file.stat()
+        key.update(f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode())
+    folder = Path(cache) / key.hexdigest()[:16] if cache else None
+    if folder and (folder / "corpus.json").exists():
+        meta = json.loads((folder / "corpus.json").read_text())
+        tokens = np.load(folder / "tokens.npy", mmap_mode="r")
+        return Corpus(tokens, np.array(meta["offsets"]), meta["n_bytes"], meta["n_words"])
+    parts, n_bytes, n_words = [], 0, 0
+    dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.int32
+    for path in paths:
+        progress(f"encoding {Path(path).name}")
+        for text in read_documents(path):
+            if text:
+                parts.append(tokenizer.encode(text).astype(dtype))
+                n_bytes += len(text.encode())
+                n_words += len(text.split())
+    if not parts:
+        raise ValueError(f"no text in {', '.join(map(str, paths))}")
+    offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts])])
+    corpus = Corpus(np.concatenate(parts), offsets, n_bytes, n_words)
+    if folder:
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(folder / "tokens.npy", corpus.tokens)
+        meta = {"offsets": offsets.tolist(), "n_bytes": n_bytes, "n_words": n_words}
+        (folder / "corpus.json").write_text(json.dumps(meta))
+    return corpus
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One segment of every row.
+
+    Attributes:
+        inputs: [B, T] ids; targets: [B, T] the ids that follow, IGNORED behind a document's end.
+        begins: [B] True where the row begins a document, so its memory is to be reset first.
+        offsets: [B] place of the first target in its document; -1 in a row with nothing left.
+        document: [B] its index.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    begins: Tensor
+    offsets: np.ndarray
+    document: np.ndarray
+
+
+class SegmentBatches:
+    """Reads documents side by side, segment by segment: row b goes on where it stopped.
+
+    A row that ends its document takes the next one of the order at the following segment. Each
+    document is preceded by bos and read from its first token to its last, so each is scored once.
+
+    Args:
+        shuffle: a seed for the order of the documents, anew in each epoch, without end; None reads
+            every document once, in order, and stops.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        batch_size: int,
+        *,
+        segment_len: int,
+        bos: int,
+        shuffle: int | None = None,
+    ) -> None:
+        self.corpus, self.segment_len, self.bos, self.shuffle = corpus, segment_len, bos, shuffle
+        self.taken = 0  # documents handed out so far, over all epochs
+        self.document = np.full(batch_size, -1)
+        self.offset = np.zeros(batch_size, dtype=np.int64)
+        self._order: tuple[int, np.ndarray] = (-1, np.arange(0))
+
+    def state(self) -> dict[str, Any]:
+        """Where the rows stand; JSON. `restore` goes on from there."""
+        return {
+            "taken": self.taken,
+            "document": self.document.tolist(),
+            "offset": self.offset.tolist(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.taken = int(state["taken"])
+        self.document = np.array(state["document"])
+        self.offset = np.array(state["offset"])
+
+    def _next_document(self) -> int:
+        n = len(self.corpus)
+        if self.shuffle is None:
+            index = self.taken if self.taken < n else -1
+        else:
+            epoch, place = divmod(self.taken, n)
+            if self._order[0] != epoch:
+                order = np.random.Generator(np.random.PCG64([self.shuffle, epoch])).permutation(n)
+                self._order = (epoch, order)
+            index = int(self._order[1][place])
+        if index >= 0:
+            self.taken += 1
+        return index
+
+    def __iter__(self) -> "SegmentBatches":
+        return self
+
+    def __next__(self) -> Batch:
+        t, n_rows = self.segment_len, len(self.document)
+        inputs = np.full((n_rows, t), self.bos, dtype=np.int64)
+        targets = np.full((n_rows, t), IGNORED, dtype=np.int64)
+        begins = np.zeros(n_rows, dtype=bool)
+        for row in range(n_rows):
+            index = self.document[row]
+            if index < 0 or self.offset[row] >= len(self.corpus.document(index)):
+                index = self.document[row] = self._next_document()
+                self.offset[row] = 0
+                begins[row] = True
+            if index < 0:
+                continue
+            document, start = self.corpus.document(index), int(self.offset[row])
+            found = document[start : start + t]
+            targets[row, : len(found)] = found
+            inputs[row, 0] = document[start - 1] if start else self.bos
+            inputs[row, 1 : len(found)] = found[:-1]
+        if (self.document < 0).all():
+            raise StopIteration
+        offsets = np.where(self.document < 0, -1, self.offset)
+        batch = Batch(
+            torch.from_numpy(inputs),
+            torch.from_numpy(targets),
+            torch.from_numpy(begins),
+            offsets,
+            self.document.copy(),
+        )
+        self.offset = self.offset + t
+        return batch

@@ -1,0 +1,103 @@
+"""How well a model predicts documents: bits per byte, word perplexity, loss by position."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from streamlm.data import IGNORED, Corpus, SegmentBatches
+from streamlm.model import Model
+
+
+@dataclass(frozen=True)
+class EvalReport:
+    """Sums over all documents, each read from its first token with an empty memory.
+
+    Attributes:
+        nats: total negative log-likelihood; tokens, n_bytes, words: what it is spread over.
+        position_nats, position_tokens: the same sums by place in the document; bin i holds places
+            from 2^i (0 in the first bin) to 2^(i+1).
+    """
+
+    nats: float
+    tokens: int
+    n_bytes: int
+    words: int
+    position_nats: list[float]
+    position_tokens: list[int]
+
+    @property
+    def bits_per_byte(self) -> float:
+        return self.nats / math.log(2) / self.n_bytes
+
+    @property
+    def word_perplexity(self) -> float:
+        return math.exp(min(self.nats / self.words, 700.0))
+
+    @property
+    def loss_by_position(self) -> list[tuple[int, float, int]]:
+        """(first place of the bin, mean nats per token, tokens) for every bin that has tokens."""
+        rows = zip(self.position_nats, self.position_tokens, strict=True)
+        return [(2**i, nats / n, n) for i, (nats, n) in enumerate(rows) if n]
+
+
+@torch.no_grad()
+def evaluate(
+    model: Model,
+    corpus: Corpus,
+    *,
+    bos: int,
+    token_lengths: np.ndarray,
+    batch_size: int = 16,
+    max_tokens: int | None = None,
+    memory: bool = True,
+    progress: Callable[[int], None] = lambda tokens: None,
+) -> EvalReport:
+    """Read every document side by side with others and add up what the model says of it.
+
+    Args:
+        token_lengths: bytes of each id (`Tokenizer.token_lengths`).
+        max_tokens: stop after about so many; None reads everything.
+        memory: False empties the memory before every segment: the control without recurrence.
+        progress: called with the number of tokens of each batch.
+    """
+    was_training = model.training
+    model.eval()
+    batches = SegmentBatches(
+        corpus, min(batch_size, len(corpus)), segment_len=model.config.segment_len, bos=bos
+    )
+    state = model.init_state(len(batches.document))
+    nats, tokens, n_bytes = 0.0, 0, 0
+    bins, counts = np.zeros(64), np.zeros(64, dtype=np.int64)
+    for batch in batches:
+        begins = batch.begins if memory else torch.ones_like(batch.begins)
+        if bool(begins.any()):
+            state = state.reset_rows(begins.to(model.device))
+        logits, state = model(batch.inputs.to(model.device), state)
+        state, _ = model.commit(state)
+        loss = F.cross_entropy(
+            logits.flatten(0, 1).float(),
+            batch.targets.to(model.device).flatten(),
+            ignore_index=IGNORED,
+            reduction="none",
+        ).view(batch.targets.shape)
+        losses, targets = loss.double().cpu().numpy(), batch.targets.numpy()
+        scored = targets != IGNORED
+        places = batch.offsets[:, None] + np.arange(targets.shape[1])
+        which = np.log2(np.maximum(places[scored], 1)).astype(int)
+        bins += np.bincount(which, losses[scored], minlength=64)
+        counts += np.bincount(which, minlength=64)
+        nats += float(losses[scored].sum())
+        tokens += int(scored.sum())
+        n_bytes += int(token_lengths[targets[scored]].sum())
+        progress(int(scored.sum()))
+        if max_tokens is not None and tokens >= max_tokens:
+            break
+    model.train(was_training)
+    whole = tokens == len(corpus.tokens)
+    words = corpus.n_words if whole else max(1, round(corpus.n_words * n_bytes / corpus.n_bytes))
+    last = int(counts.nonzero()[0].max()) + 1
+    return EvalReport(nats, tokens, n_bytes, words, bins[:last].tolist(), counts[:last].tolist())

@@ -1,0 +1,400 @@
+"""The backbone: a Transformer-XL whose memory is compressed instead of dropped.
+
+`Model.forward` extends the open segment, `Model.commit` closes it; a state goes in and a state
+comes out. With gradients on, the past is projected anew in every call, because the projections
+learn through it; without, projected keys and values travel with the state, and nothing is projected
+twice.
+"""
+
+from dataclasses import dataclass, replace
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from streamlm.attention import RelativeAttention, attention_mask
+from streamlm.cache import build_cache, committed_cache
+from streamlm.compression import COMPRESSORS, Conv, Dilated
+from streamlm.config import ModelConfig
+from streamlm.positions import sinusoid
+from streamlm.state import Cache, State
+
+
+@dataclass(frozen=True, eq=False)
+class Eviction:
+    """What a commit compressed, for the compression losses.
+
+    Attributes:
+        queries: [L, B, T, W] layer inputs of the segment just closed.
+        evicted: [L, B, T, W] the slots that left memory (or, with M < T, the segment).
+        compressed: [L, B, T/c, W] what became of them, with its graph.
+        real: [B, T] True where `evicted` holds a slot; real_compressed: [B, T/c] likewise.
+    """
+
+    queries: Tensor
+    evicted: Tensor
+    compressed: Tensor
+    real: Tensor
+    real_compressed: Tensor
+
+
+class Layer(nn.Module):
+    """Attention and a feed-forward network, normalised after (paper) or before each."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width = config.d_model
+        self.pre_norm = config.norm == "pre"
+        self.attention = RelativeAttention(
+            width, config.n_heads, config.head_dim, config.attention_dropout
+        )
+        self.attention_norm = nn.LayerNorm(width)
+        self.feed_forward = nn.Sequential(
+            nn.Linear(width, config.d_ff),
+            nn.ReLU(),
+            nn.Dropout(config.dropout),
+            nn.Linear(config.d_ff, width),
+            nn.Dropout(config.dropout),
+        )
+        self.feed_forward_norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def read(self, slots: Tensor) -> Tensor:
+        """What attention sees of slots: themselves, or with pre-norm their LayerNorm."""
+        return self.attention_norm(slots) if self.pre_norm else slots
+
+    def project(self, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of slots: [B, n, W] → two [B, H, n, E]."""
+        return self.attention.project(self.read(slots))
+
+    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        """The rest of the layer, after attention: [B, t, D] → [B, t, D]."""
+        x = x + self.dropout(attended)
+        if self.pre_norm:
+            return x + self.feed_forward(self.feed_forward_norm(x))
+        x = self.attention_norm(x)
+        out: Tensor = self.feed_forward_norm(x + self.feed_forward(x))
+        return out
+
+
+class Model(nn.Module):
+    """A language model with bounded memory; see the module's text.
+
+    Nothing about a stream lives here: one model serves any number of states.
+    """
+
+    position_table: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.n_layers))
+        n_biases = 1 if config.shared_bias else config.n_layers
+        self.content_bias = nn.Parameter(torch.empty(n_biases, config.n_heads, config.head_dim))
+        self.position_bias = nn.Parameter(torch.empty(n_biases, config.n_heads, config.head_dim))
+        self.final_norm = nn.LayerNorm(config.d_model) if config.final_norm else nn.Identity()
+        self.output_bias = nn.Parameter(torch.empty(config.vocab_size))
+        self.dropout = nn.Dropout(config.dropout)
+        width, rate = config.d_model, config.compression_rate
+        n_compressors = config.n_layers if config.compressed_len else 0
+        self.compressors = nn.ModuleList(
+            COMPRESSORS[config.compression](width, rate) for _ in range(n_compressors)
+        )
+        auto_encoding = config.compression_loss == "auto-encoding"
+        self.decoders = nn.ModuleList(
+            # A transposed convolution with kernel = stride = c is this matrix.
+            nn.Linear(width, rate * width, bias=False)
+            for _ in range(n_compressors if auto_encoding else 0)
+        )
+        table = sinusoid(config.past_len + config.segment_len + 1, width)
+        self.register_buffer("position_table", table, persistent=False)
+        self._projected_positions: tuple[int, list[Tensor]] | None = None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initial weights as in the authors' Transformer-XL: N(0, std) and LayerNorm N(1, std)."""
+        std = self.config.init_std
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=std)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.LayerNorm):
+                nn.init.normal_(module.weight, mean=1.0, std=std)
+                nn.init.zeros_(module.bias)
+        nn.init.normal_(self.embedding.weight, std=std)
+        nn.init.normal_(self.content_bias, std=std)
+        nn.init.normal_(self.position_bias, std=std)
+        nn.init.zeros_(self.output_bias)
+        for compressor in self.compressors:
+            if isinstance(compressor, (Conv, Dilated)):
+                compressor.reset(std)
+
+    def compression_parameters(self) -> list[nn.Parameter]:
+        """Parameters that the compression loss (or, with BPTT, the language model) trains."""
+        return [*self.compressors.parameters(), *self.decoders.parameters()]
+
+    @property
+    def _layers(self) -> list[Layer]:
+        return cast(list[Layer], list(self.layers))
+
+    @property
+    def device(self) -> torch.device:
+        return self.embedding.weight.device
+
+    def init_state(self, batch_size: int = 1) -> State:
+        """Streams that have read nothing."""
+        config, weight = self.config, self.embedding.weight
+        lead = (config.n_layers, batch_size)
+        usage = config.memory_len if self._wants_usage else 0
+        counts = torch.zeros(batch_size, dtype=torch.int64, device=weight.device)
+        return State(
+            past=weight.new_zeros(*lead, config.past_len, config.d_model).detach(),
+            segment=weight.new_zeros(*lead, config.segment_len, config.d_model).detach(),
+            usage=torch.zeros(*lead, usage, device=weight.device, dtype=torch.float32),
+            filled=counts,
+            position=counts.clone(),
+            length=0,
+        )
+
+    @property
+    def _wants_usage(self) -> bool:
+        return self.config.compressed_len > 0 and self.config.compression == "most-used"
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    def forward(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        """Read tokens into the open segment.
+
+        Args:
+            tokens: [B, t] ids, t from 1 to what is left of the segment.
+            state: of the same batch size; it stays as it is.
+
+        Returns:
+            Logits [B, t, V] for the token after each, and the state after the last.
+
+        Raises:
+            ValueError: wrong shape, or more tokens than the open segment has room for.
+        """
+        self._check(tokens, state)
+        # The output layer shares the embedding's weights; see Transformer-XL, tied adaptive inputs.
+        hidden, state = self.hidden(tokens, state)
+        return self.logits(hidden), state
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Output layer: [..., D] → [..., V]."""
+        return F.linear(hidden, self.embedding.weight, self.output_bias)
+
+    def hidden(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        """`forward` without the output layer: [B, t, D] and the new state."""
+        x = self.dropout(self.embedding(tokens) * self.config.d_model**0.5)
+        read = self._read_training if torch.is_grad_enabled() else self._read_cached
+        x, state = read(x, state)
+        return self.dropout(self.final_norm(x)), state
+
+    def _read_training(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        config, length, t = self.config, state.length, x.shape[1]
+        mask = attention_mask(state.filled, config.past_len, length, t)
+        table = self.position_table[-(mask.shape[-1] + 1) :]
+        inputs, usage = [], []
+        for index, layer in enumerate(self._layers):
+            inputs.append(x.detach())
+            # Only this segment's own inputs carry gradient; through the past, W_k and W_v still do.
+            context = torch.cat([state.past[index], state.segment[index, :, :length], x], dim=1)
+            context = layer.read(context)
+            key, value = layer.attention.project(context)
+            attended, weights = layer.attention.attend(
+                context[:, -t:],
+                key,
+                value,
+                positions=layer.attention.project_positions(self.dropout(table)),
+                biases=self._biases(index),
+                mask=mask,
+                want_weights=self._wants_usage,
+            )
+            usage.append(self._received(weights))
+            x = layer.finish(x, attended)
+        tail = state.segment[:, :, length + t :]
+        segment = torch.cat([state.segment[:, :, :length], torch.stack(inputs), tail], dim=2)
+        return x, self._extended(state, t, segment=segment, usage=usage, cache=None)
+
+    def _read_cached(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        config, length, t = self.config, state.length, x.shape[1]
+        cache = self._cache_of(state)
+        if cache.used != length:
+            cache = cache.copy()
+        start, stop = config.past_len + length, config.past_len + length + t
+        cache.used, cache.calls = length + t, cache.calls + 1 if length else 1
+        mask = attention_mask(state.filled, config.past_len, length, t)
+        all_positions = self._positions()
+        usage = []
+        for index, layer in enumerate(self._layers):
+            cache.segment[index, :, length : length + t] = x
+            seen = layer.read(x)
+            key, value = layer.attention.project(seen)
+            cache.keys[index][:, :, start:stop] = key
+            cache.values[index][:, :, start:stop] = value
+            attended, weights = layer.attention.attend(
+                seen,
+                cache.keys[index][:, :, :stop],
+                cache.values[index][:, :, :stop],
+                positions=all_positions[index][:, -(stop + 1) :],
+                biases=self._biases(index),
+                mask=mask,
+                want_weights=self._wants_usage,
+            )
+            usage.append(self._received(weights))
+            x = layer.finish(x, attended)
+        return x, self._extended(state, t, segment=cache.segment, usage=usage, cache=cache)
+
+    def _extended(
+        self, state: State, t: int, *, segment: Tensor, usage: list[Tensor], cache: Cache | None
+    ) -> State:
+        return replace(
+            state,
+            segment=segment,
+            usage=state.usage + torch.stack(usage) if self._wants_usage else state.usage,
+            position=state.position + t,
+            length=state.length + t,
+            cache=cache,
+        )
+
+    def _received(self, weights: Tensor | None) -> Tensor:
+        """Attention that memory slots received, mean over heads, sum over queries: [B, M]."""
+        if weights is None:
+            return self.output_bias.new_empty(0)
+        memory = slice(self.config.compressed_len, self.config.past_len)
+        return weights.detach()[..., memory].float().mean(dim=1).sum(dim=1)
+
+    def _biases(self, index: int) -> tuple[Tensor, Tensor]:
+        index = 0 if self.config.shared_bias else index
+        return self.content_bias[index], self.position_bias[index]
+
+    # -- closing a segment ------------------------------------------------------------------------
+
+    def commit(self, state: State) -> tuple[State, Eviction | None]:
+        """Close the full open segment: memory moves on by T slots, and what leaves is compressed.
+
+        Returns:
+            The state with an empty open segment, and what was evicted (None when C = 0). With
+            compression_loss "bptt" the new compressed slots keep their graph, else they are
+            detached in the state and keep it only in the eviction.
+
+        Raises:
+            ValueError: the open segment is not full.
+        """
+        config, t = self.config, self.config.segment_len
+        if state.length != t:
+            raise ValueError(f"a segment of {t} tokens is closed when full; it has {state.length}")
+        cache = None if torch.is_grad_enabled() else self._cache_of(state)
+        c_len, m_len = config.compressed_len, config.memory_len
+        n_memory = state.filled.clamp(max=m_len)
+        n_evicted = (n_memory + t - m_len).clamp(min=0)
+        slots = torch.cat([state.past[:, :, c_len:], state.segment], dim=2)  # [L, B, M+T, W]
+        memory = slots[:, :, t:]
+        eviction: Eviction | None = None
+        usage = state.usage
+        if c_len:
+            eviction = self._evict(state, slots, n_evicted)
+            new = eviction.compressed
+            kept = new if config.compression_loss == "bptt" else new.detach()
+            compressed = torch.cat([state.past[:, :, :c_len], kept], dim=2)[:, :, -c_len:]
+            past = torch.cat([compressed, memory], dim=2)
+            n_compressed = state.filled - n_memory + n_evicted // config.compression_rate
+            filled = (n_memory + t).clamp(max=m_len) + n_compressed.clamp(max=c_len)
+        else:
+            past, filled = memory, (n_memory + t).clamp(max=m_len)
+        if self._wants_usage:
+            empty = usage.new_zeros(*usage.shape[:2], t)
+            usage = torch.cat([usage, empty], dim=2)[:, :, t:]
+        committed = replace(
+            state,
+            past=past,
+            segment=torch.zeros_like(state.segment),
+            usage=usage,
+            filled=filled,
+            length=0,
+            cache=None,
+        )
+        if cache is not None:
+            made = None if eviction is None else eviction.compressed
+            moved = committed_cache(config, self._layers, cache, state=committed, compressed=made)
+            committed = replace(committed, cache=moved)
+        return committed, eviction
+
+    def _evict(self, state: State, slots: Tensor, n_evicted: Tensor) -> Eviction:
+        config, t = self.config, self.config.segment_len
+        evicted = slots[:, :, :t].detach()
+        column = torch.arange(t, device=evicted.device)
+        real = column[None] >= t - n_evicted[:, None]  # [B, T]
+        new_column, n_new = column[: config.evicted_len], n_evicted // config.compression_rate
+        real_compressed = new_column[None] >= config.evicted_len - n_new[:, None]
+        if self._wants_usage:
+            # Mean over the queries that could see a slot: those of every segment since it entered.
+            segments = (config.memory_len - 1 - column) // t + 1
+            usage = state.usage[:, :, :t] / (segments * t)
+        else:
+            usage = evicted.new_zeros(config.n_layers, evicted.shape[1], t)
+        compressed = torch.stack(
+            [
+                compress(evicted[index].contiguous(), usage[index], real)
+                for index, compress in enumerate(self.compressors)
+            ]
+        )
+        return Eviction(state.segment.detach(), evicted, compressed, real, real_compressed)
+
+    # -- derived keys and values ------------------------------------------------------------------
+
+    def canonical(self, state: State) -> State:
+        """The same state with keys and values computed as they are after loading it.
+
+        The last bits of a matrix product depend on how many rows are multiplied at once, so a
+        session that read its open segment in pieces differs in them from one loaded from a
+        snapshot. Going on from `canonical(state)` makes both the same, bit for bit. Keys and values
+        of past slots need nothing: `commit` always leaves them as whole segments project them.
+        """
+        if state.cache is not None and (not state.length or state.cache.calls == 1):
+            return state
+        cache = build_cache(self.config, self._layers, state, version=self._weights_version)
+        return replace(state, cache=cache)
+
+    def _cache_of(self, state: State) -> Cache:
+        cache = state.cache
+        if cache is None or cache.weights_version != self._weights_version:
+            cache = build_cache(self.config, self._layers, state, version=self._weights_version)
+        return cache
+
+    @property
+    def _weights_version(self) -> int:
+        """Changes whenever an optimiser or a loader writes to the projections."""
+        weights = [
+            weight
+            for layer in self._layers
+            for weight in (layer.attention.key_value.weight, layer.attention.position.weight)
+        ]
+        return sum(weight._version for weight in weights)
+
+    def _positions(self) -> list[Tensor]:
+        """W_R R of every layer and distance, L × [H, P+T+1, E], computed once per weights."""
+        version, weight = self._weights_version, self.embedding.weight
+        held = self._projected_positions
+        if held is None or held[0] != version or held[1][0].device != weight.device:
+            table = self.position_table.to(weight.dtype)
+            held = (version, [layer.attention.project_positions(table) for layer in self._layers])
+            self._projected_positions = held
+        return held[1]
+
+    def _check(self, tokens: Tensor, state: State) -> None:
+        config = self.config
+        if tokens.ndim != 2 or tokens.shape[0] != state.batch_size:
+            raise ValueError(
+                f"tokens of shape {tuple(tokens.shape)}; allowed: [{state.batch_size}, t], "
+                "as many rows as the state has"
+            )
+        room = config.segment_len - state.length
+        if not 1 <= tokens.shape[1] <= room:
+            raise ValueError(
+                f"{tokens.shape[1]} tokens; allowed: 1 to {room}, the room of the open segment"
+            )

@@ -1,0 +1,22 @@
+"""Relative positions: the sinusoid table of Transformer-XL.
+
+Distances are counted in slots: a query and the key `delta` columns before it stand `delta` apart,
+whether that key is an uncompressed or a compressed slot (the `concat` reading of the Compressive
+Transformer, where the three kinds of context are one row of slots).
+"""
+
+import torch
+from torch import Tensor
+
+
+def sinusoid(n: int, d_model: int, *, device: torch.device | str | None = None) -> Tensor:
+    """Rows for the distances n-1, n-2, …, 0, oldest first: [n, d_model], float32.
+
+    R_δ = [sin(δω); cos(δω)] with ω_i = 10000^(-2i/d): the halves are concatenated, not
+    interleaved (Transformer-XL, §3.3 and the authors' code). Always computed in float32: in
+    bfloat16 the angle of a far position is off by more than a radian.
+    """
+    distance = torch.arange(n - 1, -1, -1, dtype=torch.float64, device="cpu")
+    index = torch.arange(0, d_model, 2, dtype=torch.float64, device="cpu")
+    angle = distance[:, None] * torch.pow(10000.0, -index / d_model)[None, :]  # [n, d/2]
+    return torch.cat([angle.sin(), angle.cos()], dim=1).float().to(device)

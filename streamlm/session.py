@@ -1,0 +1,477 @@
+"""Session: a stream of text in a store, the one mutable object of the API."""
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+
+from memory_store import MemoryStore, NotFound, Ref
+from streamlm.checkpoint import Checkpoint, load_checkpoint
+from streamlm.reports import Progress, ProgressCallback, ReadReport
+from streamlm.sources import OpenSource, Reading, Source, continue_reading
+from streamlm.state import State
+from streamlm.stream import Sampling
+from streamlm.text import REPETITION_WINDOW, TextStream
+
+
+class Session:
+    """Reads text, says how likely text is, and writes on. Get one from `streamlm.open`.
+
+    A session without a store lives in memory: it can feed, score, generate and fork, not save or
+    rewind. One session is used by one thread at a time.
+
+    Args:
+        checkpoint: the model that reads.
+        seed: of the random generator that sampling draws from.
+
+    Attributes:
+        branch: the store's branch that it writes to.
+        save_every: tokens after which reading and writing save by themselves.
+        readonly: it may be read, scored and forked, not changed.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, *, seed: int = 0) -> None:
+        self.checkpoint = checkpoint
+        self.branch = "main"
+        self.save_every = 1 << 14
+        self.readonly = False
+        self._stream = TextStream.begin(checkpoint, seed=seed)
+        self._store: MemoryStore | None = None
+        self._ref: Ref | None = None
+        self._unsaved: list[np.ndarray] = []  # ids since the last snapshot
+        self._dirty = False
+        self._reading: Reading | None = None
+        self._resources = ExitStack()
+
+    # -- what it is -------------------------------------------------------------------------------
+
+    @property
+    def position(self) -> int:
+        """Tokens read and written since the stream began."""
+        return self._stream.position
+
+    @property
+    def state(self) -> State:
+        """What the model remembers, as an immutable value."""
+        return self._stream.state
+
+    @property
+    def tail(self) -> str:
+        """Text held back because its last word may not be complete yet."""
+        return self._stream.tail["text"]
+
+    @property
+    def saved(self) -> Ref | None:
+        """The newest snapshot of this session, None before the first."""
+        return self._ref
+
+    def history(self) -> list[Ref]:
+        """All snapshots that the session's branch pointed at, oldest first."""
+        return self._bound("show a history").refs(self.branch)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Save what was read since the last snapshot, and let other writers in."""
+        try:
+            if self._store is not None and self._dirty and not self.readonly:
+                self.save()
+        finally:
+            self._resources.close()
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    def feed(
+        self,
+        *sources: Source,
+        errors: Literal["strict", "replace"] = "strict",
+        progress: ProgressCallback | None = None,
+    ) -> ReadReport:
+        """Read text into memory.
+
+        A session with a store saves itself every `save_every` tokens and at the end. A call that
+        was interrupted, by whatever, goes on at the last save when it is made again with the same
+        files; what was read is recognised by its content.
+
+        Args:
+            sources: paths, texts, file objects, iterators of str or bytes; read one after another.
+                A str is a path where it names a file (see `streamlm.sources.as_path`).
+            errors: "strict" refuses invalid UTF-8 and binary files, "replace" reads U+FFFD there.
+            progress: called after each block of some thousand tokens.
+
+        Raises:
+            ValueError: nothing to read, binary or invalid text; what came before it is kept.
+            FileNotFoundError, IsADirectoryError, PermissionError: before anything is read.
+        """
+        self._writable("feed")
+        opened = _open_sources(sources)
+        reading = continue_reading(self._reading, opened)
+        report, started = ReadReport(), time.perf_counter()
+        report.skipped_bytes = sum(source.n_bytes for source in opened)
+        for source in opened[len(reading.done) :]:
+            for block in source:
+                self._feed_block(source, block, errors, report)
+                reading.n_bytes, reading.digest = source.n_bytes, source.digest
+                self._reading = reading if source.digest else None
+                report.seconds = time.perf_counter() - started
+                report.position = self.position
+                self._save_when_due()
+                if progress is not None:
+                    progress(Progress(source.name, source.n_bytes, source.size, report))
+            if source.digest and errors == "strict" and self._stream.tail["bytes"]:
+                raise ValueError(f"{source.name} ends within a UTF-8 character")
+            reading.done.append(source.digest)
+            reading.n_bytes, reading.digest = 0, ""
+        if not any(source.n_bytes for source in opened):
+            raise ValueError(f"nothing to read: {', '.join(s.name for s in opened)} is empty")
+        self._reading = None
+        self._dirty = True
+        if self._store is not None:
+            self.save()
+        report.seconds = time.perf_counter() - started
+        report.position = self.position
+        return report
+
+    def score(
+        self,
+        *sources: Source,
+        errors: Literal["strict", "replace"] = "strict",
+        details: bool = False,
+        progress: ProgressCallback | None = None,
+    ) -> ReadReport:
+        """How likely a text is after all that was read; the session stays as it is.
+
+        Args:
+            details: also keep ids and log-probabilities of every token (memory grows with them).
+
+        Raises:
+            As `feed`.
+        """
+        opened = _open_sources(sources)
+        other = self.fork()
+        other._stream, _ = other._stream.end_text(self.checkpoint)
+        report, started = ReadReport(), time.perf_counter()
+        for source in opened:
+            for block in source:
+                other._feed_block(source, block, errors, report, keep=details)
+                report.seconds = time.perf_counter() - started
+                if progress is not None:
+                    progress(Progress(source.name, source.n_bytes, source.size, report))
+        other._stream.end_text(self.checkpoint, report=report, keep=details)
+        if not report.tokens:
+            raise ValueError(f"nothing to score: {', '.join(s.name for s in opened)} is empty")
+        report.seconds, report.position = time.perf_counter() - started, self.position
+        return report
+
+    def _feed_block(
+        self,
+        source: OpenSource,
+        block: str | bytes,
+        errors: Literal["strict", "replace"],
+        report: ReadReport,
+        *,
+        keep: bool = False,
+    ) -> None:
+        """Read one block as a whole: if this raises, the session is where it was."""
+        if errors == "strict" and source.is_file and isinstance(block, bytes) and b"\0" in block:
+            raise ValueError(
+                f"{source.name} looks binary: it has a NUL byte; allowed: UTF-8 text "
+                "(errors 'replace' reads it all the same)"
+            )
+        try:
+            stream, ids = self._stream.read_text(
+                self.checkpoint, block, errors=errors, report=report, keep=keep
+            )
+        except ValueError as error:
+            size = len(block.encode()) if isinstance(block, str) else len(block)
+            at = source.n_bytes - size
+            raise ValueError(f"{source.name}, block at byte {at}: {error}") from None
+        self._moved(stream, ids)
+
+    def _moved(self, stream: TextStream, ids: np.ndarray) -> None:
+        self._stream, self._dirty = stream, True
+        if self._store is not None and len(ids):
+            self._unsaved.append(ids)
+
+    # -- writing ----------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        prompt: str = "",
+        *,
+        max_tokens: int = 256,
+        temperature: float = 0.8,
+        top_k: int = 0,
+        top_p: float = 0.95,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        stop: str | Iterable[str] = (),
+        seed: int | None = None,
+    ) -> Iterator[str]:
+        """Read `prompt`, then write on; what is written becomes part of the stream.
+
+        Args:
+            max_tokens: tokens to write at most.
+            temperature, top_k, top_p, min_p, repetition_penalty: see `streamlm.stream.Sampling`.
+            stop: strings at which to end; the first one found is read but not given out.
+            seed: begin the random generator anew; None goes on with the session's own.
+
+        Returns:
+            An iterator of pieces of text, never half a character. If it is dropped halfway, the
+            session has read what was written until then.
+
+        Raises:
+            ValueError: at once, for a value that is not allowed.
+        """
+        sampling = Sampling(
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+        )
+        stops = [stop] if isinstance(stop, str) else list(stop)
+        if max_tokens < 0:
+            raise ValueError(f"max_tokens = {max_tokens}; allowed: 0 or more")
+        if not all(isinstance(text, str) and text for text in stops):
+            raise ValueError(f"stop = {stop!r}; allowed: strings that are not empty")
+        if seed is not None and seed < 0:
+            raise ValueError(f"seed = {seed}; allowed: 0 or more")
+        self._writable("generate")
+        return self._generate(prompt, max_tokens, sampling, stops, seed)
+
+    def _generate(
+        self, prompt: str, max_tokens: int, sampling: Sampling, stops: list[str], seed: int | None
+    ) -> Iterator[str]:
+        if prompt:
+            self._moved(*self._stream.read_text(self.checkpoint, prompt, errors="replace"))
+        self._moved(*self._stream.end_text(self.checkpoint))
+        if seed is not None:
+            self._stream = self._stream.seeded(seed)
+        held = ""
+        for _ in range(max_tokens):
+            stream, chosen, text = self._stream.write_token(self.checkpoint, sampling)
+            self._moved(stream, np.array([chosen], np.int32))
+            self._save_when_due()
+            held += text
+            found = min((at for text in stops if (at := held.find(text)) >= 0), default=-1)
+            if found >= 0:
+                if held[:found]:
+                    yield held[:found]
+                return
+            ready = len(held) - _could_become(held, stops)
+            if ready:
+                yield held[:ready]
+                held = held[ready:]
+        if held:
+            yield held
+
+    # -- forks and snapshots ----------------------------------------------------------------------
+
+    def fork(self, branch: str | None = None) -> "Session":
+        """A session that goes on from here on its own; nothing is copied.
+
+        Args:
+            branch: None gives a session without a store. A name begins a branch of that name in
+                this session's store, after saving.
+
+        Raises:
+            ValueError: the branch exists, or the session has no store.
+        """
+        if branch is None:
+            other = Session(self.checkpoint)
+            other._stream = self._stream
+            return other
+        store = self._bound("fork to a branch")
+        if store.head(branch) is not None:
+            raise ValueError(f"branch {branch!r} exists already; allowed: a new name")
+        saved = self.save()
+        other = Session(self.checkpoint)
+        other.save_every = self.save_every
+        ref = store.publish(saved, branch=branch)
+        other._bind(store, branch, ref)
+        return other
+
+    def save(self) -> Ref:
+        """Commit everything read since the last snapshot; returns once it is safe on disk.
+
+        Raises:
+            ValueError: the session has no store.
+            memory_store.StoreError: as `MemoryStore.commit`; the session can be saved again.
+        """
+        store = self._bound("save")
+        self._writable("save")
+        if self._ref is not None and not self._dirty:
+            return self._ref
+        if self._ref is None and self.position:
+            # The empty beginning is a snapshot too, so that every position can be rewound to.
+            begin = TextStream.begin(self.checkpoint)
+            self._ref = self._commit(store, begin, np.zeros(0, np.int32), None)
+        # From here on both this session and one resumed from the snapshot compute the same bits.
+        self._stream = self._stream.canonical(self.checkpoint)
+        tokens = np.concatenate([np.zeros(0, np.int32), *self._unsaved])
+        self._ref = self._commit(store, self._stream, tokens, self._reading)
+        self._unsaved, self._dirty = [], False
+        return self._ref
+
+    def _commit(
+        self, store: MemoryStore, stream: TextStream, tokens: np.ndarray, reading: Reading | None
+    ) -> Ref:
+        attributes = {"reading": reading.to_json() if reading else None}
+        return store.commit(
+            stream.to_snapshot(self.checkpoint, tokens=tokens, attributes=attributes),
+            branch=self.branch,
+            parent=self._ref,
+            fingerprints=self.checkpoint.fingerprints,
+        )
+
+    def rewind(self, *, tokens: int | None = None, snapshot: Ref | int | None = None) -> None:
+        """Go back to a token position or a snapshot; history keeps what was, so it can be undone.
+
+        Args:
+            tokens: the position: from the nearest snapshot before it, the token log is replayed.
+            snapshot: an entry of `history()`, or its `seq`.
+
+        Raises:
+            ValueError: neither or both given, or out of range; the session stays as it is.
+        """
+        if (tokens is None) == (snapshot is None):
+            raise ValueError("allowed: either tokens=… or snapshot=…")
+        store = self._bound("rewind")
+        self._writable("rewind")
+        head = self.save()
+        replay = np.zeros(0, np.int32)
+        if tokens is not None:
+            if not 0 <= tokens <= self.position:
+                raise ValueError(f"tokens = {tokens}; allowed: 0 to {self.position}")
+            if tokens == self.position:
+                return
+            commit = store.nearest(head, tokens)
+            replay = store.tokens(head, commit.position, tokens)
+            target: Any = commit
+        else:
+            refs = {ref.seq: ref for ref in store.refs(self.branch)}
+            seq = snapshot.seq if isinstance(snapshot, Ref) else snapshot
+            if seq not in refs:
+                raise ValueError(f"snapshot = {seq}; allowed: 0 to {max(refs)}")
+            target = refs[seq]
+        self._restore(store.publish(target, branch=self.branch))
+        if len(replay):
+            # The snapshot's tail is part of what is replayed; its reading is not gone on with.
+            self._reading = None
+            stream = self._stream.read_ids(self.checkpoint, replay)
+            self._moved(stream.without_tail(self.checkpoint), replay)
+            self.save()
+
+    def _save_when_due(self) -> None:
+        if sum(map(len, self._unsaved)) >= self.save_every:
+            self.save()
+
+    def _bind(
+        self, store: MemoryStore, branch: str, ref: Ref | None, *, readonly: bool = False
+    ) -> None:
+        """Keep this session in `store`, going on from `ref`."""
+        self._store, self.branch, self.readonly = store, branch, readonly
+        if not readonly:
+            self._resources.enter_context(store.writer(branch))
+        if ref is not None:
+            try:
+                self._restore(ref)
+            except BaseException:
+                self._resources.close()
+                raise
+
+    def _restore(self, ref: Ref) -> None:
+        store = self._bound("resume")
+        snapshot = store.load(ref, fingerprints=self.checkpoint.fingerprints)
+        attributes: Any = snapshot.attributes
+        recent = store.tokens(ref, max(0, ref.position - REPETITION_WINDOW), ref.position)
+        self._stream = TextStream.from_snapshot(self.checkpoint, snapshot, recent=recent)
+        self._reading = Reading(**attributes["reading"]) if attributes["reading"] else None
+        self._ref, self._unsaved, self._dirty = ref, [], False
+
+    def _bound(self, doing: str) -> MemoryStore:
+        if self._store is None:
+            raise ValueError(f"cannot {doing}: this session has no store; use streamlm.open(path)")
+        return self._store
+
+    def _writable(self, doing: str) -> None:
+        if self.readonly:
+            raise ValueError(f"cannot {doing}: the session was opened to be read only")
+
+
+def _could_become(text: str, stops: list[str]) -> int:
+    """Length of the longest end of `text` that a stop string begins with."""
+    longest = max(map(len, stops), default=1) - 1
+    for n in range(min(longest, len(text)), 0, -1):
+        if any(stop.startswith(text[-n:]) for stop in stops):
+            return n
+    return 0
+
+
+def _open_sources(sources: tuple[Source, ...]) -> list[OpenSource]:
+    if not sources:
+        raise ValueError("no source given; allowed: paths, texts, file objects, iterators")
+    return [OpenSource(source) for source in sources]
+
+
+def open_session(
+    path: str | Path,
+    model: Checkpoint | str | Path = "books",
+    *,
+    branch: str = "main",
+    create: bool = True,
+    readonly: bool = False,
+    seed: int = 0,
+    device: str = "auto",
+    save_every: int = 1 << 14,
+) -> Session:
+    """Resume the session kept at `path`, or begin one there.
+
+    Args:
+        path: a directory, by custom named `<session>.zarr`.
+        model: what `streamlm.load` returned, or what it takes.
+        branch: the branch to go on with; "main" is where a session begins.
+        create: False refuses to begin a session where there is none.
+        readonly: allow no change, and do not keep other writers out.
+        seed: of a new session's random generator.
+        save_every: tokens after which the session saves by itself.
+
+    Raises:
+        memory_store.NotFound: no session (or no such branch) there, and none may be begun.
+        memory_store.Locked: another process writes to this branch.
+        memory_store.Mismatch: it was written by other weights or another tokenizer; says which.
+        memory_store.Corrupt: it is damaged; says where.
+    """
+    from memory_store.directory import DirectoryStore  # loads zarr, so only when used
+
+    if save_every < 1:
+        raise ValueError(f"save_every = {save_every}; allowed: at least 1")
+    checkpoint = model if isinstance(model, Checkpoint) else load_checkpoint(model, device=device)
+    session = Session(checkpoint, seed=seed)
+    session.save_every = save_every
+    begins = not Path(path).exists() and create and not readonly and branch == "main"
+    if begins:
+        store = DirectoryStore.create(path, fingerprints=checkpoint.fingerprints)
+
+        def forget() -> None:
+            if session.saved is None:  # nothing was ever read: leave nothing behind
+                store.delete()
+
+        session._resources.callback(forget)
+    else:
+        store = DirectoryStore.open(path)
+    ref = store.head(branch)
+    if ref is None and (branch != "main" or readonly or not create):
+        raise NotFound(
+            f"{path} has no branch {branch!r}; it has {', '.join(store.branches()) or 'none'}"
+        )
+    session._bind(store, branch, ref, readonly=readonly)
+    return session

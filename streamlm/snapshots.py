@@ -1,0 +1,103 @@
+"""A stream as a snapshot: what a session hands to the store, and what it gets back.
+
+Both windows of slots follow from the number of tokens read: every closed segment appended T slots
+to memory, and what left memory became one compressed slot per c.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from memory_store import Snapshot, Window
+from streamlm.config import ModelConfig
+from streamlm.model import Model
+from streamlm.state import State, from_numpy
+
+
+@dataclass(frozen=True)
+class SlotCounts:
+    """Slots ever appended to each window, and how many of them are still there."""
+
+    memory_end: int
+    compressed_end: int
+    memory: int
+    compressed: int
+
+    @classmethod
+    def at(cls, position: int, config: ModelConfig) -> "SlotCounts":
+        """After `position` tokens."""
+        end = position // config.segment_len * config.segment_len
+        gone = max(0, end - config.memory_len)
+        compressed = gone // config.compression_rate if config.compressed_len else 0
+        return cls(
+            end, compressed, min(end, config.memory_len), min(compressed, config.compressed_len)
+        )
+
+
+def to_snapshot(
+    state: State, config: ModelConfig, *, tokens: np.ndarray, attributes: Mapping[str, Any]
+) -> Snapshot:
+    """The snapshot of a stream of one row; `tokens` are those read since the parent commit."""
+    position = int(state.position)
+    counts = SlotCounts.at(position, config)
+    arrays = state.to_numpy()
+    past = arrays.pop("past")  # [L, filled, W]
+    assert past.shape[1] == counts.memory + counts.compressed
+    windows = {}
+    if config.memory_len:
+        memory = past[:, counts.compressed :]
+        windows["memory"] = Window(memory, 1, counts.memory_end, config.memory_len)
+    if config.compressed_len:
+        compressed = past[:, : counts.compressed]
+        windows["compressed"] = Window(compressed, 1, counts.compressed_end, config.compressed_len)
+    dtype = str(state.past.dtype).removeprefix("torch.")
+    return Snapshot(
+        position=position,
+        windows=windows,
+        arrays={name: array for name, array in arrays.items() if array.size},
+        tokens=tokens.astype(np.int32),
+        attributes={**attributes, "stored_dtype": dtype},
+    )
+
+
+def to_state(snapshot: Snapshot, model: Model) -> State:
+    """The state that `to_snapshot` saved, on the model's device and in its precision.
+
+    Raises:
+        ValueError: the arrays do not have the shapes that the model and the position ask for.
+    """
+    config = model.config
+    counts = SlotCounts.at(snapshot.position, config)
+    length = snapshot.position % config.segment_len
+    state = model.init_state(1)
+    stored = str(snapshot.attributes.get("stored_dtype"))
+    if stored not in ("float64", "float32", "bfloat16", "float16"):
+        raise ValueError(f"stored_dtype = {stored!r}; allowed: a floating-point type of torch")
+    dtype = getattr(torch, stored)
+    arrays = {name: window.data for name, window in snapshot.windows.items()}
+    arrays.update(snapshot.arrays)
+    layers, width, at = config.n_layers, config.d_model, config.past_len
+
+    def put(name: str, n: int, target: torch.Tensor) -> None:
+        array = arrays.get(name, np.zeros((layers, 0, width)))
+        if array.shape != (layers, n, width):
+            wanted = (layers, n, width)
+            raise ValueError(f"{name} of shape {array.shape}; {wanted} belongs to this position")
+        if n:
+            target.copy_(from_numpy(array, dtype))
+
+    newest = at - counts.memory
+    oldest = newest - counts.compressed
+    put("compressed", counts.compressed, state.past[:, 0, oldest:newest])
+    put("memory", counts.memory, state.past[:, 0, newest:])
+    put("segment", length, state.segment[:, 0, :length])
+    if state.usage.numel():
+        state.usage[:, 0] = torch.from_numpy(np.ascontiguousarray(arrays["usage"]))
+    state.filled.fill_(counts.memory + counts.compressed)
+    state.position.fill_(snapshot.position)
+    return State(
+        state.past, state.segment, state.usage, state.filled, state.position, length=length
+    )

@@ -1,0 +1,178 @@
+"""What can be read: paths, text, file objects and iterators, as blocks of bytes or text."""
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TypeAlias, cast
+
+Source: TypeAlias = "str | Path | IO[str] | IO[bytes] | Iterable[str] | Iterable[bytes]"
+
+BLOCK = 1 << 14  # bytes read at a time; a block is read by the model as a whole, or not at all
+
+
+@dataclass
+class Reading:
+    """How far a call of `feed` has come, so that the same call can go on after an interruption.
+
+    Files are recognised by their content, not by their name: by the sha256 of what was read.
+
+    Attributes:
+        done: sha256 of each source read to its end; sources that cannot be read twice have "".
+        n_bytes: bytes read of the current source; digest: sha256 of these bytes.
+    """
+
+    done: list[str] = field(default_factory=list)
+    n_bytes: int = 0
+    digest: str = ""
+
+    def to_json(self) -> dict[str, object]:
+        return {"done": self.done, "n_bytes": self.n_bytes, "digest": self.digest}
+
+
+class OpenSource:
+    """One source, opened; iterating gives its blocks.
+
+    Attributes:
+        name: for messages and progress; size: bytes, or None when unknown.
+        n_bytes: handed out so far.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.n_bytes = 0
+        self.size: int | None = None
+        self._sha = hashlib.sha256()
+        self._path = as_path(source)
+        self._source = source
+        if self._path is not None:
+            _check_file(self._path)
+            self.name, self.size = str(self._path), self._path.stat().st_size
+        elif isinstance(source, str):
+            self.name, self.size = "text", len(source.encode("utf-8", "surrogatepass"))
+        else:
+            self.name = str(getattr(source, "name", type(source).__name__))
+
+    @property
+    def is_file(self) -> bool:
+        return self._path is not None
+
+    @property
+    def digest(self) -> str:
+        """sha256 of what was handed out; "" for a source that cannot be read twice."""
+        return self._sha.hexdigest() if self._path is not None else ""
+
+    def skip(self, reading: Reading) -> bool:
+        """Go to where `reading` stopped; False, and nowhere, if this is not the file it read."""
+        if self._path is None or not reading.n_bytes:
+            return False
+        with open(self._path, "rb") as file:
+            sha, left = hashlib.sha256(), reading.n_bytes
+            while left and (block := file.read(min(left, 1 << 20))):
+                sha.update(block)
+                left -= len(block)
+        if left or sha.hexdigest() != reading.digest:
+            return False
+        self._sha, self.n_bytes = sha, reading.n_bytes
+        return True
+
+    def whole_digest(self) -> str:
+        """sha256 of the whole file, "" for other sources."""
+        if self._path is None:
+            return ""
+        with open(self._path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def __iter__(self) -> Iterator[str | bytes]:
+        for block in self._blocks():
+            data = block.encode("utf-8", "surrogatepass") if isinstance(block, str) else block
+            self.n_bytes += len(data)
+            if self._path is not None:
+                self._sha.update(data)
+            yield block
+
+    def _blocks(self) -> Iterator[str | bytes]:
+        source = self._source
+        if self._path is not None:
+            with open(self._path, "rb") as file:
+                file.seek(self.n_bytes)
+                while block := file.read(BLOCK):
+                    yield block
+        elif isinstance(source, str):
+            for start in range(0, len(source), BLOCK):
+                yield source[start : start + BLOCK]
+        elif hasattr(source, "read"):
+            # A pipe gives what it has: text that arrives slowly is read as it comes.
+            read = getattr(source, "read1", None) or source.read
+            while block := read(BLOCK):
+                yield block
+        else:
+            for piece in cast(Iterable[object], source):
+                if not isinstance(piece, (str, bytes)):
+                    raise TypeError(
+                        f"the iterator gave {type(piece).__name__}; allowed: str or bytes"
+                    )
+                for start in range(0, len(piece), BLOCK):
+                    yield piece[start : start + BLOCK]
+
+
+def continue_reading(old: Reading | None, opened: list[OpenSource]) -> Reading:
+    """Take the sources to where `old`, an interrupted reading of them, stopped.
+
+    Where they are not what it read, they stay at their beginnings and a new reading is returned.
+    """
+    if old is None or len(old.done) >= len(opened):
+        return Reading()
+    finished = opened[: len(old.done)]
+    if not all(
+        digest and source.whole_digest() == digest
+        for source, digest in zip(finished, old.done, strict=True)
+    ):
+        return Reading()
+    if old.n_bytes and not opened[len(old.done)].skip(old):
+        return Reading()
+    for source in finished:
+        source.n_bytes = source.size or 0
+    return Reading(list(old.done), old.n_bytes, old.digest)
+
+
+def as_path(source: Source) -> Path | None:
+    """The file that a source names, or None when it is text or a stream.
+
+    A `Path` is always a file. A `str` is a file if there is one of that name; a single word that
+    looks like a file name but is none is an error rather than a text, because it is a slip.
+
+    Raises:
+        FileNotFoundError, TypeError: no such file, or nothing that can be read.
+    """
+    if isinstance(source, Path):
+        return source
+    if isinstance(source, str):
+        if len(source) < 4096 and "\0" not in source and "\n" not in source:
+            try:
+                if source and Path(source).exists():
+                    return Path(source)
+            except OSError:  # too long for a file name, so it is text
+                return None
+            if re.fullmatch(r"\S*(?:/\S*|\w\.[A-Za-z]\w{0,4})", source):
+                raise FileNotFoundError(
+                    f"no file {source!r}; to read these very words as text, pass [{source!r}]"
+                )
+        return None
+    if isinstance(cast(object, source), (bytes, bytearray)):
+        raise TypeError("bytes given; allowed: str, a path, a file object, an iterator of either")
+    if hasattr(source, "read") or isinstance(source, Iterable):
+        return None
+    raise TypeError(
+        f"{type(source).__name__} given; allowed: str, a path, a file object, an iterator of "
+        "str or bytes"
+    )
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a directory; allowed: a file, or several by name")
+    if not path.exists():
+        raise FileNotFoundError(f"no file {str(path)!r}")
+    with open(path, "rb"):  # unreadable files are told before anything is read
+        pass

@@ -1,0 +1,153 @@
+"""Reading and sampling as pure functions of (model, state): advance, score, sample.
+
+One convention runs through them. The logits for a token come from the token before it, so a stream
+keeps its newest token `pending`: it is known, but the model has not read it yet. A new stream has
+bos pending. Hence every token is scored exactly once, the first included, whatever the chunks.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from streamlm.model import Model
+from streamlm.state import State
+
+
+@torch.no_grad()
+def advance(model: Model, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+    """Read any number of tokens, closing segments where they end.
+
+    Args:
+        tokens: [B, n] ids, n ≥ 1.
+
+    Returns:
+        The output layer's input after the last token, [B, D], and the state.
+    """
+    hidden = None
+    for piece in _pieces(model, tokens, state):
+        hidden, state = model.hidden(piece, state)
+        state = _close(model, state)
+    if hidden is None:
+        raise ValueError("no tokens to read; allowed: at least one")
+    return hidden[:, -1], state
+
+
+@torch.no_grad()
+def score(model: Model, tokens: Tensor, targets: Tensor, state: State) -> tuple[Tensor, State]:
+    """Read `tokens` and say how likely each of `targets` was.
+
+    Args:
+        tokens: [B, n] ids, the first of them the pending one; targets: [B, n] the ids that follow.
+
+    Returns:
+        Log-probabilities in nats, [B, n] float32, and the state.
+    """
+    found = []
+    for piece, wanted in zip(
+        _pieces(model, tokens, state), _pieces(model, targets, state), strict=True
+    ):
+        logits, state = model(piece, state)
+        state = _close(model, state)
+        chosen = logits.gather(2, wanted[..., None])[..., 0].float()
+        found.append(chosen - logits.float().logsumexp(dim=2))
+    if not found:
+        raise ValueError("no tokens to score; allowed: at least one")
+    return torch.cat(found, dim=1), state
+
+
+def _pieces(model: Model, tokens: Tensor, state: State) -> list[Tensor]:
+    """Cut at the ends of segments, which lie at absolute multiples of T."""
+    n, segment_len = tokens.shape[1], model.config.segment_len
+    bounds = [0, *range(segment_len - state.length, n, segment_len), n]
+    return [tokens[:, start:stop] for start, stop in pairwise(bounds) if stop > start]
+
+
+def _close(model: Model, state: State) -> State:
+    return model.commit(state)[0] if state.length == model.config.segment_len else state
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How the next token is drawn. The filters apply in the order of the attributes.
+
+    Attributes:
+        repetition_penalty: divides positive and multiplies negative logits of recent tokens
+            (Keskar et al. 2019); 1 is off.
+        temperature: divides the logits; 0 always takes the likeliest token.
+        top_k: keep the k likeliest; 0 is off.
+        top_p: keep the likeliest tokens that together reach this probability; 1 is off.
+        min_p: keep tokens at least this share of the likeliest one's probability; 0 is off.
+    """
+
+    repetition_penalty: float = 1.0
+    temperature: float = 0.8
+    top_k: int = 0
+    top_p: float = 0.95
+    min_p: float = 0.0
+
+    def __post_init__(self) -> None:
+        limits = (
+            ("repetition_penalty", 0 < self.repetition_penalty <= 100, "above 0, at most 100"),
+            ("temperature", 0 <= self.temperature <= 100, "0 (greedy) to 100"),
+            (
+                "top_k",
+                self.top_k >= 0 and self.top_k == int(self.top_k),
+                "0 (off) or more",
+            ),
+            ("top_p", 0 < self.top_p <= 1, "above 0, at most 1 (off)"),
+            ("min_p", 0 <= self.min_p <= 1, "0 (off) to 1"),
+        )
+        for name, good, allowed in limits:
+            if not good:
+                raise ValueError(f"{name} = {getattr(self, name)!r}; allowed: {allowed}")
+
+    def probabilities(self, logits: Tensor, recent: np.ndarray) -> Tensor:
+        """The distribution that a token is drawn from: [V] logits → [V] float64 on the CPU."""
+        logits = logits.detach().double().cpu()
+        if self.repetition_penalty != 1 and len(recent):
+            seen = torch.from_numpy(np.unique(recent).astype(np.int64))
+            penalty, found = self.repetition_penalty, logits[seen]
+            logits = logits.clone()
+            logits[seen] = torch.where(found > 0, found / penalty, found * penalty)
+        if self.temperature == 0:
+            greedy = torch.zeros_like(logits)
+            greedy[logits.argmax()] = 1.0
+            return greedy
+        # Subtracting the maximum first keeps a tiny temperature from overflowing.
+        ranked, order = (
+            ((logits - logits.max()) / self.temperature)
+            .softmax(0)
+            .sort(descending=True, stable=True)
+        )
+        kept = torch.ones_like(ranked, dtype=torch.bool)
+        if self.top_k:
+            kept[self.top_k :] = False
+        ranked = ranked * kept / (ranked * kept).sum()
+        before = ranked.cumsum(0) - ranked
+        kept &= (before < self.top_p) & (ranked >= self.min_p * ranked[0])
+        kept[0] = True
+        ranked = ranked * kept
+        result = torch.zeros_like(ranked)
+        result[order] = ranked / ranked.sum()
+        return result
+
+
+def sample(
+    logits: Tensor, sampling: Sampling, *, random: np.random.Generator, recent: np.ndarray
+) -> int:
+    """Draw one token.
+
+    The random number is drawn on the CPU in float64, so the same generator gives the same choice on
+    any device that agrees on the logits.
+
+    Args:
+        logits: [V]; recent: ids that the repetition penalty looks at.
+    """
+    cumulative = sampling.probabilities(logits, recent).cumsum(0).numpy()
+    drawn = random.random() * cumulative[-1]
+    index = int(np.searchsorted(cumulative, drawn, side="right"))
+    # The last token with any probability, should rounding push the draw past the end.
+    return min(index, int(np.searchsorted(cumulative, cumulative[-1], side="left")))

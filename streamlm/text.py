@@ -1,0 +1,199 @@
+"""TextStream: a stream of text as one immutable value, and how it reads and writes.
+
+Where `State` is what the model remembers, this adds what text needs: the newest token, the tail
+that could still merge with what follows, a half-written character, and the random generator.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+
+from memory_store import Snapshot
+from streamlm.checkpoint import Checkpoint
+from streamlm.reports import ReadReport
+from streamlm.snapshots import to_snapshot, to_state
+from streamlm.state import State
+from streamlm.stream import Sampling, advance, sample, score
+from tokenizer import StreamDecoder, StreamEncoder
+
+REPETITION_WINDOW = 256  # newest tokens that the repetition penalty looks at
+Errors = Literal["strict", "replace"]
+
+
+@dataclass(frozen=True, eq=False)
+class TextStream:
+    """Where a stream of text stands.
+
+    Attributes:
+        state: what the model remembers; it has read everything but the newest token.
+        pending: the newest token, bos at the beginning.
+        recent: the newest REPETITION_WINDOW tokens.
+        tail: `StreamEncoder.state`, text that could still merge with what follows.
+        cut: `StreamDecoder.state`, bytes of a character that writing has begun.
+        random: state of the PCG64 generator that sampling draws from.
+    """
+
+    state: State
+    pending: int
+    recent: np.ndarray
+    tail: Mapping[str, str]
+    cut: Mapping[str, str]
+    random: Mapping[str, Any]
+
+    @classmethod
+    def begin(cls, checkpoint: Checkpoint, *, seed: int = 0) -> "TextStream":
+        """A stream that has read nothing."""
+        tokenizer = checkpoint.tokenizer
+        return cls(
+            state=checkpoint.model.init_state(1),
+            pending=tokenizer.bos_id,
+            recent=np.zeros(0, np.int32),
+            tail=StreamEncoder(tokenizer).state,
+            cut=StreamDecoder(tokenizer).state,
+            random=np.random.PCG64(seed).state,
+        )
+
+    @property
+    def position(self) -> int:
+        """Tokens read and written."""
+        return int(self.state.position)
+
+    def seeded(self, seed: int) -> "TextStream":
+        """The same stream with a fresh random generator."""
+        return replace(self, random=np.random.PCG64(seed).state)
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    def read_text(
+        self,
+        checkpoint: Checkpoint,
+        block: str | bytes,
+        *,
+        errors: Errors = "strict",
+        report: ReadReport | None = None,
+        keep: bool = False,
+    ) -> tuple["TextStream", np.ndarray]:
+        """Read a block of text but for the tail that could still merge with what follows.
+
+        Returns:
+            The stream afterwards, and the ids read.
+
+        Raises:
+            ValueError: invalid text under "strict".
+        """
+        encoder = StreamEncoder(checkpoint.tokenizer, errors, state=self.tail)
+        ids = encoder.encode(block)
+        stream = self.read_ids(checkpoint, ids, report=report, keep=keep)
+        return replace(stream, tail=encoder.state), ids
+
+    def end_text(
+        self, checkpoint: Checkpoint, *, report: ReadReport | None = None, keep: bool = False
+    ) -> tuple["TextStream", np.ndarray]:
+        """Read the tail too: the text ends here, and what follows begins a new word."""
+        encoder = StreamEncoder(checkpoint.tokenizer, state=self.tail)
+        ids = encoder.flush()
+        stream = self.read_ids(checkpoint, ids, report=report, keep=keep)
+        return replace(stream, tail=encoder.state), ids
+
+    def read_ids(
+        self,
+        checkpoint: Checkpoint,
+        ids: np.ndarray,
+        *,
+        report: ReadReport | None = None,
+        keep: bool = False,
+    ) -> "TextStream":
+        """Read tokens; with a report, also find out how likely they were and add it up there."""
+        if not len(ids):
+            return self
+        model, tokenizer = checkpoint.model, checkpoint.tokenizer
+        inputs = np.concatenate([[self.pending], ids[:-1]]).astype(np.int64)
+        tokens = torch.from_numpy(inputs)[None].to(model.device)
+        if report is None:
+            _, state = advance(model, tokens, self.state)
+        else:
+            targets = torch.from_numpy(ids.astype(np.int64))[None].to(model.device)
+            log_probs, state = score(model, tokens, targets, self.state)
+            n_bytes = int(tokenizer.token_lengths[ids].sum())
+            report.add(ids, log_probs[0].cpu().numpy(), n_bytes, keep=keep)
+        return replace(
+            self,
+            state=state,
+            pending=int(ids[-1]),
+            recent=np.concatenate([self.recent, ids])[-REPETITION_WINDOW:],
+            cut=StreamDecoder(tokenizer).state,
+        )
+
+    def without_tail(self, checkpoint: Checkpoint) -> "TextStream":
+        """The same stream with the held-back text forgotten."""
+        return replace(self, tail=StreamEncoder(checkpoint.tokenizer).state)
+
+    # -- writing ----------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def write_token(
+        self, checkpoint: Checkpoint, sampling: Sampling
+    ) -> tuple["TextStream", int, str]:
+        """Draw one token and take it in; also returns its id and the characters it completes."""
+        model, tokenizer = checkpoint.model, checkpoint.tokenizer
+        tokens = torch.tensor([[self.pending]], device=model.device)
+        hidden, state = advance(model, tokens, self.state)
+        silent = torch.from_numpy(tokenizer.token_lengths == 0)  # bos and the like are no text
+        logits = model.logits(hidden)[0].cpu()
+        logits = logits.masked_fill(
+            torch.nn.functional.pad(silent, (0, logits.shape[0] - silent.shape[0]), value=True),
+            -math.inf,
+        )
+        bits = np.random.PCG64()
+        bits.state = cast(Any, dict(self.random))
+        chosen = sample(logits, sampling, random=np.random.Generator(bits), recent=self.recent)
+        decoder = StreamDecoder(tokenizer, state=self.cut)
+        text = decoder.decode([chosen])
+        stream = replace(
+            self,
+            state=state,
+            pending=chosen,
+            recent=np.append(self.recent, np.int32(chosen))[-REPETITION_WINDOW:],
+            cut=decoder.state,
+            random=cast(Any, bits.state),
+        )
+        return stream, chosen, text
+
+    # -- saving -----------------------------------------------------------------------------------
+
+    def canonical(self, checkpoint: Checkpoint) -> "TextStream":
+        """The same stream, computing the same bits from here on as one resumed; see `Model`."""
+        return replace(self, state=checkpoint.model.canonical(self.state))
+
+    def to_snapshot(
+        self, checkpoint: Checkpoint, *, tokens: np.ndarray, attributes: Mapping[str, Any]
+    ) -> Snapshot:
+        """The stream as a store keeps it; `tokens` are the ids since the parent commit."""
+        small = {
+            "pending": self.pending,
+            "tail": dict(self.tail),
+            "cut": dict(self.cut),
+            "random": dict(self.random),
+        }
+        return to_snapshot(
+            self.state, checkpoint.model.config, tokens=tokens, attributes={**small, **attributes}
+        )
+
+    @classmethod
+    def from_snapshot(
+        cls, checkpoint: Checkpoint, snapshot: Snapshot, *, recent: np.ndarray
+    ) -> "TextStream":
+        """The stream that `to_snapshot` saved; `recent` are the newest tokens of the log."""
+        attributes: Any = snapshot.attributes
+        return cls(
+            state=to_state(snapshot, checkpoint.model),
+            pending=attributes["pending"],
+            recent=recent,
+            tail=attributes["tail"],
+            cut=attributes["cut"],
+            random=attributes["random"],
+        )

@@ -1,0 +1,350 @@
+"""Trainer: rows of documents read side by side, memory carried from one segment to the next."""
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from streamlm.checkpoint import choose_device, save_checkpoint
+from streamlm.config import ModelConfig, TrainConfig
+from streamlm.data import IGNORED, Corpus, SegmentBatches, load_corpus
+from streamlm.evaluate import evaluate
+from streamlm.losses import compression_loss, language_model_loss
+from streamlm.model import Model
+from streamlm.state import State
+from tokenizer import Tokenizer
+
+STATE_FIELDS = ("past", "segment", "usage", "filled", "position")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training run as a file: [data], [model] and [train] of a TOML file.
+
+    [data] holds tokenizer (a file), train and valid (lists of files or glob patterns); paths are
+    relative to the current directory.
+    """
+
+    tokenizer: Path
+    train_files: list[Path]
+    valid_files: list[Path]
+    model: dict[str, Any]
+    train: TrainConfig
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Recipe":
+        """Read and check a recipe; ValueError or FileNotFoundError says what is wrong in it."""
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        data = values.get("data", {})
+        wanted = {"tokenizer", "train", "valid"}
+        if set(values) - {"data", "model", "train"} or set(data) != wanted:
+            raise ValueError(
+                f"{path}: allowed are [data] with {', '.join(sorted(wanted))}, [model] and [train]"
+            )
+        return cls(
+            tokenizer=Path(data["tokenizer"]),
+            train_files=_expand(data["train"]),
+            valid_files=_expand(data["valid"]),
+            model=dict(values.get("model", {})),
+            train=TrainConfig.from_dict(values.get("train", {})),
+        )
+
+
+def _expand(patterns: list[str]) -> list[Path]:
+    files: list[Path] = []
+    for pattern in patterns:
+        found = sorted(Path().glob(pattern)) if not Path(pattern).is_absolute() else [Path(pattern)]
+        if not found:
+            raise FileNotFoundError(f"no data file matches {pattern!r}")
+        files += found
+    return files
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one optimiser step reports; loss in nats per token."""
+
+    step: int
+    loss: float
+    bits_per_byte: float
+    compression_loss: float
+    gradient_norm: float
+    learning_rate: float
+    tokens_per_second: float
+    tokens: int
+    seconds_left: float
+    valid_bits_per_byte: float | None = None
+
+
+class Trainer:
+    """One run in one folder: `log.jsonl`, `last/` (to go on from), `model/` (the checkpoint).
+
+    A run that is stopped and resumed ends with the same weights as one that was not, given the same
+    machine and thread count.
+    """
+
+    def __init__(
+        self,
+        model_config: ModelConfig,
+        config: TrainConfig,
+        *,
+        tokenizer: Tokenizer,
+        train: Corpus,
+        valid: Corpus,
+        folder: str | Path,
+        device: str = "auto",
+    ) -> None:
+        if model_config.compression_loss == "bptt" and config.unroll < 2:
+            raise ValueError("unroll = 1; allowed with compression_loss 'bptt': at least 2")
+        self.config, self.tokenizer, self.valid = config, tokenizer, valid
+        self.folder, self.device = Path(folder), choose_device(device)
+        torch.manual_seed(config.seed)
+        self.model = Model(model_config).to(self.device)
+        self.step = self.tokens = 0
+        self.optimizer = torch.optim.AdamW(
+            self._parameter_groups(), betas=(config.beta1, config.beta2), fused=True
+        )
+        self.batches = [
+            SegmentBatches(
+                train,
+                config.batch_size,
+                segment_len=model_config.segment_len,
+                bos=tokenizer.bos_id,
+                shuffle=config.seed + index,
+            )
+            for index in range(config.accumulate)
+        ]
+        self.states = [self.model.init_state(config.batch_size) for _ in self.batches]
+        self._lengths = torch.from_numpy(tokenizer.token_lengths.copy()).to(self.device)
+        self._read: Callable[..., Any] = self._read_segment
+        if config.compile:
+            self._read = torch.compile(self._read_segment, dynamic=False)
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        parameters = list(self.model.parameters())
+        decayed = [p for p in parameters if p.ndim >= 2]
+        others = [p for p in parameters if p.ndim < 2]
+        decay = self.config.weight_decay
+        return [
+            {"params": decayed, "weight_decay": decay},
+            {"params": others, "weight_decay": 0.0},
+        ]
+
+    def learning_rate(self, step: int) -> float:
+        """Linear warm-up, then a cosine from learning_rate to min_learning_rate."""
+        config = self.config
+        if step < config.warmup_steps:
+            return config.learning_rate * (step + 1) / config.warmup_steps
+        span = max(1, config.steps - config.warmup_steps)
+        share = min(1.0, (step - config.warmup_steps) / span)
+        low, high = config.min_learning_rate, config.learning_rate
+        return low + 0.5 * (high - low) * (1 + math.cos(math.pi * share))
+
+    def run(self) -> Iterator[Step]:
+        """Train to the end, yielding after every step; saves and evaluates on the way."""
+        config = self.config
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.model.train()
+        rate, last = 0.0, time.perf_counter()
+        while self.step < config.steps:
+            before = self.tokens
+            loss, bits, auxiliary, norm, lr = self._optimise()
+            self.step += 1
+            now = time.perf_counter()
+            speed = (self.tokens - before) / (now - last)
+            rate = speed if not rate else 0.95 * rate + 0.05 * speed
+            last = now
+            per_step = self.tokens / self.step
+            report = Step(
+                step=self.step,
+                loss=loss,
+                bits_per_byte=bits,
+                compression_loss=auxiliary,
+                gradient_norm=norm,
+                learning_rate=lr,
+                tokens_per_second=rate,
+                tokens=self.tokens,
+                seconds_left=(config.steps - self.step) * per_step / rate,
+            )
+            if not math.isfinite(loss):
+                raise FloatingPointError(
+                    f"the loss is {loss} at step {self.step}; the last good state is in "
+                    f"{self.folder / 'last'}: resume with a lower learning_rate"
+                )
+            finished = self.step == config.steps
+            if self.step % config.eval_steps == 0 or finished:
+                report = replace(report, valid_bits_per_byte=self.validate())
+            if self.step % config.log_steps == 0 or report.valid_bits_per_byte or finished:
+                with open(self.folder / "log.jsonl", "a", encoding="utf-8") as log:
+                    log.write(json.dumps(report.__dict__) + "\n")
+            if self.step % config.checkpoint_steps == 0 or finished:
+                self.save()
+            if report.valid_bits_per_byte:
+                last = time.perf_counter()
+            yield report
+        save_checkpoint(self.folder / "model", self.model, self.tokenizer)
+
+    def validate(self) -> float:
+        """Bits per byte of the first `eval_tokens` tokens of the validation rows."""
+        report = evaluate(
+            self.model,
+            self.valid,
+            bos=self.tokenizer.bos_id,
+            token_lengths=self.tokenizer.token_lengths,
+            batch_size=self.config.batch_size,
+            max_tokens=self.config.eval_tokens,
+        )
+        return report.bits_per_byte
+
+    def _optimise(self) -> tuple[float, float, float, float, float]:
+        config = self.config
+        lr = self.learning_rate(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        sums = torch.zeros(4, device=self.device, dtype=torch.float64)
+        share = 1 / (config.accumulate * config.unroll)
+        for index, batches in enumerate(self.batches):
+            state, loss = self.states[index], torch.zeros((), device=self.device)
+            for _ in range(config.unroll):
+                batch = next(batches)
+                inputs, targets = batch.inputs.to(self.device), batch.targets.to(self.device)
+                if bool(batch.begins.any()):
+                    state = state.reset_rows(batch.begins.to(self.device))
+                nats, auxiliary, state = self._read(inputs, targets, state)
+                scored = targets != IGNORED
+                n_tokens = int((batch.targets != IGNORED).sum())
+                loss = loss + (nats / max(n_tokens, 1) + auxiliary) * share
+                n_bytes = (self._lengths[targets.clamp(min=0)] * scored).sum()
+                sums += torch.stack(
+                    [
+                        nats.detach().double(),
+                        n_bytes.double(),
+                        auxiliary.detach().double() * share,
+                        scored.sum().double(),
+                    ]
+                )
+                self.tokens += n_tokens
+            loss.backward()
+            self.states[index] = state.detach()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
+        if bool(torch.isfinite(norm)):
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        nats, n_bytes, auxiliary, n_tokens = sums.tolist()
+        bits = nats / math.log(2) / max(n_bytes, 1)
+        return nats / max(n_tokens, 1), bits, auxiliary, float(norm), lr
+
+    def _read_segment(self, inputs: torch.Tensor, targets: torch.Tensor, state: State) -> Any:
+        bfloat16 = self.config.precision == "bfloat16"
+        context: Any = contextlib.nullcontext()
+        if bfloat16:
+            context = torch.autocast(self.device.type, dtype=torch.bfloat16)
+        with context:
+            logits, state = self.model(inputs, state)
+            nats = language_model_loss(logits, targets)
+            state, eviction = self.model.commit(state)
+            auxiliary = nats.new_zeros(())
+            if eviction is not None:
+                auxiliary = compression_loss(self.model, eviction).float()
+        return nats, auxiliary, state
+
+    # -- stop and go on ---------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write everything needed to go on into `last/`, replacing it at once."""
+        fresh = self.folder / ".last-new"
+        shutil.rmtree(fresh, ignore_errors=True)
+        save_checkpoint(fresh, self.model, self.tokenizer)
+        random = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state(self.device)
+        training = {
+            "step": self.step,
+            "tokens": self.tokens,
+            "optimizer": self.optimizer.state_dict(),
+            "batches": [batches.state() for batches in self.batches],
+            "states": [
+                {name: getattr(state, name) for name in STATE_FIELDS} for state in self.states
+            ],
+            "random": random,
+            "config": self.config.to_dict(),
+        }
+        torch.save(training, fresh / "training.pt")
+        last, old = self.folder / "last", self.folder / ".last-old"
+        shutil.rmtree(old, ignore_errors=True)
+        if last.exists():
+            os.replace(last, old)
+        os.replace(fresh, last)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def resume(self) -> None:
+        """Go on from `last/`.
+
+        Raises:
+            FileNotFoundError: nothing was saved there.
+            ValueError: it was saved under another configuration; `steps` and the learning rates may
+                change, as may how often to save, evaluate and log.
+        """
+        last = self.folder / "last"
+        if not last.exists() and (self.folder / ".last-old").exists():
+            last = self.folder / ".last-old"  # stopped between the two renames of `save`
+        if not (last / "training.pt").exists():
+            raise FileNotFoundError(
+                f"nothing to resume in {self.folder}: it has no last/training.pt"
+            )
+        saved = torch.load(last / "training.pt", weights_only=True, map_location=self.device)
+        fixed = ("batch_size", "accumulate", "unroll", "seed", "precision")
+        for name in fixed:
+            if saved["config"][name] != getattr(self.config, name):
+                raise ValueError(
+                    f"{name} = {getattr(self.config, name)!r}, but the run in {self.folder} was "
+                    f"begun with {saved['config'][name]!r}"
+                )
+        found = ModelConfig.load(last / "config.json")
+        if found != self.model.config:
+            raise ValueError(f"the run in {self.folder} was begun with another model: {found}")
+        self.model.load_state_dict(load_file(last / "model.safetensors"))
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.step, self.tokens = saved["step"], saved["tokens"]
+        for batches, state in zip(self.batches, saved["batches"], strict=True):
+            batches.restore(state)
+        self.states = [State(**state, length=0) for state in saved["states"]]
+        torch.set_rng_state(saved["random"]["cpu"].cpu())
+        if "cuda" in saved["random"] and self.device.type == "cuda":
+            torch.cuda.set_rng_state(saved["random"]["cuda"].cpu(), self.device)
+
+
+def trainer_for(
+    recipe: Recipe,
+    folder: str | Path,
+    *,
+    device: str = "auto",
+    progress: Callable[[str], None] = lambda message: None,
+) -> Trainer:
+    """Load what a recipe names and build its trainer."""
+    tokenizer = Tokenizer(recipe.tokenizer)
+    values = {"vocab_size": tokenizer.vocab_size, **recipe.model}
+    cache = Path(folder).parent / "cache"
+    corpora = [
+        load_corpus(files, tokenizer, cache=cache, progress=progress)
+        for files in (recipe.train_files, recipe.valid_files)
+    ]
+    return Trainer(
+        ModelConfig.from_dict(values),
+        recipe.train,
+        tokenizer=tokenizer,
+        train=corpora[0],
+        valid=corpora[1],
+        folder=folder,
+        device=device,
+    )

@@ -1,0 +1,30 @@
+"""Text to tokens and back: lossless, and the same however the text is chunked.
+
+    tokenizer = Tokenizer("tokenizer.model")
+    encoder = StreamEncoder(tokenizer)
+    ids = [*encoder.encode("Call me Ish"), *encoder.encode("mael."), *encoder.flush()]
+    assert ids == list(tokenizer.encode("Call me Ishmael."))
+
+SentencePiece is loaded when a `Tokenizer` is built or a model trained, not on import.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tokenizer.stream import StreamDecoder, StreamEncoder
+from tokenizer.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from tokenizer.training import train
+
+__all__ = ["StreamDecoder", "StreamEncoder", "Tokenizer", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    # Not imported above: `python -m tokenizer.training` would find its own module loaded twice.
+    if name == "train":
+        from tokenizer.training import train
+
+        return train
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
