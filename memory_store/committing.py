@@ -1,4 +1,4 @@
-"""Committing a snapshot: what is new in it, and how the new commit hangs together with the others."""
+"""Committing a snapshot: what is new in it, and how the commit hangs on those before it."""
 
 import sys
 from collections.abc import Mapping

@@ -138,6 +138,17 @@ def _written(path: Path, buffers: Sequence[Buffer]) -> int:
     return descriptor
 
 
+def make_folder(path: Path) -> None:
+    """Make the folder `path` unless it is there.
+
+    Raises:
+        Corrupt: it is a link, and what is written to it would end up elsewhere.
+    """
+    if path.is_symlink():
+        raise Corrupt(f"{path}: a link. Put the folder itself there.")
+    path.mkdir(exist_ok=True)
+
+
 def sync_folder(path: Path) -> None:
     """Have the disk hold the names in a folder."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

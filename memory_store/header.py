@@ -93,8 +93,8 @@ def checked_fingerprints(fingerprints: Mapping[str, str]) -> dict[str, str]:
 
 def _check_vacant(root: Path) -> None:
     """Pass over what a creation that was cut short has left; refuse anything else."""
-    for entry in os.scandir(root):
-        unfinished = entry.name in ("refs", "commits") and not os.listdir(entry.path)
-        if not unfinished and not entry.name.startswith(".tmp-"):
-            what = "a session" if entry.name == SESSION_FILE else f"{entry.name!r}"
+    for name in os.listdir(root):
+        unfinished = name in ("refs", "commits") and not os.listdir(root / name)
+        if not unfinished and not name.startswith(".tmp-"):
+            what = "a session" if name == SESSION_FILE else repr(name)
             raise StoreError(f"{root}: holds {what} already. Open it, or give another path.")

@@ -7,6 +7,7 @@ import socket
 from pathlib import Path
 
 from memory_store.errors import Locked, os_errors
+from memory_store.files import make_folder
 
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
@@ -26,7 +27,7 @@ class WriterLock:
     def __enter__(self) -> "WriterLock":
         path = self._folder / ".lock"  # never removed: two processes must lock the same file
         with os_errors("locking the branch", path):
-            self._folder.mkdir(exist_ok=True)
+            make_folder(self._folder)
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
             descriptor = os.open(path, flags, 0o666)
             try:

@@ -14,7 +14,7 @@ from pathlib import Path
 from memory_store.canonical import parse, sealed, unsealed
 from memory_store.errors import Conflict, Corrupt, NotFound, StoreError, from_os, os_errors
 from memory_store.fields import Fields, now
-from memory_store.files import read_document, sync_folder
+from memory_store.files import make_folder, read_document, sync_folder
 from memory_store.manifest import SCHEMA
 from memory_store.manifest_reader import check_schema, read_address
 from memory_store.names import (
@@ -51,7 +51,7 @@ class Refs:
         """The branches that have a ref, sorted."""
         folder = refs_folder(self._root)
         with os_errors("listing", folder):
-            names = [entry.name for entry in os.scandir(folder) if entry.is_dir()]
+            names = [name for name in os.listdir(folder) if (folder / name).is_dir()]
         return sorted(name for name in names if BRANCH.fullmatch(name) and self._numbers(name))
 
     def head(self, branch: str) -> Ref | None:
@@ -113,14 +113,12 @@ class Refs:
         """A ref to be written to its temporary name, then published; makes the branch's folder.
 
         Raises:
-            Corrupt: the branch's folder is a link, which could lead anywhere.
+            Corrupt: the branch's folder is a link.
         """
         if seq > MAX_NUMBER:
             raise ValueError(f"branch {branch!r} is full: a branch has {MAX_NUMBER} refs at most")
         folder = branch_folder(self._root, branch)
-        if folder.is_symlink():
-            raise Corrupt(f"{folder}: a link, not a folder. Put the folder itself there.")
-        folder.mkdir(exist_ok=True)
+        make_folder(folder)
         ref = Ref(branch, seq, commit, now())
         data = sealed(
             {
@@ -161,11 +159,13 @@ class Refs:
         return pending.ref
 
     def is_published(self, pending: Pending) -> bool:
-        """Whether the branch was moved, however the attempt ended."""
+        """Whether the branch was moved, however the attempt ended; True where that is unknown."""
         try:
             return pending.target.read_bytes() == pending.data
-        except OSError:
+        except FileNotFoundError:
             return False
+        except OSError:
+            return True
 
     def _numbers(self, branch: str) -> list[int]:
         folder = branch_folder(self._root, branch)

@@ -16,16 +16,19 @@ ROOT = Path(__file__).resolve().parents[1]
 # The modules of streamlm, lowest first. A module imports only from rows below its own; modules of
 # one row do not import each other. "streamlm" stands for the public names in `streamlm/__init__`.
 LAYERS: tuple[set[str], ...] = (
-    {"config", "positions"},
+    {"config", "positions", "reports", "sources"},
     {"state"},
-    {"attention", "compression"},
+    {"attention", "cache", "compression"},
     {"heads"},
     {"model"},
-    {"checkpoint", "data", "losses", "stream"},
+    {"checkpoint", "data", "losses", "snapshots", "stream"},
+    {"text"},
     {"convert", "evaluate", "session"},
     {"train"},
     {"compare"},
     {"streamlm"},
+    {"display"},
+    {"cli_sessions"},
     {"cli"},
     {"__main__", "quickstart"},
 )

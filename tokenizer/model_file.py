@@ -70,7 +70,7 @@ def read_vocabulary(processor: Any) -> list[bytes]:
 
 
 def byte_ids(processor: Any) -> list[int]:
-    """The ids of the byte pieces; in a model that passed the checks, in the order of the bytes."""
+    """The ids of the pieces that stand for a single byte whatever the text, such as <0x0A>."""
     return [i for i in range(processor.vocab_size()) if processor.is_byte(i)]
 
 

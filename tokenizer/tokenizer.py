@@ -62,8 +62,8 @@ class Tokenizer:
             raise ValueError("the model has no <s> (bos_id is -1)")
         self.token_lengths = np.array([len(data) for data in self._bytes_of], dtype=np.int32)
         self.token_lengths.flags.writeable = False
-        ids = byte_ids(self._processor)
-        self._space_symbol = [ids[byte] for byte in SPACE_SYMBOL.encode()]
+        spelling = {self._bytes_of[i]: i for i in byte_ids(self._processor)}
+        self._space_symbol = [spelling[bytes([byte])] for byte in SPACE_SYMBOL.encode()]
 
     def __repr__(self) -> str:
         return f"Tokenizer(vocab_size={self.vocab_size}, fingerprint={self.fingerprint[:12]!r})"

@@ -1,0 +1,92 @@
+"""What the tests of the memory store share: streams to commit, and comparison bit by bit."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from memory_store import DirectoryStore, Snapshot, Window
+
+ROOT = Path(__file__).resolve().parents[1]
+FINGERPRINTS = {"model": "m" * 64, "tokenizer": "t" * 64}
+
+
+def new_store(path: Path, **options: Any) -> DirectoryStore:
+    options = {"durability": "normal", "fingerprints": FINGERPRINTS, **options}
+    return DirectoryStore.create(path, **options)
+
+
+class Stream:
+    """A stream whose windows grow as a session's do; any two of one seed are equal."""
+
+    def __init__(self, seed: int = 0, *, memory: int = 12, compressed: int = 8) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.capacity = {"memory": memory, "compressed": compressed}
+        self.window = {name: self.slots(0) for name in self.capacity}
+        self.end = dict.fromkeys(self.capacity, 0)
+        self.position = 0
+        self.unsaved = np.zeros(0, np.int32)
+
+    def slots(self, count: int) -> np.ndarray:
+        return self.rng.integers(0, 2**16, (3, 1, count, 4), dtype=np.uint16)
+
+    def grow(self, name: str, count: int) -> None:
+        grown = np.concatenate([self.window[name], self.slots(count)], axis=2)
+        self.window[name] = grown[:, :, max(0, grown.shape[2] - self.capacity[name]) :]
+        self.end[name] += count
+
+    def read(self, tokens: int, *, memory: int = 0, compressed: int = 0) -> None:
+        self.position += tokens
+        ids = self.rng.integers(0, 5000, tokens, dtype=np.int32)
+        self.unsaved = np.concatenate([self.unsaved, ids])
+        self.grow("memory", memory)
+        self.grow("compressed", compressed)
+
+    def snapshot(self) -> Snapshot:
+        saved = Snapshot(
+            self.position,
+            {
+                name: Window(self.window[name], 2, self.end[name], self.capacity[name])
+                for name in self.window
+            },
+            {"segment": self.slots(3), "usage": self.rng.random((3, 1, 5), dtype=np.float32)},
+            self.unsaved,
+            {"tail": "é\ud800", "rng": {"state": 2**127 + self.position}, "steps": [1, 2.5, None]},
+        )
+        self.unsaved = np.zeros(0, np.int32)
+        return saved
+
+    def resume(self, snapshot: Snapshot) -> None:
+        self.position = snapshot.position
+        self.unsaved = np.zeros(0, np.int32)
+        for name, window in snapshot.windows.items():
+            self.window[name], self.end[name] = window.data, window.end
+
+
+def assert_equal(found: Snapshot, expected: Snapshot) -> None:
+    assert found.position == expected.position
+    assert found.attributes == expected.attributes
+    assert_same_bits(found.tokens, expected.tokens)
+    assert found.windows.keys() == expected.windows.keys()
+    for name, window in expected.windows.items():
+        other = found.windows[name]
+        described = (window.axis, window.end, window.capacity)
+        assert (other.axis, other.end, other.capacity) == described
+        assert_same_bits(other.data, window.data)
+    assert found.arrays.keys() == expected.arrays.keys()
+    for name, array in expected.arrays.items():
+        assert_same_bits(found.arrays[name], array)
+
+
+def assert_same_bits(found: np.ndarray, expected: np.ndarray) -> None:
+    assert found.dtype.name == expected.dtype.name and found.shape == expected.shape
+    native = expected.astype(expected.dtype.newbyteorder("="))
+    assert found.tobytes() == native.tobytes()
+
+
+def files(root: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }

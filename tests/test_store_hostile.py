@@ -1,0 +1,202 @@
+"""The memory store and content that lies: refused before it can do harm."""
+
+import json
+import os
+import tracemalloc
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from memory_store import Commit, Corrupt, DirectoryStore, Ref, Snapshot, UnsupportedSchema
+from memory_store.canonical import canonical, sealed, sha256
+from tests.stores import Stream, new_store
+
+
+def forge(store: DirectoryStore, ref: Ref, changes: dict[str, Any]) -> Ref:
+    """A commit whose attributes lie, while every checksum and id fits: a hostile store."""
+    path = store.path / "commits" / ref.commit.name / "zarr.json"
+    document = json.loads(path.read_text())
+    for key, value in changes.items():
+        place: Any = document["attributes"]
+        *folders, last = key.split("/")
+        for folder in folders:
+            place = place[int(folder) if isinstance(place, list) else folder]
+        place[last] = value
+    path.write_bytes(canonical(document))
+    commit = replace(ref.commit, id=sha256(canonical(document["attributes"])))
+    path = store.path / "refs" / ref.branch / f"{ref.seq:012d}.json"
+    entry = {**json.loads(path.read_text()), "id": commit.id}
+    del entry["crc32c"]
+    path.write_bytes(sealed(entry))
+    head = store.head(ref.branch)
+    assert head is not None and head.commit == commit
+    return head
+
+
+ELSEWHERE = {"commit": "../../../../etc/passwd", "id": "0" * 64, "position": 0}
+UNKNOWN = {"commit": "000000000000-" + "0" * 32, "id": "0" * 64, "position": 0}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"arrays/segment/shape": [3, 1, 2**46, 4]},
+        {"arrays/segment/shape": [2**70]},
+        {"arrays/segment/shape": [-1, 1, 3, 4]},
+        {"arrays/segment/shape": [0, 2**47, 2**47]},
+        {"arrays/segment/shape": [3, 1, 3, 10**9], "arrays/segment/crc32c": list(range(3))},
+        {"arrays/segment/shape": [1] * 40},
+        {"arrays/segment/shape": "3"},
+        {"arrays/segment/shape": [3.0, 1, 3, 4]},
+        {"arrays/segment/dtype": "object"},
+        {"arrays/segment/dtype": "|O"},
+        {"arrays/segment/dtype": "uint8"},
+        {"arrays/segment/crc32c": []},
+        {"arrays/segment/sha256": 5},
+        {"arrays/..": {"shape": [1], "dtype": "uint8", "crc32c": [0], "sha256": "0" * 64}},
+        {"arrays/a\\b": {"shape": [1], "dtype": "uint8", "crc32c": [0], "sha256": "0" * 64}},
+        {"arrays/tokens/shape": [99]},
+        {"arrays": {}},
+        {"slots/memory/shape": [3, 1, 2**44, 4]},
+        {"slots/memory/shape": [3, 1, 2**30, 4], "slots/memory/end": 2**30},
+        {"slots/memory/shape": [3, 1, 10**9, 4], "slots/memory/end": 10**9,
+         "slots/memory/capacity": 10**9},
+        {"slots/memory/axis": 9},
+        {"slots/memory/end": -4},
+        {"slots/memory/end": 10**6},
+        {"slots/memory/capacity": 1},
+        {"slots/memory/dtype": "float32"},
+        {"slots/ghost": {"shape": [1], "dtype": "uint8", "axis": 0, "end": 1, "capacity": 1}},
+        {"window": [{**ELSEWHERE, "slots": {}}]},
+        {"window": [{**UNKNOWN, "slots": {"memory": {"first": 0, "end": 10**12, "crc32c": [1]}}}]},
+        {"window": [{**UNKNOWN, "slots": {"x": {"first": 0, "end": 1, "crc32c": [1]}}}]},
+        {"window": [{**UNKNOWN, "slots": {"memory": {"first": 5, "end": 1, "crc32c": [1]}}}]},
+        {"window": []},
+        {"window": [{**UNKNOWN, "slots": {}}] * 999},
+        {"window": None},
+        {"parent": ELSEWHERE},
+        {"parent": {**UNKNOWN, "position": 5}},
+        {"parent": {"commit": "000000000099-" + "0" * 32, "id": "0" * 64, "position": 99}},
+        {"parent": None},
+        {"jump": None},
+        {"jump/depth": 10**6},
+        {"depth": -1},
+        {"depth": True},
+        {"position": 10**13},
+        {"position": 9},
+        {"session": "../x"},
+        {"session": "0" * 32},
+        {"state": []},
+        {"fingerprints": {"model": 1}},
+        {"created": "now"},
+    ],
+    ids=lambda changes: " ".join(changes),
+)  # fmt: skip
+def test_hostile_attributes(tmp_path: Path, changes: dict[str, Any]) -> None:
+    store, stream = new_store(tmp_path / "s.zarr"), Stream()
+    stream.read(8, memory=8)
+    parent = store.commit(stream.snapshot(), parent=None)
+    stream.read(4, memory=4)
+    head = store.commit(stream.snapshot(), parent=parent)
+    lie = forge(store, head, changes)
+    store = DirectoryStore.open(store.path)
+    tracemalloc.start()  # sees numpy's memory, touched or not
+    try:
+        with pytest.raises(Corrupt, match=r"\.zarr|window"):
+            store.load(lie)
+        with pytest.raises(Corrupt):
+            store.verify()
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
+
+
+def test_hostile_refs(tmp_path: Path) -> None:
+    store = new_store(tmp_path / "s.zarr")
+    store.commit(Snapshot(0), parent=None)
+    path = tmp_path / "s.zarr" / "refs" / "main" / "000000000000.json"
+    honest = json.loads(path.read_text())
+    honest.pop("crc32c")
+    for change in (
+        {"commit": "../../../etc"},
+        {"commit": "000000000007-" + "0" * 32},
+        {"id": "x"},
+        {"seq": 1},
+        {"branch": "side"},
+        {"position": -1},
+        {"created": None},
+    ):
+        path.write_bytes(sealed({**honest, **change}))
+        with pytest.raises(Corrupt, match=r"refs/main/000000000000\.json"):
+            store.head("main")
+    for junk in (
+        b"",
+        b"[]",
+        b"{",
+        b"\xff",
+        b"null",
+        b"[" * 100_000,
+        b'{"schema":1e999}',
+        b" " * 2**25,
+    ):
+        path.write_bytes(junk)
+        with pytest.raises((Corrupt, UnsupportedSchema), match=r"refs/main/000000000000\.json"):
+            store.head("main")
+    with pytest.raises(ValueError, match="commit's name"):
+        store.load(Commit("../../x", "0" * 64, 0))
+
+
+@pytest.mark.parametrize("what", ["link", "pipe", "folder"])
+def test_what_is_no_file_is_refused(tmp_path: Path, what: str) -> None:
+    store = new_store(tmp_path / "s.zarr")
+    ref = store.commit(Snapshot(3, tokens=np.arange(3)), parent=None)
+    for path in (tmp_path / "s.zarr").rglob("*"):
+        if path.is_dir() or path.name == ".lock":
+            continue
+        aside = tmp_path / "aside"
+        path.rename(aside)
+        if what == "link":
+            path.symlink_to(aside)
+        elif what == "pipe":
+            os.mkfifo(path)  # opening one waits for a writer, unless care is taken
+        else:
+            path.mkdir()
+        with pytest.raises(Corrupt, match=path.name):
+            DirectoryStore.open(tmp_path / "s.zarr").verify(ref if "commits" in str(path) else None)
+        path.rmdir() if what == "folder" else path.unlink()
+        aside.rename(path)
+    store.verify()
+
+
+def test_linked_folders_are_not_written_through(tmp_path: Path) -> None:
+    store = new_store(tmp_path / "s.zarr")
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "s.zarr" / "refs" / "main").symlink_to(tmp_path / "outside")
+    with pytest.raises(Corrupt, match="a link"):
+        store.commit(Snapshot(0), parent=None)
+    with pytest.raises(Corrupt, match="a link"):
+        store.writer().__enter__()
+    assert list((tmp_path / "outside").iterdir()) == []
+    assert list((tmp_path / "s.zarr" / "commits").iterdir()) == []
+    (tmp_path / "s.zarr" / "refs").rename(tmp_path / "refs")
+    (tmp_path / "s.zarr" / "refs").symlink_to(tmp_path / "refs")
+    with pytest.raises(Corrupt, match="refs"):
+        DirectoryStore.open(tmp_path / "s.zarr")
+
+
+@pytest.mark.parametrize("where", ["session.json", "ref", "commit"])
+def test_unknown_schema(tmp_path: Path, where: str) -> None:
+    store = new_store(tmp_path / "s.zarr")
+    ref = store.commit(Snapshot(0), parent=None)
+    if where == "commit":
+        ref = forge(store, ref, {"schema": 7})
+    else:
+        path = tmp_path / "s.zarr" / ("refs/main/000000000000.json" if where == "ref" else where)
+        path.write_bytes(sealed({**json.loads(path.read_text()), "schema": 7}))
+    with pytest.raises(UnsupportedSchema, match=r"schema 7 is not supported; this version reads 1"):
+        DirectoryStore.open(tmp_path / "s.zarr").load(
+            ref if where == "commit" else store.head("main")
+        )
