@@ -8,7 +8,6 @@ import errno
 import fcntl
 import os
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 from memory_store.canonical import parse, sealed, unsealed
@@ -63,12 +62,12 @@ class Refs:
         """The refs of `branch`, oldest first.
 
         Raises:
-            Corrupt: one is damaged, or missing between others.
+            Corrupt: one is damaged, or missing before others.
         """
         numbers = self._numbers(branch)
-        for before, after in pairwise(numbers):
-            if after != before + 1:
-                path = ref_file(branch_folder(self._root, branch), before + 1)
+        for expected, number in enumerate(numbers):
+            if number != expected:
+                path = ref_file(branch_folder(self._root, branch), expected)
                 raise Corrupt(f"{path}: missing. Restore the file from a copy.")
         return [self.read(branch, number) for number in numbers]
 

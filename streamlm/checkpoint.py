@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
+from torch import Tensor
 
 from streamlm.config import ModelConfig
 from streamlm.model import Model
@@ -43,6 +44,14 @@ class Checkpoint:
             "architecture": hashlib.sha256(config.encode()).hexdigest(),
             "tokenizer": self.tokenizer.fingerprint,
         }
+
+    @cached_property
+    def silent(self) -> Tensor:
+        """[V] bool, True for ids that are never written: bos and the like, and unused ones."""
+        silent = torch.ones(self.model.config.vocab_size, dtype=torch.bool)
+        lengths = torch.from_numpy(self.tokenizer.token_lengths.copy())
+        silent[: len(lengths)] = lengths == 0
+        return silent.to(self.model.device)
 
 
 def _digest_of(model: Model) -> str:

@@ -27,7 +27,6 @@ def language_model_loss(logits: Tensor, targets: Tensor) -> Tensor:
 def compression_loss(model: Model, eviction: Eviction) -> Tensor:
     """The configured compression loss of one commit, a scalar; 0 where nothing is to be trained."""
     kind = model.config.compression_loss
-    # Rows with nothing evicted yet must not weigh on those that have something.
     if kind in ("none", "bptt"):
         return eviction.compressed.new_zeros(())
     if kind == "auto-encoding":
@@ -41,31 +40,30 @@ def attention_reconstruction(model: Model, eviction: Eviction) -> Tensor:
     Content attention only, as in Algorithm 2: no u, w, positions or causal mask, and before W_o.
     """
     rows = eviction.real.any(dim=1)  # [B]
+    # Rows with nothing evicted get weight 0; they attend to empty slots only to stay finite.
+    evicted_mask = (eviction.real | ~rows[:, None])[:, None, None]  # [B, 1, 1, T]
+    compressed_mask = (eviction.real_compressed | ~rows[:, None])[:, None, None]
     total = eviction.compressed.new_zeros(())
-    if not bool(rows.any()):
-        return total
-    evicted_mask = eviction.real[rows][:, None, None]  # [B', 1, 1, T]
-    compressed_mask = eviction.real_compressed[rows][:, None, None]
     for index, module in enumerate(model.layers):
         layer = cast(Layer, module)
-        query = _detached(layer, eviction.queries[index][rows], "query")
-        wanted = _content(layer, query, eviction.evicted[index][rows], evicted_mask)
-        got = _content(layer, query, eviction.compressed[index][rows], compressed_mask)
-        total = total + F.mse_loss(got, wanted.detach())
-    return total / len(model.layers)
+        query = _detached(layer, eviction.queries[index], "query")
+        with torch.no_grad():
+            wanted = _content(layer, query, eviction.evicted[index], evicted_mask)
+        got = _content(layer, query, eviction.compressed[index], compressed_mask)
+        per_row = (got - wanted).square().mean(dim=(1, 2, 3))  # [B, H, T, E] → [B]
+        total = total + (per_row * rows).sum()
+    return total / (len(model.layers) * rows.sum().clamp(min=1))
 
 
 def auto_encoding(model: Model, eviction: Eviction) -> Tensor:
     """Mean squared error of the evicted slots rebuilt from the compressed ones."""
     real = eviction.real[..., None]  # [B, T, 1]
     total = eviction.compressed.new_zeros(())
-    if not bool(real.any()):
-        return total
     width = eviction.evicted.shape[-1]
     for index, decoder in enumerate(model.decoders):
         rebuilt = decoder(eviction.compressed[index]).unflatten(2, (-1, width)).flatten(1, 2)
         total = total + ((rebuilt - eviction.evicted[index]) ** 2 * real).sum()
-    return total / (len(model.decoders) * real.sum() * width)
+    return total / (len(model.decoders) * real.sum().clamp(min=1) * width)
 
 
 def _detached(layer: Layer, slots: Tensor, projection: str) -> Tensor:

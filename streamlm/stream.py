@@ -16,6 +16,9 @@ from streamlm.model import Model
 from streamlm.state import State
 
 
+SHORT_LIST = 512  # tokens ranked before a full sort is tried
+
+
 @torch.no_grad()
 def advance(model: Model, tokens: Tensor, state: State) -> tuple[Tensor, State]:
     """Read any number of tokens, closing segments where they end.
@@ -117,21 +120,18 @@ class Sampling:
             greedy[logits.argmax()] = 1.0
             return greedy
         # Subtracting the maximum first keeps a tiny temperature from overflowing.
-        ranked, order = (
-            ((logits - logits.max()) / self.temperature)
-            .softmax(0)
-            .sort(descending=True, stable=True)
-        )
-        kept = torch.ones_like(ranked, dtype=torch.bool)
-        if self.top_k:
-            kept[self.top_k :] = False
-        ranked = ranked * kept / (ranked * kept).sum()
+        shares = ((logits - logits.max()) / self.temperature).softmax(0)
+        limit = min(self.top_k or len(shares), len(shares))
+        # The nucleus is nearly always small, and finding a few hundred is far cheaper than sorting.
+        ranked, order = shares.topk(min(limit, SHORT_LIST))
+        if limit > len(ranked) and (self.top_k or float(ranked.sum()) <= self.top_p):
+            ranked, order = shares.topk(limit)
+        mass = ranked.sum() if self.top_k else 1.0  # top_p counts within what top_k left
         before = ranked.cumsum(0) - ranked
-        kept &= (before < self.top_p) & (ranked >= self.min_p * ranked[0])
+        kept = (before < self.top_p * mass) & (ranked >= self.min_p * ranked[0])
         kept[0] = True
-        ranked = ranked * kept
-        result = torch.zeros_like(ranked)
-        result[order] = ranked / ranked.sum()
+        result = torch.zeros_like(shares)
+        result[order[kept]] = ranked[kept] / ranked[kept].sum()
         return result
 
 

@@ -142,12 +142,7 @@ class TextStream:
         model, tokenizer = checkpoint.model, checkpoint.tokenizer
         tokens = torch.tensor([[self.pending]], device=model.device)
         hidden, state = advance(model, tokens, self.state)
-        silent = torch.from_numpy(tokenizer.token_lengths == 0)  # bos and the like are no text
-        logits = model.logits(hidden)[0].cpu()
-        logits = logits.masked_fill(
-            torch.nn.functional.pad(silent, (0, logits.shape[0] - silent.shape[0]), value=True),
-            -math.inf,
-        )
+        logits = model.logits(hidden)[0].masked_fill(checkpoint.silent, -math.inf)
         bits = np.random.PCG64()
         bits.state = cast(Any, dict(self.random))
         chosen = sample(logits, sampling, random=np.random.Generator(bits), recent=self.recent)

@@ -110,6 +110,9 @@ class Trainer:
         self.folder, self.device = Path(folder), choose_device(device)
         torch.manual_seed(config.seed)
         self.model = Model(model_config).to(self.device)
+        self._compression = self.model.compression_parameters()
+        apart = set(map(id, self._compression))
+        self._backbone = [p for p in self.model.parameters() if id(p) not in apart]
         self.step = self.tokens = 0
         self.optimizer = torch.optim.AdamW(
             self._parameter_groups(), betas=(config.beta1, config.beta2), fused=True
@@ -236,7 +239,10 @@ class Trainer:
                 self.tokens += n_tokens
             loss.backward()
             self.states[index] = state.detach()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
+        # Clipped apart: the compression loss must not shorten the language model's steps.
+        norm = torch.nn.utils.clip_grad_norm_(self._backbone, config.clip)
+        if self._compression:
+            torch.nn.utils.clip_grad_norm_(self._compression, config.clip)
         if bool(torch.isfinite(norm)):
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

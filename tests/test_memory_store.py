@@ -1,11 +1,9 @@
 """The memory store: what is committed is loaded, bit for bit, and every rule is enforced."""
 
-import json
 import math
 import os
 import subprocess
 import sys
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,9 +24,8 @@ from memory_store import (
     StoreError,
     Window,
 )
-from memory_store.canonical import canonical, sha256
 from memory_store.manifest import MAX_WINDOW
-from memory_store.zarrformat import FILL, array_document
+from memory_store.zarrformat import FILL
 from tests.stores import (
     FINGERPRINTS,
     ROOT,
@@ -185,82 +182,6 @@ def test_damage_ends_at_the_next_commit(tmp_path: Path) -> None:
     assert_equal(store.load(second), snapshot)
     with pytest.raises(Corrupt, match="memory"):
         store.load(first)
-
-
-# --- the format
-
-
-def test_zarr_reads_and_writes_the_same(tmp_path: Path) -> None:
-    import zarr
-    from zarr.codecs import Crc32cCodec
-
-    store, stream = new_store(tmp_path / "s.zarr"), Stream()
-    stream.read(8, memory=8, compressed=2)
-    snapshot = stream.snapshot()
-    small = {f"a-{dtype}": np.ones((2, 3), dtype) for dtype in FILL}
-    snapshot = replace(snapshot, arrays={**snapshot.arrays, **small, "scalar": np.array(3.5)})
-    ref = store.commit(snapshot, parent=None)
-
-    folder = tmp_path / "s.zarr" / "commits" / ref.commit.name
-    for name, array in snapshot.arrays.items():
-        assert_same_bits(np.asarray(store.group(ref)[name]), array)
-        theirs = zarr.create_array(
-            tmp_path / "zarr" / name,
-            shape=array.shape,
-            dtype=array.dtype,
-            chunks=array.shape,
-            compressors=Crc32cCodec(),
-            fill_value=0,
-            chunk_key_encoding={"name": "default", "separator": "."},
-            config={"write_empty_chunks": True},
-        )
-        theirs[...] = array
-        document = json.loads((tmp_path / "zarr" / name / "zarr.json").read_text())
-        assert document == array_document(array.shape, array.dtype.name), name
-        ours = files(folder / name)
-        assert json.loads(ours.pop("zarr.json")) == document
-        assert ours == {k: v for k, v in files(tmp_path / "zarr" / name).items() if "json" not in k}
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that consolidated metadata is not in the specification
-        plain = zarr.open_group(folder, mode="r", use_consolidated=False)
-        consolidated = zarr.open_group(folder, mode="r", use_consolidated=True)
-    assert set(plain.array_keys()) == {*snapshot.arrays, *snapshot.windows, "tokens"}
-    assert set(consolidated.array_keys()) == set(plain.array_keys())
-    assert plain.attrs["position"] == 8
-
-
-def test_the_id_chain(tmp_path: Path) -> None:
-    store, stream, ref = new_store(tmp_path / "s.zarr"), Stream(), None
-    for _ in range(3):
-        stream.read(4, memory=4)
-        before, ref = ref, store.commit(stream.snapshot(), parent=ref)
-        path = tmp_path / "s.zarr" / "commits" / ref.commit.name / "zarr.json"
-        attributes = json.loads(path.read_text())["attributes"]
-        assert sha256(canonical(attributes)) == ref.commit.id
-        assert attributes["parent"] == (
-            before
-            and {
-                "commit": before.commit.name,
-                "id": before.commit.id,
-                "position": before.position,
-            }
-        )
-
-
-def test_importing_and_using_it_is_light(tmp_path: Path) -> None:
-    code = """
-import sys
-import tracemalloc
-from memory_store import DirectoryStore, Snapshot
-store = DirectoryStore.create(sys.argv[1])
-store.load(store.commit(Snapshot(0), parent=None))
-print(*sorted({name.split(".")[0] for name in sys.modules}))
-"""
-    arguments = [sys.executable, "-c", code, str(tmp_path / "s.zarr")]
-    out = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert "memory_store" in out.split()
-    assert not {"zarr", "torch", "streamlm"} & set(out.split())
 
 
 # --- branches
@@ -545,53 +466,3 @@ for write in (
         for folder in [base, path, *(p for p in path.rglob("*") if p.is_dir())]:
             folder.chmod(0o755)
     assert files(path) == before
-
-
-# --- what is refused
-
-
-def ones(*shape: int, dtype: Any = np.uint16) -> np.ndarray:
-    return np.ones(shape, dtype)
-
-
-@pytest.mark.parametrize(
-    ("snapshot", "message"),
-    [
-        (Snapshot(-1), "position -1"),
-        (Snapshot(2.0), "position 2.0"),  # type: ignore[arg-type]
-        (Snapshot(10**12), "position 10"),
-        (Snapshot(0, {"w": Window(ones(2, 3), 2, 3, 3)}), "axis 2"),
-        (Snapshot(0, {"w": Window(ones(2, 3), -1, 3, 3)}), "axis -1"),
-        (Snapshot(0, {"w": Window(ones(2, 3), 1, 2, 3)}), "3 slots, but end is 2"),
-        (Snapshot(0, {"w": Window(ones(2, 3), 1, 9, 2)}), "capacity 2"),
-        (Snapshot(0, {"w": Window([[1]], 1, 9, 2)}), "list"),  # type: ignore[arg-type]
-        (Snapshot(0, arrays={"../w": ones(1)}), r"'\.\./w'"),
-        (Snapshot(0, arrays={"": ones(1)}), "array name ''"),
-        (Snapshot(0, arrays={"zarr.json": ones(1)}), "zarr.json"),
-        (Snapshot(0, arrays={"tokens": ones(1)}), "'tokens' is taken"),
-        (Snapshot(0, {"w": Window(ones(1), 0, 1, 1)}, {"W": ones(1)}), "'W' is taken"),
-        (Snapshot(0, arrays={"a": np.array([object()])}), "dtype object"),
-        (Snapshot(0, arrays={"a": np.array(["x"])}), "dtype <U1"),
-        (Snapshot(0, arrays={"a": np.zeros(2, "c8")}), "dtype complex64"),
-        (Snapshot(0, arrays={"a": [1]}), "list"),  # type: ignore[dict-item]
-        (Snapshot(1), "0 tokens lead from the parent's position 0 to 0, not to position 1"),
-        (Snapshot(1, tokens=np.arange(2)), "2 tokens lead"),
-        (Snapshot(1, tokens=np.array([[1]])), "one-dimensional"),
-        (Snapshot(1, tokens=np.array([1.0])), "integers"),
-        (Snapshot(1, tokens=np.array([2**31])), "int32"),
-        (Snapshot(0, attributes={"x": math.nan}), "nan"),
-        (Snapshot(0, attributes={"x": [{"y": math.inf}]}), r"attributes\['x'\]\[0\]\['y'\] is inf"),
-        (Snapshot(0, attributes={"x": ones(1)}), "ndarray"),  # type: ignore[dict-item]
-        (Snapshot(0, attributes={"x": np.float64(1)}), "float64"),
-        (Snapshot(0, attributes={"x": b"1"}), "bytes"),
-        (Snapshot(0, attributes={"x": {1: 2}}), "key 1"),  # type: ignore[dict-item]
-        (Snapshot(0, attributes={"x": "y" * 9_000_000}), "9000008 bytes"),
-    ],
-)
-def test_snapshots_that_break_the_rules(tmp_path: Path, snapshot: Snapshot, message: str) -> None:
-    store = new_store(tmp_path / "s.zarr")
-    parent = store.commit(Snapshot(0), parent=None)
-    before = files(tmp_path)
-    with pytest.raises(ValueError, match=message):
-        store.commit(snapshot, parent=parent)
-    assert files(tmp_path) == before

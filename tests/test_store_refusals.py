@@ -1,6 +1,7 @@
-"""The memory store and content that lies: refused before it can do harm."""
+"""What the memory store refuses: snapshots against the rules, and content that lies."""
 
 import json
+import math
 import os
 import tracemalloc
 from dataclasses import replace
@@ -10,9 +11,56 @@ from typing import Any
 import numpy as np
 import pytest
 
-from memory_store import Commit, Corrupt, DirectoryStore, Ref, Snapshot, UnsupportedSchema
+from memory_store import Commit, Corrupt, DirectoryStore, Ref, Snapshot, UnsupportedSchema, Window
 from memory_store.canonical import canonical, sealed, sha256
-from tests.stores import Stream, new_store
+from tests.stores import Stream, files, new_store
+
+
+def ones(*shape: int, dtype: Any = np.uint16) -> np.ndarray:
+    return np.ones(shape, dtype)
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "message"),
+    [
+        (Snapshot(-1), "position -1"),
+        (Snapshot(2.0), "position 2.0"),  # type: ignore[arg-type]
+        (Snapshot(10**12), "position 10"),
+        (Snapshot(0, {"w": Window(ones(2, 3), 2, 3, 3)}), "axis 2"),
+        (Snapshot(0, {"w": Window(ones(2, 3), -1, 3, 3)}), "axis -1"),
+        (Snapshot(0, {"w": Window(ones(2, 3), 1, 2, 3)}), "3 slots, but end is 2"),
+        (Snapshot(0, {"w": Window(ones(2, 3), 1, 9, 2)}), "capacity 2"),
+        (Snapshot(0, {"w": Window([[1]], 1, 9, 2)}), "list"),  # type: ignore[arg-type]
+        (Snapshot(0, arrays={"../w": ones(1)}), r"'\.\./w'"),
+        (Snapshot(0, arrays={"": ones(1)}), "array name ''"),
+        (Snapshot(0, arrays={"zarr.json": ones(1)}), "zarr.json"),
+        (Snapshot(0, arrays={"tokens": ones(1)}), "'tokens' is taken"),
+        (Snapshot(0, {"w": Window(ones(1), 0, 1, 1)}, {"W": ones(1)}), "'W' is taken"),
+        (Snapshot(0, arrays={"a": np.array([object()])}), "dtype object"),
+        (Snapshot(0, arrays={"a": np.array(["x"])}), "dtype <U1"),
+        (Snapshot(0, arrays={"a": np.zeros(2, "c8")}), "dtype complex64"),
+        (Snapshot(0, arrays={"a": [1]}), "list"),  # type: ignore[dict-item]
+        (Snapshot(1), "0 tokens lead from the parent's position 0 to 0, not to position 1"),
+        (Snapshot(1, tokens=np.arange(2)), "2 tokens lead"),
+        (Snapshot(1, tokens=np.array([[1]])), "one-dimensional"),
+        (Snapshot(1, tokens=np.array([1.0])), "integers"),
+        (Snapshot(1, tokens=np.array([2**31])), "int32"),
+        (Snapshot(0, attributes={"x": math.nan}), "nan"),
+        (Snapshot(0, attributes={"x": [{"y": math.inf}]}), r"attributes\['x'\]\[0\]\['y'\] is inf"),
+        (Snapshot(0, attributes={"x": ones(1)}), "ndarray"),  # type: ignore[dict-item]
+        (Snapshot(0, attributes={"x": np.float64(1)}), "float64"),
+        (Snapshot(0, attributes={"x": b"1"}), "bytes"),
+        (Snapshot(0, attributes={"x": {1: 2}}), "key 1"),  # type: ignore[dict-item]
+        (Snapshot(0, attributes={"x": "y" * 9_000_000}), "9000008 bytes"),
+    ],
+)
+def test_snapshots_that_break_the_rules(tmp_path: Path, snapshot: Snapshot, message: str) -> None:
+    store = new_store(tmp_path / "s.zarr")
+    parent = store.commit(Snapshot(0), parent=None)
+    before = files(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        store.commit(snapshot, parent=parent)
+    assert files(tmp_path) == before
 
 
 def forge(store: DirectoryStore, ref: Ref, changes: dict[str, Any]) -> Ref:

@@ -1,0 +1,87 @@
+"""The memory store's files: plain Zarr v3, chained by ids, read without Zarr."""
+
+import json
+import subprocess
+import sys
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from memory_store.canonical import canonical, sha256
+from memory_store.zarrformat import FILL, array_document
+from tests.stores import ROOT, Stream, assert_same_bits, files, new_store
+
+
+def test_zarr_reads_and_writes_the_same(tmp_path: Path) -> None:
+    import zarr
+    from zarr.codecs import Crc32cCodec
+
+    store, stream = new_store(tmp_path / "s.zarr"), Stream()
+    stream.read(8, memory=8, compressed=2)
+    snapshot = stream.snapshot()
+    small = {f"a-{dtype}": np.ones((2, 3), dtype) for dtype in FILL}
+    snapshot = replace(snapshot, arrays={**snapshot.arrays, **small, "scalar": np.array(3.5)})
+    ref = store.commit(snapshot, parent=None)
+
+    folder = tmp_path / "s.zarr" / "commits" / ref.commit.name
+    for name, array in snapshot.arrays.items():
+        assert_same_bits(np.asarray(store.group(ref)[name]), array)
+        theirs = zarr.create_array(
+            tmp_path / "zarr" / name,
+            shape=array.shape,
+            dtype=array.dtype,
+            chunks=array.shape,
+            compressors=Crc32cCodec(),
+            fill_value=0,
+            chunk_key_encoding={"name": "default", "separator": "."},
+            config={"write_empty_chunks": True},
+        )
+        theirs[...] = array
+        document = json.loads((tmp_path / "zarr" / name / "zarr.json").read_text())
+        assert document == array_document(array.shape, array.dtype.name), name
+        ours = files(folder / name)
+        assert json.loads(ours.pop("zarr.json")) == document
+        assert ours == {k: v for k, v in files(tmp_path / "zarr" / name).items() if "json" not in k}
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that consolidated metadata is not in the specification
+        plain = zarr.open_group(folder, mode="r", use_consolidated=False)
+        consolidated = zarr.open_group(folder, mode="r", use_consolidated=True)
+    assert set(plain.array_keys()) == {*snapshot.arrays, *snapshot.windows, "tokens"}
+    assert set(consolidated.array_keys()) == set(plain.array_keys())
+    assert plain.attrs["position"] == 8
+
+
+def test_the_id_chain(tmp_path: Path) -> None:
+    store, stream, ref = new_store(tmp_path / "s.zarr"), Stream(), None
+    for _ in range(3):
+        stream.read(4, memory=4)
+        before, ref = ref, store.commit(stream.snapshot(), parent=ref)
+        path = tmp_path / "s.zarr" / "commits" / ref.commit.name / "zarr.json"
+        attributes = json.loads(path.read_text())["attributes"]
+        assert sha256(canonical(attributes)) == ref.commit.id
+        assert attributes["parent"] == (
+            before
+            and {
+                "commit": before.commit.name,
+                "id": before.commit.id,
+                "position": before.position,
+            }
+        )
+
+
+def test_importing_and_using_it_is_light(tmp_path: Path) -> None:
+    code = """
+import sys
+import tracemalloc
+from memory_store import DirectoryStore, Snapshot
+store = DirectoryStore.create(sys.argv[1])
+store.load(store.commit(Snapshot(0), parent=None))
+print(*sorted({name.split(".")[0] for name in sys.modules}))
+"""
+    arguments = [sys.executable, "-c", code, str(tmp_path / "s.zarr")]
+    out = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "memory_store" in out.split()
+    assert not {"zarr", "torch", "streamlm"} & set(out.split())
