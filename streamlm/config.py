@@ -36,20 +36,33 @@ class _Config:
             raise ValueError(
                 f"{cls.__name__} has no {', '.join(unknown)}; it knows {', '.join(sorted(known))}"
             )
-        for name, value in values.items():
-            wanted: Any = known[name].type
-            good = isinstance(value, wanted)
-            if wanted is float:
-                good = isinstance(value, (int, float)) and not isinstance(value, bool)
-            elif wanted is int:
-                good = isinstance(value, int) and not isinstance(value, bool)
-            if not good:
-                raise ValueError(f"{name} = {value!r}; allowed: a value of type {wanted.__name__}")
+        missing = [
+            name
+            for name, field in known.items()
+            if field.default is dataclasses.MISSING and name not in values
+        ]
+        if missing:
+            raise ValueError(f"{cls.__name__} needs {', '.join(missing)}")
         return cls(**values)
+
+    def _check_types(self) -> None:
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            name, value, wanted = field.name, getattr(self, field.name), field.type
+            assert isinstance(wanted, type)
+            kinds = (int, float) if wanted is float else wanted
+            good = isinstance(value, kinds) and isinstance(value, bool) == (wanted is bool)
+            _require(good, name, value, f"a value of type {wanted.__name__}")
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        """Read a JSON file; ValueError names it if it is damaged."""
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged: {error}") from None
+        if not isinstance(values, dict):
+            raise ValueError(f"{path} is damaged: it holds no JSON object")
+        return cls.from_dict(values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +106,7 @@ class ModelConfig(_Config):
     init_std: float = 0.02
 
     def __post_init__(self) -> None:
+        self._check_types()
         for name in ("vocab_size", "n_layers", "d_model", "n_heads", "head_dim", "d_ff"):
             value = getattr(self, name)
             _require(value >= 1, name, value, "an integer of at least 1")
@@ -189,6 +203,7 @@ class TrainConfig(_Config):
     eval_tokens: int = 100_000
 
     def __post_init__(self) -> None:
+        self._check_types()
         for name in (
             "steps",
             "batch_size",

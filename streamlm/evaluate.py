@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -13,6 +13,19 @@ from streamlm.model import Model
 
 
 @dataclass(frozen=True)
+class DocumentSums:
+    """What was read of one document; all 0 where nothing was."""
+
+    nats: float
+    tokens: int
+    n_bytes: int
+
+    @property
+    def bits_per_byte(self) -> float:
+        return self.nats / math.log(2) / self.n_bytes
+
+
+@dataclass(frozen=True)
 class EvalReport:
     """Sums over all documents, each read from its first token with an empty memory.
 
@@ -20,6 +33,9 @@ class EvalReport:
         nats: total negative log-likelihood; tokens, n_bytes, words: what it is spread over.
         position_nats, position_tokens: the same sums by place in the document; bin i holds places
             from 2^i (0 in the first bin) to 2^(i+1).
+        documents: the same sums for each document, in the order of the corpus.
+        losses: nats of every token, one float32 array per document, NaN where it was not read;
+            only where they were asked for.
     """
 
     nats: float
@@ -28,6 +44,8 @@ class EvalReport:
     words: int
     position_nats: list[float]
     position_tokens: list[int]
+    documents: list[DocumentSums] = field(default_factory=list, repr=False)
+    losses: list[np.ndarray] | None = field(default=None, repr=False)
 
     @property
     def bits_per_byte(self) -> float:
@@ -54,6 +72,7 @@ def evaluate(
     batch_size: int = 16,
     max_tokens: int | None = None,
     memory: bool = True,
+    details: bool = False,
     progress: Callable[[int], None] = lambda tokens: None,
 ) -> EvalReport:
     """Read every document side by side with others and add up what the model says of it.
@@ -62,6 +81,7 @@ def evaluate(
         token_lengths: bytes of each id (`Tokenizer.token_lengths`).
         max_tokens: stop after about so many; None reads everything.
         memory: False empties the memory before every segment: the control without recurrence.
+        details: also keep the loss of every token (4 bytes each).
         progress: called with the number of tokens of each batch.
     """
     was_training = model.training
@@ -70,8 +90,9 @@ def evaluate(
         corpus, min(batch_size, len(corpus)), segment_len=model.config.segment_len, bos=bos
     )
     state = model.init_state(len(batches.document))
-    nats, tokens, n_bytes = 0.0, 0, 0
     bins, counts = np.zeros(64), np.zeros(64, dtype=np.int64)
+    nats, tokens, n_bytes = (np.zeros(len(corpus)) for _ in range(3))  # by document
+    kept = [np.full(n, np.nan, np.float32) for n in np.diff(corpus.offsets)] if details else None
     for batch in batches:
         begins = batch.begins if memory else torch.ones_like(batch.begins)
         if bool(begins.any()):
@@ -90,14 +111,35 @@ def evaluate(
         which = np.log2(np.maximum(places[scored], 1)).astype(int)
         bins += np.bincount(which, losses[scored], minlength=64)
         counts += np.bincount(which, minlength=64)
-        nats += float(losses[scored].sum())
-        tokens += int(scored.sum())
-        n_bytes += int(token_lengths[targets[scored]].sum())
+        whose = np.broadcast_to(batch.document[:, None], targets.shape)[scored]
+        for sums, weights in (
+            (nats, losses[scored]),
+            (tokens, None),
+            (n_bytes, token_lengths[targets[scored]]),
+        ):
+            sums += np.bincount(whose, weights, minlength=len(corpus))
+        if kept is not None:
+            for row, document in enumerate(batch.document):
+                found = losses[row, scored[row]]
+                kept[document][places[row, 0] : places[row, 0] + len(found)] = found
         progress(int(scored.sum()))
-        if max_tokens is not None and tokens >= max_tokens:
+        if max_tokens is not None and tokens.sum() >= max_tokens:
             break
     model.train(was_training)
-    whole = tokens == len(corpus.tokens)
-    words = corpus.n_words if whole else max(1, round(corpus.n_words * n_bytes / corpus.n_bytes))
+    n, size = int(tokens.sum()), int(n_bytes.sum())
+    whole = n == len(corpus.tokens)
+    words = corpus.n_words if whole else max(1, round(corpus.n_words * size / corpus.n_bytes))
     last = int(counts.nonzero()[0].max()) + 1
-    return EvalReport(nats, tokens, n_bytes, words, bins[:last].tolist(), counts[:last].tolist())
+    return EvalReport(
+        nats=float(nats.sum()),
+        tokens=n,
+        n_bytes=size,
+        words=words,
+        position_nats=bins[:last].tolist(),
+        position_tokens=counts[:last].tolist(),
+        documents=[
+            DocumentSums(float(a), int(b), int(c))
+            for a, b, c in zip(nats, tokens, n_bytes, strict=True)
+        ],
+        losses=kept,
+    )

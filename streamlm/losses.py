@@ -15,7 +15,7 @@ from streamlm.model import Eviction, Layer, Model
 
 
 def language_model_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Summed negative log-likelihood in nats; targets below 0 are not scored.
+    """Summed negative log-likelihood in nats; targets of -100 are not scored.
 
     Args:
         logits: [..., V]; targets: [...] ids.

@@ -15,7 +15,6 @@ from torch import Tensor
 from streamlm.model import Model
 from streamlm.state import State
 
-
 SHORT_LIST = 512  # tokens ranked before a full sort is tried
 
 
@@ -29,7 +28,7 @@ def advance(model: Model, tokens: Tensor, state: State) -> tuple[Tensor, State]:
     Returns:
         The output layer's input after the last token, [B, D], and the state.
     """
-    hidden = None
+    hidden, state = None, _close(model, state)
     for piece in _pieces(model, tokens, state):
         hidden, state = model.hidden(piece, state)
         state = _close(model, state)
@@ -48,7 +47,10 @@ def score(model: Model, tokens: Tensor, targets: Tensor, state: State) -> tuple[
     Returns:
         Log-probabilities in nats, [B, n] float32, and the state.
     """
-    found = []
+    if tokens.shape != targets.shape:
+        given = f"{tuple(targets.shape)} for tokens of shape {tuple(tokens.shape)}"
+        raise ValueError(f"targets of shape {given}; allowed: the same shape")
+    found, state = [], _close(model, state)
     for piece, wanted in zip(
         _pieces(model, tokens, state), _pieces(model, targets, state), strict=True
     ):
@@ -95,11 +97,7 @@ class Sampling:
         limits = (
             ("repetition_penalty", 0 < self.repetition_penalty <= 100, "above 0, at most 100"),
             ("temperature", 0 <= self.temperature <= 100, "0 (greedy) to 100"),
-            (
-                "top_k",
-                self.top_k >= 0 and self.top_k == int(self.top_k),
-                "0 (off) or more",
-            ),
+            ("top_k", self.top_k >= 0 and self.top_k % 1 == 0, "a whole number, 0 (off) or more"),
             ("top_p", 0 < self.top_p <= 1, "above 0, at most 1 (off)"),
             ("min_p", 0 <= self.min_p <= 1, "0 (off) to 1"),
         )
@@ -121,7 +119,7 @@ class Sampling:
             return greedy
         # Subtracting the maximum first keeps a tiny temperature from overflowing.
         shares = ((logits - logits.max()) / self.temperature).softmax(0)
-        limit = min(self.top_k or len(shares), len(shares))
+        limit = min(int(self.top_k) or len(shares), len(shares))
         # The nucleus is nearly always small, and finding a few hundred is far cheaper than sorting.
         ranked, order = shares.topk(min(limit, SHORT_LIST))
         if limit > len(ranked) and (self.top_k or float(ranked.sum()) <= self.top_p):

@@ -25,6 +25,11 @@ from streamlm.state import State
 from tokenizer import Tokenizer
 
 STATE_FIELDS = ("past", "segment", "usage", "filled", "position")
+# What may differ when a run is resumed; everything else would make it another run.
+MAY_CHANGE = {
+    *("steps", "learning_rate", "min_learning_rate", "warmup_steps", "compile"),
+    *("checkpoint_steps", "eval_steps", "log_steps", "eval_tokens"),
+}
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,10 @@ class Recipe:
     @classmethod
     def load(cls, path: str | Path) -> "Recipe":
         """Read and check a recipe; ValueError or FileNotFoundError says what is wrong in it."""
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        try:
+            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is no TOML: {error}") from None
         data = values.get("data", {})
         wanted = {"tokenizer", "train", "valid"}
         if set(values) - {"data", "model", "train"} or set(data) != wanted:
@@ -53,14 +61,16 @@ class Recipe:
             )
         return cls(
             tokenizer=Path(data["tokenizer"]),
-            train_files=_expand(data["train"]),
-            valid_files=_expand(data["valid"]),
+            train_files=_expand("train", data["train"]),
+            valid_files=_expand("valid", data["valid"]),
             model=dict(values.get("model", {})),
             train=TrainConfig.from_dict(values.get("train", {})),
         )
 
 
-def _expand(patterns: list[str]) -> list[Path]:
+def _expand(name: str, patterns: Any) -> list[Path]:
+    if not isinstance(patterns, list) or not all(isinstance(item, str) for item in patterns):
+        raise ValueError(f"{name} = {patterns!r}; allowed: a list of files or glob patterns")
     files: list[Path] = []
     for pattern in patterns:
         found = sorted(Path().glob(pattern)) if not Path(pattern).is_absolute() else [Path(pattern)]
@@ -241,9 +251,8 @@ class Trainer:
             self.states[index] = state.detach()
         # Clipped apart: the compression loss must not shorten the language model's steps.
         norm = torch.nn.utils.clip_grad_norm_(self._backbone, config.clip)
-        if self._compression:
-            torch.nn.utils.clip_grad_norm_(self._compression, config.clip)
-        if bool(torch.isfinite(norm)):
+        apart = torch.nn.utils.clip_grad_norm_(self._compression, config.clip)
+        if bool(torch.isfinite(norm + apart)):
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         nats, n_bytes, auxiliary, n_tokens = sums.tolist()
@@ -287,8 +296,8 @@ class Trainer:
         }
         torch.save(training, fresh / "training.pt")
         last, old = self.folder / "last", self.folder / ".last-old"
-        shutil.rmtree(old, ignore_errors=True)
-        if last.exists():
+        if last.exists():  # else `old` is all there is, until `fresh` is in place
+            shutil.rmtree(old, ignore_errors=True)
             os.replace(last, old)
         os.replace(fresh, last)
         shutil.rmtree(old, ignore_errors=True)
@@ -299,7 +308,7 @@ class Trainer:
         Raises:
             FileNotFoundError: nothing was saved there.
             ValueError: it was saved under another configuration; `steps` and the learning rates may
-                change, as may how often to save, evaluate and log.
+                change, as may `compile` and how often to save, evaluate and log.
         """
         last = self.folder / "last"
         if not last.exists() and (self.folder / ".last-old").exists():
@@ -309,11 +318,10 @@ class Trainer:
                 f"nothing to resume in {self.folder}: it has no last/training.pt"
             )
         saved = torch.load(last / "training.pt", weights_only=True, map_location=self.device)
-        fixed = ("batch_size", "accumulate", "unroll", "seed", "precision")
-        for name in fixed:
-            if saved["config"][name] != getattr(self.config, name):
+        for name, value in self.config.to_dict().items():
+            if name not in MAY_CHANGE and saved["config"][name] != value:
                 raise ValueError(
-                    f"{name} = {getattr(self.config, name)!r}, but the run in {self.folder} was "
+                    f"{name} = {value!r}, but the run in {self.folder} was "
                     f"begun with {saved['config'][name]!r}"
                 )
         found = ModelConfig.load(last / "config.json")
@@ -340,13 +348,19 @@ def trainer_for(
     """Load what a recipe names and build its trainer."""
     tokenizer = Tokenizer(recipe.tokenizer)
     values = {"vocab_size": tokenizer.vocab_size, **recipe.model}
+    config = ModelConfig.from_dict(values)
+    if config.vocab_size < tokenizer.vocab_size:
+        raise ValueError(
+            f"vocab_size = {config.vocab_size}; allowed: at least {tokenizer.vocab_size}, the "
+            "tokens of the tokenizer"
+        )
     cache = Path(folder).parent / "cache"
     corpora = [
         load_corpus(files, tokenizer, cache=cache, progress=progress)
         for files in (recipe.train_files, recipe.valid_files)
     ]
     return Trainer(
-        ModelConfig.from_dict(values),
+        config,
         recipe.train,
         tokenizer=tokenizer,
         train=corpora[0],

@@ -1,8 +1,20 @@
-"""What every test shares: one thread, and CUDA tests only where there is a CUDA device."""
+"""What every test shares: one thread, CUDA tests only where there is a CUDA device, tiny models."""
 
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+
+from memory_store import DirectoryStore
+from streamlm.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from streamlm.config import ModelConfig
+from streamlm.model import Model
+from tokenizer import Tokenizer
+
+ROOT = Path(__file__).resolve().parents[1]
 
 settings.register_profile("streamlm", deadline=None)  # a busy machine is not a failing test
 settings.load_profile("streamlm")
@@ -16,3 +28,82 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("cuda"):
             item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def books_tokenizer() -> Tokenizer:
+    """The tokenizer of the bundled checkpoint."""
+    return Tokenizer(ROOT / "streamlm" / "assets" / "books" / "tokenizer.model")
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(
+    tmp_path_factory: pytest.TempPathFactory, books_tokenizer: Tokenizer
+) -> Callable[..., Path]:
+    """Makes checkpoint directories: a random model of two layers with the bundled tokenizer.
+
+    `seed` chooses the weights; the characters of `likes` are written more often than others, which
+    are bytes where the vocabulary lacks the character; anything else is a setting of the model.
+    """
+
+    def make(*, seed: int = 1, likes: str = "", **options: object) -> Path:
+        shape: dict[str, object] = {
+            **{"vocab_size": books_tokenizer.vocab_size, "n_layers": 2, "d_model": 32},
+            **{"n_heads": 2, "head_dim": 16, "d_ff": 64, "segment_len": 16, "memory_len": 16},
+            **{"compressed_len": 8, "compression_rate": 4, "compression_loss": "none"},
+            **{"norm": "pre", "final_norm": True, "init_std": 0.2},
+        }
+        torch.manual_seed(seed)
+        model = Model(ModelConfig.from_dict({**shape, **options}))
+        with torch.no_grad():
+            for id in set(books_tokenizer.encode(likes).tolist()):
+                model.output_bias[id] += 9.0
+        folder = tmp_path_factory.mktemp("checkpoint")
+        save_checkpoint(folder, model, books_tokenizer)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_folder: Callable[..., Path]) -> Checkpoint:
+    """A tiny random checkpoint: T = 16, M = 16, C = 8, c = 4."""
+    return load_checkpoint(tiny_folder(), device="cpu")
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Read sources in blocks of so many bytes, so that a short text has many."""
+    size = 256
+    monkeypatch.setattr("streamlm.sources.BLOCK", size)
+    return size
+
+
+@pytest.fixture(scope="session")
+def prose() -> Callable[..., str]:
+    """Makes reproducible text of some words, with newlines and characters of two to four bytes."""
+    words = [
+        *("the", "of", "and", "whale", "sea", "captain", "said", "old", "white", "morning", "upon"),
+        *("without", "into", "—", "naïve", "“Ishmael”", "漢字", "1851", "🐋", "never", "again."),
+        *("Why?", "circumnavigation,", "harpoon;", "a", "I", "it", "was", "not"),
+    ]
+
+    def make(n_words: int, *, seed: int = 0) -> str:
+        random = np.random.default_rng(seed)
+        chosen = (words[i] for i in random.integers(0, len(words), n_words))
+        ends = (" \n"[int(end)] for end in random.random(n_words) < 0.1)
+        return "".join(word + end for word, end in zip(chosen, ends, strict=True))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def token_log() -> Callable[..., list[int]]:
+    """Reads the ids of a whole saved session from its store."""
+
+    def read(path: Path, branch: str = "main") -> list[int]:
+        store = DirectoryStore.open(path)
+        head = store.head(branch)
+        return [] if head is None else store.tokens(head, 0, head.position).tolist()
+
+    return read

@@ -139,13 +139,16 @@ def reload(model: Model, state: State) -> State:
 
 
 def check_chunking(model: Model, *, tolerance: float) -> None:
-    """How the tokens are cut into calls changes neither the logits nor the state."""
-    n = 7 * model.config.segment_len + 3
+    """How the tokens are cut into calls changes neither the logits nor the state.
+
+    With gradients on, where the past is projected anew, both are the same, too.
+    """
+    n = 6 * model.config.segment_len + 3
     tokens = random_tokens(model, n, rows=2)
     with torch.no_grad():
         wanted, end = read(model, tokens, model.init_state(2))
-    for sizes in chunkings(model, n):
-        for gradients in (False, True):
+    for index, sizes in enumerate(chunkings(model, n)):
+        for gradients in (False, True) if index < 4 else (False,):
             with torch.set_grad_enabled(gradients):
                 logits, state = read(model, tokens, model.init_state(2), sizes=sizes)
             difference = largest_difference(logits, wanted)
@@ -155,63 +158,57 @@ def check_chunking(model: Model, *, tolerance: float) -> None:
 
 def check_causality(model: Model) -> None:
     """Another token t+1 changes no logit up to t, and does change that of t+1."""
-    n = 3 * model.config.segment_len + 2
-    tokens = random_tokens(model, n)
-    sizes_of_calls = ([n], random_sizes(n, 3, np.random.default_rng(5)))
-    for gradients in (False, True):
-        for sizes in sizes_of_calls:
+    n = 4 * model.config.segment_len + 2
+    tokens = random_tokens(model, n).expand(n, -1)
+    other = (tokens + torch.eye(n, dtype=torch.int64)) % model.config.vocab_size  # row i: token i
+    for sizes in ([n], random_sizes(n, 3, np.random.default_rng(5))):
+        for gradients in (False, True):
             with torch.set_grad_enabled(gradients):
-                wanted, _ = read(model, tokens, model.init_state(1), sizes=sizes)
-                for edited in range(n):
-                    other = tokens.clone()
-                    other[0, edited] = (other[0, edited] + 1) % model.config.vocab_size
-                    logits, _ = read(model, other, model.init_state(1), sizes=sizes)
-                    same = (logits == wanted).all(dim=2)[0]
-                    assert bool(same[:edited].all()), f"token {edited} changed the past"
-                    assert not bool(same[edited]), f"token {edited} changed nothing"
+                wanted, _ = read(model, tokens, model.init_state(n), sizes=sizes)
+                logits, _ = read(model, other, model.init_state(n), sizes=sizes)
+            same = (logits == wanted).all(dim=2)
+            for edited in range(n):
+                assert bool(same[edited, :edited].all()), f"token {edited} changed the past"
+                assert not bool(same[edited, edited]), f"token {edited} changed nothing"
 
 
 def check_purity(model: Model) -> None:
     """Reading and committing leave a state as it was; forks do not see each other."""
     t = model.config.segment_len
-    for gradients in (False, True):
-        for n in (0, 1, 5 * t, 5 * t + 1, 6 * t - 1):
-            with torch.set_grad_enabled(gradients):
-                _check_forks(model, n)
+    for n in (0, 5 * t, 5 * t + 1):
+        with torch.no_grad():
+            _check_forks(model, n)
+    with torch.enable_grad():
+        _check_forks(model, 5 * t + 1)
 
 
 def _check_forks(model: Model, n: int) -> None:
     t = model.config.segment_len
     story = random_tokens(model, max(n, 1), seed=n)[:, :n]
-    left, right = (random_tokens(model, 2 * t + 1, seed=100 + n + i) for i in range(2))
+    left, right = (random_tokens(model, t + 1, seed=100 + n + i) for i in range(2))
 
-    def parent() -> State:
+    def root() -> State:
         state = model.init_state(1)
         return read(model, story, state)[1] if n else state
 
-    def alone(branch: Tensor) -> list[tuple[Tensor, str]]:
-        return list(_one_by_one(model, branch, parent()))
-
-    wanted = [alone(left), alone(right)]
-    root = parent()
-    before = _bits(root)
+    alone = [list(_one_by_one(model, branch, root())) for branch in (left, right)]
+    shared = root()
+    before = _bits(shared)
     # Both forks go on in turns, and the root is read from again after they have.
-    turns = zip(_one_by_one(model, left, root), _one_by_one(model, right, root), strict=True)
-    for step, found in enumerate(turns):
+    turns = (_one_by_one(model, branch, shared) for branch in (left, right))
+    for step, found in enumerate(zip(*turns, strict=True)):
         for fork, (logits, digest) in enumerate(found):
-            same = torch.equal(logits, wanted[fork][step][0])
-            assert same and digest == wanted[fork][step][1], f"fork {fork} differs at token {step}"
-        assert _bits(root) == before, f"{n} tokens: step {step} changed the root"
-    again = list(_one_by_one(model, left, root))
-    assert [digest for _, digest in again] == [digest for _, digest in wanted[0]]
-    assert all(torch.equal(a, b) for (a, _), (b, _) in zip(again, wanted[0], strict=True))
-    # A full segment is a state, too: closing it twice gives the same twice.
-    full, _ = root, None
-    if root.length < t:
-        _, full = model(random_tokens(model, t - root.length), root)
+            wanted_logits, wanted_digest = alone[fork][step]
+            same = torch.equal(logits, wanted_logits) and digest == wanted_digest
+            assert same, f"{n} tokens, then {step}: fork {fork} is not what it is alone"
+        assert _bits(shared) == before, f"{n} tokens, then {step}: a fork changed the root"
+    for (logits, digest), wanted in zip(_one_by_one(model, left, shared), alone[0], strict=True):
+        assert torch.equal(logits, wanted[0]) and digest == wanted[1]
+    # A full segment is a state, too: it can be closed more than once.
+    _, full = model(random_tokens(model, t - shared.length), shared)
     before = _bits(full)
     once, twice = model.commit(full)[0], model.commit(full)[0]
-    assert once.digest() == twice.digest() and _bits(full) == before
+    assert once.digest() == twice.digest() != full.digest() and _bits(full) == before
 
 
 def _one_by_one(model: Model, tokens: Tensor, state: State) -> Iterator[tuple[Tensor, str]]:
@@ -265,7 +262,8 @@ def check_rows(model: Model, *, tolerance: float) -> None:
         rest, _ = read(model, tokens[:, 5 * t :], reset)
         wanted, _ = read(model, tokens[:, 5 * t :], state)
         same = (rest == wanted).flatten(1).all(dim=1).tolist()
-        assert same == [True, False, True], f"resetting row 1 changed rows: {same}"
+        forgetful = state.past.shape[2] == 0  # no memory at all: nothing to reset
+        assert same == [True, forgetful, True], f"resetting row 1 changed rows: {same}"
 
 
 def check_bounded(model: Model, *, n_segments: int = 200) -> None:
@@ -292,21 +290,22 @@ def check_resume(model: Model) -> None:
     """A state that was saved and loaded goes on bit for bit as the one that was not."""
     t = model.config.segment_len
     random = np.random.default_rng(7)
-    for n in (1, 2 * t, 7 * t, 7 * t + 1, 8 * t - 1):
-        tokens, rest = random_tokens(model, n, seed=n), random_tokens(model, 2 * t + 1, seed=n + 1)
-        for sizes in ([n], [1] * n, random_sizes(n, 2 * t, random)):
+    for n in (1, 5 * t, 5 * t + 1, 6 * t - 1):
+        tokens, rest = random_tokens(model, n, seed=n), random_tokens(model, 2 * t + 2, seed=n + 1)
+        # Token by token past the next commit, then in pieces of any size.
+        calls = [1] * (t + 1) + random_sizes(t + 1, t, random)
+        for sizes in ([n], [1] * n, random_sizes(n, 2 * t, random)) if n > 1 else ([1],):
             with torch.no_grad():
                 _, state = read(model, tokens, model.init_state(1), sizes=sizes)
                 digest = state.digest()
                 canonical, loaded = model.canonical(state), reload(model, state)
                 assert digest == canonical.digest() == loaded.digest() == state.digest()
-                for calls in ([1] * (2 * t + 1), random_sizes(2 * t + 1, t, random)):
-                    live, back, start = canonical, loaded, 0
-                    for size in calls:
-                        piece = rest[:, start : start + size]
-                        wanted, live = read(model, piece, live)
-                        logits, back = read(model, piece, back)
-                        where = f"{n} tokens in {sizes}, then {calls}, at {start}"
-                        assert torch.equal(logits, wanted), f"logits differ: {where}"
-                        assert live.digest() == back.digest(), f"states differ: {where}"
-                        start += size
+                live, back, start = canonical, loaded, 0
+                for size in calls:
+                    piece = rest[:, start : start + size]
+                    wanted, live = read(model, piece, live)
+                    logits, back = read(model, piece, back)
+                    where = f"{n} tokens in {sizes}, then {calls}, at {start}"
+                    assert torch.equal(logits, wanted), f"logits differ: {where}"
+                    assert live.digest() == back.digest(), f"states differ: {where}"
+                    start += size

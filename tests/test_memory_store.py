@@ -39,7 +39,7 @@ from tests.stores import (
 # --- what is committed is loaded
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(8))
 def test_any_history_loads_bit_for_bit(tmp_path: Path, seed: int) -> None:
     rng = np.random.default_rng(seed)
     store, stream = new_store(tmp_path / "s.zarr"), Stream(seed)
@@ -132,11 +132,11 @@ def test_every_dtype_and_layout(tmp_path: Path, dtype: str) -> None:
 
 
 def test_large_arrays_are_split(tmp_path: Path) -> None:
-    data = np.arange(5 * 2_000_000, dtype=np.float64).reshape(5, 2_000_000)  # 80 MB
+    data = np.arange(5 * 2_000_000, dtype=np.float32).reshape(5, 2_000_000)  # 40 MB
     store = new_store(tmp_path / "s.zarr")
     ref = store.commit(Snapshot(0, {"w": Window(data, 1, 2_000_000, 2_000_000)}), parent=None)
     chunks = sorted(path.name for path in (tmp_path / "s.zarr").rglob("w/c.*"))
-    assert chunks == ["c.0.0", "c.1.0", "c.2.0"]  # two rows each, the last padded
+    assert chunks == ["c.0.0", "c.1.0"]  # three rows each, the last padded
     assert_same_bits(store.load(ref).windows["w"].data, data)
     assert_same_bits(np.asarray(store.group(ref)["w"]), data)
     store.verify()
@@ -279,7 +279,7 @@ def test_branch_names(tmp_path: Path, name: str) -> None:
 def test_walks_are_short(tmp_path: Path) -> None:
     store, ref = new_store(tmp_path / "s.zarr"), None
     refs = []
-    for i in range(300):
+    for i in range(200):
         begin = ref.position if ref else 0
         position = begin + i % 3
         tokens = np.arange(begin, position, dtype=np.int32)
@@ -300,7 +300,7 @@ def test_walks_are_short(tmp_path: Path) -> None:
         expected = next(r for r in reversed(refs) if r.position <= position)
         assert fresh.nearest("main", position) == expected.commit
         assert fresh.tokens(ref, position, position + 1).tolist() == [position]
-        assert reads <= 2 * 3 * math.log2(300)
+        assert reads <= 2 * 3 * math.log2(200)
     assert fresh.tokens(ref, 0, ref.position).tolist() == list(range(ref.position))
 
 

@@ -54,7 +54,7 @@ def relative_attention(
                 values.append(w_kv[n_heads * head_dim :][rows] @ context[j])
             p = softmax(scores)
             heads.append(sum((p_j * v for p_j, v in zip(p, values, strict=True)), 0 * q))
-            weights_of_heads.append([float(p_j) for p_j in p])
+            weights_of_heads.append([p_j.item() for p_j in p])
         outs.append(w_o @ torch.cat(heads))
         weights.append(weights_of_heads)
     return outs, weights
@@ -77,7 +77,7 @@ def content_attention(
 
 
 def softmax(scores: Sequence[Tensor]) -> list[Tensor]:
-    largest = max(float(score) for score in scores)
+    largest = max(score.item() for score in scores)
     powers = [(score - largest).exp() for score in scores]
     total = sum(powers[1:], powers[0])
     return [power / total for power in powers]

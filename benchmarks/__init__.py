@@ -1,0 +1,1 @@
+"""One command per figure of the README: `python -m benchmarks.stream`, `.books`, `.gpu`."""

@@ -1,0 +1,1 @@
+"""What the benchmarks share: the machine, timing side by side, compressors, pictures."""

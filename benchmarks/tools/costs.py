@@ -1,0 +1,109 @@
+"""What a token costs a young session and one that has read a great deal, measured in turns."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.tools.timing import median_interval, ratio, side_by_side
+from streamlm.checkpoint import Checkpoint
+from streamlm.reports import ReadReport
+from streamlm.session import Session
+from streamlm.stream import Sampling
+from streamlm.text import TextStream
+
+SEGMENTS_FED = 8  # a measurement feeds so many segments, and writes one: each closes as many
+
+
+def stream_of(session: Session, ids: np.ndarray) -> TextStream:
+    """The session's stream, moved on by some of `ids` to the end of a segment.
+
+    Two streams then stand at the same place in their segments, and do the same work from there.
+    """
+    stream = session._stream
+    missing = -stream.position % session.checkpoint.model.config.segment_len
+    return stream.read_ids(session.checkpoint, ids[:missing])
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds of each measurement of both streams; `tokens` are what one measurement took."""
+
+    young: list[float]
+    old: list[float]
+    tokens: int
+
+    def to_dict(self) -> dict[str, Any]:
+        per_token = 1000 / self.tokens
+        return {
+            "young_ms_per_token": median_interval([s * per_token for s in self.young]),
+            "old_ms_per_token": median_interval([s * per_token for s in self.old]),
+            "old_tokens_per_second": self.tokens / float(np.median(self.old)),
+            "old_to_young": ratio(self.old, self.young),
+            "tokens_per_measurement": self.tokens,
+        }
+
+
+def token_costs(
+    checkpoint: Checkpoint,
+    *,
+    young: TextStream,
+    old: TextStream,
+    ids: np.ndarray,
+    repeats: int,
+    progress: Callable[[], object] = lambda: None,
+) -> dict[str, Costs]:
+    """Feed both the same tokens, and let both write, in turns.
+
+    Streams are values: each measurement begins at the same two, so the young one stays young.
+    """
+    segment_len = checkpoint.model.config.segment_len
+    n_fed = SEGMENTS_FED * segment_len
+    sampling = Sampling()
+
+    def feed(stream: TextStream, repeat: int) -> float:
+        start = repeat * n_fed % max(1, len(ids) - n_fed)
+        part, report = ids[start : start + n_fed], ReadReport()
+        return _timed(lambda: stream.read_ids(checkpoint, part, report=report))
+
+    def write(stream: TextStream, repeat: int) -> float:
+        def tokens() -> None:
+            now = stream
+            for _ in range(segment_len):
+                now, _, _ = now.write_token(checkpoint, sampling)
+
+        return _timed(tokens)
+
+    found = {}
+    for name, work, n in (("feed", feed, n_fed), ("decode", write, segment_len)):
+        counts = {"young": 0, "old": 0}
+
+        def one(
+            which: str, stream: TextStream, work: Any = work, counts: dict[str, int] = counts
+        ) -> float:
+            counts[which] += 1
+            spent: float = work(stream, counts[which])
+            return spent
+
+        seconds = side_by_side(
+            lambda one=one: one("young", young),  # type: ignore[misc]
+            lambda one=one: one("old", old),  # type: ignore[misc]
+            repeats=repeats,
+            progress=progress,
+        )
+        found[name] = Costs(*seconds, tokens=n)
+    return found
+
+
+def _timed(work: Callable[[], object]) -> float:
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    work()
+    if cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - started

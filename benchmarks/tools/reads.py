@@ -1,0 +1,97 @@
+"""The ways in which `benchmarks.books` lets one model read: with its memory, and without parts."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from streamlm.checkpoint import Checkpoint
+from streamlm.data import Corpus
+from streamlm.evaluate import EvalReport, evaluate
+from streamlm.model import Model
+
+WHOLE, RECENT, NONE = "whole memory", "compressed memory off", "memory off"
+
+
+@dataclass(frozen=True)
+class Book:
+    """One book, or its beginning: its tokens and the bytes that they stand for."""
+
+    ids: np.ndarray
+    data: bytes
+
+
+def encode_books(
+    texts: Sequence[str],
+    checkpoint: Checkpoint,
+    *,
+    max_tokens: int | None = None,
+    progress: Callable[[], object] = lambda: None,
+) -> list[Book]:
+    """Books as tokens; with `max_tokens`, each book's equal share of so many from its beginning."""
+    books = []
+    for text in texts:
+        ids = checkpoint.tokenizer.encode(text)
+        if max_tokens is not None:
+            ids = ids[: max(1, max_tokens // len(texts))]
+        books.append(Book(ids, checkpoint.tokenizer.decode_bytes(ids)))
+        progress()
+    return books
+
+
+def without_compressed(model: Model) -> Model:
+    """The same weights with no room for compressed slots; distances stay what they were."""
+    config = replace(model.config, compressed_len=0, compression_loss="none")
+    other = Model(config).to(model.device)
+    weights = model.state_dict()
+    others = ("compressors.", "decoders.")
+    other.load_state_dict({k: v for k, v in weights.items() if not k.startswith(others)})
+    return other.eval().requires_grad_(False)
+
+
+def read_books(
+    checkpoint: Checkpoint,
+    books: Sequence[Book],
+    *,
+    batch_size: int,
+    progress: Callable[[str, int], object] = lambda name, tokens: None,
+) -> dict[str, EvalReport]:
+    """Every way of reading, each with the loss of every token, books in the order given."""
+    model = checkpoint.model
+    ways: dict[str, tuple[Model, bool]] = {WHOLE: (model, True)}
+    if model.config.compressed_len and model.config.memory_len:
+        ways[RECENT] = (without_compressed(model), True)
+    ways[NONE] = (model, False)
+    # Long books first, so that the rows of a batch end at about the same time.
+    order = sorted(range(len(books)), key=lambda i: -len(books[i].ids))
+    corpus = corpus_of([books[i] for i in order])
+    reports = {}
+    for name, (reader, memory) in ways.items():
+        report = evaluate(
+            reader,
+            corpus,
+            bos=checkpoint.tokenizer.bos_id,
+            token_lengths=checkpoint.tokenizer.token_lengths,
+            batch_size=batch_size,
+            memory=memory,
+            details=True,
+            progress=lambda n, name=name: progress(name, n),  # type: ignore[misc]
+        )
+        assert report.losses is not None and report.tokens == len(corpus.tokens)
+        place = {book: row for row, book in enumerate(order)}
+        reports[name] = replace(
+            report,
+            documents=[report.documents[place[i]] for i in range(len(books))],
+            losses=[report.losses[place[i]] for i in range(len(books))],
+        )
+    return reports
+
+
+def corpus_of(books: Sequence[Book]) -> Corpus:
+    """Books as `evaluate` takes them."""
+    return Corpus(
+        tokens=np.concatenate([book.ids for book in books]),
+        offsets=np.concatenate([[0], np.cumsum([len(book.ids) for book in books])]),
+        n_bytes=sum(len(book.data) for book in books),
+        n_words=sum(len(book.data.decode(errors="replace").split()) for book in books),
+    )

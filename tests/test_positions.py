@@ -1,0 +1,26 @@
+"""The sinusoid table against its formula."""
+
+import torch
+
+from streamlm.positions import sinusoid
+from tests.reference.attention import sinusoid as literal
+
+
+def test_rows_are_distances_oldest_first() -> None:
+    table = sinusoid(7, 6)
+    assert table.shape == (7, 6) and table.dtype == torch.float32
+    for row in range(7):
+        wanted = literal(6 - row, 6).float()
+        assert torch.allclose(table[row], wanted, rtol=0, atol=1e-7)
+    assert table[-1].tolist() == [0, 0, 0, 1, 1, 1]  # distance 0: sines, then cosines
+
+
+def test_a_shorter_table_is_the_end_of_a_longer_one() -> None:
+    assert torch.equal(sinusoid(100, 8)[-30:], sinusoid(30, 8))
+
+
+def test_far_positions_are_exact() -> None:
+    """Angles of tens of thousands of radians keep the precision of the result."""
+    table = sinusoid(50_001, 4)
+    wanted = literal(50_000, 4).float()
+    assert torch.allclose(table[0], wanted, rtol=0, atol=1e-7)

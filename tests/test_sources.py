@@ -1,0 +1,265 @@
+"""Sources: what is a path and what is text, what is read, how an interrupted reading goes on."""
+
+import hashlib
+import io
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streamlm.sources import OpenSource, Reading, Source, as_path, continue_reading
+
+
+def as_bytes(blocks: Iterable[str | bytes]) -> bytes:
+    return b"".join(
+        block.encode("utf-8", "surrogatepass") if isinstance(block, str) else block
+        for block in blocks
+    )
+
+
+def read_until(source: OpenSource, n_blocks: int) -> None:
+    """Take some blocks, as a call that is then interrupted does."""
+    blocks = iter(source)
+    for _ in range(n_blocks):
+        next(blocks)
+
+
+# -- path or text -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "Hello", "Call me Ishmael.", "Hello.", "3.14", "e.g.", "what?", "wait...", "héllo"),
+        *("see moby.txt", "either/or not", "first\nmoby.txt", "moby.txt\n", "nul\0.txt"),
+        *("x" * 3000, "y/" * 3000, "\ud800", "漢字かな交じり文"),
+    ],
+)
+def test_text_is_text(text: str) -> None:
+    assert as_path(text) is None
+
+
+@pytest.mark.parametrize(
+    "slip", ["mobby.txt", "books/mobby", "./mobby", "/no/such/mobby.txt", "~/mobby.md", "main.c"]
+)
+def test_a_mistyped_name_is_an_error(slip: str) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no file .*mobby|main\.c") as error:
+        as_path(slip)
+    assert repr([slip]) in str(error.value)  # how to read it as text all the same
+    assert as_bytes(OpenSource([slip])) == slip.encode()
+
+
+def test_a_str_that_names_a_file_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "two words").write_text("content")
+    assert as_path("two words") == Path("two words")
+    assert as_path(str(tmp_path / "two words")) == tmp_path / "two words"
+    assert as_path("two  words") is None
+    assert as_path(Path("missing")) == Path("missing")  # a Path is a path, there or not
+
+
+@pytest.mark.parametrize("source", [b"bytes", bytearray(b"bytes"), 3, None, 2.5])
+def test_what_cannot_be_read_is_refused(source: Any) -> None:
+    with pytest.raises(TypeError, match=r"given; allowed: .*str.*path.*file object.*iterator"):
+        OpenSource(source)
+
+
+def test_files_are_checked_before_anything_is_read(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no file .*missing"):
+        OpenSource(tmp_path / "missing")
+    for folder in (tmp_path, str(tmp_path)):
+        with pytest.raises(IsADirectoryError, match="is a directory; allowed"):
+            OpenSource(folder)
+
+
+def test_an_unreadable_file_is_told() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "secret.txt"
+        path.write_text("secret")
+        path.chmod(0)
+        Path(folder).chmod(0o755)
+        user = os.geteuid()
+        if user == 0:  # root may read everything
+            os.seteuid(65534)
+        try:
+            with pytest.raises(PermissionError, match=r"secret\.txt"):
+                OpenSource(path)
+        finally:
+            os.seteuid(user)
+
+
+# -- blocks -----------------------------------------------------------------------------------
+
+TEXT = "Naïve — 漢字 🐋\r\n\n" * 40
+DATA = TEXT.encode()
+
+KINDS: dict[str, Callable[[Path], Any]] = {
+    "str": lambda path: TEXT,
+    "Path": lambda path: path,
+    "name": str,
+    "text file": lambda path: open(path, encoding="utf-8", newline=""),  # noqa: SIM115
+    "binary file": lambda path: open(path, "rb"),  # noqa: SIM115
+    "unbuffered file": lambda path: open(path, "rb", buffering=0),  # noqa: SIM115
+    "StringIO": lambda path: io.StringIO(TEXT, newline=""),
+    "BytesIO": lambda path: io.BytesIO(DATA),
+    "list of str": lambda path: [TEXT[:50], "", TEXT[50:]],
+    "iterator of bytes": lambda path: iter([DATA[:6], b"", DATA[6:9], DATA[9:]]),
+    "iterator of both": lambda path: iter([TEXT[:50], TEXT[50:].encode()]),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_read_whole_in_small_blocks(
+    kind: str, tmp_path: Path, small_blocks: int
+) -> None:
+    path = tmp_path / "text.txt"
+    path.write_bytes(DATA)
+    given = KINDS[kind](path)
+    source = OpenSource(given)
+    blocks = list(source)
+    if isinstance(given, io.IOBase):
+        given.close()
+    assert as_bytes(blocks) == DATA
+    assert max(map(len, blocks)) <= small_blocks and len(blocks) > 2
+    assert source.n_bytes == len(DATA)
+    if kind in ("Path", "name"):
+        assert source.is_file and source.size == source.n_bytes
+        assert source.digest == source.whole_digest() == hashlib.sha256(DATA).hexdigest()
+    else:  # cannot be read twice, so there is nothing to go on with
+        assert not source.is_file and source.digest == source.whole_digest() == ""
+        assert source.size == (source.n_bytes if kind == "str" else None)
+
+
+def test_messages_name_the_source(tmp_path: Path) -> None:
+    path = tmp_path / "moby.txt"
+    path.write_text("x")
+    assert OpenSource(path).name == OpenSource(str(path)).name == str(path)
+    assert OpenSource("some words").name == "text"
+    with open(path, "rb") as file:
+        assert OpenSource(file).name == str(path)
+    assert OpenSource([]).name == "list"
+
+
+def test_text_that_arrives_slowly_is_read_as_it_comes() -> None:
+    read_end, write_end = os.pipe()
+    with open(read_end, "rb") as reader, open(write_end, "wb", buffering=0) as writer:
+        blocks = iter(OpenSource(reader))
+        for line in (b"first line\n", b"second\n"):
+            writer.write(line)
+            assert next(blocks) == line  # though the writer is not done
+        writer.close()
+        assert list(blocks) == []
+
+
+def test_an_iterator_of_other_things_is_refused_where_they_come() -> None:
+    blocks = iter(OpenSource(["one", 2, "three"]))  # type: ignore[list-item]
+    assert next(blocks) == "one"
+    with pytest.raises(TypeError, match="the iterator gave int; allowed: str or bytes"):
+        next(blocks)
+
+
+# -- going on ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def files(tmp_path: Path, small_blocks: int) -> list[Path]:
+    """Three files of four blocks each."""
+    paths = [tmp_path / name for name in "abc"]
+    for path in paths:
+        path.write_bytes(path.name.encode() * (4 * small_blocks))
+    return paths
+
+
+def interrupted(files: list[Path], n_done: int, n_blocks: int) -> Reading:
+    """What is known of a reading that stopped after some whole files and blocks of the next."""
+    reading = Reading([OpenSource(path).whole_digest() for path in files[:n_done]])
+    if n_blocks:
+        source = OpenSource(files[n_done])
+        read_until(source, n_blocks)
+        reading.n_bytes, reading.digest = source.n_bytes, source.digest
+    return reading
+
+
+@pytest.mark.parametrize("n_done", [0, 1, 2])
+@pytest.mark.parametrize("n_blocks", [0, 1, 3, 4])
+def test_the_same_files_are_gone_on_with(files: list[Path], n_done: int, n_blocks: int) -> None:
+    old = interrupted(files, n_done, n_blocks)
+    opened = [OpenSource(path) for path in files]
+    new = continue_reading(old, opened)
+    assert new == old and new is not old and new.done is not old.done
+    rest = as_bytes(block for source in opened[n_done:] for block in source)
+    whole = b"".join(path.read_bytes() for path in files)
+    n_read = sum(path.stat().st_size for path in files[:n_done]) + old.n_bytes
+    assert rest == whole[n_read:]
+    assert sum(source.n_bytes for source in opened) == len(whole)
+    assert [source.digest for source in opened[n_done:]] == [
+        source.whole_digest() for source in opened[n_done:]
+    ]
+
+
+def test_a_reading_is_kept_as_json(files: list[Path]) -> None:
+    reading = interrupted(files, 1, 2)
+    assert Reading(**reading.to_json()) == reading  # type: ignore[arg-type]
+
+
+def test_files_are_known_by_content_not_by_name(files: list[Path]) -> None:
+    old = interrupted(files, 1, 2)
+    for path in files:
+        path.rename(path.with_suffix(".moved"))
+    opened = [OpenSource(path.with_suffix(".moved")) for path in files]
+    assert continue_reading(old, opened) == old
+
+
+def test_a_file_that_grew_is_gone_on_with(files: list[Path]) -> None:
+    old = interrupted(files, 1, 2)
+    with open(files[1], "ab") as log:
+        log.write(b"more")
+    opened = [OpenSource(path) for path in files]
+    assert continue_reading(old, opened) == old
+    assert as_bytes(opened[1]) == files[1].read_bytes()[old.n_bytes :]
+
+
+def shrink(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:300])
+
+
+def change(path: Path) -> None:
+    path.write_bytes(b"X" + path.read_bytes()[1:])
+
+
+def grow(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"more")
+
+
+@pytest.mark.parametrize(
+    ("index", "edit"), [(0, shrink), (0, change), (0, grow), (1, shrink), (1, change)]
+)
+def test_other_content_begins_anew(
+    files: list[Path], index: int, edit: Callable[[Path], None]
+) -> None:
+    old = interrupted(files, 1, 2)
+    edit(files[index])
+    opened = [OpenSource(path) for path in files]
+    assert continue_reading(old, opened) == Reading()
+    assert [source.n_bytes for source in opened] == [0, 0, 0]
+    assert as_bytes(opened[1]) == files[1].read_bytes()
+
+
+def test_other_sources_begin_anew(files: list[Path]) -> None:
+    old = interrupted(files, 1, 2)
+    a, b, c = files
+    others: list[list[Source]] = [[b], [a], [b, a], [c, b], [a, "some words"], [["text"], b]]
+    for sources in others:
+        opened = [OpenSource(source) for source in sources]
+        assert continue_reading(old, opened) == Reading(), sources
+        assert not any(source.n_bytes for source in opened)
+    assert continue_reading(None, [OpenSource(a)]) == Reading()
+
+
+def test_streams_before_a_file_are_never_taken_as_read(files: list[Path]) -> None:
+    old = Reading(["", OpenSource(files[0]).whole_digest()], 0, "")
+    opened = [OpenSource(["text"]), *map(OpenSource, files)]
+    assert continue_reading(old, opened) == Reading()
