@@ -136,7 +136,6 @@ def _continues(window: Window, slots: Slots) -> bool:
         and len(shape) == len(slots.shape)
         and _others(shape, slots.axis) == _others(slots.shape, slots.axis)
         and window.end >= slots.end
-        and window.end - slot_count(window) >= slots.start
     )
 
 

@@ -43,11 +43,9 @@ class DirectoryStore:
     """
 
     def __init__(self, path: Path, header: Header, *, durability: Durability = "full") -> None:
-        if durability not in ("full", "normal"):
-            raise ValueError(f"durability is 'full' or 'normal', not {durability!r}")
         self.path = path
         self._header = header
-        self._durable = durability == "full"
+        self._durable = _durable(durability)
         self._refs = Refs(path)
         self._commits = Commits(path, header.session)
 
@@ -71,13 +69,13 @@ class DirectoryStore:
         Raises:
             StoreError: the folder holds something, or cannot be written to.
         """
-        root = Path(path).absolute()
+        root, durable = Path(path).absolute(), _durable(durability)
         with os_errors("creating the session", root):
             header = create_header(
                 root,
                 attributes=attributes or {},
                 fingerprints=fingerprints or {},
-                durable=durability == "full",
+                durable=durable,
             )
         return cls(root, header, durability=durability)
 
@@ -229,6 +227,12 @@ class DirectoryStore:
             grave = root.with_name(f".tmp-{uuid.uuid4().hex}")
             os.rename(root, grave)
             shutil.rmtree(grave)
+
+
+def _durable(durability: Durability) -> bool:
+    if durability not in ("full", "normal"):
+        raise ValueError(f"durability is 'full' or 'normal', not {durability!r}")
+    return durability == "full"
 
 
 def _commit(ref: Ref | Commit) -> Commit:

@@ -21,7 +21,8 @@ class Window:
     """An array of which only the newest slots are kept.
 
     Slots are only ever appended: a slot, once part of a committed window, keeps its value and its
-    number (0 for the first slot of the stream). The store relies on this to write new slots only.
+    number (0 for the first slot of the stream). Thus only new slots are written. The store compares
+    the others with what it has, and writes a window whole when one of them has changed all the same.
 
     Attributes:
         data: the whole window as it is now, real slots only, slots along `axis`, newest last.
@@ -49,6 +50,7 @@ class Snapshot:
         windows: name → window; only slots that the parent commit lacks are written.
         arrays: name → small array, written whole at each commit.
         tokens: ids read since the parent commit, [n] int32; n is position − the parent's position.
+            A first commit may know fewer: its log then begins at position − n.
         attributes: small JSON state: text tails, random generator, settings. Tuples come back as
             lists. NaN and infinity are refused.
     """

@@ -1,5 +1,6 @@
 """The command line: feed, generate, score, sessions, train, eval."""
 
+import io
 import json
 import re
 import signal
@@ -13,14 +14,35 @@ import typer
 
 from memory_store import StoreError
 from streamlm.checkpoint import load_checkpoint
-from streamlm.cli_sessions import Device, Json, Model, Store, open_named
+from streamlm.cli_sessions import (
+    Device,
+    Errors,
+    Files,
+    Json,
+    Model,
+    OnError,
+    SessionName,
+    Store,
+    naming,
+    open_named,
+    open_sources,
+)
 from streamlm.cli_sessions import app as sessions_app
 from streamlm.data import load_corpus
-from streamlm.display import bar, console, output, reading_bar, show_report, size_text
+from streamlm.display import (
+    bar,
+    duration_text,
+    interruptible,
+    note,
+    output,
+    reading_bar,
+    show_report,
+    show_rows,
+    size_text,
+)
 from streamlm.evaluate import evaluate
 from streamlm.session import Session
-from streamlm.sources import Source
-from streamlm.train import Recipe, trainer_for
+from streamlm.train import Recipe, Trainer, trainer_for
 
 SPLITS = ("valid", "test", "valid-extra", "test-extra")
 
@@ -28,19 +50,11 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="A language model that reads without end in bounded memory.",
 )
 app.add_typer(sessions_app, name="sessions")
-
-SessionName = Annotated[
-    str | None, typer.Option("--session", metavar="NAME[@BRANCH]", help="The session to use.")
-]
-Files = Annotated[
-    list[str], typer.Argument(metavar="FILE…", help="Text files; - is standard input.")
-]
-Errors = Annotated[
-    str, typer.Option(help="Invalid UTF-8 and binary files: strict refuses, replace reads U+FFFD.")
-]
 
 
 def _version(wanted: bool) -> None:
@@ -60,18 +74,6 @@ def _top(
     pass
 
 
-def _sources(files: list[str]) -> list[Source]:
-    if files.count("-") > 1:
-        raise ValueError("standard input (-) given twice; allowed: once")
-    return [sys.stdin.buffer if file == "-" else Path(file) for file in files]
-
-
-def _errors(value: str) -> Any:
-    if value not in ("strict", "replace"):
-        raise ValueError(f"--errors {value!r}; allowed: strict or replace")
-    return value
-
-
 @app.command()
 def feed(
     files: Files,
@@ -81,26 +83,50 @@ def feed(
     store: Store = Path("sessions"),
     model: Model = "books",
     device: Device = "auto",
-    errors: Errors = "strict",
+    errors: OnError = Errors.STRICT,
     as_json: Json = False,
 ) -> None:
     """Read text into a session's memory. Interrupted, the same command goes on where it was."""
-    sources = _sources(files)
-    with open_named(store, session, model, device=device, create=True) as opened:
-        with reading_bar("reading") as progress:
-            report = opened.feed(*sources, errors=_errors(errors), progress=progress)
-        state_bytes, saved = opened.state.nbytes, opened.saved
+    opened: Session | None = None
+
+    def left_behind() -> str:
+        if opened is None or opened.saved is None:
+            return "nothing was read"
+        again = "" if "-" in files else "; the same command goes on there"
+        return f"what was read until token {opened.saved.position:,} is saved{again}"
+
+    with (
+        interruptible(left_behind),
+        open_sources(files, errors) as sources,
+        open_named(store, session, model, device=device, create=True) as target,
+        reading_bar("reading", files) as progress,
+    ):
+        opened = target
+        report = opened.feed(*sources, errors=errors.value, progress=progress)
+    state_bytes, saved, tail = opened.state.nbytes, opened.saved, len(opened.tail.encode())
     path = (store / f"{session.partition('@')[0]}.zarr").resolve()
     if as_json:
-        facts = report.to_dict() | {"state_bytes": state_bytes, "path": str(path)}
-        print(json.dumps(facts | {"snapshot": saved.seq if saved else None}))
+        facts = report.to_dict() | {"state_bytes": state_bytes, "held_bytes": tail}
+        snapshot = saved.seq if saved else None
+        print(json.dumps(facts | {"session": session, "path": str(path), "snapshot": snapshot}))
         return
+    held = {"held back": f"{tail} bytes, until what follows them is known"} if tail else {}
     rows = {
+        **held,
         "position": f"{report.position:,} tokens",
         "state": size_text(state_bytes),
         "session": str(path),
     }
     show_report(report, rows)
+
+
+def _opened(
+    store: Path, session: str | None, model: str, device: str, *, readonly: bool
+) -> Session:
+    """The session of that name; None stands for one that has read nothing and is not kept."""
+    if session is None:
+        return Session(load_checkpoint(model, device=device))
+    return open_named(store, session, model, device=device, readonly=readonly)
 
 
 @app.command()
@@ -126,11 +152,12 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Continue a session's text, or with no session that of the prompt alone."""
-    if session is None:
-        opened = Session(load_checkpoint(model, device=device))
-    else:
-        opened = open_named(store, session, model, device=device, readonly=not keep)
-    with opened:
+    kept = session is not None and keep
+    left_behind = f"session {session} has what was written" if kept else "nothing is kept"
+    with (
+        interruptible(lambda: left_behind),
+        _opened(store, session, model, device, readonly=not keep) as opened,
+    ):
         writer = opened if keep else opened.fork()
         before, started = writer.position, time.perf_counter()
         pieces = writer.generate(
@@ -151,6 +178,7 @@ def generate(
             print(json.dumps(facts | {"seconds": seconds, "tokens_per_second": n / seconds}))
             return
         sys.stdout.write(prompt)
+        sys.stdout.flush()
         for piece in pieces:
             sys.stdout.write(piece)
             sys.stdout.flush()
@@ -170,17 +198,17 @@ def score(
     store: Store = Path("sessions"),
     model: Model = "books",
     device: Device = "auto",
-    errors: Errors = "strict",
+    errors: OnError = Errors.STRICT,
     as_json: Json = False,
 ) -> None:
     """Bits per byte of a text, given all that a session has read. The session is not changed."""
-    sources = _sources(files)
-    if session is None:
-        opened = Session(load_checkpoint(model, device=device))
-    else:
-        opened = open_named(store, session, model, device=device, readonly=True)
-    with opened, reading_bar("scoring") as progress:
-        report = opened.score(*sources, errors=_errors(errors), progress=progress)
+    with (
+        interruptible(lambda: "nothing is changed"),
+        open_sources(files, errors) as sources,
+        _opened(store, session, model, device, readonly=True) as opened,
+        reading_bar("scoring", files) as progress,
+    ):
+        report = opened.score(*sources, errors=errors.value, progress=progress)
     if as_json:
         print(json.dumps(report.to_dict()))
         return
@@ -189,8 +217,12 @@ def score(
 
 @app.command()
 def train(
-    recipe: Annotated[Path, typer.Option(help="A TOML file: [data], [model], [train].")],
-    out: Annotated[Path | None, typer.Option(help="Folder; runs/<recipe> by default.")] = None,
+    recipe: Annotated[
+        Path, typer.Option(dir_okay=False, help="A TOML file: [data], [model], [train].")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Folder; runs/<recipe> by default.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run there.")] = False,
     steps: Annotated[int | None, typer.Option(help="Instead of the recipe's steps.")] = None,
     device: Device = "auto",
@@ -202,37 +234,51 @@ def train(
     folder = out or Path("runs") / recipe.stem
     if not resume and (folder / "last").exists():
         raise ValueError(f"{folder} holds a run already; allowed: --resume, or another --out")
-    trainer = trainer_for(chosen, folder, device=device, progress=console.print)
-    if resume:
-        trainer.resume()
-    n_parameters = sum(p.numel() for p in trainer.model.parameters())
-    console.print(
-        f"{n_parameters / 1e6:.1f} M parameters on {trainer.device}, "
-        f"{chosen.train.steps:,} steps, into {folder}"
-    )
-    best = None
-    with bar("training", total=chosen.train.steps, fields="{task.fields[note]}") as (
-        progress,
-        task,
-    ):
-        for step in trainer.run():
-            best = step.valid_bits_per_byte or best
-            note = f"{step.bits_per_byte:.3f} bits per byte  {step.tokens_per_second:,.0f} tokens/s"
-            if best is not None:
-                note += f"  valid {best:.3f}"
-            progress.update(task, completed=step.step, note=note)
-            if step.valid_bits_per_byte is not None:
-                console.print(
-                    f"step {step.step:,}: {step.tokens:,} tokens, train {step.bits_per_byte:.3f}, "
-                    f"valid {step.valid_bits_per_byte:.4f} bits per byte, "
-                    f"{step.tokens_per_second:,.0f} tokens/s, {step.seconds_left / 60:.0f} min left"
-                )
+
+    def left_behind() -> str:
+        if (folder / "last").exists():
+            return f"--resume goes on from the last of the saves, in {folder / 'last'}"
+        return "nothing was saved yet"
+
+    with interruptible(left_behind):
+        with naming([*chosen.train_files, *chosen.valid_files]):
+            trainer = trainer_for(chosen, folder, device=device, progress=note)
+        if resume:
+            trainer.resume()
+        n_parameters = sum(p.numel() for p in trainer.model.parameters())
+        begin = f"from step {trainer.step:,} to" if resume else "steps:"
+        note(
+            f"{n_parameters / 1e6:.1f} M parameters on {trainer.device}, "
+            f"{begin} {chosen.train.steps:,}, into {folder}"
+        )
+        _follow(trainer)
     output.print(str(folder / "model"))
+
+
+def _follow(trainer: Trainer) -> None:
+    """Train to the end, showing how it goes."""
+    best: float | None = None
+    total = trainer.config.steps
+    with bar("training", total=total, fields="{task.fields[note]}") as (progress, task):
+        for step in trainer.run():
+            said = f"{step.bits_per_byte:.3f} bits per byte  {step.tokens_per_second:,.0f} tokens/s"
+            if step.valid_bits_per_byte is not None:
+                best = step.valid_bits_per_byte
+                left = f", {duration_text(step.seconds_left)} left" if step.step < total else ""
+                note(
+                    f"step {step.step:,}: {step.tokens:,} tokens, train {step.bits_per_byte:.3f}, "
+                    f"valid {best:.4f} bits per byte, {step.tokens_per_second:,.0f} tokens/s{left}"
+                )
+            if best is not None:
+                said += f"  valid {best:.3f}"
+            progress.update(task, completed=step.step, note=said)
 
 
 @app.command("eval")
 def evaluate_command(
-    model: Annotated[str, typer.Argument(help="A checkpoint directory, or a bundled name.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A checkpoint directory, or a bundled name.")
+    ],
     data: Annotated[
         list[str], typer.Option(help=f"Text files, or a split of the books: {', '.join(SPLITS)}.")
     ],
@@ -246,24 +292,27 @@ def evaluate_command(
     as_json: Json = False,
 ) -> None:
     """How well a model predicts documents, each read from its beginning with an empty memory."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size = {batch_size}; allowed: at least 1")
+    for name, value in (("--batch-size", batch_size), ("--max-tokens", max_tokens)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} {value}; allowed: at least 1")
     files = [_data_file(name, data_dir) for name in data]
-    checkpoint = load_checkpoint(model, device=device)
-    tokenizer = checkpoint.tokenizer
-    corpus = load_corpus(files, tokenizer, progress=console.print)
-    total = min(len(corpus.tokens), max_tokens or len(corpus.tokens))
-    with bar("evaluating", total=total, fields="{task.completed:,.0f} tokens") as (progress, task):
-        report = evaluate(
-            checkpoint.model,
-            corpus,
-            bos=tokenizer.bos_id,
-            token_lengths=tokenizer.token_lengths,
-            batch_size=batch_size,
-            max_tokens=max_tokens,
-            memory=memory,
-            progress=lambda n: progress.advance(task, n),
-        )
+    with interruptible(lambda: "nothing is changed"):
+        checkpoint = load_checkpoint(model, device=device)
+        tokenizer = checkpoint.tokenizer
+        with naming(files):
+            corpus = load_corpus(files, tokenizer, progress=note)
+        total = min(len(corpus.tokens), max_tokens or len(corpus.tokens))
+        with bar("evaluating", total=total) as (progress, task):
+            report = evaluate(
+                checkpoint.model,
+                corpus,
+                bos=tokenizer.bos_id,
+                token_lengths=tokenizer.token_lengths,
+                batch_size=batch_size,
+                max_tokens=max_tokens,
+                memory=memory,
+                progress=lambda n: progress.advance(task, n),
+            )
     if as_json:
         facts = {
             "bits_per_byte": report.bits_per_byte,
@@ -276,8 +325,12 @@ def evaluate_command(
         }
         print(json.dumps(facts))
         return
-    output.print(f"bits per byte    {report.bits_per_byte:.4f}")
-    output.print(f"word perplexity  {report.word_perplexity:.2f}")
+    show_rows(
+        {
+            "bits per byte": f"{report.bits_per_byte:.4f}",
+            "word perplexity": f"{report.word_perplexity:.2f}",
+        }
+    )
     output.print(f"over {report.tokens:,} tokens, {report.n_bytes:,} bytes, {report.words:,} words")
     output.print("nats per token by place in the document:")
     for place, nats, n in report.loss_by_position:
@@ -303,26 +356,28 @@ def _interrupt(*_: object) -> None:
 
 def main() -> None:
     """Run the command line; errors are one line on standard error and a non-zero exit status."""
-    signal.signal(signal.SIGTERM, _interrupt)  # so that a session being fed is saved
+    for number in (signal.SIGTERM, signal.SIGHUP):  # so that a session being fed is saved
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _interrupt)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # what is written may not fit the terminal
     try:
         app()
+    except KeyboardInterrupt:
+        sys.exit(130)
     except BrokenPipeError:  # the reader of our output has gone, as in `… | head`
         sys.stderr.close()
         sys.exit(1)
-    except KeyboardInterrupt:
-        console.print("interrupted; what was read is saved, the same command goes on")
-        sys.exit(130)
     except (StoreError, ValueError, TypeError, OSError, FloatingPointError) as error:
-        console.print(f"[bold red]error:[/] {_one_line(error)}", soft_wrap=True)
+        note(_one_line(error), word="error: ", style="bold red")
         sys.exit(1)
 
 
 def _one_line(error: Exception) -> str:
-    from rich.markup import escape
-
     if isinstance(error, OSError) and error.strerror and error.filename:
-        return escape(f"{error.filename}: {error.strerror}")
-    return escape(str(error) or type(error).__name__)
+        return f"{error.filename}: {error.strerror}"
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 600 else f"{text[:600]}…"
 
 
 if __name__ == "__main__":

@@ -1,25 +1,57 @@
-"""`streamlm sessions`: list, show, fork, rewind and delete what is in a store folder."""
+"""`streamlm sessions`, and what all commands share: options, and what names and files stand for."""
 
+import codecs
 import json
+import lzma
 import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
 
 import typer
-from rich.table import Table
 
-from memory_store import NotFound
+from memory_store import Mismatch, NotFound, StoreError
 from memory_store.directory import DirectoryStore
-from streamlm.display import history_table, output, size_text, time_text
+from streamlm.display import console, note, output, show_table, size_text, time_text
 from streamlm.session import Session, open_session
+from streamlm.sources import Source
 
-Store = Annotated[Path, typer.Option("--store", help="Folder that holds the sessions.")]
+Store = Annotated[
+    Path, typer.Option("--store", file_okay=False, help="Folder that holds the sessions.")
+]
 Model = Annotated[str, typer.Option("--model", help="A checkpoint directory, or a bundled name.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+SessionName = Annotated[
+    str | None, typer.Option("--session", metavar="NAME[@BRANCH]", help="The session to use.")
+]
+Files = Annotated[
+    list[str], typer.Argument(metavar="FILE", help="Text files; - is standard input.")
+]
+
+
+class Errors(StrEnum):
+    """What to do about bytes that are no text."""
+
+    STRICT = "strict"
+    REPLACE = "replace"
+
+
+OnError = Annotated[
+    Errors,
+    typer.Option("--errors", help="Invalid UTF-8, binary files: refuse, or read U+FFFD there."),
+]
 Name = Annotated[str, typer.Argument(metavar="NAME[@BRANCH]", help="The session.")]
 
-app = typer.Typer(no_args_is_help=True, help="List, show, fork, rewind and delete sessions.")
+# Plain help and usage errors: rich's boxes cut off the names of options in a narrow terminal.
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="List, show, fork, rewind and delete sessions.",
+)
 
 
 def locate(store: Path, name: str) -> tuple[Path, str]:
@@ -30,9 +62,10 @@ def locate(store: Path, name: str) -> tuple[Path, str]:
     """
     base, _, branch = name.partition("@")
     for part in (base, branch or "main"):
-        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", part):
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", part):
             raise ValueError(
-                f"session {name!r}; allowed: NAME or NAME@BRANCH of letters, digits, '.', '_', '-'"
+                f"session {name!r}; allowed: NAME or NAME@BRANCH, each of at most 100 letters, "
+                "digits, '.', '_', '-'; --store chooses the folder"
             )
     return store / f"{base}.zarr", branch or "main"
 
@@ -40,56 +73,158 @@ def locate(store: Path, name: str) -> tuple[Path, str]:
 def open_named(
     store: Path, name: str, model: str, *, device: str, readonly: bool = False, create: bool = False
 ) -> Session:
-    """Open a session by name; NotFound lists the sessions that there are."""
+    """Open a session by name; what is not there is told before the model is loaded.
+
+    Raises:
+        NotFound: lists the sessions, or branches, that there are.
+        Mismatch: names the model that does not fit.
+    """
     path, branch = locate(store, name)
-    if not path.exists() and not create:
-        raise _unknown(store, name)
-    return open_session(path, model, branch=branch, device=device, readonly=readonly, create=create)
-
-
-def _unknown(store: Path, name: str) -> NotFound:
-    known = ", ".join(sorted(path.stem for path in store.glob("*.zarr"))) or "none yet"
-    return NotFound(f"no session {name!r} in {store}; there are: {known}")
+    if path.exists() or not create or branch != "main":
+        kept, _ = _existing(store, name)
+        if kept.head(branch) is None and not (create and branch == "main"):
+            raise _no_branch(kept, name)
+    try:
+        return open_session(
+            path, model, branch=branch, device=device, readonly=readonly, create=create
+        )
+    except Mismatch as error:
+        differing = ", ".join(
+            f"{what} {(recorded or 'none')[:12]} there and {(given or 'none')[:12]} here"
+            for what, (recorded, given) in error.differing.items()
+        )
+        raise Mismatch(
+            f"session {name!r} was written with another model than --model {model} ({differing}); "
+            "allowed: the model it was written with, or another session",
+            error.differing,
+        ) from None
 
 
 def _existing(store: Path, name: str) -> tuple[DirectoryStore, str]:
     path, branch = locate(store, name)
     if not path.exists():
-        raise _unknown(store, name)
+        known = ", ".join(sorted(path.stem for path in store.glob("*.zarr"))) or "none yet"
+        raise NotFound(f"no session {path.stem!r} in {store}; there are: {known}")
     return DirectoryStore.open(path), branch
+
+
+def _no_branch(kept: DirectoryStore, name: str) -> NotFound:
+    base, _, branch = name.partition("@")
+    branches = kept.branches()
+    if not branches:
+        return NotFound(f"session {base!r} has nothing saved; feed it, or delete it")
+    return NotFound(
+        f"session {base!r} has no branch {branch or 'main'!r}; it has {', '.join(branches)}; "
+        f"streamlm sessions fork {base} NEW begins one"
+    )
+
+
+@contextmanager
+def open_sources(files: Sequence[str], errors: Errors) -> Iterator[list[Source]]:
+    """What FILE… stands for. A file that is no text is refused before anything is read."""
+    if files.count("-") > 1:
+        raise ValueError("standard input (-) given twice; allowed: once")
+    if "-" in files and sys.stdin is None:
+        raise ValueError("standard input (-) is closed; allowed: files")
+    sources: list[Source] = []
+    with ExitStack() as stack:
+        for file in files:
+            path = Path(file)
+            if file == "-":
+                sources.append(sys.stdin.buffer)
+            elif path.is_fifo() or path.is_char_device():  # can be read only once
+                sources.append(stack.enter_context(open(path, "rb")))
+            else:
+                if path.is_file() and errors is Errors.STRICT:
+                    _check_text(path, open, "; --errors replace reads it all the same")
+                sources.append(path)
+        yield sources
+
+
+@contextmanager
+def naming(files: Sequence[Path]) -> Iterator[None]:
+    """Name the data file, .txt or .xz, that is at fault where decoding one of them fails."""
+    try:
+        yield
+    except (UnicodeDecodeError, lzma.LZMAError, EOFError):
+        for file in files:
+            try:
+                _check_text(file, lzma.open if file.suffix == ".xz" else open)
+            except (lzma.LZMAError, EOFError) as error:
+                raise ValueError(f"{file} is damaged: {error}") from None
+        raise
+
+
+def _check_text(path: Path, opener: Callable[..., IO[bytes]], remedy: str = "") -> None:
+    """Raise a ValueError that says where the bytes of a file are no UTF-8 text."""
+    decoder, start = codecs.getincrementaldecoder("utf-8")(), 0
+    with opener(path, "rb") as file:
+        while True:
+            block = file.read(1 << 20)
+            held = len(decoder.getstate()[0])
+            try:
+                decoder.decode(block, final=not block)
+            except UnicodeDecodeError as error:
+                at = start - held + error.start
+                raise ValueError(
+                    f"{path} is no UTF-8 text: {error.reason} at byte {at:,}{remedy}"
+                ) from None
+            if b"\0" in block:
+                at = start + block.index(b"\0")
+                raise ValueError(f"{path} looks binary: NUL at byte {at:,}{remedy}")
+            if not block:
+                return
+            start += len(block)
 
 
 @app.command("list")
 def list_sessions(store: Store = Path("sessions"), as_json: Json = False) -> None:
     """Every session and branch: how far it has read, its size, when it was saved."""
     rows: list[dict[str, Any]] = []
+    unreadable: dict[str, str] = {}
     for path in sorted(store.glob("*.zarr")):
-        kept = DirectoryStore.open(path)
-        size = kept.size()
-        for branch in kept.branches():
-            head = kept.head(branch)
-            assert head is not None
-            name = path.stem if branch == "main" else f"{path.stem}@{branch}"
-            rows.append(
-                {"name": name, "position": head.position, "saved": head.created, "bytes": size}
-            )
+        try:
+            rows += _branches(path)
+        except StoreError as error:
+            unreadable[path.stem] = str(error)
     if as_json:
-        print(json.dumps(rows))
-        return
-    if not rows:
+        print(json.dumps({"sessions": rows, "unreadable": unreadable}))
+    elif rows:
+        cells = [
+            (
+                row["name"],
+                f"{row['position']:,}",
+                "" if "@" in row["name"] else size_text(row["bytes"]),  # branches share it
+                "never" if row["saved"] is None else time_text(row["saved"]),
+            )
+            for row in rows
+        ]
+        show_table(("session", "position", "size", "saved at"), cells, right=("position", "size"))
+    elif not unreadable:
         output.print(f"no sessions in {store}; begin one: streamlm feed FILE --session NAME")
-        return
-    table = Table(box=None, header_style="bold")
-    for column in ("session", "position", "size", "saved at"):
-        table.add_column(column, justify="right" if column in ("position", "size") else "left")
-    for row in rows:
-        table.add_row(
-            str(row["name"]),
-            f"{row['position']:,}",
-            size_text(row["bytes"]),
-            time_text(row["saved"]),
+    for name, message in unreadable.items():
+        note(f"session {name!r}: {message}", word="error: ", style="bold red")
+    if unreadable:
+        raise typer.Exit(1)
+
+
+def _branches(path: Path) -> list[dict[str, Any]]:
+    """A row for each branch, main first; one that says "never" where nothing was saved yet."""
+    kept = DirectoryStore.open(path)
+    size, rows = kept.size(), []
+    for branch in sorted(
+        kept.branches() or ["main"], key=lambda branch: (branch != "main", branch)
+    ):
+        head = kept.head(branch)
+        rows.append(
+            {
+                "name": path.stem if branch == "main" else f"{path.stem}@{branch}",
+                "position": head.position if head else 0,
+                "saved": head.created if head else None,
+                "bytes": size,
+            }
         )
-    output.print(table)
+    return rows
 
 
 @app.command()
@@ -98,7 +233,7 @@ def show(name: Name, store: Store = Path("sessions"), as_json: Json = False) -> 
     kept, branch = _existing(store, name)
     refs = kept.refs(branch)
     if not refs:
-        raise NotFound(f"{name!r} has no branch {branch!r}; it has {', '.join(kept.branches())}")
+        raise _no_branch(kept, name)
     path, _ = locate(store, name)
     if as_json:
         snapshots = [
@@ -117,26 +252,32 @@ def show(name: Name, store: Store = Path("sessions"), as_json: Json = False) -> 
         return
     output.print(f"{path.resolve()}  {size_text(kept.size())}")
     output.print(f"branches: {', '.join(kept.branches())}; this is {branch}")
-    output.print(history_table(refs))
+    cells = [
+        (str(ref.seq), f"{ref.position:,}", time_text(ref.created), ref.commit.id[:12])
+        for ref in refs
+    ]
+    show_table(
+        ("snapshot", "position", "saved at", "commit"), cells, right=("snapshot", "position")
+    )
 
 
 @app.command()
 def fork(
     name: Name,
-    branch: Annotated[str, typer.Argument(help="Name of the new branch.")],
+    branch: Annotated[str, typer.Argument(metavar="BRANCH", help="Name of the new branch.")],
     store: Store = Path("sessions"),
     as_json: Json = False,
 ) -> None:
     """Begin a branch where a session stands; nothing is copied. Use it as NAME@BRANCH."""
     kept, start = _existing(store, name)
-    locate(store, f"{name.partition('@')[0]}@{branch}")
+    base = name.partition("@")[0]
+    locate(store, f"{base}@{branch}")
     head = kept.head(start)
     if head is None:
-        raise NotFound(f"{name!r} has nothing to fork; branches: {', '.join(kept.branches())}")
+        raise _no_branch(kept, name)
     if kept.head(branch) is not None:
         raise ValueError(f"branch {branch!r} exists already; allowed: a new name")
     ref = kept.publish(head, branch=branch)
-    base = name.partition("@")[0]
     if as_json:
         print(json.dumps({"name": f"{base}@{branch}", "position": ref.position}))
     else:
@@ -154,6 +295,8 @@ def rewind(
     as_json: Json = False,
 ) -> None:
     """Go back to a token position or to a snapshot; later snapshots stay, so it can be undone."""
+    if (tokens is None) == (snapshot is None):
+        raise ValueError("allowed: one of --tokens and --snapshot; see streamlm sessions show")
     with open_named(store, name, model, device=device) as session:
         before = session.position
         session.rewind(tokens=tokens, snapshot=snapshot)
@@ -175,6 +318,9 @@ def delete(
         raise ValueError(f"{name!r} is a branch; allowed: a session, with all its branches")
     kept, _ = _existing(store, name)
     if not yes:
-        typer.confirm(f"delete {name} ({size_text(kept.size())}) for good?", abort=True, err=True)
+        console.print(f"delete {name} ({size_text(kept.size())}) for good? [y/N] ", end="")
+        if not sys.stdin or sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            note("nothing is deleted")
+            raise typer.Exit(1)
     kept.delete()
     output.print(f"{name} is deleted")

@@ -1,29 +1,37 @@
 """What the command line shows: progress bars, tables and short reports, drawn with rich."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     Progress,
+    Task,
     TaskID,
     TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.text import Text
 
-from memory_store import Ref
 from streamlm.reports import Progress as ReadProgress
 from streamlm.reports import ProgressCallback, ReadReport
 
-# Data goes to standard output, everything about it to standard error.
-console = Console(stderr=True, highlight=False)
-output = Console(highlight=False, soft_wrap=True)
+# Data goes to standard output, everything about it to standard error. Names of files are printed
+# as they are: neither [brackets] nor :colons: in them mean anything.
+console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+output = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def note(message: str, *, style: str = "", word: str = "") -> None:
+    """One line about the data; `word`, in `style`, stands before it."""
+    text = Text.assemble((word, style), message)
+    console.print(text, soft_wrap=not console.is_terminal)
 
 
 def size_text(n: float) -> str:
@@ -40,21 +48,36 @@ def time_text(seconds: float) -> str:
     return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
+def duration_text(seconds: float) -> str:
+    """A time span for people: 40 s, 12 min, 3.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
+class _Left(TimeRemainingColumn):
+    """The time left, once it is known."""
+
+    def render(self, task: Task) -> Text:
+        known = task.time_remaining is not None and not task.finished
+        return Text(f"{super().render(task)} left" if known else "")
+
+
 @contextmanager
 def bar(
-    description: str, *, total: float | None, fields: str = ""
+    description: str, *, total: float | None, fields: str = "", hidden: bool = False
 ) -> Iterator[tuple[Progress, TaskID]]:
     """A progress bar on standard error, shown only in a terminal; `fields` is a rich template."""
+    shown = sys.stderr is not None and sys.stderr.isatty() and not console.is_dumb_terminal
     progress = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=20),
         TaskProgressColumn(),
-        TextColumn(fields),
+        TextColumn(fields, markup=False),
         TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        _Left(),
         console=console,
-        disable=not sys.stderr.isatty(),
+        disable=hidden or not shown,
     )
     with progress:
         task = progress.add_task(description, total=total, note="")
@@ -62,47 +85,71 @@ def bar(
 
 
 @contextmanager
-def reading_bar(description: str) -> Iterator[ProgressCallback]:
-    """A bar that follows `Session.feed` and `Session.score`."""
-    with bar(description, total=None, fields="{task.fields[note]}") as (progress, task):
+def reading_bar(description: str, files: Sequence[str]) -> Iterator[ProgressCallback]:
+    """A bar that follows `Session.feed` and `Session.score` through `files`."""
+    typed = "-" in files and sys.stdin.isatty()  # a bar would write over what is being typed
+    if typed:
+        note(f"{description} what is typed; Ctrl-D on a line of its own ends it")
+    first = f"{description} {_short(files[0])}"
+    with bar(first, total=None, fields="{task.fields[note]}", hidden=typed) as (progress, task):
 
         def show(done: ReadProgress) -> None:
             report = done.report
             bits = report.bits_per_byte
-            note = f"{report.tokens_per_second:,.0f} tokens/s"
+            said = f"{report.tokens_per_second:,.0f} tokens/s"
             if bits is not None:
-                note += f"  {bits:.3f} bits per byte"
+                said += f"  {bits:.3f} bits per byte"
             progress.update(
                 task,
-                description=f"{description} {done.name}",
+                description=f"{description} {_short(done.name)}",
                 total=done.size,
                 completed=done.read,
-                note=note,
+                note=said,
             )
 
         yield show
 
 
-def show_report(report: ReadReport, rows: dict[str, str]) -> None:
-    """A short two-column report of a reading, with further rows at its end."""
-    table = Table.grid(padding=(0, 2))
-    bits = report.bits_per_byte
-    table.add_row("tokens", f"{report.tokens:,}")
-    table.add_row("bytes", f"{report.n_bytes:,}")
-    if report.skipped_bytes:
-        table.add_row("read before", f"{report.skipped_bytes:,} bytes")
-    table.add_row("bits per byte", "-" if bits is None else f"{bits:.4f}")
-    table.add_row("tokens/s", f"{report.tokens_per_second:,.0f}")
+def _short(name: str) -> str:
+    return "standard input" if name in ("-", "<stdin>") else Path(name).name
+
+
+@contextmanager
+def interruptible(left_behind: Callable[[], str]) -> Iterator[None]:
+    """Say what an interruption leaves behind, once everything within has been closed."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        note(f"interrupted; {left_behind()}")
+        raise
+
+
+def show_rows(rows: Mapping[str, str]) -> None:
+    """Names and values in two columns."""
+    width = max(map(len, rows))
     for name, value in rows.items():
-        table.add_row(name, value)
-    output.print(table)
+        output.print(f"{name:<{width}}  {value}")
 
 
-def history_table(refs: list[Ref]) -> Table:
-    """The snapshots of a branch, oldest first."""
-    table = Table(box=None, header_style="bold")
-    for column in ("snapshot", "position", "saved at", "commit"):
-        table.add_column(column, justify="right" if column == "position" else "left")
-    for ref in refs:
-        table.add_row(str(ref.seq), f"{ref.position:,}", time_text(ref.created), ref.commit.id[:12])
-    return table
+def show_report(report: ReadReport, rows: Mapping[str, str]) -> None:
+    """A short report of a reading, with further rows at its end."""
+    bits = report.bits_per_byte
+    facts = {"tokens": f"{report.tokens:,}", "bytes": f"{report.n_bytes:,}"}
+    if report.skipped_bytes:
+        facts["read before"] = f"{report.skipped_bytes:,} bytes"
+    facts["bits per byte"] = "-" if bits is None else f"{bits:.4f}"
+    facts["tokens/s"] = f"{report.tokens_per_second:,.0f}"
+    show_rows({**facts, **rows})
+
+
+def show_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()
+) -> None:
+    """Rows under bold headings; the columns named in `right` end at the right."""
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    for index, row in enumerate((columns, *rows)):
+        cells = [
+            cell.rjust(width) if name in right else cell.ljust(width)
+            for cell, width, name in zip(row, widths, columns, strict=True)
+        ]
+        output.print(Text("  ".join(cells).rstrip(), style="" if index else "bold"))

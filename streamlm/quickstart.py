@@ -15,7 +15,10 @@ SESSION = "quickstart"
 def run(*arguments: str) -> None:
     """Run one command of streamlm in a process of its own; ends everything if it fails."""
     print(f"\n$ streamlm {shlex.join(arguments)}", flush=True)
-    result = subprocess.run([sys.executable, "-m", "streamlm", *arguments], check=False)
+    try:
+        result = subprocess.run([sys.executable, "-m", "streamlm", *arguments], check=False)
+    except KeyboardInterrupt:  # the command has said what it leaves behind
+        sys.exit(130)
     if result.returncode:
         sys.exit(result.returncode)
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
-from memory_store import MemoryStore, NotFound, Ref
+from memory_store import Commit, Conflict, MemoryStore, NotFound, Ref
 from streamlm.checkpoint import Checkpoint, load_checkpoint
 from streamlm.reports import Progress, ProgressCallback, ReadReport
 from streamlm.sources import OpenSource, Reading, Source, continue_reading
@@ -41,9 +41,11 @@ class Session:
         self._stream = TextStream.begin(checkpoint, seed=seed)
         self._store: MemoryStore | None = None
         self._ref: Ref | None = None
-        self._unsaved: list[np.ndarray] = []  # ids since the last snapshot
+        self._unsaved: list[np.ndarray] = []  # ids since the last snapshot, …
+        self._n_unsaved = 0  # … in so many items; an interruption may leave one more
         self._dirty = False
         self._reading: Reading | None = None
+        self._seed = seed
         self._resources = ExitStack()
 
     # -- what it is -------------------------------------------------------------------------------
@@ -112,29 +114,25 @@ class Session:
         """
         self._writable("feed")
         opened = _open_sources(sources)
-        reading = continue_reading(self._reading, opened)
+        done = continue_reading(self._reading, opened).done
         report, started = ReadReport(), time.perf_counter()
         report.skipped_bytes = sum(source.n_bytes for source in opened)
-        for source in opened[len(reading.done) :]:
+        for source in opened[len(done) :]:
             for block in source:
-                self._feed_block(source, block, errors, report)
-                reading.n_bytes, reading.digest = source.n_bytes, source.digest
-                self._reading = reading if source.digest else None
+                reached = Reading(done, source.n_bytes, source.digest) if source.is_file else None
+                self._feed_block(source, block, errors, report, reading=reached)
                 report.seconds = time.perf_counter() - started
                 report.position = self.position
                 self._save_when_due()
                 if progress is not None:
                     progress(Progress(source.name, source.n_bytes, source.size, report))
-            if source.digest and errors == "strict" and self._stream.tail["bytes"]:
-                raise ValueError(f"{source.name} ends within a UTF-8 character")
-            reading.done.append(source.digest)
-            reading.n_bytes, reading.digest = 0, ""
+            done = [*done, source.digest]
         if not any(source.n_bytes for source in opened):
             raise ValueError(f"nothing to read: {', '.join(s.name for s in opened)} is empty")
-        self._reading = None
-        self._dirty = True
         if self._store is not None:
-            self.save()
+            self._dirty = True
+            self._save(None)
+        self._reading = None
         report.seconds = time.perf_counter() - started
         report.position = self.position
         return report
@@ -178,8 +176,13 @@ class Session:
         report: ReadReport,
         *,
         keep: bool = False,
+        reading: Reading | None = None,
     ) -> None:
-        """Read one block as a whole: if this raises, the session is where it was."""
+        """Read one block as a whole: if this raises, the session is where it was.
+
+        Args:
+            reading: where a reading of files stands after this block.
+        """
         if errors == "strict" and source.is_file and isinstance(block, bytes) and b"\0" in block:
             raise ValueError(
                 f"{source.name} looks binary: it has a NUL byte; allowed: UTF-8 text "
@@ -193,12 +196,17 @@ class Session:
             size = len(block.encode()) if isinstance(block, str) else len(block)
             at = source.n_bytes - size
             raise ValueError(f"{source.name}, block at byte {at}: {error}") from None
-        self._moved(stream, ids)
+        if errors == "strict" and source.is_file and stream.tail["bytes"]:
+            raise ValueError(f"{source.name} ends within a UTF-8 character")
+        self._moved(stream, ids, reading)
 
-    def _moved(self, stream: TextStream, ids: np.ndarray) -> None:
-        self._stream, self._dirty = stream, True
+    def _moved(self, stream: TextStream, ids: np.ndarray, reading: Reading | None) -> None:
+        n_unsaved = self._n_unsaved
         if self._store is not None and len(ids):
-            self._unsaved.append(ids)
+            self._unsaved[n_unsaved:] = [ids]
+            n_unsaved += 1
+        # One statement: an interruption finds either all of it done or nothing.
+        self._stream, self._n_unsaved, self._reading, self._dirty = stream, n_unsaved, reading, True
 
     # -- writing ----------------------------------------------------------------------------------
 
@@ -251,14 +259,16 @@ class Session:
         self, prompt: str, max_tokens: int, sampling: Sampling, stops: list[str], seed: int | None
     ) -> Iterator[str]:
         if prompt:
-            self._moved(*self._stream.read_text(self.checkpoint, prompt, errors="replace"))
-        self._moved(*self._stream.end_text(self.checkpoint))
+            stream, ids = self._stream.read_text(self.checkpoint, prompt, errors="replace")
+            self._moved(stream, ids, self._reading)
+        stream, ids = self._stream.end_text(self.checkpoint)
+        self._moved(stream, ids, self._reading)
         if seed is not None:
             self._stream = self._stream.seeded(seed)
         held = ""
         for _ in range(max_tokens):
             stream, chosen, text = self._stream.write_token(self.checkpoint, sampling)
-            self._moved(stream, np.array([chosen], np.int32))
+            self._moved(stream, np.array([chosen], np.int32), self._reading)
             self._save_when_due()
             held += text
             found = min((at for text in stops if (at := held.find(text)) >= 0), default=-1)
@@ -306,20 +316,40 @@ class Session:
             ValueError: the session has no store.
             memory_store.StoreError: as `MemoryStore.commit`; the session can be saved again.
         """
+        return self._save(self._reading)
+
+    def _save(self, reading: Reading | None) -> Ref:
+        """`save`, after which `reading` is what is left to go on with."""
         store = self._bound("save")
         self._writable("save")
         if self._ref is not None and not self._dirty:
             return self._ref
-        if self._ref is None and self.position:
-            # The empty beginning is a snapshot too, so that every position can be rewound to.
-            begin = TextStream.begin(self.checkpoint)
-            self._ref = self._commit(store, begin, np.zeros(0, np.int32), None)
-        # From here on both this session and one resumed from the snapshot compute the same bits.
-        self._stream = self._stream.canonical(self.checkpoint)
-        tokens = np.concatenate([np.zeros(0, np.int32), *self._unsaved])
-        self._ref = self._commit(store, self._stream, tokens, self._reading)
-        self._unsaved, self._dirty = [], False
-        return self._ref
+        try:
+            if self._ref is None and self.position:
+                # The empty beginning is a snapshot too, so that every position can be rewound to.
+                begin = TextStream.begin(self.checkpoint, seed=self._seed)
+                self._ref = self._commit(store, begin, np.zeros(0, np.int32), None)
+            # From here on this session and one resumed from the snapshot compute the same bits.
+            self._stream = self._stream.canonical(self.checkpoint)
+            tokens = np.concatenate([np.zeros(0, np.int32), *self._unsaved[: self._n_unsaved]])
+            ref = self._commit(store, self._stream, tokens, reading)
+        except Conflict:
+            raise
+        except BaseException:
+            self._catch_up(store)
+            raise
+        self._ref, self._unsaved, self._n_unsaved, self._dirty = ref, [], 0, False
+        self._reading = reading
+        return ref
+
+    def _catch_up(self, store: MemoryStore) -> None:
+        """After an interrupted commit: take note of it if it got through all the same."""
+        head = store.head(self.branch)
+        if head is None or head == self._ref:
+            return
+        if head.position == self.position:
+            self._unsaved, self._n_unsaved = [], 0
+        self._ref = head
 
     def _commit(
         self, store: MemoryStore, stream: TextStream, tokens: np.ndarray, reading: Reading | None
@@ -337,6 +367,7 @@ class Session:
 
         Args:
             tokens: the position: from the nearest snapshot before it, the token log is replayed.
+                Text that was held back there, not yet a token, is forgotten.
             snapshot: an entry of `history()`, or its `seq`.
 
         Raises:
@@ -351,28 +382,32 @@ class Session:
         if tokens is not None:
             if not 0 <= tokens <= self.position:
                 raise ValueError(f"tokens = {tokens}; allowed: 0 to {self.position}")
-            if tokens == self.position:
-                return
             commit = store.nearest(head, tokens)
             replay = store.tokens(head, commit.position, tokens)
             target: Any = commit
         else:
             refs = {ref.seq: ref for ref in store.refs(self.branch)}
             seq = snapshot.seq if isinstance(snapshot, Ref) else snapshot
-            if seq not in refs:
-                raise ValueError(f"snapshot = {seq}; allowed: 0 to {max(refs)}")
+            if seq not in refs or (isinstance(snapshot, Ref) and snapshot != refs[seq]):
+                allowed = f"0 to {max(refs)}, or an entry of history()"
+                raise ValueError(f"snapshot = {snapshot}; allowed: {allowed}")
             target = refs[seq]
-        self._restore(store.publish(target, branch=self.branch))
-        if len(replay):
+        if target != head.commit:
+            loaded = self._load(target)  # first, for it may be damaged
+            self._restore(store.publish(target, branch=self.branch), loaded)
+        if tokens is not None and (len(replay) or any(self._stream.tail.values())):
             # The snapshot's tail is part of what is replayed; its reading is not gone on with.
-            self._reading = None
             stream = self._stream.read_ids(self.checkpoint, replay)
-            self._moved(stream.without_tail(self.checkpoint), replay)
+            self._moved(stream.without_tail(self.checkpoint), replay, None)
             self.save()
 
     def _save_when_due(self) -> None:
-        if sum(map(len, self._unsaved)) >= self.save_every:
+        if self._n_unsaved and self.position - self._saved_position >= self.save_every:
             self.save()
+
+    @property
+    def _saved_position(self) -> int:
+        return self._ref.position if self._ref is not None else 0
 
     def _bind(
         self, store: MemoryStore, branch: str, ref: Ref | None, *, readonly: bool = False
@@ -381,21 +416,27 @@ class Session:
         self._store, self.branch, self.readonly = store, branch, readonly
         if not readonly:
             self._resources.enter_context(store.writer(branch))
-        if ref is not None:
-            try:
-                self._restore(ref)
-            except BaseException:
-                self._resources.close()
-                raise
+        try:
+            if not readonly:
+                ref = store.head(branch)  # who held the branch until now may have moved it
+            if ref is not None:
+                self._restore(ref, self._load(ref))
+        except BaseException:
+            self._resources.close()
+            raise
 
-    def _restore(self, ref: Ref) -> None:
+    def _load(self, source: Ref | Commit) -> tuple[TextStream, Reading | None]:
         store = self._bound("resume")
-        snapshot = store.load(ref, fingerprints=self.checkpoint.fingerprints)
-        attributes: Any = snapshot.attributes
-        recent = store.tokens(ref, max(0, ref.position - REPETITION_WINDOW), ref.position)
-        self._stream = TextStream.from_snapshot(self.checkpoint, snapshot, recent=recent)
-        self._reading = Reading(**attributes["reading"]) if attributes["reading"] else None
-        self._ref, self._unsaved, self._dirty = ref, [], False
+        snapshot = store.load(source, fingerprints=self.checkpoint.fingerprints)
+        reading: Any = snapshot.attributes["reading"]
+        start = max(0, snapshot.position - REPETITION_WINDOW)
+        recent = store.tokens(source, start, snapshot.position)
+        stream = TextStream.from_snapshot(self.checkpoint, snapshot, recent=recent)
+        return stream, Reading(**reading) if reading else None
+
+    def _restore(self, ref: Ref, loaded: tuple[TextStream, Reading | None]) -> None:
+        self._stream, self._reading = loaded
+        self._ref, self._unsaved, self._n_unsaved, self._dirty = ref, [], 0, False
 
     def _bound(self, doing: str) -> MemoryStore:
         if self._store is None:

@@ -12,7 +12,7 @@ Source: TypeAlias = "str | Path | IO[str] | IO[bytes] | Iterable[str] | Iterable
 BLOCK = 1 << 14  # bytes read at a time; a block is read by the model as a whole, or not at all
 
 
-@dataclass
+@dataclass(frozen=True)
 class Reading:
     """How far a call of `feed` has come, so that the same call can go on after an interruption.
 
@@ -96,8 +96,13 @@ class OpenSource:
         if self._path is not None:
             with open(self._path, "rb") as file:
                 file.seek(self.n_bytes)
-                while block := file.read(BLOCK):
-                    yield block
+                cut = b""
+                while data := file.read(BLOCK):
+                    block, cut = whole_characters(cut + data)
+                    if block:
+                        yield block
+                if cut:
+                    yield cut
         elif isinstance(source, str):
             for start in range(0, len(source), BLOCK):
                 yield source[start : start + BLOCK]
@@ -114,6 +119,21 @@ class OpenSource:
                     )
                 for start in range(0, len(piece), BLOCK):
                     yield piece[start : start + BLOCK]
+
+
+def whole_characters(data: bytes) -> tuple[bytes, bytes]:
+    """UTF-8 and the character cut off at its end, if there is one.
+
+    A reading that is interrupted between two blocks may be gone on with after other text, or never.
+    """
+    for n in range(1, min(3, len(data)) + 1):
+        lead = data[-n]
+        if lead >= 0xC0:  # begins a character of two, three or four bytes
+            size = 2 + (lead >= 0xE0) + (lead >= 0xF0)
+            return (data[:-n], data[-n:]) if n < size else (data, b"")
+        if lead < 0x80:
+            break
+    return data, b""
 
 
 def continue_reading(old: Reading | None, opened: list[OpenSource]) -> Reading:

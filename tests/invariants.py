@@ -1,9 +1,8 @@
 """What holds for every head, compression and norm: each check takes a model.
 
-The checks use `init_state`, the call, `commit` and `canonical`, and the fields of `State` that every
-head has. So a new head passes them by standing in the matrix of `test_invariants`. Equality is
-bitwise unless a check takes a tolerance, the largest difference of logits and slots; usage is
-float32 always.
+The checks use `init_state`, the call, `commit` and `canonical`, and the fields of `State`; a new
+head passes them by standing in the matrix of `test_invariants`. Equality is bitwise unless a check
+takes a tolerance: the largest difference of logits and slots. Usage is float32 always.
 """
 
 from collections.abc import Iterator, Sequence
@@ -102,9 +101,7 @@ def assert_same_state(a: State, b: State, *, tolerance: float) -> None:
     for row, filled in enumerate(a.filled.tolist()):
         start = a.past.shape[2] - filled
         past = largest_difference(a.past[:, row, start:], b.past[:, row, start:])
-        segment = largest_difference(
-            a.segment[:, row, : a.length], b.segment[:, row, : b.length]
-        )
+        segment = largest_difference(a.segment[:, row, : a.length], b.segment[:, row, : b.length])
         assert max(past, segment) <= tolerance, f"row {row}: slots differ by {past}, {segment}"
     assert largest_difference(a.usage, b.usage) <= (USAGE_TOLERANCE if tolerance else 0)
 

@@ -22,9 +22,7 @@ def layer() -> RelativeAttention:
     return attention
 
 
-@pytest.mark.parametrize(
-    ("t", "k"), [(t, k) for t in (1, 2, 3, 5) for k in (1, 3, 5, 8) if t <= k]
-)
+@pytest.mark.parametrize(("t", "k"), [(t, k) for t in (1, 2, 3, 5) for k in (1, 3, 5, 8) if t <= k])
 def test_relative_shift_is_the_naive_index(t: int, k: int) -> None:
     scores = leaf(2, 3, t, k + 1, seed=0).detach()
     shifted = relative_shift(scores)

@@ -341,6 +341,8 @@ def test_paths(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_create_takes_no_folder_that_is_in_use(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="'full' or 'normal', not 'some'"):
+        new_store(tmp_path / "s.zarr", durability="some")
     new_store(tmp_path / "s.zarr")
     with pytest.raises(StoreError, match="a session already"):
         new_store(tmp_path / "s.zarr")

@@ -1,4 +1,4 @@
-"""The model against a literal one, its gradients, what it equals, and what it computes only once."""
+"""The model against a literal one, its gradients, what it equals, what it computes only once."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -221,9 +221,7 @@ def test_everything_goes_on_learning(compression: str, loss: str, norm: str) -> 
 
 
 @pytest.mark.parametrize("compression", ["conv", "dilated"])
-@pytest.mark.parametrize(
-    "loss", ["none", "attention-reconstruction", "auto-encoding", "bptt"]
-)
+@pytest.mark.parametrize("loss", ["none", "attention-reconstruction", "auto-encoding", "bptt"])
 def test_language_model_loss_reaches_compressors_only_with_bptt(
     compression: str, loss: str
 ) -> None:
@@ -319,9 +317,7 @@ def test_most_used_keeps_evicted_slots_bit_for_bit() -> None:
         for index in range(2):
             old = eviction.evicted[index, 0, 4 - n :]
             new = eviction.compressed[index, 0, 2 - n // 2 :]
-            places = [
-                [i for i, slot in enumerate(old) if torch.equal(slot, kept)] for kept in new
-            ]
+            places = [[i for i, slot in enumerate(old) if torch.equal(slot, kept)] for kept in new]
             assert all(len(found) == 1 for found in places)
             where = [found[0] for found in places]
             assert where == sorted(set(where))
@@ -330,7 +326,7 @@ def test_most_used_keeps_evicted_slots_bit_for_bit() -> None:
 
 
 def test_a_long_memory_is_one_pass() -> None:
-    """Transformer-XL in segments equals one segment as long as the text, if nothing is forgotten."""
+    """Transformer-XL in segments is one segment as long as the text, if nothing is forgotten."""
     whole = tiny_model(compressed_len=0, memory_len=0, segment_len=21)
     parts = twin(whole, memory_len=20, segment_len=4)
     tokens = random_tokens(whole, 21)

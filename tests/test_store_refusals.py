@@ -112,6 +112,14 @@ UNKNOWN = {"commit": "000000000000-" + "0" * 32, "id": "0" * 64, "position": 0}
         {"slots/memory/shape": [3, 1, 2**30, 4], "slots/memory/end": 2**30},
         {"slots/memory/shape": [3, 1, 10**9, 4], "slots/memory/end": 10**9,
          "slots/memory/capacity": 10**9},
+        {"slots/memory/shape": [3, 1, 10**9, 4], "slots/memory/end": 10**9 + 12,
+         "slots/memory/capacity": 10**9, "arrays/memory/shape": [3, 1, 10**9, 4],
+         "arrays/memory/crc32c": [1, 2, 3]},
+        {"slots/memory/shape": [3, 1, 10**9, 4], "slots/memory/end": 10**9 + 12,
+         "slots/memory/capacity": 10**9,
+         "window": [
+             {**UNKNOWN, "slots": {"memory": {"first": 0, "end": 10**9 + 8, "crc32c": [1, 2, 3]}}}
+         ]},
         {"slots/memory/axis": 9},
         {"slots/memory/end": -4},
         {"slots/memory/end": 10**6},
@@ -160,6 +168,30 @@ def test_hostile_attributes(tmp_path: Path, changes: dict[str, Any]) -> None:
         assert tracemalloc.get_traced_memory()[1] < 2**22
     finally:
         tracemalloc.stop()
+
+
+def test_verify_goes_beyond_crc32c(tmp_path: Path) -> None:
+    """A crc32c can be made to fit; sha256 and the links of the chain cannot."""
+    store, stream = new_store(tmp_path / "s.zarr"), Stream()
+    stream.read(8, memory=8)
+    parent = store.commit(stream.snapshot(), parent=None)
+    stream.read(4, memory=4)
+    head = store.commit(stream.snapshot(), parent=parent)
+    for changes, message in (
+        ({"arrays/segment/sha256": "0" * 64}, "segment.*sha256"),
+        ({"depth": 7}, "another depth"),
+        ({"window/0/slots/memory/end": 9}, "does not hold them"),
+    ):
+        document = store.path / "commits" / head.commit.name / "zarr.json"
+        entry = store.path / "refs" / "main" / "000000000001.json"
+        honest = document.read_bytes(), entry.read_bytes()
+        lie = forge(store, head, changes)
+        with pytest.raises(Corrupt, match=message):
+            store.verify()
+        with pytest.raises(Corrupt, match=message):
+            store.verify(lie)
+        document.write_bytes(honest[0]), entry.write_bytes(honest[1])
+    assert store.verify(head) == replace(store.verify(), refs=0)
 
 
 def test_hostile_refs(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -129,19 +130,19 @@ def assert_identical(a: Any, b: Any) -> None:
 
 
 def test_it_learns(make: MakeTrainer, corpus: Corpus) -> None:
-    trainer = make(steps=40, norm="pre", final_norm=True, eval_steps=20)
+    trainer = make(steps=30, norm="pre", final_norm=True, eval_steps=15)
     before = trainer.validate()
     steps = list(trainer.run())
-    assert [step.step for step in steps] == list(range(1, 41))
+    assert [step.step for step in steps] == list(range(1, 31))
     assert steps[0].loss == pytest.approx(math.log(8192), rel=0.05)  # it begins knowing nothing
     assert steps[-1].loss < 0.2 * steps[0].loss
     assert all(math.isfinite(step.compression_loss) for step in steps)
     assert any(step.compression_loss > 0 for step in steps)
     valid = [step.valid_bits_per_byte for step in steps]
-    assert [index + 1 for index, value in enumerate(valid) if value is not None] == [20, 40]
-    assert valid[39] is not None and valid[19] is not None
-    assert valid[39] < valid[19] < before
-    assert trainer.tokens == steps[-1].tokens > 40 * 16
+    assert [index + 1 for index, value in enumerate(valid) if value is not None] == [15, 30]
+    assert valid[14] is not None and valid[29] is not None
+    assert valid[29] < valid[14] < before
+    assert trainer.tokens == steps[-1].tokens > 30 * 16
 
     # What it leaves: a log, one line for each step, and a checkpoint that predicts.
     lines = (trainer.folder / "log.jsonl").read_text().splitlines()
@@ -258,16 +259,39 @@ def test_bfloat16_is_close_to_float32(make: MakeTrainer) -> None:
     assert all(state.past.dtype == torch.float32 for state in trainer.states)
 
 
+def assert_compiles(make: MakeTrainer) -> None:
+    options = {"n_layers": 1, "batch_size": 2, "steps": 4}
+    eager = [(step.loss, step.compression_loss) for step in make("eager", **options).run()]
+    compiled = make("compiled", compile=True, **options)
+    for step, wanted in zip(compiled.run(), eager, strict=True):
+        assert (step.loss, step.compression_loss) == pytest.approx(wanted, rel=1e-4)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1  # compiled once, as a whole
+
+
+@pytest.fixture
+def fresh_compiler() -> Iterator[None]:
+    torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
+    yield
+    torch.compiler.reset()
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch, about itself
+def test_a_segment_is_one_graph(
+    make: MakeTrainer, monkeypatch: pytest.MonkeyPatch, fresh_compiler: None
+) -> None:
+    whole = partial(torch.compile, fullgraph=True, backend="aot_eager")
+    monkeypatch.setattr(torch, "compile", whole)
+    assert_compiles(make)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(
     not any(map(shutil.which, ("g++", "c++", "clang++"))), reason="torch.compile needs a compiler"
 )
 @pytest.mark.filterwarnings("ignore")  # of torch, about itself
-def test_compiled_training_computes_the_same(make: MakeTrainer) -> None:
-    eager = [step.loss for step in make("eager", steps=4).run()]
-    compiled = make("compiled", steps=4, compile=True)
-    assert [step.loss for step in compiled.run()] == pytest.approx(eager, rel=1e-4)
-    torch.compiler.reset()
+def test_compiled_training_computes_the_same(make: MakeTrainer, fresh_compiler: None) -> None:
+    assert_compiles(make)
 
 
 # -- stop and go on ---------------------------------------------------------------------------

@@ -12,7 +12,6 @@ from benchmarks.tools.reads import NONE, RECENT, WHOLE
 from streamlm.display import output
 
 COLOURS = {WHOLE: BLUE, RECENT: GREEN, NONE: ORANGE}
-FIRST = 16  # positions before it are too few tokens to draw
 
 
 def show(figures: dict[str, Any]) -> None:
@@ -45,7 +44,7 @@ def show(figures: dict[str, Any]) -> None:
 
 
 def draw(figures: dict[str, Any], settings: dict[str, Any], path: Path) -> None:
-    figure, (left, right) = panels(2, size=(9.8, 3.9), widths=[1, 1.12])
+    figure, (left, right) = panels(2, size=(10.4, 3.9), widths=[0.8, 1.1])
     _bars(left, figures)
     _positions(right, figures, settings)
     save(figure, path)
@@ -60,14 +59,14 @@ def _bars(axis: Any, figures: dict[str, Any]) -> None:
     rows.sort(key=lambda row: -row[1])
     places = range(len(rows))
     axis.barh(places, [bits for _, bits, _ in rows], color=[c for *_, c in rows], height=0.68)
-    for place, (name, bits, colour) in zip(places, rows, strict=True):
-        axis.text(bits + 0.03, place, f"{bits:.2f}", va="center", color=DARK)
-        axis.text(0.05, place, name, va="center", color="black" if colour == GREY else "white")
-    axis.set_yticks([])
+    for place, (_, bits, _) in zip(places, rows, strict=True):
+        axis.text(bits + 0.03, place, f"{bits:.3f}", va="center", color=DARK)
+    axis.set_yticks(places, [name for name, _, _ in rows])
+    axis.tick_params(axis="y", length=0)
     axis.invert_yaxis()
-    axis.set_xlim(0, 1.12 * max(bits for _, bits, _ in rows))
+    axis.set_xlim(0, 1.18 * max(bits for _, bits, _ in rows))
     axis.set_xlabel("bits per byte (less is better)")
-    axis.set_title("Books never seen before")
+    axis.set_title("Books the model never saw")
     axis.grid(axis="y", visible=False)
     axis.spines["left"].set_visible(False)
 
@@ -76,7 +75,9 @@ def _positions(axis: Any, figures: dict[str, Any], settings: dict[str, Any]) -> 
     ends = []
     for name, curve in figures["curves"]["log"].items():
         start, stop = np.array(curve["from"]), np.array(curve["to"])
-        good = (start >= FIRST) & (np.array(curve["books"]) >= ENOUGH)
+        # Before the middle of the first segment, all ways of reading are one, and tokens are few.
+        first = settings["config"]["segment_len"] // 2
+        good = (start >= first) & (np.array(curve["books"]) >= ENOUGH)
         if not good.any():
             continue
         place = np.sqrt(start[good] * stop[good])
@@ -100,9 +101,9 @@ def _positions(axis: Any, figures: dict[str, Any], settings: dict[str, Any]) -> 
     reach = settings["reach"]
     axis.axvline(reach, color=GREY, linewidth=1, linestyle=(0, (4, 3)))
     axis.text(reach, axis.get_ylim()[1], f" reach: {reach:,} tokens", color=DARK, va="top")
-    ticks = [2**n for n in range(4, 22, 2) if first <= 2**n <= final]
+    ticks = [2**n for n in range(5, 22, 2) if first <= 2**n <= final]
     axis.set_xticks(ticks, [f"{t // 1024}k" if t >= 1024 else str(t) for t in ticks])
     axis.minorticks_off()
     axis.set_xlabel("position in the book, tokens")
     axis.set_ylabel("nats per token")
-    axis.set_title("Reading on lowers the loss")
+    axis.set_title("Loss by position in the book")

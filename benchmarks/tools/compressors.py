@@ -16,7 +16,7 @@ from typing import Any
 
 ORDERS = tuple(range(5, 17))
 VARIANTS = ("H", "I")
-PRIMED_ORDERS = (8, 12, 16)
+PRIMED_ORDERS = (8, 10, 12)
 MEMORY = 2 << 30  # bytes that a PPMd model may grow to
 
 Note = Callable[[str], object]
@@ -65,7 +65,7 @@ def xz(books: Sequence[bytes]) -> list[Compressed]:
     """Each book alone, and all of them in one file."""
     n_bytes = sum(map(len, books))
     alone = Compressed("xz -9e, each book alone", [xz_size(book) for book in books], n_bytes, {})
-    together = Compressed("xz -9e, all books in one file", [xz_size(b"".join(books))], n_bytes, {})
+    together = Compressed("xz -9e, all in one file", [xz_size(b"".join(books))], n_bytes, {})
     return [alone, together]
 
 
@@ -85,7 +85,7 @@ def ppmd(
     found = []
     for name, used, tried in (
         ("PPMd, each book alone", list(books), list(tuning)),
-        ("PPMd, all books in one stream", [b"".join(books)], [b"".join(tuning)]),
+        ("PPMd, all in one stream", [b"".join(books)], [b"".join(tuning)]),
     ):
         sizes: dict[tuple[int, str], int] = {}
         for order in orders:
@@ -146,5 +146,5 @@ def primed_ppmd(
         "training_bytes": chosen["training_bytes"],
         "tuning_bits_per_byte": 8 * sum(chosen["sizes"][:n_tuning]) / sum(map(len, tuning)),
     }
-    name = f"PPMd after {chosen['training_bytes'] / 1e6:.3g} MB of training books"
+    name = f"PPMd primed with {chosen['training_bytes'] / 1e6:.3g} MB"
     return Compressed(name, chosen["sizes"][n_tuning:], sum(map(len, books)), settings)

@@ -14,7 +14,9 @@ def groups(slots: Sequence[Tensor], rate: int) -> list[Sequence[Tensor]]:
 
 def max_pool(slots: Sequence[Tensor], rate: int) -> list[Tensor]:
     return [
-        torch.stack([max((slot[i] for slot in group), key=Tensor.item) for i in range(len(group[0]))])
+        torch.stack(
+            [max((slot[i] for slot in group), key=Tensor.item) for i in range(len(group[0]))]
+        )
         for group in groups(slots, rate)
     ]
 

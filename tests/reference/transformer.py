@@ -162,4 +162,6 @@ class Reference:
     def _feed_forward(self, name: str, x: Tensor) -> Tensor:
         part = f"{name}.feed_forward"
         inner = self.weights[f"{part}.0.weight"] @ x + self.weights[f"{part}.0.bias"]
-        return self.weights[f"{part}.3.weight"] @ inner.clamp(min=0) + self.weights[f"{part}.3.bias"]
+        return (
+            self.weights[f"{part}.3.weight"] @ inner.clamp(min=0) + self.weights[f"{part}.3.bias"]
+        )

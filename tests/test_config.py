@@ -1,0 +1,167 @@
+"""Configurations: what they refuse, and that they survive JSON."""
+
+import json
+import re
+from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
+
+import pytest
+
+from streamlm.compression import COMPRESSORS
+from streamlm.config import COMPRESSIONS, ModelConfig, TrainConfig
+
+INTEGERS = ("vocab_size", "n_layers", "d_model", "n_heads", "head_dim", "d_ff", "segment_len")
+
+
+def model_config(**options: object) -> ModelConfig:
+    return ModelConfig.from_dict({"vocab_size": 10, **options})
+
+
+REFUSED: list[tuple[dict[str, object], str]] = [
+    *(({name: 0}, f"{name} = 0; allowed: an integer of at least 1") for name in INTEGERS),
+    ({"compression_rate": 0}, "compression_rate = 0; allowed: an integer of at least 1"),
+    ({"memory_len": -1}, "memory_len = -1; allowed: an integer of at least 0"),
+    ({"compressed_len": -4}, "compressed_len = -4; allowed: an integer of at least 0"),
+    ({"d_model": 7}, "d_model = 7; allowed: an even number"),
+    (
+        {"segment_len": 6, "memory_len": 8},
+        "segment_len = 6; allowed: a multiple of compression_rate = 4",
+    ),
+    ({"memory_len": 130}, "memory_len = 130; allowed: a multiple of compression_rate = 4"),
+    (
+        {"compression": "median"},
+        "compression = 'median'; allowed: 'max' or 'mean' or 'conv' or 'dilated' or 'most-used'",
+    ),
+    (
+        {"compression_loss": "l2"},
+        "compression_loss = 'l2'; allowed: 'none' or 'auto-encoding' or "
+        "'attention-reconstruction' or 'bptt'",
+    ),
+    (
+        {"compression": "mean", "compression_loss": "bptt"},
+        "compression_loss with compression 'mean' = 'bptt'; "
+        "allowed: 'none': only 'conv' or 'dilated' can be trained",
+    ),
+    (
+        {"compression": "most-used", "compression_loss": "none", "memory_len": 64},
+        "memory_len = 64; allowed: at least segment_len = 128 with compression 'most-used'",
+    ),
+    ({"norm": "rms"}, "norm = 'rms'; allowed: 'post' or 'pre'"),
+    ({"dropout": 1.0}, "dropout = 1.0; allowed: a number in [0, 1)"),
+    ({"attention_dropout": -0.1}, "attention_dropout = -0.1; allowed: a number in [0, 1)"),
+    ({"dropout": float("nan")}, "dropout = nan; allowed: a number in [0, 1)"),
+    ({"init_std": 0.0}, "init_std = 0.0; allowed: a number above 0"),
+    # Types: JSON and Python are lax about numbers, a model is not.
+    ({"n_layers": 2.0}, "n_layers = 2.0; allowed: a value of type int"),
+    ({"n_layers": True}, "n_layers = True; allowed: a value of type int"),
+    ({"n_layers": "2"}, "n_layers = '2'; allowed: a value of type int"),
+    ({"n_layers": None}, "n_layers = None; allowed: a value of type int"),
+    ({"dropout": "0.1"}, "dropout = '0.1'; allowed: a value of type float"),
+    ({"dropout": False}, "dropout = False; allowed: a value of type float"),
+    ({"final_norm": 1}, "final_norm = 1; allowed: a value of type bool"),
+    ({"norm": 3}, "norm = 3; allowed: a value of type str"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), REFUSED)
+def test_model_settings_are_refused(options: dict[str, object], message: str) -> None:
+    """The message names what was given and what is allowed."""
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        model_config(**options)
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        ModelConfig(**{"vocab_size": 10, **options})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        *(
+            ({name: 0}, f"{name} = 0; allowed: an integer of at least 1")
+            for name in (
+                *("steps", "batch_size", "accumulate", "unroll"),
+                *("checkpoint_steps", "eval_steps", "log_steps", "eval_tokens"),
+            )
+        ),
+        ({"warmup_steps": -1}, "warmup_steps = -1; allowed: at least 0"),
+        ({"learning_rate": 0.0}, "learning_rate = 0.0; allowed: a number above 0"),
+        ({"clip": -1.0}, "clip = -1.0; allowed: a number above 0"),
+        (
+            {"learning_rate": 0.1, "min_learning_rate": 0.2},
+            "min_learning_rate = 0.2; allowed: a number from 0 to learning_rate = 0.1",
+        ),
+        ({"weight_decay": -0.1}, "weight_decay = -0.1; allowed: at least 0"),
+        ({"beta1": 1.0}, "beta1 = 1.0; allowed: a number in [0, 1)"),
+        ({"beta2": -0.5}, "beta2 = -0.5; allowed: a number in [0, 1)"),
+        ({"precision": "float16"}, "precision = 'float16'; allowed: 'float32' or 'bfloat16'"),
+        ({"steps": 1e4}, "steps = 10000.0; allowed: a value of type int"),
+    ],
+)
+def test_training_settings_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        TrainConfig.from_dict(options)
+
+
+def test_without_compression_its_settings_do_not_bind() -> None:
+    config = model_config(compressed_len=0, segment_len=7, memory_len=5, compression="mean")
+    assert (config.past_len, config.evicted_len) == (5, 0)
+    assert model_config(compressed_len=0, compression="most-used", memory_len=0).past_len == 0
+
+
+def test_derived_lengths() -> None:
+    config = model_config(
+        n_layers=3, segment_len=8, memory_len=12, compressed_len=5, compression_rate=4
+    )
+    assert config.past_len == 17 and config.evicted_len == 2
+    assert config.reach == 3 * (12 + 4 * 5)
+
+
+def test_unknown_keys_are_refused() -> None:
+    with pytest.raises(ValueError, match="ModelConfig has no layers, width; it knows attention_dr"):
+        model_config(width=3, layers=2)
+    with pytest.raises(ValueError, match="TrainConfig has no lr; it knows accumulate, batch_size"):
+        TrainConfig.from_dict({"lr": 0.1})
+
+
+def test_missing_keys_are_named() -> None:
+    with pytest.raises(ValueError, match=r"^ModelConfig needs vocab_size$"):
+        ModelConfig.from_dict({"n_layers": 2})
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        model_config(),
+        model_config(
+            norm="pre", final_norm=True, dropout=0.25, compression="max", compression_loss="none"
+        ),
+        TrainConfig(),
+        TrainConfig(steps=7, learning_rate=1, min_learning_rate=0, compile=True),
+    ],
+    ids=["model", "another model", "train", "another train"],
+)
+def test_json_round_trip(config: ModelConfig | TrainConfig, tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(config.to_json(), encoding="utf-8")
+    assert type(config).load(path) == config
+    values = json.loads(config.to_json())
+    assert set(values) == {field.name for field in fields(config)}
+    assert values == config.to_dict()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"vocab_size": }'])
+def test_a_damaged_file_is_named(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"config\.json is damaged"):
+        ModelConfig.load(path)
+
+
+def test_configurations_are_frozen() -> None:
+    with pytest.raises(FrozenInstanceError):
+        model_config().n_layers = 3  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        ModelConfig(10)  # type: ignore[call-arg,misc]
+
+
+def test_every_compression_has_a_module() -> None:
+    assert tuple(COMPRESSORS) == COMPRESSIONS
