@@ -1,13 +1,13 @@
 """The commits of a session, as they are read."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from memory_store.arrays import check_sizes, memory, read_array
+from memory_store.arrays import check_sizes, memory, read_array, read_rows
 from memory_store.manifest import Manifest
 from memory_store.manifest_reader import read_manifest
 from memory_store.names import commit_folder
@@ -59,6 +59,12 @@ class Commits:
     ) -> np.ndarray:
         """An array of a commit, checked against what is known of it."""
         return read_array(self._array_folder(commit, name), spec, allocate)
+
+    def rows(
+        self, commit: Commit, spec: Stored, name: str, *, start: int, stop: int
+    ) -> Iterator[tuple[int, int, np.ndarray]]:
+        """Rows of an array of a commit, unchecked; see `arrays.read_rows`."""
+        return read_rows(self._array_folder(commit, name), spec, start, stop)
 
     def check_sizes(self, commit: Commit, spec: Stored, name: str) -> None:
         """Check that the files of an array have the size that its shape promises."""

@@ -70,7 +70,7 @@ def plan(windows: Mapping[str, Window], parent: Commit | None, commits: Commits)
         return Plan(whole, ())
     manifest = commits.manifest(parent)
     sources = manifest.sources(parent)
-    first, scratch = dict(whole), Scratch()
+    first = dict(whole)
     needed: dict[Commit, dict[str, Held]] = {}
     for name, window in windows.items():
         slots = manifest.slots.get(name)
@@ -79,7 +79,7 @@ def plan(windows: Mapping[str, Window], parent: Commit | None, commits: Commits)
         new = max(slots.end, whole[name])
         try:
             kept = pieces(name, whole[name], new, sources) if whole[name] < slots.end else []
-            unchanged = all(_equal(name, window, slots, piece, commits, scratch) for piece in kept)
+            unchanged = all(_equal(name, window, slots, piece, commits) for piece in kept)
         except StoreError:
             unchanged = False  # the caller has the slots: damage on disk ends here
         if unchanged:
@@ -112,8 +112,10 @@ def assemble(
         commits.check_sizes(piece.commit, piece.held.stored(slots), name)
     window = np.empty(slots.shape, np.dtype(slots.dtype).newbyteorder("<"))
     for piece in found:
+        first = piece.held.first
+        stored = commits.array(piece.commit, piece.held.stored(slots), name, allocate=scratch.take)
         view = along(window, slots.axis, piece.low - slots.start, piece.high - slots.start)
-        view[...] = _stored(name, slots, piece, commits, scratch)
+        view[...] = along(stored, slots.axis, piece.low - first, piece.high - first)
     return window
 
 
@@ -144,26 +146,21 @@ def _others(shape: Iterable[int], axis: int) -> tuple[int, ...]:
     return shape[:axis] + shape[axis + 1 :]
 
 
-def _stored(
-    name: str, slots: Slots, piece: Piece, commits: Commits, scratch: Scratch
-) -> np.ndarray:
-    """The slots of a piece, as the disk has them; void when `scratch` is used again."""
-    array = commits.array(piece.commit, piece.held.stored(slots), name, allocate=scratch.take)
-    first = piece.held.first
-    return along(array, slots.axis, piece.low - first, piece.high - first)
-
-
-def _equal(
-    name: str, window: Window, slots: Slots, piece: Piece, commits: Commits, scratch: Scratch
-) -> bool:
-    """Whether the window has in it what the disk has."""
+def _equal(name: str, window: Window, slots: Slots, piece: Piece, commits: Commits) -> bool:
+    """Whether the disk has for a piece what the window has."""
     start = window.end - slot_count(window)
     given = along(window.data, window.axis, piece.low - start, piece.high - start)
-    held = _stored(name, slots, piece, commits, scratch)
+    low, high = piece.low - piece.held.first, piece.high - piece.held.first
+    stored = piece.held.stored(slots)
     # Bits, not numbers: NaN equals NaN, and −0 does not equal 0.
-    bits = f"u{held.dtype.itemsize}"
-    given, held = given.astype(held.dtype, copy=False).view(bits), held.view(bits)
-    if window.axis == 0:
-        return np.array_equal(held, given)
-    # Row by row: what is compared at once should fit in the processor's cache.
-    return all(np.array_equal(a, b) for a, b in zip(held, given, strict=True))
+    bits = np.dtype(f"<u{given.dtype.itemsize}")
+    given = given.astype(given.dtype.newbyteorder("<"), copy=False).view(bits)
+    if slots.axis == 0:
+        return all(
+            np.array_equal(rows.view(bits), given[i - low : j - low])
+            for i, j, rows in commits.rows(piece.commit, stored, name, start=low, stop=high)
+        )
+    return all(
+        np.array_equal(along(rows, slots.axis, low, high).view(bits), given[i:j])
+        for i, j, rows in commits.rows(piece.commit, stored, name, start=0, stop=stored.shape[0])
+    )

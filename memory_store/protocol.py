@@ -22,7 +22,7 @@ class Window:
 
     Slots are only ever appended: a slot, once part of a committed window, keeps its value and its
     number (0 for the first slot of the stream). Thus only new slots are written. The store compares
-    the others with what it has, and writes a window whole when one of them has changed all the same.
+    the others with what it has, and writes a window whole if one of them has changed all the same.
 
     Attributes:
         data: the whole window as it is now, real slots only, slots along `axis`, newest last.

@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -177,11 +178,14 @@ def generate(
             facts: dict[str, Any] = {"text": text, "tokens": n, "position": writer.position}
             print(json.dumps(facts | {"seconds": seconds, "tokens_per_second": n / seconds}))
             return
-        sys.stdout.write(prompt)
-        sys.stdout.flush()
-        for piece in pieces:
-            sys.stdout.write(piece)
+        try:
+            for piece in chain([prompt], pieces):
+                sys.stdout.write(piece)
+                sys.stdout.flush()
+        except KeyboardInterrupt:  # what is said of it stands on a line of its own
+            sys.stdout.write("\n")
             sys.stdout.flush()
+            raise
         sys.stdout.write("\n")
 
 

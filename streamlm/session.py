@@ -333,12 +333,12 @@ class Session:
             self._stream = self._stream.canonical(self.checkpoint)
             tokens = np.concatenate([np.zeros(0, np.int32), *self._unsaved[: self._n_unsaved]])
             ref = self._commit(store, self._stream, tokens, reading)
+            self._ref, self._unsaved, self._n_unsaved, self._dirty = ref, [], 0, False
         except Conflict:
             raise
         except BaseException:
             self._catch_up(store)
             raise
-        self._ref, self._unsaved, self._n_unsaved, self._dirty = ref, [], 0, False
         self._reading = reading
         return ref
 

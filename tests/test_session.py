@@ -10,7 +10,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from itertools import islice
+from functools import partial
+from itertools import islice, pairwise
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -124,7 +125,7 @@ def test_reading_is_reading_the_tokens(whole: End, tiny: Checkpoint) -> None:
 
 def split(text: str, *at: int) -> list[str]:
     bounds = [0, *at, len(text)]
-    return [text[start:stop] for start, stop in zip(bounds, bounds[1:], strict=False)]
+    return [text[start:stop] for start, stop in pairwise(bounds)]
 
 
 def two_files(folder: Path, text: str) -> list[Source]:
@@ -143,7 +144,7 @@ KINDS: dict[str, Callable[[Path, str], list[Source]]] = {
     "pipe": lambda path, text: [io.BytesIO(text.encode())],
     "iterator of str": lambda path, text: [iter(split(text, 3, 4, 250))],
     "iterator of bytes": lambda path, text: [
-        text.encode()[i : i + 7] for i in range(0, len(text.encode()), 7)
+        (text.encode()[i : i + 7] for i in range(0, len(text.encode()), 7))
     ],
     "two texts": lambda path, text: [*split(text, 77)],
     "two files": lambda path, text: two_files(path.parent, text),
@@ -153,7 +154,12 @@ KINDS: dict[str, Callable[[Path, str], list[Source]]] = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_source_is_read_alike(
-    kind: str, text: str, whole: End, open_: Open, token_log: TokenLog, tmp_path: Path,
+    kind: str,
+    text: str,
+    whole: End,
+    open_: Open,
+    token_log: TokenLog,
+    tmp_path: Path,
     small_blocks: int,
 ) -> None:
     path = tmp_path / "text.txt"
@@ -179,7 +185,10 @@ def test_every_source_is_read_alike(
 @settings(max_examples=12)
 @given(data=st.data())
 def test_any_split_over_any_calls(
-    data: st.DataObject, tiny: Checkpoint, prose: Prose, token_log: TokenLog,
+    data: st.DataObject,
+    tiny: Checkpoint,
+    prose: Prose,
+    token_log: TokenLog,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     text = prose(30, seed=3)
@@ -194,7 +203,7 @@ def test_any_split_over_any_calls(
                 cuts = data.draw(st.lists(st.integers(1, len(encoded) - 1), max_size=6))
                 bounds = [0, *sorted({*cuts}), len(encoded)]
                 calls: list[list[bytes]] = [[]]
-                for start, stop in zip(bounds, bounds[1:], strict=False):
+                for start, stop in pairwise(bounds):
                     calls[-1].append(encoded[start:stop])
                     if data.draw(st.booleans()):
                         calls.append([])
@@ -270,7 +279,7 @@ def test_nothing_to_read_is_an_error(empty: Any, open_: Open, tmp_path: Path) ->
     assert session.tail == " Ishmael."
 
 
-GOOD = "Call me Ishmael. Some years ago, never mind how long — precisely. " * 6
+GOOD = "Call me Ishmael. Some years ago — never mind how long precisely. " * 6
 BAD: dict[str, tuple[bytes, str]] = {
     "NUL": (b"abc\0def", "looks binary: it has a NUL byte; allowed: UTF-8 text"),
     "Latin-1": ("na\xefve".encode("latin-1"), r"block at byte \d+: invalid UTF-8: byte 0xEF"),
@@ -284,35 +293,33 @@ def test_invalid_text_is_refused_and_what_came_before_is_kept(
     bad: str, open_: Open, tmp_path: Path, token_log: TokenLog, small_blocks: int
 ) -> None:
     data, message = BAD[bad]
-    before = (GOOD * 3).encode()[: 3 * small_blocks]  # the bad bytes stand in the fourth block
+    before = (b"and so on, " * 99)[: 3 * small_blocks]
+    if bad == "cut":  # of the fourth block, only what is no character is refused
+        before, data = before + data[:4], data[4:]
     first, second = tmp_path / "first.txt", tmp_path / "second.txt"
-    first.write_text(GOOD)
+    first.write_text(GOOD, encoding="utf-8")
     second.write_bytes(before + data)
+    session, kept = open_("s"), open_("kept")
+    kept.feed([GOOD, before])
 
-    session = open_()
+    def compare() -> None:
+        found = End.of(session, tmp_path / "s.zarr", token_log)
+        assert_same_end(found, End.of(kept, tmp_path / "kept.zarr", token_log))
+
     for _ in range(2):  # trying again changes nothing
         with pytest.raises(ValueError, match=rf"second\.txt.*{message}"):
             session.feed(first, second)
-        kept = open_("kept")
-        if not kept.position:
-            kept.feed([GOOD, before])
-        good = End.of(kept, tmp_path / "kept.zarr", token_log)
-        if bad == "cut":  # the incomplete character alone is a block
-            assert session.tail == good.tail + "end "
-        found = End.of(session, tmp_path / "s.zarr", token_log)
-        assert found.log[: good.position] == good.log
+        compare()
     with pytest.raises(ValueError, match=rf"second\.txt.*{message}"):
         session.score(second)
+    compare()
 
-    # Once the file is right, the same call goes on; no word is read twice.
-    fixed = before + b" and so on"
-    second.write_bytes(fixed)
-    if bad != "cut":
-        report = session.feed(first, second)
-        assert report.skipped_bytes == len(GOOD.encode()) + len(before)
-        kept.feed([b" and so on"])
-        ends = [End.of(s, tmp_path / f"{n}.zarr", token_log) for n, s in (("s", session), ("kept", kept))]
-        assert_same_end(*ends)
+    # Once the file is right, the same call goes on.
+    second.write_bytes(before + b" and so on")
+    report = session.feed(first, second)
+    assert report.skipped_bytes == len(GOOD.encode()) + len(before)
+    kept.feed([b" and so on"])
+    compare()
 
 
 @pytest.mark.parametrize("bad", BAD)
@@ -322,28 +329,554 @@ def test_invalid_text_can_be_replaced(
     data = GOOD.encode() + BAD[bad][0]
     path = tmp_path / "text.txt"
     path.write_bytes(data)
-    session, wanted = open_("found"), open_("wanted")
+    session, wanted = open_("s"), open_("wanted")
     report = session.feed(path, [" and on"], errors="replace")
     wanted.feed([data.decode(errors="replace") + " and on"])
-    ends = [End.of(s, tmp_path / f"{n}.zarr", token_log) for n, s in (("found", session), ("wanted", wanted))]
-    assert_same_end(*ends)
+    assert_same_end(
+        End.of(session, tmp_path / "s.zarr", token_log),
+        End.of(wanted, tmp_path / "wanted.zarr", token_log),
+    )
     assert report.tokens == session.position
 
 
 def test_other_text_follows_a_file_that_ended_within_a_character(
-    open_: Open, tmp_path: Path
+    open_: Open, tmp_path: Path, token_log: TokenLog, tiny: Checkpoint
 ) -> None:
     path = tmp_path / "log.txt"
     path.write_bytes("The log says 漢".encode()[:-2])
     session = open_()
     with pytest.raises(ValueError, match="ends within a UTF-8 character"):
         session.feed(path)
-    assert session.tail == " says "[-1:] or session.tail  # what came before is there
-    session.feed(["漢 is the word."])
-    assert session.tail == " word."
+    session.feed(["it."])
+    assert session.tail == " it."
+    session.save()
+    assert tiny.tokenizer.decode(token_log(tmp_path / "s.zarr")) == "The log says"
+
+
+def test_a_file_is_gone_on_with_after_other_text(
+    open_: Open, tmp_path: Path, token_log: TokenLog, small_blocks: int, tiny: Checkpoint
+) -> None:
+    """Wherever it was interrupted, also where a block would end within a character."""
+    text = "x" + "漢字" * 150
+    path = tmp_path / "text.txt"
+    path.write_text(text, encoding="utf-8")
+    session = open_()
+    interrupted_after(session, 1, path)
+    list(session.generate("?", max_tokens=0))
+    n_read = session.feed(path).skipped_bytes
+    assert 0 < n_read <= small_blocks + 3
+    list(session.generate(max_tokens=0))
+    session.save()
+    one = text.encode()[:n_read].decode()
+    two = text.encode()[n_read:].decode()
+    assert tiny.tokenizer.decode(token_log(tmp_path / "s.zarr")) == f"{one}?{two}"
 
 
 @pytest.mark.parametrize("errors", ["ignore", "", None])
 def test_errors_are_strict_or_replace(errors: Any, open_: Open) -> None:
     with pytest.raises(ValueError, match="errors must be 'strict' or 'replace'"):
         open_().feed(["text"], errors=errors)
+
+
+# -- feed: interrupted ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def book(tmp_path_factory: pytest.TempPathFactory, text: str) -> Callable[[int], list[Path]]:
+    """The text as so many files."""
+
+    def make(n_files: int) -> list[Path]:
+        cuts = {1: (), 2: (401,), 3: (150, 420)}[n_files]
+        folder = tmp_path_factory.mktemp("book")
+        paths = [folder / f"{index}.txt" for index in range(n_files)]
+        for path, part in zip(paths, split(text, *cuts), strict=True):
+            path.write_text(part, encoding="utf-8", newline="")
+        return paths
+
+    return make
+
+
+def interrupt(
+    seen: list[Progress], n_blocks: int, error: type[BaseException], now: Progress
+) -> None:
+    """A progress callback that notes what it is told, and raises after some blocks."""
+    seen.append(replace(now, report=replace(now.report)))
+    if len(seen) > n_blocks:
+        raise error
+
+
+@pytest.mark.parametrize("n_files", [1, 2, 3])
+def test_an_interrupted_call_goes_on_when_made_again(
+    n_files: int,
+    book: Callable[[int], list[Path]],
+    whole: End,
+    text: str,
+    open_: Open,
+    token_log: TokenLog,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("streamlm.sources.BLOCK", 64)
+    chance = random.Random(n_files)
+    files = book(n_files)
+    n_bytes = len(text.encode())
+    session = open_(save_every=20)
+    reached, n_tokens, n_interrupted = 0, 0, 0
+    error: type[BaseException]
+    while True:
+        left, error = chance.randrange(6), chance.choice([RuntimeError, KeyboardInterrupt])
+        last: list[Progress] = []
+
+        try:
+            report = session.feed(*files, progress=partial(interrupt, last, left, error))
+            break
+        except (RuntimeError, KeyboardInterrupt):
+            n_interrupted += 1
+        n_tokens += last[-1].report.tokens
+        assert last[-1].report.skipped_bytes == reached
+        before = {str(path): path.stat().st_size for path in files}
+        done = list(before)[: list(before).index(last[-1].name)]
+        reached = sum(before[name] for name in done) + last[-1].read
+        if chance.random() < 0.5:  # another day
+            session.close()
+            session = open_(save_every=20)
+    assert n_interrupted > 3
+    assert report.skipped_bytes == reached <= n_bytes
+    assert n_tokens + report.tokens == report.position == whole.position
+    assert_same_end(End.of(session, tmp_path / "s.zarr", token_log), whole)
+    # It is read to the end: the same files once more are read once more.
+    assert session.feed(*files).n_bytes == n_bytes
+
+
+def line_interrupt(n: int, *modules: Any) -> Callable[[FrameType, str, Any], Any]:
+    """A trace function that presses Ctrl-C before the n-th line run in some modules."""
+    files = {module.__file__ for module in modules}
+    left = n
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal left
+        if frame.f_code.co_filename not in files:
+            return None
+        left -= event == "line"
+        if event == "line" and not left:
+            raise KeyboardInterrupt
+        return trace
+
+    return trace
+
+
+@contextmanager
+def traced(trace: Callable[[FrameType, str, Any], Any]) -> Iterator[None]:
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+
+
+# Python cannot raise what comes while a generator is closed.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_ctrl_c_may_come_at_any_line(
+    book: Callable[[int], list[Path]],
+    whole: End,
+    open_: Open,
+    token_log: TokenLog,
+    tmp_path: Path,
+    small_blocks: int,
+) -> None:
+    files = book(2)
+    chance = random.Random(2)
+    session = open_(save_every=20)
+    for _ in range(60):
+        ctrl_c = line_interrupt(
+            chance.randrange(1, 160), streamlm.session, streamlm.text, streamlm.sources
+        )
+        try:
+            with traced(ctrl_c):
+                session.feed(*files)
+        except KeyboardInterrupt:
+            session.save()
+        if session.position == whole.position:  # had it come a line later, it would be too late
+            break
+    else:
+        session.feed(*files)
+    assert_same_end(End.of(session, tmp_path / "s.zarr", token_log), whole)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, StoreError])
+def test_a_save_that_got_through_all_the_same_is_no_conflict(
+    error: type[BaseException],
+    text: str,
+    whole: End,
+    open_: Open,
+    token_log: TokenLog,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ctrl-C, or a disk that does not confirm, after the new head is visible."""
+    commit = DirectoryStore.commit
+    failing = True
+
+    def fail_after(*args: Any, **options: Any) -> Any:
+        ref = commit(*args, **options)
+        if failing:
+            raise error
+        return ref
+
+    monkeypatch.setattr(DirectoryStore, "commit", fail_after)
+    session = open_()
+    one, two = split(text, 222)
+    with pytest.raises(error):
+        session.feed([one])
+    with pytest.raises(error):
+        session.save()
+    failing = False
+    session.feed([two])
+    assert_same_end(End.of(session, tmp_path / "s.zarr", token_log), whole)
+
+
+def test_a_full_disk_at_the_end_of_a_call_loses_nothing(
+    book: Callable[[int], list[Path]],
+    whole: End,
+    open_: Open,
+    token_log: TokenLog,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    files = book(2)
+    session = open_()
+    with monkeypatch.context() as patch:
+
+        def full(*args: Any, **options: Any) -> Any:
+            raise StoreFull("no space left")
+
+        patch.setattr(DirectoryStore, "commit", full)
+        with pytest.raises(StoreFull):
+            session.feed(*files)
+    report = session.feed(*files)
+    assert report.tokens == 0 and report.skipped_bytes == sum(f.stat().st_size for f in files)
+    assert_same_end(End.of(session, tmp_path / "s.zarr", token_log), whole)
+
+
+def interrupted_after(session: Session, n_blocks: int, *files: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        session.feed(*files, progress=partial(interrupt, [], n_blocks - 1, KeyboardInterrupt))
+
+
+def test_a_file_that_grew_meanwhile_is_gone_on_with(
+    open_: Open, tmp_path: Path, token_log: TokenLog, small_blocks: int
+) -> None:
+    log = tmp_path / "log.txt"
+    log.write_text(GOOD, encoding="utf-8")
+    session, wanted = open_("s"), open_("wanted")
+    interrupted_after(session, 1, log)
+    with open(log, "a", encoding="utf-8") as file:
+        file.write("And more — of it.")
+    assert 0 < session.feed(log).skipped_bytes <= small_blocks
+    wanted.feed(log)
+    assert_same_end(
+        End.of(session, tmp_path / "s.zarr", token_log),
+        End.of(wanted, tmp_path / "wanted.zarr", token_log),
+    )
+
+
+@pytest.mark.parametrize("changed", ["first", "second"])
+def test_a_file_that_was_changed_is_read_anew(
+    changed: str,
+    open_: Open,
+    tmp_path: Path,
+    token_log: TokenLog,
+    small_blocks: int,
+    tiny: Checkpoint,
+) -> None:
+    first, second = tmp_path / "first.txt", tmp_path / "second.txt"
+    for path in (first, second):
+        path.write_text(f"The {path.name} file. " + GOOD, encoding="utf-8")
+    session = open_()
+    interrupted_after(session, 3, first, second)
+    list(session.generate(max_tokens=0))  # ends the word that was held back
+    n_before = session.position
+    target = first if changed == "first" else second
+    target.write_text("Changed. " + target.read_text(encoding="utf-8"), encoding="utf-8")
+    assert session.feed(first, second).skipped_bytes == 0
+    list(session.generate(max_tokens=0))
+    session.save()
+    read = tiny.tokenizer.decode(token_log(tmp_path / "s.zarr")[n_before:])
+    assert read == first.read_text(encoding="utf-8") + second.read_text(encoding="utf-8")
+
+
+# -- score ------------------------------------------------------------------------------------
+
+SETTLED = "Call me Ishmael. Some years ago — never mind how long precisely" + "\n" * 256
+
+
+@pytest.mark.parametrize("before", ["", "It was the best of ti"])
+def test_score_says_what_feed_would_and_changes_nothing(
+    before: str, open_: Open, tiny: Checkpoint, tmp_path: Path
+) -> None:
+    session = open_()
+    if before:
+        session.feed([before])
+    else:
+        session.save()
+    kept, size = facts(session), DirectoryStore.open(tmp_path / "s.zarr").size()
+    report = session.score([SETTLED], details=True)
+    again = session.score(SETTLED[:40], [SETTLED[40:]])
+    assert facts(session) == kept
+    session.save()
+    assert DirectoryStore.open(tmp_path / "s.zarr").size() == size
+    assert len(session.history()) == (2 if before else 1)
+
+    ids = tiny.tokenizer.encode(SETTLED).tolist()
+    assert report.ids == ids and len(report.log_probs) == len(ids) == report.tokens
+    assert -sum(report.log_probs) == pytest.approx(report.nats)
+    assert max(report.log_probs) < 0 and again.ids == again.log_probs == []
+    assert again.nats == pytest.approx(report.nats, rel=1e-5)
+    assert (again.tokens, again.n_bytes) == (report.tokens, len(SETTLED.encode()))
+    assert report.position == session.position
+
+    list(session.generate(max_tokens=0))  # the word before ends here
+    fed = session.feed([SETTLED])
+    assert fed.nats == pytest.approx(report.nats, rel=1e-5) and session.tail == ""
+    assert (fed.tokens, fed.n_bytes) == (report.tokens, report.n_bytes)
+    assert "ids" not in fed.to_dict() and report.to_dict()["ids"] == ids
+
+
+def test_score_reads_the_tail_too(tiny: Checkpoint) -> None:
+    text = "the whale"
+    report = Session(tiny).score([text], details=True)
+    assert report.ids == tiny.tokenizer.encode(text).tolist()
+    assert report.n_bytes == len(text)
+
+
+# -- generate ---------------------------------------------------------------------------------
+
+
+def test_greedy_is_deterministic(tiny: Checkpoint) -> None:
+    session = Session(tiny)
+    session.feed(["Call me Ishmael. "])
+    twin, other_seed = session.fork(), session.fork()
+    found = "".join(session.generate("Some", max_tokens=20, temperature=0))
+    assert found and found == "".join(twin.generate("Some", max_tokens=20, temperature=0))
+    assert found == "".join(other_seed.generate("Some", max_tokens=20, temperature=0, seed=5))
+    assert session.state.digest() == twin.state.digest()
+
+
+def test_seeds(tiny: Checkpoint) -> None:
+    begin = Session(tiny)
+
+    def write(seed: int | None, session: Session | None = None) -> str:
+        return "".join((session or begin.fork()).generate(max_tokens=12, seed=seed))
+
+    assert write(7) == write(7) != write(8)
+    # Without a seed, the session's own generator goes on: no two calls draw the same.
+    assert write(None) == write(None) == write(None, Session(tiny)) == write(0)
+    session = Session(tiny, seed=7)
+    assert write(None, session) == write(7)
+    on = session.fork()
+    assert write(None, session) == write(None, on) != write(7, session.fork())
+
+
+@pytest.mark.parametrize("options", [{"temperature": 0.0}, {"seed": 3}])
+def test_writing_in_parts_is_writing_at_once(tiny: Checkpoint, options: dict[str, Any]) -> None:
+    at_once, in_parts = Session(tiny), Session(tiny)
+    wanted = "".join(at_once.generate("Call me", max_tokens=18, **options))
+    found = "".join(in_parts.generate("Call me", max_tokens=7, **options))
+    options.pop("seed", None)
+    for n in (0, 1, 10):
+        found += "".join(in_parts.generate(max_tokens=n, **options))
+    assert found == wanted
+    assert in_parts.state.digest() == at_once.state.digest()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_tokens": -1}, "max_tokens = -1; allowed: 0 or more"),
+        ({"temperature": -0.1}, r"temperature = -0\.1; allowed: 0 \(greedy\) to 100"),
+        ({"temperature": math.nan}, "temperature = nan; allowed"),
+        ({"top_k": -1}, "top_k = -1; allowed"),
+        ({"top_k": 2.5}, r"top_k = 2\.5; allowed"),
+        ({"top_p": 0}, "top_p = 0; allowed"),
+        ({"top_p": 1.1}, r"top_p = 1\.1; allowed"),
+        ({"min_p": 2}, "min_p = 2; allowed"),
+        ({"repetition_penalty": 0}, "repetition_penalty = 0; allowed"),
+        ({"stop": ""}, "stop = ''; allowed: strings that are not empty"),
+        ({"stop": ["end", ""]}, r"stop = \['end', ''\]; allowed"),
+        ({"stop": ["end", 3]}, "allowed: strings that are not empty"),
+        ({"seed": -1}, "seed = -1; allowed: 0 or more"),
+    ],
+)
+def test_wrong_values_are_refused_at_the_call(
+    tiny: Checkpoint, options: dict[str, Any], message: str
+) -> None:
+    session = Session(tiny)
+    before = facts(session)
+    with pytest.raises(ValueError, match=message):
+        session.generate("Call me", **options)  # nobody asks for the first piece
+    assert facts(session) == before
+
+
+def test_no_tokens_only_read_the_prompt(tiny: Checkpoint, whole: End, text: str) -> None:
+    session = Session(tiny)
+    session.feed([text[:55]])
+    assert list(session.generate(text[55:], max_tokens=0)) == []
+    wanted = tiny.tokenizer.encode(text).tolist()
+    assert session.position == len(wanted) and session.tail == ""
+    assert_same_state(session.state, state_after(tiny, wanted), tolerance=TOLERANCE)
+    bare = Session(tiny)
+    assert list(bare.generate(max_tokens=0)) == [] and bare.position == 0
+
+
+def test_lone_surrogates_in_a_prompt_are_replaced(tiny: Checkpoint) -> None:
+    found, wanted = Session(tiny), Session(tiny)
+    list(found.generate("a\ud800b", max_tokens=0))
+    list(wanted.generate("a\ufffdb", max_tokens=0))
+    assert found.state.digest() == wanted.state.digest()
+
+
+class Script:
+    """Makes every session write these texts, one for each token, without a model."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, pieces: list[str]) -> None:
+        self.written = ""
+        left = iter(pieces)
+
+        def write_token(stream: TextStream, *args: Any) -> tuple[TextStream, int, str]:
+            piece = next(left)
+            self.written += piece
+            return stream, 5, piece
+
+        monkeypatch.setattr(TextStream, "write_token", write_token)
+
+
+AB = st.text("ab", max_size=3)
+
+
+@settings(max_examples=200)
+@given(pieces=st.lists(AB, max_size=8), stop=st.text("ab", min_size=1, max_size=4))
+@example(pieces=["a", "a", "b", "a"], stop="aab")
+@example(pieces=["ab", "", "ab", "b"], stop="abb")
+@example(pieces=["b", "ab"], stop="abab")
+def test_writing_ends_at_a_stop_string(tiny: Checkpoint, pieces: list[str], stop: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        script = Script(patch, pieces)
+        found = ""
+        for piece in Session(tiny).generate(max_tokens=len(pieces), stop=stop):
+            assert piece
+            found += piece
+            # Nothing is held back but what could still become the stop string.
+            held = script.written.removeprefix(found)
+            assert stop in script.written or stop.startswith(held)
+    assert found == "".join(pieces).partition(stop)[0]
+    # No token is drawn behind the one that completes it.
+    so_far = ["".join(pieces[:n]) for n in range(len(pieces) + 1)]
+    assert script.written == next((text for text in so_far if stop in text), so_far[-1])
+
+
+def test_the_first_of_several_stop_strings_counts(
+    tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Script(monkeypatch, ["one", " tw", "o th", "ree"])
+    session = Session(tiny)
+    assert list(session.generate(max_tokens=9, stop=["three", "two", "e th"])) == ["on", "e "]
+
+
+def test_stop_strings_of_a_model(tiny: Checkpoint) -> None:
+    session = Session(tiny)
+    whole = "".join(session.fork().generate("Call me", max_tokens=16, temperature=0))
+    for start, size in ((0, 1), (3, 2), (9, 12), (5, 30)):
+        stop = whole[start : start + size]
+        found = session.fork().generate("Call me", max_tokens=16, temperature=0, stop=stop)
+        assert "".join(found) == whole[: whole.find(stop)]
+    stopped = session.fork()
+    stop = whole[9:14]
+    "".join(stopped.generate("Call me", max_tokens=16, temperature=0, stop=["never met", stop]))
+    # The stop string is read, though not given out.
+    read = stopped.score(["x"]).position
+    log = [id for id in stopped._stream.recent[:read].tolist()]
+    assert stop in tiny.tokenizer.decode(log)
+
+
+def test_an_abandoned_iterator_leaves_what_it_wrote(
+    open_: Open, tmp_path: Path, token_log: TokenLog, tiny: Checkpoint
+) -> None:
+    session, twin = open_(), open_("twin")
+    pieces = session.generate("Call me", max_tokens=30, temperature=0)
+    found = "".join(islice(pieces, 5))
+    pieces.close()  # type: ignore[attr-defined]
+    session.save()
+    written = token_log(tmp_path / "s.zarr")[len(tiny.tokenizer.encode("Call me")) :]
+    assert tiny.tokenizer.decode(written) == found
+    found += "".join(session.generate(max_tokens=30 - len(written), temperature=0))
+    assert found == "".join(twin.generate("Call me", max_tokens=30, temperature=0))
+    ends = [
+        End.of(one, tmp_path / f"{name}.zarr", token_log)
+        for one, name in ((session, "s"), (twin, "twin"))
+    ]
+    assert_same_end(*ends)
+    untouched = open_("untouched")
+    untouched.generate("Call me", max_tokens=30)  # nothing happens until a piece is asked for
+    assert untouched.position == 0
+
+
+@pytest.fixture(scope="module")
+def byte_writer(tiny_folder: Callable[..., Path]) -> Checkpoint:
+    """A model that likes to write bytes of characters that its tokenizer does not know."""
+    return load_checkpoint(tiny_folder(likes="漢🐋ѣ"), device="cpu")
+
+
+def test_pieces_are_whole_characters_and_say_what_the_log_says(
+    byte_writer: Checkpoint, tmp_path: Path, token_log: TokenLog
+) -> None:
+    path = tmp_path / "s.zarr"
+    with streamlm.open(path, byte_writer) as session:
+        decoder, n_before, n_cut = StreamDecoder(byte_writer.tokenizer), 0, 0
+        for seed in range(6):
+            pieces = list(session.generate(max_tokens=9 + seed, seed=seed, temperature=1.2))
+            session.save()
+            ids = token_log(path)
+            assert "".join(pieces) == decoder.decode(ids[n_before:])
+            n_before = len(ids)
+            n_cut += bool(decoder.state["bytes"])
+        assert n_cut > 1  # it did end within characters, and went on there
+        # A prompt ends the character that was begun, as all other text does.
+        while not decoder.state["bytes"]:
+            list(session.generate(max_tokens=1))
+            session.save()
+            decoder.decode(token_log(path)[n_before:])
+            n_before = session.position
+        text = "".join(session.generate("x", max_tokens=12))
+        session.save()
+        written = token_log(path)[n_before + 1 :]
+        assert text == StreamDecoder(byte_writer.tokenizer).decode(written)
+
+
+@pytest.mark.parametrize("options", [{"temperature": 0.0}, {"temperature": 2.0, "top_p": 1.0}])
+def test_control_tokens_are_never_written(
+    tiny_folder: Callable[..., Path],
+    tmp_path: Path,
+    token_log: TokenLog,
+    options: dict[str, Any],
+) -> None:
+    checkpoint = load_checkpoint(tiny_folder(), device="cpu")
+    lengths = checkpoint.tokenizer.token_lengths
+    with torch.no_grad():
+        checkpoint.model.output_bias[torch.from_numpy(lengths == 0)] += 1000
+    with streamlm.open(tmp_path / "s.zarr", checkpoint) as session:
+        list(session.generate("<s>", max_tokens=12, **options))
+    log = token_log(tmp_path / "s.zarr")
+    assert len(log) > 12 and all(lengths[log])
+
+
+def test_the_repetition_penalty_sees_what_was_read_before(tiny: Checkpoint) -> None:
+    first = Session(tiny)
+    begin = "".join(first.generate("Call me", max_tokens=1, temperature=0))
+    second = Session(tiny)
+    second.feed([begin + " "])
+    options = {"max_tokens": 1, "temperature": 0, "repetition_penalty": 100.0}
+    id = int(first._stream.recent[-1])
+    assert id in second._stream.recent
+    list(second.generate("Call me", **options))
+    assert int(second._stream.recent[-1]) not in second._stream.recent[:-1]

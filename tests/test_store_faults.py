@@ -228,6 +228,60 @@ def test_an_error_anywhere_in_a_commit(
     store.verify()
 
 
+def test_the_disk_holds_all_before_the_ref(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is published has been synced when complete, and so has every folder on the way."""
+    synced: dict[int, int] = {}  # inode → size when it was synced
+    at_link: list[dict[int, int]] = []
+    link, fsync, rename = os.link, os.fsync, os.rename
+
+    def record(descriptor: int) -> None:
+        fsync(descriptor)
+        found = os.fstat(descriptor)
+        synced[found.st_ino] = found.st_size
+
+    def sealing(real: Callable[..., None]) -> Callable[..., None]:
+        def call(source: Any, target: Any) -> None:
+            at_link.append(dict(synced))
+            real(source, target)
+            synced.clear()
+
+        return call
+
+    def missing(paths: list[Path], before: dict[int, int]) -> list[Path]:
+        found = {path: path.stat() for path in paths}
+        return [
+            path
+            for path, stat in found.items()
+            if stat.st_ino not in before or (path.is_file() and before[stat.st_ino] != stat.st_size)
+        ]
+
+    monkeypatch.setattr(os, "fsync", record)
+    monkeypatch.setattr(os, "link", sealing(link))
+    monkeypatch.setattr(os, "rename", sealing(rename))
+    path = tmp_path / "s.zarr"
+    store, stream = new_store(path, durability="full"), Stream()
+    assert not missing([path / "session.json"], at_link.pop())
+    assert not missing([path, tmp_path], synced)
+    stream.read(4, memory=4)
+    first = store.commit(stream.snapshot(), parent=None)
+    renamed, linked = at_link
+    folder = path / "commits" / first.commit.name
+    ref = path / "refs" / "main" / "000000000000.json"
+    assert not missing([folder, *folder.rglob("*"), ref], renamed)
+    assert not missing([path / "commits"], linked)
+    assert not missing([path / "refs" / "main", path / "refs"], synced)
+
+    at_link.clear()
+    store.publish(first, branch="main")
+    assert not missing([path / "refs" / "main" / "000000000001.json"], at_link.pop())
+    assert not missing([path / "refs" / "main"], synced)
+
+    quick = DirectoryStore.open(path, durability="normal")
+    synced.clear()
+    quick.commit(Snapshot(4), parent=store.head("main"))
+    assert not synced and not at_link[-1]
+
+
 def test_full_disk(tmp_path: Path) -> None:
     mount = tmp_path / "small disk"
     mount.mkdir()

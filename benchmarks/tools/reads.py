@@ -39,9 +39,11 @@ def encode_books(
     return books
 
 
-def without_compressed(model: Model) -> Model:
-    """The same weights with no room for compressed slots; distances stay what they were."""
-    config = replace(model.config, compressed_len=0, compression_loss="none")
+def without(model: Model, *, memory_len: int) -> Model:
+    """The same weights with no compressed slots and `memory_len` others; distances stay as is."""
+    config = replace(
+        model.config, memory_len=memory_len, compressed_len=0, compression_loss="none"
+    )
     other = Model(config).to(model.device)
     weights = model.state_dict()
     others = ("compressors.", "decoders.")
@@ -58,22 +60,21 @@ def read_books(
 ) -> dict[str, EvalReport]:
     """Every way of reading, each with the loss of every token, books in the order given."""
     model = checkpoint.model
-    ways: dict[str, tuple[Model, bool]] = {WHOLE: (model, True)}
+    ways = {WHOLE: model}
     if model.config.compressed_len and model.config.memory_len:
-        ways[RECENT] = (without_compressed(model), True)
-    ways[NONE] = (model, False)
+        ways[RECENT] = without(model, memory_len=model.config.memory_len)
+    ways[NONE] = without(model, memory_len=0)
     # Long books first, so that the rows of a batch end at about the same time.
     order = sorted(range(len(books)), key=lambda i: -len(books[i].ids))
     corpus = corpus_of([books[i] for i in order])
     reports = {}
-    for name, (reader, memory) in ways.items():
+    for name, reader in ways.items():
         report = evaluate(
             reader,
             corpus,
             bos=checkpoint.tokenizer.bos_id,
             token_lengths=checkpoint.tokenizer.token_lengths,
             batch_size=batch_size,
-            memory=memory,
             details=True,
             progress=lambda n, name=name: progress(name, n),  # type: ignore[misc]
         )

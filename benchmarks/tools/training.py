@@ -28,7 +28,7 @@ def recipe_configs(
     model = ModelConfig.from_dict({"vocab_size": tokenizer.vocab_size, **values["model"]})
     train = TrainConfig.from_dict(values["train"])
     if tiny:
-        shape = {"n_layers": 2, "d_model": 32, "n_heads": 2, "head_dim": 16, "d_ff": 64}
+        shape = {"n_layers": 1, "d_model": 32, "n_heads": 2, "head_dim": 16, "d_ff": 64}
         lengths = {"segment_len": 32, "memory_len": 32, "compressed_len": 32}
         model = replace(model, **shape, **lengths)
         train = replace(train, batch_size=4)

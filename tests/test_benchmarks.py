@@ -1,0 +1,152 @@
+"""The benchmarks run, and write what they promise; on tiny models and a few tokens."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import books, gpu, stream
+from benchmarks.tools import compressors
+from benchmarks.tools.compressors import ppmd_size, primed_ppmd
+from benchmarks.tools.positions import Bins, compared, curve, linear_edges, log_edges
+from benchmarks.tools.reading import endless_text
+from benchmarks.tools.reads import NONE, RECENT, WHOLE, encode_books, read_books
+from benchmarks.tools.timing import median_interval, ratio, side_by_side
+from streamlm.checkpoint import Checkpoint
+from streamlm.session import Session
+
+
+@pytest.fixture
+def shelf(tmp_path: Path, prose: Callable[..., str]) -> Path:
+    """Six short books in a file."""
+    path = tmp_path / "shelf.txt"
+    path.write_text("\f\n".join(prose(150 + 40 * i, seed=i) for i in range(6)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(autouse=True)
+def called_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Result files record the command, which is pytest's here."""
+    monkeypatch.setattr(sys, "argv", ["benchmark"])
+
+
+def results(path: Path) -> dict[str, object]:
+    found = json.loads(path.read_text())
+    assert found["machine"]["cpu"] and found["machine"]["torch"] and found["made"]
+    figures: dict[str, object] = found["figures"]
+    return figures
+
+
+def test_stream(tiny_folder: Callable[..., Path], shelf: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = ["--tokens", "1100", "--repeats", "2", "--data", str(shelf), "--out", str(out)]
+    stream.main(["--model", str(tiny_folder()), "--threads", "1", *options])
+    figures = results(out / "stream.json")
+    assert {"cost", "memory", "state", "commits", "resume", "curve"} <= set(figures)
+    assert (out / "stream.png").stat().st_size > 10_000
+    assert sorted(path.name for path in out.iterdir()) == ["stream.json", "stream.png"]
+
+
+def test_books(tiny_folder: Callable[..., Path], shelf: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pyppmd")
+    out = tmp_path / "out"
+    options = ["--data", str(shelf), "--tuning", str(shelf), "--orders", "5", "6", "--prime"]
+    books.main(["--model", str(tiny_folder()), "--threads", "1", "--out", str(out), *options])
+    figures = results(out / "books.json")
+    assert {"models", "compressors", "curves", "differences", "books"} <= set(figures)
+    assert (out / "books.png").stat().st_size > 10_000
+
+
+def test_gpu_on_a_cpu(tmp_path: Path) -> None:
+    out = tmp_path / "gpu.json"
+    options = ["--device", "cpu", "--parts", "bfloat16", "streaming", "--out", str(out)]
+    with pytest.raises(SystemExit) as ended:
+        gpu.main([*options, "--steps", "1"])
+    assert ended.value.code == 0
+    figures = results(out)
+    assert set(figures) == {"bfloat16", "streaming"}
+
+
+def test_a_part_that_fails_is_reported() -> None:
+    def fails() -> dict[str, object]:
+        raise RuntimeError("out of memory")
+
+    assert gpu.attempt(fails)["error"] == "RuntimeError: out of memory"
+
+
+def test_ways_of_reading(tiny: Checkpoint, shelf: Path) -> None:
+    texts = shelf.read_text(encoding="utf-8").split("\f\n")
+    shelf_books = encode_books(texts, tiny)
+    assert [book.data.decode() for book in shelf_books] == texts
+    reports = read_books(tiny, shelf_books, batch_size=2)
+    assert list(reports) == [WHOLE, RECENT, NONE]
+    for i, text in enumerate(texts):
+        read = Session(tiny).score([text], details=True)
+        for name, report in reports.items():
+            assert report.losses is not None
+            assert report.documents[i].n_bytes == len(text.encode())
+            kept, found = -np.array(read.log_probs), report.losses[i]
+            first = tiny.model.config.segment_len  # where all ways have read the same
+            np.testing.assert_allclose(found[:first], kept[:first], rtol=1e-4)
+            if name == WHOLE:
+                np.testing.assert_allclose(found, kept, rtol=1e-4)
+                assert report.documents[i].nats == pytest.approx(read.nats, rel=1e-5)
+            else:
+                assert not np.allclose(found, kept, rtol=1e-4)
+
+
+def test_primed_ppmd_is_the_difference_of_two_streams(
+    tmp_path: Path, prose: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pyppmd")
+    monkeypatch.setattr(compressors, "MEMORY", 1 << 24)
+    training, book = tmp_path / "training.txt", prose(300, seed=1).encode()
+    training.write_text(prose(2000, seed=2), encoding="utf-8")
+    found = primed_ppmd([book], [book], training=[training], orders=[6])
+    read = training.read_bytes()
+    settings = {"order": 6, "variant": "I", "memory": 1 << 24}
+    assert found.sizes == [ppmd_size(read + book, **settings) - ppmd_size(read, **settings)]
+    assert found.sizes[0] < ppmd_size(book, **settings)
+
+
+def test_bins_by_position() -> None:
+    losses = [np.arange(5.0), np.ones(3)]
+    bins = Bins.of(losses, [0, 1, 2, 4, 8])
+    assert bins.tokens.tolist() == [[1, 1, 2, 1], [1, 1, 1, 0]]
+    assert bins.mean.tolist() == [0.5, 1.0, 2.0, 4.0]
+    assert curve(bins)["books"] == [2, 2, 2, 1]
+    assert log_edges(5) == [0, 1, 2, 4, 8]
+    assert linear_edges(5, 2, 8) == [0, 2, 4]
+
+
+def test_differences_are_paired() -> None:
+    random = np.random.default_rng(0)
+    books_ = [random.normal(5, 3, 40) for _ in range(12)]  # books differ more than readings do
+    worse = [book + random.normal(0.1, 0.05, 40) for book in books_]
+    edges = [0, 40]
+    (row,) = compared("better", Bins.of(books_, edges), Bins.of(worse, edges))
+    assert row["low"] < -0.1 + 0.02 and row["high"] < 0 and row["books_better"] == 12
+
+
+def test_side_by_side_takes_turns() -> None:
+    calls: list[str] = []
+
+    def work(name: str, seconds: float) -> Callable[[], float]:
+        return lambda: calls.append(name) or seconds  # type: ignore[func-returns-value]
+
+    first, second = side_by_side(work("a", 1.0), work("b", 2.0), repeats=2)
+    assert "".join(calls) == "ab" + "ab" + "ba"
+    assert ratio(second, first)["median"] == 2 and median_interval(first)["high"] == 1
+
+
+def test_endless_text_goes_round_and_stops(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("abc" * 50)
+    read: list[str] = []
+    for block in endless_text(file, lambda: sum(map(len, read)), [100, 400]):
+        read.append(block)
+    text = "".join(read)
+    assert text.startswith("abc" * 50) and set(text) == set("abc") and 400 <= len(text) < 600
