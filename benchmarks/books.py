@@ -1,7 +1,7 @@
 """Bits per byte on books never seen, beside xz and PPMd, and what the memory does for it.
 
-    python -m benchmarks.books                        # the bundled model, every byte of the test set
-    python -m benchmarks.books --max-tokens 50000     # a quick look: the beginnings of the books
+    python -m benchmarks.books                      # the bundled model, every byte of the test set
+    python -m benchmarks.books --max-tokens 50000   # a quick look: the beginnings of the books
 
 Each book is read from its first byte to its last, beginning with an empty memory. The same weights
 read three times: with all their memory, without the compressed part of it, and with none (every

@@ -20,9 +20,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import benchmarks.tools.without_store  # noqa: F401, I001  first: streamlm is imported next
 import torch
 
+import benchmarks.tools.without_store  # noqa: F401  must come before streamlm
 from benchmarks.tools import parity
 from benchmarks.tools.machine import describe, write_results
 from benchmarks.tools.streaming import stream_figures
@@ -169,7 +169,8 @@ def main(arguments: list[str] | None = None) -> None:
         settings = {"tiny": options.tiny, "recipe": options.recipe.name, "parts": options.parts}
         write_results(options.out, settings=settings, figures=figures, device=options.device)
     failed = [n for n, found in figures.items() if "error" in found or found.get("agrees") is False]
-    print(f"\nwritten to {options.out}; " + (f"FAILED: {', '.join(failed)}" if failed else "all ran"))
+    outcome = f"FAILED: {', '.join(failed)}" if failed else "all ran"
+    print(f"\nwritten to {options.out}; {outcome}")
     sys.exit(bool(failed))
 
 

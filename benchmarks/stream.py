@@ -4,16 +4,18 @@
     python -m benchmarks.stream --tokens 50000      # a quick look
 
 Two fresh processes read 1,000 and a million tokens into a session each, and say what memory they
-took. Both sessions are then resumed here and measured in turns: feeding, writing, commit and resume.
+took. Both sessions are then resumed here and measured in turns. Then commits and resumes are
+measured beside the least that a disk can do.
 """
 
 import argparse
-import contextlib
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.progress import Progress, TaskID
 from rich.table import Table
 
 import streamlm
@@ -43,9 +45,13 @@ def read_both(options: argparse.Namespace, folder: Path) -> dict[str, dict[str, 
                 data=options.data,
                 store=folder / f"{name}.zarr",
                 tokens=tokens,
-                progress=lambda n, show=progress, task=task: show.update(task, completed=n),
+                progress=partial(_completed, progress, task),
             )
     return found
+
+
+def _completed(progress: Progress, task: TaskID, position: int) -> None:
+    progress.update(task, completed=position)
 
 
 def memory_figures(young: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]:
@@ -179,7 +185,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=40, help="pairs of each measurement")
     parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument(
-        "--folder", type=Path, help="where sessions are kept meanwhile; a disk, not a RAM disk"
+        "--folder",
+        type=Path,
+        default=Path("runs"),
+        help="where sessions are kept meanwhile; on a disk, not a RAM disk",
     )
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args(arguments)
@@ -187,10 +196,8 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"--tokens {options.tokens}; allowed: more than {YOUNG}")
     torch.set_num_threads(options.threads)
     checkpoint = streamlm.load(options.model, device=options.device)
-    with contextlib.ExitStack() as stack:
-        parent = options.folder or options.out
-        parent.mkdir(parents=True, exist_ok=True)
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=".stream-", dir=parent))
+    options.folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="stream-", dir=options.folder) as folder:
         figures = measure(options, checkpoint, Path(folder))
     settings = {
         "model": checkpoint.name,

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import signal
 import sys
@@ -16,6 +17,7 @@ import typer
 from memory_store import StoreError
 from streamlm.checkpoint import load_checkpoint
 from streamlm.cli_sessions import (
+    SPLITS,
     Device,
     Errors,
     Files,
@@ -24,6 +26,7 @@ from streamlm.cli_sessions import (
     OnError,
     SessionName,
     Store,
+    data_file,
     naming,
     open_named,
     open_sources,
@@ -44,8 +47,6 @@ from streamlm.display import (
 from streamlm.evaluate import evaluate
 from streamlm.session import Session
 from streamlm.train import Recipe, Trainer, trainer_for
-
-SPLITS = ("valid", "test", "valid-extra", "test-extra")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -102,8 +103,14 @@ def feed(
         open_named(store, session, model, device=device, create=True) as target,
         reading_bar("reading", files) as progress,
     ):
-        opened = target
-        report = opened.feed(*sources, errors=errors.value, progress=progress)
+        opened, before = target, target.position
+        try:
+            report = opened.feed(*sources, errors=errors.value, progress=progress)
+        except ValueError as error:
+            if opened.position == before:
+                raise
+            opened.save()
+            raise ValueError(f"{error}; {left_behind()}") from None
     state_bytes, saved, tail = opened.state.nbytes, opened.saved, len(opened.tail.encode())
     path = (store / f"{session.partition('@')[0]}.zarr").resolve()
     if as_json:
@@ -111,9 +118,9 @@ def feed(
         snapshot = saved.seq if saved else None
         print(json.dumps(facts | {"session": session, "path": str(path), "snapshot": snapshot}))
         return
-    held = {"held back": f"{tail} bytes, until what follows them is known"} if tail else {}
+    held = {"held back": f"{tail} byte{'s'[: tail != 1]}, until what follows is known"}
     rows = {
-        **held,
+        **(held if tail else {}),
         "position": f"{report.position:,} tokens",
         "state": size_text(state_bytes),
         "session": str(path),
@@ -152,7 +159,7 @@ def generate(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Continue a session's text, or with no session that of the prompt alone."""
+    """Write on where a session stands. With no session, continue the prompt alone."""
     kept = session is not None and keep
     left_behind = f"session {session} has what was written" if kept else "nothing is kept"
     with (
@@ -205,7 +212,7 @@ def score(
     errors: OnError = Errors.STRICT,
     as_json: Json = False,
 ) -> None:
-    """Bits per byte of a text, given all that a session has read. The session is not changed."""
+    """Tell how likely a text is after all that a session has read. It is not changed."""
     with (
         interruptible(lambda: "nothing is changed"),
         open_sources(files, errors) as sources,
@@ -295,11 +302,11 @@ def evaluate_command(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """How well a model predicts documents, each read from its beginning with an empty memory."""
+    """Tell how well a model predicts documents. Each is read with an empty memory."""
     for name, value in (("--batch-size", batch_size), ("--max-tokens", max_tokens)):
         if value is not None and value < 1:
             raise ValueError(f"{name} {value}; allowed: at least 1")
-    files = [_data_file(name, data_dir) for name in data]
+    files = [data_file(name, data_dir) for name in data]
     with interruptible(lambda: "nothing is changed"):
         checkpoint = load_checkpoint(model, device=device)
         tokenizer = checkpoint.tokenizer
@@ -341,19 +348,6 @@ def evaluate_command(
         output.print(f"  from {place:>9,}  {nats:.3f}  ({n:,} tokens)")
 
 
-def _data_file(name: str, folder: Path) -> Path:
-    if name in SPLITS:
-        path = folder / "books" / f"{name}.txt.xz"
-        if not path.exists():
-            raise FileNotFoundError(f"split {name!r} is not at {path}; see --data-dir")
-        return path
-    if Path(name).is_dir():
-        raise IsADirectoryError(f"{name} is a directory; allowed: files, or {', '.join(SPLITS)}")
-    if not Path(name).exists():
-        raise FileNotFoundError(f"no file {name!r}, and no split; splits: {', '.join(SPLITS)}")
-    return Path(name)
-
-
 def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
@@ -366,15 +360,28 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # what is written may not fit the terminal
     try:
-        app()
+        try:
+            app()
+        finally:
+            if sys.stdout:  # a full disk or a closed pipe is told now, not as Python ends
+                sys.stdout.flush()
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output has gone, as in `… | head`
-        sys.stderr.close()
+        _drop_output()
         sys.exit(1)
     except (StoreError, ValueError, TypeError, OSError, FloatingPointError) as error:
         note(_one_line(error), word="error: ", style="bold red")
+        _drop_output()
         sys.exit(1)
+
+
+def _drop_output() -> None:
+    """Forget what cannot be written, which Python would try again, and complain, as it ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _one_line(error: Exception) -> str:
@@ -382,7 +389,3 @@ def _one_line(error: Exception) -> str:
         return f"{error.filename}: {error.strerror}"
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 600 else f"{text[:600]}…"
-
-
-if __name__ == "__main__":
-    main()

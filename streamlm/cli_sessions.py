@@ -19,6 +19,8 @@ from streamlm.display import console, note, output, show_table, size_text, time_
 from streamlm.session import Session, open_session
 from streamlm.sources import Source
 
+SPLITS = ("valid", "test", "valid-extra", "test-extra")
+
 Store = Annotated[
     Path, typer.Option("--store", file_okay=False, help="Folder that holds the sessions.")
 ]
@@ -139,6 +141,20 @@ def open_sources(files: Sequence[str], errors: Errors) -> Iterator[list[Source]]
                     _check_text(path, open, "; --errors replace reads it all the same")
                 sources.append(path)
         yield sources
+
+
+def data_file(name: str, folder: Path) -> Path:
+    """The file that `eval --data NAME` stands for: a split of the books, or a path."""
+    if name in SPLITS:
+        path = folder / "books" / f"{name}.txt.xz"
+        if not path.exists():
+            raise FileNotFoundError(f"split {name!r} is not at {path}; see --data-dir")
+        return path
+    if Path(name).is_dir():
+        raise IsADirectoryError(f"{name} is a directory; allowed: files, or {', '.join(SPLITS)}")
+    if not Path(name).exists():
+        raise FileNotFoundError(f"no file {name!r}, and no split; splits: {', '.join(SPLITS)}")
+    return Path(name)
 
 
 @contextmanager

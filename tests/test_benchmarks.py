@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,6 +44,7 @@ def results(path: Path) -> dict[str, object]:
 def test_stream(tiny_folder: Callable[..., Path], shelf: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     options = ["--tokens", "1100", "--repeats", "2", "--data", str(shelf), "--out", str(out)]
+    options += ["--folder", str(tmp_path)]
     stream.main(["--model", str(tiny_folder()), "--threads", "1", *options])
     figures = results(out / "stream.json")
     assert {"cost", "memory", "state", "commits", "resume", "curve"} <= set(figures)
@@ -107,7 +109,7 @@ def test_primed_ppmd_is_the_difference_of_two_streams(
     training.write_text(prose(2000, seed=2), encoding="utf-8")
     found = primed_ppmd([book], [book], training=[training], orders=[6])
     read = training.read_bytes()
-    settings = {"order": 6, "variant": "I", "memory": 1 << 24}
+    settings: Any = {"order": 6, "variant": "I", "memory": 1 << 24}
     assert found.sizes == [ppmd_size(read + book, **settings) - ppmd_size(read, **settings)]
     assert found.sizes[0] < ppmd_size(book, **settings)
 

@@ -477,7 +477,9 @@ def traced(trace: Callable[[FrameType, str, Any], Any]) -> Iterator[None]:
 
 # Python cannot raise what comes while a generator is closed.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize('seed', range(60))
 def test_ctrl_c_may_come_at_any_line(
+    seed: int,
     book: Callable[[int], list[Path]],
     whole: End,
     open_: Open,
@@ -486,7 +488,7 @@ def test_ctrl_c_may_come_at_any_line(
     small_blocks: int,
 ) -> None:
     files = book(2)
-    chance = random.Random(2)
+    chance = random.Random(seed)
     session = open_(save_every=20)
     for _ in range(60):
         ctrl_c = line_interrupt(
@@ -831,26 +833,35 @@ def test_pieces_are_whole_characters_and_say_what_the_log_says(
     byte_writer: Checkpoint, tmp_path: Path, token_log: TokenLog
 ) -> None:
     path = tmp_path / "s.zarr"
+    decoder = StreamDecoder(byte_writer.tokenizer)
     with streamlm.open(path, byte_writer) as session:
-        decoder, n_before, n_cut = StreamDecoder(byte_writer.tokenizer), 0, 0
-        for seed in range(6):
-            pieces = list(session.generate(max_tokens=9 + seed, seed=seed, temperature=1.2))
+
+        def write(prompt: str, max_tokens: int) -> tuple[str, list[int]]:
+            """What it gave out, and what the log says it wrote."""
+            n_before = session.position + len(byte_writer.tokenizer.encode(prompt))
+            pieces = list(
+                session.generate(prompt, max_tokens=max_tokens, temperature=2.0, top_p=1.0)
+            )
+            assert all(pieces)
             session.save()
-            ids = token_log(path)
-            assert "".join(pieces) == decoder.decode(ids[n_before:])
-            n_before = len(ids)
+            return "".join(pieces), token_log(path)[n_before:]
+
+        n_cut, n_bytes = 0, []
+        for max_tokens in range(1, 12):
+            text, ids = write("", max_tokens)
+            n_bytes += [byte_writer.tokenizer.token_lengths[id] for id in ids]
+            assert len(ids) == max_tokens and text == decoder.decode(ids)
             n_cut += bool(decoder.state["bytes"])
-        assert n_cut > 1  # it did end within characters, and went on there
+        assert n_cut > 1 and 1 in n_bytes  # it ended within characters, and went on there
+
         # A prompt ends the character that was begun, as all other text does.
-        while not decoder.state["bytes"]:
-            list(session.generate(max_tokens=1))
-            session.save()
-            decoder.decode(token_log(path)[n_before:])
-            n_before = session.position
-        text = "".join(session.generate("x", max_tokens=12))
-        session.save()
-        written = token_log(path)[n_before + 1 :]
-        assert text == StreamDecoder(byte_writer.tokenizer).decode(written)
+        for _ in range(50):
+            if decoder.state["bytes"]:
+                break
+            decoder.decode(write("", 1)[1])
+        assert decoder.state["bytes"]
+        text, ids = write("x", 12)
+        assert text == StreamDecoder(byte_writer.tokenizer).decode(ids)
 
 
 @pytest.mark.parametrize("options", [{"temperature": 0.0}, {"temperature": 2.0, "top_p": 1.0}])

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -41,9 +42,7 @@ def encode_books(
 
 def without(model: Model, *, memory_len: int) -> Model:
     """The same weights with no compressed slots and `memory_len` others; distances stay as is."""
-    config = replace(
-        model.config, memory_len=memory_len, compressed_len=0, compression_loss="none"
-    )
+    config = replace(model.config, memory_len=memory_len, compressed_len=0, compression_loss="none")
     other = Model(config).to(model.device)
     weights = model.state_dict()
     others = ("compressors.", "decoders.")
@@ -76,7 +75,7 @@ def read_books(
             token_lengths=checkpoint.tokenizer.token_lengths,
             batch_size=batch_size,
             details=True,
-            progress=lambda n, name=name: progress(name, n),  # type: ignore[misc]
+            progress=partial(_told, progress, name),
         )
         assert report.losses is not None and report.tokens == len(corpus.tokens)
         place = {book: row for row, book in enumerate(order)}
@@ -86,6 +85,10 @@ def read_books(
             losses=[report.losses[place[i]] for i in range(len(books))],
         )
     return reports
+
+
+def _told(progress: Callable[[str, int], object], name: str, tokens: int) -> None:
+    progress(name, tokens)
 
 
 def corpus_of(books: Sequence[Book]) -> Corpus:

@@ -19,17 +19,21 @@ from tokenizer import Tokenizer
 NEVER = 1 << 30
 
 
-def recipe_configs(
-    path: Path, *, tiny: bool = False
-) -> tuple[Tokenizer, ModelConfig, TrainConfig]:
+def recipe_configs(path: Path, *, tiny: bool = False) -> tuple[Tokenizer, ModelConfig, TrainConfig]:
     """A recipe without its data; `tiny` shrinks it so that a CPU can run every part of it."""
     values = tomllib.loads(path.read_text(encoding="utf-8"))
     tokenizer = Tokenizer(Path(values["data"]["tokenizer"]))
     model = ModelConfig.from_dict({"vocab_size": tokenizer.vocab_size, **values["model"]})
     train = TrainConfig.from_dict(values["train"])
     if tiny:
-        shape = {"n_layers": 1, "d_model": 32, "n_heads": 2, "head_dim": 16, "d_ff": 64}
-        lengths = {"segment_len": 32, "memory_len": 32, "compressed_len": 32}
+        shape: dict[str, Any] = {
+            "n_layers": 1,
+            "d_model": 32,
+            "n_heads": 2,
+            "head_dim": 16,
+            "d_ff": 64,
+        }
+        lengths: dict[str, Any] = {"segment_len": 32, "memory_len": 32, "compressed_len": 32}
         model = replace(model, **shape, **lengths)
         train = replace(train, batch_size=4)
     return tokenizer, model, train
@@ -61,7 +65,7 @@ def train_steps(
         seconds: stop after so many, with at least three steps timed.
     """
     corpus = made_up(tokenizer, documents=config.batch_size, tokens=64 * model.segment_len)
-    never = {"checkpoint_steps": NEVER, "eval_steps": NEVER, "log_steps": NEVER}
+    never: dict[str, Any] = {"checkpoint_steps": NEVER, "eval_steps": NEVER, "log_steps": NEVER}
     config = replace(config, steps=NEVER, **never)
     cuda = torch.device(device).type == "cuda"
     if cuda:
