@@ -44,7 +44,7 @@ FORBIDDEN = {
 MAY_REACH_UP = {("cli", "apps")}
 
 # Loaded when used, never by `import streamlm`.
-HEAVY = ("zarr", "gradio", "matplotlib", "sentencepiece", "typer", "rich", "pandas")
+HEAVY = ("zarr", "google_crc32c", "gradio", "matplotlib", "sentencepiece", "typer", "rich", "pandas")
 
 # Home folders and work folders of one machine; written so that this line does not match itself.
 MACHINE_PATH = re.compile(r"(?<![\w.~-])/(?:work|root|farm|(?:home|Users)/\w+)/|[A-Z]:\\Users\\")

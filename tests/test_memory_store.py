@@ -170,12 +170,42 @@ def test_commits_without_new_slots_do_not_lengthen_the_window(tmp_path: Path) ->
     assert store.group(ref)["memory"].shape == (3, 1, 0, 4)
 
 
-def test_damage_ends_at_the_next_commit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_slots_are_told_apart_along_any_axis(tmp_path: Path, axis: int) -> None:
+    """What the parent has is not written again; what has changed in it is."""
+    shape = [3, 5, 4]
+    shape[axis] = 20
+    stream = np.moveaxis(np.random.default_rng(0).random(shape), axis, 0)
+    store, ref = new_store(tmp_path / "s.zarr"), None
+    for end, changed, written in (
+        (8, None, 8),
+        (11, None, 3),
+        (13, None, 2),
+        (14, 13, 8),  # the slot before the new one: the newest piece
+        (15, None, 1),
+        (16, 9, 8),  # one that fell to the middle of the keyframe
+        (17, 11, 8),
+        (18, None, 1),
+    ):
+        if changed is not None:
+            stream[changed - 1] += 1
+        data = np.moveaxis(stream[end - 8 : end], 0, axis)
+        snapshot = Snapshot(0, {"w": Window(data, axis, end, 8)})
+        ref = store.commit(snapshot, parent=ref)
+        assert store.group(ref)["w"].shape[axis] == written
+        assert_equal(store.load(ref), snapshot)
+
+
+@pytest.mark.parametrize("damage", ["zeros", "short", "gone"])
+def test_damage_ends_at_the_next_commit(tmp_path: Path, damage: str) -> None:
     store, stream = new_store(tmp_path / "s.zarr"), Stream()
     stream.read(8, memory=8, compressed=2)
     first = store.commit(stream.snapshot(), parent=None)
     chunk = next((tmp_path / "s.zarr").glob("commits/*/memory/c.*"))
-    chunk.write_bytes(bytes(len(chunk.read_bytes())))
+    size = len(chunk.read_bytes())
+    chunk.unlink()
+    if damage != "gone":
+        chunk.write_bytes(bytes(size if damage == "zeros" else size // 2))
     stream.read(4, memory=4, compressed=1)
     snapshot = stream.snapshot()
     second = store.commit(snapshot, parent=first)

@@ -477,9 +477,7 @@ def traced(trace: Callable[[FrameType, str, Any], Any]) -> Iterator[None]:
 
 # Python cannot raise what comes while a generator is closed.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize('seed', range(60))
 def test_ctrl_c_may_come_at_any_line(
-    seed: int,
     book: Callable[[int], list[Path]],
     whole: End,
     open_: Open,
@@ -488,7 +486,7 @@ def test_ctrl_c_may_come_at_any_line(
     small_blocks: int,
 ) -> None:
     files = book(2)
-    chance = random.Random(seed)
+    chance = random.Random(2)
     session = open_(save_every=20)
     for _ in range(60):
         ctrl_c = line_interrupt(
