@@ -261,8 +261,9 @@ class Session:
         if prompt:
             stream, ids = self._stream.read_text(self.checkpoint, prompt, errors="replace")
             self._moved(stream, ids, self._reading)
-        stream, ids = self._stream.end_text(self.checkpoint)
-        self._moved(stream, ids, self._reading)
+        if any(self._stream.tail.values()):
+            stream, ids = self._stream.end_text(self.checkpoint)
+            self._moved(stream, ids, self._reading)
         if seed is not None:
             self._stream = self._stream.seeded(seed)
         held = ""
