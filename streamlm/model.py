@@ -7,7 +7,7 @@ twice.
 """
 
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -111,6 +111,7 @@ class Model(nn.Module):
         table = sinusoid(config.past_len + config.segment_len + 1, width)
         self.register_buffer("position_table", table, persistent=False)
         self._projected_positions: tuple[int, list[Tensor]] | None = None
+        self._mode_changes = 0
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -368,20 +369,35 @@ class Model(nn.Module):
 
     @property
     def _weights_version(self) -> int:
-        """Changes whenever an optimiser or a loader writes to the projections."""
+        """Changes whenever the weights that keys, values and positions are derived from may have.
+
+        Writes show in a tensor's version and moves in its address; but fused optimisers write
+        without a trace, so each change between training and evaluation counts too.
+        """
         weights = [
             weight
             for layer in self._layers
-            for weight in (layer.attention.key_value.weight, layer.attention.position.weight)
+            for weight in (
+                layer.attention.key_value.weight,
+                layer.attention.position.weight,
+                *layer.attention_norm.parameters(),
+            )
         ]
-        return sum(weight._version for weight in weights)
+        marks = [(weight.data_ptr(), weight.dtype, weight._version) for weight in weights]
+        return hash((self._mode_changes, *marks))
+
+    def train(self, mode: bool = True) -> Self:
+        """As in torch; also lets go of what was derived from the weights."""
+        self._mode_changes += 1
+        self._projected_positions = None
+        return super().train(mode)
 
     def _positions(self) -> list[Tensor]:
         """W_R R of every layer and distance, L × [H, P+T+1, E], computed once per weights."""
-        version, weight = self._weights_version, self.embedding.weight
+        version = self._weights_version
         held = self._projected_positions
-        if held is None or held[0] != version or held[1][0].device != weight.device:
-            table = self.position_table.to(weight.dtype)
+        if held is None or held[0] != version:
+            table = self.position_table.to(self.embedding.weight.dtype)
             held = (version, [layer.attention.project_positions(table) for layer in self._layers])
             self._projected_positions = held
         return held[1]

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -194,25 +195,30 @@ def test_saving_changes_no_result(
 
 # -- killed -----------------------------------------------------------------------------------
 
-# Loads everything once, then reads files in a process of its own for each line of its input. It
-# tells the process's id, a line for each block, and how the process ended.
+# Loads everything once, then reads files in a process of its own for each task of its input. It
+# tells the process's id, then "+" after each block, upon which it waits for an empty line, and how
+# the process ended.
 READER = """
 import json, os, sys, torch
 import streamlm, streamlm.sources
-from memory_store.directory import DirectoryStore
 torch.set_num_threads(1)
 streamlm.sources.BLOCK = 64
 model = streamlm.load(sys.argv[1], device="cpu")
-for line in sys.stdin:
-    path, files = json.loads(line)
+
+def tell(now):
+    print("+", flush=True)
+    sys.stdin.readline()
+
+for line in filter(str.strip, sys.stdin):
     child = os.fork()
     if child:
-        print(os.WEXITSTATUS(os.waitpid(child, 0)[1]), flush=True)
+        print(os.waitpid(child, 0)[1], flush=True)
         continue
     print(os.getpid(), flush=True)
+    path, files = json.loads(line)
     with streamlm.open(path, model, save_every=12) as session:
-        session.feed(*files, progress=lambda now: print("+", flush=True))
-    os._exit(7)
+        session.feed(*files, progress=tell)
+    os._exit(0)
 """
 
 
@@ -247,17 +253,20 @@ def test_kill_9_loses_nothing(
     while True:
         reader.stdin.write(json.dumps([str(path), list(map(str, files))]) + "\n")
         reader.stdin.flush()
-        child, left = int(reader.stdout.readline()), chance.randrange(1, 6)
+        child, left = int(reader.stdout.readline()), chance.randrange(1, 3)
         while (line := reader.stdout.readline()) == "+\n":
+            reader.stdin.write("\n")
+            reader.stdin.flush()
             left -= 1
-            if not left:  # somewhere between this block and the next; it may be saving
-                for _ in range(chance.randrange(20000)):
-                    pass
-                os.kill(child, signal.SIGKILL)
-        if int(line) == 7:
+            if not left:
+                for _ in range(chance.randrange(100_000)):
+                    pass  # so that it is in the middle of something, reading or saving
+                with suppress(ProcessLookupError):  # it was faster
+                    os.kill(child, signal.SIGKILL)
+        if int(line) == 0:
             break
+        assert int(line) == signal.SIGKILL
         n_killed += 1
-        assert n_killed < 99
         if path.exists() and DirectoryStore.open(path).head("main"):
             assert DirectoryStore.open(path).verify().commits > 0
             positions.append(len(token_log(path)))
