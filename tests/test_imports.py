@@ -44,7 +44,10 @@ FORBIDDEN = {
 MAY_REACH_UP = {("cli", "apps")}
 
 # Loaded when used, never by `import streamlm`.
-HEAVY = ("zarr", "google_crc32c", "gradio", "matplotlib", "sentencepiece", "typer", "rich", "pandas")
+HEAVY = {
+    *("zarr", "google_crc32c", "gradio", "matplotlib"),
+    *("sentencepiece", "typer", "rich", "pandas"),
+}
 
 # Home folders and work folders of one machine; written so that this line does not match itself.
 MACHINE_PATH = re.compile(r"(?<![\w.~-])/(?:work|root|farm|(?:home|Users)/\w+)/|[A-Z]:\\Users\\")
@@ -137,7 +140,7 @@ def test_import_streamlm_is_light() -> None:
     )
     loaded = {name.split(".")[0] for name in json.loads(result.stdout)}
     assert "streamlm" in loaded
-    assert not loaded & set(HEAVY)
+    assert not loaded & HEAVY
 
 
 def test_version_is_one() -> None:

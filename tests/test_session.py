@@ -457,10 +457,11 @@ def test_an_interrupted_call_goes_on_when_made_again(
     assert session.feed(*files).n_bytes == n_bytes
 
 
-def line_interrupt(n: int, *modules: Any) -> Callable[[FrameType, str, Any], Any]:
-    """A trace function that presses Ctrl-C before the n-th line run in some modules."""
+@contextmanager
+def ctrl_c_at(n: int, *modules: ModuleType) -> Iterator[None]:
+    """Presses Ctrl-C before the n-th line that is run in some modules."""
     files = {module.__file__ for module in modules}
-    left = n
+    left, before = n, sys.gettrace()
 
     def trace(frame: FrameType, event: str, argument: object) -> Any:
         nonlocal left
@@ -471,12 +472,6 @@ def line_interrupt(n: int, *modules: Any) -> Callable[[FrameType, str, Any], Any
             raise KeyboardInterrupt
         return trace
 
-    return trace
-
-
-@contextmanager
-def traced(trace: Callable[[FrameType, str, Any], Any]) -> Iterator[None]:
-    before = sys.gettrace()
     sys.settrace(trace)
     try:
         yield
@@ -495,22 +490,24 @@ def test_ctrl_c_may_come_at_any_line(
     small_blocks: int,
 ) -> None:
     files = book(2)
+    modules = [[streamlm.session], [streamlm.session, streamlm.text, streamlm.sources]]
     chance = random.Random(2)
-    session = open_(save_every=20)
-    for _ in range(60):
-        ctrl_c = line_interrupt(
-            chance.randrange(1, 160), streamlm.session, streamlm.text, streamlm.sources
-        )
+    # Each line of the first blocks and the first save once, and any lines of all the rest.
+    moments = [(n, modules[0]) for n in range(1, 71)]
+    moments += [(chance.randrange(1, 160), modules[1]) for _ in range(20)]
+    session, n_read = open_("0", save_every=20), 0
+    for n, where in moments:
         try:
-            with traced(ctrl_c):
+            with ctrl_c_at(n, *where):
                 session.feed(*files)
         except KeyboardInterrupt:
             session.save()
         if session.position == whole.position:  # had it come a line later, it would be too late
-            break
-    else:
-        session.feed(*files)
-    assert_same_end(End.of(session, tmp_path / "s.zarr", token_log), whole)
+            end = End.of(session, tmp_path / f"{n_read}.zarr", token_log)
+            assert_same_end(end, whole)
+            n_read += 1
+            session = open_(str(n_read), save_every=20)
+    assert n_read > 3
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, StoreError])
