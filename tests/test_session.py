@@ -5,7 +5,6 @@ import io
 import math
 import os
 import random
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -33,6 +32,7 @@ from memory_store import (
     Locked,
     Mismatch,
     NotFound,
+    Ref,
     StoreError,
     StoreFull,
 )
@@ -1102,13 +1102,23 @@ def test_snapshots_of_other_branches_are_not_ones_own(open_: Open) -> None:
         assert facts(session) == before
 
 
+def damage(path: Path, ref: Ref | None, name: str) -> None:
+    """Flip a bit in an array of a commit."""
+    assert ref is not None
+    folder = path / "commits" / ref.commit.name / name
+    chunk = next(file for file in folder.iterdir() if file.name != "zarr.json")
+    data = bytearray(chunk.read_bytes())
+    data[40] ^= 1
+    chunk.write_bytes(data)
+
+
 def test_a_damaged_snapshot_is_not_gone_back_to(
     travelled: tuple[Session, list[str], list[str]], tmp_path: Path
 ) -> None:
     session, _, _ = travelled
     session.save()
     before, refs = facts(session), session.history()
-    shutil.rmtree(tmp_path / "travelled.zarr" / "commits" / refs[2].commit.name)
+    damage(tmp_path / "travelled.zarr", refs[2], "segment")
     with pytest.raises(Corrupt, match=refs[2].commit.name):
         session.rewind(snapshot=2)
     assert facts(session) == before and session.history() == refs
@@ -1294,12 +1304,7 @@ def test_a_session_belongs_to_its_model(
 def test_damage_is_told(open_: Open, tmp_path: Path) -> None:
     with open_() as session:
         session.feed(["Call me Ishmael. " * 9])
-    assert session.saved is not None
-    chunk = tmp_path / "s.zarr" / "commits" / session.saved.commit.name / "segment" / "c.0.0.0"
-    candidates = [path for path in chunk.parent.iterdir() if path.name != "zarr.json"]
-    data = bytearray(candidates[0].read_bytes())
-    data[40] ^= 1
-    candidates[0].write_bytes(data)
+    damage(tmp_path / "s.zarr", session.saved, "segment")
     for _ in range(2):
         with pytest.raises(Corrupt, match="segment"):
             open_()
