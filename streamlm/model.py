@@ -348,6 +348,7 @@ class Model(nn.Module):
 
     # -- derived keys and values ------------------------------------------------------------------
 
+    @torch.no_grad()
     def canonical(self, state: State) -> State:
         """The same state with keys and values computed as they are after loading it.
 
@@ -387,9 +388,8 @@ class Model(nn.Module):
         return hash((self._mode_changes, *marks))
 
     def train(self, mode: bool = True) -> Self:
-        """As in torch; also lets go of what was derived from the weights."""
-        self._mode_changes += 1
-        self._projected_positions = None
+        """As in torch; a change of mode also lets go of what was derived from the weights."""
+        self._mode_changes += mode != self.training
         return super().train(mode)
 
     def _positions(self) -> list[Tensor]:
