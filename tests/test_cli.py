@@ -233,7 +233,9 @@ def test_resumed_training_ends_with_the_same_weights(
 
 def test_feed_and_score_say_what_they_did(kept: CommandLine) -> None:
     Path("moby[dick] :whale:.txt").write_bytes(Path("text.txt").read_bytes())
-    fed = kept.works("feed", "moby[dick] :whale:.txt", "text.txt", "--session", "new")
+    shutil.copytree("sessions", "[bold] :whale:")
+    store = ("--store", "[bold] :whale:")
+    fed = kept.works("feed", "moby[dick] :whale:.txt", "text.txt", "--session", "new", *store)
     rows = dict(re.split(r"  +", line) for line in fed.out.splitlines())
     assert fed.err == ""
     assert list(rows)[:4] == ["tokens", "bytes", "bits per byte", "tokens/s"]
@@ -241,16 +243,15 @@ def test_feed_and_score_say_what_they_did(kept: CommandLine) -> None:
     held = int(rows.get("held back", "0").split()[0])
     assert int(rows["bytes"].replace(",", "")) + held == size
     assert rows["position"] == f"{rows['tokens']} tokens"
-    assert rows["session"] == str(Path("sessions/new.zarr").resolve())
-    before = left()
-    scored = kept.works("score", "text.txt", "--session", "new")
+    assert rows["session"] == str(Path("[bold] :whale:/new.zarr").resolve())
+    before = left(Path("[bold] :whale:"))
+    scored = kept.works("score", "text.txt", "--session", "new", *store)
     assert re.search(r"(?m)^given +[\d,]+ tokens read before$", scored.out)
     for line in (fed.out + scored.out).splitlines():
         assert line == line.rstrip()
-    assert left() == before
+    assert left(Path("[bold] :whale:")) == before
     alone = kept.works("score", "text.txt", "--json").json
     assert alone.keys() == READ_KEYS and alone["position"] == 0
-    assert left() == before
 
 
 def test_standard_input_and_replaced_bytes(kept: CommandLine) -> None:
@@ -799,8 +800,15 @@ def start(*arguments: object, **options: Any) -> "subprocess.Popen[bytes]":
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS"):
         environment.pop(name, None)
+    environment.pop("PYTHONUNBUFFERED", None)  # it hides what is still to be written at the end
     environment["TERM"] = "xterm-256color"
-    return subprocess.Popen([*COMMAND, *map(str, arguments)], env=environment, **options)
+    return subprocess.Popen(
+        [*COMMAND, *map(str, arguments)],
+        env=environment,
+        # A job in the background of a script inherits that Ctrl-C is ignored; a terminal's is not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        **options,
+    )
 
 
 def position(path: Path) -> int:

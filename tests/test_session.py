@@ -1057,11 +1057,13 @@ def test_a_rewound_session_reads_on(
     assert_same_end(End.of(session, tmp_path / "s.zarr", token_log), whole)
 
 
-def test_rewind_to_the_beginning_forgets_everything(open_: Open) -> None:
+@pytest.mark.parametrize("first", ["Call", "Call me Ishmael."])
+def test_rewind_to_the_beginning_forgets_everything(first: str, open_: Open) -> None:
     session = open_(seed=7)
-    session.feed(["Call"])  # all of it is held back: there are no tokens yet
-    assert (session.position, session.tail) == (0, "Call")
-    session.feed([" me Ishmael."])
+    session.feed([first])
+    assert (session.position == 0) == (first == session.tail == "Call")  # no token yet
+    session.feed([" Some years ago"])
+    list(session.generate(max_tokens=3))
     session.rewind(tokens=0)
     assert (session.position, session.tail) == (0, "")
     wanted = "".join(Session(session.checkpoint, seed=7).generate(max_tokens=5))
