@@ -492,21 +492,22 @@ def test_ctrl_c_may_come_at_any_line(
     files = book(2)
     modules = [[streamlm.session], [streamlm.session, streamlm.text, streamlm.sources]]
     chance = random.Random(2)
-    # Each line of the first blocks and the first save once, and any lines of all the rest.
-    moments = [(n, modules[0]) for n in range(1, 71)]
-    moments += [(chance.randrange(1, 160), modules[1]) for _ in range(20)]
-    session, n_read = open_("0", save_every=20), 0
-    for n, where in moments:
+    # Each line of the first blocks and the first save, and any lines of all the rest.
+    moments = [(n, modules[0], save) for save in (True, False) for n in range(1, 71)]
+    moments += [(chance.randrange(1, 160), modules[1], bool(n % 2)) for n in range(20)]
+    session, n_read = open_("0", save_every=150), 0
+    for n, where, save in moments:
         try:
             with ctrl_c_at(n, *where):
                 session.feed(*files)
         except KeyboardInterrupt:
-            session.save()
+            if save:
+                session.save()
         if session.position == whole.position:  # had it come a line later, it would be too late
             end = End.of(session, tmp_path / f"{n_read}.zarr", token_log)
             assert_same_end(end, whole)
             n_read += 1
-            session = open_(str(n_read), save_every=20)
+            session = open_(str(n_read), save_every=150)
     assert n_read > 3
 
 
