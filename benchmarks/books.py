@@ -3,6 +3,8 @@
     python -m benchmarks.books                      # the bundled model, every byte of the test set
     python -m benchmarks.books --max-tokens 50000   # a quick look: the beginnings of the books
 
+xz and PPMd are put beside it where `python -m benchmarks.compressors` was run on the same bytes.
+
 Each book is read from its first byte to its last, beginning with an empty memory. The same weights
 read three times: with all their memory, without the compressed part of it, and with none (every
 segment begins anew).
@@ -17,14 +19,13 @@ import numpy as np
 import torch
 
 import streamlm
-from benchmarks.tools import compressors
+from benchmarks.compressors import digest
 from benchmarks.tools.books_report import draw, show
-from benchmarks.tools.compressors import Compressed
 from benchmarks.tools.machine import usable_cores, write_results
 from benchmarks.tools.positions import Bins, compared, curve, interval, linear_edges, log_edges
 from benchmarks.tools.reads import NONE, RECENT, WHOLE, Book, encode_books, read_books
 from streamlm.data import read_documents
-from streamlm.display import bar
+from streamlm.display import bar, note
 from streamlm.evaluate import EvalReport
 
 LINEAR_BINS = 64  # of a segment each, for the finer view of a book's beginning
@@ -37,32 +38,15 @@ NOTES = [
 ]
 
 
-def compress(
-    books: list[Book], options: argparse.Namespace, show_note: Any
-) -> tuple[list[Compressed], list[Compressed]]:
-    """xz and PPMd, each in two ways, and PPMd that has read training text."""
-    texts = [book.data for book in books]
-    show_note("xz")
-    plain = compressors.xz(texts)
-    tuning = [text.encode() for text in read_documents(options.tuning)]
-    if options.max_tokens is not None:  # a quick look tunes on beginnings too
-        longest = max(map(len, texts))
-        tuning = [text[:longest] for text in tuning]
-    plain += compressors.ppmd(
-        texts, tuning[: options.tuning_books], orders=options.orders, note=show_note
-    )
-    primed = []
-    if options.prime:
-        primed = [
-            compressors.primed_ppmd(
-                texts,
-                tuning[: options.tuning_books],
-                training=options.prime,
-                orders=options.prime_orders,
-                note=show_note,
-            )
-        ]
-    return plain, primed
+def compressors_of(path: Path, books: list[Book]) -> list[dict[str, Any]]:
+    """What `benchmarks.compressors` found on the same bytes; nothing, if it was not run on them."""
+    if not path.exists():
+        return []
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if found["settings"]["sha256"] != digest([book.data for book in books]):
+        return []
+    compressors: list[dict[str, Any]] = found["figures"]["compressors"]
+    return compressors
 
 
 def titles(data: Path, books: int) -> list[str]:
@@ -138,19 +122,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, default=folder / "test.txt.xz")
     parser.add_argument("--batch-size", type=int, default=4, help="books side by side")
     parser.add_argument("--max-tokens", type=int, help="read the beginnings of the books only")
-    parser.add_argument("--tuning", type=Path, default=folder / "valid.txt.xz", help="for PPMd")
-    parser.add_argument("--tuning-books", type=int, default=6)
-    parser.add_argument("--orders", type=int, nargs="+", default=list(compressors.ORDERS))
-    parser.add_argument(
-        "--prime",
-        type=Path,
-        nargs="*",
-        default=sorted(folder.glob("train-*.txt.xz")),
-        help="training files that PPMd reads first; none leaves this out",
-    )
-    parser.add_argument(
-        "--prime-orders", type=int, nargs="+", default=list(compressors.PRIMED_ORDERS)
-    )
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
@@ -164,8 +135,11 @@ def main(arguments: list[str] | None = None) -> None:
             progress=lambda: progress.advance(task),
         )
     n_tokens = sum(len(book.ids) for book in books)
-    with bar("compressing", total=None, fields="{task.fields[note]}") as (progress, task):
-        plain, primed = compress(books, options, lambda note: progress.update(task, note=note))
+    compressors = compressors_of(options.out / "compressors.json", books)
+    if not compressors:
+        note(
+            "no figures of xz and PPMd on these bytes: python -m benchmarks.compressors makes them"
+        )
     with bar("reading", total=3 * n_tokens, fields="{task.fields[note]}") as (progress, task):
         reports = read_books(
             checkpoint,
@@ -175,7 +149,7 @@ def main(arguments: list[str] | None = None) -> None:
         )
     figures = {
         "models": model_figures(reports),
-        "compressors": [found.to_dict() for found in [*plain, *primed]],
+        "compressors": compressors,
         **position_figures(reports, checkpoint.model.config.segment_len),
         "books": [
             {

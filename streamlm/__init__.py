@@ -11,8 +11,8 @@ with streamlm.open("sessions/moby.zarr", model) as session:
 
 from streamlm.checkpoint import Checkpoint
 from streamlm.checkpoint import load_checkpoint as load
+from streamlm.opening import open_session as open
 from streamlm.session import Session
-from streamlm.session import open_session as open
 
 __version__ = "0.1.0"
 __all__ = ["Checkpoint", "Session", "load", "open"]

@@ -27,7 +27,6 @@ from streamlm.cli_sessions import (
     SessionName,
     Store,
     data_file,
-    naming,
     open_named,
     open_sources,
 )
@@ -252,8 +251,7 @@ def train(
         return "nothing was saved yet"
 
     with interruptible(left_behind):
-        with naming([*chosen.train_files, *chosen.valid_files]):
-            trainer = trainer_for(chosen, folder, device=device, progress=note)
+        trainer = trainer_for(chosen, folder, device=device, progress=note)
         if resume:
             trainer.resume()
         n_parameters = sum(p.numel() for p in trainer.model.parameters())
@@ -310,8 +308,7 @@ def evaluate_command(
     with interruptible(lambda: "nothing is changed"):
         checkpoint = load_checkpoint(model, device=device)
         tokenizer = checkpoint.tokenizer
-        with naming(files):
-            corpus = load_corpus(files, tokenizer, progress=note)
+        corpus = load_corpus(files, tokenizer, progress=note)
         total = min(len(corpus.tokens), max_tokens or len(corpus.tokens))
         with bar("evaluating", total=total) as (progress, task):
             report = evaluate(

@@ -2,21 +2,21 @@
 
 import codecs
 import json
-import lzma
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from memory_store import Mismatch, NotFound, StoreError
 from memory_store.directory import DirectoryStore
 from streamlm.display import console, note, output, show_table, size_text, time_text
-from streamlm.session import Session, open_session
+from streamlm.opening import open_session
+from streamlm.session import Session
 from streamlm.sources import Source
 
 SPLITS = ("valid", "test", "valid-extra", "test-extra")
@@ -138,7 +138,7 @@ def open_sources(files: Sequence[str], errors: Errors) -> Iterator[list[Source]]
                 sources.append(stack.enter_context(open(path, "rb")))
             else:
                 if path.is_file() and errors is Errors.STRICT:
-                    _check_text(path, open, "; --errors replace reads it all the same")
+                    _check_text(path)
                 sources.append(path)
         yield sources
 
@@ -157,24 +157,11 @@ def data_file(name: str, folder: Path) -> Path:
     return Path(name)
 
 
-@contextmanager
-def naming(files: Sequence[Path]) -> Iterator[None]:
-    """Name the data file, .txt or .xz, that is at fault where decoding one of them fails."""
-    try:
-        yield
-    except (UnicodeDecodeError, lzma.LZMAError, EOFError):
-        for file in files:
-            try:
-                _check_text(file, lzma.open if file.suffix == ".xz" else open)
-            except (lzma.LZMAError, EOFError) as error:
-                raise ValueError(f"{file} is damaged: {error}") from None
-        raise
-
-
-def _check_text(path: Path, opener: Callable[..., IO[bytes]], remedy: str = "") -> None:
+def _check_text(path: Path) -> None:
     """Raise a ValueError that says where the bytes of a file are no UTF-8 text."""
+    remedy = "; --errors replace reads it all the same"
     decoder, start = codecs.getincrementaldecoder("utf-8")(), 0
-    with opener(path, "rb") as file:
+    with open(path, "rb") as file:
         while True:
             block = file.read(1 << 20)
             held = len(decoder.getstate()[0])

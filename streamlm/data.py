@@ -22,11 +22,22 @@ IGNORED = -100  # a target that is not scored
 
 
 def read_documents(path: str | Path) -> Iterator[str]:
-    """The documents of one file, .txt or .xz, split at lines that hold only a form feed."""
+    """The documents of one file, .txt or .xz, split at lines that hold only a form feed.
+
+    Raises:
+        ValueError: names the file that is damaged, or no UTF-8 text.
+    """
     path = Path(path)
     opener: Any = lzma.open if path.suffix == ".xz" else open
     with opener(path, "rt", encoding="utf-8", newline="") as file:
-        yield from file.read().split("\f\n")
+        try:
+            text = file.read()
+        except UnicodeDecodeError as error:
+            at = f"{error.reason} at byte {error.start:,}"
+            raise ValueError(f"{path} is no UTF-8 text: {at}") from None
+        except (lzma.LZMAError, EOFError) as error:
+            raise ValueError(f"{path} is damaged: {error}") from None
+    yield from text.split("\f\n")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from streamlm.model import Model
 
 @dataclass(frozen=True)
 class DocumentSums:
-    """What was read of one document; all 0 where nothing was."""
+    """What was read of one document; all 0, and nan bits per byte, where nothing was."""
 
     nats: float
     tokens: int
@@ -22,7 +22,7 @@ class DocumentSums:
 
     @property
     def bits_per_byte(self) -> float:
-        return self.nats / math.log(2) / self.n_bytes
+        return self.nats / math.log(2) / self.n_bytes if self.n_bytes else math.nan
 
 
 @dataclass(frozen=True)

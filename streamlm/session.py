@@ -3,16 +3,16 @@
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
 
-from memory_store import Commit, Conflict, MemoryStore, NotFound, Ref
-from streamlm.checkpoint import Checkpoint, load_checkpoint
+from memory_store import Commit, Conflict, MemoryStore, Ref
+from streamlm.checkpoint import Checkpoint
 from streamlm.reports import Progress, ProgressCallback, ReadReport
 from streamlm.sources import OpenSource, Reading, Source, continue_reading
 from streamlm.state import State
+from streamlm.stops import Stops
 from streamlm.stream import Sampling
 from streamlm.text import REPETITION_WINDOW, TextStream
 
@@ -46,6 +46,7 @@ class Session:
         self._dirty = False
         self._reading: Reading | None = None
         self._seed = seed
+        self._closed = False
         self._resources = ExitStack()
 
     # -- what it is -------------------------------------------------------------------------------
@@ -81,11 +82,15 @@ class Session:
         self.close()
 
     def close(self) -> None:
-        """Save what was read since the last snapshot, and let other writers in."""
+        """Save what was read since the last snapshot, and let other writers in.
+
+        A closed session may be looked at, scored and forked, not changed.
+        """
         try:
-            if self._store is not None and self._dirty and not self.readonly:
+            if self._store is not None and self._dirty and not self.readonly and not self._closed:
                 self.save()
         finally:
+            self._closed = True
             self._resources.close()
 
     # -- reading ----------------------------------------------------------------------------------
@@ -266,23 +271,19 @@ class Session:
             self._moved(stream, ids, self._reading)
         if seed is not None:
             self._stream = self._stream.seeded(seed)
-        held = ""
+        text = Stops(stops)
         for _ in range(max_tokens):
-            stream, chosen, text = self._stream.write_token(self.checkpoint, sampling)
+            self._writable("generate")  # who reads on may have closed it meanwhile
+            stream, chosen, piece = self._stream.write_token(self.checkpoint, sampling)
             self._moved(stream, np.array([chosen], np.int32), self._reading)
             self._save_when_due()
-            held += text
-            found = min((at for text in stops if (at := held.find(text)) >= 0), default=-1)
-            if found >= 0:
-                if held[:found]:
-                    yield held[:found]
-                return
-            ready = len(held) - _could_become(held, stops)
+            ready, found = text.push(piece)
             if ready:
-                yield held[:ready]
-                held = held[ready:]
-        if held:
-            yield held
+                yield ready
+            if found:
+                return
+        if text.held:
+            yield text.held
 
     # -- forks and snapshots ----------------------------------------------------------------------
 
@@ -385,17 +386,21 @@ class Session:
                 raise ValueError(f"tokens = {tokens}; allowed: 0 to {self.position}")
             commit = store.nearest(head, tokens)
             replay = store.tokens(head, commit.position, tokens)
-            target: Any = commit
         else:
             refs = {ref.seq: ref for ref in store.refs(self.branch)}
             seq = snapshot.seq if isinstance(snapshot, Ref) else snapshot
             if seq not in refs or (isinstance(snapshot, Ref) and snapshot != refs[seq]):
                 allowed = f"0 to {max(refs)}, or an entry of history()"
                 raise ValueError(f"snapshot = {snapshot}; allowed: {allowed}")
-            target = refs[seq]
-        if target != head.commit:
-            loaded = self._load(target)  # first, for it may be damaged
-            self._restore(store.publish(target, branch=self.branch), loaded)
+            commit = refs[seq].commit
+        if commit != head.commit:
+            loaded = self._load(commit)  # first, for it may be damaged
+            try:
+                store.publish(commit, branch=self.branch)
+            finally:  # interrupted or not, the session stands where the branch does
+                moved = store.head(self.branch)
+                if moved is not None and moved != self._ref and moved.commit == commit:
+                    self._restore(moved, loaded)
         if tokens is not None and (len(replay) or any(self._stream.tail.values())):
             # The snapshot's tail is part of what is replayed; its reading is not gone on with.
             stream = self._stream.read_ids(self.checkpoint, replay)
@@ -445,75 +450,13 @@ class Session:
         return self._store
 
     def _writable(self, doing: str) -> None:
+        if self._closed:
+            raise ValueError(f"cannot {doing}: the session is closed; open it again")
         if self.readonly:
             raise ValueError(f"cannot {doing}: the session was opened to be read only")
-
-
-def _could_become(text: str, stops: list[str]) -> int:
-    """Length of the longest end of `text` that a stop string begins with."""
-    longest = max(map(len, stops), default=1) - 1
-    for n in range(min(longest, len(text)), 0, -1):
-        if any(stop.startswith(text[-n:]) for stop in stops):
-            return n
-    return 0
 
 
 def _open_sources(sources: tuple[Source, ...]) -> list[OpenSource]:
     if not sources:
         raise ValueError("no source given; allowed: paths, texts, file objects, iterators")
     return [OpenSource(source) for source in sources]
-
-
-def open_session(
-    path: str | Path,
-    model: Checkpoint | str | Path = "books",
-    *,
-    branch: str = "main",
-    create: bool = True,
-    readonly: bool = False,
-    seed: int = 0,
-    device: str = "auto",
-    save_every: int = 1 << 14,
-) -> Session:
-    """Resume the session kept at `path`, or begin one there.
-
-    Args:
-        path: a directory, by custom named `<session>.zarr`.
-        model: what `streamlm.load` returned, or what it takes.
-        branch: the branch to go on with; "main" is where a session begins.
-        create: False refuses to begin a session where there is none.
-        readonly: allow no change, and do not keep other writers out.
-        seed: of a new session's random generator.
-        save_every: tokens after which the session saves by itself.
-
-    Raises:
-        memory_store.NotFound: no session (or no such branch) there, and none may be begun.
-        memory_store.Locked: another process writes to this branch.
-        memory_store.Mismatch: it was written by other weights or another tokenizer; says which.
-        memory_store.Corrupt: it is damaged; says where.
-    """
-    from memory_store.directory import DirectoryStore  # loads zarr, so only when used
-
-    if save_every < 1:
-        raise ValueError(f"save_every = {save_every}; allowed: at least 1")
-    checkpoint = model if isinstance(model, Checkpoint) else load_checkpoint(model, device=device)
-    session = Session(checkpoint, seed=seed)
-    session.save_every = save_every
-    begins = not Path(path).exists() and create and not readonly and branch == "main"
-    if begins:
-        store = DirectoryStore.create(path, fingerprints=checkpoint.fingerprints)
-
-        def forget() -> None:
-            if session.saved is None:  # nothing was ever read: leave nothing behind
-                store.delete()
-
-        session._resources.callback(forget)
-    else:
-        store = DirectoryStore.open(path)
-    ref = store.head(branch)
-    if ref is None and (branch != "main" or readonly or not create):
-        raise NotFound(
-            f"{path} has no branch {branch!r}; it has {', '.join(store.branches()) or 'none'}"
-        )
-    session._bind(store, branch, ref, readonly=readonly)
-    return session

@@ -190,10 +190,11 @@ class Trainer:
                 seconds_left=(config.steps - self.step) * per_step / rate,
             )
             if not math.isfinite(loss):
-                raise FloatingPointError(
-                    f"the loss is {loss} at step {self.step}; the last good state is in "
-                    f"{self.folder / 'last'}: resume with a lower learning_rate"
-                )
+                last_good = self.folder / "last"
+                remedy = "begin again with a lower learning_rate"
+                if last_good.exists():
+                    remedy = f"resume from {last_good} with a lower learning_rate"
+                raise FloatingPointError(f"the loss is {loss} at step {self.step}; {remedy}")
             finished = self.step == config.steps
             if self.step % config.eval_steps == 0 or finished:
                 report = replace(report, valid_bits_per_byte=self.validate())

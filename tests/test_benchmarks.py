@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import books, gpu, stream
-from benchmarks.tools import compressors
+from benchmarks import books, compressors, gpu, stream
+from benchmarks.tools import compressors as tools
 from benchmarks.tools.compressors import ppmd_size, primed_ppmd
 from benchmarks.tools.positions import Bins, compared, curve, linear_edges, log_edges
 from benchmarks.tools.reading import endless_text
@@ -55,11 +55,17 @@ def test_stream(tiny_folder: Callable[..., Path], shelf: Path, tmp_path: Path) -
 def test_books(tiny_folder: Callable[..., Path], shelf: Path, tmp_path: Path) -> None:
     pytest.importorskip("pyppmd")
     out = tmp_path / "out"
-    options = ["--data", str(shelf), "--tuning", str(shelf), "--orders", "5", "6", "--prime"]
-    books.main(["--model", str(tiny_folder()), "--threads", "1", "--out", str(out), *options])
-    figures = results(out / "books.json")
+    options = ["--tuning", str(shelf), "--orders", "5", "6", "--prime"]
+    compressors.main(["--data", str(shelf), "--out", str(out), *options])
+    options = ["--model", str(tiny_folder()), "--threads", "1", "--out", str(out)]
+    books.main(["--data", str(shelf), *options])
+    figures: Any = results(out / "books.json")
     assert {"models", "compressors", "curves", "differences", "books"} <= set(figures)
+    assert len(figures["compressors"]) == 4
     assert (out / "books.png").stat().st_size > 10_000
+    books.main(["--data", str(shelf), "--max-tokens", "300", *options])
+    figures = results(out / "books.json")
+    assert not figures["compressors"], "they coded other bytes"
 
 
 def test_gpu_on_a_cpu(tmp_path: Path) -> None:
@@ -104,7 +110,7 @@ def test_primed_ppmd_is_the_difference_of_two_streams(
     tmp_path: Path, prose: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("pyppmd")
-    monkeypatch.setattr(compressors, "MEMORY", 1 << 24)
+    monkeypatch.setattr(tools, "MEMORY", 1 << 24)
     training, book = tmp_path / "training.txt", prose(300, seed=1).encode()
     training.write_text(prose(2000, seed=2), encoding="utf-8")
     found = primed_ppmd([book], [book], training=[training], orders=[6])

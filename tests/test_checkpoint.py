@@ -168,7 +168,7 @@ def test_a_damaged_config_is_refused(folder: Path, content: str) -> None:
 
 def test_a_damaged_tokenizer_is_refused(folder: Path) -> None:
     (folder / "tokenizer.model").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match="not a SentencePiece model"):
+    with pytest.raises(ValueError, match="no SentencePiece model"):
         load_checkpoint(folder, device="cpu")
 
 

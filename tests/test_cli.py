@@ -596,7 +596,7 @@ def test_checkpoints_that_are_none(kept: CommandLine) -> None:
         ("config.json", json.dumps(config | {"d_ff": 32}).encode(), "do not agree"),
         ("config.json", json.dumps(config | {"heads": 3}).encode(), "has no heads; it knows"),
         ("model.safetensors", b"x" * 100, "model.safetensors is damaged"),
-        ("tokenizer.model", b"x" * 100, "not a SentencePiece model"),
+        ("tokenizer.model", b"x" * 100, "no SentencePiece model"),
     ):
         changed(name, data)
         refuses(kept, message, "feed", "text.txt", "--session", "new", "--model", "changed")

@@ -1093,6 +1093,56 @@ def test_rewind_out_of_range(
     assert session.fork().feed(["It reads on."]).tokens
 
 
+@pytest.mark.parametrize("interrupted", ["before", "after"])
+def test_an_interrupted_rewind_is_done_or_not(
+    interrupted: str,
+    travelled: tuple[Session, list[str], list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    session, digests, _ = travelled
+    publish = DirectoryStore.publish
+
+    def stopped(store: DirectoryStore, ref: Any, *, branch: str) -> Ref:
+        if interrupted == "after":
+            publish(store, ref, branch=branch)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(DirectoryStore, "publish", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            session.rewind(snapshot=2)
+    rewound = interrupted == "after"
+    assert (session.state.digest() == digests[2]) == rewound
+    assert (session.history()[-1].commit == session.history()[2].commit) == rewound
+    session.feed(["It goes on."])  # and does not stand in its own way
+    assert session.history()[-1].position == session.position
+
+
+def test_a_closed_session_changes_nothing(open_: Open, tmp_path: Path, tiny: Checkpoint) -> None:
+    session = open_()
+    session.feed(["Call me Ishmael."])
+    pieces = session.generate(max_tokens=9)
+    next(pieces)
+    session.close()
+    before = facts(session)
+    changes: list[Callable[[], object]] = [
+        lambda: session.feed(["More."]),
+        lambda: list(session.generate(max_tokens=1)),
+        lambda: list(pieces),
+        lambda: session.rewind(tokens=1),
+        lambda: session.fork("b"),
+    ]
+    for change in changes:
+        with pytest.raises(ValueError, match=r"the session is closed; open it again"):
+            change()
+    assert facts(session) == before
+    assert session.score(["More."]).tokens and session.fork().feed(["More of it."]).tokens
+    with streamlm.open(tmp_path / "s.zarr", tiny) as other:  # another writer is let in
+        assert other.state.digest() == session.state.digest()
+        session.close()  # and not disturbed by a second close
+        other.feed(["More."])
+
+
 def test_snapshots_of_other_branches_are_not_ones_own(open_: Open) -> None:
     session = open_()
     session.feed(["Call me Ishmael."])

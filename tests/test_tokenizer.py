@@ -513,7 +513,7 @@ def test_a_fitting_foreign_model_is_used() -> None:
 
 @pytest.mark.parametrize("data", [b"", b"garbage", bytes(100)])
 def test_what_is_no_model_is_refused(data: bytes) -> None:
-    with pytest.raises(ValueError, match="not a SentencePiece model"):
+    with pytest.raises(ValueError, match="no SentencePiece model"):
         Tokenizer(data)
 
 

@@ -507,7 +507,7 @@ def test_a_wrong_recipe_is_refused(
         ("n_layers = 1", "n_layer = 1", ValueError, "ModelConfig has no n_layer; it knows"),
         ("segment_len = 8", "segment_len = 7", ValueError, "a multiple of compression_rate = 2"),
         ("books.model", "books.modle", FileNotFoundError, r"books\.modle"),
-        ("books.model", "more.txt", ValueError, "not a SentencePiece model"),
+        ("books.model", "more.txt", ValueError, "no SentencePiece model"),
         ("[model]", "[model]\nvocab_size = 99", ValueError, "vocab_size = 99.*8192"),
     ],
 )

@@ -53,7 +53,8 @@ class Tokenizer:
         try:
             self._processor.LoadFromSerializedProto(self.model_bytes)
         except RuntimeError as error:
-            raise ValueError(f"not a SentencePiece model: {error}") from error
+            which = "the bytes are" if isinstance(model, bytes) else f"{os.fspath(model)} is"
+            raise ValueError(f"{which} no SentencePiece model: {error}") from error
         check_settings(self.model_bytes)
         self._bytes_of = read_vocabulary(self._processor)
         self.vocab_size = len(self._bytes_of)

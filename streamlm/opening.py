@@ -1,0 +1,62 @@
+"""Opening a session: resume the one that a store keeps, or begin one."""
+
+from pathlib import Path
+
+from memory_store import NotFound
+from streamlm.checkpoint import Checkpoint, load_checkpoint
+from streamlm.session import Session
+
+
+def open_session(
+    path: str | Path,
+    model: Checkpoint | str | Path = "books",
+    *,
+    branch: str = "main",
+    create: bool = True,
+    readonly: bool = False,
+    seed: int = 0,
+    device: str = "auto",
+    save_every: int = 1 << 14,
+) -> Session:
+    """Resume the session kept at `path`, or begin one there.
+
+    Args:
+        path: a directory, by custom named `<session>.zarr`.
+        model: what `streamlm.load` returned, or what it takes.
+        branch: the branch to go on with; "main" is where a session begins.
+        create: False refuses to begin a session where there is none.
+        readonly: allow no change, and do not keep other writers out.
+        seed: of a new session's random generator.
+        save_every: tokens after which the session saves by itself.
+
+    Raises:
+        memory_store.NotFound: no session (or no such branch) there, and none may be begun.
+        memory_store.Locked: another process writes to this branch.
+        memory_store.Mismatch: it was written by other weights or another tokenizer; says which.
+        memory_store.Corrupt: it is damaged; says where.
+    """
+    from memory_store.directory import DirectoryStore  # loads zarr, so only when used
+
+    if save_every < 1:
+        raise ValueError(f"save_every = {save_every}; allowed: at least 1")
+    checkpoint = model if isinstance(model, Checkpoint) else load_checkpoint(model, device=device)
+    session = Session(checkpoint, seed=seed)
+    session.save_every = save_every
+    begins = not Path(path).exists() and create and not readonly and branch == "main"
+    if begins:
+        store = DirectoryStore.create(path, fingerprints=checkpoint.fingerprints)
+
+        def forget() -> None:
+            if session.saved is None:  # nothing was ever read: leave nothing behind
+                store.delete()
+
+        session._resources.callback(forget)
+    else:
+        store = DirectoryStore.open(path)
+    ref = store.head(branch)
+    if ref is None and (branch != "main" or readonly or not create):
+        raise NotFound(
+            f"{path} has no branch {branch!r}; it has {', '.join(store.branches()) or 'none'}"
+        )
+    session._bind(store, branch, ref, readonly=readonly)
+    return session
