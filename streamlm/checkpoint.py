@@ -38,7 +38,7 @@ class Checkpoint:
     @cached_property
     def fingerprints(self) -> dict[str, str]:
         """What a session must find again when it is resumed: weights, architecture, tokenizer."""
-        config = json.dumps(self.model.config.to_dict(), sort_keys=True)
+        config = json.dumps(self.model.config.architecture, sort_keys=True)
         return {
             "weights": self.weights_digest or _digest_of(self.model),
             "architecture": hashlib.sha256(config.encode()).hexdigest(),
@@ -100,9 +100,12 @@ def load_checkpoint(
             f"no checkpoint at {str(source)!r}; allowed: a directory with model.safetensors, "
             f"config.json and tokenizer.model, or the name of a bundled one: {', '.join(BUNDLED)}"
         )
-    for name in ("config.json", "model.safetensors", "tokenizer.model"):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder} is no checkpoint: {name} is missing")
+    _require_files(folder, "config.json", "model.safetensors")
+    if not (folder / "tokenizer.model").is_file():
+        raise FileNotFoundError(
+            f"{folder} is no checkpoint: tokenizer.model is missing; a model without it, such as "
+            "one that was converted, reads ids, not text: streamlm.checkpoint.load_model loads it"
+        )
     config = ModelConfig.load(folder / "config.json")
     tokenizer = Tokenizer(folder / "tokenizer.model")
     if tokenizer.vocab_size > config.vocab_size:
@@ -110,6 +113,30 @@ def load_checkpoint(
             f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, "
             f"the model's vocab_size is {config.vocab_size}"
         )
+    model, digest = _load_weights(folder, config)
+    return Checkpoint(model.to(chosen), tokenizer, folder.resolve().name, digest)
+
+
+def load_model(folder: str | Path, *, device: str | torch.device = "auto") -> Model:
+    """The model of a checkpoint directory, for those that read ids themselves; see `stream`.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_checkpoint`, but no tokenizer is needed.
+    """
+    chosen, folder = choose_device(device), Path(folder)
+    _require_files(folder, "config.json", "model.safetensors")
+    model, _ = _load_weights(folder, ModelConfig.load(folder / "config.json"))
+    return model.to(chosen)
+
+
+def _require_files(folder: Path, *names: str) -> None:
+    for name in names:
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} is no checkpoint: {name} is missing")
+
+
+def _load_weights(folder: Path, config: ModelConfig) -> tuple[Model, str]:
+    """The model in evaluation mode, and the digest of its file."""
     data = (folder / "model.safetensors").read_bytes()
     try:
         weights = {name: tensor.float() for name, tensor in load(data).items()}
@@ -120,15 +147,21 @@ def load_checkpoint(
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise ValueError(f"{folder}: weights and config.json do not agree: {error}") from None
-    model.eval().requires_grad_(False).to(chosen)
-    digest = hashlib.sha256(data).hexdigest()
-    return Checkpoint(model, tokenizer, folder.resolve().name, digest)
+    model.eval().requires_grad_(False)
+    return model, hashlib.sha256(data).hexdigest()
 
 
 def save_checkpoint(
-    folder: str | Path, model: Model, tokenizer: Tokenizer, *, dtype: torch.dtype | None = None
+    folder: str | Path,
+    model: Model,
+    tokenizer: Tokenizer | None,
+    *,
+    dtype: torch.dtype | None = None,
 ) -> None:
-    """Write a checkpoint directory; `dtype` stores floating-point weights in another precision."""
+    """Write a checkpoint directory; `dtype` stores floating-point weights in another precision.
+
+    Without a tokenizer, only `load_model` reads it.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {
@@ -137,4 +170,5 @@ def save_checkpoint(
     }
     save_file(weights, folder / "model.safetensors")
     (folder / "config.json").write_text(model.config.to_json(), encoding="utf-8")
-    (folder / "tokenizer.model").write_bytes(tokenizer.model_bytes)
+    if tokenizer is not None:
+        (folder / "tokenizer.model").write_bytes(tokenizer.model_bytes)

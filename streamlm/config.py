@@ -5,12 +5,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_origin
 
 COMPRESSIONS = ("max", "mean", "conv", "dilated", "most-used")
 TRAINED_COMPRESSIONS = ("conv", "dilated")
 COMPRESSION_LOSSES = ("none", "auto-encoding", "attention-reconstruction", "bptt")
 NORMS = ("post", "pre")
+# Settings newer than the first checkpoints; see ModelConfig.architecture.
+NEWER = {"cutoffs", "div_val", "embed_dim", "clamp_len"}
 
 
 def _require(condition: bool, name: str, given: object, allowed: str) -> None:
@@ -47,7 +49,8 @@ class _Config:
 
     def _check_types(self) -> None:
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
-            name, value, wanted = field.name, getattr(self, field.name), field.type
+            name, value = field.name, getattr(self, field.name)
+            wanted = get_origin(field.type) or field.type
             assert isinstance(wanted, type)
             kinds = (int, float) if wanted is float else wanted
             good = isinstance(value, kinds) and isinstance(value, bool) == (wanted is bool)
@@ -84,6 +87,11 @@ class ModelConfig(_Config):
         shared_bias: one pair of position biases u and w for all layers, or one pair per layer.
         dropout, attention_dropout: probabilities in [0, 1), training only.
         init_std: standard deviation of the initial weights.
+        cutoffs: ids at which a new bin of rarer tokens begins; any make the input embedding and
+            the softmax adaptive (Transformer-XL; `streamlm.adaptive`).
+        div_val: with cutoffs, bin i's embeddings are div_val**i times narrower than bin 0's.
+        embed_dim: with cutoffs, width of bin 0's embeddings; 0 stands for d_model.
+        clamp_len: distances above it count as it; 0 clamps nothing.
     """
 
     vocab_size: int
@@ -104,8 +112,15 @@ class ModelConfig(_Config):
     dropout: float = 0.0
     attention_dropout: float = 0.0
     init_std: float = 0.02
+    cutoffs: tuple[int, ...] = ()
+    div_val: int = 1
+    embed_dim: int = 0
+    clamp_len: int = 0
 
     def __post_init__(self) -> None:
+        cutoffs: object = self.cutoffs
+        if isinstance(cutoffs, list):  # as JSON and TOML have it
+            object.__setattr__(self, "cutoffs", tuple(cutoffs))
         self._check_types()
         for name in ("vocab_size", "n_layers", "d_model", "n_heads", "head_dim", "d_ff"):
             value = getattr(self, name)
@@ -147,6 +162,44 @@ class ModelConfig(_Config):
             value = getattr(self, name)
             _require(0 <= value < 1, name, value, "a number in [0, 1)")
         _require(self.init_std > 0, "init_std", self.init_std, "a number above 0")
+        _require(self.clamp_len >= 0, "clamp_len", self.clamp_len, "an integer of at least 0")
+        self._check_adaptive()
+
+    def _check_adaptive(self) -> None:
+        cutoffs, last = self.cutoffs, self.vocab_size - 1
+        good = all(type(cutoff) is int and 1 <= cutoff <= last for cutoff in cutoffs)
+        good = good and list(cutoffs) == sorted(set(cutoffs))
+        _require(good, "cutoffs", cutoffs, f"rising integers from 1 to vocab_size - 1 = {last}")
+        if not cutoffs:
+            _require(self.div_val == 1, "div_val", self.div_val, "1 where there are no cutoffs")
+            allowed = "0 where there are no cutoffs"
+            _require(self.embed_dim == 0, "embed_dim", self.embed_dim, allowed)
+        _require(self.div_val >= 1, "div_val", self.div_val, "an integer of at least 1")
+        _require(self.embed_dim >= 0, "embed_dim", self.embed_dim, "an integer of at least 0")
+        narrowest = self.div_val ** len(cutoffs)
+        allowed = f"at least div_val ** {len(cutoffs)} = {narrowest}, so that every bin has a width"
+        _require(self.embed_width >= narrowest, "embed_dim", self.embed_width, allowed)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**super().to_dict(), "cutoffs": list(self.cutoffs)}
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """What fingerprints of this model cover: settings, the newer ones only where they are used.
+
+        So a checkpoint keeps its fingerprint, and its sessions, when the settings grow in number.
+        """
+        default = {field.name: field.default for field in dataclasses.fields(self)}
+        return {
+            name: value
+            for name, value in self.to_dict().items()
+            if name not in NEWER or getattr(self, name) != default[name]
+        }
+
+    @property
+    def embed_width(self) -> int:
+        """Width of the embeddings of bin 0."""
+        return self.embed_dim or self.d_model
 
     @property
     def past_len(self) -> int:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from streamlm.data import IGNORED, Corpus, SegmentBatches
 from streamlm.model import Model
@@ -97,14 +96,9 @@ def evaluate(
         begins = batch.begins if memory else torch.ones_like(batch.begins)
         if bool(begins.any()):
             state = state.reset_rows(begins.to(model.device))
-        logits, state = model(batch.inputs.to(model.device), state)
+        hidden, state = model.hidden(batch.inputs.to(model.device), state)
         state, _ = model.commit(state)
-        loss = F.cross_entropy(
-            logits.flatten(0, 1).float(),
-            batch.targets.to(model.device).flatten(),
-            ignore_index=IGNORED,
-            reduction="none",
-        ).view(batch.targets.shape)
+        loss = -model.log_prob(hidden, batch.targets.to(model.device))
         losses, targets = loss.double().cpu().numpy(), batch.targets.numpy()
         scored = targets != IGNORED
         places = batch.offsets[:, None] + np.arange(targets.shape[1])

@@ -24,6 +24,17 @@ def language_model_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(flat, targets.flatten(), ignore_index=-100, reduction="sum")
 
 
+def target_loss(model: Model, hidden: Tensor, targets: Tensor) -> Tensor:
+    """`language_model_loss` of the output layer; with cutoffs, only of what the targets need.
+
+    Args:
+        hidden: [..., D] from `Model.hidden`; targets: [...] ids.
+    """
+    if model.config.cutoffs:
+        return -model.log_prob(hidden, targets).sum()
+    return language_model_loss(model.logits(hidden), targets)
+
+
 def compression_loss(model: Model, eviction: Eviction) -> Tensor:
     """The configured compression loss of one commit, a scalar; 0 where nothing is to be trained."""
     kind = model.config.compression_loss

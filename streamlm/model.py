@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from streamlm.adaptive import AdaptiveEmbedding
 from streamlm.attention import RelativeAttention, attention_mask
 from streamlm.cache import build_cache, committed_cache
 from streamlm.compression import COMPRESSORS, Conv, Dilated
@@ -89,7 +90,11 @@ class Model(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.embedding: nn.Embedding | AdaptiveEmbedding = (
+            AdaptiveEmbedding(config)
+            if config.cutoffs
+            else nn.Embedding(config.vocab_size, config.d_model)
+        )
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.n_layers))
         n_biases = 1 if config.shared_bias else config.n_layers
         self.content_bias = nn.Parameter(torch.empty(n_biases, config.n_heads, config.head_dim))
@@ -108,7 +113,8 @@ class Model(nn.Module):
             nn.Linear(width, rate * width, bias=False)
             for _ in range(n_compressors if auto_encoding else 0)
         )
-        table = sinusoid(config.past_len + config.segment_len + 1, width)
+        longest = config.past_len + config.segment_len
+        table = sinusoid(longest + 1, width, clamp=config.clamp_len)
         self.register_buffer("position_table", table, persistent=False)
         self._projected_positions: tuple[int, list[Tensor]] | None = None
         self._mode_changes = 0
@@ -125,7 +131,10 @@ class Model(nn.Module):
             elif isinstance(module, nn.LayerNorm):
                 nn.init.normal_(module.weight, mean=1.0, std=std)
                 nn.init.zeros_(module.bias)
-        nn.init.normal_(self.embedding.weight, std=std)
+        if isinstance(self.embedding, AdaptiveEmbedding):
+            self.embedding.reset(std)
+        else:
+            nn.init.normal_(self.embedding.weight, std=std)
         nn.init.normal_(self.content_bias, std=std)
         nn.init.normal_(self.position_bias, std=std)
         nn.init.zeros_(self.output_bias)
@@ -143,11 +152,11 @@ class Model(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.embedding.weight.device
+        return self.output_bias.device
 
     def init_state(self, batch_size: int = 1) -> State:
         """Streams that have read nothing."""
-        config, weight = self.config, self.embedding.weight
+        config, weight = self.config, self.output_bias
         lead = (config.n_layers, batch_size)
         usage = config.memory_len if self._wants_usage else 0
         counts = torch.zeros(batch_size, dtype=torch.int64, device=weight.device)
@@ -174,22 +183,42 @@ class Model(nn.Module):
             state: of the same batch size; it stays as it is.
 
         Returns:
-            Logits [B, t, V] for the token after each, and the state after the last.
+            Logits [B, t, V] for the token after each (see `logits`), and the state after the last.
 
         Raises:
             ValueError: wrong shape, or more tokens than the open segment has room for.
         """
-        self._check(tokens, state)
         # The output layer shares the embedding's weights; see Transformer-XL, tied adaptive inputs.
         hidden, state = self.hidden(tokens, state)
         return self.logits(hidden), state
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Output layer: [..., D] → [..., V]."""
+        """Output layer: [..., D] → [..., V]; with cutoffs, these are log-probabilities already."""
+        if isinstance(self.embedding, AdaptiveEmbedding):
+            return self.embedding.log_probs(hidden, self.output_bias)
         return F.linear(hidden, self.embedding.weight, self.output_bias)
+
+    def log_prob(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Log-probabilities of known tokens, in nats; with cutoffs, without computing all others.
+
+        Args:
+            hidden: [..., D] from `hidden`; targets: [...] ids, of which -100 counts as certain.
+
+        Returns:
+            [...] float32.
+        """
+        rows, wanted = hidden.flatten(0, -2), targets.flatten()
+        if isinstance(self.embedding, AdaptiveEmbedding):
+            found = self.embedding.log_prob(rows, wanted.clamp(min=0), self.output_bias)
+            found = found.float().masked_fill(wanted < 0, 0)
+        else:
+            logits = self.logits(rows).float()
+            found = -F.cross_entropy(logits, wanted, ignore_index=-100, reduction="none")
+        return found.view(targets.shape)
 
     def hidden(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """`forward` without the output layer: [B, t, D] and the new state."""
+        self._check(tokens, state)
         x = self.dropout(self.embedding(tokens) * self.config.d_model**0.5)
         read = self._read_training if torch.is_grad_enabled() else self._read_cached
         x, state = read(x, state)
@@ -397,7 +426,7 @@ class Model(nn.Module):
         version = self._weights_version
         held = self._projected_positions
         if held is None or held[0] != version:
-            table = self.position_table.to(self.embedding.weight.dtype)
+            table = self.position_table.to(self.output_bias.dtype)
             held = (version, [layer.attention.project_positions(table) for layer in self._layers])
             self._projected_positions = held
         return held[1]

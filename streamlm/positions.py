@@ -9,14 +9,21 @@ import torch
 from torch import Tensor
 
 
-def sinusoid(n: int, d_model: int, *, device: torch.device | str | None = None) -> Tensor:
+def sinusoid(
+    n: int, d_model: int, *, clamp: int = 0, device: torch.device | str | None = None
+) -> Tensor:
     """Rows for the distances n-1, n-2, …, 0, oldest first: [n, d_model], float32.
+
+    Distances above `clamp` count as `clamp`, so that a model may read a longer memory than it was
+    trained with (Transformer-XL, the authors' clamp_len); 0 clamps nothing.
 
     R_δ = [sin(δω); cos(δω)] with ω_i = 10000^(-2i/d): the halves are concatenated, not
     interleaved (Transformer-XL, §3.3 and the authors' code). Always computed in float32: in
     bfloat16 the angle of a far position is off by more than a radian.
     """
     distance = torch.arange(n - 1, -1, -1, dtype=torch.float64, device="cpu")
+    if clamp:
+        distance = distance.clamp(max=clamp)
     index = torch.arange(0, d_model, 2, dtype=torch.float64, device="cpu")
     angle = distance[:, None] * torch.pow(10000.0, -index / d_model)[None, :]  # [n, d/2]
     return torch.cat([angle.sin(), angle.cos()], dim=1).float().to(device)

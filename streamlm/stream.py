@@ -54,10 +54,9 @@ def score(model: Model, tokens: Tensor, targets: Tensor, state: State) -> tuple[
     for piece, wanted in zip(
         _pieces(model, tokens, state), _pieces(model, targets, state), strict=True
     ):
-        logits, state = model(piece, state)
+        hidden, state = model.hidden(piece, state)
         state = _close(model, state)
-        chosen = logits.gather(2, wanted[..., None])[..., 0].float()
-        found.append(chosen - logits.float().logsumexp(dim=2))
+        found.append(model.log_prob(hidden, wanted))
     if not found:
         raise ValueError("no tokens to score; allowed: at least one")
     return torch.cat(found, dim=1), state

@@ -19,7 +19,7 @@ from streamlm.checkpoint import choose_device, save_checkpoint
 from streamlm.config import ModelConfig, TrainConfig
 from streamlm.data import IGNORED, Corpus, SegmentBatches, load_corpus
 from streamlm.evaluate import evaluate
-from streamlm.losses import compression_loss, language_model_loss
+from streamlm.losses import compression_loss, target_loss
 from streamlm.model import Model
 from streamlm.state import State
 from tokenizer import Tokenizer
@@ -266,8 +266,8 @@ class Trainer:
         if bfloat16:
             context = torch.autocast(self.device.type, dtype=torch.bfloat16)
         with context:
-            logits, state = self.model(inputs, state)
-            nats = language_model_loss(logits, targets)
+            hidden, state = self.model.hidden(inputs, state)
+            nats = target_loss(self.model, hidden, targets)
             state, eviction = self.model.commit(state)
             auxiliary = nats.new_zeros(())
             if eviction is not None:

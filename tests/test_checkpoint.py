@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from streamlm.checkpoint import Checkpoint, choose_device, load_checkpoint, save_checkpoint
+from streamlm.checkpoint import (
+    Checkpoint,
+    choose_device,
+    load_checkpoint,
+    load_model,
+    save_checkpoint,
+)
 from tokenizer import Tokenizer
 
 FILES = ("config.json", "model.safetensors", "tokenizer.model")
@@ -76,6 +82,20 @@ def test_fingerprints_tell_weights_architecture_and_tokenizer(
     assert bare == Checkpoint(tiny.model, tiny.tokenizer).fingerprints
     other = load_checkpoint(tiny_folder(seed=2), device="cpu").model
     assert Checkpoint(other, tiny.tokenizer).fingerprints["weights"] != bare["weights"]
+
+
+def test_a_model_without_a_tokenizer_reads_ids_only(tiny: Checkpoint, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, tiny.model, None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    model = load_model(tmp_path, device="cpu")
+    wanted = tiny.model.state_dict()
+    assert all(torch.equal(weight, wanted[name]) for name, weight in model.state_dict().items())
+    assert not model.training and model.config == tiny.model.config
+    with pytest.raises(FileNotFoundError, match=r"reads ids, not text: .*load_model loads it"):
+        load_checkpoint(tmp_path, device="cpu")
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint: model\.safetensors is missing"):
+        load_model(tmp_path, device="cpu")
 
 
 def test_control_tokens_and_ids_without_a_token_are_silent(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from streamlm.compression import COMPRESSORS
-from streamlm.config import COMPRESSIONS, ModelConfig, TrainConfig
+from streamlm.config import COMPRESSIONS, NEWER, ModelConfig, TrainConfig
 
 INTEGERS = ("vocab_size", "n_layers", "d_model", "n_heads", "head_dim", "d_ff", "segment_len")
 
@@ -51,6 +51,23 @@ REFUSED: list[tuple[dict[str, object], str]] = [
     ({"attention_dropout": -0.1}, "attention_dropout = -0.1; allowed: a number in [0, 1)"),
     ({"dropout": float("nan")}, "dropout = nan; allowed: a number in [0, 1)"),
     ({"init_std": 0.0}, "init_std = 0.0; allowed: a number above 0"),
+    ({"clamp_len": -1}, "clamp_len = -1; allowed: an integer of at least 0"),
+    *(
+        (
+            {"cutoffs": wrong},
+            f"cutoffs = {wrong}; allowed: rising integers from 1 to vocab_size - 1 = 9",
+        )
+        for wrong in ((3, 3), (5, 4), (0, 4), (4, 10), (2.0, 4), (True, 4), ("3",))
+    ),
+    ({"cutoffs": 4}, "cutoffs = 4; allowed: a value of type tuple"),
+    ({"div_val": 2}, "div_val = 2; allowed: 1 where there are no cutoffs"),
+    ({"embed_dim": 8}, "embed_dim = 8; allowed: 0 where there are no cutoffs"),
+    ({"cutoffs": (4,), "div_val": 0}, "div_val = 0; allowed: an integer of at least 1"),
+    ({"cutoffs": (4,), "embed_dim": -1}, "embed_dim = -1; allowed: an integer of at least 0"),
+    (
+        {"cutoffs": (4, 6), "div_val": 4, "embed_dim": 15},
+        "embed_dim = 15; allowed: at least div_val ** 2 = 16, so that every bin has a width",
+    ),
     # Types: JSON and Python are lax about numbers, a model is not.
     ({"n_layers": 2.0}, "n_layers = 2.0; allowed: a value of type int"),
     ({"n_layers": True}, "n_layers = True; allowed: a value of type int"),
@@ -134,10 +151,11 @@ def test_missing_keys_are_named() -> None:
         model_config(
             norm="pre", final_norm=True, dropout=0.25, compression="max", compression_loss="none"
         ),
+        model_config(cutoffs=[3, 7], div_val=2, embed_dim=16, clamp_len=100),
         TrainConfig(),
         TrainConfig(steps=7, learning_rate=1, min_learning_rate=0, compile=True),
     ],
-    ids=["model", "another model", "train", "another train"],
+    ids=["model", "another model", "adaptive model", "train", "another train"],
 )
 def test_json_round_trip(config: ModelConfig | TrainConfig, tmp_path: Path) -> None:
     path = tmp_path / "config.json"
@@ -146,6 +164,20 @@ def test_json_round_trip(config: ModelConfig | TrainConfig, tmp_path: Path) -> N
     values = json.loads(config.to_json())
     assert set(values) == {field.name for field in fields(config)}
     assert values == config.to_dict()
+
+
+def test_cutoffs_may_be_given_as_a_list() -> None:
+    config = model_config(cutoffs=[3, 7])
+    assert config == model_config(cutoffs=(3, 7)) and hash(config) is not None
+    assert config.cutoffs == (3, 7) and config.to_dict()["cutoffs"] == [3, 7]
+
+
+def test_newer_settings_are_part_of_the_architecture_where_they_are_used() -> None:
+    """Else every checkpoint from before them would get another fingerprint."""
+    plain, adaptive = model_config(), model_config(cutoffs=(3,), div_val=2)
+    assert set(plain.to_dict()) - set(plain.architecture) == NEWER
+    assert set(adaptive.architecture) - set(plain.architecture) == {"cutoffs", "div_val"}
+    assert plain.architecture.items() <= plain.to_dict().items()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"vocab_size": }'])

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS: tuple[set[str], ...] = (
     {"config", "positions", "reports", "sources", "stops"},
     {"state"},
-    {"attention", "cache", "compression"},
+    {"adaptive", "attention", "cache", "compression"},
     {"heads"},
     {"model"},
     {"checkpoint", "data", "losses", "snapshots", "stream"},

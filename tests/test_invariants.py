@@ -23,6 +23,8 @@ SHAPES: dict[str, dict[str, object]] = {
     "rate-1": {"compression_rate": 1, "memory_len": 7},
     "one-token-segments": {"segment_len": 1, "compression_rate": 1},
     "shared-bias": {"shared_bias": True, "norm": "pre", "final_norm": True},
+    "adaptive": {"cutoffs": (4, 7), "div_val": 2, "clamp_len": 5},
+    "adaptive-one-table": {"cutoffs": (4, 7), "embed_dim": 6},
     "bptt": {"compression_loss": "bptt", "compression": "dilated"},
 }
 MODELS = {**KINDS, **SHAPES}

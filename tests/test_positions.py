@@ -24,3 +24,10 @@ def test_far_positions_are_exact() -> None:
     table = sinusoid(50_001, 4)
     wanted = literal(50_000, 4).float()
     assert torch.allclose(table[0], wanted, rtol=0, atol=1e-7)
+
+
+def test_clamped_distances_count_as_the_largest() -> None:
+    table, free = sinusoid(9, 6, clamp=5), sinusoid(9, 6)
+    assert torch.equal(table[-6:], free[-6:])  # distances 5 to 0
+    assert torch.equal(table[:3], free[-6:-5].expand(3, 6))  # 8, 7, 6
+    assert torch.equal(sinusoid(9, 6, clamp=8), free)

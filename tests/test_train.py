@@ -129,6 +129,16 @@ def assert_identical(a: Any, b: Any) -> None:
 # -- learning ---------------------------------------------------------------------------------
 
 
+def test_an_adaptive_model_learns(make: MakeTrainer) -> None:
+    options = {"cutoffs": [500, 3000], "div_val": 2, "init_std": 0.1}
+    trainer = make(steps=12, norm="pre", final_norm=True, eval_steps=12, **options)
+    before = trainer.validate()
+    *_, last = trainer.run()
+    assert last.valid_bits_per_byte is not None and last.valid_bits_per_byte < 0.8 * before
+    checkpoint = load_checkpoint(trainer.folder / "model", device="cpu")
+    assert checkpoint.model.config.cutoffs == (500, 3000)
+
+
 def test_it_learns(make: MakeTrainer, corpus: Corpus) -> None:
     trainer = make(steps=30, norm="pre", final_norm=True, eval_steps=15)
     before = trainer.validate()
