@@ -1,4 +1,4 @@
-"""The command line: feed, generate, score, sessions, train, eval."""
+"""The command line: feed, generate, score, sessions, train, eval, convert."""
 
 import io
 import json
@@ -16,6 +16,7 @@ import typer
 
 from memory_store import StoreError
 from streamlm.checkpoint import load_checkpoint
+from streamlm.cli_convert import app as convert_app
 from streamlm.cli_sessions import (
     SPLITS,
     Device,
@@ -56,6 +57,7 @@ app = typer.Typer(
     help="A language model that reads without end in bounded memory.",
 )
 app.add_typer(sessions_app, name="sessions")
+app.add_typer(convert_app, name="convert")
 
 
 def _version(wanted: bool) -> None:

@@ -28,7 +28,7 @@ LAYERS: tuple[set[str], ...] = (
     {"compare"},
     {"streamlm"},
     {"display"},
-    {"cli_sessions"},
+    {"cli_convert", "cli_sessions"},
     {"cli"},
     {"__main__", "quickstart"},
 )
