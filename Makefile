@@ -1,15 +1,18 @@
-# One virtual environment, .venv, serves every target. It is built from constraints.txt (exact
-# versions) when first needed, and again only when pyproject.toml or constraints.txt change.
+# One virtual environment, .venv, serves every target but parity. It is built from constraints.txt
+# (exact versions) when first needed, and again only when pyproject.toml or constraints.txt change.
+# The peers that parity compares with want old versions of their own, and so have .venv-parity.
 
 PYTHON ?= python3
 ARGS ?=
 VENV := .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
+PARITY := .venv-parity
+PARITY_STAMP := $(PARITY)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help .venv quickstart test lint format bench clean FORCE
+.PHONY: help .venv .venv-parity quickstart test parity lint format bench clean FORCE
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[.a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -38,6 +41,20 @@ quickstart: $(STAMP) ## Run the README's quick start, on a CPU
 test: $(STAMP) ## Run the test suite (ARGS="-m 'not slow'" passes options to pytest)
 	@$(RUN) -m pytest -q tests/ $(ARGS)
 
+.venv-parity: $(PARITY_STAMP)
+
+$(PARITY_STAMP): parity-requirements.txt
+	@echo "==> Creating $(PARITY) with the implementations to compare with (a minute or two)"
+	@rm -rf $(PARITY)
+	@$(PYTHON) -m venv $(PARITY)
+	@$(PARITY)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile \
+	    --only-binary :all: -r parity-requirements.txt
+	@touch $@
+
+parity: $(PARITY_STAMP) ## Compare the model with other implementations, tensor by tensor
+	@STREAMLM_PARITY=1 $(PARITY)/bin/python -m pytest -q -p no:cacheprovider \
+	    --confcutdir=tests/parity tests/parity $(ARGS)
+
 lint: $(STAMP) ## Check style and types
 	@echo "==> ruff check" && $(RUN) -m ruff check .
 	@echo "==> ruff format --check" && $(RUN) -m ruff format --check .
@@ -53,8 +70,8 @@ bench: ## List the benchmark commands, one per figure of the README
 	    name=$${file##*/}; echo "  $(RUN) -m benchmarks.$${name%.py}"; \
 	done
 
-clean: ## Remove caches and build products; .venv, data, runs and sessions stay
+clean: ## Remove caches and build products; environments, data, runs and sessions stay
 	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	@find . \( -path ./$(VENV) -o -path ./.git \) -prune -o -type d -name __pycache__ -exec rm -rf {} +
+	@find . \( -path ./$(VENV) -o -path ./$(PARITY) -o -path ./.git \) -prune -o -type d -name __pycache__ -exec rm -rf {} +
 
 FORCE:
