@@ -116,8 +116,9 @@ class AdaptiveEmbedding(nn.Module):
         n_0 = self.bins[0][1]
         if self.head_projection is not None:
             hidden = hidden @ self.head_projection
-        weight = torch.cat([self.tables[0][:n_0], self.cluster_weight])
-        return _log_softmax(F.linear(hidden, weight, torch.cat([bias[:n_0], self.cluster_bias])))
+        words = F.linear(hidden, self.tables[0][:n_0], bias[:n_0])
+        clusters = F.linear(hidden, self.cluster_weight, self.cluster_bias)
+        return _log_softmax(torch.cat([words, clusters], dim=-1))
 
     def _tail(self, i: int, hidden: Tensor, bias: Tensor) -> Tensor:
         """Bin i on its own: [..., D] → [..., n_i]."""
