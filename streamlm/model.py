@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from streamlm.attention import RelativeAttention, attention_mask
 from streamlm.cache import build_cache, committed_cache
-from streamlm.compression import COMPRESSORS, Conv, Dilated
+from streamlm.compression import COMPRESSORS, Conv, Dilated, Select
 from streamlm.config import ModelConfig
 from streamlm.positions import sinusoid
 from streamlm.state import Cache, State
@@ -30,6 +30,7 @@ class Eviction:
         evicted: [L, B, T, W] the slots that left memory (or, with M < T, the segment).
         compressed: [L, B, T/c, W] what became of them, with its graph.
         real: [B, T] True where `evicted` holds a slot; real_compressed: [B, T/c] likewise.
+        past: [L, B, P, W] what the segment attended to, before this commit; filled: [B] real slots.
     """
 
     queries: Tensor
@@ -37,6 +38,8 @@ class Eviction:
     compressed: Tensor
     real: Tensor
     real_compressed: Tensor
+    past: Tensor
+    filled: Tensor
 
 
 class Layer(nn.Module):
@@ -100,7 +103,7 @@ class Model(nn.Module):
         width, rate = config.d_model, config.compression_rate
         n_compressors = config.n_layers if config.compressed_len else 0
         self.compressors = nn.ModuleList(
-            COMPRESSORS[config.compression](width, rate) for _ in range(n_compressors)
+            COMPRESSORS[config.compression](config) for _ in range(n_compressors)
         )
         auto_encoding = config.compression_loss == "auto-encoding"
         self.decoders = nn.ModuleList(
@@ -130,7 +133,7 @@ class Model(nn.Module):
         nn.init.normal_(self.position_bias, std=std)
         nn.init.zeros_(self.output_bias)
         for compressor in self.compressors:
-            if isinstance(compressor, (Conv, Dilated)):
+            if isinstance(compressor, (Conv, Dilated, Select)):
                 compressor.reset(std)
 
     def compression_parameters(self) -> list[nn.Parameter]:
@@ -211,7 +214,7 @@ class Model(nn.Module):
                 key,
                 value,
                 positions=layer.attention.project_positions(self.dropout(table)),
-                biases=self._biases(index),
+                biases=self.biases(index),
                 mask=mask,
                 want_weights=self._wants_usage,
             )
@@ -242,7 +245,7 @@ class Model(nn.Module):
                 cache.keys[index][:, :, :stop],
                 cache.values[index][:, :, :stop],
                 positions=all_positions[index][:, -(stop + 1) :],
-                biases=self._biases(index),
+                biases=self.biases(index),
                 mask=mask,
                 want_weights=self._wants_usage,
             )
@@ -269,7 +272,8 @@ class Model(nn.Module):
         memory = slice(self.config.compressed_len, self.config.past_len)
         return weights.detach()[..., memory].float().mean(dim=1).sum(dim=1)
 
-    def _biases(self, index: int) -> tuple[Tensor, Tensor]:
+    def biases(self, index: int) -> tuple[Tensor, Tensor]:
+        """u and w of a layer, each [H, E]."""
         index = 0 if self.config.shared_bias else index
         return self.content_bias[index], self.position_bias[index]
 
@@ -344,7 +348,15 @@ class Model(nn.Module):
                 for index, compress in enumerate(self.compressors)
             ]
         )
-        return Eviction(state.segment.detach(), evicted, compressed, real, real_compressed)
+        return Eviction(
+            queries=state.segment.detach(),
+            evicted=evicted,
+            compressed=compressed,
+            real=real,
+            real_compressed=real_compressed,
+            past=state.past.detach(),
+            filled=state.filled,
+        )
 
     # -- derived keys and values ------------------------------------------------------------------
 

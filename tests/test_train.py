@@ -39,6 +39,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "dilated": {"compression": "dilated", "compression_loss": "auto-encoding", "accumulate": 2},
     "bptt": {"compression_loss": "bptt", "unroll": 3, "attention_dropout": 0.1, "norm": "pre"},
     "most-used": {"compression": "most-used", "compression_loss": "none"},
+    "select": {"compression": "select", "compression_loss": "joint-attention-reconstruction"},
     "max": {"compression": "max", "compression_loss": "none", "accumulate": 2, "unroll": 2},
     "plain": {"compressed_len": 0, "compression_loss": "none", "shared_bias": True},
     "bfloat16": {"precision": "bfloat16"},
