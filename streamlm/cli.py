@@ -16,6 +16,7 @@ import typer
 
 from memory_store import StoreError
 from streamlm.checkpoint import load_checkpoint
+from streamlm.cli_compare import compare
 from streamlm.cli_sessions import (
     SPLITS,
     Device,
@@ -44,8 +45,9 @@ from streamlm.display import (
     size_text,
 )
 from streamlm.evaluate import evaluate
+from streamlm.recipe import Recipe
 from streamlm.session import Session
-from streamlm.train import Recipe, Trainer, trainer_for
+from streamlm.train import Trainer, trainer_for
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -56,6 +58,7 @@ app = typer.Typer(
     help="A language model that reads without end in bounded memory.",
 )
 app.add_typer(sessions_app, name="sessions")
+app.command()(compare)
 
 
 def _version(wanted: bool) -> None:
