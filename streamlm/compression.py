@@ -104,8 +104,12 @@ class MostUsed(nn.Module):
         super().__init__()
         self.rate = rate
 
+    def columns(self, evicted: Tensor, usage: Tensor, real: Tensor) -> Tensor:
+        """Which slots are kept: [B, n / c]."""
+        return highest(usage, real, rate=self.rate)
+
     def forward(self, evicted: Tensor, usage: Tensor, real: Tensor) -> Tensor:
-        return keep_highest(evicted, usage, real, rate=self.rate)
+        return _taken(evicted, self.columns(evicted, usage, real))
 
 
 class Select(nn.Module):
@@ -134,8 +138,12 @@ class Select(nn.Module):
         """How much each slot is worth keeping: [B, n, W] → [B, n]."""
         return F.rms_norm(slots, slots.shape[-1:]) @ self.gate
 
+    def columns(self, evicted: Tensor, usage: Tensor, real: Tensor) -> Tensor:
+        """Which slots are kept: [B, n / c]."""
+        return highest(self.value(evicted), real, rate=self.rate)
+
     def forward(self, evicted: Tensor, usage: Tensor, real: Tensor) -> Tensor:
-        return keep_highest(evicted, self.value(evicted), real, rate=self.rate)
+        return _taken(evicted, self.columns(evicted, usage, real))
 
     def pool(self, slots: Tensor, projected: Tensor) -> Tensor:
         """Each group of c as its average, weighted by softmax of the gates.
@@ -150,24 +158,28 @@ class Select(nn.Module):
         return torch.einsum("bgc,bhgce->bhge", weights, projected.unflatten(2, (-1, self.rate)))
 
 
-def keep_highest(evicted: Tensor, worth: Tensor, real: Tensor, *, rate: int) -> Tensor:
-    """The 1/rate of a row's real slots with the highest worth, whole, in time order, at the right.
+def highest(worth: Tensor, real: Tensor, *, rate: int) -> Tensor:
+    """Columns of the 1/rate of a row's real slots with the highest worth, in time order.
 
     Args:
-        evicted: [B, n, W]; worth: [B, n]; real: [B, n].
+        worth, real: [B, n].
 
     Returns:
-        [B, n / rate, W].
+        [B, n / rate], right-aligned; columns of empty slots stand for what is missing.
     """
-    n = evicted.shape[1]
+    n = worth.shape[1]
     worth = worth.masked_fill(~real, -torch.inf)
     rank = worth.argsort(dim=1, descending=True, stable=True).argsort(dim=1)  # [B, n]
     kept = rank < real.sum(dim=1, keepdim=True) // rate
-    time = torch.arange(n, device=evicted.device).expand_as(rank)
-    # Slots not kept get keys below every kept one, so the kept stand right-aligned, in order.
-    order = torch.where(kept, time, time - n).argsort(dim=1)[:, n - n // rate :]
-    chosen = evicted.gather(1, order[..., None].expand(-1, -1, evicted.shape[2]))
-    return chosen * kept.gather(1, order)[..., None]
+    time = torch.arange(n, device=worth.device).expand_as(rank)
+    # Empty slots, the first columns, come before the kept ones, and those not kept before both.
+    order = torch.where(kept, time, torch.where(real, time - 2 * n, time - n))
+    return order.argsort(dim=1)[:, n - n // rate :]
+
+
+def _taken(slots: Tensor, columns: Tensor) -> Tensor:
+    """Slots of the given columns: [B, n, W] and [B, m] → [B, m, W]."""
+    return slots.gather(1, columns[..., None].expand(-1, -1, slots.shape[2]))
 
 
 COMPRESSORS: dict[str, Callable[[ModelConfig], nn.Module]] = {

@@ -6,6 +6,7 @@ learn through it; without, projected keys and values travel with the state, and 
 twice.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Self, cast
 
@@ -20,6 +21,8 @@ from streamlm.config import ModelConfig
 from streamlm.positions import sinusoid
 from streamlm.state import Cache, State
 
+Observer = Callable[[int, Tensor], None]
+
 
 @dataclass(frozen=True, eq=False)
 class Eviction:
@@ -30,6 +33,7 @@ class Eviction:
         evicted: [L, B, T, W] the slots that left memory (or, with M < T, the segment).
         compressed: [L, B, T/c, W] what became of them, with its graph.
         real: [B, T] True where `evicted` holds a slot; real_compressed: [B, T/c] likewise.
+        usage: [L, B, T] mean attention they received, where the compression asks for it.
         past: [L, B, P, W] what the segment attended to, before this commit; filled: [B] real slots.
     """
 
@@ -38,6 +42,7 @@ class Eviction:
     compressed: Tensor
     real: Tensor
     real_compressed: Tensor
+    usage: Tensor
     past: Tensor
     filled: Tensor
 
@@ -191,11 +196,20 @@ class Model(nn.Module):
         """Output layer: [..., D] → [..., V]."""
         return F.linear(hidden, self.embedding.weight, self.output_bias)
 
-    def hidden(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
-        """`forward` without the output layer: [B, t, D] and the new state."""
+    def hidden(
+        self, tokens: Tensor, state: State, *, observe: Observer | None = None
+    ) -> tuple[Tensor, State]:
+        """`forward` without the output layer: [B, t, D] and the new state.
+
+        Args:
+            observe: without gradients only, called with the index of each layer and its attention
+                weights [B, H, t, P + length + t], at the price of the fused kernel.
+        """
         x = self.dropout(self.embedding(tokens) * self.config.d_model**0.5)
-        read = self._read_training if torch.is_grad_enabled() else self._read_cached
-        x, state = read(x, state)
+        if torch.is_grad_enabled():
+            x, state = self._read_training(x, state)
+        else:
+            x, state = self._read_cached(x, state, observe)
         return self.dropout(self.final_norm(x)), state
 
     def _read_training(self, x: Tensor, state: State) -> tuple[Tensor, State]:
@@ -224,7 +238,9 @@ class Model(nn.Module):
         segment = torch.cat([state.segment[:, :, :length], torch.stack(inputs), tail], dim=2)
         return x, self._extended(state, t, segment=segment, usage=usage, cache=None)
 
-    def _read_cached(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+    def _read_cached(
+        self, x: Tensor, state: State, observe: Observer | None
+    ) -> tuple[Tensor, State]:
         config, length, t = self.config, state.length, x.shape[1]
         cache = self._cache_of(state)
         if cache.used != length:
@@ -247,9 +263,11 @@ class Model(nn.Module):
                 positions=all_positions[index][:, -(stop + 1) :],
                 biases=self.biases(index),
                 mask=mask,
-                want_weights=self._wants_usage,
+                want_weights=self._wants_usage or observe is not None,
             )
             usage.append(self._received(weights))
+            if observe is not None and weights is not None:
+                observe(index, weights)
             x = layer.finish(x, attended)
         return x, self._extended(state, t, segment=cache.segment, usage=usage, cache=cache)
 
@@ -267,7 +285,7 @@ class Model(nn.Module):
 
     def _received(self, weights: Tensor | None) -> Tensor:
         """Attention that memory slots received, mean over heads, sum over queries: [B, M]."""
-        if weights is None:
+        if weights is None or not self._wants_usage:
             return self.output_bias.new_empty(0)
         memory = slice(self.config.compressed_len, self.config.past_len)
         return weights.detach()[..., memory].float().mean(dim=1).sum(dim=1)
@@ -354,6 +372,7 @@ class Model(nn.Module):
             compressed=compressed,
             real=real,
             real_compressed=real_compressed,
+            usage=usage,
             past=state.past.detach(),
             filled=state.filled,
         )
