@@ -11,9 +11,9 @@ import hashlib
 from pathlib import Path
 
 from benchmarks.tools import compressors
-from benchmarks.tools.machine import write_results
 from streamlm.data import read_documents
 from streamlm.display import bar, output
+from streamlm.machine import write_results
 
 
 def digest(books: list[bytes]) -> str:

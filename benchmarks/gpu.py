@@ -24,10 +24,10 @@ import torch
 
 import benchmarks.tools.without_store  # noqa: F401  must come before streamlm
 from benchmarks.tools import parity
-from benchmarks.tools.machine import describe, write_results
 from benchmarks.tools.streaming import stream_figures
 from benchmarks.tools.training import recipe_configs, train_steps, ways_of_training
 from streamlm.config import COMPRESSIONS
+from streamlm.machine import describe, write_results
 from streamlm.model import Model
 
 ROOT = Path(__file__).resolve().parents[1]

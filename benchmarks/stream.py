@@ -20,13 +20,13 @@ from rich.table import Table
 
 import streamlm
 from benchmarks.tools.costs import stream_of, token_costs
-from benchmarks.tools.machine import usable_cores, write_results
 from benchmarks.tools.reading import run_reader
 from benchmarks.tools.saving import commit_costs, resume_costs
 from benchmarks.tools.stream_plot import draw
 from streamlm.checkpoint import Checkpoint
 from streamlm.data import read_documents
 from streamlm.display import bar, output
+from streamlm.machine import usable_cores, write_results
 
 YOUNG = 1000
 TARGET = 1.1  # a token may cost so much more in an old session

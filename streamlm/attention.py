@@ -69,6 +69,17 @@ class RelativeAttention(nn.Module):
         projected: Tensor = self.position(table)
         return projected.unflatten(1, (self.n_heads, self.head_dim)).transpose(0, 1)
 
+    def queries(self, x: Tensor) -> Tensor:
+        """[B, t, D] → [B, H, t, E], divided by √E, which scales both terms of the scores."""
+        query: Tensor = self.query(x).unflatten(2, (self.n_heads, self.head_dim)).transpose(1, 2)
+        return query * self.head_dim**-0.5
+
+    def position_scores(self, query: Tensor, positions: Tensor) -> Tensor:
+        """(q_i + w)·r of every query and key: [B, H, t, E] and [H, K+1, E] → [B, H, t, K]."""
+        if query.shape[2] == 1:  # one query: every distance already stands at its key
+            return query @ positions[:, 1:].mT
+        return relative_shift(query @ positions.mT)
+
     def attend(
         self,
         x: Tensor,
@@ -93,14 +104,9 @@ class RelativeAttention(nn.Module):
         Returns:
             [B, t, D], and the weights [B, H, t, K] or None.
         """
-        query = self.query(x).unflatten(2, (self.n_heads, self.head_dim)).transpose(1, 2)
-        query = query * self.head_dim**-0.5  # [B, H, t, E]; √E scales both terms
+        query = self.queries(x)
         u, w = (bias[:, None] * self.head_dim**-0.5 for bias in biases)  # [H, 1, E]
-        if query.shape[2] == 1:  # one query: every distance already stands at its key
-            by_position = (query + w) @ positions[:, 1:].mT
-        else:
-            by_position = relative_shift((query + w) @ positions.mT)
-        bias = by_position.masked_fill(~mask, -torch.inf)
+        bias = self.position_scores(query + w, positions).masked_fill(~mask, -torch.inf)
         dropout = self.dropout if self.training else 0.0
         weights = None
         if want_weights:

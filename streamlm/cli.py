@@ -1,4 +1,4 @@
-"""The command line: feed, generate, score, sessions, train, eval, convert."""
+"""The command line: feed, generate, score, sessions, train, eval, compare, convert."""
 
 import io
 import json
@@ -16,6 +16,7 @@ import typer
 
 from memory_store import StoreError
 from streamlm.checkpoint import load_checkpoint
+from streamlm.cli_compare import compare
 from streamlm.cli_convert import app as convert_app
 from streamlm.cli_sessions import (
     SPLITS,
@@ -45,8 +46,9 @@ from streamlm.display import (
     size_text,
 )
 from streamlm.evaluate import evaluate
+from streamlm.recipe import Recipe
 from streamlm.session import Session
-from streamlm.train import Recipe, Trainer, trainer_for
+from streamlm.train import Trainer, trainer_for
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -58,6 +60,7 @@ app = typer.Typer(
 )
 app.add_typer(sessions_app, name="sessions")
 app.add_typer(convert_app, name="convert")
+app.command()(compare)
 
 
 def _version(wanted: bool) -> None:

@@ -15,6 +15,7 @@ import typer
 from memory_store import Mismatch, NotFound, StoreError
 from memory_store.directory import DirectoryStore
 from streamlm.display import console, note, output, show_table, size_text, time_text
+from streamlm.memory_view import draw_memory, show_memory
 from streamlm.opening import open_session
 from streamlm.session import Session
 from streamlm.sources import Source
@@ -231,27 +232,46 @@ def _branches(path: Path) -> list[dict[str, Any]]:
 
 
 @app.command()
-def show(name: Name, store: Store = Path("sessions"), as_json: Json = False) -> None:
+def show(
+    name: Name,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Also show what is remembered, slot by slot.")
+    ] = False,
+    plot: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Save a picture of the memory: .png, .svg.")
+    ] = None,
+    store: Store = Path("sessions"),
+    model: Model = "books",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
     """One session: where it lies, its branches, and the snapshots of the branch."""
     kept, branch = _existing(store, name)
     refs = kept.refs(branch)
     if not refs:
         raise _no_branch(kept, name)
     path, _ = locate(store, name)
+    snapshots = [
+        {"snapshot": r.seq, "position": r.position, "saved": r.created, "commit": r.commit.id}
+        for r in refs
+    ]
+    facts: dict[str, Any] = {
+        "name": name,
+        "path": str(path.resolve()),
+        "bytes": kept.size(),
+        "branches": kept.branches(),
+        "position": refs[-1].position,
+        "snapshots": snapshots,
+    }
+    report = None
+    if memory or plot is not None:
+        with open_named(store, name, model, device=device, readonly=True) as session:
+            report = session.memory_report()
+            decode = session.checkpoint.tokenizer.decode
+    if plot is not None and report is not None:
+        draw_memory(report, plot, name=name)
     if as_json:
-        snapshots = [
-            {"snapshot": r.seq, "position": r.position, "saved": r.created, "commit": r.commit.id}
-            for r in refs
-        ]
-        facts = {
-            "name": name,
-            "path": str(path.resolve()),
-            "bytes": kept.size(),
-            "branches": kept.branches(),
-            "position": refs[-1].position,
-            "snapshots": snapshots,
-        }
-        print(json.dumps(facts))
+        print(json.dumps(facts | ({"memory": report.to_dict()} if memory and report else {})))
         return
     output.print(f"{path.resolve()}  {size_text(kept.size())}")
     output.print(f"branches: {', '.join(kept.branches())}; this is {branch}")
@@ -262,6 +282,11 @@ def show(name: Name, store: Store = Path("sessions"), as_json: Json = False) -> 
     show_table(
         ("snapshot", "position", "saved at", "commit"), cells, right=("snapshot", "position")
     )
+    if memory and report is not None:
+        output.print()
+        show_memory(report, decode)
+    if plot is not None:
+        output.print(str(plot))
 
 
 @app.command()

@@ -1,15 +1,18 @@
-"""Compression functions: c evicted slots become one (Compressive Transformer, §3.2).
+"""Compression functions: c evicted slots become one (Compressive Transformer, §3.2; and select).
 
 Each is a small module with one method. Shapes: evicted [B, n, W], usage [B, n], real [B, n]
 (False where a row has no slot yet; such slots are zero and stand to the left) → [B, n / c, W],
 again with the real ones to the right. n is a multiple of c, and so is the number of real slots.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from streamlm.config import ModelConfig
 
 
 class Max(nn.Module):
@@ -101,22 +104,89 @@ class MostUsed(nn.Module):
         super().__init__()
         self.rate = rate
 
+    def columns(self, evicted: Tensor, usage: Tensor, real: Tensor) -> Tensor:
+        """Which slots are kept: [B, n / c]."""
+        return highest(usage, real, rate=self.rate)
+
     def forward(self, evicted: Tensor, usage: Tensor, real: Tensor) -> Tensor:
-        n = evicted.shape[1]
-        usage = usage.masked_fill(~real, -torch.inf)
-        rank = usage.argsort(dim=1, descending=True, stable=True).argsort(dim=1)  # [B, n]
-        kept = rank < real.sum(dim=1, keepdim=True) // self.rate
-        time = torch.arange(n, device=evicted.device).expand_as(rank)
-        # Slots not kept get keys below every kept one, so the kept stand right-aligned, in order.
-        order = torch.where(kept, time, time - n).argsort(dim=1)[:, n - n // self.rate :]
-        chosen = evicted.gather(1, order[..., None].expand(-1, -1, evicted.shape[2]))
-        return chosen * kept.gather(1, order)[..., None]
+        return _taken(evicted, self.columns(evicted, usage, real))
 
 
-COMPRESSORS: dict[str, Callable[[int, int], nn.Module]] = {
-    "max": Max,
-    "mean": Mean,
-    "conv": Conv,
-    "dilated": Dilated,
-    "most-used": MostUsed,
+class Select(nn.Module):
+    """Learned select, our own: keep the 1/c of the real slots that a trained gate values most.
+
+    Pooling blurs the few old slots that get most of the attention; this keeps them whole. The gate
+    of a slot is its RMS-norm times a vector g. Choosing has no gradient, so g learns from
+    `joint_attention_reconstruction`, where each group of c slots is pooled by softmax of its gates.
+
+    Attributes:
+        gate: [W], g.
+        mass: [H], added to the logits of pooled keys, which stand for c slots each; loss only.
+    """
+
+    def __init__(self, width: int, rate: int, n_heads: int) -> None:
+        super().__init__()
+        self.rate = rate
+        self.gate = nn.Parameter(torch.empty(width))
+        self.mass = nn.Parameter(torch.empty(n_heads))
+
+    def reset(self, std: float) -> None:
+        nn.init.normal_(self.gate, std=std)
+        nn.init.constant_(self.mass, math.log(self.rate))
+
+    def value(self, slots: Tensor) -> Tensor:
+        """How much each slot is worth keeping: [B, n, W] → [B, n]."""
+        return F.rms_norm(slots, slots.shape[-1:]) @ self.gate
+
+    def columns(self, evicted: Tensor, usage: Tensor, real: Tensor) -> Tensor:
+        """Which slots are kept: [B, n / c]."""
+        return highest(self.value(evicted), real, rate=self.rate)
+
+    def forward(self, evicted: Tensor, usage: Tensor, real: Tensor) -> Tensor:
+        return _taken(evicted, self.columns(evicted, usage, real))
+
+    def pool(self, slots: Tensor, projected: Tensor) -> Tensor:
+        """Each group of c as its average, weighted by softmax of the gates.
+
+        Args:
+            slots: [B, n, W]; projected: [B, H, n, E], their keys or values.
+
+        Returns:
+            [B, H, n/c, E].
+        """
+        weights = self.value(slots).unflatten(1, (-1, self.rate)).softmax(dim=2)  # [B, n/c, c]
+        return torch.einsum("bgc,bhgce->bhge", weights, projected.unflatten(2, (-1, self.rate)))
+
+
+def highest(worth: Tensor, real: Tensor, *, rate: int) -> Tensor:
+    """Columns of the 1/rate of a row's real slots with the highest worth, in time order.
+
+    Args:
+        worth, real: [B, n].
+
+    Returns:
+        [B, n / rate], right-aligned; columns of empty slots stand for what is missing.
+    """
+    n = worth.shape[1]
+    worth = worth.masked_fill(~real, -torch.inf)
+    rank = worth.argsort(dim=1, descending=True, stable=True).argsort(dim=1)  # [B, n]
+    kept = rank < real.sum(dim=1, keepdim=True) // rate
+    time = torch.arange(n, device=worth.device).expand_as(rank)
+    # Empty slots, the first columns, come before the kept ones, and those not kept before both.
+    order = torch.where(kept, time, torch.where(real, time - 2 * n, time - n))
+    return order.argsort(dim=1)[:, n - n // rate :]
+
+
+def _taken(slots: Tensor, columns: Tensor) -> Tensor:
+    """Slots of the given columns: [B, n, W] and [B, m] → [B, m, W]."""
+    return slots.gather(1, columns[..., None].expand(-1, -1, slots.shape[2]))
+
+
+COMPRESSORS: dict[str, Callable[[ModelConfig], nn.Module]] = {
+    "max": lambda config: Max(config.d_model, config.compression_rate),
+    "mean": lambda config: Mean(config.d_model, config.compression_rate),
+    "conv": lambda config: Conv(config.d_model, config.compression_rate),
+    "dilated": lambda config: Dilated(config.d_model, config.compression_rate),
+    "most-used": lambda config: MostUsed(config.d_model, config.compression_rate),
+    "select": lambda config: Select(config.d_model, config.compression_rate, config.n_heads),
 }

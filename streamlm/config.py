@@ -7,9 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, get_origin
 
-COMPRESSIONS = ("max", "mean", "conv", "dilated", "most-used")
-TRAINED_COMPRESSIONS = ("conv", "dilated")
-COMPRESSION_LOSSES = ("none", "auto-encoding", "attention-reconstruction", "bptt")
+COMPRESSIONS = ("max", "mean", "conv", "dilated", "most-used", "select")
+COMPRESSION_LOSSES = (
+    "none",
+    "auto-encoding",
+    "attention-reconstruction",
+    "joint-attention-reconstruction",
+    "bptt",
+)
+JOINT = "joint-attention-reconstruction"
+# The losses that can train a compression; those not named have nothing to train.
+TRAINED_BY = {"conv": COMPRESSION_LOSSES, "dilated": COMPRESSION_LOSSES, "select": ("none", JOINT)}
 NORMS = ("post", "pre")
 # Settings newer than the first checkpoints; see ModelConfig.architecture.
 NEWER = {"cutoffs", "div_val", "embed_dim", "clamp_len"}
@@ -80,8 +88,8 @@ class ModelConfig(_Config):
         compressed_len: C, compressed slots kept per layer; 0 is a plain Transformer-XL.
         compression_rate: c, slots that become one. T and M must be multiples of it, so that a
             commit never leaves slots over.
-        compression: one of COMPRESSIONS (Compressive Transformer, §3.2).
-        compression_loss: one of COMPRESSION_LOSSES; untrained compressions take "none".
+        compression: one of COMPRESSIONS (Compressive Transformer, §3.2; "select" is our own).
+        compression_loss: one of COMPRESSION_LOSSES; see TRAINED_BY for which goes with which.
         norm: "post" as in the papers, or "pre" (slots are normalised when they are read).
         final_norm: a LayerNorm before the output, usual with "pre".
         shared_bias: one pair of position biases u and w for all layers, or one pair per layer.
@@ -147,16 +155,14 @@ class ModelConfig(_Config):
             self.compression_loss,
             _or(COMPRESSION_LOSSES),
         )
-        if self.compressed_len and self.compression not in TRAINED_COMPRESSIONS:
-            _require(
-                self.compression_loss == "none",
-                f"compression_loss with compression {self.compression!r}",
-                self.compression_loss,
-                f"'none': only {_or(TRAINED_COMPRESSIONS)} can be trained",
-            )
-        if self.compressed_len and self.compression == "most-used":
-            allowed = f"at least segment_len = {self.segment_len} with compression 'most-used'"
-            _require(self.memory_len >= self.segment_len, "memory_len", self.memory_len, allowed)
+        if self.compressed_len:
+            name = f"compression_loss with compression {self.compression!r}"
+            losses = TRAINED_BY.get(self.compression, ("none",))
+            _require(self.compression_loss in losses, name, self.compression_loss, _or(losses))
+            if needs := self._needs_whole_segments:
+                allowed = f"at least segment_len = {self.segment_len} with {needs!r}"
+                good = self.memory_len >= self.segment_len
+                _require(good, "memory_len", self.memory_len, allowed)
         _require(self.norm in NORMS, "norm", self.norm, _or(NORMS))
         for name in ("dropout", "attention_dropout"):
             value = getattr(self, name)
@@ -200,6 +206,13 @@ class ModelConfig(_Config):
     def embed_width(self) -> int:
         """Width of the embeddings of bin 0."""
         return self.embed_dim or self.d_model
+
+    @property
+    def _needs_whole_segments(self) -> str:
+        """What can only be done to slots that have been in memory for a whole segment, or ""."""
+        if self.compression == "most-used":
+            return self.compression
+        return JOINT if self.compression_loss == JOINT else ""
 
     @property
     def past_len(self) -> int:

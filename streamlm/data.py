@@ -66,10 +66,16 @@ def load_corpus(
     paths: Sequence[str | Path],
     tokenizer: Tokenizer,
     *,
+    cut_bytes: int = 0,
+    part: tuple[float, float] = (0.0, 1.0),
     cache: str | Path | None = None,
     progress: Callable[[str], None] = lambda message: None,
 ) -> Corpus:
     """Encode files, or take the ids from `cache` where the same files were encoded before.
+
+    Args:
+        cut_bytes: cut documents at line ends into pieces of about so many bytes; 0 keeps them.
+        part: which of the documents to take, as shares of their number.
 
     Raises:
         ValueError: no files, or no text in them.
@@ -78,6 +84,8 @@ def load_corpus(
     if not paths:
         raise ValueError("no data files given")
     key = hashlib.sha256(tokenizer.fingerprint.encode())
+    if cut_bytes or part != (0.0, 1.0):
+        key.update(f"{cut_bytes} {part}".encode())
     for file in map(Path, paths):
         stat = file.stat()
         key.update(f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode())
@@ -86,25 +94,40 @@ def load_corpus(
         meta = json.loads((folder / "corpus.json").read_text())
         tokens = np.load(folder / "tokens.npy", mmap_mode="r")
         return Corpus(tokens, np.array(meta["offsets"]), meta["n_bytes"], meta["n_words"])
-    parts, n_bytes, n_words = [], 0, 0
     dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.int32
+    texts: list[str] = []
     for path in paths:
         progress(f"encoding {Path(path).name}")
         for text in read_documents(path):
-            if text:
-                parts.append(tokenizer.encode(text).astype(dtype))
-                n_bytes += len(text.encode())
-                n_words += len(text.split())
-    if not parts:
+            texts += _cut(text, cut_bytes) if cut_bytes else [text]
+    texts = [text for text in texts if text]
+    texts = texts[round(part[0] * len(texts)) : round(part[1] * len(texts))]
+    if not texts:
         raise ValueError(f"no text in {', '.join(map(str, paths))}")
-    offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts])])
-    corpus = Corpus(np.concatenate(parts), offsets, n_bytes, n_words)
+    ids = [tokenizer.encode(text).astype(dtype) for text in texts]
+    n_bytes = sum(len(text.encode()) for text in texts)
+    n_words = sum(len(text.split()) for text in texts)
+    offsets = np.concatenate([[0], np.cumsum([len(one) for one in ids])])
+    corpus = Corpus(np.concatenate(ids), offsets, n_bytes, n_words)
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
         np.save(folder / "tokens.npy", corpus.tokens)
         meta = {"offsets": offsets.tolist(), "n_bytes": n_bytes, "n_words": n_words}
         (folder / "corpus.json").write_text(json.dumps(meta))
     return corpus
+
+
+def _cut(text: str, n_bytes: int) -> Iterator[str]:
+    """Pieces of at least n bytes, the last but for that, that end with a line."""
+    lines: list[str] = []
+    size = 0
+    for line in text.splitlines(keepends=True):
+        lines.append(line)
+        size += len(line.encode())
+        if size >= n_bytes:
+            yield "".join(lines)
+            lines, size = [], 0
+    yield "".join(lines)
 
 
 @dataclass(frozen=True)

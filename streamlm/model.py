@@ -6,6 +6,7 @@ learn through it; without, projected keys and values travel with the state, and 
 twice.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Self, cast
 
@@ -16,10 +17,12 @@ from torch.nn import functional as F
 from streamlm.adaptive import AdaptiveEmbedding
 from streamlm.attention import RelativeAttention, attention_mask
 from streamlm.cache import build_cache, committed_cache
-from streamlm.compression import COMPRESSORS, Conv, Dilated
+from streamlm.compression import COMPRESSORS, Conv, Dilated, Select
 from streamlm.config import ModelConfig
 from streamlm.positions import sinusoid
 from streamlm.state import Cache, State
+
+Observer = Callable[[int, Tensor], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +34,8 @@ class Eviction:
         evicted: [L, B, T, W] the slots that left memory (or, with M < T, the segment).
         compressed: [L, B, T/c, W] what became of them, with its graph.
         real: [B, T] True where `evicted` holds a slot; real_compressed: [B, T/c] likewise.
+        usage: [L, B, T] mean attention they received, where the compression asks for it.
+        past: [L, B, P, W] what the segment attended to, before this commit; filled: [B] real slots.
     """
 
     queries: Tensor
@@ -38,6 +43,9 @@ class Eviction:
     compressed: Tensor
     real: Tensor
     real_compressed: Tensor
+    usage: Tensor
+    past: Tensor
+    filled: Tensor
 
 
 class Layer(nn.Module):
@@ -105,7 +113,7 @@ class Model(nn.Module):
         width, rate = config.d_model, config.compression_rate
         n_compressors = config.n_layers if config.compressed_len else 0
         self.compressors = nn.ModuleList(
-            COMPRESSORS[config.compression](width, rate) for _ in range(n_compressors)
+            COMPRESSORS[config.compression](config) for _ in range(n_compressors)
         )
         auto_encoding = config.compression_loss == "auto-encoding"
         self.decoders = nn.ModuleList(
@@ -139,7 +147,7 @@ class Model(nn.Module):
         nn.init.normal_(self.position_bias, std=std)
         nn.init.zeros_(self.output_bias)
         for compressor in self.compressors:
-            if isinstance(compressor, (Conv, Dilated)):
+            if isinstance(compressor, (Conv, Dilated, Select)):
                 compressor.reset(std)
 
     def compression_parameters(self) -> list[nn.Parameter]:
@@ -216,12 +224,21 @@ class Model(nn.Module):
             found = -F.cross_entropy(logits, wanted, ignore_index=-100, reduction="none")
         return found.view(targets.shape)
 
-    def hidden(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
-        """`forward` without the output layer: [B, t, D] and the new state."""
+    def hidden(
+        self, tokens: Tensor, state: State, *, observe: Observer | None = None
+    ) -> tuple[Tensor, State]:
+        """`forward` without the output layer: [B, t, D] and the new state.
+
+        Args:
+            observe: without gradients only, called with the index of each layer and its attention
+                weights [B, H, t, P + length + t], at the price of the fused kernel.
+        """
         self._check(tokens, state)
         x = self.dropout(self.embedding(tokens) * self.config.d_model**0.5)
-        read = self._read_training if torch.is_grad_enabled() else self._read_cached
-        x, state = read(x, state)
+        if torch.is_grad_enabled():
+            x, state = self._read_training(x, state)
+        else:
+            x, state = self._read_cached(x, state, observe)
         return self.dropout(self.final_norm(x)), state
 
     def _read_training(self, x: Tensor, state: State) -> tuple[Tensor, State]:
@@ -240,7 +257,7 @@ class Model(nn.Module):
                 key,
                 value,
                 positions=layer.attention.project_positions(self.dropout(table)),
-                biases=self._biases(index),
+                biases=self.biases(index),
                 mask=mask,
                 want_weights=self._wants_usage,
             )
@@ -250,7 +267,9 @@ class Model(nn.Module):
         segment = torch.cat([state.segment[:, :, :length], torch.stack(inputs), tail], dim=2)
         return x, self._extended(state, t, segment=segment, usage=usage, cache=None)
 
-    def _read_cached(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+    def _read_cached(
+        self, x: Tensor, state: State, observe: Observer | None
+    ) -> tuple[Tensor, State]:
         config, length, t = self.config, state.length, x.shape[1]
         cache = self._cache_of(state)
         if cache.used != length:
@@ -271,11 +290,13 @@ class Model(nn.Module):
                 cache.keys[index][:, :, :stop],
                 cache.values[index][:, :, :stop],
                 positions=all_positions[index][:, -(stop + 1) :],
-                biases=self._biases(index),
+                biases=self.biases(index),
                 mask=mask,
-                want_weights=self._wants_usage,
+                want_weights=self._wants_usage or observe is not None,
             )
             usage.append(self._received(weights))
+            if observe is not None and weights is not None:
+                observe(index, weights)
             x = layer.finish(x, attended)
         return x, self._extended(state, t, segment=cache.segment, usage=usage, cache=cache)
 
@@ -293,12 +314,13 @@ class Model(nn.Module):
 
     def _received(self, weights: Tensor | None) -> Tensor:
         """Attention that memory slots received, mean over heads, sum over queries: [B, M]."""
-        if weights is None:
+        if weights is None or not self._wants_usage:
             return self.output_bias.new_empty(0)
         memory = slice(self.config.compressed_len, self.config.past_len)
         return weights.detach()[..., memory].float().mean(dim=1).sum(dim=1)
 
-    def _biases(self, index: int) -> tuple[Tensor, Tensor]:
+    def biases(self, index: int) -> tuple[Tensor, Tensor]:
+        """u and w of a layer, each [H, E]."""
         index = 0 if self.config.shared_bias else index
         return self.content_bias[index], self.position_bias[index]
 
@@ -373,7 +395,16 @@ class Model(nn.Module):
                 for index, compress in enumerate(self.compressors)
             ]
         )
-        return Eviction(state.segment.detach(), evicted, compressed, real, real_compressed)
+        return Eviction(
+            queries=state.segment.detach(),
+            evicted=evicted,
+            compressed=compressed,
+            real=real,
+            real_compressed=real_compressed,
+            usage=usage,
+            past=state.past.detach(),
+            filled=state.filled,
+        )
 
     # -- derived keys and values ------------------------------------------------------------------
 

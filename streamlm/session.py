@@ -3,18 +3,22 @@
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any, Literal, Self
 
 import numpy as np
+import torch
 
 from memory_store import Commit, Conflict, MemoryStore, Ref
 from streamlm.checkpoint import Checkpoint
+from streamlm.memory_report import MemoryReport, observe, window
 from streamlm.reports import Progress, ProgressCallback, ReadReport
 from streamlm.sources import OpenSource, Reading, Source, continue_reading
 from streamlm.state import State
 from streamlm.stops import Stops
 from streamlm.stream import Sampling
 from streamlm.text import REPETITION_WINDOW, TextStream
+from streamlm.trail import Trail
 
 
 class Session:
@@ -39,6 +43,7 @@ class Session:
         self.save_every = 1 << 14
         self.readonly = False
         self._stream = TextStream.begin(checkpoint, seed=seed)
+        self._trail = self._new_trail(self._stream)
         self._store: MemoryStore | None = None
         self._ref: Ref | None = None
         self._unsaved: list[np.ndarray] = []  # ids since the last snapshot, …
@@ -158,7 +163,7 @@ class Session:
             As `feed`.
         """
         opened = _open_sources(sources)
-        other = self.fork()
+        other = self._branch_off()
         other._stream, _ = other._stream.end_text(self.checkpoint)
         report, started = ReadReport(), time.perf_counter()
         for source in opened:
@@ -210,8 +215,41 @@ class Session:
         if self._store is not None and len(ids):
             self._unsaved[n_unsaved:] = [ids]
             n_unsaved += 1
+        trail = self._trail.moved(self._stream, ids) if len(ids) else self._trail
         # One statement: an interruption finds either all of it done or nothing.
-        self._stream, self._n_unsaved, self._reading, self._dirty = stream, n_unsaved, reading, True
+        self._stream, self._trail, self._n_unsaved, self._reading, self._dirty = (
+            stream, trail, n_unsaved, reading, True
+        )  # fmt: skip
+
+    # -- what is remembered -----------------------------------------------------------------------
+
+    def memory_report(self) -> MemoryReport:
+        """What the model still remembers of the stream, slot by slot.
+
+        The newest tokens are read again for it, some hundred to thousand; the session is unchanged.
+
+        Raises:
+            ValueError: not known, in a session without a store that was forked from a snapshot.
+        """
+        stream, ids = self._whole_trail().source()
+        if not len(ids):
+            raise ValueError("nothing was read yet")
+        inputs = np.concatenate([[stream.pending], ids[:-1]]).astype(np.int64)
+        tokens = torch.from_numpy(inputs)[None].to(self.checkpoint.model.device)
+        report = observe(self.checkpoint.model, tokens, stream.state)
+        return replace(report, first=stream.position, ids=ids)
+
+    def _new_trail(self, stream: TextStream, *read: np.ndarray) -> Trail:
+        return Trail.begin(stream, *read, length=window(self.checkpoint.model.config))
+
+    def _whole_trail(self) -> Trail:
+        """The trail; where it began with a snapshot, as long as the store can make it."""
+        if self._trail.whole or self._store is None or self._ref is None:
+            return self._trail
+        commit = self._store.nearest(self._ref, max(0, self._ref.position - self._trail.length))
+        begin, _ = self._load(commit)
+        ids = self._store.tokens(self._ref, commit.position, self._ref.position)
+        return self._new_trail(begin, ids, *self._unsaved[: self._n_unsaved])
 
     # -- writing ----------------------------------------------------------------------------------
 
@@ -298,8 +336,8 @@ class Session:
             ValueError: the branch exists, or the session has no store.
         """
         if branch is None:
-            other = Session(self.checkpoint)
-            other._stream = self._stream
+            other = self._branch_off()
+            other._trail = self._whole_trail()
             return other
         store = self._bound("fork to a branch")
         if store.head(branch) is not None:
@@ -309,6 +347,11 @@ class Session:
         other.save_every = self.save_every
         ref = store.publish(saved, branch=branch)
         other._bind(store, branch, ref)
+        return other
+
+    def _branch_off(self) -> "Session":
+        other = Session(self.checkpoint)
+        other._stream = self._stream
         return other
 
     def save(self) -> Ref:
@@ -441,7 +484,9 @@ class Session:
         return stream, Reading(**reading) if reading else None
 
     def _restore(self, ref: Ref, loaded: tuple[TextStream, Reading | None]) -> None:
+        trail = self._new_trail(loaded[0])
         self._stream, self._reading = loaded
+        self._trail = trail
         self._ref, self._unsaved, self._n_unsaved, self._dirty = ref, [], 0, False
 
     def _bound(self, doing: str) -> MemoryStore:

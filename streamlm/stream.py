@@ -29,7 +29,7 @@ def advance(model: Model, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         The output layer's input after the last token, [B, D], and the state.
     """
     hidden, state = None, _close(model, state)
-    for piece in _pieces(model, tokens, state):
+    for piece in pieces(model, tokens, state):
         hidden, state = model.hidden(piece, state)
         state = _close(model, state)
     if hidden is None:
@@ -52,7 +52,7 @@ def score(model: Model, tokens: Tensor, targets: Tensor, state: State) -> tuple[
         raise ValueError(f"targets of shape {given}; allowed: the same shape")
     found, state = [], _close(model, state)
     for piece, wanted in zip(
-        _pieces(model, tokens, state), _pieces(model, targets, state), strict=True
+        pieces(model, tokens, state), pieces(model, targets, state), strict=True
     ):
         hidden, state = model.hidden(piece, state)
         state = _close(model, state)
@@ -62,7 +62,7 @@ def score(model: Model, tokens: Tensor, targets: Tensor, state: State) -> tuple[
     return torch.cat(found, dim=1), state
 
 
-def _pieces(model: Model, tokens: Tensor, state: State) -> list[Tensor]:
+def pieces(model: Model, tokens: Tensor, state: State) -> list[Tensor]:
     """Cut at the ends of segments, which lie at absolute multiples of T."""
     n, segment_len = tokens.shape[1], model.config.segment_len
     bounds = [0, *range(segment_len - state.length, n, segment_len), n]

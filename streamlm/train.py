@@ -6,7 +6,6 @@ import math
 import os
 import shutil
 import time
-import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,10 +16,11 @@ from safetensors.torch import load_file
 
 from streamlm.checkpoint import choose_device, save_checkpoint
 from streamlm.config import ModelConfig, TrainConfig
-from streamlm.data import IGNORED, Corpus, SegmentBatches, load_corpus
+from streamlm.data import IGNORED, Corpus, SegmentBatches
 from streamlm.evaluate import evaluate
 from streamlm.losses import compression_loss, target_loss
 from streamlm.model import Model
+from streamlm.recipe import Recipe
 from streamlm.state import State
 from tokenizer import Tokenizer
 
@@ -30,54 +30,6 @@ MAY_CHANGE = {
     *("steps", "learning_rate", "min_learning_rate", "warmup_steps", "compile"),
     *("checkpoint_steps", "eval_steps", "log_steps", "eval_tokens"),
 }
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A training run as a file: [data], [model] and [train] of a TOML file.
-
-    [data] holds tokenizer (a file), train and valid (lists of files or glob patterns); paths are
-    relative to the current directory.
-    """
-
-    tokenizer: Path
-    train_files: list[Path]
-    valid_files: list[Path]
-    model: dict[str, Any]
-    train: TrainConfig
-
-    @classmethod
-    def load(cls, path: str | Path) -> "Recipe":
-        """Read and check a recipe; ValueError or FileNotFoundError says what is wrong in it."""
-        try:
-            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} is no TOML: {error}") from None
-        data = values.get("data", {})
-        wanted = {"tokenizer", "train", "valid"}
-        if set(values) - {"data", "model", "train"} or set(data) != wanted:
-            raise ValueError(
-                f"{path}: allowed are [data] with {', '.join(sorted(wanted))}, [model] and [train]"
-            )
-        return cls(
-            tokenizer=Path(data["tokenizer"]),
-            train_files=_expand("train", data["train"]),
-            valid_files=_expand("valid", data["valid"]),
-            model=dict(values.get("model", {})),
-            train=TrainConfig.from_dict(values.get("train", {})),
-        )
-
-
-def _expand(name: str, patterns: Any) -> list[Path]:
-    if not isinstance(patterns, list) or not all(isinstance(item, str) for item in patterns):
-        raise ValueError(f"{name} = {patterns!r}; allowed: a list of files or glob patterns")
-    files: list[Path] = []
-    for pattern in patterns:
-        found = sorted(Path().glob(pattern)) if not Path(pattern).is_absolute() else [Path(pattern)]
-        if not found:
-            raise FileNotFoundError(f"no data file matches {pattern!r}")
-        files += found
-    return files
 
 
 @dataclass(frozen=True)
@@ -355,17 +307,13 @@ def trainer_for(
             f"vocab_size = {config.vocab_size}; allowed: at least {tokenizer.vocab_size}, the "
             "tokens of the tokenizer"
         )
-    cache = Path(folder).parent / "cache"
-    corpora = [
-        load_corpus(files, tokenizer, cache=cache, progress=progress)
-        for files in (recipe.train_files, recipe.valid_files)
-    ]
+    train, valid = recipe.corpora(tokenizer, cache=Path(folder).parent / "cache", progress=progress)
     return Trainer(
         config,
         recipe.train,
         tokenizer=tokenizer,
-        train=corpora[0],
-        valid=corpora[1],
+        train=train,
+        valid=valid,
         folder=folder,
         device=device,
     )

@@ -329,6 +329,21 @@ def test_sessions(kept: CommandLine) -> None:
     assert re.search(rf"(?m)^s +{start} +\S+ \w+ +\d{{4}}-", kept.works("sessions", "list").out)
 
 
+def test_show_memory(kept: CommandLine, model: Path, tmp_path: Path) -> None:
+    options = ["--model", model, "--plot", "memory.png"]
+    text = kept.works("sessions", "show", "s", "--memory", *options).out
+    lines = text.splitlines()
+    assert re.search(r"tokens ago +kind +slots +bytes a token +lost +attention +text", text)
+    assert "compressed" in text and all(len(line) <= 80 for line in lines[-10:-2])
+    slots = [line.split() for line in lines if re.match(r" *[\d,]+ – ", line)]
+    assert sum(int(words[4]) for words in slots) == int(re.findall(r"([\d,]+) slots", text)[0])
+    assert slots[-1][2] == "1"  # all but the newest token, which the model has yet to read
+    assert (tmp_path / "memory.png").stat().st_size > 10_000
+    facts = kept.works("sessions", "show", "s", "--memory", "--json", "--model", model).json
+    assert facts["memory"]["position"] == facts["position"]
+    assert len(facts["memory"]["slots"]) == sum(int(words[4]) for words in slots)
+
+
 def test_delete_asks(kept: CommandLine) -> None:
     before = left()
     for answer in (b"n\n", b"\n", b"", b"yess\n", None):

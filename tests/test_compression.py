@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from streamlm.compression import COMPRESSORS, Conv, Dilated, MostUsed
-from streamlm.config import COMPRESSIONS
+from streamlm.compression import COMPRESSORS, Conv, Dilated, MostUsed, Select
+from streamlm.config import COMPRESSIONS, ModelConfig
 from tests.reference import compression as literal
 
 B, N, W = 3, 12, 4
@@ -15,8 +15,13 @@ REALS = (12, 6, 0)  # real slots of each row; multiples of every rate below
 RATES = (1, 2, 3, 6)
 
 
+def config(rate: int) -> ModelConfig:
+    shape = {"segment_len": N, "memory_len": N, "compression_rate": rate}
+    return ModelConfig(vocab_size=3, d_model=W, n_heads=2, **shape)
+
+
 def build(name: str, rate: int) -> nn.Module:
-    compress = COMPRESSORS[name](W, rate).double()
+    compress = COMPRESSORS[name](config(rate)).double()
     random = torch.Generator().manual_seed(4)
     with torch.no_grad():
         for weight in compress.parameters():
@@ -55,6 +60,7 @@ def reference(name: str, compress: nn.Module, slots: list[Tensor], usage: Tensor
             kernel=kernel(compress.strided.weight, rate),
         ),
         "most-used": lambda: literal.most_used(slots, rate, usage=usage.tolist()),
+        "select": lambda: literal.select(slots, rate, gate=compress.gate),
     }
     return functions[name]()
 
@@ -106,7 +112,7 @@ def test_conv_of_the_identity_is_the_mean(rate: int) -> None:
     conv = Conv(W, rate).double()
     conv.weight.data = torch.eye(W, dtype=torch.float64).repeat(1, rate) / rate
     arguments = example()
-    mean = COMPRESSORS["mean"](W, rate)(*arguments)
+    mean = COMPRESSORS["mean"](config(rate))(*arguments)
     assert torch.allclose(conv(*arguments), mean, rtol=0, atol=1e-15)
     if rate == 1:
         assert torch.equal(mean, arguments[0])
@@ -115,7 +121,7 @@ def test_conv_of_the_identity_is_the_mean(rate: int) -> None:
 @pytest.mark.parametrize("name", ["conv", "dilated"])
 def test_reset_starts_near_the_mean(name: str) -> None:
     torch.manual_seed(0)
-    compress = COMPRESSORS[name](W, 3)
+    compress = COMPRESSORS[name](config(3))
     assert isinstance(compress, Conv | Dilated)
     compress.reset(0.02)
     last = compress.strided if isinstance(compress, Dilated) else compress
@@ -124,3 +130,29 @@ def test_reset_starts_near_the_mean(name: str) -> None:
     assert 0 < float(difference.detach().abs().max()) < 0.05
     for weight in compress.parameters():
         assert bool(weight.isfinite().all())
+
+
+def test_select_pools_by_its_gates() -> None:
+    select = build("select", 3)
+    assert isinstance(select, Select)
+    slots, _, _ = example()
+    projected = torch.randn(B, 2, N, 5, dtype=torch.float64)
+    pooled = select.pool(slots, projected)
+    assert pooled.shape == (B, 2, N // 3, 5)
+    for group in range(N // 3):
+        at = slice(3 * group, 3 * group + 3)
+        weights = [literal.worth(slot, select.gate) for slot in slots[0, at]]
+        powers = [weight.exp().item() for weight in weights]
+        wanted = sum(p * x for p, x in zip(powers, projected[0, 1, at], strict=True)) / sum(powers)
+        assert torch.allclose(pooled[0, 1, group], wanted, rtol=0, atol=1e-12)
+
+
+def test_select_is_blind_to_the_size_of_a_slot() -> None:
+    select = build("select", 2)
+    slots, usage, real = example()
+    larger = slots * (1 + torch.arange(N, dtype=torch.float64))[:, None]
+    kept, other = select(slots, usage, real), select(larger, usage, real)
+    assert torch.equal(kept != 0, other != 0)
+    assert torch.allclose(
+        kept[0] / kept[0].norm(dim=1, keepdim=True), other[0] / other[0].norm(dim=1, keepdim=True)
+    )

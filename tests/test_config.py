@@ -30,21 +30,31 @@ REFUSED: list[tuple[dict[str, object], str]] = [
     ({"memory_len": 130}, "memory_len = 130; allowed: a multiple of compression_rate = 4"),
     (
         {"compression": "median"},
-        "compression = 'median'; allowed: 'max' or 'mean' or 'conv' or 'dilated' or 'most-used'",
+        "compression = 'median'; allowed: 'max' or 'mean' or 'conv' or 'dilated' "
+        "or 'most-used' or 'select'",
     ),
     (
         {"compression_loss": "l2"},
         "compression_loss = 'l2'; allowed: 'none' or 'auto-encoding' or "
-        "'attention-reconstruction' or 'bptt'",
+        "'attention-reconstruction' or 'joint-attention-reconstruction' or 'bptt'",
     ),
     (
         {"compression": "mean", "compression_loss": "bptt"},
-        "compression_loss with compression 'mean' = 'bptt'; "
-        "allowed: 'none': only 'conv' or 'dilated' can be trained",
+        "compression_loss with compression 'mean' = 'bptt'; allowed: 'none'",
+    ),
+    (
+        {"compression": "select"},
+        "compression_loss with compression 'select' = 'attention-reconstruction'; "
+        "allowed: 'none' or 'joint-attention-reconstruction'",
+    ),
+    (
+        {"compression_loss": "joint-attention-reconstruction", "memory_len": 64},
+        "memory_len = 64; allowed: at least segment_len = 128 with "
+        "'joint-attention-reconstruction'",
     ),
     (
         {"compression": "most-used", "compression_loss": "none", "memory_len": 64},
-        "memory_len = 64; allowed: at least segment_len = 128 with compression 'most-used'",
+        "memory_len = 64; allowed: at least segment_len = 128 with 'most-used'",
     ),
     ({"norm": "rms"}, "norm = 'rms'; allowed: 'post' or 'pre'"),
     ({"dropout": 1.0}, "dropout = 1.0; allowed: a number in [0, 1)"),

@@ -1,10 +1,14 @@
 """The losses against their formulas, and whom their gradients reach."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 
+from streamlm.compression import Select
+from streamlm.config import JOINT, TRAINED_BY
 from streamlm.losses import (
     attention_reconstruction,
     auto_encoding,
@@ -14,11 +18,19 @@ from streamlm.losses import (
 from streamlm.model import Eviction, Model
 from tests.invariants import random_tokens, read, tiny_model
 from tests.reference import losses as literal
+from tests.reference.attention import softmax
+from tests.reference.compression import worth
 
 KINDS = ("attention-reconstruction", "auto-encoding")
 everywhere = pytest.mark.parametrize(
     ("kind", "compression", "norm"),
-    [(k, c, n) for k in KINDS for c in ("conv", "dilated") for n in ("post", "pre")],
+    [
+        (kind, compression, norm)
+        for kind in (*KINDS, JOINT)
+        for compression, losses in TRAINED_BY.items()
+        if kind in losses
+        for norm in ("post", "pre")
+    ],
 )
 
 
@@ -56,6 +68,11 @@ def reference(model: Model, eviction: Eviction, kind: str) -> torch.Tensor:
                 continue
             norm = layer.attention_norm.requires_grad_(False)
             seen = norm if model.config.norm == "pre" else (lambda slot: slot)
+            if kind == JOINT:
+                share = joint(model, eviction, index, row, seen)
+                norm.requires_grad_(True)
+                total, count = total + share, count + 1
+                continue
             share = literal.attention_reconstruction(
                 [seen(slot) for slot in eviction.queries[index, row]],
                 [seen(slot) for slot in evicted],
@@ -67,6 +84,50 @@ def reference(model: Model, eviction: Eviction, kind: str) -> torch.Tensor:
             norm.requires_grad_(True)
             total, count = total + share, count + 1
     return total / count
+
+
+def joint(
+    model: Model,
+    eviction: Eviction,
+    index: int,
+    row: int,
+    seen: Callable[[torch.Tensor], torch.Tensor],
+) -> torch.Tensor:
+    """The joint loss of one layer and row; what stands for a group of slots is built here."""
+    config, attention = model.config, model.layers[index].attention
+    rate, first, t = config.compression_rate, config.compressed_len, config.segment_len
+    inner, e = config.n_heads * config.head_dim, config.head_dim
+    real = torch.arange(config.past_len) >= config.past_len - eviction.filled[row]
+    past, at = eviction.past[index, row], torch.arange(config.past_len)
+    before = past[real & (at < first)]
+    after = past[real & (at >= first + t)]
+    evicted = list(eviction.evicted[index, row][eviction.real[row]])
+    compressed = list(eviction.compressed[index, row][eviction.real_compressed[row]])
+    w_kv = attention.key_value.weight.detach()
+
+    def group(g: int, h: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | float]:
+        rows = slice(h * e, (h + 1) * e)
+        select = model.compressors[index]
+        if not isinstance(select, Select):
+            slot = seen(compressed[g])
+            return w_kv[:inner][rows] @ slot, w_kv[inner:][rows] @ slot, 0.0
+        slots = evicted[g * rate : (g + 1) * rate]
+        gates = softmax([worth(slot, select.gate) for slot in slots])
+        slot = sum(p * seen(slot) for p, slot in zip(gates, slots, strict=True))
+        return w_kv[:inner][rows] @ slot, w_kv[inner:][rows] @ slot, select.mass[h]
+
+    return literal.joint_attention_reconstruction(
+        [seen(slot) for slot in eviction.queries[index, row]],
+        [seen(slot) for slot in before],
+        [seen(slot) for slot in evicted],
+        [seen(slot) for slot in after],
+        [partial(group, g) for g in range(len(evicted) // rate)],
+        w_q=attention.query.weight,
+        w_kv=w_kv,
+        w_r=attention.position.weight,
+        u=model.biases(index)[0],
+        w=model.biases(index)[1],
+    )
 
 
 @everywhere

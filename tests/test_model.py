@@ -181,6 +181,7 @@ def literal_loss(model: Model, index: int, what: object) -> Tensor:
         ("conv", "attention-reconstruction"),
         ("conv", "auto-encoding"),
         ("dilated", "bptt"),
+        ("select", "joint-attention-reconstruction"),
     ],
 )
 def test_everything_goes_on_learning(compression: str, loss: str, norm: str) -> None:

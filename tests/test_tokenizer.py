@@ -618,3 +618,19 @@ def test_import_is_light() -> None:
     assert set(tokenizer.__all__) == {"StreamDecoder", "StreamEncoder", "Tokenizer", "train"}
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = tokenizer.nothing
+
+
+def test_a_vocabulary_without_a_space_is_refused(tmp_path: Path) -> None:
+    """It would spell a space as the bytes of U+2581, and write that instead."""
+    path = train(["e"], tmp_path / "e.model", vocab_size=262)
+    with pytest.raises(ValueError, match="a space has no piece of its own"):
+        Tokenizer(path)
+
+
+def test_the_vocabulary_of_bytes() -> None:
+    """Of recipes on bytes: one token a byte, but for a blank line."""
+    tokenizer = Tokenizer(Path(__file__).resolve().parents[1] / "recipes" / "bytes.model")
+    text = "Call me Ishmael.\n\n Ещё  漢🐋\0 <page>"
+    ids = tokenizer.encode(text)
+    assert len(ids) == len(text.encode()) - 1 and tokenizer.decode(ids) == text
+    assert tokenizer.vocab_size == 262

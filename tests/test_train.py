@@ -20,7 +20,8 @@ from streamlm.config import ModelConfig, TrainConfig
 from streamlm.data import IGNORED, Corpus, SegmentBatches
 from streamlm.losses import compression_loss
 from streamlm.model import Model
-from streamlm.train import Recipe, Step, Trainer, trainer_for
+from streamlm.recipe import Recipe
+from streamlm.train import Step, Trainer, trainer_for
 from tokenizer import Tokenizer
 
 MakeTrainer = Callable[..., Trainer]
@@ -39,6 +40,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "dilated": {"compression": "dilated", "compression_loss": "auto-encoding", "accumulate": 2},
     "bptt": {"compression_loss": "bptt", "unroll": 3, "attention_dropout": 0.1, "norm": "pre"},
     "most-used": {"compression": "most-used", "compression_loss": "none"},
+    "select": {"compression": "select", "compression_loss": "joint-attention-reconstruction"},
     "max": {"compression": "max", "compression_loss": "none", "accumulate": 2, "unroll": 2},
     "plain": {"compressed_len": 0, "compression_loss": "none", "shared_bias": True},
     "bfloat16": {"precision": "bfloat16"},
@@ -488,11 +490,31 @@ def test_a_recipe_is_a_whole_run(recipe: str, tmp_path: Path) -> None:
     assert not messages  # encoded once for all runs of a folder
 
 
+def test_a_recipe_holds_out_the_end_of_one_large_file(recipe: str, tmp_path: Path) -> None:
+    lines = [f"This is line {n} of it, more or less like all the others.\n" for n in range(200)]
+    Path("large.txt").write_text("".join(lines))
+    changed = recipe.replace('"train-*.txt", "more.txt"', '"large.txt"')
+    changed = changed.replace('valid = ["valid.txt"]', "valid_share = 0.2\ncut_bytes = 600")
+    trainer = trainer_for(load(changed), tmp_path / "run", device="cpu")
+    train, valid = trainer.batches[0].corpus, trainer.valid
+    assert len(valid) == round(0.2 * (len(train) + len(valid))) > 1
+    decode = trainer.tokenizer.decode
+    pieces = [decode(corpus.document(i)) for corpus in (train, valid) for i in range(len(corpus))]
+    assert "".join(pieces) == "".join(lines)
+    assert all(600 <= len(piece) < 700 and piece.endswith("\n") for piece in pieces[:-1])
+    assert (train.n_bytes, train.n_words) != (valid.n_bytes, valid.n_words)
+    assert train.n_bytes + valid.n_bytes == len("".join(lines))
+    assert train.n_words + valid.n_words == len("".join(lines).split())
+
+
 @pytest.mark.parametrize(
     ("old", "new", "error", "message"),
     [
         ("[train]", "[training]", ValueError, r"recipe\.toml: allowed are \[data\] with"),
         ('valid = ["valid.txt"]', "", ValueError, r"\[data\] with tokenizer, train, valid"),
+        ("[data]", "[data]\nvalid_share = 0.1", ValueError, r"train, valid or valid_share"),
+        ('valid = ["valid.txt"]', "valid_share = 1.0", ValueError, r"valid_share = 1\.0; allowed"),
+        ("[data]", "[data]\ncut_bytes = -1", ValueError, r"cut_bytes = -1; allowed"),
         ("[data]", '[data]\ntest = ["x"]', ValueError, r"\[data\] with tokenizer, train, valid"),
         ('"more.txt"', '"mroe.txt"', FileNotFoundError, r"no data file matches 'mroe\.txt'"),
         ("train-*", "trian-*", FileNotFoundError, r"no data file matches 'trian-\*\.txt'"),

@@ -43,8 +43,8 @@ def check_settings(model: bytes) -> None:
 def read_vocabulary(processor: Any) -> list[bytes]:
     """The bytes that each token stands for; b"" for control symbols.
 
-    Raises ValueError, naming the piece, if a piece crosses a hard boundary, if a byte has no
-    piece, or if a control symbol could be taken for text.
+    Raises ValueError, naming the piece, if a piece crosses a hard boundary, if a byte or the space
+    has no piece, or if a control symbol could be taken for text.
     """
     table = []
     for i in range(processor.vocab_size()):
@@ -66,6 +66,9 @@ def read_vocabulary(processor: Any) -> list[bytes]:
     missing = set(range(256)) - {table[i][0] for i in byte_ids(processor)}
     if missing:
         raise ValueError(f"{len(missing)} bytes have no piece, among them 0x{min(missing):02X}")
+    if b" " not in (table[i] for i in range(len(table)) if not processor.is_byte(i)):
+        # SentencePiece would spell it as the bytes of U+2581, which stands for it inside.
+        raise ValueError("a space has no piece of its own")
     return table
 
 

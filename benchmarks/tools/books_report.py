@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from benchmarks.tools.plots import BLUE, DARK, GREEN, GREY, ORANGE, panels, save
 from benchmarks.tools.positions import ENOUGH
 from benchmarks.tools.reads import NONE, RECENT, WHOLE
 from streamlm.display import output
+from streamlm.plots import BLUE, DARK, GREEN, GREY, ORANGE, panels, save
 
 COLOURS = {WHOLE: BLUE, RECENT: GREEN, NONE: ORANGE}
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from streamlm.config import COMPRESSIONS, TRAINED_COMPRESSIONS, ModelConfig
+from streamlm.config import COMPRESSIONS, TRAINED_BY, ModelConfig
 from streamlm.losses import compression_loss, language_model_loss
 from streamlm.model import Model
 from streamlm.snapshots import to_snapshot, to_state
@@ -23,9 +23,8 @@ SEGMENTS = 6  # enough that the compressed memory is full and forgets
 CASES = [
     (kind, loss)
     for kind in COMPRESSIONS
-    for loss in (
-        ("attention-reconstruction", "auto-encoding") if kind in TRAINED_COMPRESSIONS else ("none",)
-    )
+    for loss in TRAINED_BY.get(kind, ("none",))
+    if loss not in ("none", "bptt") or kind not in TRAINED_BY
 ]
 
 

@@ -93,7 +93,7 @@ def main() -> None:
     import torch
 
     import streamlm
-    from benchmarks.tools.machine import peak_memory, reset_peak_memory
+    from streamlm.machine import peak_memory, reset_peak_memory
     from streamlm.reports import Progress
 
     torch.set_num_threads(options.threads)

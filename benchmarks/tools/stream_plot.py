@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.tools.plots import BLUE, DARK, GREY, ORANGE, panels, save, tokens_text
+from streamlm.plots import BLUE, DARK, GREY, ORANGE, panels, save, tokens_text
 
 POINTS = 60  # of the curve
 

@@ -61,3 +61,14 @@ def most_used(slots: Sequence[Tensor], rate: int, *, usage: Sequence[float]) -> 
     """The len / rate slots of the highest usage, in time order; of equals, the older."""
     by_usage = sorted(range(len(slots)), key=lambda i: (-usage[i], i))
     return [slots[i] for i in sorted(by_usage[: len(slots) // rate])]
+
+
+def worth(slot: Tensor, gate: Tensor) -> Tensor:
+    """z of learned select: the slot over its root mean square, times the gate."""
+    root_mean_square = (sum((x * x for x in slot), torch.zeros(())) / len(slot)).sqrt()
+    return (slot / root_mean_square.clamp(min=1e-7)) @ gate
+
+
+def select(slots: Sequence[Tensor], rate: int, *, gate: Tensor) -> list[Tensor]:
+    """The len / rate slots that the gate values most, in time order."""
+    return most_used(slots, rate, usage=[worth(slot, gate).item() for slot in slots])

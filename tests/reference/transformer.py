@@ -143,6 +143,8 @@ class Reference:
                 return compression.dilated(slots, self.rate, layers=layers, kernel=kernel)
             case "most-used":
                 return compression.most_used(slots, self.rate, usage=usage)
+            case "select":
+                return compression.select(slots, self.rate, gate=self.weights[f"{name}.gate"])
         raise AssertionError(self.kind)
 
     def _kernel(self, name: str) -> Tensor:

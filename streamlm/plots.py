@@ -44,6 +44,7 @@ def panels(n: int, *, size: tuple[float, float], widths: list[float]) -> tuple[A
 
 
 def save(figure: Any, path: Path) -> None:
+    """Write a figure as a file and let go of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # Without matplotlib's version in it, the same figures give the same file.
     figure.savefig(path, metadata={"Software": None})

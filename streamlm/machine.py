@@ -53,8 +53,10 @@ def write_results(
 ) -> None:
     """One JSON file per command: how it was called, where it ran, what came out."""
     main = Path(sys.argv[0])
+    benchmark = main.parent.name == "benchmarks"
+    name = f"python -m benchmarks.{main.stem}" if benchmark else "streamlm"
     results = {
-        "command": " ".join(["python -m", f"benchmarks.{main.stem}", *sys.argv[1:]]),
+        "command": " ".join([name, *sys.argv[1:]]),
         "made": time.strftime("%Y-%m-%d"),
         "machine": describe(str(device)),
         "settings": dict(settings),

@@ -1,0 +1,135 @@
+"""`streamlm compare`: train variants of one small model and put them side by side."""
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from streamlm.checkpoint import choose_device
+from streamlm.cli_sessions import Device, Json
+from streamlm.compare import ablation, load_runs, runs_of, summary
+from streamlm.config import ModelConfig
+from streamlm.display import bar, interruptible, note, output, show_table
+from streamlm.machine import write_results
+from streamlm.recipe import Recipe
+from tokenizer import Tokenizer
+
+
+class Comparison(StrEnum):
+    """What is exchanged."""
+
+    ABLATION = "ablation"
+
+
+VARIANTS = {Comparison.ABLATION: ablation}
+
+
+def compare(
+    what: Annotated[Comparison, typer.Argument(help="ablation: compression and its loss.")],
+    recipe: Annotated[
+        Path, typer.Option(dir_okay=False, help="Data, model and training that all share.")
+    ],
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each variant.")] = 3,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Variants to run, by a part of their name.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Instead of the recipe's steps.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of torch.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Results; .json and .png are added.")] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Train variants of one model, each with several seeds, and show the table.
+
+    Every finished run is written down. The same command goes on with those that are missing.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    where = str(choose_device(device))
+    chosen = Recipe.load(recipe)
+    shared = {"vocab_size": Tokenizer(chosen.tokenizer).vocab_size, **chosen.model}
+    base = ModelConfig.from_dict(shared)
+    values = chosen.train.to_dict() | ({"steps": steps} if steps is not None else {})
+    chosen = Recipe(**{**chosen.__dict__, "train": type(chosen.train).from_dict(values)})
+    variants = [
+        variant
+        for variant in VARIANTS[what](base)
+        if not only or any(part in variant.name for part in only)
+    ]
+    if not variants:
+        raise ValueError(f"no variant has {only} in its name")
+    target = out or Path("benchmarks/results") / recipe.stem
+    file = target.with_suffix(".json")
+    settings = {"recipe": str(recipe), "model": base.to_dict(), "train": values}
+    done = _done(file, settings)
+    before = len(done)
+    total = len(variants) * seeds
+    missing = total - sum(
+        (variant.name, seed) in {(run.variant, run.seed) for run in done}
+        for variant in variants
+        for seed in range(1, seeds + 1)
+    )
+    with (
+        interruptible(lambda: f"{len(done) - before} runs are kept in {file}"),
+        bar("comparing", total=missing, fields="{task.fields[note]}") as (progress, task),
+    ):
+        for run in runs_of(
+            chosen,
+            variants,
+            seeds=range(1, seeds + 1),
+            folder=Path("runs") / recipe.stem,
+            device=where,
+            note=lambda message: progress.update(task, note=message),
+            done=done,
+        ):
+            done.append(run)
+            figures = {"summary": summary(done), "runs": [one.to_json() for one in done]}
+            write_results(file, settings=settings, figures=figures, device=where)
+            note(
+                f"{run.variant}, seed {run.seed}: {run.bits_per_byte:.4f} bits per byte "
+                f"({run.seconds:.0f} s)"
+            )
+            progress.advance(task)
+    rows = summary(done)
+    if as_json:
+        print(json.dumps({"summary": rows, "file": str(file)}))
+        return
+    _show(rows)
+    from streamlm.compare_plot import draw
+
+    draw(rows, settings, target.with_suffix(".png"))
+    output.print(f"{file}, {target.with_suffix('.png')}")
+
+
+def _done(file: Path, settings: dict[str, Any]) -> list[Any]:
+    """Runs of an earlier call with the same settings.
+
+    Raises:
+        ValueError: the file holds another comparison.
+    """
+    done = load_runs(file)
+    if done:
+        there = json.loads(file.read_text(encoding="utf-8"))["settings"]
+        if there != settings:
+            raise ValueError(f"{file} holds runs of other settings; allowed: --out ANOTHER")
+    return done
+
+
+def _show(rows: list[dict[str, Any]]) -> None:
+    cells = []
+    for row in rows:
+        difference, half = row["difference"], row["half_interval"]
+        cells.append(
+            (
+                row["variant"],
+                str(row["seeds"]),
+                f"{row['bits_per_byte']:.4f}",
+                "" if difference is None else f"{difference:+.4f}",
+                "" if half is None else f"± {half:.4f}",
+            )
+        )
+    columns = ("variant", "seeds", "bits per byte", "difference", "95 %")
+    show_table(columns, cells, right=columns[1:])

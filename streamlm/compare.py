@@ -1,0 +1,226 @@
+"""`streamlm compare ablation`: one small model trained again and again, one part exchanged.
+
+All variants have the same backbone, which begins with the same weights, and read the same tokens in
+the same order; only what becomes of slots that leave memory differs. So a difference between two of
+them, taken seed by seed, is due to that.
+"""
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from streamlm.config import TRAINED_BY, ModelConfig, TrainConfig
+from streamlm.data import Corpus
+from streamlm.evaluate import evaluate
+from streamlm.recipe import Recipe
+from streamlm.train import Trainer
+from tokenizer import Tokenizer
+
+UNTRAINED = ("max", "mean", "most-used")
+# What the others are compared with: as many slots, none of them compressed.
+DROP = "drop, same slots"
+
+# Student's t, two-sided 95 %, by degrees of freedom.
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A model that differs from the recipe's in its memory alone."""
+
+    name: str
+    config: ModelConfig
+
+
+def ablation(base: ModelConfig) -> list[Variant]:
+    """Compression × loss (Compressive Transformer, table 6), our own, and the three controls.
+
+    The controls have no compressed memory, but more memory: as many slots as the others (what
+    they drop is gone), or as many as all that the others' slots stand for (nothing is compressed).
+    """
+    c_len, rate = base.compressed_len, base.compression_rate
+
+    def plain(slots: int) -> ModelConfig:
+        return replace(base, memory_len=slots, compressed_len=0, compression_loss="none")
+
+    variants = [
+        Variant("drop, memory alone", plain(base.memory_len)),
+        Variant(DROP, plain(base.memory_len + c_len)),
+        Variant("not compressed, same reach", plain(base.memory_len + rate * c_len)),
+    ]
+    for compression in (*UNTRAINED, *TRAINED_BY):
+        for loss in TRAINED_BY.get(compression, ("none",)):
+            if compression == "select" and loss == "none":
+                continue  # a gate that nothing trains chooses at random
+            name = compression if compression in UNTRAINED else f"{compression}, {loss}"
+            changed = replace(base, compression=compression, compression_loss=loss)
+            variants.append(Variant(name, changed))
+    return variants
+
+
+@dataclass(frozen=True)
+class Run:
+    """One trained variant; JSON."""
+
+    variant: str
+    seed: int
+    bits_per_byte: float
+    train_bits_per_byte: float
+    parameters: int
+    tokens: int
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        return dict(self.__dict__)
+
+
+def runs_of(
+    recipe: Recipe,
+    variants: Sequence[Variant],
+    *,
+    seeds: Sequence[int],
+    folder: Path,
+    device: str = "auto",
+    note: Note = lambda message: None,
+    done: Sequence[Run] = (),
+) -> Iterator[Run]:
+    """Train and evaluate every variant with every seed, seed by seed; `done` are not run again.
+
+    Args:
+        recipe: the data, and how each is trained.
+        folder: for what a run writes; removed when it is finished.
+    """
+    tokenizer = Tokenizer(recipe.tokenizer)
+    corpora = recipe.corpora(tokenizer, cache=folder.parent / "cache", progress=note)
+    finished = {(run.variant, run.seed) for run in done}
+    for seed in seeds:
+        for variant in variants:
+            if (variant.name, seed) not in finished:
+                where = folder / f"{variant.name.replace(', ', '_').replace(' ', '-')}-{seed}"
+                yield run_variant(
+                    variant, recipe.train, seed=seed, tokenizer=tokenizer, corpora=corpora,
+                    folder=where, device=device, note=note,
+                )  # fmt: skip
+
+
+def run_variant(
+    variant: Variant,
+    config: TrainConfig,
+    *,
+    seed: int,
+    tokenizer: Tokenizer,
+    corpora: tuple[Corpus, Corpus],
+    folder: Path,
+    device: str = "auto",
+    note: Note = lambda message: None,
+) -> Run:
+    """Train one variant from the beginning and read the validation data with it."""
+    config = replace(
+        config, seed=seed, checkpoint_steps=config.steps, eval_steps=config.steps, eval_tokens=1
+    )
+    if variant.config.compression_loss == "bptt" and variant.config.compressed_len:
+        # Two segments a step need half the rows for as many tokens a step (paper, §4.1).
+        config = replace(config, unroll=2, batch_size=config.batch_size // 2)
+    trainer = Trainer(
+        variant.config,
+        config,
+        tokenizer=tokenizer,
+        train=corpora[0],
+        valid=corpora[1],
+        folder=folder,
+        device=device,
+    )
+    begin_alike(trainer, seed=seed)
+    seconds, bits = 0.0, [0.0]
+    for step in trainer.run():
+        seconds = step.tokens / step.tokens_per_second
+        bits = [*bits[-19:], step.bits_per_byte]
+        note(
+            f"{variant.name}, seed {seed}: step {step.step} of {config.steps}, "
+            f"{step.bits_per_byte:.3f} bits per byte, {step.tokens_per_second:,.0f} tokens/s"
+        )
+    report = evaluate(
+        trainer.model,
+        corpora[1],
+        bos=tokenizer.bos_id,
+        token_lengths=tokenizer.token_lengths,
+        batch_size=config.batch_size,
+    )
+    shutil.rmtree(folder)
+    return Run(
+        variant=variant.name,
+        seed=seed,
+        bits_per_byte=report.bits_per_byte,
+        train_bits_per_byte=sum(bits) / len(bits),
+        parameters=sum(weight.numel() for weight in trainer.model.parameters()),
+        tokens=trainer.tokens,
+        seconds=seconds,
+    )
+
+
+def begin_alike(trainer: Trainer, *, seed: int) -> None:
+    """Give the backbone the weights that belong to the seed, whatever the compression drew."""
+    torch.manual_seed(seed)
+    config = replace(trainer.model.config, compressed_len=0, compression_loss="none")
+    weights = type(trainer.model)(config).state_dict()
+    loaded = trainer.model.load_state_dict(weights, strict=False)
+    own = ("compressors.", "decoders.")
+    assert not loaded.unexpected_keys
+    assert all(name.startswith(own) for name in loaded.missing_keys)
+    torch.manual_seed(seed)  # dropout draws the same from here on
+
+
+def summary(runs: Sequence[Run], *, reference: str = DROP) -> list[dict[str, Any]]:
+    """A row for each variant, best first: its mean, and its difference from the reference.
+
+    Intervals are Student's, 95 %, over the differences seed by seed.
+    """
+    by_name: dict[str, dict[int, Run]] = {}
+    for run in runs:
+        by_name.setdefault(run.variant, {})[run.seed] = run
+    base = by_name.get(reference, {})
+    rows = []
+    for name, found in by_name.items():
+        bits = [run.bits_per_byte for run in found.values()]
+        both = sorted(set(found) & set(base))
+        differences = [found[seed].bits_per_byte - base[seed].bits_per_byte for seed in both]
+        mean, half = mean_interval(differences)
+        rows.append(
+            {
+                "variant": name,
+                "seeds": len(bits),
+                "bits_per_byte": sum(bits) / len(bits),
+                "difference": mean,
+                "half_interval": half,
+                "parameters": next(iter(found.values())).parameters,
+            }
+        )
+    return sorted(rows, key=lambda row: row["bits_per_byte"])
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float | None, float | None]:
+    """The mean, and half of its 95 % interval; None where there are too few."""
+    n = len(values)
+    if not n:
+        return None, None
+    mean = sum(values) / n
+    if n == 1:
+        return mean, None
+    variance = sum((value - mean) ** 2 for value in values) / (n - 1)
+    return mean, STUDENT[min(n - 2, len(STUDENT) - 1)] * math.sqrt(variance / n)
+
+
+def load_runs(path: Path) -> list[Run]:
+    """The runs of a results file; none if there is none."""
+    if not path.exists():
+        return []
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return [Run(**run) for run in found["figures"]["runs"]]

@@ -1,0 +1,166 @@
+"""The ablation compares like with like, keeps what is finished, and sums up rightly."""
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from streamlm.compare import DROP, Run, ablation, begin_alike, mean_interval, runs_of, summary
+from streamlm.config import COMPRESSION_LOSSES, COMPRESSIONS, ModelConfig
+from streamlm.data import Corpus
+from streamlm.recipe import Recipe
+from streamlm.train import Trainer
+from tokenizer import Tokenizer
+
+RECIPE = """
+[data]
+tokenizer = "{tokenizer}"
+train = ["text.txt"]
+valid_share = 0.2
+cut_bytes = 400
+
+[model]
+n_layers = 2
+d_model = 16
+n_heads = 2
+head_dim = 8
+d_ff = 16
+segment_len = 8
+memory_len = 8
+compressed_len = 4
+compression_rate = 2
+
+[train]
+steps = 4
+batch_size = 4
+warmup_steps = 0
+"""
+BYTES = Path(__file__).resolve().parents[1] / "recipes" / "bytes.model"
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    words = random.Random(1).choices(["whale", "ship", "sea", "and", "the", "of"], k=900)
+    lines = [" ".join(words[at : at + 6]) + "\n" for at in range(0, len(words), 6)]
+    Path("text.txt").write_text("".join(lines))
+    Path("tiny.toml").write_text(RECIPE.format(tokenizer=BYTES))
+    return Path("tiny.toml")
+
+
+def base_config() -> ModelConfig:
+    return ModelConfig(vocab_size=262, memory_len=128, compressed_len=64, compression_rate=4)
+
+
+def test_the_ablation_has_every_compression_and_loss_and_the_controls() -> None:
+    variants = {variant.name: variant.config for variant in ablation(base_config())}
+    plain = {name: c.memory_len for name, c in variants.items() if not c.compressed_len}
+    same_reach = "not compressed, same reach"
+    assert plain == {"drop, memory alone": 128, DROP: 192, same_reach: 384}
+    assert variants[same_reach].reach == base_config().reach
+    others = [c for name, c in variants.items() if name not in plain]
+    assert {c.compression for c in others} == set(COMPRESSIONS)
+    assert {c.compression_loss for c in others} == set(COMPRESSION_LOSSES)
+    assert len({(c.compression, c.compression_loss) for c in others}) == len(others) == 14
+    assert all((c.memory_len, c.compressed_len) == (128, 64) for c in others)
+
+
+def test_all_variants_begin_with_the_same_backbone(recipe: Path) -> None:
+    tokenizer = Tokenizer(BYTES)
+    train, valid = Recipe.load(recipe).corpora(tokenizer)
+    base = ModelConfig.from_dict({"vocab_size": 262, **Recipe.load(recipe).model})
+    found: dict[str, dict[str, torch.Tensor]] = {}
+    for variant in ablation(base):
+        trainer = trainer_of(variant.config, recipe, tokenizer, (train, valid))
+        begin_alike(trainer, seed=5)
+        found[variant.name] = trainer.model.state_dict()
+    reference = found[DROP]
+    for name, weights in found.items():
+        assert set(reference) <= set(weights), name
+        assert all(torch.equal(weights[key], reference[key]) for key in reference), name
+
+
+def trainer_of(
+    config: ModelConfig, recipe: Path, tokenizer: Tokenizer, corpora: tuple[Corpus, Corpus]
+) -> Trainer:
+    loaded = Recipe.load(recipe)
+    values = loaded.train.to_dict() | {"unroll": 2, "seed": 3}
+    return Trainer(
+        config,
+        type(loaded.train).from_dict(values),
+        tokenizer=tokenizer,
+        train=corpora[0],
+        valid=corpora[1],
+        folder=Path("run"),
+        device="cpu",
+    )
+
+
+def test_runs_repeat_and_read_the_same_tokens(recipe: Path) -> None:
+    loaded = Recipe.load(recipe)
+    base = ModelConfig.from_dict({"vocab_size": 262, **loaded.model})
+    variants = [v for v in ablation(base) if v.name in (DROP, "mean", "conv, bptt")]
+    folder = Path("runs")
+    first = list(runs_of(loaded, variants, seeds=[1, 2], folder=folder, device="cpu"))
+    assert [(run.variant, run.seed) for run in first] == [
+        (variant.name, seed) for seed in (1, 2) for variant in variants
+    ]
+    assert len({run.bits_per_byte for run in first}) == len(first)
+    # A step of BPTT is two segments of half the rows: as many tokens, but for ends of documents.
+    tokens = {run.variant: run.tokens for run in first}
+    assert tokens[DROP] == tokens["mean"] == pytest.approx(tokens["conv, bptt"], rel=0.1)
+    assert not list(folder.iterdir())
+    again = list(
+        runs_of(loaded, variants, seeds=[1, 2], folder=folder, device="cpu", done=first[:2])
+    )
+    assert [(run.variant, run.seed) for run in again] == [
+        (run.variant, run.seed) for run in first[2:]
+    ]
+    assert [run.bits_per_byte for run in again] == [run.bits_per_byte for run in first[2:]]
+
+
+def run(variant: str, seed: int, bits: float) -> Run:
+    return Run(variant, seed, bits, bits, 10, 100, 1.0)
+
+
+def test_differences_are_taken_seed_by_seed() -> None:
+    runs = [run(DROP, seed, 2.0 + seed) for seed in (1, 2, 3)]  # seeds differ far more than
+    runs += [run("conv", seed, 1.9 + seed) for seed in (1, 2, 3)]  # variants do
+    rows = summary(runs)
+    assert [row["variant"] for row in rows] == ["conv", DROP]
+    assert rows[0]["difference"] == pytest.approx(-0.1)
+    assert rows[0]["half_interval"] == pytest.approx(0.0, abs=1e-9)
+    assert rows[1]["difference"] == 0.0
+
+
+def test_the_interval_is_students() -> None:
+    assert mean_interval([1.0, 2.0, 3.0]) == (2.0, pytest.approx(4.303 / 3**0.5))
+    assert mean_interval([1.0]) == (1.0, None) and mean_interval([]) == (None, None)
+
+
+def streamlm(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "streamlm", *arguments]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_the_command_goes_on_and_draws(recipe: Path) -> None:
+    command = ["compare", "ablation", "--recipe", str(recipe), "--out", "out/tiny"]
+    command += ["--seeds", "1", "--device", "cpu"]
+    first = streamlm(*command, "--only", "drop")
+    assert first.returncode == 0, first.stderr
+    kept = json.loads(Path("out/tiny.json").read_text())
+    assert [one["variant"] for one in kept["figures"]["runs"]] == ["drop, memory alone", DROP]
+    assert kept["command"].startswith("streamlm compare ablation")
+    both = streamlm(*command, "--only", "drop", "--only", "select")
+    assert both.returncode == 0 and "select, joint" in both.stdout, both.stderr
+    runs = json.loads(Path("out/tiny.json").read_text())["figures"]["runs"]
+    assert runs[:2] == kept["figures"]["runs"] and len(runs) == 3
+    assert Path("out/tiny.png").stat().st_size > 5_000
+    other = streamlm(*command, "--steps", "5")
+    assert other.returncode == 1 and "runs of other settings; allowed: --out" in other.stderr
+    none = streamlm(*command, "--only", "gru")
+    assert none.returncode == 1 and "no variant has ['gru'] in its name" in none.stderr
