@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import books, compressors, gpu, stream
+from benchmarks import books, compressors, drift, gpu, stream
 from benchmarks.tools import compressors as tools
 from benchmarks.tools.compressors import ppmd_size, primed_ppmd
 from benchmarks.tools.positions import Bins, compared, curve, linear_edges, log_edges
@@ -66,6 +66,28 @@ def test_books(tiny_folder: Callable[..., Path], shelf: Path, tmp_path: Path) ->
     books.main(["--data", str(shelf), "--max-tokens", "300", *options])
     figures = results(out / "books.json")
     assert not figures["compressors"], "they coded other bytes"
+
+
+def test_drift(tiny_folder: Callable[..., Path], shelf: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = ["--data", str(shelf), "--tokens", "900", "--threads", "1", "--out", str(out)]
+    drift.main(["--model", str(tiny_folder()), *options])
+    figures: Any = results(out / "drift.json")
+    assert len(figures["bits_per_byte_by_tenth"]) == 10
+    assert len(set(figures["state_bytes_by_tenth"])) == 1 and 800 < figures["tokens"] <= 900
+    change = figures["last_minus_second"]
+    assert change["low"] < change["difference"] < change["high"]
+    assert (out / "drift.png").stat().st_size > 5_000
+
+
+def test_drift_reads_a_piece_of_every_book_in_every_tenth(tiny: Checkpoint) -> None:
+    texts = ["Call me Ishmael. " * n for n in (60, 90)]
+    pieces = drift.pieces_of(tiny, texts, tokens=300)
+    lengths = [len(tiny.tokenizer.encode(text)) for text in texts]
+    for of_book in zip(*pieces, strict=True):
+        assert len({len(piece) for piece in of_book}) == 1
+    sizes = [len(piece) for piece in pieces[0]]
+    assert sizes == [int(n * 300 / sum(lengths)) // 10 for n in lengths]
 
 
 def test_gpu_on_a_cpu(tmp_path: Path) -> None:
