@@ -6,6 +6,8 @@ u and w are the paper's u and v. Key columns are slots in time order, so the dis
 is the difference of their columns.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -24,6 +26,13 @@ def relative_shift(scores: Tensor) -> Tensor:
     return scores.reshape(*lead, k + 1, t)[..., 1:, :].reshape(*lead, t, k)
 
 
+def _by_distance(query: Tensor, positions: Tensor) -> Tensor:
+    """[B, H, t, E] and [H, K+1, E] of the distances K, …, 0 → scores by key [B, H, t, K]."""
+    if query.shape[2] == 1:  # one query: every distance already stands at its key
+        return query @ positions[:, 1:].mT
+    return relative_shift(query @ positions.mT)
+
+
 def attention_mask(filled: Tensor, past_len: int, length: int, n_queries: int) -> Tensor:
     """True where a query may look: [B, 1, t, P + length + t].
 
@@ -40,6 +49,22 @@ def attention_mask(filled: Tensor, past_len: int, length: int, n_queries: int) -
     return (causal[None] & real[:, None])[:, None]
 
 
+@dataclass(frozen=True, eq=False)
+class Far:
+    """Where compressed slots stand, if they are not in one row with the rest.
+
+    Attributes:
+        positions: [H, n+1, E], projected distances n, …, 0 of a row of n columns that ends with the
+            last query.
+        columns: those of the row at which the compressed slots stand.
+        bias: [H, E], w for them.
+    """
+
+    positions: Tensor
+    columns: slice
+    bias: Tensor
+
+
 class RelativeAttention(nn.Module):
     """Multi-head attention with relative positions; no biases on q, k, v and o.
 
@@ -47,7 +72,9 @@ class RelativeAttention(nn.Module):
     as long as the weights stand still.
     """
 
-    def __init__(self, d_model: int, n_heads: int, head_dim: int, dropout: float) -> None:
+    def __init__(
+        self, d_model: int, n_heads: int, head_dim: int, dropout: float, *, sonnet: bool = False
+    ) -> None:
         super().__init__()
         self.n_heads = n_heads
         self.head_dim = head_dim
@@ -57,6 +84,7 @@ class RelativeAttention(nn.Module):
         self.key_value = nn.Linear(d_model, 2 * inner, bias=False)
         self.position = nn.Linear(d_model, inner, bias=False)
         self.output = nn.Linear(inner, d_model, bias=False)
+        self.far_position = nn.Linear(d_model, inner, bias=False) if sonnet else None
 
     def project(self, slots: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of slots: [B, n, W] → two [B, H, n, E]."""
@@ -64,21 +92,40 @@ class RelativeAttention(nn.Module):
         key, value = both.permute(2, 0, 3, 1, 4).unbind(0)  # [B, n, 2, H, E] → [2, B, H, n, E]
         return key, value
 
-    def project_positions(self, table: Tensor) -> Tensor:
-        """W_R R: [n, D] → [H, n, E]."""
-        projected: Tensor = self.position(table)
-        return projected.unflatten(1, (self.n_heads, self.head_dim)).transpose(0, 1)
+    def project_positions(self, table: Tensor) -> tuple[Tensor, Tensor | None]:
+        """W_R R, and with far positions those too: [n, D] → [H, n, E]."""
+
+        def heads(projected: Tensor) -> Tensor:
+            return projected.unflatten(1, (self.n_heads, self.head_dim)).transpose(0, 1)
+
+        far = None if self.far_position is None else heads(self.far_position(table))
+        return heads(self.position(table)), far
 
     def queries(self, x: Tensor) -> Tensor:
         """[B, t, D] → [B, H, t, E], divided by √E, which scales both terms of the scores."""
         query: Tensor = self.query(x).unflatten(2, (self.n_heads, self.head_dim)).transpose(1, 2)
         return query * self.head_dim**-0.5
 
-    def position_scores(self, query: Tensor, positions: Tensor) -> Tensor:
-        """(q_i + w)·r of every query and key: [B, H, t, E] and [H, K+1, E] → [B, H, t, K]."""
-        if query.shape[2] == 1:  # one query: every distance already stands at its key
-            return query @ positions[:, 1:].mT
-        return relative_shift(query @ positions.mT)
+    def position_scores(
+        self, query: Tensor, w: Tensor, positions: Tensor, far: Far | None
+    ) -> Tensor:
+        """(q_i + w)·r of every query and key.
+
+        Args:
+            query: [B, H, t, E], divided by √E; w: [H, E].
+            positions: [H, K+1, E]; with `far`, of the columns after the compressed ones.
+
+        Returns:
+            [B, H, t, K], compressed slots included.
+        """
+        near = _by_distance(query + self._scaled(w), positions)
+        if far is None:
+            return near
+        old = _by_distance(query + self._scaled(far.bias), far.positions)[..., far.columns]
+        return torch.cat([old, near], dim=3)
+
+    def _scaled(self, bias: Tensor) -> Tensor:
+        return bias[:, None] * self.head_dim**-0.5  # [H, E] → [H, 1, E]
 
     def attend(
         self,
@@ -89,6 +136,7 @@ class RelativeAttention(nn.Module):
         positions: Tensor,
         biases: tuple[Tensor, Tensor],
         mask: Tensor,
+        far: Far | None = None,
         want_weights: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """One layer of attention.
@@ -96,7 +144,7 @@ class RelativeAttention(nn.Module):
         Args:
             x: [B, t, D] inputs of the queries, which stand on the last t key columns.
             key, value: [B, H, K, E].
-            positions: [H, K+1, E], `project_positions` of the distances K, …, 0.
+            positions, far: see `position_scores`.
             biases: u and w, each [H, E].
             mask: [B or 1, 1, t, K], True where a query may look.
             want_weights: also return the attention weights, at the price of the fused kernel.
@@ -105,16 +153,18 @@ class RelativeAttention(nn.Module):
             [B, t, D], and the weights [B, H, t, K] or None.
         """
         query = self.queries(x)
-        u, w = (bias[:, None] * self.head_dim**-0.5 for bias in biases)  # [H, 1, E]
-        bias = self.position_scores(query + w, positions).masked_fill(~mask, -torch.inf)
+        u, w = biases
+        scores = self.position_scores(query, w, positions, far)
+        bias = scores.masked_fill(~mask, -torch.inf)
+        content = query + self._scaled(u)
         dropout = self.dropout if self.training else 0.0
         weights = None
         if want_weights:
-            weights = ((query + u) @ key.mT + bias).softmax(dim=-1)
+            weights = (content @ key.mT + bias).softmax(dim=-1)
             heads = F.dropout(weights, dropout) @ value
         else:
             heads = F.scaled_dot_product_attention(
-                query + u, key, value, attn_mask=bias, dropout_p=dropout, scale=1.0
+                content, key, value, attn_mask=bias, dropout_p=dropout, scale=1.0
             )
         out: Tensor = self.output(heads.transpose(1, 2).flatten(2))  # [B, H, t, E] → [B, t, H·E]
         return out, weights

@@ -100,15 +100,16 @@ def joint_attention_reconstruction(model: Model, eviction: Eviction) -> Tensor:
     for index, (module, compressor) in enumerate(zip(model.layers, model.compressors, strict=True)):
         layer = cast(Layer, module)
         attention = layer.attention
-        u, w = (bias[:, None] * config.head_dim**-0.5 for bias in model.biases(index))
+        u, w = model.biases(index)
         with torch.no_grad():
             context = layer.read(torch.cat([eviction.past[index], eviction.queries[index]], dim=1))
             query = attention.queries(context[:, -config.segment_len :])
             key, value = attention.project(context)
-            table = model.position_table[-(mask.shape[-1] + 1) :]
-            scores = attention.position_scores(query + w, attention.project_positions(table))
+            projected = attention.project_positions(model.position_table)
+            places = model.places(index, projected, config.segment_len)
+            scores = attention.position_scores(query, w, *places)
             bias = scores.masked_fill(~mask, -torch.inf)
-            content = query + u
+            content = query + u[:, None] * config.head_dim**-0.5
             wanted = F.scaled_dot_product_attention(content, key, value, attn_mask=bias, scale=1.0)
             new_bias = scores[..., old].unflatten(3, (n_new, -1)).mean(dim=4)  # [B, H, T, T/c]
         if isinstance(compressor, Select):
