@@ -195,6 +195,21 @@ def test_the_authors_rows_of_clusters_stand_in_reverse() -> None:
     assert made[1]["content_bias"].shape == (1, 2, 5)
 
 
+def test_the_authors_state_dict_is_the_same_model() -> None:
+    """Their names for a model with shared biases give what Hugging Face's give."""
+    values = {**SMALL, "untie_r": False}
+    theirs = source(values)
+    original = {
+        name.removeprefix("transformer."): weight.flip(0) if "cluster" in name else weight
+        for name, weight in theirs.items()
+        if not re.search(r"layers\.\d+\.dec_attn\.r_._bias", name)
+    }
+    assert original.keys() == source(SMALL, original=True).keys()
+    model = Model(transfo_xl_config(values)).eval()
+    wanted = output(model, theirs, original=False)
+    assert torch.equal(output(model, original, original=True), wanted)
+
+
 def test_missing_and_unknown_tensors_are_named() -> None:
     theirs, config = source(SMALL), transfo_xl_config(SMALL)
     del theirs["transformer.layers.1.dec_attn.r_net.weight"], theirs["crit.cluster_bias"]

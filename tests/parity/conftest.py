@@ -1,31 +1,15 @@
 """Compares with a peer's result, and prints the largest deviation of every row at the end."""
 
-import importlib
-import os
-import warnings
-from typing import Any, Protocol
-
 import pytest
 import torch
 from torch import Tensor
+
+from tests.parity.peers import Compare
 
 # By row: the largest deviation, its tolerance, and the number of comparisons.
 ROWS = pytest.StashKey[dict[str, tuple[float, float, int]]]()
 
 torch.set_num_threads(1)
-
-
-def peer(module: str, package: str) -> Any:
-    """A module to compare with; without it tests are skipped, but never under `make parity`."""
-    if "STREAMLM_PARITY" not in os.environ:
-        return pytest.importorskip(module, reason=f"needs {package}; `make parity` has it")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return importlib.import_module(module)
-
-
-class Compare(Protocol):
-    def __call__(self, row: str, ours: Tensor, theirs: Tensor, *, tolerance: float) -> None: ...
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from streamlm.config import ModelConfig
 from streamlm.losses import attention_reconstruction
 from streamlm.model import Eviction, Model
 from streamlm.state import State
-from tests.parity.conftest import Compare, peer
+from tests.parity.peers import Compare, peer
 
 compressive = peer(
     "compressive_transformer_pytorch.compressive_transformer_pytorch",

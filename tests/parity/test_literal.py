@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.invariants import random_tokens, read, tiny_model
-from tests.parity.conftest import Compare
+from tests.parity.peers import Compare
 from tests.reference.losses import negative_log_likelihood
 from tests.reference.transformer import Reference
 

@@ -20,7 +20,7 @@ from streamlm.convert import convert_transfo_xl, convert_weights, transfo_xl_con
 from streamlm.model import Model
 from streamlm.stream import score
 from tests.invariants import read
-from tests.parity.conftest import Compare, peer
+from tests.parity.peers import Compare, peer
 
 transfo_xl = peer("transformers.models.transfo_xl.modeling_transfo_xl", "transformers 4.35.2")
 pytestmark = pytest.mark.filterwarnings("ignore")
