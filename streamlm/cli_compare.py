@@ -10,7 +10,7 @@ import typer
 
 from streamlm.checkpoint import choose_device
 from streamlm.cli_sessions import Device, Json
-from streamlm.compare import ablation, load_runs, runs_of, summary
+from streamlm.compare import COMPARISONS, load_runs, runs_of, summary
 from streamlm.config import ModelConfig
 from streamlm.display import bar, interruptible, note, output, show_table
 from streamlm.machine import write_results
@@ -18,17 +18,18 @@ from streamlm.recipe import Recipe
 from tokenizer import Tokenizer
 
 
-class Comparison(StrEnum):
+class What(StrEnum):
     """What is exchanged."""
 
     ABLATION = "ablation"
-
-
-VARIANTS = {Comparison.ABLATION: ablation}
+    POSITIONS = "positions"
 
 
 def compare(
-    what: Annotated[Comparison, typer.Argument(help="ablation: compression and its loss.")],
+    what: Annotated[
+        What,
+        typer.Argument(help="The compression and its loss, or where compressed slots stand."),
+    ],
     recipe: Annotated[
         Path, typer.Option(dir_okay=False, help="Data, model and training that all share.")
     ],
@@ -56,14 +57,16 @@ def compare(
     chosen = Recipe(**{**chosen.__dict__, "train": type(chosen.train).from_dict(values)})
     variants = [
         variant
-        for variant in VARIANTS[what](base)
+        for variant in COMPARISONS[what].variants(base)
         if not only or any(part in variant.name for part in only)
     ]
     if not variants:
         raise ValueError(f"no variant has {only} in its name")
-    target = out or Path("benchmarks/results") / recipe.stem
+    reference = COMPARISONS[what].reference
+    name = recipe.stem if recipe.stem.startswith(what) else f"{what}-{recipe.stem}"
+    target = out or Path("benchmarks/results") / name
     file = target.with_suffix(".json")
-    settings = {"recipe": str(recipe), "model": base.to_dict(), "train": values}
+    settings = {"what": what.value, "recipe": str(recipe), "model": base.to_dict(), "train": values}
     done = _done(file, settings)
     before = len(done)
     total = len(variants) * seeds
@@ -80,27 +83,30 @@ def compare(
             chosen,
             variants,
             seeds=range(1, seeds + 1),
-            folder=Path("runs") / recipe.stem,
+            folder=Path("runs") / name,
             device=where,
             note=lambda message: progress.update(task, note=message),
             done=done,
         ):
             done.append(run)
-            figures = {"summary": summary(done), "runs": [one.to_json() for one in done]}
+            figures = {
+                "summary": summary(done, reference=reference),
+                "runs": [one.to_json() for one in done],
+            }
             write_results(file, settings=settings, figures=figures, device=where)
             note(
                 f"{run.variant}, seed {run.seed}: {run.bits_per_byte:.4f} bits per byte "
                 f"({run.seconds:.0f} s)"
             )
             progress.advance(task)
-    rows = summary(done)
+    rows = summary(done, reference=reference)
     if as_json:
         print(json.dumps({"summary": rows, "file": str(file)}))
         return
     _show(rows)
     from streamlm.compare_plot import draw
 
-    draw(rows, settings, target.with_suffix(".png"))
+    draw(rows, settings, target.with_suffix(".png"), reference=reference)
     output.print(f"{file}, {target.with_suffix('.png')}")
 
 

@@ -1,4 +1,4 @@
-"""`streamlm compare ablation`: one small model trained again and again, one part exchanged.
+"""`streamlm compare`: one small model trained again and again, one part exchanged.
 
 All variants have the same backbone, which begins with the same weights, and read the same tokens in
 the same order; only what becomes of slots that leave memory differs. So a difference between two of
@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from streamlm.config import TRAINED_BY, ModelConfig, TrainConfig
+from streamlm.config import COMPRESSED_POSITIONS, TRAINED_BY, ModelConfig, TrainConfig
 from streamlm.data import Corpus
 from streamlm.evaluate import evaluate
 from streamlm.recipe import Recipe
@@ -64,6 +64,28 @@ def ablation(base: ModelConfig) -> list[Variant]:
             changed = replace(base, compression=compression, compression_loss=loss)
             variants.append(Variant(name, changed))
     return variants
+
+
+def positions(base: ModelConfig) -> list[Variant]:
+    """Where compressed slots stand, everything else as in the recipe."""
+    return [
+        Variant(places, replace(base, compressed_positions=places))
+        for places in COMPRESSED_POSITIONS
+    ]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is exchanged, and which variant the others are compared with."""
+
+    variants: Callable[[ModelConfig], list[Variant]]
+    reference: str
+
+
+COMPARISONS = {
+    "ablation": Comparison(ablation, DROP),
+    "positions": Comparison(positions, "concat"),
+}
 
 
 @dataclass(frozen=True)
@@ -169,16 +191,21 @@ def run_variant(
 def begin_alike(trainer: Trainer, *, seed: int) -> None:
     """Give the backbone the weights that belong to the seed, whatever the compression drew."""
     torch.manual_seed(seed)
-    config = replace(trainer.model.config, compressed_len=0, compression_loss="none")
+    config = replace(
+        trainer.model.config,
+        compressed_len=0,
+        compression_loss="none",
+        compressed_positions="concat",
+    )
     weights = type(trainer.model)(config).state_dict()
     loaded = trainer.model.load_state_dict(weights, strict=False)
     own = ("compressors.", "decoders.")
     assert not loaded.unexpected_keys
-    assert all(name.startswith(own) for name in loaded.missing_keys)
+    assert all(name.startswith(own) or "far_position" in name for name in loaded.missing_keys)
     torch.manual_seed(seed)  # dropout draws the same from here on
 
 
-def summary(runs: Sequence[Run], *, reference: str = DROP) -> list[dict[str, Any]]:
+def summary(runs: Sequence[Run], *, reference: str) -> list[dict[str, Any]]:
     """A row for each variant, best first: its mean, and its difference from the reference.
 
     Intervals are Student's, 95 %, over the differences seed by seed.

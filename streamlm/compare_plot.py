@@ -1,14 +1,15 @@
-"""The picture of `streamlm compare`: each variant's difference from dropping, with its interval."""
+"""The picture of `streamlm compare`: how far each variant is from one of them."""
 
 from pathlib import Path
 from typing import Any
 
-from streamlm.compare import DROP
 from streamlm.plots import BLUE, DARK, GREEN, GREY, ORANGE, panels, save
 
 
-def draw(rows: list[dict[str, Any]], settings: dict[str, Any], path: Path) -> None:
-    """One line a variant, best at the top; left of zero is better than dropping."""
+def draw(
+    rows: list[dict[str, Any]], settings: dict[str, Any], path: Path, *, reference: str
+) -> None:
+    """One line a variant, best at the top; left of zero is better than the reference."""
     shown = [row for row in rows if row["difference"] is not None]
     if not shown:
         return
@@ -25,7 +26,7 @@ def draw(rows: list[dict[str, Any]], settings: dict[str, Any], path: Path) -> No
     axis.invert_yaxis()
     axis.axvline(0, color=GREY, linewidth=1)
     axis.grid(axis="y", visible=False)
-    axis.set_xlabel(f"bits per byte against “{DROP}” (less is better); 95 % over seeds")
+    axis.set_xlabel(f"bits per byte against “{reference}” (less is better); 95 % over seeds")
     model = settings["model"]
     axis.set_title(
         f"{Path(settings['recipe']).stem}: memory {model['memory_len']}, "

@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from streamlm.compare import DROP, Run, ablation, begin_alike, mean_interval, runs_of, summary
+from streamlm.compare import (
+    DROP,
+    Run,
+    ablation,
+    begin_alike,
+    mean_interval,
+    positions,
+    runs_of,
+    summary,
+)
 from streamlm.config import COMPRESSION_LOSSES, COMPRESSIONS, ModelConfig
 from streamlm.data import Corpus
 from streamlm.recipe import Recipe
@@ -74,7 +83,7 @@ def test_all_variants_begin_with_the_same_backbone(recipe: Path) -> None:
     train, valid = Recipe.load(recipe).corpora(tokenizer)
     base = ModelConfig.from_dict({"vocab_size": 262, **Recipe.load(recipe).model})
     found: dict[str, dict[str, torch.Tensor]] = {}
-    for variant in ablation(base):
+    for variant in [*ablation(base), *positions(base)]:
         trainer = trainer_of(variant.config, recipe, tokenizer, (train, valid))
         begin_alike(trainer, seed=5)
         found[variant.name] = trainer.model.state_dict()
@@ -130,7 +139,7 @@ def run(variant: str, seed: int, bits: float) -> Run:
 def test_differences_are_taken_seed_by_seed() -> None:
     runs = [run(DROP, seed, 2.0 + seed) for seed in (1, 2, 3)]  # seeds differ far more than
     runs += [run("conv", seed, 1.9 + seed) for seed in (1, 2, 3)]  # variants do
-    rows = summary(runs)
+    rows = summary(runs, reference=DROP)
     assert [row["variant"] for row in rows] == ["conv", DROP]
     assert rows[0]["difference"] == pytest.approx(-0.1)
     assert rows[0]["half_interval"] == pytest.approx(0.0, abs=1e-9)
