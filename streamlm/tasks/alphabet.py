@@ -58,8 +58,9 @@ class Alphabet:
     def of_text(cls, tokenizer: Tokenizer, text: np.ndarray) -> "Alphabet":
         """Words of a language for a model of text.
 
-        Names and values are the whole words that `text` has most of, turn by turn, but for the
-        very commonest; filler is cut from it.
+        Names and values, turn by turn, are whole words of middling frequency in `text`. Filler is
+        cut from it, with these few words overwritten by the commonest one, so that nothing but
+        the task names them.
 
         Args:
             text: ids, such as `Corpus.tokens`.
@@ -70,11 +71,13 @@ class Alphabet:
         digits = [tokenizer.encode(str(digit)) for digit in range(10)]
         if any(len(ids) != 1 for ids in digits):
             raise ValueError("the tokenizer spells digits in several tokens; one each is needed")
-        order = np.argsort(-np.bincount(text, minlength=tokenizer.vocab_size), kind="stable")
-        words = [id for id in order[:4096].tolist() if _is_word(tokenizer.token_bytes(id))]
-        words = words[len(words) // 8 :][:512]
-        if len(words) < 32 or len(text) < 2:
+        counts = np.bincount(text, minlength=tokenizer.vocab_size)
+        order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
+        words = [id for id in order.tolist() if _is_word(tokenizer.token_bytes(id))]
+        if len(words) < 32:
             raise ValueError(f"a text with {len(words)} different words; allowed: at least 32")
+        chosen = np.array(words[len(words) // 4 :][:512])
+        filler = np.where(np.isin(text, chosen), words[0], text)
         phrases = {
             "tell": "\nThe pass key is ",
             "ask": "\nWhat is the pass key? The pass key is ",
@@ -84,10 +87,10 @@ class Alphabet:
         return cls(
             bos=tokenizer.bos_id,
             digits=np.concatenate(digits).astype(np.int64),
-            keys=np.array(words[::2]),
-            values=np.array(words[1::2]),
+            keys=chosen[::2],
+            values=chosen[1::2],
             phrases={k: tokenizer.encode(v).astype(np.int64) for k, v in phrases.items()},
-            filler=text,
+            filler=filler,
             running=True,
         )
 
