@@ -25,10 +25,10 @@ LAYERS: tuple[set[str], ...] = (
     {"text"},
     {"convert", "evaluate", "session"},
     {"opening", "train"},
-    {"compare"},
+    {"compare", "tasks"},
     {"streamlm"},
     {"display"},
-    {"cli_sessions"},
+    {"cli_sessions", "cli_suite"},
     {"cli"},
     {"__main__", "quickstart"},
 )

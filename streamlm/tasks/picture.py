@@ -1,0 +1,125 @@
+"""The picture of the suite: recall by distance, with the ends of memory drawn in."""
+
+from pathlib import Path
+from typing import Any
+
+from streamlm.tasks.suite import TASKS
+
+# Okabe & Ito (2008): colours that colour-blind readers can tell apart.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
+GREY, DARK = "#999999", "#333333"
+STYLE: Any = {
+    "figure.constrained_layout.use": True,
+    "font.size": 9,
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#ececec",
+}
+
+
+def check_plot(path: Path, names: list[str]) -> None:
+    """Tell what is missing before anything is measured.
+
+    Raises:
+        ValueError: no matplotlib, no task to draw, or a file that is no PNG.
+    """
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"--plot {path}; allowed: a file that ends in .png")
+    if not set(names) & set(TASKS):
+        raise ValueError(f"--plot with {', '.join(names)}; allowed: at least one of {_or(TASKS)}")
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise ValueError("--plot needs matplotlib: pip install 'streamlm[plots]'") from None
+
+
+def _or(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:-1]) + f" or {names[-1]}"
+
+
+def draw(figures: dict[str, Any], path: Path, *, title: str = "") -> None:
+    """Write a PNG of the tasks among the suite's figures: exact answers above, margins below."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    tasks = [name for name in TASKS if name in figures]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(1.2 + 3.4 * len(tasks), 5.6), dpi=150)
+        axes = figure.subplots(2, len(tasks), squeeze=False, sharex="col", sharey="row")
+        for column, name in enumerate(tasks):
+            rows = figures[name]["distance"]
+            _panel(axes[0, column], rows, "accuracy", figures["ends"], head=True)
+            _panel(axes[1, column], rows, "margin", figures["ends"], head=False)
+            axes[0, column].set_title(name, pad=38)
+            axes[1, column].set_xlabel("segments from telling to asking")
+        axes[0, 0].set_ylim(-0.03, 1.03)
+        axes[0, 0].set_ylabel("answers that are exactly right")
+        axes[1, 0].set_ylabel("right token over others, nats")
+        if title:
+            figure.suptitle(title, x=0.01, ha="left", color=DARK, fontsize=9)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Without matplotlib's version in it, the same figures give the same file.
+        figure.savefig(path, metadata={"Software": None})
+
+
+def _panel(
+    axis: Any, rows: list[dict[str, Any]], measure: str, ends: dict[str, int], *, head: bool
+) -> None:
+    """One measure by distance, a line for each label; distances stand at equal steps."""
+    low, high = ("low", "high") if measure == "accuracy" else ("margin_low", "margin_high")
+    apart = sorted({row["distance"] for row in rows})
+    labels = sorted({row["label"] for row in rows})
+    for index, label in enumerate(labels):
+        mine = [row for row in rows if row["label"] == label]
+        shift = 0.12 * (index - (len(labels) - 1) / 2)  # so that intervals stand side by side
+        place = [apart.index(row["distance"]) + shift for row in mine]
+        middle = [row[measure] for row in mine]
+        bounds = [
+            [0.0 if row[low] is None else max(0.0, row[measure] - row[low]) for row in mine],
+            [0.0 if row[high] is None else max(0.0, row[high] - row[measure]) for row in mine],
+        ]
+        named = {1: "1 hop"}.get(label, f"{label} hops") if len(labels) > 1 else None
+        axis.errorbar(
+            place,
+            middle,
+            yerr=bounds,
+            fmt="o-",
+            color=COLOURS[index % len(COLOURS)],
+            markersize=3.5,
+            linewidth=1.5,
+            elinewidth=1,
+            label=named,
+        )
+    chance = rows[0]["chance"] if measure == "accuracy" else 0.0
+    axis.axhline(chance, color=DARK, linewidth=0.9, linestyle=(0, (2, 2)), zorder=1)
+    if measure == "margin":
+        axis.text(1, 0, " chance", color=DARK, fontsize=8, va="bottom", ha="right",
+                  transform=axis.get_yaxis_transform())  # fmt: skip
+    for text, last in ends.items():
+        inside = [i for i, distance in enumerate(apart) if distance <= last]
+        if not inside or len(inside) == len(apart) or (text != "memory" and last <= ends["memory"]):
+            continue
+        axis.axvline(inside[-1] + 0.5, color=GREY, linewidth=1, linestyle=(0, (4, 3)))
+        if head:
+            axis.annotate(
+                f"{text}\nends".replace("compressed ", "compressed\n"),
+                (inside[-1] + 0.5, 1),
+                (0, 2),
+                xycoords=("data", "axes fraction"),
+                textcoords="offset points",
+                ha="center",
+                va="bottom",
+                color=DARK,
+                fontsize=7.5,
+            )
+    axis.set_xticks(range(len(apart)), [str(distance) for distance in apart])
+    axis.set_xlim(-0.5, len(apart) - 0.5)
+    axis.grid(axis="x", visible=False)
+    if len(labels) > 1 and head:
+        axis.legend(frameon=False, fontsize=8)
