@@ -300,7 +300,7 @@ def evaluate_command(
     batch_size: Annotated[int, typer.Option(help="Documents read side by side.")] = 8,
     suite: Suite = False,
     names: Names = None,
-    sequences: Sequences = 32,
+    sequences: Sequences = 16,
     plot: Plot = None,
     device: Device = "auto",
     as_json: Json = False,

@@ -92,11 +92,14 @@ def measure_suite(
         SHOW.get(name, show_task)(name, figures[name])
 
 
+MEASURES = ("right", "95 %", "chance", "margin", "gain", "95 % of the gain")
+
+
 def show_task(name: str, found: dict[str, Any]) -> None:
-    """Accuracy and margin by distance, then by how often the slot was compressed."""
+    """Accuracy, margin and gain (see `Answers`), by distance and by how often compressed."""
     hops = name == "tracking"
     head = ["hops"] if hops else []
-    head += ["segments", "questions", "right", "95 %", "chance", "margin, nats", "95 % "]
+    head += ["segments", "questions", *MEASURES]
     body = [
         [
             *([str(row["label"])] if hops else []),
@@ -108,7 +111,7 @@ def show_task(name: str, found: dict[str, Any]) -> None:
     ]
     output.print(f"{name}, by segments from telling to asking")
     show_table([*head, "the answer lies in"], body, right=head)
-    head = ["compressed", "questions", "right", "95 %", "chance", "margin, nats", "95 % "]
+    head = ["compressed", "questions", *MEASURES]
     body = [
         ["gone" if row["compressions"] is None else f"{row['compressions']} times", *_cells(row)]
         for row in found["compressions"]
@@ -120,14 +123,15 @@ def show_task(name: str, found: dict[str, Any]) -> None:
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
-    bounded = row["margin_low"] is not None
+    low, high = row["gain_low"], row["gain_high"]
     return [
         f"{row['questions']:,}",
         f"{row['accuracy']:.3f}",
         f"{row['low']:.3f} – {row['high']:.3f}",
         f"{row['chance']:.2g}",
         f"{row['margin']:+.3f}",
-        f"{row['margin_low']:+.3f} – {row['margin_high']:+.3f}" if bounded else "",
+        f"{row['gain']:+.3f}",
+        "" if low is None else f"{low:+.3f} – {high:+.3f}",
     ]
 
 

@@ -422,12 +422,39 @@ def test_binomial_intervals() -> None:
             binomial_interval(right, n)
 
 
+@pytest.mark.parametrize("name", SETS)
+def test_the_control_differs_in_what_was_told_alone(name: str) -> None:
+    questions = SETS[name]()
+    control = questions.retold(seed=1)
+    assert (control.answers == questions.answers).all()
+    told = control.tokens[control.row[:, None], control.told]
+    assert (told != questions.answers).all()
+    assert ((told[:, :, None] == questions.choices[:, None, :]).sum(axis=2) == 1).all()
+    same = np.ones(questions.tokens.shape, dtype=bool)
+    same[questions.row[:, None], questions.told] = False
+    assert (control.tokens[same] == questions.tokens[same]).all()
+
+
+def test_gains_are_zero_beyond_reach_and_show_what_was_told() -> None:
+    model = tiny_model(vocab_size=256, segment_len=16, memory_len=16, compressed_len=8)
+    parts = [copying(PLAIN, n=4, segment_len=16, distance=d, length=4) for d in range(7)]
+    found = Answers.joined([answer(model, part, bos=0, control=True) for part in parts])
+    beyond = found.region == REGIONS.index("beyond reach")
+    assert beyond.any() and (found.gain[beyond] == 0).all()
+    assert (found.gain[~beyond] != 0).all()
+    rows = by_distance(found)
+    assert rows[-1]["gain"] == 0 and rows[0]["gain_low"] <= rows[0]["gain"] <= rows[0]["gain_high"]
+    alone = answer(model, parts[0], bos=0)
+    assert np.isnan(alone.gain).all() and (alone.margin == found.margin[: len(parts[0])]).all()
+    assert "gain" not in by_distance(alone)[0]
+
+
 def test_joined_questions_keep_their_rows() -> None:
     parts = [tracking(PLAIN, n=2, segment_len=T, distance=1, seed=s, hops=(1,)) for s in range(3)]
     whole = joined(parts)
     assert len(whole) == 6 and whole.row.tolist() == list(range(6))
     assert (whole.answers == np.concatenate([part.answers for part in parts])).all()
-    single = Answers(*(np.zeros(2) for _ in range(7)))
+    single = Answers(*(np.zeros(2) for _ in range(8)))
     assert len(Answers.joined([single, single]).right) == 4
     assert math.isclose(replace(single, chance=np.ones(2)).chance.mean(), 1)
 

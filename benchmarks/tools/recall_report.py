@@ -81,23 +81,26 @@ def _curves(axis: Any, figures: dict[str, Any], shown: dict[str, str]) -> None:
     chance = figures[ORACLE]["distance"][0]["chance"]
     axis.axhline(chance, color=GREY, linewidth=1, linestyle=(0, (2, 2)))
     furthest = max(row["distance"] for row in figures[ORACLE]["distance"])
-    axis.text(furthest, chance + 0.015, "chance", color=GREY, ha="right", va="bottom")
+    axis.text(-0.4, chance + 0.012, "chance", color=GREY, ha="left", va="bottom", fontsize=8)
     ends = next(model["ends"] for model in figures.values() if model["compressed"])
     window = figures[WINDOW]["ends"]["memory"]
-    axis.set_ylim(0, 1.22)
-    for x, text in (
-        (ends["memory"], "memory\nends"),
-        (window, "window\nends"),
-        (ends["compressed memory"], "compressed\nmemory ends"),
+    axis.set_ylim(0, 1.03)
+    for x, text, side in (
+        (ends["memory"], "memory\nends", "right"),
+        (window, "window\nends", "left"),
+        (ends["compressed memory"], "compressed\nmemory ends", "left"),
     ):
-        axis.axvline(x + 0.5, ymax=0.86, color=GREY, linewidth=1, linestyle=(0, (4, 3)))
-        axis.text(x + 0.5, 1.06, text, color=DARK, ha="center", va="bottom", fontsize=8)
+        axis.axvline(x + 0.5, color=GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+        axis.annotate(
+            text, (x + 0.5, 1), (3 if side == "left" else -3, 2), textcoords="offset points",
+            xycoords=("data", "axes fraction"), color=DARK, ha=side, va="bottom", fontsize=8,
+        )  # fmt: skip
     axis.set_yticks(np.linspace(0, 1, 6))
     axis.set_xticks(range(0, furthest + 1, 2 if furthest > 8 else 1))
     axis.set_xlabel("segments from telling to asking")
     axis.set_ylabel("share of values recalled")
-    axis.set_title("Recall by distance")
-    axis.legend(loc="upper right", bbox_to_anchor=(1, 0.8), frameon=False, fontsize=8)
+    axis.set_title("Recall by distance", pad=30)
+    axis.legend(loc="upper right", bbox_to_anchor=(1, 0.95), frameon=False, fontsize=8)
 
 
 def _shares(
@@ -127,6 +130,6 @@ def _shares(
     axis.set_xlim(0, 1.15)
     axis.set_xticks(np.linspace(0, 1, 6))
     axis.set_xlabel(f"share recalled after {first} to {last} segments")
-    axis.set_title("Where the window has lost it")
+    axis.set_title("Where the window has lost it", pad=30)
     axis.grid(axis="y", visible=False)
     axis.spines["left"].set_visible(False)

@@ -44,7 +44,7 @@ def _or(names: tuple[str, ...]) -> str:
 
 
 def draw(figures: dict[str, Any], path: Path, *, title: str = "") -> None:
-    """Write a PNG of the tasks among the suite's figures: exact answers above, margins below."""
+    """Write a PNG of the tasks among the suite's figures: exact answers above, gains below."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -54,13 +54,13 @@ def draw(figures: dict[str, Any], path: Path, *, title: str = "") -> None:
         axes = figure.subplots(2, len(tasks), squeeze=False, sharex="col", sharey="row")
         for column, name in enumerate(tasks):
             rows = figures[name]["distance"]
-            _panel(axes[0, column], rows, "accuracy", figures["ends"], head=True)
-            _panel(axes[1, column], rows, "margin", figures["ends"], head=False)
+            for axis, measure in zip(axes[:, column], ("accuracy", "gain"), strict=True):
+                _panel(axis, rows, measure, figures["ends"], first=not column)
             axes[0, column].set_title(name, pad=38)
             axes[1, column].set_xlabel("segments from telling to asking")
         axes[0, 0].set_ylim(-0.03, 1.03)
         axes[0, 0].set_ylabel("answers that are exactly right")
-        axes[1, 0].set_ylabel("right token over others, nats")
+        axes[1, 0].set_ylabel("what telling adds to the right answer, nats")
         if title:
             figure.suptitle(title, x=0.01, ha="left", color=DARK, fontsize=9)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,10 +69,11 @@ def draw(figures: dict[str, Any], path: Path, *, title: str = "") -> None:
 
 
 def _panel(
-    axis: Any, rows: list[dict[str, Any]], measure: str, ends: dict[str, int], *, head: bool
+    axis: Any, rows: list[dict[str, Any]], measure: str, ends: dict[str, int], *, first: bool
 ) -> None:
     """One measure by distance, a line for each label; distances stand at equal steps."""
-    low, high = ("low", "high") if measure == "accuracy" else ("margin_low", "margin_high")
+    head = measure == "accuracy"
+    low, high = ("low", "high") if head else ("gain_low", "gain_high")
     apart = sorted({row["distance"] for row in rows})
     labels = sorted({row["label"] for row in rows})
     for index, label in enumerate(labels):
@@ -96,11 +97,11 @@ def _panel(
             elinewidth=1,
             label=named,
         )
-    chance = rows[0]["chance"] if measure == "accuracy" else 0.0
+    chance = rows[0]["chance"] if head else 0.0
     axis.axhline(chance, color=DARK, linewidth=0.9, linestyle=(0, (2, 2)), zorder=1)
-    if measure == "margin":
-        axis.text(1, 0, " chance", color=DARK, fontsize=8, va="bottom", ha="right",
-                  transform=axis.get_yaxis_transform())  # fmt: skip
+    if first:
+        axis.text(-0.45, chance, "chance" if head else "not remembered", color=DARK, fontsize=7.5,
+                  va="bottom", ha="left")  # fmt: skip
     for text, last in ends.items():
         inside = [i for i, distance in enumerate(apart) if distance <= last]
         if not inside or len(inside) == len(apart) or (text != "memory" and last <= ends["memory"]):

@@ -1,7 +1,7 @@
 """Questions: sequences that ask for what they said before, and where the answer lies by then."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -55,6 +55,19 @@ class Questions:
     def chance(self) -> float:
         """Share of whole answers that are right for who knows all but what was told."""
         return float(self.choices.shape[1]) ** -self.asked.shape[1]
+
+    def retold(self, seed: int = 0) -> "Questions":
+        """The control: the same sequences and questions, but each was told another of its choices.
+
+        What a model makes of the right answers here, it makes without having been told them.
+        """
+        random = np.random.default_rng(seed)
+        tokens = self.tokens.copy()
+        right = self.choices[:, None, :] == self.answers[:, :, None]  # [Q, A, c]
+        n = self.choices.shape[1]
+        other = (right.argmax(axis=2) + random.integers(1, n, self.told.shape)) % n
+        tokens[self.row[:, None], self.told] = np.take_along_axis(self.choices, other, axis=1)
+        return replace(self, tokens=tokens)
 
     def distance(self, segment_len: int) -> np.ndarray:
         """[Q] segments from where the answer was told to where it is asked; the largest of A."""

@@ -21,12 +21,17 @@ class Answers:
             greedy decoding writes the answer.
         margin: log-probability of the right token less the mean of its other choices, in nats,
             mean over the answer's tokens. Who knows nothing of the answer has 0 on average.
+        gain: the margin less that of the control (`Questions.retold`): what having been told the
+            answer adds to it; NaN where no control was read. 0 on average where it is forgotten,
+            and just 0 beyond reach, but for recall, where other pairs are told otherwise too. It
+            varies less than the margin, which also shows what words are likely anyway.
         chance: probability that who knows nothing of it is right.
         label, distance, region, compressions: see `Questions`.
     """
 
     right: np.ndarray
     margin: np.ndarray
+    gain: np.ndarray
     chance: np.ndarray
     label: np.ndarray
     distance: np.ndarray
@@ -47,21 +52,50 @@ def answer(
     *,
     bos: int,
     batch_size: int = 16,
+    control: bool = False,
     progress: Callable[[int], None] = lambda tokens: None,
 ) -> Answers:
     """Read the sequences as a stream, each with an empty memory, and look at what was asked.
 
     Args:
+        control: read them a second time, told otherwise, for the gain.
         progress: called with the number of tokens read.
     """
+    reading: Any = {"bos": bos, "batch_size": batch_size, "progress": progress}
+    right, margin = _read(model, questions, questions.tokens, **reading)
+    other = np.full_like(margin, np.nan)
+    if control:
+        _, other = _read(model, questions, questions.retold().tokens, **reading)
+    return Answers(
+        right=np.asarray(right.all(axis=1)),
+        margin=margin.mean(axis=1),
+        gain=(margin - other).mean(axis=1),
+        chance=np.full(len(questions), questions.chance),
+        label=questions.label,
+        distance=questions.distance(model.config.segment_len),
+        region=questions.regions(model.config),
+        compressions=questions.compressions(model.config),
+    )
+
+
+def _read(
+    model: Model,
+    questions: Questions,
+    tokens: np.ndarray,
+    *,
+    bos: int,
+    batch_size: int,
+    progress: Callable[[int], None],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of each token of the answers, when `tokens` are read: is it the likeliest, its margin."""
     was_training = model.training
     model.eval()
-    n, length = questions.tokens.shape
+    n, length = tokens.shape
     right = np.zeros(questions.asked.shape, dtype=bool)
     margin = np.zeros(questions.asked.shape)
     segment_len = model.config.segment_len
     for begin in range(0, n, batch_size):
-        rows = questions.tokens[begin : begin + batch_size].astype(np.int64)
+        rows = tokens[begin : begin + batch_size].astype(np.int64)
         inputs = np.concatenate([np.full((len(rows), 1), bos), rows[:, :-1]], axis=1)
         state = model.init_state(len(rows))
         of_rows = (questions.row >= begin) & (questions.row < begin + len(rows))
@@ -80,15 +114,7 @@ def answer(
                 right[which, token], margin[which, token] = found
             progress(piece.numel())
     model.train(was_training)
-    return Answers(
-        right=np.asarray(right.all(axis=1)),
-        margin=margin.mean(axis=1),
-        chance=np.full(len(questions), questions.chance),
-        label=questions.label,
-        distance=questions.distance(segment_len),
-        region=questions.regions(model.config),
-        compressions=questions.compressions(model.config),
-    )
+    return right, margin
 
 
 def _tensor(array: np.ndarray, model: Model) -> torch.Tensor:
@@ -123,7 +149,7 @@ def binomial_interval(right: int, n: int, *, z: float = 1.959964) -> tuple[float
 
 
 def tally(answers: Answers, which: np.ndarray) -> dict[str, Any]:
-    """Accuracy and margin over some of the questions, with 95 % intervals; JSON.
+    """Accuracy, margin and gain over some of the questions, with 95 % intervals; JSON.
 
     Questions count as independent of each other, though those of one sequence share its filler.
 
@@ -132,20 +158,23 @@ def tally(answers: Answers, which: np.ndarray) -> dict[str, Any]:
     """
     n, right = int(which.sum()), int(answers.right[which].sum())
     low, high = binomial_interval(right, n)
-    margin = answers.margin[which]
-    mean = float(margin.mean())
-    error = 1.959964 * float(margin.std(ddof=1)) / math.sqrt(n) if n > 1 else None
-    return {
+    found: dict[str, Any] = {
         "questions": n,
         "right": right,
         "accuracy": right / n,
         "low": low,
         "high": high,
         "chance": float(answers.chance[which].mean()),
-        "margin": mean,
-        "margin_low": None if error is None else mean - error,
-        "margin_high": None if error is None else mean + error,
     }
+    for name, values in (("margin", answers.margin[which]), ("gain", answers.gain[which])):
+        if np.isnan(values).any():
+            continue
+        mean = float(values.mean())
+        error = 1.959964 * float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else None
+        found[name] = mean
+        found[f"{name}_low"] = None if error is None else mean - error
+        found[f"{name}_high"] = None if error is None else mean + error
+    return found
 
 
 def by_distance(answers: Answers) -> list[dict[str, Any]]:

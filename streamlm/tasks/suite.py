@@ -41,7 +41,7 @@ class SuiteConfig:
         seed: of everything that is drawn.
     """
 
-    sequences: int = 32
+    sequences: int = 16
     tokens: int = 200_000
     runs: int = 64
     batch_size: int = 16
@@ -82,8 +82,8 @@ def distances(config: ModelConfig) -> list[int]:
     if not compressed:
         return [0, 1, 2]
     chosen = {0, 1, memory, memory + 1, (memory + compressed + 1) // 2, compressed, compressed + 1}
-    # More than two further ones beyond the slots would cost most of the time and tell little.
-    return sorted(chosen | {reach, reach + 1})
+    # Long sequences take most of the time: one is enough beyond reach, where nothing can matter.
+    return sorted(chosen | {reach + 1})
 
 
 def ask(
@@ -111,6 +111,7 @@ def ask(
             except ValueError as error:
                 left_out.append(f"distance {distance}: {error}")
     reading: dict[str, Any] = {"bos": alphabet.bos, "batch_size": config.batch_size}
+    reading["control"] = True
     answered = [answer(model, part, progress=progress, **reading) for part in parts]
     if not answered:
         raise ValueError(f"{name}: {left_out[-1]}")
@@ -126,10 +127,10 @@ def size_of(name: str, model: ModelConfig, config: SuiteConfig) -> int:
     """About how many tokens a part of the suite reads, for a progress bar."""
     length, apart = model.segment_len, distances(model)
     if name == "recall":
-        return config.sequences * length * (max(apart) + 2)
+        return 2 * config.sequences * length * (max(apart) + 2)
     if name in TASKS:
         kinds = 4 if name == "tracking" else 1
-        return kinds * config.sequences * length * sum(d + 1 for d in apart)
+        return 2 * kinds * config.sequences * length * sum(d + 1 for d in apart)
     if name == "context":
         return config.runs * length * sum(range(1, model.reach // length + 2))
     return 2 * config.tokens
