@@ -47,7 +47,8 @@ def effective_context(
     Args:
         runs: places of the corpus that are scored, of `run` tokens each; by default half a segment.
         step: Δ in segments.
-        most: segments of context at most; by default one more than the reach.
+        most: segments of context at most; by default one more than the reach, or what the longest
+            document has.
         progress: called with the number of tokens read.
 
     Returns:
@@ -61,7 +62,9 @@ def effective_context(
     run = max(1, length // 2) if run is None else run
     if not 1 <= run < length:
         raise ValueError(f"run = {run}; allowed: 1 to {length - 1}, less than a segment")
-    most = model.config.reach // length + 1 if most is None else most
+    if most is None:
+        longest = int(np.diff(corpus.offsets).max()) // length
+        most = max(1, min(model.config.reach // length + 1, longest))
     ends = _ends(corpus, runs, need=most * length, seed=seed)
     contexts = [length * j - run for j in range(1, most + 1, step)]
     recl = {r: {"memory": contexts[0], "no memory": contexts[0], "ended": False} for r in SHARES}
