@@ -130,8 +130,8 @@ def _cells(row: dict[str, Any]) -> list[str]:
         f"{row['low']:.3f} – {row['high']:.3f}",
         f"{row['chance']:.2g}",
         f"{row['margin']:+.3f}",
-        f"{row['gain']:+.3f}",
-        "" if low is None else f"{low:+.3f} – {high:+.3f}",
+        f"{row['gain']:+.4f}",
+        "" if low is None else f"{low:+.4f} – {high:+.4f}",
     ]
 
 

@@ -51,16 +51,17 @@ def draw(figures: dict[str, Any], path: Path, *, title: str = "") -> None:
     tasks = [name for name in TASKS if name in figures]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(1.2 + 3.4 * len(tasks), 5.6), dpi=150)
-        axes = figure.subplots(2, len(tasks), squeeze=False, sharex="col", sharey="row")
+        axes = figure.subplots(2, len(tasks), squeeze=False, sharex="col")
         for column, name in enumerate(tasks):
             rows = figures[name]["distance"]
             for axis, measure in zip(axes[:, column], ("accuracy", "gain"), strict=True):
-                _panel(axis, rows, measure, figures["ends"], first=not column)
+                _panel(axis, rows, measure, figures["ends"], final=column == len(tasks) - 1)
             axes[0, column].set_title(name, pad=38)
             axes[1, column].set_xlabel("segments from telling to asking")
-        axes[0, 0].set_ylim(-0.03, 1.03)
+        for axis in axes[0]:
+            axis.set_ylim(-0.03, 1.03)
         axes[0, 0].set_ylabel("answers that are exactly right")
-        axes[1, 0].set_ylabel("what telling adds to the right answer, nats")
+        axes[1, 0].set_ylabel("gain of the right answer, nats")
         if title:
             figure.suptitle(title, x=0.01, ha="left", color=DARK, fontsize=9)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +70,7 @@ def draw(figures: dict[str, Any], path: Path, *, title: str = "") -> None:
 
 
 def _panel(
-    axis: Any, rows: list[dict[str, Any]], measure: str, ends: dict[str, int], *, first: bool
+    axis: Any, rows: list[dict[str, Any]], measure: str, ends: dict[str, int], *, final: bool
 ) -> None:
     """One measure by distance, a line for each label; distances stand at equal steps."""
     head = measure == "accuracy"
@@ -99,22 +100,27 @@ def _panel(
         )
     chance = rows[0]["chance"] if head else 0.0
     axis.axhline(chance, color=DARK, linewidth=0.9, linestyle=(0, (2, 2)), zorder=1)
-    if first:
-        axis.text(-0.45, chance, "chance" if head else "not remembered", color=DARK, fontsize=7.5,
-                  va="bottom", ha="left")  # fmt: skip
+    if final:
+        said = "chance" if head else "forgotten"
+        axis.annotate(
+            said, (1, chance), (4, 0), xycoords=("axes fraction", "data"), fontsize=8,
+            textcoords="offset points", color=DARK, va="center",
+        )  # fmt: skip
+    sides = {"compressed memory": ("right", -3), "reach": ("left", 3)}  # the two may be close
     for text, last in ends.items():
         inside = [i for i, distance in enumerate(apart) if distance <= last]
         if not inside or len(inside) == len(apart) or (text != "memory" and last <= ends["memory"]):
             continue
         axis.axvline(inside[-1] + 0.5, color=GREY, linewidth=1, linestyle=(0, (4, 3)))
         if head:
+            side, offset = sides.get(text, ("center", 0))
             axis.annotate(
                 f"{text}\nends".replace("compressed ", "compressed\n"),
                 (inside[-1] + 0.5, 1),
-                (0, 2),
+                (offset, 2),
                 xycoords=("data", "axes fraction"),
                 textcoords="offset points",
-                ha="center",
+                ha=side,
                 va="bottom",
                 color=DARK,
                 fontsize=7.5,
