@@ -18,7 +18,7 @@ Suite = Annotated[
     bool, typer.Option("--suite", help="Measure remembering instead; NAMEs choose parts of it.")
 ]
 Names = Annotated[
-    list[str] | None, typer.Argument(metavar="[NAME]...", help=f"With --suite: {', '.join(NAMES)}.")
+    list[str] | None, typer.Argument(metavar="NAME", help=f"With --suite: {', '.join(NAMES)}.")
 ]
 Sequences = Annotated[int, typer.Option(help="With --suite: sequences of a task and distance.")]
 Plot = Annotated[

@@ -21,7 +21,7 @@ from streamlm.config import COMPRESSIONS, ModelConfig, TrainConfig
 from streamlm.data import Corpus, SegmentBatches
 from streamlm.evaluate import evaluate
 from streamlm.model import Model
-from streamlm.tasks import Alphabet, answer, recall
+from streamlm.tasks import REGIONS, Alphabet, Questions, answer, recall
 from streamlm.tasks.context import effective_context, relative_gains
 from streamlm.tasks.frequency import count_words, loss_by_frequency
 from streamlm.tasks.suite import NAMES, SuiteConfig, distances, run_suite
@@ -198,7 +198,9 @@ def test_a_model_learns_the_task_and_goes_on(tmp_path: Path) -> None:
         ((128, 128, 128), [0, 1, 2, 3, 5, 6, 21]),
         ((32, 32, 32), [0, 1, 2, 3, 5, 6, 21]),
         ((32, 64, 0), [0, 2, 3, 9]),
-        ((32, 0, 0), [0, 1, 2]),
+        ((32, 0, 0), [0, 1]),
+        ((32, 40, 4), [0, 1, 2, 9]),
+        ((32, 16, 0), [0, 1, 5]),
     ],
 )
 def test_distances(shape: tuple[int, int, int], wanted: list[int]) -> None:
@@ -212,6 +214,14 @@ def test_distances(shape: tuple[int, int, int], wanted: list[int]) -> None:
     )
     found = distances(config)
     assert set(wanted) <= set(found) and found == sorted(set(found)) and len(found) <= 8
+    for distance, beyond in ((found[-1], True), (found[-1] - 1, False)):
+        # The last input of a segment may be read where the first cannot.
+        told = np.array([[10 * segment - 1 + segment - 1]])
+        asked = told + 1 + distance * segment - segment + 1
+        zero = np.zeros(1, dtype=int)
+        question = Questions(np.zeros((1, 1)), zero, asked, told, zero[None], zero)
+        assert question.distance(segment) == distance
+        assert (REGIONS[int(question.regions(config)[0])] == "beyond reach") == beyond
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Passkey: some digits in filler, asked for at the end (Mohtashami & Jaggi 2023, §4.2)."""
+"""Passkey: some digits in filler, asked for at the end (Mohtashami & Jaggi 2023)."""
 
 import numpy as np
 

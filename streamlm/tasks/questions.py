@@ -110,6 +110,20 @@ class Questions:
         return Corpus(tokens, offsets, tokens.size, tokens.size, scored=scored.ravel())
 
 
+def spans(config: ModelConfig) -> tuple[int, int]:
+    """How many inputs before the open segment lie in a slot, and how many can matter at all.
+
+    The latter is L·(M + c·C), and somewhat more where M + c·C is no multiple of T.
+    """
+    length = config.segment_len
+    span = config.memory_len + config.compression_rate * config.compressed_len
+    earliest = 0
+    for _ in range(config.n_layers):
+        # A slot was computed when its own segment was open, which saw as far back again.
+        earliest = earliest // length * length - span
+    return span, -earliest
+
+
 def placed(
     random: np.random.Generator, lengths: Sequence[int], *, n: int, segment_len: int, what: str
 ) -> list[np.ndarray]:

@@ -1,7 +1,9 @@
 """Associative recall: many pairs, each asked for once more after a known number of segments.
 
-Multi-query associative recall (Arora et al. 2023, §4), as a stream: every segment holds new pairs
-and asks for earlier ones, and a question is the name alone; what must follow is its value.
+Multi-query associative recall (Arora et al. 2023), as a stream: every segment holds new pairs and
+asks for earlier ones, and a question is the name alone; what must follow is its value. Where any
+name may stand for any value, a model must also bind the two, which takes small ones long to
+discover; with the families of `Alphabet`, it need only remember which of a name's values was told.
 """
 
 from collections.abc import Sequence

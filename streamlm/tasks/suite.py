@@ -14,7 +14,7 @@ from streamlm.tasks.context import effective_context
 from streamlm.tasks.copying import copying
 from streamlm.tasks.frequency import loss_by_frequency
 from streamlm.tasks.passkey import passkey
-from streamlm.tasks.questions import Questions
+from streamlm.tasks.questions import Questions, spans
 from streamlm.tasks.recall import recall
 from streamlm.tasks.scoring import Answers, answer, by_compressions, by_distance
 from streamlm.tasks.tracking import tracking
@@ -66,12 +66,11 @@ def check_names(names: Sequence[str]) -> list[str]:
 
 def reach_in_segments(config: ModelConfig) -> dict[str, int]:
     """The last distance at which an answer lies in memory, in compressed memory, within reach."""
-    length, memory = config.segment_len, config.memory_len
-    span = memory + config.compression_rate * config.compressed_len
+    length, (span, reach) = config.segment_len, spans(config)
     return {
-        "memory": memory // length,
+        "memory": config.memory_len // length,
         "compressed memory": span // length,
-        "reach": -(-config.n_layers * span // length),
+        "reach": -(-reach // length),
     }
 
 
@@ -79,8 +78,6 @@ def distances(config: ModelConfig) -> list[int]:
     """Segments to probe: both sides of every border, and the middle of what lies between."""
     ends = reach_in_segments(config)
     memory, compressed, reach = ends.values()
-    if not compressed:
-        return [0, 1, 2]
     chosen = {0, 1, memory, memory + 1, (memory + compressed + 1) // 2, compressed, compressed + 1}
     # Long sequences take most of the time: one is enough beyond reach, where nothing can matter.
     return sorted(chosen | {reach + 1})
