@@ -33,6 +33,7 @@ from streamlm.cli_sessions import (
     open_sources,
 )
 from streamlm.cli_sessions import app as sessions_app
+from streamlm.cli_suite import Names, Plot, Sequences, Suite, measure_suite
 from streamlm.data import load_corpus
 from streamlm.display import (
     bar,
@@ -302,6 +303,10 @@ def evaluate_command(
     ] = True,
     max_tokens: Annotated[int | None, typer.Option(help="Stop after about so many.")] = None,
     batch_size: Annotated[int, typer.Option(help="Documents read side by side.")] = 8,
+    suite: Suite = False,
+    names: Names = None,
+    sequences: Sequences = 16,
+    plot: Plot = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -310,6 +315,10 @@ def evaluate_command(
         if value is not None and value < 1:
             raise ValueError(f"{name} {value}; allowed: at least 1")
     files = [data_file(name, data_dir) for name in data]
+    if suite or names or plot:
+        given: Any = {"suite": suite, "memory": memory, "names": names or (), "plot": plot}
+        given |= {"sequences": sequences, "max_tokens": max_tokens, "batch_size": batch_size}
+        return measure_suite(model, files, **given, device=device, as_json=as_json)
     with interruptible(lambda: "nothing is changed"):
         checkpoint = load_checkpoint(model, device=device)
         tokenizer = checkpoint.tokenizer

@@ -47,6 +47,8 @@ def compare(
 
     Every finished run is written down. The same command goes on with those that are missing.
     """
+    from streamlm.compare_plot import draw  # first: what is missing is told before hours of work
+
     if threads is not None:
         torch.set_num_threads(threads)
     where = str(choose_device(device))
@@ -104,8 +106,6 @@ def compare(
         print(json.dumps({"summary": rows, "file": str(file)}))
         return
     _show(rows)
-    from streamlm.compare_plot import draw
-
     draw(rows, settings, target.with_suffix(".png"), reference=reference)
     output.print(f"{file}, {target.with_suffix('.png')}")
 

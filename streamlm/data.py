@@ -48,12 +48,14 @@ class Corpus:
         tokens: all ids, one document after another.
         offsets: [n + 1] where each document begins, and where the last one ends.
         n_bytes, n_words: UTF-8 bytes and runs of non-space characters of all documents.
+        scored: bool for each of `tokens`, False where it is read but is no target; None scores all.
     """
 
     tokens: np.ndarray
     offsets: np.ndarray
     n_bytes: int
     n_words: int
+    scored: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -222,6 +224,11 @@ class SegmentBatches:
             targets[row, : len(found)] = found
             inputs[row, 0] = document[start - 1] if start else self.bos
             inputs[row, 1 : len(found)] = found[:-1]
+            if self.corpus.scored is not None:
+                first = int(self.corpus.offsets[index]) + start
+                targets[row, : len(found)][~self.corpus.scored[first : first + len(found)]] = (
+                    IGNORED
+                )
         if (self.document < 0).all():
             raise StopIteration
         offsets = np.where(self.document < 0, -1, self.offset)

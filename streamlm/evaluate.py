@@ -114,8 +114,7 @@ def evaluate(
             sums += np.bincount(whose, weights, minlength=len(corpus))
         if kept is not None:
             for row, document in enumerate(batch.document):
-                found = losses[row, scored[row]]
-                kept[document][places[row, 0] : places[row, 0] + len(found)] = found
+                kept[document][places[row, scored[row]]] = losses[row, scored[row]]
         progress(int(scored.sum()))
         if max_tokens is not None and tokens.sum() >= max_tokens:
             break

@@ -3,7 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+try:
+    import matplotlib
+except ImportError:
+    raise ValueError("pictures need matplotlib: pip install 'streamlm[plots]'") from None
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # The modules of streamlm, lowest first. A module imports only from rows below its own; modules of
 # one row do not import each other. "streamlm" stands for the public names in `streamlm/__init__`.
 LAYERS: tuple[set[str], ...] = (
-    {"config", "positions", "reports", "sources", "stops"},
+    {"config", "machine", "plots", "positions", "reports", "sources", "stops"},
     {"state"},
     {"adaptive", "attention", "cache", "compression"},
     {"heads"},
@@ -26,11 +26,11 @@ LAYERS: tuple[set[str], ...] = (
     {"trail"},
     {"convert", "evaluate", "recipe", "session"},
     {"opening", "train"},
-    {"compare"},
+    {"compare", "tasks"},
     {"streamlm"},
-    {"display", "machine", "plots"},
+    {"display"},
     {"compare_plot", "memory_view"},
-    {"cli_convert", "cli_sessions"},
+    {"cli_convert", "cli_sessions", "cli_suite"},
     {"cli_compare"},
     {"cli"},
     {"__main__", "quickstart"},

@@ -1,0 +1,73 @@
+"""The models of `benchmarks.recall`, which differ in nothing but what they do with old slots."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from streamlm.config import COMPRESSION_LOSSES, COMPRESSIONS, ModelConfig
+
+VOCAB, FAMILY = 512, 8  # chance is 1 / FAMILY
+SEGMENT, MEMORY, COMPRESSED, RATE = 32, 32, 32, 4
+ORACLE, WINDOW = "uncompressed, M + c·C slots", "window, M + C slots"
+SHAPE: dict[str, Any] = {
+    **{"vocab_size": VOCAB, "n_layers": 2, "d_model": 64, "n_heads": 2, "head_dim": 32},
+    **{"d_ff": 128, "segment_len": SEGMENT, "norm": "pre", "final_norm": True},
+    # The usual 0.02 is too small for so narrow a model: nothing is learned for hundreds of steps.
+    **{"compression_rate": RATE, "init_std": 0.1},
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model to train: its name in the figures, and its configuration."""
+
+    name: str
+    config: ModelConfig
+
+    @property
+    def slots(self) -> int:
+        return self.config.past_len
+
+    @property
+    def compressed(self) -> bool:
+        return self.config.compressed_len > 0
+
+
+def entries(compressions: Sequence[str] = COMPRESSIONS) -> list[Entry]:
+    """The oracle, the window, and each compression with each loss that can train it.
+
+    Raises:
+        ValueError: an unknown compression; lists those that there are.
+    """
+    if wrong := sorted(set(compressions) - set(COMPRESSIONS)):
+        raise ValueError(f"--compressions {' '.join(wrong)}; allowed: {', '.join(COMPRESSIONS)}")
+    plain = {"compressed_len": 0, "compression_loss": "none"}
+    found = [
+        Entry(name, ModelConfig(**SHAPE, **plain, memory_len=slots))
+        for name, slots in (
+            (ORACLE, MEMORY + RATE * COMPRESSED),
+            (WINDOW, MEMORY + COMPRESSED),
+        )
+    ]
+    for compression in compressions:
+        losses = {loss: _config(compression, loss) for loss in COMPRESSION_LOSSES}
+        trained = {loss: c for loss, c in losses.items() if c is not None and loss != "none"}
+        for loss, config in (trained or {"": losses["none"]}).items():
+            assert config is not None
+            name = f"{compression}, {loss}" if loss else compression
+            found.append(Entry(name, config))
+    return found
+
+
+def _config(compression: str, loss: str) -> ModelConfig | None:
+    """None where this loss does not train this compression."""
+    try:
+        return ModelConfig(
+            **SHAPE,
+            memory_len=MEMORY,
+            compressed_len=COMPRESSED,
+            compression=compression,
+            compression_loss=loss,
+        )
+    except ValueError:
+        return None
