@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.tools.foresight import foresight
 from benchmarks.tools.recall_models import FAMILY, SEGMENT, VOCAB, Entry, entries
 from benchmarks.tools.recall_report import draw, show
 from streamlm.config import COMPRESSIONS, TrainConfig
@@ -43,6 +44,7 @@ TEST_SEED = 1 << 20
 NOTES = [
     "Every model is trained on the same sequences, and asked the same new ones.",
     "Chance is 1 / family: who forgot the value still knows which ones the name can have.",
+    "Foresight: how well session.memory_report, just before a question, foretells its answer.",
     "Accuracy: the mean over seeds; low and high: the lowest and the highest seed.",
 ]
 
@@ -105,6 +107,7 @@ def train_and_ask(
         "loss": sorted(losses.items()),  # by step; one stopped has logged some steps twice
         "distance": by_distance(answers),
         "compressions": by_compressions(answers),
+        "foresight": foresight(trainer.model, asked, answers, bos=alphabet.bos, most=2 * sequences),
     }
     (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
     return result
@@ -120,6 +123,7 @@ def figures_of(entry: Entry, results: Sequence[dict[str, Any]]) -> dict[str, Any
         "parameters": results[0]["parameters"],
         "seconds": [result["seconds"] for result in results],
         "loss": [result["loss"] for result in results],
+        "foresight": [result["foresight"] for result in results],
     }
     for view, key in (("distance", "distance"), ("compressions", "compressions")):
         rows = []

@@ -14,6 +14,7 @@ import torch
 from typer.testing import CliRunner
 
 from benchmarks import recall as benchmark
+from benchmarks.tools.foresight import area
 from benchmarks.tools.recall_models import ORACLE, WINDOW, entries
 from streamlm.checkpoint import Checkpoint
 from streamlm.cli import app
@@ -331,3 +332,11 @@ def test_the_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmark, "trainer_on", None)
     benchmark.main(options)
     assert json.loads((out / "recall.json").read_text())["figures"] == results["figures"]
+
+
+def test_the_area_under_the_curve() -> None:
+    right = np.array([True, True, False, False])
+    assert area(np.array([3.0, 2.0, 1.0, 0.0]), right) == 1.0
+    assert area(np.array([3.0, 0.5, 1.0, 0.0]), right) == 0.75
+    assert area(np.array([1.0, 1.0, 1.0, 1.0]), right) == 0.5
+    assert area(np.ones(2), np.array([True, True])) is None

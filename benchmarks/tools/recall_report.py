@@ -1,5 +1,6 @@
 """The table and the picture of `benchmarks.recall`."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,25 @@ def show(figures: dict[str, Any]) -> None:
     """Print recall by distance in segments."""
     apart = [row["distance"] for row in figures[ORACLE]["distance"]]
     rows = [
-        [name, str(model["slots"]), *(f"{row['accuracy']:.2f}" for row in model["distance"])]
+        [
+            name,
+            str(model["slots"]),
+            *(f"{row['accuracy']:.2f}" for row in model["distance"]),
+            _area(found["auc"] for found in model["foresight"]),
+            _area(found["compressed"]["auc"] for found in model["foresight"]),
+        ]
         for name, model in figures.items()
     ]
     output.print("share of values recalled, by segments from telling to asking")
-    columns = ["", "slots", *(f"{distance:>4}" for distance in apart)]
+    columns = ["", "slots", *(f"{distance:>4}" for distance in apart), "AUC", "compressed"]
     show_table(columns, rows, right=columns[1:])
     output.print(f"chance: {figures[ORACLE]['distance'][0]['chance']:.3f}")
+    output.print("AUC: does the memory report, before a question, tell right answers from wrong?")
+
+
+def _area(found: Iterable[float | None]) -> str:
+    known = [area for area in found if area is not None]
+    return f"{np.mean(known):.2f}" if known else "-"
 
 
 def draw(figures: dict[str, Any], settings: dict[str, Any], path: Path) -> None:
