@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from streamlm.attention import attention_mask
 from streamlm.compression import Select
 from streamlm.config import JOINT
-from streamlm.model import Eviction, Layer, Model
+from streamlm.layer import Eviction, Layer
+from streamlm.model import Model
 
 
 def language_model_loss(logits: Tensor, targets: Tensor) -> Tensor:

@@ -9,13 +9,14 @@ import torch
 
 from streamlm.compression import Select
 from streamlm.config import JOINT, TRAINED_BY
+from streamlm.layer import Eviction
 from streamlm.losses import (
     attention_reconstruction,
     auto_encoding,
     compression_loss,
     language_model_loss,
 )
-from streamlm.model import Eviction, Model
+from streamlm.model import Model
 from tests.invariants import random_tokens, read, tiny_model
 from tests.reference import losses as literal
 from tests.reference.attention import softmax

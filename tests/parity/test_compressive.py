@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from streamlm.config import ModelConfig
+from streamlm.layer import Eviction
 from streamlm.losses import attention_reconstruction
-from streamlm.model import Eviction, Model
+from streamlm.model import Model
 from streamlm.state import State
 from tests.parity.peers import Compare, peer
 
