@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from memory_store import StoreError
+from streamlm.allocator import keep_freed_memory
 from streamlm.checkpoint import load_checkpoint
 from streamlm.cli_compare import compare
 from streamlm.cli_convert import app as convert_app
@@ -256,6 +257,7 @@ def train(
             return f"--resume goes on from the last of the saves, in {folder / 'last'}"
         return "nothing was saved yet"
 
+    keep_freed_memory()
     with interruptible(left_behind):
         trainer = trainer_for(chosen, folder, device=device, progress=note)
         if resume:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from streamlm.allocator import keep_freed_memory
 from streamlm.checkpoint import choose_device
 from streamlm.cli_sessions import Device, Json
 from streamlm.compare import COMPARISONS, load_runs, runs_of, summary
@@ -77,6 +78,7 @@ def compare(
         for variant in variants
         for seed in range(1, seeds + 1)
     )
+    keep_freed_memory()
     with (
         interruptible(lambda: f"{len(done) - before} runs are kept in {file}"),
         bar("comparing", total=missing, fields="{task.fields[note]}") as (progress, task),

@@ -631,7 +631,7 @@ def test_checkpoints_that_are_none(kept: CommandLine) -> None:
         ({"train": 'train = ["bad.xz"]'}, "bad.xz is damaged: "),
         ({"valid": 'valid = ["cut.xz"]'}, "cut.xz is damaged: "),
         ({"valid": 'valid = ["empty.txt"]'}, "no text in empty.txt"),
-        ({"valid": ""}, r"allowed are \[data\] with tokenizer, train, valid, \[model\] and \[tra"),
+        ({"valid": ""}, r"allowed are \[data\] with tokenizer, train, valid or valid_share"),
         ({"tokenizer": 'tokenizer = "nope.model"'}, "nope.model"),
         ({"tokenizer": "tokenizer = "}, "recipe.toml is no TOML: .*line"),
     ],

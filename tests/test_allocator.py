@@ -1,0 +1,31 @@
+"""Freed memory is kept where glibc can be told to."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+# Maps and unmaps 64 MB again and again, and counts the page faults of the later rounds.
+ROUNDS = """
+import resource, sys, torch
+from streamlm.allocator import keep_freed_memory
+if sys.argv[1] == "keep":
+    assert keep_freed_memory()
+def step():
+    torch.zeros(1 << 24).add_(1)
+for _ in range(3): step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5): step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(mode: str) -> int:
+    command = [sys.executable, "-c", ROUNDS, mode]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_large_blocks_are_not_faulted_in_again() -> None:
+    assert faults("keep") * 20 < faults("not")
