@@ -16,7 +16,7 @@ def step():
     torch.zeros(1 << 24).add_(1)
 for _ in range(3): step()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(5): step()
+for _ in range(20): step()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
@@ -28,4 +28,4 @@ def faults(mode: str) -> int:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 def test_large_blocks_are_not_faulted_in_again() -> None:
-    assert faults("keep") * 20 < faults("not")
+    assert faults("keep") * 5 < faults("not")
