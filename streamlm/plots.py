@@ -57,6 +57,6 @@ def save(figure: Any, path: Path) -> None:
 def tokens_text(n: float) -> str:
     """1,000,000 → "1M", 2048 → "2k"; for tick labels."""
     for size, letter in ((1e6, "M"), (1e3, "k")):
-        if n >= size:
+        if round(n / size, 2) >= 1:
             return f"{n / size:.3g}{letter}"
     return f"{n:.3g}"
