@@ -11,7 +11,6 @@ import typer
 from streamlm.checkpoint import load_checkpoint
 from streamlm.data import load_corpus
 from streamlm.display import bar, interruptible, note, output, show_table
-from streamlm.tasks.picture import check_plot, draw
 from streamlm.tasks.suite import NAMES, SuiteConfig, check_names, run_suite, size_of
 
 Suite = Annotated[
@@ -61,6 +60,8 @@ def measure_suite(
     if max_tokens is not None:
         config = replace(config, tokens=max_tokens)
     if plot is not None:
+        from streamlm.tasks.picture import check_plot, draw  # loads matplotlib, so only when used
+
         check_plot(plot, chosen)
     with interruptible(lambda: "nothing is changed"):
         checkpoint = load_checkpoint(model, device=device)

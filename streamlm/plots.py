@@ -46,6 +46,11 @@ def panels(n: int, *, size: tuple[float, float], widths: list[float]) -> tuple[A
     return figure, list(axes[0])
 
 
+def panels_of(rows: int, columns: int, *, size: tuple[float, float]) -> tuple[Any, Any]:
+    """A figure of so many inches with a grid of panels, [rows, columns]; a column shares its x."""
+    return plt.subplots(rows, columns, figsize=size, squeeze=False, sharex="col")
+
+
 def save(figure: Any, path: Path) -> None:
     """Write a figure as a file and let go of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,7 +60,7 @@ def save(figure: Any, path: Path) -> None:
 
 
 def tokens_text(n: float) -> str:
-    """1,000,000 → "1M", 2048 → "2k"; for tick labels."""
+    """1,000,000 → "1M", 2,000 → "2k"; for tick labels."""
     for size, letter in ((1e6, "M"), (1e3, "k")):
         if round(n / size, 2) >= 1:
             return f"{n / size:.3g}{letter}"

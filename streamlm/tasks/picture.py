@@ -3,56 +3,42 @@
 from pathlib import Path
 from typing import Any
 
+from streamlm.plots import BLUE, DARK, GREEN, GREY, ORANGE, panels_of, save
 from streamlm.tasks.suite import TASKS
 
-# Okabe & Ito (2008): colours that colour-blind readers can tell apart.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
-GREY, DARK = "#999999", "#333333"
+COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7")  # Okabe & Ito (2008)
 
 
 def check_plot(path: Path, names: list[str]) -> None:
     """Tell what is missing before anything is measured.
 
     Raises:
-        ValueError: no matplotlib, no task to draw, or a file that is no PNG.
+        ValueError: no task to draw, or a file that is no PNG.
     """
     if path.suffix.lower() != ".png":
         raise ValueError(f"--plot {path}; allowed: a file that ends in .png")
     if not set(names) & set(TASKS):
-        raise ValueError(f"--plot with {', '.join(names)}; allowed: at least one of {_or(TASKS)}")
-    import streamlm.plots  # noqa: F401, for its error
-
-
-def _or(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:-1]) + f" or {names[-1]}"
+        allowed = ", ".join(TASKS[:-1]) + f" or {TASKS[-1]}"
+        raise ValueError(f"--plot with {', '.join(names)}; allowed: at least one of {allowed}")
 
 
 def draw(figures: dict[str, Any], path: Path, *, title: str = "") -> None:
     """Write a PNG of the tasks among the suite's figures: exact answers above, gains below."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    from streamlm.plots import STYLE
-
     tasks = [name for name in TASKS if name in figures]
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(1.2 + 3.4 * len(tasks), 5.6), dpi=150)
-        axes = figure.subplots(2, len(tasks), squeeze=False, sharex="col")
-        for column, name in enumerate(tasks):
-            rows = figures[name]["distance"]
-            for axis, measure in zip(axes[:, column], ("accuracy", "gain"), strict=True):
-                _panel(axis, rows, measure, figures["ends"], final=column == len(tasks) - 1)
-            axes[0, column].set_title(name, pad=38)
-            axes[1, column].set_xlabel("segments from telling to asking")
-        for axis in axes[0]:
-            axis.set_ylim(-0.03, 1.03)
-        axes[0, 0].set_ylabel("answers that are exactly right")
-        axes[1, 0].set_ylabel("gain of the right answer, nats")
-        if title:
-            figure.suptitle(title, x=0.01, ha="left", color=DARK, fontsize=9)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Without matplotlib's version in it, the same figures give the same file.
-        figure.savefig(path, metadata={"Software": None})
+    figure, axes = panels_of(2, len(tasks), size=(1.2 + 3.4 * len(tasks), 5.6))
+    for column, name in enumerate(tasks):
+        rows = figures[name]["distance"]
+        for axis, measure in zip(axes[:, column], ("accuracy", "gain"), strict=True):
+            _panel(axis, rows, measure, figures["ends"], final=column == len(tasks) - 1)
+        axes[0, column].set_title(name, pad=38)
+        axes[1, column].set_xlabel("segments from telling to asking")
+    for axis in axes[0]:
+        axis.set_ylim(-0.03, 1.03)
+    axes[0, 0].set_ylabel("answers that are exactly right")
+    axes[1, 0].set_ylabel("gain of the right answer, nats")
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", color=DARK, fontsize=9)
+    save(figure, path)
 
 
 def _panel(
