@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from memory_store import StoreError
-from streamlm.allocator import keep_freed_memory
+from streamlm.allocator import keep_freed_memory, return_freed_memory
 from streamlm.checkpoint import load_checkpoint
 from streamlm.cli_compare import compare
 from streamlm.cli_convert import app as convert_app
@@ -79,7 +79,7 @@ def _top(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it and end.")
     ] = False,
 ) -> None:
-    pass
+    return_freed_memory()
 
 
 @app.command()

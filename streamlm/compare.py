@@ -144,7 +144,8 @@ def run_variant(
     device: str = "auto",
     note: Note = lambda message: None,
 ) -> Run:
-    """Train one variant from the beginning and read the validation data with it."""
+    """Train one variant from the beginning and read `eval_tokens` of the validation data with it."""
+    eval_tokens, eval_rows = config.eval_tokens, config.batch_size
     config = replace(
         config, seed=seed, checkpoint_steps=config.steps, eval_steps=config.steps, eval_tokens=1
     )
@@ -174,7 +175,8 @@ def run_variant(
         corpora[1],
         bos=tokenizer.bos_id,
         token_lengths=tokenizer.token_lengths,
-        batch_size=config.batch_size,
+        batch_size=eval_rows,
+        max_tokens=eval_tokens,
     )
     shutil.rmtree(folder)
     return Run(

@@ -1,4 +1,4 @@
-"""Freed memory is kept where glibc can be told to."""
+"""Freed memory is kept, or given back, where glibc can be told to."""
 
 import platform
 import subprocess
@@ -9,9 +9,11 @@ import pytest
 # Maps and unmaps 64 MB again and again, and counts the page faults of the later rounds.
 ROUNDS = """
 import resource, sys, torch
-from streamlm.allocator import keep_freed_memory
+from streamlm.allocator import keep_freed_memory, return_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
+if sys.argv[1] == "return":
+    assert return_freed_memory()
 def step():
     torch.zeros(1 << 24).add_(1)
 for _ in range(3): step()
@@ -29,3 +31,31 @@ def faults(mode: str) -> int:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 def test_large_blocks_are_not_faulted_in_again() -> None:
     assert faults("keep") * 5 < faults("not")
+
+
+# Frees a block of 4 MB, as glibc would raise its threshold by, then one that a small block keeps
+# from the end of the heap, and tells how many bytes of the second the process still holds.
+HELD = """
+import sys, torch
+from streamlm.allocator import return_freed_memory
+if sys.argv[1] == "return":
+    assert return_freed_memory()
+def resident():
+    return int(open("/proc/self/status").read().split("VmRSS:")[1].split()[0])
+torch.zeros(1 << 20).add_(1)
+before = resident()
+large = torch.zeros(1 << 20).add_(1)
+small = [torch.zeros(1 << 8) for _ in range(64)]
+del large
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_large_blocks_go_back_whatever_lies_behind_them() -> None:
+    def held(mode: str) -> int:
+        command = [sys.executable, "-c", HELD, mode]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    assert held("return") < 1024  # KB
+    assert held("not") > 3072

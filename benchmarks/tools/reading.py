@@ -93,9 +93,11 @@ def main() -> None:
     import torch
 
     import streamlm
+    from streamlm.allocator import return_freed_memory
     from streamlm.machine import peak_memory, reset_peak_memory
     from streamlm.reports import Progress
 
+    return_freed_memory()  # as `streamlm feed` does
     torch.set_num_threads(options.threads)
     checkpoint = streamlm.load(options.model, device=options.device)
     cuda = checkpoint.model.device.type == "cuda"
