@@ -29,7 +29,6 @@ def commit_snapshot(
     branch: str,
     parent: Ref | None,
     fingerprints: Mapping[str, str],
-    durable: bool,
 ) -> Ref:
     """Write a snapshot and move the branch from `parent` to it; see `MemoryStore.commit`."""
     snapshot = checked(snapshot, parent.position if parent else None)
@@ -60,14 +59,13 @@ def commit_snapshot(
         )
 
     return write_commit(
-        commits.root,
+        commits.backend,
         {**arrays, **snapshot.arrays, TOKENS: snapshot.tokens},
         describe,
         refs,
         branch=branch,
         seq=seq,
         position=snapshot.position,
-        durable=durable,
     )
 
 

@@ -283,7 +283,7 @@ def test_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     second = store.commit(Snapshot(0), parent=first)
     assert store.refs("main") == [first, second]
     with pytest.raises(Conflict):
-        store._refs.publish(store._refs.prepare("main", 1, first.commit), durable=False)
+        store._refs.publish("main", 1, first.commit, through=store._backend)
     assert store.refs("main") == [first, second]
 
 
