@@ -1,6 +1,6 @@
 """The commits of a session, as they are read."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from functools import lru_cache
@@ -37,6 +37,7 @@ class Commits:
         self.session = session
         # Commits never change; a writer and long walks meet the same ones again and again.
         self.manifest = lru_cache(maxsize=64)(self.read)
+        self._written: tuple[Commit, Mapping[str, Sequence[str]]] | None = None
 
     def read(self, commit: Commit) -> Manifest:
         """The attributes of a commit, from the medium; `manifest` may know them already.
@@ -45,6 +46,15 @@ class Commits:
             Corrupt: missing, damaged, or another commit.
         """
         return read_manifest(self.backend, commit, self.session)
+
+    def remember(self, commit: Commit, digests: Mapping[str, Sequence[str]]) -> None:
+        """Keep the digests of the slots of the commit that was written last."""
+        self._written = commit, digests
+
+    def digests(self, commit: Commit) -> Mapping[str, Sequence[str]]:
+        """By window, the digests of its slots as they were committed, as far as remembered."""
+        written = self._written
+        return written[1] if written is not None and written[0] == commit else {}
 
     @contextmanager
     def ahead(

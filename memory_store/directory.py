@@ -274,8 +274,9 @@ class _Draft:
 
     def publish(self, branch: str, seq: int, data: bytes) -> None:
         self._ref = ref = self._directory.pending(branch, seq, data)
-        self.batch.write(ref.temporary, [data])
-        self.batch.sync([*self._arrays, self.partial])
+        with self.batch:  # its threads end here
+            self.batch.write(ref.temporary, [data])
+            self.batch.sync([*self._arrays, self.partial])
         # Only a complete folder loses the mark of a partial one.
         os.rename(self.partial, self._final)
         if self._directory.durable:

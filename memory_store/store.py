@@ -1,4 +1,4 @@
-"""A memory store over any backend: the format, the history and the rules are the same everywhere."""
+"""A memory store over any backend: the same format, history and rules everywhere."""
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack
