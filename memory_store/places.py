@@ -83,7 +83,7 @@ def session_names(where: Place) -> list[str]:
     else:
         with os_errors("listing", where):
             names = [path.name for path in Path(where).glob(f"*{SUFFIX}")]
-    return sorted(name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX))
+    return [name.removesuffix(SUFFIX) for name in sorted(names) if name.endswith(SUFFIX)]
 
 
 def named(where: Place, name: str) -> str:
