@@ -162,8 +162,7 @@ class Batch:
     def __exit__(self, *_: object) -> None:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
-        for descriptor in self._open:
-            os.close(descriptor)
+        self._close()
 
     def write(self, path: str | Path, buffers: Sequence[Buffer]) -> None:
         """Write a new file; the disk may not hold it before `sync`."""
@@ -178,8 +177,7 @@ class Batch:
         if self._durable:
             self._each(sync, self._open)
             self._each(sync_folder, folders)
-        while self._open:
-            os.close(self._open.pop())
+        self._close()
 
     def call(self, function: Callable[[Any], Result], argument: Any) -> "Future[Result]":
         """Run `function(argument)` beside what follows."""
@@ -190,3 +188,7 @@ class Batch:
     def _each(self, function: Callable[[Any], None], arguments: Iterable[Any]) -> None:
         for future in [self.call(function, argument) for argument in arguments]:
             future.result()
+
+    def _close(self) -> None:
+        while self._open:
+            os.close(self._open.pop())

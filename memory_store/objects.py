@@ -306,9 +306,8 @@ def _is_obstores(error: Exception) -> bool:
 
 
 def _is_refusal(error: Exception) -> bool:
-    return type(error).__name__ in ("PermissionDeniedError", "UnauthenticatedError") or (
-        _code(error) in NO_BUCKET
-    )
+    """Whether the storage understood, and will not."""
+    return _code(error) in NO_BUCKET or _status(error) in ("401", "403")
 
 
 def _code(error: Exception) -> str | None:
@@ -317,11 +316,13 @@ def _code(error: Exception) -> str | None:
     return match[1] if match else None
 
 
-def _reason(error: Exception) -> str:
-    if code := _code(error):
-        return code
+def _status(error: Exception) -> str | None:
     match = re.search(r"status code: (\d{3})", str(error))
-    return f"status {match[1]}" if match else "no answer"
+    return match[1] if match else None
+
+
+def _reason(error: Exception) -> str:
+    return _code(error) or _status(error) or "no answer"
 
 
 if TYPE_CHECKING:
