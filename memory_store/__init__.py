@@ -14,6 +14,7 @@ from memory_store.errors import (
     UnsupportedSchema,
 )
 from memory_store.protocol import JSON, Commit, MemoryStore, Ref, Snapshot, Verified, Window
+from memory_store.retention import Retention
 
 if TYPE_CHECKING:
     from memory_store.directory import DirectoryStore
@@ -34,6 +35,7 @@ __all__ = [
     "NotFound",
     "ObjectStore",
     "Ref",
+    "Retention",
     "Snapshot",
     "StoreError",
     "StoreFull",

@@ -107,6 +107,24 @@ class Backend(Protocol):
     def publish(self, branch: str, seq: int, data: bytes) -> None:
         """Create a ref; it lasts once this returns. Raises `Taken` like `Draft.publish`."""
 
+    def create(self, key: str, data: bytes) -> None:
+        """Create a small file; it lasts once this returns. Raises `Taken` if there is one."""
+
+    def discard(self, key: str) -> None:
+        """Remove a file, or a folder with all that is in it; nothing happens if it is not there."""
+
+    def age(self, key: str) -> float:
+        """Seconds since something in a file or folder was last written; 0 if it is not there."""
+
+    def unfinished(self) -> list[str]:
+        """Files that writes have begun and not ended, but for drafts of commits."""
+
+    def naming(self, *, alone: bool) -> AbstractContextManager[object]:
+        """Held by who names an old commit, and `alone` by who removes those that nobody names.
+
+        Where the medium can, neither goes on while the other holds it.
+        """
+
     def writer(self, branch: str) -> AbstractContextManager[object]:
         """Keep other writers out of a branch, where the medium can; raises `Locked`."""
 

@@ -9,9 +9,10 @@ import numpy as np
 
 from memory_store.arrays import files, memory, read_array, read_rows
 from memory_store.backend import Backend
+from memory_store.errors import Corrupt, NotFound
 from memory_store.manifest import Manifest
 from memory_store.manifest_reader import read_manifest
-from memory_store.names import commit_folder
+from memory_store.names import COMMITS, RECORD, TOKENS, commit_folder, log_folder, past_key
 from memory_store.protocol import Commit
 from memory_store.zarrformat import Stored
 
@@ -81,6 +82,38 @@ class Commits:
     ) -> np.ndarray:
         """An array of a commit, checked against what is known of it."""
         return read_array(self.backend, array_folder(commit, name), spec, allocate)
+
+    def token_ids(self, commit: Commit) -> np.ndarray:
+        """The ids read since the parent; also where the commit's state was let go.
+
+        Raises:
+            NotFound: they were let go too.
+        """
+        spec = self.manifest(commit).arrays[TOKENS]
+        try:
+            return self.array(commit, spec, TOKENS)
+        except Corrupt:
+            log = log_folder(commit.name)
+            if self.backend.exists(f"{log}/{RECORD}"):
+                return read_array(self.backend, log, spec)
+            if self.backend.exists(past_key(commit.name)):
+                raise NotFound(
+                    f"{self.backend.name(past_key(commit.name))}: the tokens up to "
+                    f"{commit.position} were forgotten. Ask for later ones."
+                ) from None
+            raise
+
+    def is_whole(self, commit: Commit) -> bool:
+        """Whether its state can be loaded: neither it nor a commit that holds its slots is gone."""
+        manifest = self.read(commit)
+        if manifest.left != "all":
+            return False
+        folders = (commit_folder(source.commit.name) for source in manifest.window)
+        return all(self.backend.exists(f"{folder}/zarr.json") for folder in folders)
+
+    def names(self) -> list[str]:
+        """What lies in the folder of commits."""
+        return self.backend.folders(COMMITS)
 
     def rows(
         self, commit: Commit, spec: Stored, name: str, *, start: int, stop: int

@@ -8,10 +8,11 @@ import errno
 import fcntl
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -31,7 +32,7 @@ from memory_store.files import (
     write_new,
 )
 from memory_store.header import create_header, read_header
-from memory_store.lock import WriterLock
+from memory_store.lock import NamingLock, WriterLock
 from memory_store.names import COMMITS, REFS, SESSION_FILE, branch_folder, commit_folder, ref_key
 from memory_store.protocol import JSON, Commit, Ref
 from memory_store.store import Store
@@ -210,6 +211,53 @@ class Directory:
         target = self.root / ref_key(branch, seq)
         make_folder(target.parent)
         return _Pending(branch, seq, data, _temporary(target.parent), target)
+
+    def create(self, key: str, data: bytes) -> None:
+        target = self.root / key
+        with os_errors("writing", target):
+            for folder in reversed(target.relative_to(self.root).parents[:-1]):
+                make_folder(self.root / folder)
+            source = _temporary(target.parent)
+            try:
+                write_new(source, [data], durable=self.durable)
+                _create_only(source, target)
+            except FileExistsError as error:
+                raise Taken from error
+            finally:
+                source.unlink(missing_ok=True)
+            if self.durable:
+                for folder in target.relative_to(self.root).parents:
+                    sync_folder(self.root / folder)
+
+    def discard(self, key: str) -> None:
+        path = self.root / key
+        with os_errors("removing", path), suppress(FileNotFoundError):
+            if path.is_dir() and not path.is_symlink():
+                grave = _temporary(path.parent)  # at once, for those who read
+                os.rename(path, grave)
+                shutil.rmtree(grave)
+            else:
+                path.unlink()
+
+    def age(self, key: str) -> float:
+        path = self.root / key
+        with suppress(FileNotFoundError), os_errors("looking at", path):
+            written = [os.lstat(path).st_mtime]
+            for folder, _, names in os.walk(path):
+                written += [os.lstat(os.path.join(folder, name)).st_mtime for name in names]
+            return time.time() - max(written)
+        return 0.0
+
+    def unfinished(self) -> list[str]:
+        found = []
+        for folder, folders, names in os.walk(self.root):
+            if folder == str(self.root):
+                folders.remove(COMMITS)  # drafts, which are looked at one by one
+            found += [os.path.join(folder, name) for name in names if name.startswith(".tmp-")]
+        return [os.path.relpath(path, self.root) for path in found]
+
+    def naming(self, *, alone: bool) -> NamingLock:
+        return NamingLock(self.root, alone=alone)
 
     def writer(self, branch: str) -> WriterLock:
         return WriterLock(self.root / branch_folder(branch))

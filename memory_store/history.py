@@ -9,7 +9,7 @@ import numpy as np
 from memory_store.commits import Commits
 from memory_store.errors import Corrupt, NotFound
 from memory_store.manifest import Manifest
-from memory_store.names import TOKENS
+from memory_store.names import COMMIT, TOKENS
 from memory_store.protocol import Commit
 
 
@@ -29,6 +29,30 @@ def jump_from(parent: Commit, commits: Commits) -> tuple[Commit, int]:
 
 
 def nearest(start: Commit, position: int, commits: Commits) -> Commit:
+    """The newest commit at or before `position` on the way to `start` whose state is kept.
+
+    Raises:
+        NotFound: the history, or what is kept of it, begins after `position`.
+    """
+    found = ancestor(start, position, commits)
+    if commits.is_whole(found):
+        return found
+    # Names begin with positions, so the kept ones need not be read to be tried newest first.
+    for name in sorted(filter(COMMIT.fullmatch, commits.names()), reverse=True):
+        if int(name[:12]) <= position:
+            try:
+                commit = ancestor(start, int(name[:12]), commits)
+            except NotFound:
+                break
+            if commit.name == name and commits.is_whole(commit):
+                return commit
+    raise NotFound(
+        f"{commits.backend.name()}: no snapshot at or before {position} tokens is kept. "
+        "Ask for a later position."
+    )
+
+
+def ancestor(start: Commit, position: int, commits: Commits) -> Commit:
     """The newest commit at or before `position` on the way to `start`.
 
     Raises:
@@ -64,7 +88,7 @@ def tokens(ref: Commit, start: int, stop: int, commits: Commits) -> np.ndarray:
     while low > start:
         begin = manifest.position - manifest.arrays[TOKENS].shape[0]
         if begin < low:
-            ids = commits.array(commit, manifest.arrays[TOKENS], TOKENS)
+            ids = commits.token_ids(commit)
             parts.append(ids[max(start, begin) - begin : low - begin])
             low = max(start, begin)
         elif manifest.parent is None:

@@ -99,7 +99,7 @@ class InMemory:
         return list({name.split("/")[0] for name in self._below(folder) if "/" in name})
 
     def _below(self, folder: str) -> list[str]:
-        start = f"{folder}/"
+        start = f"{folder}/" if folder else ""
         return [key.removeprefix(start) for key in list(self._files) if key.startswith(start)]
 
     def begin(self, data: bytes) -> None:
@@ -118,6 +118,23 @@ class InMemory:
     def publish(self, branch: str, seq: int, data: bytes) -> None:
         if self._files.setdefault(ref_key(branch, seq), data) is not data:
             raise Taken
+
+    def create(self, key: str, data: bytes) -> None:
+        if self._files.setdefault(key, data) is not data:
+            raise Taken
+
+    def discard(self, key: str) -> None:
+        for name in [key, *(f"{key}/{name}" for name in self._below(key))]:
+            self._files.pop(name, None)
+
+    def age(self, key: str) -> float:
+        return 0.0  # a dict does not tell
+
+    def unfinished(self) -> list[str]:
+        return []
+
+    def naming(self, *, alone: bool) -> AbstractContextManager[None]:
+        return nullcontext()
 
     @contextmanager
     def writer(self, branch: str) -> Iterator[None]:

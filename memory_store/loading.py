@@ -1,12 +1,13 @@
 """Loading a snapshot: its own arrays, and its windows from the commits that hold their slots."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from memory_store.commits import Commits, Scratch
 from memory_store.delta import assemble, pieces
-from memory_store.errors import Mismatch
+from memory_store.errors import Corrupt, Mismatch, NotFound
 from memory_store.header import checked_fingerprints
-from memory_store.names import TOKENS
+from memory_store.manifest import Manifest
+from memory_store.names import TOKENS, commit_folder
 from memory_store.protocol import Commit, Snapshot, Window
 from memory_store.zarrformat import Stored
 
@@ -23,12 +24,15 @@ def load_snapshot(
 
     Raises:
         Mismatch: they differ.
+        NotFound: its state was let go.
         Corrupt: a file is damaged, missing or not the one that was committed.
     """
     manifest = commits.read(commit)
+    if manifest.left != "all":
+        raise let_go(commits, commit)
     if fingerprints is not None:
         _check_fingerprints(manifest.fingerprints, checked_fingerprints(fingerprints))
-    sources, scratch = manifest.sources(commit), Scratch()
+    sources = manifest.sources(commit)
 
     def wanted() -> Iterator[tuple[Commit, Stored, str]]:
         for name, slots in manifest.slots.items():
@@ -38,6 +42,29 @@ def load_snapshot(
             if name not in manifest.slots:
                 yield commit, spec, name
 
+    try:
+        return _assembled(commits, commit, manifest, wanted)
+    except Corrupt:
+        if not commits.is_whole(commit):  # kept for its slots alone
+            raise let_go(commits, commit) from None
+        raise
+
+
+def let_go(commits: Commits, commit: Commit) -> NotFound:
+    """The error for a commit whose state is not kept any more."""
+    return NotFound(
+        f"{commits.backend.name(commit_folder(commit.name))}: the state at {commit.position} "
+        "tokens was let go. Load nearest(…), and read the tokens since then again."
+    )
+
+
+def _assembled(
+    commits: Commits,
+    commit: Commit,
+    manifest: Manifest,
+    wanted: Callable[[], Iterable[tuple[Commit, Stored, str]]],
+) -> Snapshot:
+    sources, scratch = manifest.sources(commit), Scratch()
     with commits.ahead(wanted) as reader:
         windows = {
             name: Window(

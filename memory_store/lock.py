@@ -1,4 +1,7 @@
-"""A lock that tells a second writer early; the create-only ref is what guards the commits."""
+"""Locks in a folder: one tells a second writer early, one keeps the collector of garbage apart.
+
+What guards the commits is the create-only ref.
+"""
 
 import errno
 import fcntl
@@ -39,6 +42,38 @@ class WriterLock:
                 holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "of unknown id"
                 os.close(descriptor)
                 raise locked(self._folder.name, holder) from error
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    os.close(descriptor)
+                    raise
+        self._descriptor = descriptor
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+class NamingLock:
+    """Shared by those who name old commits; held alone by who removes what nobody names.
+
+    Waits for the others; where the filesystem has no locks, for nobody.
+
+    Raises:
+        StoreError: on entry, if the folder is not there.
+    """
+
+    def __init__(self, folder: Path, *, alone: bool) -> None:
+        self._folder = folder
+        self._mode = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
+        self._descriptor: int | None = None
+
+    def __enter__(self) -> "NamingLock":
+        with os_errors("locking the session", self._folder):
+            descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, self._mode)
             except OSError as error:
                 if error.errno not in NO_LOCKS:
                     os.close(descriptor)

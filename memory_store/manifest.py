@@ -85,6 +85,7 @@ class Manifest:
         state: the snapshot's own attributes.
         fingerprints: of the weights, the tokenizer, ….
         libraries: versions that wrote it.
+        left: what the medium has of it: "all", "log" (this and the token ids) or "record" (this).
     """
 
     session: str
@@ -99,6 +100,7 @@ class Manifest:
     state: Mapping[str, Any]
     fingerprints: Mapping[str, str]
     libraries: Mapping[str, str]
+    left: str = "all"
 
     def held(self, name: str) -> Held:
         """The slots of window `name` that this commit itself holds."""

@@ -6,6 +6,7 @@ A hostile store may claim anything; nothing is allocated, opened or unpickled on
 import math
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from memory_store.backend import Backend
@@ -13,7 +14,18 @@ from memory_store.canonical import canonical, parse, sha256
 from memory_store.errors import Corrupt, UnsupportedSchema
 from memory_store.fields import Fields
 from memory_store.manifest import MAX_WINDOW, Held, Manifest, Slots, Source
-from memory_store.names import ARRAY, COMMIT, ID, MAX_NUMBER, SESSION, TOKENS, commit_folder
+from memory_store.names import (
+    ARRAY,
+    COMMIT,
+    ID,
+    MAX_NUMBER,
+    RECORD,
+    SESSION,
+    TOKENS,
+    commit_folder,
+    log_folder,
+    past_key,
+)
 from memory_store.protocol import Commit
 from memory_store.zarrformat import FILL, ITEMSIZE, MAX_ARRAY, MAX_NDIM, ArraySpec, chunk_count
 
@@ -35,15 +47,26 @@ def read_address(fields: Fields) -> Commit:
 
 
 def read_manifest(backend: Backend, commit: Commit, session: str) -> Manifest:
-    """The attributes of a commit, checked against its address.
+    """The attributes of a commit, or of what is left of it, checked against its address.
 
     Raises:
         Corrupt: missing, damaged, or another commit than `commit`.
         UnsupportedSchema: written by a later version.
     """
-    key = f"{commit_folder(commit.name)}/zarr.json"
+    key, left = f"{commit_folder(commit.name)}/zarr.json", "all"
+    try:
+        data = backend.read(key)
+    except Corrupt:
+        record, past = f"{log_folder(commit.name)}/{RECORD}", past_key(commit.name)
+        if backend.exists(record):
+            key, left = record, "log"
+        elif backend.exists(past):
+            key, left = past, "record"
+        else:
+            raise
+        data = backend.read(key)
     path = backend.name(key)
-    document = parse(backend.read(key), path)
+    document = parse(data, path)
     attributes = Fields(document.get("attributes"), path, "attributes")
     try:
         found = sha256(canonical(attributes.value))
@@ -58,6 +81,8 @@ def read_manifest(backend: Backend, commit: Commit, session: str) -> Manifest:
     manifest = from_attributes(attributes)
     if manifest.position != commit.position or manifest.session != session:
         raise Corrupt(f"{path}: of another session or position. Restore the file from a copy.")
+    if left != "all":
+        return replace(manifest, left=left)
     if manifest.document != document:
         raise Corrupt(
             f"{path}: its Zarr metadata does not fit its attributes. Restore the file from a copy."

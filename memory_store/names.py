@@ -19,6 +19,10 @@ TOKENS = "tokens"  # the array of token ids in every commit
 SESSION_FILE = "session.json"
 REFS = "refs"
 COMMITS = "commits"
+LOG = "log"
+PAST = "past"
+PINS = "pins"
+RECORD = "record.json"
 
 
 def branch_folder(branch: str) -> str:
@@ -56,3 +60,29 @@ def commit_folder(name: str) -> str:
 def new_commit_name(position: int) -> str:
     """A name that no other commit has."""
     return f"{position:012d}-{uuid.uuid4().hex}"
+
+
+def log_folder(name: str) -> str:
+    """What is left of a commit whose state was let go: its record and its token ids."""
+    commit_folder(name)  # refuses what is no name
+    return f"{LOG}/{name}"
+
+
+def past_key(name: str) -> str:
+    """The record of a commit of which nothing else is left."""
+    commit_folder(name)
+    return f"{PAST}/{name}.json"
+
+
+def pin_key(name: str) -> str:
+    """The file of a pin.
+
+    Raises:
+        ValueError: not a name for a pin.
+    """
+    if not isinstance(name, str) or not BRANCH.fullmatch(name):
+        raise ValueError(
+            f"pin {name!r}: a pin's name has 1 to 128 of A-Z, a-z, 0-9, '.', '_', '-' and does "
+            "not begin with '.'"
+        )
+    return f"{PINS}/{name}.json"

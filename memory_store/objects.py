@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from copy import copy
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 
 from memory_store.backend import Backend, Buffer, Result, Taken, check_found, missing
@@ -220,6 +221,23 @@ class Objects:
             "written is not known. Look again when the storage is back, then go on from there."
         )
 
+    def create(self, key: str, data: bytes) -> None:
+        if not self._create(key, data):
+            raise Taken
+
+    def discard(self, key: str) -> None:
+        self.remove([each["path"] for each in self._all(key)])
+
+    def age(self, key: str) -> float:
+        written = [each["last_modified"] for each in self._all(key)]
+        return (datetime.now(UTC) - max(written)).total_seconds() if written else 0.0
+
+    def unfinished(self) -> list[str]:
+        return []  # an object is there or not
+
+    def naming(self, *, alone: bool) -> AbstractContextManager[None]:
+        return nullcontext()
+
     def remove(self, keys: Sequence[str]) -> None:
         """Delete objects."""
         if keys:
@@ -237,9 +255,11 @@ class Objects:
         self.remove([SESSION_FILE])
         self.remove([each["path"] for each in self._all()])
 
-    def _all(self) -> list[Any]:
-        with self._errors("listing", ""):
-            return [each for batch in self._client.list() for each in batch]
+    def _all(self, key: str = "") -> list[Any]:
+        """What lies at and below a key."""
+        with self._errors("listing", key):
+            found = [each for batch in self._client.list(key or None) for each in batch]
+            return found or ([self._client.head(key)] if key and self.exists(key) else [])
 
     @contextmanager
     def _errors(self, doing: str, key: str) -> Iterator[None]:

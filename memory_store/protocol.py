@@ -9,9 +9,13 @@ first, are its history, and the last one is its head.
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from memory_store.garbage import Collected
+    from memory_store.retention import Retention
 
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
 
@@ -212,6 +216,49 @@ class MemoryStore(Protocol):
         Raises:
             ValueError: not 0 ≤ start ≤ stop ≤ the position of `ref`.
             NotFound: the log begins after `start`.
+        """
+
+    def is_whole(self, ref: Ref | Commit) -> bool:
+        """Whether the state at `ref` is kept: `gc` may have let go of it."""
+
+    def pins(self) -> dict[str, Commit]:
+        """The commits that are pinned, by the names of the pins."""
+
+    def pin(self, ref: Ref | Commit, name: str) -> None:
+        """Keep the state at `ref`, whatever `gc` is told.
+
+        Raises:
+            NotFound: its state was let go already.
+            StoreError: the name is taken by another commit.
+        """
+
+    def unpin(self, name: str) -> None:
+        """Remove a pin.
+
+        Raises:
+            NotFound: there is none of that name.
+        """
+
+    def gc(
+        self,
+        retention: "Retention | None" = None,
+        *,
+        grace: float = 3600.0,
+        dry_run: bool = False,
+    ) -> "Collected":
+        """Let go of the states that nothing asks to keep, and sweep what writers left behind.
+
+        Heads and pinned commits stay, and all that they are loaded from. Of every other commit its
+        record stays, so that the chain of ids is whole, and its token ids if the retention says so.
+        A session may be written while this runs.
+
+        Args:
+            retention: which snapshots to keep; None keeps all, and sweeps.
+            grace: seconds; what is younger is not taken for something left behind.
+            dry_run: only tell what would be done.
+
+        Raises:
+            Corrupt: a ref, a pin or a commit's record is damaged; nothing more is removed then.
         """
 
     def writer(self, branch: str = "main") -> AbstractContextManager[object]:

@@ -11,11 +11,14 @@ from memory_store.backend import Backend
 from memory_store.commits import Commits
 from memory_store.committing import commit_snapshot
 from memory_store.errors import os_errors
+from memory_store.garbage import GRACE, Collected, collect
 from memory_store.header import Header, read_header
-from memory_store.loading import load_snapshot
+from memory_store.loading import let_go, load_snapshot
 from memory_store.names import branch_folder
+from memory_store.pins import add_pin, all_pins, remove_pin
 from memory_store.protocol import JSON, Commit, MemoryStore, Ref, Snapshot, Verified
 from memory_store.refs import Refs, no_branch
+from memory_store.retention import Retention
 from memory_store.verify import verify
 
 
@@ -100,11 +103,16 @@ class Store:
     def publish(self, ref: Ref | Commit, *, branch: str) -> Ref:
         """Make the commit at `ref` the head of `branch`; see `MemoryStore.publish`."""
         commit = _commit(ref)
-        self._commits.read(commit)
-        head = self.head(branch)
-        with os_errors("moving the branch", self.name):
-            seq = head.seq + 1 if head else 0
-            return self._refs.publish(branch, seq, commit, through=self._backend)
+        with self._backend.naming(alone=False):
+            self._check_kept(commit)
+            head = self.head(branch)
+            with os_errors("moving the branch", self.name):
+                seq = head.seq + 1 if head else 0
+                return self._refs.publish(branch, seq, commit, through=self._backend)
+
+    def _check_kept(self, commit: Commit) -> None:
+        if not self._commits.is_whole(commit):
+            raise let_go(self._commits, commit)
 
     def nearest(self, start: str | Ref | Commit, position: int) -> Commit:
         """The newest commit at or before `position` on the way to `start`."""
@@ -118,6 +126,44 @@ class Store:
     def tokens(self, ref: Ref | Commit, start: int, stop: int) -> np.ndarray:
         """The token ids at positions [start, stop) on the way to `ref`, int32."""
         return history.tokens(_commit(ref), start, stop, self._commits)
+
+    def is_whole(self, ref: Ref | Commit) -> bool:
+        """Whether the state at `ref` is kept; see `gc`."""
+        return self._commits.is_whole(_commit(ref))
+
+    def pins(self) -> dict[str, Commit]:
+        """What is pinned, by name."""
+        return all_pins(self._backend)
+
+    def pin(self, ref: Ref | Commit, name: str) -> None:
+        """Keep the state at `ref`, whatever the retention; see `MemoryStore.pin`."""
+        with self._backend.naming(alone=False):
+            self._check_kept(_commit(ref))
+            add_pin(self._backend, name, _commit(ref))
+
+    def unpin(self, name: str) -> None:
+        """Let go of a pin; see `MemoryStore.unpin`."""
+        remove_pin(self._backend, name)
+
+    def gc(
+        self,
+        retention: Retention | None = None,
+        *,
+        grace: float = GRACE,
+        dry_run: bool = False,
+    ) -> Collected:
+        """Let go of what nothing asks to keep; see `MemoryStore.gc`."""
+        with self._backend.naming(alone=True), os_errors("collecting garbage", self.name):
+            there = self._commits.names()  # first: what is published from here on is not among it
+            return collect(
+                self._commits,
+                {branch: self.refs(branch) for branch in self.branches()},
+                self.pins().values(),
+                retention or Retention(),
+                there=there,
+                grace=grace,
+                dry_run=dry_run,
+            )
 
     def writer(self, branch: str = "main") -> AbstractContextManager[object]:
         """Hold the branch while writing; see `MemoryStore.writer`."""

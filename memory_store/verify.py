@@ -8,7 +8,7 @@ from memory_store.commits import Commits, Scratch, array_folder
 from memory_store.delta import pieces
 from memory_store.errors import Corrupt
 from memory_store.manifest import Manifest, Slots
-from memory_store.names import commit_folder
+from memory_store.names import TOKENS, commit_folder, log_folder
 from memory_store.protocol import Commit, Verified
 from memory_store.zarrformat import array_document
 
@@ -35,7 +35,14 @@ def verify(commits: Commits, starts: Iterable[Commit], *, refs: int) -> Verified
             continue
         manifest = commits.read(commit)
         seen[commit] = manifest
-        size += _check_arrays(commit, manifest, commits, scratch)
+        if manifest.left == "all":
+            size += _check_arrays(commit, manifest, commits, scratch)
+        elif manifest.left == "log":
+            ids = commits.token_ids(commit)
+            check_sha256(
+                commits.backend.name(log_folder(commit.name)), manifest.arrays[TOKENS], ids
+            )
+            size += ids.nbytes
         waiting += [*filter(None, [manifest.parent, manifest.jump and manifest.jump[0]])]
         waiting += [source.commit for source in manifest.window]
     for commit, manifest in seen.items():

@@ -27,6 +27,7 @@ from memory_store.canonical import sealed
 from memory_store.manifest import MAX_WINDOW, Manifest
 from memory_store.store import Store
 from memory_store.zarrformat import FILL
+from tests.store_upkeep import UpkeepConformance
 from tests.stores import FINGERPRINTS, Stream, assert_equal, assert_same_bits
 
 
@@ -59,7 +60,7 @@ def manifest(store: Store, ref: Ref | None) -> Manifest:
     return store._commits.read(ref.commit)
 
 
-class StoreConformance:
+class StoreConformance(UpkeepConformance):
     """Subclasses have a fixture `place`: a `Place` where there is nothing yet."""
 
     histories: ClassVar[int] = 8  # random histories that are tried

@@ -1,0 +1,179 @@
+"""What every memory store does about old snapshots: pins, retention, garbage."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from memory_store import Corrupt, NotFound, Ref, Retention, Snapshot, StoreError
+from memory_store.store import Store
+from tests.stores import Stream, assert_equal
+
+
+def grown(store: Store, n: int) -> tuple[list[Ref], list[Snapshot]]:
+    """`n` commits of 10 tokens each."""
+    stream = Stream(1)
+    refs: list[Ref] = []
+    snapshots: list[Snapshot] = []
+    for _ in range(n):
+        stream.read(10, memory=3, compressed=1)
+        snapshots.append(stream.snapshot())
+        refs.append(store.commit(snapshots[-1], parent=refs[-1] if refs else None))
+    return refs, snapshots
+
+
+def loadable(store: Store, refs: Iterable[Ref]) -> list[int]:
+    """The positions that can be loaded; the others must say that they were let go."""
+    found = []
+    for ref in refs:
+        try:
+            store.load(ref)
+        except NotFound as error:
+            assert "let go" in str(error) and not store.is_whole(ref)
+        else:
+            assert store.is_whole(ref)
+            found.append(ref.position)
+    return found
+
+
+def ids_of(snapshots: Iterable[Snapshot]) -> np.ndarray:
+    return np.concatenate([snapshot.tokens for snapshot in snapshots])
+
+
+class UpkeepConformance:
+    """Part of `StoreConformance`."""
+
+    def test_the_newest_stay_and_the_log_of_the_others(self, place: Any) -> None:
+        store = place.new()
+        refs, snapshots = grown(store, 40)
+        before = store.size()
+        told = store.gc(Retention(last=5), dry_run=True)
+        assert store.size() == before and told.released > 0
+        assert store.gc(Retention(last=5)) == told
+        for again in (store, place.open()):
+            assert loadable(again, refs)[-5:] == [ref.position for ref in refs[-5:]]
+            assert len(loadable(again, refs)) < 5 + 16  # what those are loaded from
+            for ref, snapshot in zip(refs[-5:], snapshots[-5:], strict=True):
+                assert_equal(again.load(ref), snapshot)
+            assert np.array_equal(again.tokens(refs[-1], 0, 400), ids_of(snapshots))
+            assert again.verify().commits == 40
+            near = again.nearest("main", 395)
+            assert near.position == 390 and again.is_whole(near)
+            with pytest.raises(NotFound, match="no snapshot at or before 20 tokens is kept"):
+                again.nearest("main", 20)
+            with pytest.raises(NotFound, match="let go"):
+                again.publish(refs[0], branch="fork")
+            assert again.branches() == ["main"]
+        assert store.gc(Retention(last=5)).released == 0
+        stream = Stream(1)
+        stream.resume(store.load(refs[-1]))
+        stream.read(10, memory=3, compressed=1)
+        following = stream.snapshot()
+        assert_equal(store.load(store.commit(following, parent=refs[-1])), following)
+
+    def test_what_is_forgotten_says_so(self, place: Any) -> None:
+        store = place.new()
+        refs, snapshots = grown(store, 30)
+        store.gc(Retention(last=8))
+        told = store.gc(Retention(last=4, log=False), dry_run=True)
+        assert store.gc(Retention(last=4, log=False)) == told and told.forgotten
+        assert store.verify().commits == 30  # the chain of ids is whole
+        oldest = refs[-4].position
+        assert np.array_equal(store.tokens(refs[-1], oldest, 300), ids_of(snapshots)[oldest:])
+        with pytest.raises(NotFound, match="were forgotten"):
+            store.tokens(refs[-1], 0, 300)
+        assert not store.gc(Retention(last=4, log=False)).forgotten
+
+    def test_pins_forks_and_heads_stay(self, place: Any) -> None:
+        store = place.new()
+        refs, snapshots = grown(store, 30)
+        store.pin(refs[3], "beginning")
+        store.pin(refs[3], "beginning")  # again is nothing new
+        fork = store.publish(refs[11], branch="fork")
+        store.gc(Retention(last=1))
+        for index in (3, 11, 29):
+            assert_equal(store.load(refs[index]), snapshots[index])
+        assert store.head("fork") == fork
+        assert store.pins() == place.open().pins() == {"beginning": refs[3].commit}
+        with pytest.raises(StoreError, match="pins another commit"):
+            store.pin(refs[29], "beginning")
+        gone = next(ref for ref in refs if not store.is_whole(ref))
+        with pytest.raises(NotFound, match="let go"):
+            store.pin(gone, "too-late")
+        with pytest.raises(ValueError, match="a pin's name"):
+            store.pin(refs[29], "../out")
+        store.unpin("beginning")
+        with pytest.raises(NotFound, match="no such pin"):
+            store.unpin("beginning")
+        store.gc(Retention(last=1))
+        assert refs[2].position not in loadable(store, refs)
+        assert_equal(store.load(fork), snapshots[11])
+
+    def test_thinning_by_age(self, place: Any) -> None:
+        store = place.new()
+        refs, snapshots = grown(store, 60)
+        retention = Retention(last=4, thin=True)
+        wanted = {ref.position for ref in retention.kept(refs)}
+        assert len(wanted) < 25
+        store.gc(retention)
+        assert wanted <= set(loadable(store, refs))
+        for target in range(min(wanted), 600, 7):
+            near = store.nearest("main", target)
+            assert target - near.position <= max(20, (600 - target) / 2)
+            replay = store.tokens(refs[-1], near.position, target)
+            assert np.array_equal(replay, ids_of(snapshots)[near.position : target])
+
+    def test_all_is_kept_unless_asked(self, place: Any) -> None:
+        store = place.new()
+        refs, _ = grown(store, 20)
+        told = store.gc()
+        assert (told.kept, told.released, told.leftovers, told.bytes) == (20, 0, 0, 0)
+        assert len(loadable(store, refs)) == 20
+
+    @pytest.mark.parametrize("after", range(6))
+    def test_gc_cut_short_goes_on(
+        self, place: Any, after: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store = place.new()
+        refs, snapshots = grown(store, 25)
+        steps = 0
+        kind = type(store._backend)
+
+        def counted(name: str) -> Any:
+            real = getattr(kind, name)
+
+            def step(self: Any, *arguments: Any) -> Any:
+                nonlocal steps
+                steps += 1
+                if steps > after:
+                    raise KeyboardInterrupt
+                return real(self, *arguments)
+
+            return step
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(kind, "create", counted("create"))
+            patch.setattr(kind, "discard", counted("discard"))
+            store.gc(Retention(last=3))
+        for again in (store, place.open()):
+            assert again.verify().commits == 25
+            assert np.array_equal(again.tokens(refs[-1], 0, 250), ids_of(snapshots))
+        store.gc(Retention(last=3))
+        assert loadable(store, refs)[-3:] == [230, 240, 250]
+        assert np.array_equal(store.tokens(refs[-1], 0, 250), ids_of(snapshots))
+
+    def test_damage_to_what_is_left_is_noticed(self, place: Any) -> None:
+        store = place.new()
+        grown(store, 25)
+        store.gc(Retention(last=2))
+        logged = sorted(key for key in place.files() if key.startswith("log/"))
+        assert any(key.endswith("record.json") for key in logged)
+        for key in logged[:6]:
+            data = place.files()[key]
+            for changed in (None, data[:-1], bytes([data[0] ^ 1]) + data[1:]):
+                place.write(key, changed)
+                with pytest.raises(Corrupt):
+                    place.open().verify()
+                place.write(key, data)
+        assert place.open().verify().commits == 25
