@@ -1,8 +1,10 @@
 """The memory store in a folder: all that every store does, and what only a folder can do or be."""
 
 import os
+import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +117,7 @@ def test_two_writers(tmp_path: Path) -> None:
     store = new_store(tmp_path / "s.zarr")
     code = """
 import sys
+import threading
 import tracemalloc
 from memory_store import DirectoryStore, Locked
 store = DirectoryStore.open(sys.argv[1])
@@ -200,3 +203,39 @@ for write in (
         for folder in [base, path, *(p for p in path.rglob("*") if p.is_dir())]:
             folder.chmod(0o755)
     assert files(path) == before
+
+
+def test_leftovers_are_swept_when_they_are_old(tmp_path: Path) -> None:
+    store, stream = new_store(tmp_path / "s.zarr"), Stream()
+    stream.read(4, memory=4)
+    ref = store.commit(stream.snapshot(), parent=None)
+    orphan = store.path / "commits" / f"{7:012d}-{'a' * 32}"
+    shutil.copytree(store.path / "commits" / ref.commit.name, orphan)
+    partial = orphan.with_name(f"{orphan.name}.partial")
+    shutil.copytree(orphan, partial)
+    temporary = store.path / "refs" / "main" / ".tmp-1"
+    temporary.write_bytes(b"half")
+    assert store.gc().leftovers == 0  # somebody may be writing them
+    for path in [orphan, partial, temporary]:
+        for each in [path, *path.rglob("*")]:
+            os.utime(each, (0, 0))
+    (partial / "late").write_bytes(b"")  # this one goes on
+    assert store.gc(dry_run=True).leftovers == store.gc().leftovers == 2
+    assert not orphan.exists() and not temporary.exists() and partial.exists()
+    assert store.verify().commits == 1
+
+
+def test_who_names_a_commit_and_who_collects_wait_for_each_other(tmp_path: Path) -> None:
+    store, stream = new_store(tmp_path / "s.zarr"), Stream()
+    stream.read(4, memory=4)
+    ref = store.commit(stream.snapshot(), parent=None)
+    other = DirectoryStore.open(store.path)
+    with store._backend.naming(alone=True):
+        thread = threading.Thread(target=other.publish, args=(ref,), kwargs={"branch": "fork"})
+        thread.start()
+        thread.join(0.2)
+        assert thread.is_alive() and store.branches() == ["main"]
+    thread.join(10)
+    assert not thread.is_alive() and store.branches() == ["fork", "main"]
+    with store._backend.naming(alone=False), other._backend.naming(alone=False):
+        pass
