@@ -92,7 +92,7 @@ class Backend(Protocol):
         """Names in a folder, in any order; none if there is no such folder."""
 
     def folders(self, folder: str) -> list[str]:
-        """Names of the folders in a folder that is there."""
+        """Names of the folders in a folder; none if it is one that is made when it is needed."""
 
     def begin(self, data: bytes) -> None:
         """Make this the place of a session: create `session.json`.

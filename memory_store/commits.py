@@ -12,7 +12,16 @@ from memory_store.backend import Backend
 from memory_store.errors import Corrupt, NotFound
 from memory_store.manifest import Manifest
 from memory_store.manifest_reader import read_manifest
-from memory_store.names import COMMITS, RECORD, TOKENS, commit_folder, log_folder, past_key
+from memory_store.names import (
+    COMMITS,
+    LOG,
+    PAST,
+    RECORD,
+    TOKENS,
+    commit_folder,
+    log_folder,
+    past_key,
+)
 from memory_store.protocol import Commit
 from memory_store.zarrformat import Stored
 
@@ -110,6 +119,15 @@ class Commits:
             return False
         folders = (commit_folder(source.commit.name) for source in manifest.window)
         return all(self.backend.exists(f"{folder}/zarr.json") for folder in folders)
+
+    def whole(self, commits: Iterable[Commit]) -> list[bool]:
+        """`is_whole` of many."""
+        there = set(self.names())
+        anything_gone = bool(self.backend.folders(LOG) or self.backend.files(PAST))
+        return [
+            commit.name in there and (not anything_gone or self.is_whole(commit))
+            for commit in commits
+        ]
 
     def names(self) -> list[str]:
         """What lies in the folder of commits."""

@@ -154,6 +154,8 @@ class Directory:
 
     def folders(self, folder: str) -> list[str]:
         path = self._prefix + folder
+        if folder not in (REFS, COMMITS) and not os.path.lexists(path):
+            return []  # made when they are needed
         with os_errors("listing", path):
             return [name for name in os.listdir(path) if os.path.isdir(f"{path}/{name}")]
 

@@ -15,6 +15,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from memory_store.garbage import Collected
+    from memory_store.recovery import Recovered
     from memory_store.retention import Retention
 
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
@@ -259,6 +260,17 @@ class MemoryStore(Protocol):
 
         Raises:
             Corrupt: a ref, a pin or a commit's record is damaged; nothing more is removed then.
+        """
+
+    def recover(self, branch: str = "main") -> "Recovered":
+        """Make the newest state of a branch that can be loaded its head, and say what was lost.
+
+        The one thing that falls back to an older state: everything else raises on damage. Nothing
+        is thrown away; refs that cannot be read are kept in `lost/`.
+
+        Raises:
+            NotFound: no such branch, or none of its states can be loaded.
+            Locked: another writer holds the branch.
         """
 
     def writer(self, branch: str = "main") -> AbstractContextManager[object]:

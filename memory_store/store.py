@@ -1,6 +1,6 @@
 """A memory store over any backend: the same format, history and rules everywhere."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from memory_store.loading import let_go, load_snapshot
 from memory_store.names import branch_folder
 from memory_store.pins import add_pin, all_pins, remove_pin
 from memory_store.protocol import JSON, Commit, MemoryStore, Ref, Snapshot, Verified
+from memory_store.recovery import Recovered, recover
 from memory_store.refs import Refs, no_branch
 from memory_store.retention import Retention
 from memory_store.verify import verify
@@ -131,6 +132,10 @@ class Store:
         """Whether the state at `ref` is kept; see `gc`."""
         return self._commits.is_whole(_commit(ref))
 
+    def whole(self, refs: Sequence[Ref]) -> list[bool]:
+        """`is_whole` of many, at less cost."""
+        return self._commits.whole([ref.commit for ref in refs])
+
     def pins(self) -> dict[str, Commit]:
         """What is pinned, by name."""
         return all_pins(self._backend)
@@ -164,6 +169,11 @@ class Store:
                 grace=grace,
                 dry_run=dry_run,
             )
+
+    def recover(self, branch: str = "main") -> Recovered:
+        """Make the newest sound state of a branch its head; see `MemoryStore.recover`."""
+        with self.writer(branch), os_errors("recovering", self.name):
+            return recover(self._commits, self._refs, branch)
 
     def writer(self, branch: str = "main") -> AbstractContextManager[object]:
         """Hold the branch while writing; see `MemoryStore.writer`."""

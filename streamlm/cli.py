@@ -35,8 +35,8 @@ from streamlm.cli_sessions import (
     open_sources,
     whole_name,
 )
-from streamlm.cli_sessions import app as sessions_app
 from streamlm.cli_suite import Names, Plot, Sequences, Suite, measure_suite
+from streamlm.cli_upkeep import app as sessions_app
 from streamlm.data import load_corpus
 from streamlm.display import (
     bar,

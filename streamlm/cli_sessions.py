@@ -110,9 +110,9 @@ def open_named(
     """
     path, branch = locate(store, name)
     if not create or branch != "main" or occupied(path):
-        kept, _ = _existing(store, name)
+        kept, _ = existing(store, name)
         if kept.head(branch) is None and not (create and branch == "main"):
-            raise _no_branch(kept, name)
+            raise no_branch(kept, name)
     try:
         return open_session(
             path, model, branch=branch, device=device, readonly=readonly, create=create
@@ -129,7 +129,12 @@ def open_named(
         ) from None
 
 
-def _existing(store: str, name: str) -> tuple[OpenStore, str]:
+def existing(store: str, name: str) -> tuple[OpenStore, str]:
+    """The store and the branch of a session that is there.
+
+    Raises:
+        NotFound: lists those that are.
+    """
     path, branch = locate(store, name)
     if not occupied(path):
         known = ", ".join(sorted(session_names(store))) or "none yet"
@@ -137,7 +142,8 @@ def _existing(store: str, name: str) -> tuple[OpenStore, str]:
     return open_store(path), branch
 
 
-def _no_branch(kept: OpenStore, name: str) -> NotFound:
+def no_branch(kept: OpenStore, name: str) -> NotFound:
+    """The error for a session without this branch: tells what it has."""
     base, _, branch = name.partition("@")
     branches = kept.branches()
     if not branches:
@@ -271,20 +277,27 @@ def show(
     as_json: Json = False,
 ) -> None:
     """One session: where it lies, its branches, and the snapshots of the branch."""
-    kept, branch = _existing(store, name)
+    kept, branch = existing(store, name)
     refs = kept.refs(branch)
     if not refs:
-        raise _no_branch(kept, name)
+        raise no_branch(kept, name)
     path, _ = locate(store, name)
     snapshots = [
-        {"snapshot": r.seq, "position": r.position, "saved": r.created, "commit": r.commit.id}
-        for r in refs
+        {
+            "snapshot": r.seq,
+            "position": r.position,
+            "saved": r.created,
+            "commit": r.commit.id,
+            "kept": whole,
+        }
+        for r, whole in zip(refs, kept.whole(refs), strict=True)
     ]
     facts: dict[str, Any] = {
         "name": name,
         "path": whole_name(path),
         "bytes": kept.size(),
         "branches": kept.branches(),
+        "pins": {pin: commit.position for pin, commit in kept.pins().items()},
         "position": refs[-1].position,
         "snapshots": snapshots,
     }
@@ -300,13 +313,21 @@ def show(
         return
     output.print(f"{whole_name(path)}  {size_text(kept.size())}")
     output.print(f"branches: {', '.join(kept.branches())}; this is {branch}")
+    if facts["pins"]:
+        pins = (f"{pin} at token {at:,}" for pin, at in facts["pins"].items())
+        output.print(f"pins: {', '.join(pins)}")
     cells = [
-        (str(ref.seq), f"{ref.position:,}", time_text(ref.created), ref.commit.id[:12])
-        for ref in refs
+        (
+            str(ref.seq),
+            f"{ref.position:,}",
+            time_text(ref.created),
+            ref.commit.id[:12],
+            "" if snapshot["kept"] else "tokens only",
+        )
+        for ref, snapshot in zip(refs, snapshots, strict=True)
     ]
-    show_table(
-        ("snapshot", "position", "saved at", "commit"), cells, right=("snapshot", "position")
-    )
+    columns = ("snapshot", "position", "saved at", "commit", "kept")
+    show_table(columns, cells, right=columns[:2])
     if memory and report is not None:
         output.print()
         show_memory(report, decode)
@@ -322,12 +343,12 @@ def fork(
     as_json: Json = False,
 ) -> None:
     """Begin a branch where a session stands; nothing is copied. Use it as NAME@BRANCH."""
-    kept, start = _existing(store, name)
+    kept, start = existing(store, name)
     base = name.partition("@")[0]
     locate(store, f"{base}@{branch}")
     head = kept.head(start)
     if head is None:
-        raise _no_branch(kept, name)
+        raise no_branch(kept, name)
     if kept.head(branch) is not None:
         raise ValueError(f"branch {branch!r} exists already; allowed: a new name")
     ref = kept.publish(head, branch=branch)
@@ -369,7 +390,7 @@ def delete(
     """Remove a session with all its branches, for good."""
     if "@" in name:
         raise ValueError(f"{name!r} is a branch; allowed: a session, with all its branches")
-    kept, _ = _existing(store, name)
+    kept, _ = existing(store, name)
     if not yes:
         console.print(f"delete {name} ({size_text(kept.size())}) for good? [y/N] ", end="")
         if not sys.stdin or sys.stdin.readline().strip().lower() not in ("y", "yes"):

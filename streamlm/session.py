@@ -436,6 +436,10 @@ class Session:
                 allowed = f"0 to {max(refs)}, or an entry of history()"
                 raise ValueError(f"snapshot = {snapshot}; allowed: {allowed}")
             commit = refs[seq].commit
+            if not store.is_whole(commit):  # its tokens are still there
+                tokens = commit.position
+                commit = store.nearest(refs[seq], tokens)
+                replay = store.tokens(refs[seq], commit.position, tokens)
         if commit != head.commit:
             loaded = self._load(commit)  # first, for it may be damaged
             try:

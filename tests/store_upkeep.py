@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from memory_store import Corrupt, NotFound, Ref, Retention, Snapshot, StoreError
+from memory_store.recovery import Recovered
 from memory_store.store import Store
 from tests.stores import Stream, assert_equal
 
@@ -123,6 +124,65 @@ class UpkeepConformance:
             assert target - near.position <= max(20, (600 - target) / 2)
             replay = store.tokens(refs[-1], near.position, target)
             assert np.array_equal(replay, ids_of(snapshots)[near.position : target])
+
+    @pytest.mark.parametrize("kind", ["zarr.json", "memory/c.0.0.0.0", "segment/c.0.0.0.0"])
+    def test_recovery_finds_the_newest_sound_state(self, place: Any, kind: str) -> None:
+        store = place.new()
+        refs, snapshots = grown(store, 6)
+        assert store.recover() == Recovered(refs[-1], ())
+        for ref in refs[4:]:
+            key = f"commits/{ref.commit.name}/{kind}"
+            place.write(key, place.files()[key][:-1])
+        store = place.open()
+        with pytest.raises(Corrupt):
+            store.load(refs[-1])
+        found = store.recover()
+        assert len(found.damage) == 2 and all(kind in text for text in found.damage)
+        assert found.head == store.head("main") and found.head.commit == refs[3].commit
+        assert_equal(store.load(found.head), snapshots[3])
+        assert store.refs("main")[:-1] == refs  # the history stays
+        stream = Stream(1)
+        stream.resume(store.load(found.head))
+        stream.read(10, memory=3, compressed=1)
+        again = stream.snapshot()
+        assert_equal(store.load(store.commit(again, parent=found.head)), again)
+
+    @pytest.mark.parametrize("lost", [(5,), (2, 3), (0,), (0, 1, 5)])
+    @pytest.mark.parametrize("damaged", [True, False])
+    def test_recovery_replaces_refs(self, place: Any, lost: tuple[int, ...], damaged: bool) -> None:
+        store = place.new()
+        refs, snapshots = grown(store, 6)
+        if not damaged and 5 in lost:
+            pytest.skip("nobody can know of a newest ref that is gone")
+        held = {seq: place.files()[f"refs/main/{seq:012d}.json"] for seq in lost}
+        for seq in lost:
+            data = held[seq].replace(b'"seq"', b'"sEq"') if damaged else None
+            place.write(f"refs/main/{seq:012d}.json", data)
+        store = place.open()
+        with pytest.raises(Corrupt):
+            store.refs("main")
+        found = store.recover()
+        assert len(found.damage) == len(lost)
+        newest = max(set(range(6)) - set(lost))
+        assert found.head.commit == refs[newest].commit
+        assert_equal(store.load(found.head), snapshots[newest])
+        history = store.refs("main")
+        assert [ref.seq for ref in history] == list(range(len(history)))
+        assert all(ref == refs[ref.seq] for ref in history[:6] if ref.seq not in lost)
+        assert sum(key.startswith("lost/") for key in place.files()) == damaged * len(lost)
+        assert store.recover() == Recovered(found.head, ())
+
+    def test_recovery_needs_something_sound(self, place: Any) -> None:
+        store = place.new()
+        with pytest.raises(NotFound, match="no branch"):
+            store.recover()
+        refs, _ = grown(store, 2)
+        for ref in refs:
+            place.write(f"commits/{ref.commit.name}/zarr.json", b"{}")
+        before = place.files()
+        with pytest.raises(NotFound, match="no state of this branch is sound"):
+            place.open().recover()
+        assert place.files() == before
 
     def test_all_is_kept_unless_asked(self, place: Any) -> None:
         store = place.new()

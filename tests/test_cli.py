@@ -304,7 +304,7 @@ def test_sessions(kept: CommandLine) -> None:
     shown = kept.works("sessions", "show", "s", "--json").json
     assert shown.keys() == {"name", "path", "bytes", "branches", "position", "snapshots"}
     for snapshot in shown["snapshots"]:
-        assert snapshot.keys() == {"snapshot", "position", "saved", "commit"}
+        assert snapshot.keys() == {"snapshot", "position", "saved", "commit", "kept"}
     start = shown["position"]
 
     forked = kept.works("sessions", "fork", "s", "draft", "--json").json

@@ -31,6 +31,7 @@ LAYERS: tuple[set[str], ...] = (
     {"display"},
     {"compare_plot", "memory_view"},
     {"cli_convert", "cli_sessions", "cli_suite"},
+    {"cli_upkeep"},
     {"cli_compare"},
     {"cli"},
     {"__main__", "quickstart"},

@@ -119,6 +119,7 @@ class TestS3(StoreConformance):
     test_thinning_by_age: Any = None
     test_gc_cut_short_goes_on: Any = None
     test_what_is_forgotten_says_so: Any = None
+    test_recovery_replaces_refs: Any = None
     test_damage_to_what_is_left_is_noticed: Any = None
 
     @pytest.fixture

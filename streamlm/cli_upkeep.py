@@ -1,0 +1,117 @@
+"""`streamlm sessions gc`, `pin`, `unpin`, `verify` and `recover`: looking after what is kept."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from memory_store import Retention
+from streamlm.cli_sessions import Json, Name, Store, app, existing, no_branch
+from streamlm.display import note, output, size_text
+
+
+@app.command()
+def gc(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The session.")],
+    last: Annotated[
+        int | None,
+        typer.Option(min=1, help="Keep so many snapshots of each branch loadable; default: all."),
+    ] = None,
+    thin: Annotated[
+        bool,
+        typer.Option("--thin", help="And about as many for each doubling of the older ones' age."),
+    ] = False,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="Drop the tokens before the oldest one kept, too.")
+    ] = False,
+    grace: Annotated[
+        float, typer.Option(min=0, help="Seconds; younger leftovers may still be written.")
+    ] = 3600.0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only tell what would be done.")
+    ] = False,
+    store: Store = "sessions",
+    as_json: Json = False,
+) -> None:
+    """Let go of old states; heads and pins stay, and all positions whose tokens are kept."""
+    if last is None and (thin or forget):
+        raise ValueError("--thin and --forget say what happens to all but the --last N; give it")
+    kept, _ = existing(store, name)
+    done = kept.gc(Retention(last=last, thin=thin, log=not forget), grace=grace, dry_run=dry_run)
+    if as_json:
+        print(json.dumps({"name": name, "dry_run": dry_run, **done.__dict__}))
+        return
+    would = "would be " if dry_run else ""
+    output.print(
+        f"{name}: {done.kept} snapshots kept, {done.released} {would}let go, tokens of "
+        f"{done.forgotten} {would}forgotten, {done.leftovers} leftovers {would}swept; "
+        f"about {size_text(done.bytes)} {would}freed"
+    )
+
+
+@app.command()
+def pin(
+    name: Name,
+    pin_name: Annotated[str, typer.Argument(metavar="PIN", help="Name of the pin.")],
+    snapshot: Annotated[
+        int | None, typer.Option(help="A snapshot of `show`; default: where the branch stands.")
+    ] = None,
+    store: Store = "sessions",
+    as_json: Json = False,
+) -> None:
+    """Keep a snapshot, whatever `gc` is told."""
+    kept, branch = existing(store, name)
+    refs = kept.refs(branch)
+    if not refs:
+        raise no_branch(kept, name)
+    if snapshot is not None and not 0 <= snapshot < len(refs):
+        raise ValueError(f"snapshot = {snapshot}; allowed: 0 to {len(refs) - 1}")
+    ref = refs[-1 if snapshot is None else snapshot]
+    kept.pin(ref, pin_name)
+    if as_json:
+        print(json.dumps({"name": name, "pin": pin_name, "position": ref.position}))
+    else:
+        output.print(f"{name}: {pin_name} keeps token {ref.position:,}")
+
+
+@app.command()
+def unpin(
+    name: Name,
+    pin_name: Annotated[str, typer.Argument(metavar="PIN", help="Name of the pin.")],
+    store: Store = "sessions",
+) -> None:
+    """Remove a pin; the snapshot stays until the next `gc`."""
+    kept, _ = existing(store, name)
+    kept.unpin(pin_name)
+    output.print(f"{name}: {pin_name} is no pin any more")
+
+
+@app.command()
+def verify(name: Name, store: Store = "sessions", as_json: Json = False) -> None:
+    """Read all that a session keeps, and check every checksum."""
+    kept, _ = existing(store, name)
+    found = kept.verify()
+    if as_json:
+        print(json.dumps({"name": name, **found.__dict__}))
+    else:
+        output.print(
+            f"{name}: {found.commits} commits and {found.refs} refs are as they were written "
+            f"({size_text(found.bytes)})"
+        )
+
+
+@app.command()
+def recover(name: Name, store: Store = "sessions", as_json: Json = False) -> None:
+    """Go back to the newest state that is sound, after damage."""
+    kept, branch = existing(store, name)
+    found = kept.recover(branch)
+    if as_json:
+        print(json.dumps({"name": name, "position": found.head.position, "damage": found.damage}))
+        return
+    for text in found.damage:
+        note(text, word="lost: ", style="bold red")
+    state = "is back at" if found.damage else "is sound; it is at"
+    output.print(f"{name} {state} token {found.head.position:,}")
+
+
+__all__ = ["app"]
