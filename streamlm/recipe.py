@@ -44,7 +44,8 @@ class Recipe:
             raise ValueError(f"{path} is no TOML: {error}") from None
         data = values.get("data", {})
         wanted = [{"tokenizer", "train", last} for last in ("valid", "valid_share")]
-        if set(values) - {"data", "model", "train", "backbone"} or set(data) - {"cut_bytes"} not in wanted:
+        tables = {"data", "model", "train", "backbone"}
+        if set(values) - tables or set(data) - {"cut_bytes"} not in wanted:
             raise ValueError(
                 f"{path}: allowed are [data] with tokenizer, train, valid or valid_share, and "
                 "cut_bytes; [model], [train] and [backbone]"
