@@ -1,5 +1,6 @@
 """What a session leaves on disk: plain Zarr v3 groups, published by create-only refs."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from memory_store.errors import (
@@ -16,6 +17,9 @@ from memory_store.protocol import JSON, Commit, MemoryStore, Ref, Snapshot, Veri
 
 if TYPE_CHECKING:
     from memory_store.directory import DirectoryStore
+    from memory_store.in_memory import InMemoryStore
+    from memory_store.objects import ObjectStore
+    from memory_store.places import create_store, open_store
 
 __all__ = [
     "JSON",
@@ -23,10 +27,12 @@ __all__ = [
     "Conflict",
     "Corrupt",
     "DirectoryStore",
+    "InMemoryStore",
     "Locked",
     "MemoryStore",
     "Mismatch",
     "NotFound",
+    "ObjectStore",
     "Ref",
     "Snapshot",
     "StoreError",
@@ -34,13 +40,21 @@ __all__ = [
     "UnsupportedSchema",
     "Verified",
     "Window",
+    "create_store",
+    "open_store",
 ]
+
+# Not imported above: what only needs the types does not need the stores' own libraries.
+_LATER = {
+    "DirectoryStore": "memory_store.directory",
+    "InMemoryStore": "memory_store.in_memory",
+    "ObjectStore": "memory_store.objects",
+    "create_store": "memory_store.places",
+    "open_store": "memory_store.places",
+}
 
 
 def __getattr__(name: str) -> Any:
-    # Not imported above: what only needs the types does not need the store's own libraries.
-    if name == "DirectoryStore":
-        from memory_store.directory import DirectoryStore
-
-        return DirectoryStore
+    if name in _LATER:
+        return getattr(import_module(_LATER[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

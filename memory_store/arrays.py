@@ -4,15 +4,14 @@ One chunk is one file, `<array>/c.0.0…`; see `zarrformat` for how large arrays
 """
 
 import math
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
+from memory_store.backend import Backend, Buffer, Content
 from memory_store.canonical import crc32c, sha256
 from memory_store.errors import Corrupt
-from memory_store.files import Buffer, check_size, open_regular, read_into
 from memory_store.zarrformat import (
     ITEMSIZE,
     ArraySpec,
@@ -60,15 +59,10 @@ def chunks(array: np.ndarray) -> Iterator[Chunk]:
         yield Chunk(chunk_name(array.ndim, index), [part.data, padding, tail], crc)
 
 
-def check_sizes(folder: str, spec: Stored) -> None:
-    """Check that the chunks that `spec` promises are there, and as large as promised.
-
-    Raises:
-        Corrupt: they are not.
-    """
+def files(folder: str, spec: Stored) -> list[tuple[str, int]]:
+    """The keys of the chunks that `spec` promises in `folder`, and their sizes in bytes."""
     size = _chunk_bytes(spec) + CHECKSUM
-    for path in _chunk_paths(folder, spec):
-        check_size(path, size)
+    return [(f"{folder}/{chunk_name(len(spec.shape), i)}", size) for i in range(len(spec.crc32c))]
 
 
 def memory(nbytes: int) -> np.ndarray:
@@ -77,11 +71,12 @@ def memory(nbytes: int) -> np.ndarray:
 
 
 def read_array(
-    folder: str, spec: Stored, allocate: Callable[[int], np.ndarray] = memory
+    backend: Backend, folder: str, spec: Stored, allocate: Callable[[int], np.ndarray] = memory
 ) -> np.ndarray:
     """Read the array in `folder` and check that it is the one that `spec` describes.
 
     Args:
+        backend: where it is kept.
         folder: the array's folder.
         spec: what is known of it.
         allocate: where to read it to: that many bytes or more, one-dimensional uint8.
@@ -90,36 +85,40 @@ def read_array(
         Corrupt: a chunk is missing, damaged, or a sound one from elsewhere.
     """
     size = _chunk_bytes(spec)
-    paths = _chunk_paths(folder, spec)
-    descriptors: list[int] = []
+    contents: list[Content] = []
     try:
         # All sizes are checked before memory is taken: a shape must not promise what is not there.
-        for path in paths:
-            descriptors.append(open_regular(path, size + CHECKSUM))
+        for key, due in files(folder, spec):
+            contents.append(backend.open(key, due))
         data = allocate(spec.nbytes)[: spec.nbytes]
-        for i, (path, descriptor) in enumerate(zip(paths, descriptors, strict=True)):
+        for i, content in enumerate(contents):
             part = data[i * size : (i + 1) * size]
             rest = np.empty(size - len(part) + CHECKSUM, np.uint8)  # padding, then the checksum
-            read_into(descriptor, part, path)
-            read_into(descriptor, rest, path)
+            content.read_into(part)
+            content.read_into(rest)
             crc = crc32c(rest[:-CHECKSUM], crc32c(part))
             if crc != int.from_bytes(rest[-CHECKSUM:].tobytes(), "little"):
-                raise Corrupt(f"{path}: damaged, its crc32c does not fit. Restore it from a copy.")
-            if crc != spec.crc32c[i]:
-                raise Corrupt(
-                    f"{path}: a sound chunk, but not the one that was committed here. "
+                problem = "damaged, its crc32c does not fit. Restore it from a copy."
+            elif crc != spec.crc32c[i]:
+                problem = (
+                    "a sound chunk, but not the one that was committed here. "
                     "Restore it from a copy."
                 )
+            else:
+                continue
+            raise Corrupt(f"{backend.name(files(folder, spec)[i][0])}: {problem}")
     except MemoryError as error:
-        raise Corrupt(f"{folder}: {spec.nbytes} bytes do not fit in memory.") from error
+        raise Corrupt(
+            f"{backend.name(folder)}: {spec.nbytes} bytes do not fit in memory."
+        ) from error
     finally:
-        for descriptor in descriptors:
-            os.close(descriptor)
+        for content in contents:
+            content.close()
     return _shaped(data, spec.dtype, spec.shape)
 
 
 def read_rows(
-    folder: str, spec: Stored, start: int, stop: int
+    backend: Backend, folder: str, spec: Stored, start: int, stop: int
 ) -> Iterator[tuple[int, int, np.ndarray]]:
     """The rows [start, stop) along axis 0, a few at a time, as (first, end, rows).
 
@@ -132,32 +131,32 @@ def read_rows(
     row = spec.nbytes // max(1, spec.shape[0])
     per_chunk = chunk_shape(spec.shape, spec.dtype)[0]
     buffer = memory(max(row, BLOCK))
-    for index, path in enumerate(_chunk_paths(folder, spec)):
+    for index, (key, due) in enumerate(files(folder, spec)):
         begin = index * per_chunk
         first, end = max(start, begin), min(stop, begin + per_chunk)
         if first >= end:
             continue
-        descriptor = open_regular(path, _chunk_bytes(spec) + CHECKSUM)
+        content = backend.open(key, due)
         try:
-            os.lseek(descriptor, (first - begin) * row, os.SEEK_SET)
+            content.skip((first - begin) * row)
             while first < end:
                 until = min(end, first + max(1, BLOCK // row))
                 data = buffer[: (until - first) * row]
-                read_into(descriptor, data, path)
+                content.read_into(data)
                 yield first, until, _shaped(data, spec.dtype, (until - first, *spec.shape[1:]))
                 first = until
         finally:
-            os.close(descriptor)
+            content.close()
 
 
-def check_sha256(folder: str, spec: ArraySpec, array: np.ndarray) -> None:
-    """Check an array that was read against its sha256.
+def check_sha256(name: str, spec: ArraySpec, array: np.ndarray) -> None:
+    """Check an array that was read against its sha256; `name` is what messages call it.
 
     Raises:
         Corrupt: they do not fit.
     """
     if sha256(raw(array)) != spec.sha256:
-        raise Corrupt(f"{folder}: damaged, its sha256 does not fit. Restore it from a copy.")
+        raise Corrupt(f"{name}: damaged, its sha256 does not fit. Restore it from a copy.")
 
 
 def _shaped(data: np.ndarray, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -166,7 +165,3 @@ def _shaped(data: np.ndarray, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
 
 def _chunk_bytes(spec: Stored) -> int:
     return math.prod(chunk_shape(spec.shape, spec.dtype)) * ITEMSIZE[spec.dtype]
-
-
-def _chunk_paths(folder: str, spec: Stored) -> list[str]:
-    return [os.path.join(folder, chunk_name(len(spec.shape), i)) for i in range(len(spec.crc32c))]

@@ -1,13 +1,14 @@
 """The commits of a session, as they are read."""
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import copy
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 
-from memory_store.arrays import check_sizes, memory, read_array, read_rows
+from memory_store.arrays import files, memory, read_array, read_rows
+from memory_store.backend import Backend
 from memory_store.manifest import Manifest
 from memory_store.manifest_reader import read_manifest
 from memory_store.names import commit_folder
@@ -31,23 +32,44 @@ class Scratch:
 class Commits:
     """Reads commits; each is checked against its address."""
 
-    def __init__(self, root: Path, session: str) -> None:
-        self.root = root
+    def __init__(self, backend: Backend, session: str) -> None:
+        self.backend = backend
         self.session = session
         # Commits never change; a writer and long walks meet the same ones again and again.
         self.manifest = lru_cache(maxsize=64)(self.read)
-
-    def folder(self, commit: Commit) -> Path:
-        """Where a commit lies."""
-        return commit_folder(self.root, commit.name)
+        self._written: tuple[Commit, Mapping[str, Sequence[str]]] | None = None
 
     def read(self, commit: Commit) -> Manifest:
-        """The attributes of a commit, from the disk; `manifest` may know them already.
+        """The attributes of a commit, from the medium; `manifest` may know them already.
 
         Raises:
             Corrupt: missing, damaged, or another commit.
         """
-        return read_manifest(self.folder(commit), commit, self.session)
+        return read_manifest(self.backend, commit, self.session)
+
+    def remember(self, commit: Commit, digests: Mapping[str, Sequence[str]]) -> None:
+        """Keep the digests of the slots of the commit that was written last."""
+        self._written = commit, digests
+
+    def digests(self, commit: Commit) -> Mapping[str, Sequence[str]]:
+        """By window, the digests of its slots as they were committed, as far as remembered."""
+        written = self._written
+        return written[1] if written is not None and written[0] == commit else {}
+
+    @contextmanager
+    def ahead(
+        self, wanted: Callable[[], Iterable[tuple[Commit, Stored, str]]]
+    ) -> "Iterator[Commits]":
+        """These commits while the arrays `wanted()` are read; see `Backend.ahead`."""
+
+        def keys() -> Iterator[tuple[str, int]]:
+            for commit, spec, name in wanted():
+                yield from files(array_folder(commit, name), spec)
+
+        with self.backend.ahead(keys) as backend:
+            reader = copy(self)
+            reader.backend = backend
+            yield reader
 
     def array(
         self,
@@ -58,18 +80,24 @@ class Commits:
         allocate: Callable[[int], np.ndarray] = memory,
     ) -> np.ndarray:
         """An array of a commit, checked against what is known of it."""
-        return read_array(self._array_folder(commit, name), spec, allocate)
+        return read_array(self.backend, array_folder(commit, name), spec, allocate)
 
     def rows(
         self, commit: Commit, spec: Stored, name: str, *, start: int, stop: int
     ) -> Iterator[tuple[int, int, np.ndarray]]:
         """Rows of an array of a commit, unchecked; see `arrays.read_rows`."""
-        return read_rows(self._array_folder(commit, name), spec, start, stop)
+        return read_rows(self.backend, array_folder(commit, name), spec, start, stop)
 
     def check_sizes(self, commit: Commit, spec: Stored, name: str) -> None:
-        """Check that the files of an array have the size that its shape promises."""
-        check_sizes(self._array_folder(commit, name), spec)
+        """Check that the files of an array have the size that its shape promises.
 
-    def _array_folder(self, commit: Commit, name: str) -> str:
-        # Path costs as much as reading a small file. The commit's name has been checked.
-        return os.path.join(self.root, "commits", commit.name, name)
+        Raises:
+            Corrupt: they do not, or one is missing.
+        """
+        for key, size in files(array_folder(commit, name), spec):
+            self.backend.check_size(key, size)
+
+
+def array_folder(commit: Commit, name: str) -> str:
+    """Where an array of a commit lies."""
+    return f"{commit_folder(commit.name)}/{name}"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from memory_store.commits import Commits
-from memory_store.delta import along, plan, slot_count
+from memory_store.delta import along, plan, slot_count, slot_digests
 from memory_store.fields import now
 from memory_store.header import checked_fingerprints
 from memory_store.history import jump_from
@@ -29,7 +29,6 @@ def commit_snapshot(
     branch: str,
     parent: Ref | None,
     fingerprints: Mapping[str, str],
-    durable: bool,
 ) -> Ref:
     """Write a snapshot and move the branch from `parent` to it; see `MemoryStore.commit`."""
     snapshot = checked(snapshot, parent.position if parent else None)
@@ -38,7 +37,12 @@ def commit_snapshot(
     before = parent.commit if parent else None
     depth = commits.manifest(before).depth + 1 if before else 0
     jump = jump_from(before, commits) if before else None
-    todo = plan(snapshot.windows, before, commits)
+    digests = (
+        {name: slot_digests(window) for name, window in snapshot.windows.items()}
+        if commits.backend.remote
+        else {}
+    )
+    todo = plan(snapshot.windows, before, commits, digests)
     arrays = {
         name: _from_slot(window, todo.first[name]) for name, window in snapshot.windows.items()
     }
@@ -59,16 +63,17 @@ def commit_snapshot(
             libraries=LIBRARIES,
         )
 
-    return write_commit(
-        commits.root,
+    ref = write_commit(
+        commits.backend,
         {**arrays, **snapshot.arrays, TOKENS: snapshot.tokens},
         describe,
         refs,
         branch=branch,
         seq=seq,
         position=snapshot.position,
-        durable=durable,
     )
+    commits.remember(ref.commit, digests)
+    return ref
 
 
 def _slots(window: Window) -> Slots:

@@ -5,15 +5,18 @@ slot backwards: this commit's slots, then those before them from the commit that
 the oldest slot is reached.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 
+from memory_store.canonical import sha256
 from memory_store.commits import Commits, Scratch
 from memory_store.errors import Corrupt, StoreError
 from memory_store.manifest import MAX_WINDOW, Held, Slots, Source
 from memory_store.protocol import Commit, Window
+from memory_store.zarrformat import Stored
 
 
 @dataclass(frozen=True)
@@ -59,33 +62,59 @@ def pieces(name: str, start: int, end: int, sources: Iterable[Source]) -> list[P
     return found
 
 
-def plan(windows: Mapping[str, Window], parent: Commit | None, commits: Commits) -> Plan:
+def plan(
+    windows: Mapping[str, Window],
+    parent: Commit | None,
+    commits: Commits,
+    digests: Mapping[str, Sequence[str]],
+) -> Plan:
     """What to write so that `windows` can be rebuilt from at most MAX_WINDOW commits.
 
     Slots that the parent has are compared with what is stored; a window in which one differs, or
-    cannot be read, is written whole. What is loaded is thus always what was committed.
+    cannot be read, is written whole. What is loaded is thus always what was committed. Where
+    reading is slow, slots are compared by their digests, if `commits` remembers the parent's.
+
+    Args:
+        windows: what is to be committed.
+        parent: the commit that they continue.
+        commits: reads what is stored.
+        digests: of the slots of each window, where there are any to compare with.
     """
     whole = {name: window.end - slot_count(window) for name, window in windows.items()}
     if parent is None:
         return Plan(whole, ())
     manifest = commits.manifest(parent)
     sources = manifest.sources(parent)
-    first = dict(whole)
-    needed: dict[Commit, dict[str, Held]] = {}
+    kept: dict[str, list[Piece]] = {}
     for name, window in windows.items():
         slots = manifest.slots.get(name)
-        if slots is None or not _continues(window, slots):
-            continue
-        new = max(slots.end, whole[name])
-        try:
-            kept = pieces(name, whole[name], new, sources) if whole[name] < slots.end else []
-            unchanged = all(_equal(name, window, slots, piece, commits) for piece in kept)
-        except StoreError:
-            unchanged = False  # the caller has the slots: damage on disk ends here
-        if unchanged:
-            first[name] = new
-            for piece in kept:
-                needed.setdefault(piece.commit, {})[name] = piece.held
+        if slots is not None and _continues(window, slots):
+            with suppress(Corrupt):
+                kept[name] = pieces(name, min(whole[name], slots.end), slots.end, sources)
+    first = dict(whole)
+    needed: dict[Commit, dict[str, Held]] = {}
+    remembered = commits.digests(parent)
+
+    def wanted() -> Iterator[tuple[Commit, Stored, str]]:
+        for name in kept.keys() - remembered.keys():
+            for piece in kept[name]:
+                yield piece.commit, piece.held.stored(manifest.slots[name]), name
+
+    with commits.ahead(wanted) as reader:
+        for name, found in kept.items():
+            window, slots = windows[name], manifest.slots[name]
+            try:
+                if name in remembered:
+                    old = remembered[name][whole[name] - slots.start :]
+                    unchanged = digests[name][: len(old)] == old
+                else:
+                    unchanged = all(_equal(name, window, slots, piece, reader) for piece in found)
+            except StoreError:
+                unchanged = False  # the caller has the slots: damage on disk ends here
+            if unchanged:
+                first[name] = max(slots.end, whole[name])
+                for piece in found:
+                    needed.setdefault(piece.commit, {})[name] = piece.held
     if len(needed) >= MAX_WINDOW:
         return Plan(whole, ())
     window_sources = [
@@ -117,6 +146,13 @@ def assemble(
         view = along(window, slots.axis, piece.low - slots.start, piece.high - slots.start)
         view[...] = along(stored, slots.axis, piece.low - first, piece.high - first)
     return window
+
+
+def slot_digests(window: Window) -> list[str]:
+    """sha256 of each slot of a window, oldest first."""
+    slots = np.moveaxis(window.data, window.axis, 0)
+    slots = slots.astype(slots.dtype.newbyteorder("<"), copy=False)
+    return [sha256(np.ascontiguousarray(slot)) for slot in slots]
 
 
 def slot_count(window: Window) -> int:

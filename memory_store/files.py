@@ -11,23 +11,20 @@ import stat
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
+from memory_store.backend import MAX_DOCUMENT, Buffer, Result, check_found, missing
 from memory_store.errors import Corrupt, StoreError, from_os
 
 THREADS = 8
-MAX_DOCUMENT = 16 * 2**20  # bytes of a JSON file; a hostile one must not fill memory
 # A pipe or a link that somebody planted is refused rather than waited for or followed.
 READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
 
-Buffer = bytes | memoryview
-Result = TypeVar("Result")
 
-
-def open_regular(path: str, size: int | None = None) -> int:
-    """A descriptor to read the regular file at `path`, which has `size` bytes if given.
+def open_regular(path: str, size: int | None) -> int:
+    """A descriptor to read the regular file at `path` of `size` bytes; None is a document.
 
     Raises:
         Corrupt: missing, not a regular file, or of another size.
@@ -38,7 +35,7 @@ def open_regular(path: str, size: int | None = None) -> int:
     except OSError as error:
         raise _unreadable(path, error) from error
     try:
-        _check_found(path, os.fstat(descriptor), size)
+        _check_regular(path, os.fstat(descriptor), size)
     except Corrupt:
         os.close(descriptor)
         raise
@@ -51,25 +48,21 @@ def check_size(path: str, size: int) -> None:
         found = os.lstat(path)
     except OSError as error:
         raise _unreadable(path, error) from error
-    _check_found(path, found, size)
+    _check_regular(path, found, size)
 
 
 def _unreadable(path: str, error: OSError) -> StoreError:
     if isinstance(error, FileNotFoundError | NotADirectoryError):
-        return Corrupt(f"{path}: missing. Restore the file from a copy.")
+        return missing(path)
     if error.errno == errno.ELOOP:
         return Corrupt(f"{path}: a link. Put the file itself there.")
     return from_os(error, "reading", path)
 
 
-def _check_found(path: str, found: os.stat_result, size: int | None) -> None:
+def _check_regular(path: str, found: os.stat_result, size: int | None) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise Corrupt(f"{path}: not a regular file. Restore the file from a copy.")
-    if size is not None and found.st_size != size:
-        raise Corrupt(
-            f"{path}: has {found.st_size} bytes where {size} were written. "
-            "Restore the file from a copy."
-        )
+    check_found(path, found.st_size, size)
 
 
 def read_into(descriptor: int, buffer: np.ndarray, path: str) -> None:
@@ -85,22 +78,16 @@ def read_into(descriptor: int, buffer: np.ndarray, path: str) -> None:
         done += count
 
 
-def read_document(path: Path) -> bytes:
+def read_document(path: str) -> bytes:
     """The bytes of a small file.
 
     Raises:
         Corrupt: missing, not a regular file, or larger than any document.
     """
-    descriptor = open_regular(str(path))
+    descriptor = open_regular(path, None)
     try:
-        size = os.fstat(descriptor).st_size
-        if size > MAX_DOCUMENT:
-            raise Corrupt(
-                f"{path}: has {size} bytes; documents have at most {MAX_DOCUMENT}. "
-                "Restore the file from a copy."
-            )
-        buffer = np.empty(size, np.uint8)
-        read_into(descriptor, buffer, str(path))
+        buffer = np.empty(min(os.fstat(descriptor).st_size, MAX_DOCUMENT), np.uint8)
+        read_into(descriptor, buffer, path)
         return buffer.tobytes()
     finally:
         os.close(descriptor)
@@ -114,7 +101,7 @@ def sync(descriptor: int) -> None:
         os.fsync(descriptor)
 
 
-def write_new(path: Path, buffers: Sequence[Buffer], *, durable: bool) -> None:
+def write_new(path: str | Path, buffers: Sequence[Buffer], *, durable: bool) -> None:
     """Write `buffers`, one after the other, to a file that must not exist."""
     descriptor = _written(path, buffers)
     try:
@@ -124,7 +111,7 @@ def write_new(path: Path, buffers: Sequence[Buffer], *, durable: bool) -> None:
         os.close(descriptor)
 
 
-def _written(path: Path, buffers: Sequence[Buffer]) -> int:
+def _written(path: str | Path, buffers: Sequence[Buffer]) -> int:
     """A descriptor of a new file that holds `buffers`, for the system at least."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
@@ -149,7 +136,7 @@ def make_folder(path: Path) -> None:
     path.mkdir(exist_ok=True)
 
 
-def sync_folder(path: Path) -> None:
+def sync_folder(path: str | Path) -> None:
     """Have the disk hold the names in a folder."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -175,10 +162,9 @@ class Batch:
     def __exit__(self, *_: object) -> None:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
-        for descriptor in self._open:
-            os.close(descriptor)
+        self._close()
 
-    def write(self, path: Path, buffers: Sequence[Buffer]) -> None:
+    def write(self, path: str | Path, buffers: Sequence[Buffer]) -> None:
         """Write a new file; the disk may not hold it before `sync`."""
         descriptor = _written(path, buffers)
         if self._durable:
@@ -186,13 +172,12 @@ class Batch:
         else:
             os.close(descriptor)
 
-    def sync(self, folders: Iterable[Path] = ()) -> None:
+    def sync(self, folders: Iterable[str | Path] = ()) -> None:
         """Return when the disk holds all files written so far; then, that it holds `folders`."""
         if self._durable:
             self._each(sync, self._open)
             self._each(sync_folder, folders)
-        while self._open:
-            os.close(self._open.pop())
+        self._close()
 
     def call(self, function: Callable[[Any], Result], argument: Any) -> "Future[Result]":
         """Run `function(argument)` beside what follows."""
@@ -203,3 +188,7 @@ class Batch:
     def _each(self, function: Callable[[Any], None], arguments: Iterable[Any]) -> None:
         for future in [self.call(function, argument) for argument in arguments]:
             future.result()
+
+    def _close(self) -> None:
+        while self._open:
+            os.close(self._open.pop())

@@ -1,19 +1,17 @@
 """`session.json`: what a session is, written once."""
 
-import os
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from memory_store.backend import Backend
 from memory_store.canonical import parse, plain, sealed, unsealed
-from memory_store.errors import NotFound, StoreError
+from memory_store.errors import NotFound, os_errors
 from memory_store.fields import Fields, now
-from memory_store.files import read_document, sync_folder, write_new
 from memory_store.manifest import SCHEMA
 from memory_store.manifest_reader import check_schema
-from memory_store.names import SESSION, SESSION_FILE, commits_folder, refs_folder, temporary
+from memory_store.names import SESSION, SESSION_FILE
 
 
 @dataclass(frozen=True)
@@ -26,18 +24,18 @@ class Header:
     fingerprints: Mapping[str, str]
 
 
-def read_header(root: Path) -> Header:
-    """The header of the session at `root`.
+def read_header(backend: Backend) -> Header:
+    """The header of the session that a backend keeps.
 
     Raises:
         NotFound: no session there.
         Corrupt: damaged.
         UnsupportedSchema: of a later version.
     """
-    path = root / SESSION_FILE
-    if not os.path.lexists(path):
-        raise NotFound(f"{root}: no session here. Check the path, or create one.")
-    document = parse(read_document(path), path)
+    if not backend.exists(SESSION_FILE):
+        raise NotFound(f"{backend.name()}: no session here. Check the path, or create one.")
+    path = backend.name(SESSION_FILE)
+    document = parse(backend.read(SESSION_FILE), path)
     check_schema(document.get("schema"), path)
     fields = Fields(unsealed(document, path), path)
     return Header(
@@ -49,34 +47,25 @@ def read_header(root: Path) -> Header:
 
 
 def create_header(
-    root: Path, *, attributes: Mapping[str, Any], fingerprints: Mapping[str, str], durable: bool
+    backend: Backend,
+    *,
+    attributes: Mapping[str, Any] | None,
+    fingerprints: Mapping[str, str] | None,
 ) -> Header:
-    """Make the folders of a new session, then its header: only that makes it one.
+    """Begin a new session: only its header makes it one.
 
     Raises:
-        StoreError: something else is there already.
+        StoreError: something else is there already, or the medium refuses.
+        ValueError: attributes that are no JSON, fingerprints that are no text.
     """
-    header = Header(
-        session=uuid.uuid4().hex,
-        created=now(),
-        attributes=plain(attributes, "attributes"),
-        fingerprints=checked_fingerprints(fingerprints),
-    )
-    root.mkdir(parents=True, exist_ok=True)
-    _check_vacant(root)
-    for folder in (refs_folder(root), commits_folder(root)):
-        folder.mkdir(exist_ok=True)
-    data = sealed({"schema": SCHEMA, **vars(header)})
-    source = temporary(root)
-    try:
-        write_new(source, [data], durable=durable)
-        os.rename(source, root / SESSION_FILE)
-    except BaseException:
-        source.unlink(missing_ok=True)
-        raise
-    if durable:
-        sync_folder(root)
-        sync_folder(root.parent)
+    with os_errors("creating the session", backend.name()):
+        header = Header(
+            session=uuid.uuid4().hex,
+            created=now(),
+            attributes=plain(attributes or {}, "attributes"),
+            fingerprints=checked_fingerprints(fingerprints or {}),
+        )
+        backend.begin(sealed({"schema": SCHEMA, **vars(header)}))
     return header
 
 
@@ -89,12 +78,3 @@ def checked_fingerprints(fingerprints: Mapping[str, str]) -> dict[str, str]:
     if not all(type(item) is str for pair in fingerprints.items() for item in pair):
         raise ValueError(f"fingerprints must map text to text, not {dict(fingerprints)!r}")
     return dict(fingerprints)
-
-
-def _check_vacant(root: Path) -> None:
-    """Pass over what a creation that was cut short has left; refuse anything else."""
-    for name in os.listdir(root):
-        unfinished = name in ("refs", "commits") and not os.listdir(root / name)
-        if not unfinished and not name.startswith(".tmp-"):
-            what = "a session" if name == SESSION_FILE else repr(name)
-            raise StoreError(f"{root}: holds {what} already. Open it, or give another path.")

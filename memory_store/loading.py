@@ -1,13 +1,14 @@
 """Loading a snapshot: its own arrays, and its windows from the commits that hold their slots."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from memory_store.commits import Commits, Scratch
-from memory_store.delta import assemble
+from memory_store.delta import assemble, pieces
 from memory_store.errors import Mismatch
 from memory_store.header import checked_fingerprints
 from memory_store.names import TOKENS
 from memory_store.protocol import Commit, Snapshot, Window
+from memory_store.zarrformat import Stored
 
 
 def load_snapshot(
@@ -28,20 +29,30 @@ def load_snapshot(
     if fingerprints is not None:
         _check_fingerprints(manifest.fingerprints, checked_fingerprints(fingerprints))
     sources, scratch = manifest.sources(commit), Scratch()
-    windows = {
-        name: Window(
-            assemble(name, slots, sources, commits, scratch=scratch),
-            slots.axis,
-            slots.end,
-            slots.capacity,
-        )
-        for name, slots in manifest.slots.items()
-    }
-    arrays = {
-        name: commits.array(commit, spec, name)
-        for name, spec in manifest.arrays.items()
-        if name not in windows
-    }
+
+    def wanted() -> Iterator[tuple[Commit, Stored, str]]:
+        for name, slots in manifest.slots.items():
+            for piece in pieces(name, slots.start, slots.end, sources):
+                yield piece.commit, piece.held.stored(slots), name
+        for name, spec in manifest.arrays.items():
+            if name not in manifest.slots:
+                yield commit, spec, name
+
+    with commits.ahead(wanted) as reader:
+        windows = {
+            name: Window(
+                assemble(name, slots, sources, reader, scratch=scratch),
+                slots.axis,
+                slots.end,
+                slots.capacity,
+            )
+            for name, slots in manifest.slots.items()
+        }
+        arrays = {
+            name: reader.array(commit, spec, name)
+            for name, spec in manifest.arrays.items()
+            if name not in windows
+        }
     tokens = arrays.pop(TOKENS)
     return Snapshot(manifest.position, windows, arrays, tokens, manifest.state)
 

@@ -6,7 +6,8 @@ import os
 import socket
 from pathlib import Path
 
-from memory_store.errors import Locked, os_errors
+from memory_store.backend import locked
+from memory_store.errors import os_errors
 from memory_store.files import make_folder
 
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -37,10 +38,7 @@ class WriterLock:
             except BlockingIOError as error:
                 holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "of unknown id"
                 os.close(descriptor)
-                raise Locked(
-                    f"{self._folder.name!r} is being written by process {holder}. End it, wait, or "
-                    "fork the session to a branch of your own."
-                ) from error
+                raise locked(self._folder.name, holder) from error
             except OSError as error:
                 if error.errno not in NO_LOCKS:
                     os.close(descriptor)

@@ -6,15 +6,14 @@ A hostile store may claim anything; nothing is allocated, opened or unpickled on
 import math
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
+from memory_store.backend import Backend
 from memory_store.canonical import canonical, parse, sha256
 from memory_store.errors import Corrupt, UnsupportedSchema
 from memory_store.fields import Fields
-from memory_store.files import read_document
 from memory_store.manifest import MAX_WINDOW, Held, Manifest, Slots, Source
-from memory_store.names import ARRAY, COMMIT, ID, MAX_NUMBER, SESSION, TOKENS
+from memory_store.names import ARRAY, COMMIT, ID, MAX_NUMBER, SESSION, TOKENS, commit_folder
 from memory_store.protocol import Commit
 from memory_store.zarrformat import FILL, ITEMSIZE, MAX_ARRAY, MAX_NDIM, ArraySpec, chunk_count
 
@@ -35,15 +34,16 @@ def read_address(fields: Fields) -> Commit:
     return Commit(name, fields.text("id", ID), position)
 
 
-def read_manifest(folder: Path, commit: Commit, session: str) -> Manifest:
-    """The attributes of the commit in `folder`, checked against its address.
+def read_manifest(backend: Backend, commit: Commit, session: str) -> Manifest:
+    """The attributes of a commit, checked against its address.
 
     Raises:
         Corrupt: missing, damaged, or another commit than `commit`.
         UnsupportedSchema: written by a later version.
     """
-    path = folder / "zarr.json"
-    document = parse(read_document(path), path)
+    key = f"{commit_folder(commit.name)}/zarr.json"
+    path = backend.name(key)
+    document = parse(backend.read(key), path)
     attributes = Fields(document.get("attributes"), path, "attributes")
     try:
         found = sha256(canonical(attributes.value))

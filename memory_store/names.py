@@ -1,12 +1,11 @@
-"""Where things lie in a session's folder, and what names they may have.
+"""Where things lie in a session, and what names they may have.
 
-Every name that becomes part of a path is matched against one of these patterns first, whether it
-comes from a caller or from a file: none of them can lead out of the folder.
+Every name that becomes part of a key is matched against one of these patterns first, whether it
+comes from a caller or from a file: none of them can lead out of the session.
 """
 
 import re
 import uuid
-from pathlib import Path
 
 BRANCH = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 COMMIT = re.compile(r"[0-9]{12}-[0-9a-f]{32}")
@@ -18,19 +17,11 @@ MAX_NUMBER = 10**12 - 1  # positions and sequence numbers have twelve digits
 
 TOKENS = "tokens"  # the array of token ids in every commit
 SESSION_FILE = "session.json"
+REFS = "refs"
+COMMITS = "commits"
 
 
-def refs_folder(root: Path) -> Path:
-    """The folder of branches."""
-    return root / "refs"
-
-
-def commits_folder(root: Path) -> Path:
-    """The folder of commits."""
-    return root / "commits"
-
-
-def branch_folder(root: Path, branch: str) -> Path:
+def branch_folder(branch: str) -> str:
     """The folder of a branch's refs.
 
     Raises:
@@ -41,15 +32,15 @@ def branch_folder(root: Path, branch: str) -> Path:
             f"branch {branch!r}: a branch name has 1 to 128 of A-Z, a-z, 0-9, '.', '_', '-' and "
             "does not begin with '.'"
         )
-    return refs_folder(root) / branch
+    return f"{REFS}/{branch}"
 
 
-def ref_file(folder: Path, seq: int) -> Path:
+def ref_key(branch: str, seq: int) -> str:
     """The file of a branch's ref number `seq`."""
-    return folder / f"{seq:012d}.json"
+    return f"{branch_folder(branch)}/{seq:012d}.json"
 
 
-def commit_folder(root: Path, name: str) -> Path:
+def commit_folder(name: str) -> str:
     """The folder of a commit.
 
     Raises:
@@ -59,19 +50,9 @@ def commit_folder(root: Path, name: str) -> Path:
         raise ValueError(
             f"commit {name!r}: a commit's name looks like 000000004096-<32 hex digits>"
         )
-    return commits_folder(root) / name
+    return f"{COMMITS}/{name}"
 
 
 def new_commit_name(position: int) -> str:
     """A name that no other commit has."""
     return f"{position:012d}-{uuid.uuid4().hex}"
-
-
-def temporary(folder: Path) -> Path:
-    """A name in `folder` for a file that is not complete; readers pass over it."""
-    return folder / f".tmp-{uuid.uuid4().hex}"
-
-
-def partial(folder: Path) -> Path:
-    """The name of a commit's folder until all of it is on disk."""
-    return folder.with_name(folder.name + ".partial")

@@ -112,7 +112,7 @@ class Verified:
 class MemoryStore(Protocol):
     """Keeps one session: its commits, its branches, its token log.
 
-    All methods may raise `StoreError` where the disk refuses, and `Corrupt` where it lies.
+    All methods may raise `StoreError` where the medium refuses, and `Corrupt` where it lies.
     """
 
     @property
@@ -146,8 +146,9 @@ class MemoryStore(Protocol):
     ) -> Ref:
         """Write `snapshot` and move the head of `branch` from `parent` to it.
 
-        Once this returns, the snapshot survives a killed process and, with durability "full", a
-        crash of the system. If it raises, the branch is as it was.
+        Once this returns, the snapshot lasts: in object storage as the storage promises; in a
+        folder it survives a killed process and, with durability "full", a crash of the system. If
+        it raises, the branch is as it was, unless the message says that this is not known.
 
         Args:
             snapshot: the state; only what the parent commit lacks is written.
@@ -216,7 +217,8 @@ class MemoryStore(Protocol):
     def writer(self, branch: str = "main") -> AbstractContextManager[object]:
         """Hold the branch while writing, so that a second writer is told early.
 
-        The guard against lost commits is `commit` itself; this one is a courtesy.
+        The guard against lost commits is `commit` itself; this one is a courtesy, which object
+        storage does not offer.
 
         Raises:
             Locked: on entry, if another writer holds it; the message names the process.

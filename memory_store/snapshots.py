@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from memory_store.backend import MAX_DOCUMENT
 from memory_store.canonical import canonical, plain
-from memory_store.files import MAX_DOCUMENT
 from memory_store.names import ARRAY, MAX_NUMBER, TOKENS
 from memory_store.protocol import Snapshot, Window
 from memory_store.zarrformat import FILL, MAX_NDIM

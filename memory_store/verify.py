@@ -4,11 +4,11 @@ from collections.abc import Iterable
 
 from memory_store.arrays import check_sha256
 from memory_store.canonical import parse
-from memory_store.commits import Commits, Scratch
+from memory_store.commits import Commits, Scratch, array_folder
 from memory_store.delta import pieces
 from memory_store.errors import Corrupt
-from memory_store.files import read_document
 from memory_store.manifest import Manifest, Slots
+from memory_store.names import commit_folder
 from memory_store.protocol import Commit, Verified
 from memory_store.zarrformat import array_document
 
@@ -45,19 +45,22 @@ def verify(commits: Commits, starts: Iterable[Commit], *, refs: int) -> Verified
 
 def _check_arrays(commit: Commit, manifest: Manifest, commits: Commits, scratch: Scratch) -> int:
     """Returns the bytes of the commit's arrays."""
+    backend = commits.backend
     for name, spec in manifest.arrays.items():
-        folder = commits.folder(commit) / name
-        path = folder / "zarr.json"
-        if parse(read_document(path), path) != array_document(spec.shape, spec.dtype):
+        folder = array_folder(commit, name)
+        key = f"{folder}/zarr.json"
+        path = backend.name(key)
+        if parse(backend.read(key), path) != array_document(spec.shape, spec.dtype):
             raise Corrupt(f"{path}: does not fit the array. Restore the file from a copy.")
-        check_sha256(str(folder), spec, commits.array(commit, spec, name, allocate=scratch.take))
+        array = commits.array(commit, spec, name, allocate=scratch.take)
+        check_sha256(backend.name(folder), spec, array)
     return sum(spec.nbytes for spec in manifest.arrays.values())
 
 
 def _check_links(
     commit: Commit, manifest: Manifest, seen: dict[Commit, Manifest], commits: Commits
 ) -> None:
-    path = commits.folder(commit) / "zarr.json"
+    path = commits.backend.name(f"{commit_folder(commit.name)}/zarr.json")
     for back, depth in ((manifest.parent, manifest.depth - 1), manifest.jump or (None, 0)):
         if back and seen[back].depth != depth:
             raise Corrupt(f"{path}: names a commit of another depth. Restore it from a copy.")

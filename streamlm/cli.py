@@ -30,8 +30,10 @@ from streamlm.cli_sessions import (
     SessionName,
     Store,
     data_file,
+    locate,
     open_named,
     open_sources,
+    whole_name,
 )
 from streamlm.cli_sessions import app as sessions_app
 from streamlm.cli_suite import Names, Plot, Sequences, Suite, measure_suite
@@ -88,7 +90,7 @@ def feed(
     session: Annotated[
         str, typer.Option("--session", metavar="NAME[@BRANCH]", help="Resumed, or begun.")
     ],
-    store: Store = Path("sessions"),
+    store: Store = "sessions",
     model: Model = "books",
     device: Device = "auto",
     errors: OnError = Errors.STRICT,
@@ -118,25 +120,23 @@ def feed(
             opened.save()
             raise ValueError(f"{error}; {left_behind()}") from None
     state_bytes, saved, tail = opened.state.nbytes, opened.saved, len(opened.tail.encode())
-    path = (store / f"{session.partition('@')[0]}.zarr").resolve()
+    path = whole_name(locate(store, session)[0])
     if as_json:
         facts = report.to_dict() | {"state_bytes": state_bytes, "held_bytes": tail}
         snapshot = saved.seq if saved else None
-        print(json.dumps(facts | {"session": session, "path": str(path), "snapshot": snapshot}))
+        print(json.dumps(facts | {"session": session, "path": path, "snapshot": snapshot}))
         return
     held = {"held back": f"{tail} byte{'s'[: tail != 1]}, until what follows is known"}
     rows = {
         **(held if tail else {}),
         "position": f"{report.position:,} tokens",
         "state": size_text(state_bytes),
-        "session": str(path),
+        "session": path,
     }
     show_report(report, rows)
 
 
-def _opened(
-    store: Path, session: str | None, model: str, device: str, *, readonly: bool
-) -> Session:
+def _opened(store: str, session: str | None, model: str, device: str, *, readonly: bool) -> Session:
     """The session of that name; None stands for one that has read nothing and is not kept."""
     if session is None:
         return Session(load_checkpoint(model, device=device))
@@ -160,7 +160,7 @@ def generate(
     keep: Annotated[
         bool, typer.Option("--keep/--no-keep", help="Make what is written part of the session.")
     ] = True,
-    store: Store = Path("sessions"),
+    store: Store = "sessions",
     model: Model = "books",
     device: Device = "auto",
     as_json: Json = False,
@@ -212,7 +212,7 @@ def _unescape(text: str) -> str:
 def score(
     files: Files,
     session: SessionName = None,
-    store: Store = Path("sessions"),
+    store: Store = "sessions",
     model: Model = "books",
     device: Device = "auto",
     errors: OnError = Errors.STRICT,

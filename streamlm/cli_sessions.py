@@ -13,7 +13,9 @@ from typing import Annotated, Any
 import typer
 
 from memory_store import Mismatch, NotFound, StoreError
-from memory_store.directory import DirectoryStore
+from memory_store.object_client import is_url, split
+from memory_store.places import named, occupied, open_store, session_names
+from memory_store.store import Store as OpenStore
 from streamlm.display import console, note, output, show_table, size_text, time_text
 from streamlm.memory_view import draw_memory, show_memory
 from streamlm.opening import open_session
@@ -22,8 +24,27 @@ from streamlm.sources import Source
 
 SPLITS = ("valid", "test", "valid-extra", "test-extra")
 
+
+def _place(store: str) -> str:
+    """The value of --store, if there can be sessions."""
+    if is_url(store):
+        try:
+            split(store)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
+    elif Path(store).exists() and not Path(store).is_dir():
+        raise typer.BadParameter(f"{store!r} is a file.")
+    return store
+
+
 Store = Annotated[
-    Path, typer.Option("--store", file_okay=False, help="Folder that holds the sessions.")
+    str,
+    typer.Option(
+        "--store",
+        metavar="FOLDER|URL",
+        callback=_place,
+        help="Where the sessions are: a folder, or s3://BUCKET/PREFIX, gs://…, az://….",
+    ),
 ]
 Model = Annotated[str, typer.Option("--model", help="A checkpoint directory, or a bundled name.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
@@ -57,8 +78,8 @@ app = typer.Typer(
 )
 
 
-def locate(store: Path, name: str) -> tuple[Path, str]:
-    """The directory and branch that NAME or NAME@BRANCH stands for.
+def locate(store: str, name: str) -> tuple[str, str]:
+    """The place and the branch that NAME or NAME@BRANCH stands for.
 
     Raises:
         ValueError: not a name; names never lead out of the store folder.
@@ -70,11 +91,16 @@ def locate(store: Path, name: str) -> tuple[Path, str]:
                 f"session {name!r}; allowed: NAME or NAME@BRANCH, each of at most 100 letters, "
                 "digits, '.', '_', '-'; --store chooses the folder"
             )
-    return store / f"{base}.zarr", branch or "main"
+    return named(store, base), branch or "main"
+
+
+def whole_name(place: str) -> str:
+    """A place as it is shown: a path from the root, or a URL."""
+    return place if is_url(place) else str(Path(place).resolve())
 
 
 def open_named(
-    store: Path, name: str, model: str, *, device: str, readonly: bool = False, create: bool = False
+    store: str, name: str, model: str, *, device: str, readonly: bool = False, create: bool = False
 ) -> Session:
     """Open a session by name; what is not there is told before the model is loaded.
 
@@ -83,7 +109,7 @@ def open_named(
         Mismatch: names the model that does not fit.
     """
     path, branch = locate(store, name)
-    if path.exists() or not create or branch != "main":
+    if not create or branch != "main" or occupied(path):
         kept, _ = _existing(store, name)
         if kept.head(branch) is None and not (create and branch == "main"):
             raise _no_branch(kept, name)
@@ -103,15 +129,15 @@ def open_named(
         ) from None
 
 
-def _existing(store: Path, name: str) -> tuple[DirectoryStore, str]:
+def _existing(store: str, name: str) -> tuple[OpenStore, str]:
     path, branch = locate(store, name)
-    if not path.exists():
-        known = ", ".join(sorted(path.stem for path in store.glob("*.zarr"))) or "none yet"
-        raise NotFound(f"no session {path.stem!r} in {store}; there are: {known}")
-    return DirectoryStore.open(path), branch
+    if not occupied(path):
+        known = ", ".join(sorted(session_names(store))) or "none yet"
+        raise NotFound(f"no session {name.partition('@')[0]!r} in {store}; there are: {known}")
+    return open_store(path), branch
 
 
-def _no_branch(kept: DirectoryStore, name: str) -> NotFound:
+def _no_branch(kept: OpenStore, name: str) -> NotFound:
     base, _, branch = name.partition("@")
     branches = kept.branches()
     if not branches:
@@ -182,15 +208,15 @@ def _check_text(path: Path) -> None:
 
 
 @app.command("list")
-def list_sessions(store: Store = Path("sessions"), as_json: Json = False) -> None:
+def list_sessions(store: Store = "sessions", as_json: Json = False) -> None:
     """Every session and branch: how far it has read, its size, when it was saved."""
     rows: list[dict[str, Any]] = []
     unreadable: dict[str, str] = {}
-    for path in sorted(store.glob("*.zarr")):
+    for name in session_names(store):
         try:
-            rows += _branches(path)
+            rows += _branches(open_store(named(store, name)), name)
         except StoreError as error:
-            unreadable[path.stem] = str(error)
+            unreadable[name] = str(error)
     if as_json:
         print(json.dumps({"sessions": rows, "unreadable": unreadable}))
     elif rows:
@@ -212,9 +238,8 @@ def list_sessions(store: Store = Path("sessions"), as_json: Json = False) -> Non
         raise typer.Exit(1)
 
 
-def _branches(path: Path) -> list[dict[str, Any]]:
+def _branches(kept: OpenStore, name: str) -> list[dict[str, Any]]:
     """A row for each branch, main first; one that says "never" where nothing was saved yet."""
-    kept = DirectoryStore.open(path)
     size, rows = kept.size(), []
     for branch in sorted(
         kept.branches() or ["main"], key=lambda branch: (branch != "main", branch)
@@ -222,7 +247,7 @@ def _branches(path: Path) -> list[dict[str, Any]]:
         head = kept.head(branch)
         rows.append(
             {
-                "name": path.stem if branch == "main" else f"{path.stem}@{branch}",
+                "name": name if branch == "main" else f"{name}@{branch}",
                 "position": head.position if head else 0,
                 "saved": head.created if head else None,
                 "bytes": size,
@@ -240,7 +265,7 @@ def show(
     plot: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Save a picture of the memory: .png, .svg.")
     ] = None,
-    store: Store = Path("sessions"),
+    store: Store = "sessions",
     model: Model = "books",
     device: Device = "auto",
     as_json: Json = False,
@@ -257,7 +282,7 @@ def show(
     ]
     facts: dict[str, Any] = {
         "name": name,
-        "path": str(path.resolve()),
+        "path": whole_name(path),
         "bytes": kept.size(),
         "branches": kept.branches(),
         "position": refs[-1].position,
@@ -273,7 +298,7 @@ def show(
     if as_json:
         print(json.dumps(facts | ({"memory": report.to_dict()} if memory and report else {})))
         return
-    output.print(f"{path.resolve()}  {size_text(kept.size())}")
+    output.print(f"{whole_name(path)}  {size_text(kept.size())}")
     output.print(f"branches: {', '.join(kept.branches())}; this is {branch}")
     cells = [
         (str(ref.seq), f"{ref.position:,}", time_text(ref.created), ref.commit.id[:12])
@@ -293,7 +318,7 @@ def show(
 def fork(
     name: Name,
     branch: Annotated[str, typer.Argument(metavar="BRANCH", help="Name of the new branch.")],
-    store: Store = Path("sessions"),
+    store: Store = "sessions",
     as_json: Json = False,
 ) -> None:
     """Begin a branch where a session stands; nothing is copied. Use it as NAME@BRANCH."""
@@ -317,7 +342,7 @@ def rewind(
     name: Name,
     tokens: Annotated[int | None, typer.Option(help="Go back to this position.")] = None,
     snapshot: Annotated[int | None, typer.Option(help="Go to this snapshot of `show`.")] = None,
-    store: Store = Path("sessions"),
+    store: Store = "sessions",
     model: Model = "books",
     device: Device = "auto",
     as_json: Json = False,
@@ -339,7 +364,7 @@ def rewind(
 def delete(
     name: Name,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    store: Store = Path("sessions"),
+    store: Store = "sessions",
 ) -> None:
     """Remove a session with all its branches, for good."""
     if "@" in name:

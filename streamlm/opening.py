@@ -21,7 +21,8 @@ def open_session(
     """Resume the session kept at `path`, or begin one there.
 
     Args:
-        path: a directory, by custom named `<session>.zarr`.
+        path: a directory, by custom named `<session>.zarr`, or a prefix in object storage:
+            `s3://bucket/<session>.zarr`, gs://…, az://… (needs the extra `objects`).
         model: what `streamlm.load` returned, or what it takes.
         branch: the branch to go on with; "main" is where a session begins.
         create: False refuses to begin a session where there is none.
@@ -30,21 +31,23 @@ def open_session(
         save_every: tokens after which the session saves by itself.
 
     Raises:
+        ValueError: a URL that is none of these.
         memory_store.NotFound: no session (or no such branch) there, and none may be begun.
         memory_store.Locked: another process writes to this branch.
         memory_store.Mismatch: it was written by other weights or another tokenizer; says which.
         memory_store.Corrupt: it is damaged; says where.
+        memory_store.StoreError: the disk or the storage refuses; says what.
     """
-    from memory_store.directory import DirectoryStore  # loads zarr, so only when used
+    from memory_store.places import create_store, occupied, open_store  # when used, not before
 
     if save_every < 1:
         raise ValueError(f"save_every = {save_every}; allowed: at least 1")
     checkpoint = model if isinstance(model, Checkpoint) else load_checkpoint(model, device=device)
     session = Session(checkpoint, seed=seed)
     session.save_every = save_every
-    begins = not Path(path).exists() and create and not readonly and branch == "main"
+    begins = create and not readonly and branch == "main" and not occupied(path)
     if begins:
-        store = DirectoryStore.create(path, fingerprints=checkpoint.fingerprints)
+        store = create_store(path, fingerprints=checkpoint.fingerprints)
 
         def forget() -> None:
             if session.saved is None:  # nothing was ever read: leave nothing behind
@@ -52,7 +55,7 @@ def open_session(
 
         session._resources.callback(forget)
     else:
-        store = DirectoryStore.open(path)
+        store = open_store(path)
     ref = store.head(branch)
     if ref is None and (branch != "main" or readonly or not create):
         raise NotFound(

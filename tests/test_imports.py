@@ -48,7 +48,7 @@ MAY_REACH_UP = {("cli", "apps")}
 
 # Loaded when used, never by `import streamlm`.
 HEAVY = {
-    *("zarr", "google_crc32c", "gradio", "matplotlib"),
+    *("zarr", "google_crc32c", "obstore", "gradio", "matplotlib"),
     *("sentencepiece", "typer", "rich", "pandas"),
 }
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from memory_store import Snapshot, Window
 from memory_store.canonical import canonical, sha256
 from memory_store.zarrformat import FILL, array_document
 from tests.stores import ROOT, Stream, assert_same_bits, files, new_store
@@ -52,6 +53,13 @@ def test_zarr_reads_and_writes_the_same(tmp_path: Path) -> None:
     assert set(plain.array_keys()) == {*snapshot.arrays, *snapshot.windows, "tokens"}
     assert set(consolidated.array_keys()) == set(plain.array_keys())
     assert plain.attrs["position"] == 8
+
+
+def test_zarr_reads_arrays_of_many_chunks(tmp_path: Path) -> None:
+    data = np.arange(5 * 2_000_000, dtype=np.float32).reshape(5, 2_000_000)  # 40 MB
+    store = new_store(tmp_path / "s.zarr")
+    ref = store.commit(Snapshot(0, {"w": Window(data, 1, 2_000_000, 2_000_000)}), parent=None)
+    assert_same_bits(np.asarray(store.group(ref)["w"]), data)
 
 
 def test_the_id_chain(tmp_path: Path) -> None:

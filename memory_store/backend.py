@@ -1,0 +1,147 @@
+"""What a store asks of the medium that keeps a session: files by key, drafts of commits, refs.
+
+Keys are relative, with "/" between their parts: `commits/<name>/memory/c.0.0`. All that is known
+about the format and the history lies above this interface; all that is known about disks and
+networks, below it. A backend raises `StoreError`s; an `OSError` may come through where the caller
+says what was being done.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from memory_store.errors import Corrupt, Locked
+
+MAX_DOCUMENT = 16 * 2**20  # bytes of a JSON file; a hostile one must not fill memory
+
+Buffer = bytes | memoryview
+Result = TypeVar("Result")
+
+
+class Taken(Exception):
+    """The number of a ref is taken, and not by this very attempt."""
+
+
+class Content(Protocol):
+    """A file that is being read, from its beginning on."""
+
+    def read_into(self, buffer: np.ndarray) -> None:
+        """Fill `buffer`, one-dimensional uint8, with what comes next."""
+
+    def skip(self, nbytes: int) -> None:
+        """Pass over bytes."""
+
+    def close(self) -> None:
+        """Let go of it."""
+
+
+class Draft(Protocol):
+    """A commit while it is written; nobody sees it before it is published."""
+
+    def write(self, key: str, buffers: Sequence[Buffer]) -> None:
+        """Write a new file; `key` is relative to the commit's folder."""
+
+    def call(self, function: Callable[[Any], Result], argument: Any) -> "Future[Result]":
+        """Run `function(argument)` beside what follows."""
+
+    def publish(self, branch: str, seq: int, data: bytes) -> None:
+        """Make all that was written last, then create the ref.
+
+        Raises:
+            Taken: the branch has a ref of that number.
+        """
+
+
+class Backend(Protocol):
+    """A place that keeps the files of one session.
+
+    Attributes:
+        remote: whether reading is slow enough that a writer had better remember what it wrote.
+    """
+
+    @property
+    def remote(self) -> bool: ...
+
+    def name(self, key: str = "") -> str:
+        """What messages call a key, or the whole place."""
+
+    def read(self, key: str) -> bytes:
+        """A small file; Corrupt if it is missing, no file or larger than `MAX_DOCUMENT`."""
+
+    def open(self, key: str, size: int) -> Content:
+        """A file to be read; Corrupt if it is missing, no file or not of `size` bytes."""
+
+    def check_size(self, key: str, size: int) -> None:
+        """Raise what `open` raises."""
+
+    def ahead(
+        self, wanted: Callable[[], Iterable[tuple[str, int | None]]]
+    ) -> "AbstractContextManager[Backend]":
+        """This place while the files `wanted()`, keys and sizes, are read.
+
+        A backend that gains by it fetches them side by side, before they are asked for.
+        """
+
+    def exists(self, key: str) -> bool:
+        """Whether there is something under a key."""
+
+    def files(self, folder: str) -> list[str]:
+        """Names in a folder, in any order; none if there is no such folder."""
+
+    def folders(self, folder: str) -> list[str]:
+        """Names of the folders in a folder that is there."""
+
+    def begin(self, data: bytes) -> None:
+        """Make this the place of a session: create `session.json`.
+
+        Raises:
+            StoreError: something is there already.
+        """
+
+    def draft(self, folder: str) -> AbstractContextManager[Draft]:
+        """A new commit. Unless its ref is created in the `with` block, nothing is left of it."""
+
+    def publish(self, branch: str, seq: int, data: bytes) -> None:
+        """Create a ref; it lasts once this returns. Raises `Taken` like `Draft.publish`."""
+
+    def writer(self, branch: str) -> AbstractContextManager[object]:
+        """Keep other writers out of a branch, where the medium can; raises `Locked`."""
+
+    def size(self) -> int:
+        """Bytes of all files."""
+
+    def delete(self) -> None:
+        """Remove everything."""
+
+
+def missing(name: str) -> Corrupt:
+    """The error for a file that is not there."""
+    return Corrupt(f"{name}: missing. Restore the file from a copy.")
+
+
+def check_found(name: str, found: int, size: int | None) -> None:
+    """Refuse a file of `found` bytes where `size` are due; None is a document.
+
+    Raises:
+        Corrupt: says what was found.
+    """
+    if size is None and found > MAX_DOCUMENT:
+        raise Corrupt(
+            f"{name}: has {found} bytes; documents have at most {MAX_DOCUMENT}. "
+            "Restore the file from a copy."
+        )
+    if size is not None and found != size:
+        raise Corrupt(
+            f"{name}: has {found} bytes where {size} were written. Restore the file from a copy."
+        )
+
+
+def locked(branch: str, holder: str) -> Locked:
+    """The error for a branch that another writer holds."""
+    return Locked(
+        f"{branch!r} is being written by process {holder}. End it, wait, or "
+        "fork the session to a branch of your own."
+    )

@@ -1,0 +1,189 @@
+"""A memory store in a dict: for tests, and for sessions that need not outlive the process."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from memory_store.backend import Backend, Buffer, Result, Taken, check_found, locked, missing
+from memory_store.errors import StoreError
+from memory_store.header import create_header, read_header
+from memory_store.names import SESSION_FILE, branch_folder, ref_key
+from memory_store.protocol import JSON
+from memory_store.store import Store
+
+Files = MutableMapping[str, bytes]
+
+
+class InMemoryStore(Store):
+    """One session in a dict of the files that a folder would hold.
+
+    The dict is the session: `open` with the same one gives another store of the same session, in
+    this thread or another. Nothing outlives the process.
+    """
+
+    @classmethod
+    def create(
+        cls,
+        files: Files | None = None,
+        *,
+        attributes: Mapping[str, JSON] | None = None,
+        fingerprints: Mapping[str, str] | None = None,
+    ) -> Self:
+        """Begin a session in an empty dict, a new one if None.
+
+        Raises:
+            StoreError: the dict holds something.
+        """
+        backend = InMemory({} if files is None else files)
+        header = create_header(backend, attributes=attributes, fingerprints=fingerprints)
+        return cls(backend, header)
+
+    @classmethod
+    def open(cls, files: Files) -> Self:
+        """Open the session in a dict.
+
+        Raises:
+            NotFound: no session there.
+            Corrupt: its description is damaged.
+        """
+        backend = InMemory(files)
+        return cls(backend, read_header(backend))
+
+
+class InMemory:
+    """The files of a session in a dict; see `backend.Backend`.
+
+    Each step that must not be divided is one call of the dict, which threads cannot divide.
+    """
+
+    remote = False
+
+    def __init__(self, files: Files) -> None:
+        self._files = files
+
+    def name(self, key: str = "") -> str:
+        return f"in memory: {key}" if key else "in memory"
+
+    def read(self, key: str) -> bytes:
+        return self._get(key, None)
+
+    def open(self, key: str, size: int) -> "Held":
+        return Held(self._get(key, size))
+
+    def check_size(self, key: str, size: int) -> None:
+        self._get(key, size)
+
+    def _get(self, key: str, size: int | None) -> bytes:
+        data = self._files.get(key)
+        if data is None:
+            raise missing(self.name(key))
+        check_found(self.name(key), len(data), size)
+        return data
+
+    def ahead(
+        self, wanted: Callable[[], Iterable[tuple[str, int | None]]]
+    ) -> AbstractContextManager["InMemory"]:
+        return nullcontext(self)
+
+    def exists(self, key: str) -> bool:
+        return key in self._files
+
+    def files(self, folder: str) -> list[str]:
+        return [name for name in self._below(folder) if "/" not in name]
+
+    def folders(self, folder: str) -> list[str]:
+        return list({name.split("/")[0] for name in self._below(folder) if "/" in name})
+
+    def _below(self, folder: str) -> list[str]:
+        start = f"{folder}/"
+        return [key.removeprefix(start) for key in list(self._files) if key.startswith(start)]
+
+    def begin(self, data: bytes) -> None:
+        if self._files or self._files.setdefault(SESSION_FILE, data) is not data:
+            raise StoreError(f"{self.name()}: in use already. Open it, or give another dict.")
+
+    @contextmanager
+    def draft(self, folder: str) -> Iterator["_Draft"]:
+        draft = _Draft(self, self._files, folder)
+        try:
+            yield draft
+        except BaseException:
+            draft.undo()
+            raise
+
+    def publish(self, branch: str, seq: int, data: bytes) -> None:
+        if self._files.setdefault(ref_key(branch, seq), data) is not data:
+            raise Taken
+
+    @contextmanager
+    def writer(self, branch: str) -> Iterator[None]:
+        key, holder = f"{branch_folder(branch)}/.lock", f"{os.getpid()}, this one".encode()
+        held = self._files.setdefault(key, holder)
+        if held is not holder:
+            raise locked(branch, held.decode())
+        try:
+            yield
+        finally:
+            self._files.pop(key, None)
+
+    def size(self) -> int:
+        return sum(map(len, list(self._files.values())))
+
+    def delete(self) -> None:
+        self._files.clear()
+
+
+class Held:
+    """A file whose bytes are in memory; see `backend.Content`."""
+
+    def __init__(self, data: bytes | memoryview) -> None:
+        self._data = np.frombuffer(data, np.uint8)
+        self._at = 0
+
+    def read_into(self, buffer: np.ndarray) -> None:
+        buffer[...] = self._data[self._at : self._at + len(buffer)]
+        self._at += len(buffer)
+
+    def skip(self, nbytes: int) -> None:
+        self._at += nbytes
+
+    def close(self) -> None:
+        pass
+
+
+class _Draft:
+    """A commit whose files join the others at once, before its ref does."""
+
+    def __init__(self, backend: InMemory, files: Files, folder: str) -> None:
+        self._backend, self._files, self._folder = backend, files, folder
+        self._written: dict[str, bytes] = {}
+        self._published = False
+
+    def write(self, key: str, buffers: Sequence[Buffer]) -> None:
+        self._written[f"{self._folder}/{key}"] = b"".join(buffers)
+
+    def call(self, function: Callable[[Any], Result], argument: Any) -> "Future[Result]":
+        future: Future[Result] = Future()
+        future.set_result(function(argument))
+        return future
+
+    def publish(self, branch: str, seq: int, data: bytes) -> None:
+        self._files.update(self._written)
+        self._backend.publish(branch, seq, data)
+        self._published = True
+
+    def undo(self) -> None:
+        """Leave nothing, unless the ref got through."""
+        if not self._published:
+            for key in self._written:
+                self._files.pop(key, None)
+
+
+if TYPE_CHECKING:
+
+    def _conforms(backend: InMemory) -> Backend:
+        return backend

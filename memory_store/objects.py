@@ -1,0 +1,293 @@
+"""A memory store in object storage: Amazon S3 and what speaks like it, Google Cloud, Azure.
+
+There are no folders to rename and no disk to sync: the storage keeps what it has acknowledged, and
+an object appears whole or not at all. A commit's objects are put side by side; when all of them are
+acknowledged its ref is put, on the condition that there is none of that number.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from copy import copy
+from typing import TYPE_CHECKING, Any, Self
+
+from memory_store.backend import Backend, Buffer, Result, Taken, check_found, missing
+from memory_store.errors import Corrupt, StoreError
+from memory_store.header import create_header, read_header
+from memory_store.in_memory import Held
+from memory_store.names import SESSION_FILE, ref_key
+from memory_store.object_errors import is_no_bucket, is_obstores, is_refusal, reason, refused
+from memory_store.protocol import JSON
+from memory_store.store import Store
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore as Client
+
+THREADS = 16  # requests that are under way at the same time
+
+
+class ObjectStore(Store):
+    """One session in object storage; see `protocol.MemoryStore` for what it does.
+
+    `create` and `open` make one. What `commit` returns for has been acknowledged by the storage. No
+    lock keeps a second writer out: the one that commits later gets `Conflict`. A store may be
+    shared by threads.
+
+    Args of both: `url` is `s3://bucket/prefix`, `gs://bucket/prefix` or `az://container/prefix`;
+    see `object_client.connect` for where credentials come from.
+    """
+
+    @classmethod
+    def create(
+        cls,
+        url: str,
+        *,
+        attributes: Mapping[str, JSON] | None = None,
+        fingerprints: Mapping[str, str] | None = None,
+    ) -> Self:
+        """Begin a session under a prefix that has no objects.
+
+        Args:
+            url: the bucket and the prefix.
+            attributes: what the session is; never changes.
+            fingerprints: of the weights, the tokenizer, …: recorded with commits that name none.
+
+        Raises:
+            ValueError: not such a URL.
+            StoreError: there are objects, or the storage refuses.
+        """
+        backend = Objects.at(url)
+        header = create_header(backend, attributes=attributes, fingerprints=fingerprints)
+        return cls(backend, header)
+
+    @classmethod
+    def open(cls, url: str) -> Self:
+        """Open the session under a prefix.
+
+        Raises:
+            ValueError: not such a URL.
+            NotFound: no session there.
+            Corrupt: its description is damaged.
+            UnsupportedSchema: a later version wrote it.
+            StoreError: the storage refuses.
+        """
+        backend = Objects.at(url)
+        return cls(backend, read_header(backend))
+
+
+class Objects:
+    """The files of a session as objects; see `backend.Backend`.
+
+    Args:
+        client: of `obstore`, for the prefix.
+        url: what messages call the prefix.
+    """
+
+    remote = True
+
+    def __init__(self, client: "Client", url: str) -> None:
+        self._client = client
+        self._url = url
+        self._coming: dict[str, Future[memoryview]] = {}
+
+    @classmethod
+    def at(cls, url: str) -> Self:
+        """The objects below a URL."""
+        from memory_store.object_client import connect  # loads obstore
+
+        return cls(*connect(url))
+
+    def name(self, key: str = "") -> str:
+        return f"{self._url}/{key}" if key else self._url
+
+    def read(self, key: str) -> bytes:
+        return bytes(self._take(key, None))
+
+    def open(self, key: str, size: int) -> Held:
+        return Held(self._take(key, size))
+
+    def check_size(self, key: str, size: int) -> None:
+        if key in self._coming:
+            self._coming[key].result()
+        else:
+            self._get(key, size)
+
+    def _take(self, key: str, size: int | None) -> memoryview:
+        coming = self._coming.pop(key, None)
+        return self._get(key, size) if coming is None else coming.result()
+
+    def _get(self, key: str, size: int | None) -> memoryview:
+        with self._errors("reading", key):
+            try:
+                found = self._client.get(key)
+            except FileNotFoundError as error:
+                if is_no_bucket(error):
+                    raise
+                raise missing(self.name(key)) from None
+            # The size is known before the content is on its way.
+            check_found(self.name(key), found.meta["size"], size)
+            return memoryview(found.bytes())
+
+    @contextmanager
+    def ahead(self, wanted: Callable[[], Iterable[tuple[str, int | None]]]) -> Iterator["Objects"]:
+        pool, reader = ThreadPoolExecutor(THREADS), copy(self)
+        try:
+            reader._coming = {key: pool.submit(self._get, key, size) for key, size in wanted()}
+            yield reader
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def exists(self, key: str) -> bool:
+        with self._errors("looking for", key):
+            try:
+                self._client.get(key)  # what a HEAD refuses it does not explain
+            except FileNotFoundError as error:
+                if is_no_bucket(error):
+                    raise
+                return False
+        return True
+
+    def files(self, folder: str) -> list[str]:
+        return [path.rpartition("/")[2] for path in self._list(folder)[0]]
+
+    def folders(self, folder: str) -> list[str]:
+        return [path.rpartition("/")[2] for path in self._list(folder)[1]]
+
+    def _list(self, folder: str) -> tuple[list[str], list[str]]:
+        with self._errors("listing", folder):
+            found = self._client.list_with_delimiter(folder)
+            return [each["path"] for each in found["objects"]], list(found["common_prefixes"])
+
+    def begin(self, data: bytes) -> None:
+        objects, folders = self._list("")
+        if SESSION_FILE in objects:
+            raise self._used("a session")
+        if objects or folders:
+            raise self._used(repr([*objects, *folders][0]))
+        if not self._create(SESSION_FILE, data):
+            raise self._used("a session")
+
+    def _used(self, what: str) -> StoreError:
+        return StoreError(f"{self._url}: holds {what} already. Open it, or give another prefix.")
+
+    @contextmanager
+    def draft(self, folder: str) -> Iterator["_Draft"]:
+        draft = _Draft(self, folder)
+        try:
+            yield draft
+        except BaseException:
+            draft.undo()
+            raise
+        finally:
+            draft.pool.shutdown(cancel_futures=True)
+
+    def publish(self, branch: str, seq: int, data: bytes) -> None:
+        if not self._create(ref_key(branch, seq), data):
+            raise Taken
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write an object; returns once it is acknowledged."""
+        with self._errors("writing", key):
+            self._client.put(key, data, use_multipart=False)
+
+    def _create(self, key: str, data: bytes) -> bool:
+        """Write an object unless there is one; False if there is one, and not from this attempt."""
+        try:
+            self._client.put(key, data, mode="create", use_multipart=False)
+        except Exception as error:
+            if not is_obstores(error):
+                raise
+            if is_refusal(error):
+                raise refused(error, "writing", self.name(key)) from None
+            # The answer to a request that got through may be lost, and its repetition refused.
+            try:
+                found: bytes | None = self.read(key)
+            except Corrupt:  # not there, or not what it should be
+                found = None
+            except StoreError:
+                raise self._unknown(key, error) from None
+            if found == data:
+                return True
+            if found is not None:
+                return False
+            raise self._unknown(key, error) from None
+        return True
+
+    def _unknown(self, key: str, error: Exception) -> StoreError:
+        return StoreError(
+            f"{self.name(key)}: the storage did not answer ({reason(error)}), so whether it was "
+            "written is not known. Look again when the storage is back, then go on from there."
+        )
+
+    def remove(self, keys: Sequence[str]) -> None:
+        """Delete objects."""
+        if keys:
+            with self._errors("deleting", ""):
+                self._client.delete(keys)
+
+    def writer(self, branch: str) -> AbstractContextManager[object]:
+        return nullcontext()
+
+    def size(self) -> int:
+        return sum(each["size"] for each in self._all())
+
+    def delete(self) -> None:
+        # Without its header it is no session any more, whatever a crash leaves after that.
+        self.remove([SESSION_FILE])
+        self.remove([each["path"] for each in self._all()])
+
+    def _all(self) -> list[Any]:
+        with self._errors("listing", ""):
+            return [each for batch in self._client.list() for each in batch]
+
+    @contextmanager
+    def _errors(self, doing: str, key: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if not is_obstores(error):
+                raise
+            # What obstore says may hold the whole request, signature included: it is not passed on.
+            raise refused(error, doing, self.name(key)) from None
+
+
+class _Draft:
+    """A commit's objects, of which nobody knows before the ref is there."""
+
+    def __init__(self, objects: Objects, folder: str) -> None:
+        self.pool = ThreadPoolExecutor(THREADS)
+        self._objects, self._folder = objects, folder
+        self._puts: dict[str, Future[None]] = {}
+        self._may_be_published = False
+
+    def write(self, key: str, buffers: Sequence[Buffer]) -> None:
+        key = f"{self._folder}/{key}"
+        self._puts[key] = self.pool.submit(self._objects.put, key, b"".join(buffers))
+
+    def call(self, function: Callable[[Any], Result], argument: Any) -> "Future[Result]":
+        return self.pool.submit(function, argument)
+
+    def publish(self, branch: str, seq: int, data: bytes) -> None:
+        for put in self._puts.values():
+            put.result()
+        self._may_be_published = True
+        try:
+            self._objects.publish(branch, seq, data)
+        except Taken:
+            self._may_be_published = False
+            raise
+
+    def undo(self) -> None:
+        """Leave nothing, unless the ref got through or may yet: then the commit stays."""
+        self.pool.shutdown(cancel_futures=True)
+        if not self._may_be_published:
+            with suppress(StoreError):  # objects that nothing names do no harm
+                self._objects.remove(
+                    [key for key, put in self._puts.items() if not put.cancelled()]
+                )
+
+
+if TYPE_CHECKING:
+
+    def _conforms(backend: Objects) -> Backend:
+        return backend

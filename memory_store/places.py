@@ -1,0 +1,93 @@
+"""Stores by path or URL: a folder, or a prefix in object storage."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from memory_store.directory import DirectoryStore, Durability
+from memory_store.errors import NotFound, os_errors
+from memory_store.object_client import is_url
+from memory_store.objects import Objects, ObjectStore
+from memory_store.protocol import JSON
+from memory_store.store import Store
+
+SUFFIX = ".zarr"
+Place = str | os.PathLike[str]
+
+
+def create_store(
+    where: Place,
+    *,
+    attributes: Mapping[str, JSON] | None = None,
+    fingerprints: Mapping[str, str] | None = None,
+    durability: Durability = "full",
+) -> Store:
+    """Begin a session in a folder, or under a prefix of object storage.
+
+    Args:
+        where: a path, or `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix`.
+        attributes: what the session is; never changes.
+        fingerprints: of the weights, the tokenizer, …: recorded with commits that name none.
+        durability: of a folder, see `DirectoryStore.create`; object storage is always "full".
+
+    Raises:
+        ValueError: a URL that is none of these.
+        StoreError: something is there already, or the medium refuses.
+    """
+    if is_url(where):
+        return ObjectStore.create(str(where), attributes=attributes, fingerprints=fingerprints)
+    return DirectoryStore.create(
+        where, attributes=attributes, fingerprints=fingerprints, durability=durability
+    )
+
+
+def open_store(where: Place, *, durability: Durability = "full") -> Store:
+    """Open the session in a folder, or under a prefix of object storage.
+
+    Args:
+        where: see `create_store`.
+        durability: see `create_store`.
+
+    Raises:
+        ValueError: a URL that is none of those allowed.
+        NotFound: no session there.
+        Corrupt: its description is damaged.
+        UnsupportedSchema: a later version wrote it.
+        StoreError: the medium refuses.
+    """
+    if is_url(where):
+        return ObjectStore.open(str(where))
+    return DirectoryStore.open(where, durability=durability)
+
+
+def occupied(where: Place) -> bool:
+    """Whether there is something where a session would begin: a folder, or a session's prefix."""
+    if not is_url(where):
+        return Path(where).exists()
+    try:
+        ObjectStore.open(str(where))
+    except NotFound:
+        return False
+    return True
+
+
+def session_names(where: Place) -> list[str]:
+    """The names of the sessions `<name>.zarr` side by side in a folder or prefix, sorted.
+
+    Raises:
+        ValueError: a URL that is none of those allowed.
+        StoreError: the medium refuses.
+    """
+    if is_url(where):
+        names = Objects.at(str(where)).folders("")
+    else:
+        with os_errors("listing", where):
+            names = [path.name for path in Path(where).glob(f"*{SUFFIX}")]
+    return [name.removesuffix(SUFFIX) for name in sorted(names) if name.endswith(SUFFIX)]
+
+
+def named(where: Place, name: str) -> str:
+    """Where the session `name` of a folder or prefix lies."""
+    if is_url(where):
+        return f"{str(where).rstrip('/')}/{name}{SUFFIX}"
+    return os.path.join(where, f"{name}{SUFFIX}")

@@ -1,0 +1,97 @@
+"""A local S3 server for tests: it counts requests, loses answers, and can be gone for a while."""
+
+import logging
+import socket
+import threading
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from moto.server import ThreadedMotoServer
+
+Environ = dict[str, Any]
+KEY, SECRET = "AKIAEXAMPLE", "a-secret-that-nobody-shows"
+
+
+@dataclass(frozen=True)
+class Request:
+    method: str
+    path: str
+    create_only: bool
+
+
+class S3Server:
+    """Amazon's S3 as moto plays it, on the loopback device.
+
+    Attributes:
+        requests: those that were seen since `clear`.
+        unheard: says of a request whether it never reaches the storage.
+        unanswered: says of a request whether its answer is lost.
+    """
+
+    def __init__(self) -> None:
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)
+        self.requests: list[Request] = []
+        self.clear()
+        self._one_by_one = threading.Lock()
+        self._moto = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+        self._moto.start()
+        server = self._moto._server
+        assert server is not None
+        self._app, server.app = server.app, self
+        self.url = "http://{}:{}".format(*self._moto.get_host_and_port())
+
+    def clear(self) -> None:
+        self.requests.clear()
+        self.unheard: Callable[[Request], bool] = lambda request: False
+        self.unanswered: Callable[[Request], bool] = lambda request: False
+
+    def __call__(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
+        request = Request(
+            environ["REQUEST_METHOD"],
+            environ["PATH_INFO"],
+            environ.get("HTTP_IF_NONE_MATCH") == "*",
+        )
+        self.requests.append(request)
+        if self.unheard(request):
+            return self._hang_up(environ)
+        # S3 looks and writes in one step; moto in two, between which another writer may come.
+        with self._one_by_one:
+            answer = self._app(environ, start_response)
+        return self._hang_up(environ) if self.unanswered(request) else answer
+
+    def _hang_up(self, environ: Environ) -> Iterable[bytes]:
+        environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+        return []
+
+    def counted(self) -> Counter[str]:
+        return Counter(request.method for request in self.requests)
+
+    def make_bucket(self, name: str) -> None:
+        self._ask("PUT", f"/{name}")
+
+    def authenticate(self, *, check: bool) -> None:
+        """Whether to ask for credentials; nobody has any that are good."""
+        self._ask("POST", "/moto-api/reset-auth", b"0" if check else b"inf")
+
+    def _ask(self, method: str, path: str, data: bytes | None = None) -> None:
+        headers = {"Content-Type": "text/plain"}
+        request = urllib.request.Request(self.url + path, data, headers, method=method)
+        with urllib.request.urlopen(request) as answer:
+            answer.read()
+
+    def environment(self) -> dict[str, str]:
+        return {
+            "AWS_ENDPOINT_URL": self.url,
+            "AWS_ALLOW_HTTP": "true",
+            "AWS_ACCESS_KEY_ID": KEY,
+            "AWS_SECRET_ACCESS_KEY": SECRET,
+            "AWS_REGION": "us-east-1",
+        }
+
+    def stop(self) -> None:
+        self._moto.stop()
+        assert self._moto._server is not None
+        self._moto._server.server_close()
