@@ -29,6 +29,7 @@ import torch
 from benchmarks.tools.foresight import foresight
 from benchmarks.tools.recall_models import FAMILY, SEGMENT, VOCAB, Entry, entries
 from benchmarks.tools.recall_report import draw, show
+from streamlm.allocator import keep_freed_memory
 from streamlm.config import COMPRESSIONS, TrainConfig
 from streamlm.display import bar, note
 from streamlm.machine import usable_cores, write_results
@@ -158,6 +159,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
+    keep_freed_memory()
     models = entries(options.compressions)
     total = len(models) * options.seeds * options.steps
     results: dict[str, list[dict[str, Any]]] = {entry.name: [] for entry in models}

@@ -1,28 +1,19 @@
-"""A memory store in a folder of a local filesystem.
+"""A memory store in a folder of a local filesystem."""
 
-Two writers that want the same ref cannot both have it, because a hard link to an existing name is
-refused by the filesystem. Where there are no hard links, a lock and a rename stand in.
-"""
-
-import errno
-import fcntl
 import os
 import shutil
 import time
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 
-from memory_store.backend import Backend, Buffer, Result, Taken
+from memory_store.backend import Backend, Taken
+from memory_store.drafts import FolderDraft, Pending, create_only, temporary
 from memory_store.errors import Corrupt, StoreError, from_os, os_errors
 from memory_store.files import (
-    Batch,
     check_size,
     make_folder,
     open_regular,
@@ -31,9 +22,9 @@ from memory_store.files import (
     sync_folder,
     write_new,
 )
-from memory_store.header import create_header, read_header
+from memory_store.header import Header, create_header, read_header
 from memory_store.lock import NamingLock, WriterLock
-from memory_store.names import COMMITS, REFS, SESSION_FILE, branch_folder, commit_folder, ref_key
+from memory_store.names import COMMITS, REFS, SESSION_FILE, branch_folder, commit_folder
 from memory_store.protocol import JSON, Commit, Ref
 from memory_store.store import Store
 
@@ -41,7 +32,6 @@ if TYPE_CHECKING:
     import zarr
 
 Durability = Literal["full", "normal"]
-NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)
 
 
 class DirectoryStore(Store):
@@ -98,7 +88,7 @@ class DirectoryStore(Store):
                 raise Corrupt(f"{folder}: missing, or not a folder. Restore it from a copy.")
         return cls(directory, header)
 
-    def __init__(self, directory: "Directory", header: Any) -> None:
+    def __init__(self, directory: "Directory", header: Header) -> None:
         super().__init__(directory, header)
         self.path = directory.root
 
@@ -164,7 +154,7 @@ class Directory:
         self._check_vacant()
         for folder in (REFS, COMMITS):
             (self.root / folder).mkdir(exist_ok=True)
-        source = _temporary(self.root)
+        source = temporary(self.root)
         try:
             write_new(source, [data], durable=self.durable)
             os.rename(source, self.root / SESSION_FILE)
@@ -186,8 +176,8 @@ class Directory:
                 )
 
     @contextmanager
-    def draft(self, folder: str) -> Iterator["_Draft"]:
-        draft = _Draft(self, folder)
+    def draft(self, folder: str) -> Iterator[FolderDraft]:
+        draft = FolderDraft(self.root, folder, durable=self.durable)
         try:
             with draft.batch:
                 os.mkdir(draft.partial)
@@ -197,32 +187,22 @@ class Directory:
             raise
 
     def publish(self, branch: str, seq: int, data: bytes) -> None:
-        ref = self.pending(branch, seq, data)
+        ref = Pending.prepare(self.root, branch, seq, data)
         try:
             write_new(ref.temporary, [data], durable=self.durable)
             ref.publish(durable=self.durable)
         finally:
             ref.temporary.unlink(missing_ok=True)
 
-    def pending(self, branch: str, seq: int, data: bytes) -> "_Pending":
-        """A ref to be written to its temporary name, then published; makes the branch's folder.
-
-        Raises:
-            Corrupt: the branch's folder is a link.
-        """
-        target = self.root / ref_key(branch, seq)
-        make_folder(target.parent)
-        return _Pending(branch, seq, data, _temporary(target.parent), target)
-
     def create(self, key: str, data: bytes) -> None:
         target = self.root / key
         with os_errors("writing", target):
             for folder in reversed(target.relative_to(self.root).parents[:-1]):
                 make_folder(self.root / folder)
-            source = _temporary(target.parent)
+            source = temporary(target.parent)
             try:
                 write_new(source, [data], durable=self.durable)
-                _create_only(source, target)
+                create_only(source, target)
             except FileExistsError as error:
                 raise Taken from error
             finally:
@@ -235,7 +215,7 @@ class Directory:
         path = self.root / key
         with os_errors("removing", path), suppress(FileNotFoundError):
             if path.is_dir() and not path.is_symlink():
-                grave = _temporary(path.parent)  # at once, for those who read
+                grave = temporary(path.parent)  # at once, for those who read
                 os.rename(path, grave)
                 shutil.rmtree(grave)
             else:
@@ -243,7 +223,7 @@ class Directory:
 
     def age(self, key: str) -> float:
         path = self.root / key
-        with suppress(FileNotFoundError), os_errors("looking at", path):
+        with os_errors("looking at", path), suppress(FileNotFoundError):
             written = [os.lstat(path).st_mtime]
             for folder, _, names in os.walk(path):
                 written += [os.lstat(os.path.join(folder, name)).st_mtime for name in names]
@@ -277,7 +257,7 @@ class Directory:
     def delete(self) -> None:
         # One rename ends the session; what a crash leaves after it is no session any more.
         root = Path(os.path.realpath(self.root))
-        grave = _temporary(root.parent)
+        grave = temporary(root.parent)
         os.rename(root, grave)
         shutil.rmtree(grave)
 
@@ -298,119 +278,6 @@ class _File:
 
     def close(self) -> None:
         os.close(self._descriptor)
-
-
-class _Draft:
-    """A commit under a name that readers pass over, until all of it is on disk."""
-
-    def __init__(self, directory: Directory, folder: str) -> None:
-        self.batch = Batch(durable=directory.durable)
-        self.partial = directory.name(f"{folder}.partial")
-        self._final = directory.name(folder)
-        self._directory = directory
-        self._arrays: list[str] = []  # their folders
-        self._ref: _Pending | None = None
-
-    def write(self, key: str, buffers: Sequence[Buffer]) -> None:
-        path = f"{self.partial}/{key}"
-        array = os.path.dirname(path)
-        if array != self.partial and array not in self._arrays:
-            os.mkdir(array)
-            self._arrays.append(array)
-        self.batch.write(path, buffers)
-
-    def call(self, function: Callable[[Any], Result], argument: Any) -> "Future[Result]":
-        return self.batch.call(function, argument)
-
-    def publish(self, branch: str, seq: int, data: bytes) -> None:
-        self._ref = ref = self._directory.pending(branch, seq, data)
-        with self.batch:  # its threads end here
-            self.batch.write(ref.temporary, [data])
-            self.batch.sync([*self._arrays, self.partial])
-        # Only a complete folder loses the mark of a partial one.
-        os.rename(self.partial, self._final)
-        if self._directory.durable:
-            sync_folder(os.path.dirname(self._final))
-        ref.publish(durable=self._directory.durable)
-
-    def undo(self) -> None:
-        """Leave the folder as it was, unless the ref got through: then the commit stays."""
-        if self._ref is None or not self._ref.is_published():
-            shutil.rmtree(self.partial, ignore_errors=True)
-            shutil.rmtree(self._final, ignore_errors=True)
-        if self._ref is not None:
-            self._ref.temporary.unlink(missing_ok=True)
-
-
-@dataclass(frozen=True)
-class _Pending:
-    """A ref that is on disk under a temporary name, or will be, and not published yet."""
-
-    branch: str
-    seq: int
-    data: bytes
-    temporary: Path
-    target: Path
-
-    def publish(self, *, durable: bool) -> None:
-        """Give the ref its name. All that it leads to must be on disk before."""
-        try:
-            _create_only(self.temporary, self.target)
-        except FileExistsError as error:
-            raise Taken from error
-        folder = self.target.parent
-        try:
-            if durable:
-                sync_folder(folder)
-                if self.seq == 0:  # the branch's folder is new
-                    sync_folder(folder.parent)
-        except OSError as error:
-            raise StoreError(
-                f"{self.target}: published, but the disk did not confirm it ({error.strerror}). "
-                f"Check the disk, then see head({self.branch!r})."
-            ) from error
-
-    def is_published(self) -> bool:
-        """Whether the branch was moved, however the attempt ended; True where that is unknown."""
-        try:
-            return self.target.read_bytes() == self.data
-        except FileNotFoundError:
-            return False
-        except OSError:
-            return True
-
-
-def _temporary(folder: Path) -> Path:
-    """A name in `folder` for a file that is not complete; readers pass over it."""
-    return folder / f".tmp-{uuid.uuid4().hex}"
-
-
-def _create_only(source: Path, target: Path) -> None:
-    """Give `source` the name `target` and take its own away; FileExistsError if it is taken."""
-    try:
-        os.link(source, target)
-    except FileExistsError:
-        # A network filesystem may repeat a request whose answer was lost.
-        if not os.path.samefile(source, target):
-            raise
-    except OSError as error:
-        if error.errno not in NO_HARD_LINKS:
-            raise
-        _locked_rename(source, target)
-        return
-    source.unlink(missing_ok=True)
-
-
-def _locked_rename(source: Path, target: Path) -> None:
-    """The same without hard links."""
-    lock = os.open(target.parent / ".publish", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if os.path.lexists(target):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
-        os.rename(source, target)
-    finally:
-        os.close(lock)
 
 
 if TYPE_CHECKING:

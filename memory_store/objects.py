@@ -5,7 +5,6 @@ an object appears whole or not at all. A commit's objects are put side by side; 
 acknowledged its ref is put, on the condition that there is none of that number.
 """
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -18,6 +17,7 @@ from memory_store.errors import Corrupt, StoreError
 from memory_store.header import create_header, read_header
 from memory_store.in_memory import Held
 from memory_store.names import SESSION_FILE, ref_key
+from memory_store.object_errors import is_no_bucket, is_obstores, is_refusal, reason, refused
 from memory_store.protocol import JSON
 from memory_store.store import Store
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore as Client
 
 THREADS = 16  # requests that are under way at the same time
-NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
 
 
 class ObjectStore(Store):
@@ -123,7 +122,7 @@ class Objects:
             try:
                 found = self._client.get(key)
             except FileNotFoundError as error:
-                if _code(error) in NO_BUCKET:
+                if is_no_bucket(error):
                     raise
                 raise missing(self.name(key)) from None
             # The size is known before the content is on its way.
@@ -144,7 +143,7 @@ class Objects:
             try:
                 self._client.get(key)  # what a HEAD refuses it does not explain
             except FileNotFoundError as error:
-                if _code(error) in NO_BUCKET:
+                if is_no_bucket(error):
                     raise
                 return False
         return True
@@ -197,10 +196,10 @@ class Objects:
         try:
             self._client.put(key, data, mode="create", use_multipart=False)
         except Exception as error:
-            if not _is_obstores(error):
+            if not is_obstores(error):
                 raise
-            if _is_refusal(error):
-                raise self._refused(error, "writing", key) from None
+            if is_refusal(error):
+                raise refused(error, "writing", self.name(key)) from None
             # The answer to a request that got through may be lost, and its repetition refused.
             try:
                 found: bytes | None = self.read(key)
@@ -217,7 +216,7 @@ class Objects:
 
     def _unknown(self, key: str, error: Exception) -> StoreError:
         return StoreError(
-            f"{self.name(key)}: the storage did not answer ({_reason(error)}), so whether it was "
+            f"{self.name(key)}: the storage did not answer ({reason(error)}), so whether it was "
             "written is not known. Look again when the storage is back, then go on from there."
         )
 
@@ -266,23 +265,10 @@ class Objects:
         try:
             yield
         except Exception as error:
-            if not _is_obstores(error):
+            if not is_obstores(error):
                 raise
             # What obstore says may hold the whole request, signature included: it is not passed on.
-            raise self._refused(error, doing, key) from None
-
-    def _refused(self, error: Exception, doing: str, key: str) -> StoreError:
-        if _code(error) in NO_BUCKET:
-            return StoreError(f"{self._url}: no such bucket. Check the name, or create it first.")
-        if _is_refusal(error):
-            return StoreError(
-                f"{self.name(key)}: not permitted while {doing} ({_reason(error)}). Check the "
-                "credentials in the environment, and what they allow."
-            )
-        return StoreError(
-            f"{self.name(key)}: the storage refused while {doing} ({_reason(error)}). "
-            "Check the endpoint and the network, then try again."
-        )
+            raise refused(error, doing, self.name(key)) from None
 
 
 class _Draft:
@@ -319,30 +305,6 @@ class _Draft:
                 self._objects.remove(
                     [key for key, put in self._puts.items() if not put.cancelled()]
                 )
-
-
-def _is_obstores(error: Exception) -> bool:
-    return isinstance(error, OSError) or type(error).__module__ == "obstore.exceptions"
-
-
-def _is_refusal(error: Exception) -> bool:
-    """Whether the storage understood, and will not."""
-    return _code(error) in NO_BUCKET or _status(error) in ("401", "403")
-
-
-def _code(error: Exception) -> str | None:
-    """The storage's own word for an error: a name without any of the request in it."""
-    match = re.search(r"<Code>(\w{1,60})</Code>", str(error))
-    return match[1] if match else None
-
-
-def _status(error: Exception) -> str | None:
-    match = re.search(r"status code: (\d{3})", str(error))
-    return match[1] if match else None
-
-
-def _reason(error: Exception) -> str:
-    return _code(error) or _status(error) or "no answer"
 
 
 if TYPE_CHECKING:

@@ -70,6 +70,8 @@ def compare(
     target = out or Path("benchmarks/results") / name
     file = target.with_suffix(".json")
     settings = {"what": what.value, "recipe": str(recipe), "model": base.to_dict(), "train": values}
+    if chosen.backbone is not None:
+        settings["backbone"] = chosen.backbone
     done = _done(file, settings)
     before = len(done)
     total = len(variants) * seeds

@@ -3,12 +3,16 @@
 All variants have the same backbone, which begins with the same weights, and read the same tokens in
 the same order; only what becomes of slots that leave memory differs. So a difference between two of
 them, taken seed by seed, is due to that.
+
+A model must have read millions of tokens before what is far away helps it at all. Where a budget
+does not reach that far, the recipe's [backbone] is trained first, once for each seed, over memory
+that nothing compresses, and every variant goes on from there.
 """
 
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +22,18 @@ import torch
 from streamlm.config import COMPRESSED_POSITIONS, TRAINED_BY, ModelConfig, TrainConfig
 from streamlm.data import Corpus
 from streamlm.evaluate import evaluate
+from streamlm.model import Model
 from streamlm.recipe import Recipe
-from streamlm.train import Trainer
+from streamlm.train import Step, Trainer
 from tokenizer import Tokenizer
 
 UNTRAINED = ("max", "mean", "most-used")
 # What the others are compared with: as many slots, none of them compressed.
 DROP = "drop, same slots"
+# A model that compresses nothing.
+PLAIN: dict[str, Any] = {
+    "compressed_len": 0, "compression_loss": "none", "compressed_positions": "concat"
+}  # fmt: skip
 
 # Student's t, two-sided 95 %, by degrees of freedom.
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
@@ -123,14 +132,53 @@ def runs_of(
     tokenizer = Tokenizer(recipe.tokenizer)
     corpora = recipe.corpora(tokenizer, cache=folder.parent / "cache", progress=note)
     finished = {(run.variant, run.seed) for run in done}
+    shared: dict[str, Any] = {
+        "tokenizer": tokenizer, "corpora": corpora, "device": device, "note": note
+    }  # fmt: skip
     for seed in seeds:
-        for variant in variants:
-            if (variant.name, seed) not in finished:
-                where = folder / f"{variant.name.replace(', ', '_').replace(' ', '-')}-{seed}"
-                yield run_variant(
-                    variant, recipe.train, seed=seed, tokenizer=tokenizer, corpora=corpora,
-                    folder=where, device=device, note=note,
-                )  # fmt: skip
+        missing = [variant for variant in variants if (variant.name, seed) not in finished]
+        weights = None
+        if missing and recipe.backbone is not None:
+            where = folder / f"backbone-{seed}"
+            weights = train_backbone(
+                missing[0].config, recipe, seed=seed, folder=where, **shared
+            )  # fmt: skip
+        for variant in missing:
+            where = folder / f"{variant.name.replace(', ', '_').replace(' ', '-')}-{seed}"
+            yield run_variant(
+                variant, recipe.train, seed=seed, begin=weights, folder=where, **shared
+            )  # fmt: skip
+
+
+def train_backbone(
+    config: ModelConfig,
+    recipe: Recipe,
+    *,
+    seed: int,
+    tokenizer: Tokenizer,
+    corpora: tuple[Corpus, Corpus],
+    folder: Path,
+    device: str = "auto",
+    note: Note = lambda message: None,
+) -> dict[str, torch.Tensor]:
+    """The weights that the recipe's [backbone] ends with; goes on if it was interrupted."""
+    assert recipe.backbone is not None
+    values = {**recipe.train.to_dict(), **recipe.backbone, "seed": seed}
+    lengths = {name: values.pop(name) for name in ("segment_len", "memory_len")}
+    trainer = Trainer(
+        replace(config, **lengths, **PLAIN),
+        TrainConfig.from_dict(values),
+        tokenizer=tokenizer,
+        train=corpora[0],
+        valid=corpora[1],
+        folder=folder,
+        device=device,
+    )
+    if (folder / "last").exists():
+        trainer.resume()
+    for step in trainer.run():
+        note(_progress("backbone", seed, step, trainer.config.steps))
+    return trainer.model.state_dict()
 
 
 def run_variant(
@@ -141,10 +189,15 @@ def run_variant(
     tokenizer: Tokenizer,
     corpora: tuple[Corpus, Corpus],
     folder: Path,
+    begin: Mapping[str, torch.Tensor] | None = None,
     device: str = "auto",
     note: Note = lambda message: None,
 ) -> Run:
-    """Train one variant from the beginning and read `eval_tokens` of the validation data with it."""
+    """Train one variant and read `eval_tokens` of the validation data with it.
+
+    Args:
+        begin: the backbone's weights; None begins with those that belong to the seed.
+    """
     eval_tokens, eval_rows = config.eval_tokens, config.batch_size
     config = replace(
         config, seed=seed, checkpoint_steps=config.steps, eval_steps=config.steps, eval_tokens=1
@@ -161,15 +214,12 @@ def run_variant(
         folder=folder,
         device=device,
     )
-    begin_alike(trainer, seed=seed)
+    begin_alike(trainer, begin, seed=seed)
     seconds, bits = 0.0, [0.0]
     for step in trainer.run():
         seconds = step.tokens / step.tokens_per_second
         bits = [*bits[-19:], step.bits_per_byte]
-        note(
-            f"{variant.name}, seed {seed}: step {step.step} of {config.steps}, "
-            f"{step.bits_per_byte:.3f} bits per byte, {step.tokens_per_second:,.0f} tokens/s"
-        )
+        note(_progress(variant.name, seed, step, config.steps))
     report = evaluate(
         trainer.model,
         corpora[1],
@@ -190,16 +240,23 @@ def run_variant(
     )
 
 
-def begin_alike(trainer: Trainer, *, seed: int) -> None:
-    """Give the backbone the weights that belong to the seed, whatever the compression drew."""
-    torch.manual_seed(seed)
-    config = replace(
-        trainer.model.config,
-        compressed_len=0,
-        compression_loss="none",
-        compressed_positions="concat",
+def _progress(name: str, seed: int, step: Step, steps: int) -> str:
+    return (
+        f"{name}, seed {seed}: step {step.step} of {steps}, "
+        f"{step.bits_per_byte:.3f} bits per byte, {step.tokens_per_second:,.0f} tokens/s"
     )
-    weights = type(trainer.model)(config).state_dict()
+
+
+def begin_alike(
+    trainer: Trainer, weights: Mapping[str, torch.Tensor] | None = None, *, seed: int
+) -> None:
+    """Give the backbone these weights, or those that belong to the seed.
+
+    The compressor keeps its own: those that it drew from the seed.
+    """
+    if weights is None:
+        torch.manual_seed(seed)
+        weights = Model(replace(trainer.model.config, **PLAIN)).state_dict()
     loaded = trainer.model.load_state_dict(weights, strict=False)
     own = ("compressors.", "decoders.")
     assert not loaded.unexpected_keys

@@ -232,6 +232,11 @@ class ModelConfig(_Config):
         return self.compressed_len + self.memory_len
 
     @property
+    def wants_usage(self) -> bool:
+        """Whether the compression looks at the attention that slots received."""
+        return self.compressed_len > 0 and self.compression == "most-used"
+
+    @property
     def evicted_len(self) -> int:
         """Compressed slots that one commit makes: T / c."""
         return self.segment_len // self.compression_rate if self.compressed_len else 0

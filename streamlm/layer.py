@@ -1,6 +1,4 @@
-"""Layer: attention and a feed-forward network, and what a commit takes from all layers."""
-
-from dataclasses import dataclass
+"""Layer: relative attention and a feed-forward network."""
 
 from torch import Tensor, nn
 
@@ -49,26 +47,3 @@ class Layer(nn.Module):
         x = self.attention_norm(x)
         out: Tensor = self.feed_forward_norm(x + self.feed_forward(x))
         return out
-
-
-@dataclass(frozen=True, eq=False)
-class Eviction:
-    """What a commit compressed, for the compression losses.
-
-    Attributes:
-        queries: [L, B, T, W] layer inputs of the segment just closed.
-        evicted: [L, B, T, W] the slots that left memory (or, with M < T, the segment).
-        compressed: [L, B, T/c, W] what became of them, with its graph.
-        real: [B, T] True where `evicted` holds a slot; real_compressed: [B, T/c] likewise.
-        usage: [L, B, T] mean attention they received, where the compression asks for it.
-        past: [L, B, P, W] what the segment attended to, before this commit; filled: [B] real slots.
-    """
-
-    queries: Tensor
-    evicted: Tensor
-    compressed: Tensor
-    real: Tensor
-    real_compressed: Tensor
-    usage: Tensor
-    past: Tensor
-    filled: Tensor

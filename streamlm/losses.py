@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from streamlm.attention import attention_mask
 from streamlm.compression import Select
 from streamlm.config import JOINT
-from streamlm.layer import Eviction, Layer
+from streamlm.eviction import Eviction
+from streamlm.layer import Layer
 from streamlm.model import Model
 
 

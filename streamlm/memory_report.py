@@ -13,7 +13,8 @@ from torch import Tensor
 
 from streamlm.compression import MostUsed, Select
 from streamlm.config import ModelConfig
-from streamlm.layer import Eviction, Layer
+from streamlm.eviction import Eviction
+from streamlm.layer import Layer
 from streamlm.model import Model
 from streamlm.state import State
 from streamlm.stream import pieces

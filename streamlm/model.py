@@ -19,7 +19,8 @@ from streamlm.attention import Far, attention_mask
 from streamlm.cache import build_cache, committed_cache
 from streamlm.compression import COMPRESSORS, Conv, Dilated, Select
 from streamlm.config import ModelConfig
-from streamlm.layer import Eviction, Layer
+from streamlm.eviction import Eviction, evict
+from streamlm.layer import Layer
 from streamlm.positions import sinusoid
 from streamlm.state import Cache, State
 
@@ -114,7 +115,7 @@ class Model(nn.Module):
         """Streams that have read nothing."""
         config, weight = self.config, self.output_bias
         lead = (config.n_layers, batch_size)
-        usage = config.memory_len if self._wants_usage else 0
+        usage = config.memory_len if config.wants_usage else 0
         counts = torch.zeros(batch_size, dtype=torch.int64, device=weight.device)
         return State(
             past=weight.new_zeros(*lead, config.past_len, config.d_model).detach(),
@@ -124,10 +125,6 @@ class Model(nn.Module):
             position=counts.clone(),
             length=0,
         )
-
-    @property
-    def _wants_usage(self) -> bool:
-        return self.config.compressed_len > 0 and self.config.compression == "most-used"
 
     # -- reading ----------------------------------------------------------------------------------
 
@@ -211,7 +208,7 @@ class Model(nn.Module):
                 far=far,
                 biases=self.biases(index),
                 mask=mask,
-                want_weights=self._wants_usage,
+                want_weights=self.config.wants_usage,
             )
             usage.append(self._received(weights))
             x = layer.finish(x, attended)
@@ -246,7 +243,7 @@ class Model(nn.Module):
                 far=far,
                 biases=self.biases(index),
                 mask=mask,
-                want_weights=self._wants_usage or observe is not None,
+                want_weights=self.config.wants_usage or observe is not None,
             )
             usage.append(self._received(weights))
             if observe is not None and weights is not None:
@@ -260,7 +257,7 @@ class Model(nn.Module):
         return replace(
             state,
             segment=segment,
-            usage=state.usage + torch.stack(usage) if self._wants_usage else state.usage,
+            usage=state.usage + torch.stack(usage) if self.config.wants_usage else state.usage,
             position=state.position + t,
             length=state.length + t,
             cache=cache,
@@ -268,7 +265,7 @@ class Model(nn.Module):
 
     def _received(self, weights: Tensor | None) -> Tensor:
         """Attention that memory slots received, mean over heads, sum over queries: [B, M]."""
-        if weights is None or not self._wants_usage:
+        if weights is None or not self.config.wants_usage:
             return self.output_bias.new_empty(0)
         memory = slice(self.config.compressed_len, self.config.past_len)
         return weights.detach()[..., memory].float().mean(dim=1).sum(dim=1)
@@ -325,7 +322,7 @@ class Model(nn.Module):
         eviction: Eviction | None = None
         usage = state.usage
         if c_len:
-            eviction = self._evict(state, slots, n_evicted)
+            eviction = evict(config, self.compressors, state, slots, n_evicted)
             new = eviction.compressed
             kept = new if config.compression_loss == "bptt" else new.detach()
             compressed = torch.cat([state.past[:, :, :c_len], kept], dim=2)[:, :, -c_len:]
@@ -334,7 +331,7 @@ class Model(nn.Module):
             filled = (n_memory + t).clamp(max=m_len) + n_compressed.clamp(max=c_len)
         else:
             past, filled = memory, (n_memory + t).clamp(max=m_len)
-        if self._wants_usage:
+        if config.wants_usage:
             empty = usage.new_zeros(*usage.shape[:2], t)
             usage = torch.cat([usage, empty], dim=2)[:, :, t:]
         committed = replace(
@@ -351,36 +348,6 @@ class Model(nn.Module):
             moved = committed_cache(config, self._layers, cache, state=committed, compressed=made)
             committed = replace(committed, cache=moved)
         return committed, eviction
-
-    def _evict(self, state: State, slots: Tensor, n_evicted: Tensor) -> Eviction:
-        config, t = self.config, self.config.segment_len
-        evicted = slots[:, :, :t].detach()
-        column = torch.arange(t, device=evicted.device)
-        real = column[None] >= t - n_evicted[:, None]  # [B, T]
-        new_column, n_new = column[: config.evicted_len], n_evicted // config.compression_rate
-        real_compressed = new_column[None] >= config.evicted_len - n_new[:, None]
-        if self._wants_usage:
-            # Mean over the queries that could see a slot: those of every segment since it entered.
-            segments = (config.memory_len - 1 - column) // t + 1
-            usage = state.usage[:, :, :t] / (segments * t)
-        else:
-            usage = evicted.new_zeros(config.n_layers, evicted.shape[1], t)
-        compressed = torch.stack(
-            [
-                compress(evicted[index].contiguous(), usage[index], real)
-                for index, compress in enumerate(self.compressors)
-            ]
-        )
-        return Eviction(
-            queries=state.segment.detach(),
-            evicted=evicted,
-            compressed=compressed,
-            real=real,
-            real_compressed=real_compressed,
-            usage=usage,
-            past=state.past.detach(),
-            filled=state.filled,
-        )
 
     # -- derived keys and values ------------------------------------------------------------------
 

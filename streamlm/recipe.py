@@ -22,6 +22,8 @@ class Recipe:
             parts of one large file side by side; 0, the default, keeps them whole.
         valid_share: [data] instead of `valid`, the share of `train` at its end that is held out.
         model: [model], what `ModelConfig` is built from; train: [train].
+        backbone: [backbone], for `streamlm compare` alone: how the weights that all variants begin
+            with are trained. segment_len and memory_len, and what [train] may hold.
     """
 
     tokenizer: Path
@@ -31,6 +33,7 @@ class Recipe:
     valid_share: float
     model: dict[str, Any]
     train: TrainConfig
+    backbone: dict[str, Any] | None = None
 
     @classmethod
     def load(cls, path: str | Path) -> "Recipe":
@@ -41,10 +44,11 @@ class Recipe:
             raise ValueError(f"{path} is no TOML: {error}") from None
         data = values.get("data", {})
         wanted = [{"tokenizer", "train", last} for last in ("valid", "valid_share")]
-        if set(values) - {"data", "model", "train"} or set(data) - {"cut_bytes"} not in wanted:
+        tables = {"data", "model", "train", "backbone"}
+        if set(values) - tables or set(data) - {"cut_bytes"} not in wanted:
             raise ValueError(
                 f"{path}: allowed are [data] with tokenizer, train, valid or valid_share, and "
-                "cut_bytes; [model] and [train]"
+                "cut_bytes; [model], [train] and [backbone]"
             )
         cut, share = data.get("cut_bytes", 0), data.get("valid_share", 0.0)
         if not isinstance(cut, int) or cut < 0:
@@ -59,6 +63,7 @@ class Recipe:
             valid_share=share,
             model=dict(values.get("model", {})),
             train=TrainConfig.from_dict(values.get("train", {})),
+            backbone=values.get("backbone"),
         )
 
     def corpora(

@@ -4,11 +4,13 @@ import json
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from streamlm.checkpoint import load_checkpoint
 from streamlm.compare import (
     DROP,
     Run,
@@ -130,6 +132,47 @@ def test_runs_repeat_and_read_the_same_tokens(recipe: Path) -> None:
         (run.variant, run.seed) for run in first[2:]
     ]
     assert [run.bits_per_byte for run in again] == [run.bits_per_byte for run in first[2:]]
+
+
+BACKBONE = """
+[backbone]
+segment_len = 16
+memory_len = 4
+steps = 3
+"""
+
+
+def test_a_backbone_is_trained_once_for_each_seed_and_all_go_on_from_it(recipe: Path) -> None:
+    recipe.write_text(recipe.read_text() + BACKBONE)
+    loaded = Recipe.load(recipe)
+    base = ModelConfig.from_dict({"vocab_size": 262, **loaded.model})
+    # Steps that move nothing: what is measured is what they begin with.
+    rates = {"learning_rate": 1e-20, "min_learning_rate": 0.0}
+    backbone = {**(loaded.backbone or {}), "learning_rate": 1e-2}
+    train = replace(loaded.train, steps=1, **rates)
+    still = replace(loaded, train=train, backbone=backbone)
+    variants = [v for v in ablation(base) if v.name in ("drop, memory alone", "conv, none")]
+    notes: list[str] = []
+    folder = Path("runs")
+    runs = list(
+        runs_of(still, variants, seeds=[1, 2], folder=folder, device="cpu", note=notes.append)
+    )
+    assert sum(note.startswith("backbone") for note in notes) == 2 * 3
+    assert sorted(path.name for path in folder.iterdir()) == ["backbone-1", "backbone-2"]
+    assert len({run.bits_per_byte for run in runs}) == 4
+    config = replace(variants[0].config, segment_len=16, memory_len=4)
+    trained = load_checkpoint(folder / "backbone-1" / "model").model
+    assert trained.config == config
+    again = Trainer(
+        variants[0].config, still.train, tokenizer=Tokenizer(BYTES),
+        train=still.corpora(Tokenizer(BYTES))[0], valid=still.corpora(Tokenizer(BYTES))[1],
+        folder=Path("run"), device="cpu",
+    )  # fmt: skip
+    begin_alike(again, trained.state_dict(), seed=1)
+    assert again.validate() == pytest.approx(runs[0].bits_per_byte, rel=1e-6)
+    notes.clear()
+    list(runs_of(still, variants, seeds=[1], folder=folder, device="cpu", note=notes.append))
+    assert not any(note.startswith("backbone") for note in notes)
 
 
 def run(variant: str, seed: int, bits: float) -> Run:

@@ -19,7 +19,7 @@ LAYERS: tuple[set[str], ...] = (
     {"allocator", "config", "machine", "plots", "positions", "reports", "sources", "stops"},
     {"state"},
     {"adaptive", "attention", "cache", "compression"},
-    {"heads", "layer"},
+    {"eviction", "heads", "layer"},
     {"model"},
     {"checkpoint", "data", "losses", "snapshots", "stream"},
     {"memory_report", "text"},

@@ -9,7 +9,7 @@ import torch
 
 from streamlm.compression import Select
 from streamlm.config import JOINT, TRAINED_BY
-from streamlm.layer import Eviction
+from streamlm.eviction import Eviction
 from streamlm.losses import (
     attention_reconstruction,
     auto_encoding,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from streamlm.config import ModelConfig
-from streamlm.layer import Eviction
+from streamlm.eviction import Eviction
 from streamlm.losses import attention_reconstruction
 from streamlm.model import Model
 from streamlm.state import State

@@ -1,0 +1,148 @@
+"""A commit in a folder, from its first file to its ref.
+
+Two writers that want the same ref cannot both have it, because a hard link to an existing name is
+refused by the filesystem. Where there are no hard links, a lock and a rename stand in.
+"""
+
+import errno
+import fcntl
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from memory_store.backend import Buffer, Result, Taken
+from memory_store.errors import StoreError
+from memory_store.files import Batch, make_folder, sync_folder
+from memory_store.names import ref_key
+
+NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)
+
+
+class FolderDraft:
+    """A commit under a name that readers pass over, until all of it is on disk."""
+
+    def __init__(self, root: Path, folder: str, *, durable: bool) -> None:
+        self.batch = Batch(durable=durable)
+        self._final = os.path.join(root, folder)
+        self.partial = f"{self._final}.partial"
+        self._root = root
+        self._durable = durable
+        self._arrays: list[str] = []  # their folders
+        self._ref: Pending | None = None
+
+    def write(self, key: str, buffers: Sequence[Buffer]) -> None:
+        path = f"{self.partial}/{key}"
+        array = os.path.dirname(path)
+        if array != self.partial and array not in self._arrays:
+            os.mkdir(array)
+            self._arrays.append(array)
+        self.batch.write(path, buffers)
+
+    def call(self, function: Callable[[Any], Result], argument: Any) -> "Future[Result]":
+        return self.batch.call(function, argument)
+
+    def publish(self, branch: str, seq: int, data: bytes) -> None:
+        self._ref = ref = Pending.prepare(self._root, branch, seq, data)
+        with self.batch:  # its threads end here
+            self.batch.write(ref.temporary, [data])
+            self.batch.sync([*self._arrays, self.partial])
+        # Only a complete folder loses the mark of a partial one.
+        os.rename(self.partial, self._final)
+        if self._durable:
+            sync_folder(os.path.dirname(self._final))
+        ref.publish(durable=self._durable)
+
+    def undo(self) -> None:
+        """Leave the folder as it was, unless the ref got through: then the commit stays."""
+        if self._ref is None or not self._ref.is_published():
+            shutil.rmtree(self.partial, ignore_errors=True)
+            shutil.rmtree(self._final, ignore_errors=True)
+        if self._ref is not None:
+            self._ref.temporary.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A ref that is on disk under a temporary name, or will be, and not published yet."""
+
+    branch: str
+    seq: int
+    data: bytes
+    temporary: Path
+    target: Path
+
+    @classmethod
+    def prepare(cls, root: Path, branch: str, seq: int, data: bytes) -> Self:
+        """To be written to its temporary name, then published; makes the branch's folder.
+
+        Raises:
+            Corrupt: the branch's folder is a link.
+        """
+        target = root / ref_key(branch, seq)
+        make_folder(target.parent)
+        return cls(branch, seq, data, temporary(target.parent), target)
+
+    def publish(self, *, durable: bool) -> None:
+        """Give the ref its name. All that it leads to must be on disk before."""
+        try:
+            create_only(self.temporary, self.target)
+        except FileExistsError as error:
+            raise Taken from error
+        folder = self.target.parent
+        try:
+            if durable:
+                sync_folder(folder)
+                if self.seq == 0:  # the branch's folder is new
+                    sync_folder(folder.parent)
+        except OSError as error:
+            raise StoreError(
+                f"{self.target}: published, but the disk did not confirm it ({error.strerror}). "
+                f"Check the disk, then see head({self.branch!r})."
+            ) from error
+
+    def is_published(self) -> bool:
+        """Whether the branch was moved, however the attempt ended; True where that is unknown."""
+        try:
+            return self.target.read_bytes() == self.data
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+
+
+def temporary(folder: Path) -> Path:
+    """A name in `folder` for a file that is not complete; readers pass over it."""
+    return folder / f".tmp-{uuid.uuid4().hex}"
+
+
+def create_only(source: Path, target: Path) -> None:
+    """Give `source` the name `target` and take its own away; FileExistsError if it is taken."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        # A network filesystem may repeat a request whose answer was lost.
+        if not os.path.samefile(source, target):
+            raise
+    except OSError as error:
+        if error.errno not in NO_HARD_LINKS:
+            raise
+        _locked_rename(source, target)
+        return
+    source.unlink(missing_ok=True)
+
+
+def _locked_rename(source: Path, target: Path) -> None:
+    """The same without hard links."""
+    lock = os.open(target.parent / ".publish", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+        os.rename(source, target)
+    finally:
+        os.close(lock)

@@ -1,0 +1,78 @@
+"""Eviction: what leaves memory when a segment is closed, and what becomes of it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from streamlm.config import ModelConfig
+from streamlm.state import State
+
+
+@dataclass(frozen=True, eq=False)
+class Eviction:
+    """What a commit compressed, for the compression losses.
+
+    Attributes:
+        queries: [L, B, T, W] layer inputs of the segment just closed.
+        evicted: [L, B, T, W] the slots that left memory (or, with M < T, the segment).
+        compressed: [L, B, T/c, W] what became of them, with its graph.
+        real: [B, T] True where `evicted` holds a slot; real_compressed: [B, T/c] likewise.
+        usage: [L, B, T] mean attention they received, where the compression asks for it.
+        past: [L, B, P, W] what the segment attended to, before this commit; filled: [B] real slots.
+    """
+
+    queries: Tensor
+    evicted: Tensor
+    compressed: Tensor
+    real: Tensor
+    real_compressed: Tensor
+    usage: Tensor
+    past: Tensor
+    filled: Tensor
+
+
+def evict(
+    config: ModelConfig,
+    compressors: Iterable[torch.nn.Module],
+    state: State,
+    slots: Tensor,
+    n_evicted: Tensor,
+) -> Eviction:
+    """Compress the oldest T slots of memory and segment, layer by layer.
+
+    Args:
+        compressors: one a layer.
+        state: before the commit, its segment full.
+        slots: [L, B, M+T, W] memory and segment.
+        n_evicted: [B], how many of the oldest T are real; they stand to the right of the others.
+    """
+    t = config.segment_len
+    evicted = slots[:, :, :t].detach()
+    column = torch.arange(t, device=evicted.device)
+    real = column[None] >= t - n_evicted[:, None]  # [B, T]
+    new_column, n_new = column[: config.evicted_len], n_evicted // config.compression_rate
+    real_compressed = new_column[None] >= config.evicted_len - n_new[:, None]
+    if config.wants_usage:
+        # Mean over the queries that could see a slot: those of every segment since it entered.
+        segments = (config.memory_len - 1 - column) // t + 1
+        usage = state.usage[:, :, :t] / (segments * t)
+    else:
+        usage = evicted.new_zeros(config.n_layers, evicted.shape[1], t)
+    compressed = torch.stack(
+        [
+            compress(evicted[index].contiguous(), usage[index], real)
+            for index, compress in enumerate(compressors)
+        ]
+    )
+    return Eviction(
+        queries=state.segment.detach(),
+        evicted=evicted,
+        compressed=compressed,
+        real=real,
+        real_compressed=real_compressed,
+        usage=usage,
+        past=state.past.detach(),
+        filled=state.filled,
+    )
