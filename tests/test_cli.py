@@ -302,7 +302,9 @@ def test_sessions(kept: CommandLine) -> None:
     for row in both["sessions"]:
         assert row.keys() == {"name", "position", "saved", "bytes"}
     shown = kept.works("sessions", "show", "s", "--json").json
-    assert shown.keys() == {"name", "path", "bytes", "branches", "position", "snapshots"}
+    assert shown.keys() == {
+        *("name", "path", "bytes", "branches", "pins", "position", "snapshots"),
+    }
     for snapshot in shown["snapshots"]:
         assert snapshot.keys() == {"snapshot", "position", "saved", "commit", "kept"}
     start = shown["position"]
@@ -342,6 +344,50 @@ def test_show_memory(kept: CommandLine, model: Path, tmp_path: Path) -> None:
     facts = kept.works("sessions", "show", "s", "--memory", "--json", "--model", model).json
     assert facts["memory"]["position"] == facts["position"]
     assert len(facts["memory"]["slots"]) == sum(int(words[4]) for words in slots)
+
+
+def test_looking_after_a_session(kept: CommandLine) -> None:
+    for _ in range(20):
+        kept.works("feed", "-", "--session", "s", stdin=b"Call me Ishmael. Some years ago.\n" * 3)
+    before = kept.works("sessions", "show", "s", "--json").json
+    seqs = [row["snapshot"] for row in before["snapshots"]]
+    assert all(row["kept"] for row in before["snapshots"])
+    pinned = kept.works("sessions", "pin", "s", "start", "--snapshot", 2, "--json").json
+    assert pinned["position"] == before["snapshots"][2]["position"]
+    told = kept.works("sessions", "gc", "s", "--last", 2, "--dry-run", "--json").json
+    done = kept.works("sessions", "gc", "s", "--last", 2, "--json").json
+    assert told == {**done, "dry_run": True} and done["released"] > 0
+    after = kept.works("sessions", "show", "s", "--json").json
+    assert after["pins"] == {"start": pinned["position"]} and after["bytes"] < before["bytes"]
+    whole = [row["snapshot"] for row in after["snapshots"] if row["kept"]]
+    assert {2, *seqs[-2:]} <= set(whole) and len(whole) < len(seqs)
+    text = kept.works("sessions", "show", "s").out
+    assert "pins: start at token" in text and text.count("tokens only") == len(seqs) - len(whole)
+    # What was let go is reached by reading its tokens again.
+    gone = next(row for row in after["snapshots"] if not row["kept"] and row["snapshot"] > 2)
+    back = kept.works("sessions", "rewind", "s", "--snapshot", gone["snapshot"], "--json").json
+    assert back["position"] == gone["position"]
+    assert "are as they were written" in kept.works("sessions", "verify", "s").out
+    assert kept.works("sessions", "unpin", "s", "start").out == "s: start is no pin any more\n"
+    assert kept("sessions", "unpin", "s", "start").status == 1
+    refused = kept("sessions", "gc", "s", "--thin")
+    assert refused.status == 1 and "--last" in refused.err
+
+
+def test_recovering_a_damaged_session(kept: CommandLine) -> None:
+    kept.works("feed", "text.txt", "--session", "s")
+    assert "s is sound; it is at token" in kept.works("sessions", "recover", "s").out
+    newest = kept.works("sessions", "show", "s", "--json").json["snapshots"][-1]
+    folder = next(Path("sessions/s.zarr/commits").glob(f"{newest['position']:012d}-*"))
+    chunk = next(folder.glob("memory/c.*"))
+    chunk.write_bytes(chunk.read_bytes()[:-1])
+    for command in (["verify", "s"], ["rewind", "s", "--tokens", 3]):
+        damaged = kept("sessions", *command)
+        assert damaged.status == 1 and str(chunk) in damaged.err
+    recovered = kept.works("sessions", "recover", "s")
+    assert f"lost: {chunk.resolve()}" in recovered.err.replace("\n", "")
+    assert "s is back at token" in recovered.out
+    kept.works("feed", "-", "--session", "s", stdin=b"And so on.\n")
 
 
 def test_delete_asks(kept: CommandLine) -> None:
