@@ -65,8 +65,13 @@ def create_header(
             attributes=plain(attributes or {}, "attributes"),
             fingerprints=checked_fingerprints(fingerprints or {}),
         )
-        backend.begin(sealed({"schema": SCHEMA, **vars(header)}))
+        backend.begin(sealed_header(header))
     return header
+
+
+def sealed_header(header: Header) -> bytes:
+    """`session.json`."""
+    return sealed({"schema": SCHEMA, **vars(header)})
 
 
 def checked_fingerprints(fingerprints: Mapping[str, str]) -> dict[str, str]:

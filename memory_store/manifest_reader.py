@@ -46,8 +46,11 @@ def read_address(fields: Fields) -> Commit:
     return Commit(name, fields.text("id", ID), position)
 
 
-def read_manifest(backend: Backend, commit: Commit, session: str) -> Manifest:
+def read_manifest(backend: Backend, commit: Commit, session: str | None) -> Manifest:
     """The attributes of a commit, or of what is left of it, checked against its address.
+
+    Args:
+        session: that it belongs to; None if nobody knows.
 
     Raises:
         Corrupt: missing, damaged, or another commit than `commit`.
@@ -79,7 +82,7 @@ def read_manifest(backend: Backend, commit: Commit, session: str) -> Manifest:
         )
     check_schema(attributes.value.get("schema"), path)
     manifest = from_attributes(attributes)
-    if manifest.position != commit.position or manifest.session != session:
+    if manifest.position != commit.position or session not in (None, manifest.session):
         raise Corrupt(f"{path}: of another session or position. Restore the file from a copy.")
     if left != "all":
         return replace(manifest, left=left)

@@ -4,11 +4,12 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from memory_store.directory import DirectoryStore, Durability
+from memory_store.directory import Directory, DirectoryStore, Durability
 from memory_store.errors import NotFound, os_errors
 from memory_store.object_client import is_url
 from memory_store.objects import Objects, ObjectStore
 from memory_store.protocol import JSON
+from memory_store.recovery import recover_header
 from memory_store.store import Store
 
 SUFFIX = ".zarr"
@@ -58,6 +59,15 @@ def open_store(where: Place, *, durability: Durability = "full") -> Store:
     if is_url(where):
         return ObjectStore.open(str(where))
     return DirectoryStore.open(where, durability=durability)
+
+
+def mend_header(where: Place) -> str | None:
+    """Write a session's description anew if it is damaged or gone; see `recovery.recover_header`.
+
+    Returns:
+        What was wrong, None if nothing was.
+    """
+    return recover_header(Objects.at(str(where)) if is_url(where) else Directory(where, "full"))
 
 
 def occupied(where: Place) -> bool:

@@ -5,13 +5,18 @@ with one ref more, which leads to the state that was found.
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 
 from memory_store.backend import Backend, Taken
 from memory_store.commits import Commits
-from memory_store.errors import NotFound, StoreError
+from memory_store.errors import Corrupt, NotFound, StoreError
+from memory_store.header import Header, read_header, sealed_header
 from memory_store.loading import load_snapshot
-from memory_store.names import LOST, REF_FILE, branch_folder, ref_key
+from memory_store.manifest import Manifest
+from memory_store.manifest_reader import read_manifest
+from memory_store.names import BRANCH, LOST, REF_FILE, REFS, SESSION_FILE, branch_folder, ref_key
 from memory_store.protocol import Commit, Ref
 from memory_store.refs import Refs
 
@@ -96,15 +101,53 @@ def _replace(backend: Backend, refs: Refs, branch: str, seq: int, commit: Commit
     """Put a ref to `commit` where there is a damaged one, or none."""
     key = ref_key(branch, seq)
     if backend.exists(key):
-        try:
-            held = backend.read(key)
-        except StoreError:
-            held = b""  # a folder, a link, something huge: nothing to keep
-        for copy in range(1000):
-            try:
-                backend.create(f"{LOST}/{branch}-{seq:012d}-{copy}.json", held)
-                break
-            except Taken:
-                continue
-        backend.discard(key)
+        _set_aside(backend, key, f"{branch}-{seq:012d}")
     refs.publish(branch, seq, commit, through=backend)
+
+
+def _set_aside(backend: Backend, key: str, name: str) -> None:
+    try:
+        held = backend.read(key)
+    except StoreError:
+        held = b""  # a folder, a link, something huge: nothing to keep
+    for copy in count():
+        with suppress(Taken):
+            backend.create(f"{LOST}/{name}-{copy}.json", held)
+            break
+    backend.discard(key)
+
+
+def recover_header(backend: Backend) -> str | None:
+    """Write `session.json` anew if it is damaged or gone, from the newest commit of some branch.
+
+    What the creator wrote about the session is lost; its id and fingerprints are in every commit.
+
+    Returns:
+        What was wrong, None if nothing was.
+
+    Raises:
+        NotFound, Corrupt: as `header.read_header`, where no commit tells.
+        UnsupportedSchema: a later version wrote it.
+    """
+    try:
+        read_header(backend)
+    except (Corrupt, NotFound) as error:
+        known = _any_manifest(backend)
+        if known is None:
+            raise
+        header = Header(known.session, known.created, {}, known.fingerprints)
+        if backend.exists(SESSION_FILE):
+            _set_aside(backend, SESSION_FILE, "session")
+        backend.create(SESSION_FILE, sealed_header(header))
+        return str(error)
+    return None
+
+
+def _any_manifest(backend: Backend) -> Manifest | None:
+    refs = Refs(backend)
+    for branch in sorted(filter(BRANCH.fullmatch, backend.folders(REFS))):
+        with suppress(StoreError):
+            head = refs.head(branch)
+            if head is not None:
+                return read_manifest(backend, head.commit, None)
+    return None

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from memory_store import Retention
-from streamlm.cli_sessions import Json, Name, Store, app, existing, no_branch
+from memory_store.places import mend_header, occupied
+from streamlm.cli_sessions import Json, Name, Store, app, existing, locate, no_branch
 from streamlm.display import note, output, size_text
 
 
@@ -103,14 +104,17 @@ def verify(name: Name, store: Store = "sessions", as_json: Json = False) -> None
 @app.command()
 def recover(name: Name, store: Store = "sessions", as_json: Json = False) -> None:
     """Go back to the newest state that is sound, after damage."""
+    path, _ = locate(store, name)
+    mended = mend_header(path) if occupied(path) else None
     kept, branch = existing(store, name)
     found = kept.recover(branch)
+    damage = [*([mended] if mended else []), *found.damage]
     if as_json:
-        print(json.dumps({"name": name, "position": found.head.position, "damage": found.damage}))
+        print(json.dumps({"name": name, "position": found.head.position, "damage": damage}))
         return
-    for text in found.damage:
+    for text in damage:
         note(text, word="lost: ", style="bold red")
-    state = "is back at" if found.damage else "is sound; it is at"
+    state = "is back at" if damage else "is sound; it is at"
     output.print(f"{name} {state} token {found.head.position:,}")
 
 

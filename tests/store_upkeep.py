@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from memory_store import Corrupt, NotFound, Ref, Retention, Snapshot, StoreError
-from memory_store.recovery import Recovered
+from memory_store import Corrupt, NotFound, Ref, Retention, Snapshot, StoreError, UnsupportedSchema
+from memory_store.recovery import Recovered, recover_header
 from memory_store.store import Store
 from tests.stores import Stream, assert_equal
 
@@ -171,6 +171,28 @@ class UpkeepConformance:
         assert all(ref == refs[ref.seq] for ref in history[:6] if ref.seq not in lost)
         assert sum(key.startswith("lost/") for key in place.files()) == damaged * len(lost)
         assert store.recover() == Recovered(found.head, ())
+
+    @pytest.mark.parametrize("damage", [None, b"", b"{}", b'{"schema":1}'])
+    def test_a_new_header_from_a_commit(self, place: Any, damage: bytes | None) -> None:
+        store = place.new()
+        assert recover_header(store._backend) is None
+        place.write("session.json", damage)
+        with pytest.raises((Corrupt, NotFound, UnsupportedSchema)):
+            place.open()
+        if damage in (None, b"", b'{"schema":1}'):  # nothing was committed: nobody can know
+            with pytest.raises((Corrupt, NotFound)):
+                recover_header(store._backend)
+        refs, snapshots = grown(store, 2)
+        if damage == b"{}":
+            with pytest.raises(UnsupportedSchema):
+                recover_header(store._backend)
+            return
+        assert "session" in str(recover_header(store._backend))
+        again = place.open()
+        assert (again.session, again.fingerprints) == (store.session, store.fingerprints)
+        assert_equal(again.load(refs[-1]), snapshots[-1])
+        assert again.verify().commits == 2
+        assert ("lost/session-0.json" in place.files()) == (damage is not None)
 
     def test_recovery_needs_something_sound(self, place: Any) -> None:
         store = place.new()

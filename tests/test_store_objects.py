@@ -120,6 +120,7 @@ class TestS3(StoreConformance):
     test_gc_cut_short_goes_on: Any = None
     test_what_is_forgotten_says_so: Any = None
     test_recovery_replaces_refs: Any = None
+    test_a_new_header_from_a_commit: Any = None
     test_damage_to_what_is_left_is_noticed: Any = None
 
     @pytest.fixture
