@@ -47,6 +47,9 @@ class Draft(Protocol):
     def call(self, function: Callable[[Any], Result], argument: Any) -> "Future[Result]":
         """Run `function(argument)` beside what follows."""
 
+    def keep(self) -> None:
+        """Make all that was written last, under the commit's name, without a ref."""
+
     def publish(self, branch: str, seq: int, data: bytes) -> None:
         """Make all that was written last, then create the ref.
 

@@ -46,16 +46,24 @@ class FolderDraft:
     def call(self, function: Callable[[Any], Result], argument: Any) -> "Future[Result]":
         return self.batch.call(function, argument)
 
+    def keep(self) -> None:
+        with self.batch:
+            self.batch.sync([*self._arrays, self.partial])
+        self._finish()
+
     def publish(self, branch: str, seq: int, data: bytes) -> None:
         self._ref = ref = Pending.prepare(self._root, branch, seq, data)
         with self.batch:  # its threads end here
             self.batch.write(ref.temporary, [data])
             self.batch.sync([*self._arrays, self.partial])
+        self._finish()
+        ref.publish(durable=self._durable)
+
+    def _finish(self) -> None:
         # Only a complete folder loses the mark of a partial one.
         os.rename(self.partial, self._final)
         if self._durable:
             sync_folder(os.path.dirname(self._final))
-        ref.publish(durable=self._durable)
 
     def undo(self) -> None:
         """Leave the folder as it was, unless the ref got through: then the commit stays."""

@@ -188,8 +188,11 @@ class _Draft:
         future.set_result(function(argument))
         return future
 
-    def publish(self, branch: str, seq: int, data: bytes) -> None:
+    def keep(self) -> None:
         self._files.update(self._written)
+
+    def publish(self, branch: str, seq: int, data: bytes) -> None:
+        self.keep()
         self._backend.publish(branch, seq, data)
         self._published = True
 

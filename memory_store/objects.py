@@ -287,9 +287,12 @@ class _Draft:
     def call(self, function: Callable[[Any], Result], argument: Any) -> "Future[Result]":
         return self.pool.submit(function, argument)
 
-    def publish(self, branch: str, seq: int, data: bytes) -> None:
+    def keep(self) -> None:
         for put in self._puts.values():
             put.result()
+
+    def publish(self, branch: str, seq: int, data: bytes) -> None:
+        self.keep()
         self._may_be_published = True
         try:
             self._objects.publish(branch, seq, data)

@@ -4,6 +4,9 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from memory_store.archive import export_session, import_session
+from memory_store.backend import Backend
+from memory_store.copying import copy_session
 from memory_store.directory import Directory, DirectoryStore, Durability
 from memory_store.errors import NotFound, os_errors
 from memory_store.object_client import is_url
@@ -61,13 +64,32 @@ def open_store(where: Place, *, durability: Durability = "full") -> Store:
     return DirectoryStore.open(where, durability=durability)
 
 
+def export(where: Place, path: Place) -> int:
+    """Write the session at `where` to one file; see `archive.export_session`."""
+    return export_session(_backend(where), path)
+
+
+def import_(path: Place, where: Place) -> None:
+    """Unpack a file of `export` at `where`; see `archive.import_session`."""
+    import_session(path, _backend(where))
+
+
+def copy(where: Place, to: Place) -> None:
+    """Copy a session with all its history; see `copying.copy_session`."""
+    copy_session(_backend(where), _backend(to))
+
+
+def _backend(where: Place) -> Backend:
+    return Objects.at(str(where)) if is_url(where) else Directory(where, "full")
+
+
 def mend_header(where: Place) -> str | None:
     """Write a session's description anew if it is damaged or gone; see `recovery.recover_header`.
 
     Returns:
         What was wrong, None if nothing was.
     """
-    return recover_header(Objects.at(str(where)) if is_url(where) else Directory(where, "full"))
+    return recover_header(_backend(where))
 
 
 def occupied(where: Place) -> bool:

@@ -25,7 +25,7 @@ from streamlm.sources import Source
 SPLITS = ("valid", "test", "valid-extra", "test-extra")
 
 
-def _place(store: str) -> str:
+def place(store: str) -> str:
     """The value of --store, if there can be sessions."""
     if is_url(store):
         try:
@@ -42,7 +42,7 @@ Store = Annotated[
     typer.Option(
         "--store",
         metavar="FOLDER|URL",
-        callback=_place,
+        callback=place,
         help="Where the sessions are: a folder, or s3://BUCKET/PREFIX, gs://…, az://….",
     ),
 ]

@@ -1,13 +1,13 @@
-"""`streamlm sessions gc`, `pin`, `unpin`, `verify` and `recover`: looking after what is kept."""
+"""`streamlm sessions` gc, pin, verify, recover, export, import, copy."""
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from memory_store import Retention
-from memory_store.places import mend_header, occupied
-from streamlm.cli_sessions import Json, Name, Store, app, existing, locate, no_branch
+from memory_store import Retention, places
+from streamlm.cli_sessions import Json, Name, Store, app, existing, locate, no_branch, place
 from streamlm.display import note, output, size_text
 
 
@@ -88,6 +88,78 @@ def unpin(
 
 
 @app.command()
+def export(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The session.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", dir_okay=False, help="To be written.")],
+    store: Store = "sessions",
+    as_json: Json = False,
+) -> None:
+    """Write a session with all its history to one file, a Zip archive."""
+    path = _place(store, name)
+    size = places.export(path, file)
+    if as_json:
+        print(json.dumps({"name": name, "file": str(file), "bytes": size}))
+    else:
+        output.print(f"{name} is in {file} ({size_text(size)})")
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What export has written.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The new session.")],
+    store: Store = "sessions",
+    as_json: Json = False,
+) -> None:
+    """Unpack a session that was exported, checking everything."""
+    places.import_(file, _free_place(store, name))
+    _tell_new(store, name, as_json)
+
+
+@app.command()
+def copy(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The session.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="The new session.")],
+    to: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER|URL", help="Where it goes; default: beside the other."),
+    ] = None,
+    store: Store = "sessions",
+    as_json: Json = False,
+) -> None:
+    """Copy a session with all its history: into another folder, to object storage, or from it."""
+    there = store if to is None else place(to)
+    places.copy(_place(store, name), _free_place(there, new))
+    _tell_new(there, new, as_json)
+
+
+def _place(store: str, name: str) -> str:
+    """Where a session lies that is there; all its branches go with it."""
+    if "@" in name:
+        raise ValueError(f"{name!r} is a branch; allowed: a session, with all its branches")
+    existing(store, name)
+    return locate(store, name)[0]
+
+
+def _free_place(store: str, name: str) -> str:
+    if "@" in name:
+        raise ValueError(f"{name!r} is a branch; allowed: the name of a new session")
+    path, _ = locate(store, name)
+    if places.occupied(path):
+        raise ValueError(f"session {name!r} exists already in {store}; allowed: a new name")
+    return path
+
+
+def _tell_new(store: str, name: str, as_json: bool) -> None:
+    kept, _ = existing(store, name)
+    positions = {branch: head.position for branch in kept.branches() if (head := kept.head(branch))}
+    if as_json:
+        print(json.dumps({"name": name, "branches": positions}))
+        return
+    standing = ", ".join(f"{branch} at token {at:,}" for branch, at in positions.items())
+    output.print(f"{name}: {standing or 'nothing saved yet'}")
+
+
+@app.command()
 def verify(name: Name, store: Store = "sessions", as_json: Json = False) -> None:
     """Read all that a session keeps, and check every checksum."""
     kept, _ = existing(store, name)
@@ -105,7 +177,7 @@ def verify(name: Name, store: Store = "sessions", as_json: Json = False) -> None
 def recover(name: Name, store: Store = "sessions", as_json: Json = False) -> None:
     """Go back to the newest state that is sound, after damage."""
     path, _ = locate(store, name)
-    mended = mend_header(path) if occupied(path) else None
+    mended = places.mend_header(path) if places.occupied(path) else None
     kept, branch = existing(store, name)
     found = kept.recover(branch)
     damage = [*([mended] if mended else []), *found.damage]

@@ -1,12 +1,17 @@
 """What every memory store does about old snapshots: pins, retention, garbage."""
 
+import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from memory_store import Corrupt, NotFound, Ref, Retention, Snapshot, StoreError, UnsupportedSchema
+from memory_store.archive import export_session, import_session
+from memory_store.copying import copy_session
+from memory_store.in_memory import InMemory, InMemoryStore
 from memory_store.recovery import Recovered, recover_header
 from memory_store.store import Store
 from tests.stores import Stream, assert_equal
@@ -205,6 +210,47 @@ class UpkeepConformance:
         with pytest.raises(NotFound, match="no state of this branch is sound"):
             place.open().recover()
         assert place.files() == before
+
+    def test_a_copy_has_all_and_is_a_session_of_its_own(self, place: Any, tmp_path: Path) -> None:
+        store = place.new()
+        refs, snapshots = grown(store, 25)
+        fork = store.publish(refs[20], branch="fork")
+        store.pin(refs[2], "pin")
+        store.gc(Retention(last=10, thin=True))
+        store.gc(Retention(last=5, log=False))
+        export_session(store._backend, tmp_path / "s.zip")
+        kept: dict[str, bytes] = {}
+        import_session(tmp_path / "s.zip", InMemory(kept))
+        assert kept == {k: d for k, d in place.files().items() if not k.startswith("lost/")}
+        copy = InMemoryStore.open(kept)
+        assert copy.verify() == store.verify()
+        assert copy.refs("main") == refs and copy.head("fork") == fork
+        assert copy.pins() == store.pins()
+        assert_equal(copy.load(refs[-1]), snapshots[-1])
+        stream = Stream(1)
+        stream.resume(copy.load(refs[-1]))
+        stream.read(10, memory=3, compressed=1)
+        copy.commit(stream.snapshot(), parent=refs[-1])
+        assert store.refs("main") == refs
+
+    def test_nothing_is_left_of_a_copy_that_fails(self, place: Any, tmp_path: Path) -> None:
+        store = place.new()
+        refs, _ = grown(store, 5)
+        key = f"commits/{refs[2].commit.name}/memory/c.0.0.0.0"
+        data = place.files()[key]
+        place.write(key, bytes([data[0] ^ 1]) + data[1:])
+        damaged = place.open()._backend
+        kept: dict[str, bytes] = {}
+        with pytest.raises(Corrupt, match=re.escape(key)):
+            copy_session(damaged, InMemory(kept))
+        with pytest.raises(Corrupt, match=re.escape(key)):
+            export_session(damaged, tmp_path / "s.zip")
+        assert not kept and not list(tmp_path.glob("*.zip")) and not list(tmp_path.glob(".tmp-*"))
+        place.write(key, data)
+        kept["other"] = b"in use"
+        with pytest.raises(StoreError, match="in use already"):
+            copy_session(damaged, InMemory(kept))
+        assert kept == {"other": b"in use"}
 
     def test_all_is_kept_unless_asked(self, place: Any) -> None:
         store = place.new()

@@ -390,6 +390,33 @@ def test_recovering_a_damaged_session(kept: CommandLine) -> None:
     kept.works("feed", "-", "--session", "s", stdin=b"And so on.\n")
 
 
+def test_a_session_travels(kept: CommandLine) -> None:
+    shown = kept.works("sessions", "show", "s", "--json").json
+    kept.works("sessions", "export", "s", "s.zip")
+    assert "exists already" in kept("sessions", "export", "s", "s.zip").err
+    at = shown["position"]
+    arrived = kept.works("sessions", "import", "s.zip", "t", "--store", "far", "--json").json
+    assert arrived == {"name": "t", "branches": {"main": at, "side": at}}
+    assert kept.works("sessions", "copy", "s", "u").out == (
+        f"u: main at token {at}, side at token {at}\n"
+    )
+    kept.works("sessions", "copy", "t", "v", "--store", "far", "--to", "further")
+    for name, store in (("t", "far"), ("u", "sessions"), ("v", "further")):
+        found = kept.works("sessions", "show", name, "--store", store, "--json").json
+        assert found["snapshots"] == shown["snapshots"]
+        kept.works("feed", "text.txt", "--session", name, "--store", store)
+    assert kept.works("sessions", "show", "s", "--json").json == shown
+    for arguments, message in (
+        (["import", "s.zip", "u"], "exists already"),
+        (["copy", "s@side", "w"], "is a branch"),
+        (["import", "text.txt", "w"], "no archive of a session"),
+        (["copy", "nobody", "w"], "no session 'nobody'"),
+    ):
+        refused = kept("sessions", *arguments)
+        assert refused.status == 1 and message in refused.err
+    assert not Path("sessions/w.zarr").exists()
+
+
 def test_delete_asks(kept: CommandLine) -> None:
     before = left()
     for answer in (b"n\n", b"\n", b"", b"yess\n", None):

@@ -1,0 +1,79 @@
+"""Copying a session from one place to another, whatever keeps the two.
+
+Refs are listed first and written last, so that the copy of a session that somebody writes to is
+what it was at one moment. Everything is checked on the way: damage is not copied.
+"""
+
+from memory_store.arrays import check_sha256, chunks
+from memory_store.backend import Backend
+from memory_store.canonical import canonical
+from memory_store.commits import Commits, array_folder
+from memory_store.header import read_header
+from memory_store.manifest import Manifest
+from memory_store.names import (
+    RECORD,
+    SESSION_FILE,
+    commit_folder,
+    log_folder,
+    past_key,
+    pin_key,
+    ref_key,
+)
+from memory_store.pins import all_pins
+from memory_store.protocol import Commit
+from memory_store.refs import Refs
+from memory_store.zarrformat import array_document
+
+
+def copy_session(source: Backend, target: Backend) -> None:
+    """Copy a session with its history, its branches and its pins.
+
+    Raises:
+        StoreError: the target holds something, or refuses; then nothing is left of the copy.
+        NotFound, Corrupt: the source is no session, or damaged; likewise.
+    """
+    header = read_header(source)
+    commits, refs = Commits(source, header.session), Refs(source)
+    with source.naming(alone=False):  # what is copied is not let go meanwhile
+        histories = {branch: refs.all(branch) for branch in refs.branches()}
+        pins = all_pins(source)
+        target.begin(source.read(SESSION_FILE))
+        try:
+            published = {ref.commit for history in histories.values() for ref in history}
+            for commit in sorted(published, key=lambda commit: commit.name):
+                _copy_commit(commits, commit, target)
+            for name in pins:
+                target.create(pin_key(name), source.read(pin_key(name)))
+            for branch, history in histories.items():
+                for ref in history:
+                    target.publish(branch, ref.seq, source.read(ref_key(branch, ref.seq)))
+        except BaseException:
+            target.delete()
+            raise
+
+
+def _copy_commit(commits: Commits, commit: Commit, target: Backend) -> None:
+    manifest = commits.read(commit)
+    if manifest.left == "all":
+        _copy_whole(commits, commit, manifest, target)
+        return
+    record = canonical({"attributes": manifest.attributes})
+    if manifest.left == "log":
+        log = log_folder(commit.name)
+        for chunk in chunks(commits.token_ids(commit)):
+            target.create(f"{log}/{chunk.name}", b"".join(chunk.buffers))
+        target.create(f"{log}/{RECORD}", record)
+    else:
+        target.create(past_key(commit.name), record)
+
+
+def _copy_whole(commits: Commits, commit: Commit, manifest: Manifest, target: Backend) -> None:
+    with target.draft(commit_folder(commit.name)) as draft:
+        for name, spec in manifest.arrays.items():
+            array = commits.array(commit, spec, name)
+            check_sha256(commits.backend.name(array_folder(commit, name)), spec, array)
+            for chunk in chunks(array):
+                draft.write(f"{name}/{chunk.name}", chunk.buffers)
+            draft.write(f"{name}/zarr.json", [canonical(array_document(spec.shape, spec.dtype))])
+        draft.write("zarr.json", [canonical(manifest.document)])
+        draft.keep()
