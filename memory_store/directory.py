@@ -14,7 +14,7 @@ from memory_store import history
 from memory_store.commits import Commits
 from memory_store.committing import commit_snapshot
 from memory_store.errors import Corrupt, os_errors
-from memory_store.files import write_new
+from memory_store.files import sync_folder, write_new
 from memory_store.header import Header, create_header, read_header
 from memory_store.loading import load_snapshot
 from memory_store.lock import WriterLock
@@ -226,6 +226,8 @@ class DirectoryStore:
             root = Path(os.path.realpath(self.path))
             grave = root.with_name(f".tmp-{uuid.uuid4().hex}")
             os.rename(root, grave)
+            if self._durable:
+                sync_folder(root.parent)
             shutil.rmtree(grave)
 
 

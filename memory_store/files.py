@@ -21,6 +21,8 @@ THREADS = 8
 MAX_DOCUMENT = 16 * 2**20  # bytes of a JSON file; a hostile one must not fill memory
 # A pipe or a link that somebody planted is refused rather than waited for or followed.
 READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
+# Folders that others made and keep, or that are on no disk, may refuse to be read or synced.
+NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EINVAL, errno.ENOSYS)
 
 Buffer = bytes | memoryview
 Result = TypeVar("Result")
@@ -156,6 +158,20 @@ def sync_folder(path: Path) -> None:
         sync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_way(folder: Path) -> None:
+    """Have the disk hold the names in a folder, and those of all the folders that lead to it.
+
+    Who made them is not known: it may have been killed before it could wait for the disk.
+    """
+    sync_folder(folder)
+    for parent in Path(os.path.realpath(folder)).parents:
+        try:
+            sync_folder(parent)
+        except OSError as error:
+            if error.errno not in NOT_OURS:
+                raise
 
 
 class Batch:

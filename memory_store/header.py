@@ -10,7 +10,7 @@ from typing import Any
 from memory_store.canonical import parse, plain, sealed, unsealed
 from memory_store.errors import NotFound, StoreError
 from memory_store.fields import Fields, now
-from memory_store.files import read_document, sync_folder, write_new
+from memory_store.files import read_document, sync_folder, sync_way, write_new
 from memory_store.manifest import SCHEMA
 from memory_store.manifest_reader import check_schema
 from memory_store.names import SESSION, SESSION_FILE, commits_folder, refs_folder, temporary
@@ -66,6 +66,8 @@ def create_header(
     _check_vacant(root)
     for folder in (refs_folder(root), commits_folder(root)):
         folder.mkdir(exist_ok=True)
+    if durable:
+        sync_way(root)  # a header that is seen has all around it on disk
     data = sealed({"schema": SCHEMA, **vars(header)})
     source = temporary(root)
     try:
@@ -76,7 +78,6 @@ def create_header(
         raise
     if durable:
         sync_folder(root)
-        sync_folder(root.parent)
     return header
 
 

@@ -138,18 +138,20 @@ class Refs:
         Raises:
             Conflict: somebody else took the number.
         """
+        folder = pending.target.parent
+        if durable and pending.ref.seq == 0:
+            # Who finds a ref goes on from it: by then the way to it is on disk, whoever made it.
+            sync_folder(self._root)
+            sync_folder(folder.parent)
         try:
             _create_only(pending.temporary, pending.target)
         except FileExistsError as error:
             head = self.head(pending.ref.branch)
             assert head is not None
             raise conflict(head, f"ref {pending.ref.seq - 1}") from error
-        folder = pending.target.parent
         try:
             if durable:
                 sync_folder(folder)
-                if pending.ref.seq == 0:  # the branch's folder is new
-                    sync_folder(folder.parent)
         except OSError as error:
             raise StoreError(
                 f"{pending.target}: published, but the disk did not confirm it ({error.strerror}). "

@@ -1,11 +1,13 @@
 """What the tests of the memory store share: streams to commit, and comparison bit by bit."""
 
+import os
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from memory_store import DirectoryStore, Snapshot, Window
+from memory_store import DirectoryStore, Snapshot, StoreError, Window
 
 ROOT = Path(__file__).resolve().parents[1]
 FINGERPRINTS = {"model": "m" * 64, "tokenizer": "t" * 64}
@@ -90,3 +92,19 @@ def files(root: Path) -> dict[str, bytes]:
         for path in sorted(root.rglob("*"))
         if path.is_file()
     }
+
+
+# The verbs that remedies begin with; a sentence that begins otherwise says what is, not what to do.
+REMEDY = re.compile(
+    r"(Ask|Check|End|Free|Give|Load|Open|Pass|Put|Restore|See|Try|Use)\b[^.]*(\.[^ ][^.]*)*\.\Z"
+)
+
+
+def assert_helpful(error: StoreError) -> None:
+    """The message begins with a path, there or said to be missing, and ends with a remedy."""
+    text = str(error)
+    assert text.startswith("/"), text
+    ends = [match.start() for match in re.finditer(": ", text)]
+    absent = re.search("missing|no session|no branch|does not exist|No such file", text)
+    assert absent or any(os.path.lexists(text[:end]) for end in ends), text
+    assert REMEDY.search(text[ends[0] :].rpartition(". ")[2]), text
