@@ -111,7 +111,9 @@ def read_array(
                     "Restore it from a copy."
                 )
     except MemoryError as error:
-        raise Corrupt(f"{folder}: {spec.nbytes} bytes do not fit in memory.") from error
+        raise Corrupt(
+            f"{folder}: {spec.nbytes} bytes do not fit in memory. Free some, or load it elsewhere."
+        ) from error
     finally:
         for descriptor in descriptors:
             os.close(descriptor)

@@ -39,11 +39,13 @@ class Plan:
     window: tuple[Source, ...]
 
 
-def pieces(name: str, start: int, end: int, sources: Iterable[Source]) -> list[Piece]:
+def pieces(
+    name: str, start: int, end: int, sources: Iterable[Source], *, path: object
+) -> list[Piece]:
     """Where the slots [start, end) of a window lie, newest piece first.
 
     Raises:
-        Corrupt: the sources, newest first, do not hold them all.
+        Corrupt: the sources, newest first, do not hold them all, as `path` says they do.
     """
     found, low = [], end
     for source in sources:
@@ -53,8 +55,8 @@ def pieces(name: str, start: int, end: int, sources: Iterable[Source]) -> list[P
             low = found[-1].low
     if low != start:
         raise Corrupt(
-            f"window {name!r}: slots {start} to {low} are in none of the commits that should hold "
-            "them. Load an older commit."
+            f"{path}: slots {start} to {low} of window {name!r} are in none of the commits that "
+            "should hold them. Load an older commit."
         )
     return found
 
@@ -78,7 +80,9 @@ def plan(windows: Mapping[str, Window], parent: Commit | None, commits: Commits)
             continue
         new = max(slots.end, whole[name])
         try:
-            kept = pieces(name, whole[name], new, sources) if whole[name] < slots.end else []
+            kept = []
+            if whole[name] < slots.end:
+                kept = pieces(name, whole[name], new, sources, path=commits.folder(parent))
             unchanged = all(_equal(name, window, slots, piece, commits) for piece in kept)
         except StoreError:
             unchanged = False  # the caller has the slots: damage on disk ends here
@@ -104,7 +108,7 @@ def assemble(
     Raises:
         Corrupt: slots are missing or damaged.
     """
-    found = pieces(name, slots.start, slots.end, sources)
+    found = pieces(name, slots.start, slots.end, sources, path=commits.root)
     if len(found) == 1 and found[0].held.stored(slots).shape == slots.shape:
         return commits.array(found[0].commit, found[0].held.stored(slots), name)
     for piece in found:

@@ -178,7 +178,7 @@ class DirectoryStore:
         if isinstance(start, str):
             head = self.head(start)
             if head is None:
-                raise missing(start)
+                raise missing(self.path, start)
             start = head
         return history.nearest(_commit(start), position, self._commits)
 

@@ -26,7 +26,8 @@ def load_snapshot(
     """
     manifest = commits.read(commit)
     if fingerprints is not None:
-        _check_fingerprints(manifest.fingerprints, checked_fingerprints(fingerprints))
+        given = checked_fingerprints(fingerprints)
+        _check_fingerprints(manifest.fingerprints, given, path=commits.folder(commit))
     sources, scratch = manifest.sources(commit), Scratch()
     windows = {
         name: Window(
@@ -46,7 +47,9 @@ def load_snapshot(
     return Snapshot(manifest.position, windows, arrays, tokens, manifest.state)
 
 
-def _check_fingerprints(recorded: Mapping[str, str], given: Mapping[str, str]) -> None:
+def _check_fingerprints(
+    recorded: Mapping[str, str], given: Mapping[str, str], *, path: object
+) -> None:
     differing: dict[str, tuple[str | None, str | None]] = {
         name: (recorded.get(name), value)
         for name, value in given.items()
@@ -59,7 +62,7 @@ def _check_fingerprints(recorded: Mapping[str, str], given: Mapping[str, str]) -
         for name, (recorded, given) in differing.items()
     ]
     raise Mismatch(
-        f"made with something else: {'; '.join(parts)}. Load it with what made it, "
+        f"{path}: made with something else: {'; '.join(parts)}. Load it with what made it, "
         "or pass allow_mismatch=True.",
         differing,
     )

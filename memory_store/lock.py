@@ -38,8 +38,8 @@ class WriterLock:
                 holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "of unknown id"
                 os.close(descriptor)
                 raise Locked(
-                    f"{self._folder.name!r} is being written by process {holder}. End it, wait, or "
-                    "fork the session to a branch of your own."
+                    f"{path}: {self._folder.name!r} is being written by process {holder}. "
+                    "End it, wait, or fork the session to a branch of your own."
                 ) from error
             except OSError as error:
                 if error.errno not in NO_LOCKS:

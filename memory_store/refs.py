@@ -93,7 +93,7 @@ class Refs:
         """
         if parent is None:
             if head := self.head(branch):
-                raise conflict(head, "nothing")
+                raise self._conflict(head, "nothing")
             return 0
         if parent.branch != branch:
             raise ValueError(
@@ -105,7 +105,7 @@ class Refs:
         if os.path.lexists(following) or self.read(branch, parent.seq) != parent:
             head = self.head(branch)
             assert head is not None
-            raise conflict(head, f"ref {parent.seq}")
+            raise self._conflict(head, f"ref {parent.seq}")
         return parent.seq + 1
 
     def prepare(self, branch: str, seq: int, commit: Commit) -> Pending:
@@ -148,7 +148,7 @@ class Refs:
         except FileExistsError as error:
             head = self.head(pending.ref.branch)
             assert head is not None
-            raise conflict(head, f"ref {pending.ref.seq - 1}") from error
+            raise self._conflict(head, f"ref {pending.ref.seq - 1}") from error
         try:
             if durable:
                 sync_folder(folder)
@@ -168,6 +168,13 @@ class Refs:
         except OSError:
             return True
 
+    def _conflict(self, head: Ref, expected: str) -> Conflict:
+        return Conflict(
+            f"{branch_folder(self._root, head.branch)}: branch {head.branch!r} is at ref {head.seq} "
+            f"({head.position} tokens), not at {expected}: another writer moved it. Load its head "
+            "and go on from there, or fork with publish(…, branch=<a new name>)."
+        )
+
     def _numbers(self, branch: str) -> list[int]:
         folder = branch_folder(self._root, branch)
         try:
@@ -179,18 +186,9 @@ class Refs:
         return sorted(int(match[1]) for name in names if (match := REF_FILE.fullmatch(name)))
 
 
-def conflict(head: Ref, expected: str) -> Conflict:
-    """The error that says where the branch stands."""
-    return Conflict(
-        f"branch {head.branch!r} is at ref {head.seq} ({head.position} tokens), not at {expected}: "
-        "another writer moved it. Load its head and go on from there, or fork with "
-        "publish(…, branch=<a new name>)."
-    )
-
-
-def missing(branch: str) -> NotFound:
+def missing(root: Path, branch: str) -> NotFound:
     """The error for a branch that is not there."""
-    return NotFound(f"there is no branch {branch!r} in this session. See branches().")
+    return NotFound(f"{root}: there is no branch {branch!r} in this session. See branches().")
 
 
 def _create_only(source: Path, target: Path) -> None:

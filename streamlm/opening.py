@@ -56,7 +56,8 @@ def open_session(
     ref = store.head(branch)
     if ref is None and (branch != "main" or readonly or not create):
         raise NotFound(
-            f"{path} has no branch {branch!r}; it has {', '.join(store.branches()) or 'none'}"
+            f"{path}: has no branch {branch!r}; it has {', '.join(store.branches()) or 'none'}. "
+            "Open one of these."
         )
     session._bind(store, branch, ref, readonly=readonly)
     return session

@@ -105,6 +105,6 @@ def assert_helpful(error: StoreError) -> None:
     text = str(error)
     assert text.startswith("/"), text
     ends = [match.start() for match in re.finditer(": ", text)]
-    absent = re.search("missing|no session|no branch|does not exist|No such file", text)
+    absent = re.search("missing|no session|no branch|No such file|Not a directory", text)
     assert absent or any(os.path.lexists(text[:end]) for end in ends), text
     assert REMEDY.search(text[ends[0] :].rpartition(". ")[2]), text
