@@ -10,7 +10,7 @@ from typing import Any
 from memory_store.canonical import parse, plain, sealed, unsealed
 from memory_store.errors import NotFound, StoreError
 from memory_store.fields import Fields, now
-from memory_store.files import read_document, sync_folder, sync_way, write_new
+from memory_store.files import MAX_DOCUMENT, read_document, sync_folder, sync_way, write_new
 from memory_store.manifest import SCHEMA
 from memory_store.manifest_reader import check_schema
 from memory_store.names import SESSION, SESSION_FILE, commits_folder, refs_folder, temporary
@@ -62,13 +62,17 @@ def create_header(
         attributes=plain(attributes, "attributes"),
         fingerprints=checked_fingerprints(fingerprints),
     )
+    data = sealed({"schema": SCHEMA, **vars(header)})
+    if len(data) > MAX_DOCUMENT:
+        raise ValueError(
+            f"attributes and fingerprints take {len(data)} bytes; at most {MAX_DOCUMENT} are allowed"
+        )
     root.mkdir(parents=True, exist_ok=True)
     _check_vacant(root)
     for folder in (refs_folder(root), commits_folder(root)):
         folder.mkdir(exist_ok=True)
     if durable:
         sync_way(root)  # a header that is seen has all around it on disk
-    data = sealed({"schema": SCHEMA, **vars(header)})
     source = temporary(root)
     try:
         write_new(source, [data], durable=durable)

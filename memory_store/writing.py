@@ -9,8 +9,11 @@ import numpy as np
 
 from memory_store.arrays import chunks, raw, storable
 from memory_store.canonical import canonical, sha256
-from memory_store.files import Batch, sync_folder
+from memory_store.errors import Corrupt
+from memory_store.fields import Fields
+from memory_store.files import MAX_DOCUMENT, Batch, sync_folder
 from memory_store.manifest import Manifest
+from memory_store.manifest_reader import from_attributes
 from memory_store.names import commit_folder, commits_folder, new_commit_name, partial
 from memory_store.protocol import Commit, Ref
 from memory_store.refs import Pending, Refs
@@ -47,6 +50,7 @@ def write_commit(
     Raises:
         Conflict: somebody else took the number.
         OSError: the disk refused.
+        ValueError: the snapshot is larger, or its numbers, than what can be read.
     """
     final = commit_folder(root, new_commit_name(position))
     folder = partial(final)
@@ -55,7 +59,9 @@ def write_commit(
         with Batch(durable=durable) as batch:
             folder.mkdir()
             manifest = describe(_write_arrays(folder, arrays, batch))
-            batch.write(folder / "zarr.json", [canonical(manifest.document)])
+            document = canonical(manifest.document)
+            _check_readable(manifest, len(document), final / "zarr.json")
+            batch.write(folder / "zarr.json", [document])
             ref = refs.prepare(branch, seq, Commit(final.name, manifest.id, position))
             batch.write(ref.temporary, [ref.data])
             batch.sync([*(folder / name for name in arrays), folder])
@@ -71,6 +77,19 @@ def write_commit(
         if ref is not None:
             ref.temporary.unlink(missing_ok=True)
         raise
+
+
+def _check_readable(manifest: Manifest, size: int, path: Path) -> None:
+    """Refuse to acknowledge what no reader would accept."""
+    if size > MAX_DOCUMENT:
+        raise ValueError(
+            f"attributes, fingerprints and array names take {size} bytes; at most {MAX_DOCUMENT} "
+            "are allowed"
+        )
+    try:
+        from_attributes(Fields(manifest.attributes, path, "attributes"))
+    except Corrupt as error:
+        raise ValueError(f"the snapshot could not be read again: {error}") from error
 
 
 def _write_arrays(

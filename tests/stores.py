@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from memory_store import DirectoryStore, Snapshot, StoreError, Window
+from memory_store import Corrupt, DirectoryStore, Snapshot, StoreError, Window
 
 ROOT = Path(__file__).resolve().parents[1]
 FINGERPRINTS = {"model": "m" * 64, "tokenizer": "t" * 64}
@@ -106,5 +106,8 @@ def assert_helpful(error: StoreError) -> None:
     assert text.startswith("/"), text
     ends = [match.start() for match in re.finditer(": ", text)]
     absent = re.search("missing|no session|no branch|No such file|Not a directory", text)
-    assert absent or any(os.path.lexists(text[:end]) for end in ends), text
+    # What could not be made is not there; then the folder is in which it should be.
+    made = not isinstance(error, Corrupt)
+    named = [os.path.dirname(text[:end]) if made else text[:end] for end in ends]
+    assert absent or any(map(os.path.lexists, named)), text
     assert REMEDY.search(text[ends[0] :].rpartition(". ")[2]), text
