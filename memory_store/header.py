@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from memory_store.canonical import parse, plain, sealed, unsealed
-from memory_store.errors import NotFound, StoreError
+from memory_store.errors import NotFound, StoreError, from_os
 from memory_store.fields import Fields, now
 from memory_store.files import MAX_DOCUMENT, read_document, sync_folder, sync_way, write_new
 from memory_store.manifest import SCHEMA
@@ -35,8 +35,12 @@ def read_header(root: Path) -> Header:
         UnsupportedSchema: of a later version.
     """
     path = root / SESSION_FILE
-    if not os.path.lexists(path):
-        raise NotFound(f"{root}: no session here. Check the path, or create one.")
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotFound(f"{root}: no session here. Check the path, or create one.") from None
+    except OSError as error:  # there may be one, but it is not for us to see
+        raise from_os(error, "reading", path) from error
     document = parse(read_document(path), path)
     check_schema(document.get("schema"), path)
     fields = Fields(unsealed(document, path), path)

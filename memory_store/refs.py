@@ -180,6 +180,9 @@ class Refs:
         try:
             names = os.listdir(folder)
         except FileNotFoundError:
+            # A branch that was never begun is not the same as a disk that is gone.
+            if not os.path.lexists(folder.parent):
+                raise Corrupt(f"{folder.parent}: missing. Restore it from a copy.") from None
             return []
         except OSError as error:
             raise from_os(error, "listing", folder) from error

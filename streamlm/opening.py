@@ -1,5 +1,6 @@
 """Opening a session: resume the one that a store keeps, or begin one."""
 
+import os
 from pathlib import Path
 
 from memory_store import NotFound
@@ -42,7 +43,7 @@ def open_session(
     checkpoint = model if isinstance(model, Checkpoint) else load_checkpoint(model, device=device)
     session = Session(checkpoint, seed=seed)
     session.save_every = save_every
-    begins = not Path(path).exists() and create and not readonly and branch == "main"
+    begins = not os.path.exists(path) and create and not readonly and branch == "main"
     if begins:
         store = DirectoryStore.create(path, fingerprints=checkpoint.fingerprints)
 
