@@ -69,7 +69,7 @@ def create_header(
     data = sealed({"schema": SCHEMA, **vars(header)})
     if len(data) > MAX_DOCUMENT:
         raise ValueError(
-            f"attributes and fingerprints take {len(data)} bytes; at most {MAX_DOCUMENT} are allowed"
+            f"attributes and fingerprints take {len(data)} bytes; allowed: at most {MAX_DOCUMENT}"
         )
     root.mkdir(parents=True, exist_ok=True)
     _check_vacant(root)

@@ -169,10 +169,11 @@ class Refs:
             return True
 
     def _conflict(self, head: Ref, expected: str) -> Conflict:
+        folder = branch_folder(self._root, head.branch)
         return Conflict(
-            f"{branch_folder(self._root, head.branch)}: branch {head.branch!r} is at ref {head.seq} "
-            f"({head.position} tokens), not at {expected}: another writer moved it. Load its head "
-            "and go on from there, or fork with publish(…, branch=<a new name>)."
+            f"{folder}: branch {head.branch!r} is at ref {head.seq} ({head.position} tokens), not "
+            f"at {expected}: another writer moved it. Load its head and go on from there, or fork "
+            "with publish(…, branch=<a new name>)."
         )
 
     def _numbers(self, branch: str) -> list[int]:

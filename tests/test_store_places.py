@@ -227,5 +227,3 @@ def test_what_is_below_a_file_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(NotFound) as caught:
         DirectoryStore.open(tmp_path / "file" / "s.zarr")
     assert_helpful(caught.value)
-
-
