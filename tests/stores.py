@@ -2,6 +2,7 @@
 
 import os
 import re
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -111,3 +112,14 @@ def assert_helpful(error: StoreError) -> None:
     named = [os.path.dirname(text[:end]) if made else text[:end] for end in ends]
     assert absent or any(map(os.path.lexists, named)), text
     assert REMEDY.search(text[ends[0] :].rpartition(". ")[2]), text
+
+
+def digest(snapshot: Snapshot) -> dict[str, str]:
+    """The sha256 of every array of a snapshot, with what else makes it up."""
+    named = {name: (window.data, window) for name, window in snapshot.windows.items()}
+    arrays = {name: (array, None) for name, array in snapshot.arrays.items()}
+    return {
+        name: f"{array.dtype} {array.shape} {sha256(array.tobytes()).hexdigest()}"
+        + (f" {window.axis} {window.end} {window.capacity}" if window else "")
+        for name, (array, window) in {**named, **arrays, "tokens": (snapshot.tokens, None)}.items()
+    }

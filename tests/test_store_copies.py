@@ -1,4 +1,4 @@
-"""Copies of a store: taken while it is written, in either order, diverged, and laid over another."""
+"""Copies of a store: taken while it is written, in either order, diverged, laid over another."""
 
 import random
 import shutil
