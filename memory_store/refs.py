@@ -213,7 +213,8 @@ def _create_only(source: Path, target: Path) -> None:
 
 def _locked_rename(source: Path, target: Path) -> None:
     """The same without hard links."""
-    lock = os.open(target.parent / ".publish", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    lock = os.open(target.parent / ".publish", flags, 0o666)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if os.path.lexists(target):
