@@ -320,7 +320,7 @@ for folder, _, names in list(os.walk(sys.argv[1])):
     for name in names:
         path = os.path.join(folder, name)
         honest = open(path, "rb").read()
-        for junk in (b"cos\\nsystem\\n(S'touch x'\\ntR.", b"\\x80\\x04N.", b"import os", b"\\x93NUMPY"):
+        for junk in (b"cos\\nsystem\\n(S'ls'\\ntR.", b"\\x80\\x04N.", b"import os", b"\\x93NUMPY"):
             junk = junk.ljust(len(honest), b"\\n")[: len(honest)]
             open(path, "wb").write(junk)
             try:
