@@ -323,3 +323,25 @@ def test_power_loss_after_a_kill(folder: Path, site: Site, monkeypatch: pytest.M
                     assert found[ref][1] == log
             except (AssertionError, StoreError) as error:
                 pytest.fail(f"{name}, killed after {kill_at} steps: {error}")
+
+
+def test_power_loss_while_a_session_is_deleted(recorder: Recorder, site: Site) -> None:
+    """It is all there, or it is no session any more."""
+    said = Said(recorder)
+    with recorder.recording():
+        live(said, "full")
+        begun = len(recorder.steps)
+        DirectoryStore.open(Path(recorder.root) / HOME).delete()
+    there = gone = 0
+    for done, _, image in images(recorder.steps, said, since=begun):
+        site.lay(image)
+        try:
+            DirectoryStore.open(site.path / HOME)
+        except NotFound as error:
+            assert_helpful(error)
+            assert done > begun
+            gone += 1
+        else:
+            check(site, said, begun)
+            there += 1
+    assert there > 2 and gone > 50
