@@ -1,9 +1,10 @@
 """Opening a session: resume the one that a store keeps, or begin one."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
-from memory_store import NotFound
+from memory_store import Corrupt, Locked, NotFound
 from streamlm.checkpoint import Checkpoint, load_checkpoint
 from streamlm.session import Session
 
@@ -48,8 +49,12 @@ def open_session(
         store = DirectoryStore.create(path, fingerprints=checkpoint.fingerprints)
 
         def forget() -> None:
-            if session.saved is None:  # nothing was ever read: leave nothing behind
-                store.delete()
+            if session.saved is not None:
+                return
+            # Nothing was ever read: leave nothing behind, unless another has begun here since.
+            with suppress(Locked), store.writer():
+                if not store.branches():
+                    store.delete()
 
         session._resources.callback(forget)
     else:
@@ -60,5 +65,11 @@ def open_session(
             f"{path}: has no branch {branch!r}; it has {', '.join(store.branches()) or 'none'}. "
             "Open one of these."
         )
-    session._bind(store, branch, ref, readonly=readonly)
+    try:
+        session._bind(store, branch, ref, readonly=readonly)
+    except (KeyError, TypeError, ValueError) as error:
+        raise Corrupt(
+            f"{path}: branch {branch!r} holds no state of such a session ({error!r}). "
+            "Open it with the version that wrote it."
+        ) from error
     return session
