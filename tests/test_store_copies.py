@@ -100,8 +100,10 @@ def test_copies_at_any_two_moments(tmp_path: Path) -> None:
     def part(image: Image, folder: str) -> Image:
         return {path: content for path, content in image.items() if f"{path}/".startswith(folder)}
 
-    for _ in range(250):
-        first, second = (chance.randrange(begun, len(images)) for _ in range(2))
+    moments = range(begun, len(images))
+    pairs = [(moment, moment) for moment in moments]  # the closest call
+    pairs += [(chance.choice(moments), chance.choice(moments)) for _ in range(150)]
+    for first, second in pairs:
         site.lay(
             {
                 "s.zarr": None,
@@ -125,7 +127,7 @@ def test_copies_at_any_two_moments(tmp_path: Path) -> None:
                     with pytest.raises(Corrupt):
                         found.verify()
                     refused += 1
-    assert refused > 50 and later > 50
+    assert refused > 30 and later > 50
 
 
 @pytest.mark.parametrize("now", [0.0, -5.5, 2e9, 1e12])

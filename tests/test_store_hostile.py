@@ -22,6 +22,7 @@ import pytest
 
 from memory_store import Commit, Corrupt, DirectoryStore, Ref, Snapshot, StoreError
 from memory_store.canonical import canonical, sealed, sha256
+from memory_store.zarrformat import array_document
 from tests.stores import ROOT, Stream, assert_equal, assert_helpful, files, new_store
 
 ENOUGH = 2**22  # bytes that refusing may take
@@ -78,9 +79,16 @@ def with_lie(document: Any, place: tuple[Any, ...], lie: Any) -> Any:
 
 
 def publish(store: DirectoryStore, ref: Ref, attributes: dict[str, Any]) -> Commit:
-    """Give the newest commit other attributes; its id and its ref are made to fit."""
+    """Give the newest commit other attributes; its id, its ref and its metadata are made to fit."""
     path = store.path / "commits" / ref.commit.name / "zarr.json"
-    path.write_bytes(canonical({**json.loads(path.read_text()), "attributes": attributes}))
+    document = json.loads(path.read_text())
+    document["attributes"] = attributes
+    with suppress(ArithmeticError, AttributeError, KeyError, TypeError, ValueError):
+        document["consolidated_metadata"]["metadata"] = {
+            name: array_document(tuple(spec["shape"]), spec["dtype"])
+            for name, spec in attributes["arrays"].items()
+        }
+    path.write_bytes(canonical(document))
     commit = replace(ref.commit, id=sha256(canonical(attributes)))
     path = store.path / "refs" / ref.branch / f"{ref.seq:012d}.json"
     entry = {**json.loads(path.read_text()), "id": commit.id}
@@ -193,15 +201,16 @@ def test_a_shape_that_no_file_backs(store: DirectoryStore) -> None:
     """Memory is taken only for what is there, and as large as the shape says."""
     ref = newest(store)
     attributes = store._commits.read(ref.commit).attributes
-    for name, shape in (("usage", [3, 1, 2**33]), ("segment", [2**33, 1, 1, 1])):
-        arrays = {**attributes["arrays"]}
-        arrays[name] = {
-            **arrays[name],
-            "shape": shape,
-            "crc32c": [0] * (2**9 if name == "segment" else 3),
-        }
+    for name, shape, chunks in (
+        ("usage", [3, 1, 2**23], 3),  # fits in memory, and does not
+        ("usage", [3, 1, 2**33], 3),
+        ("segment", [2**26, 1, 1, 1], 4),
+        ("segment", [2**33, 1, 1, 1], 512),
+    ):
+        lie = {**attributes["arrays"][name], "shape": shape, "crc32c": [0] * chunks}
+        arrays = {**attributes["arrays"], name: lie}
         commit = publish(store, ref, {**attributes, "arrays": arrays})
-        with little_memory(), pytest.raises(Corrupt) as caught:
+        with little_memory(), pytest.raises(Corrupt, match="bytes where") as caught:
             DirectoryStore.open(store.path).load(commit)
         assert_helpful(caught.value)
 
