@@ -109,7 +109,8 @@ def read_array(
             raise Corrupt(f"{backend.name(files(folder, spec)[i][0])}: {problem}")
     except MemoryError as error:
         raise Corrupt(
-            f"{backend.name(folder)}: {spec.nbytes} bytes do not fit in memory."
+            f"{backend.name(folder)}: {spec.nbytes} bytes do not fit in memory. Free some, or load "
+            "it elsewhere."
         ) from error
     finally:
         for content in contents:

@@ -160,9 +160,9 @@ def check_found(name: str, found: int, size: int | None) -> None:
         )
 
 
-def locked(branch: str, holder: str) -> Locked:
+def locked(place: object, branch: str, holder: str) -> Locked:
     """The error for a branch that another writer holds."""
     return Locked(
-        f"{branch!r} is being written by process {holder}. End it, wait, or "
+        f"{place}: {branch!r} is being written by process {holder}. End it, wait, or "
         "fork the session to a branch of your own."
     )

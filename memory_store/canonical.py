@@ -35,8 +35,14 @@ def parse(data: bytes, path: object) -> dict[str, Any]:
     def refuse(name: str) -> NoReturn:
         raise ValueError(f"{name} is no JSON number")
 
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):  # readers disagree on which of them counts
+            raise ValueError("a key is there twice")
+        return found
+
     try:
-        value = json.loads(data, parse_constant=refuse)
+        value = json.loads(data, parse_constant=refuse, object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:  # JSON and Unicode errors are ValueErrors
         raise Corrupt(
             f"{path}: damaged, not JSON any more ({error}). Restore the file from a copy."

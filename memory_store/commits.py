@@ -120,6 +120,21 @@ class Commits:
         folders = (commit_folder(source.commit.name) for source in manifest.window)
         return all(self.backend.exists(f"{folder}/zarr.json") for folder in folders)
 
+    def was_let_go(self, commit: Commit) -> bool:
+        """Whether its state was let go: of it, or of a commit that holds its slots, a record is
+        all that is there. What is missing without a record is damage.
+        """
+        manifest = self.read(commit)
+        return manifest.left != "all" or any(
+            self._is_record(source.commit) for source in manifest.window
+        )
+
+    def _is_record(self, commit: Commit) -> bool:
+        exists = self.backend.exists
+        return not exists(f"{commit_folder(commit.name)}/zarr.json") and (
+            exists(f"{log_folder(commit.name)}/{RECORD}") or exists(past_key(commit.name))
+        )
+
     def whole(self, commits: Iterable[Commit]) -> list[bool]:
         """`is_whole` of many."""
         there = set(self.names())
@@ -128,6 +143,10 @@ class Commits:
             commit.name in there and (not anything_gone or self.is_whole(commit))
             for commit in commits
         ]
+
+    def name(self, commit: Commit) -> str:
+        """What messages call a commit."""
+        return self.backend.name(commit_folder(commit.name))
 
     def names(self) -> list[str]:
         """What lies in the folder of commits."""

@@ -42,11 +42,13 @@ class Plan:
     window: tuple[Source, ...]
 
 
-def pieces(name: str, start: int, end: int, sources: Iterable[Source]) -> list[Piece]:
+def pieces(
+    name: str, start: int, end: int, sources: Iterable[Source], *, path: object
+) -> list[Piece]:
     """Where the slots [start, end) of a window lie, newest piece first.
 
     Raises:
-        Corrupt: the sources, newest first, do not hold them all.
+        Corrupt: the sources, newest first, do not hold them all, as `path` says they do.
     """
     found, low = [], end
     for source in sources:
@@ -56,8 +58,8 @@ def pieces(name: str, start: int, end: int, sources: Iterable[Source]) -> list[P
             low = found[-1].low
     if low != start:
         raise Corrupt(
-            f"window {name!r}: slots {start} to {low} are in none of the commits that should hold "
-            "them. Load an older commit."
+            f"{path}: slots {start} to {low} of window {name!r} are in none of the commits that "
+            "should hold them. Load an older commit."
         )
     return found
 
@@ -90,7 +92,8 @@ def plan(
         slots = manifest.slots.get(name)
         if slots is not None and _continues(window, slots):
             with suppress(Corrupt):
-                kept[name] = pieces(name, min(whole[name], slots.end), slots.end, sources)
+                low = min(whole[name], slots.end)
+                kept[name] = pieces(name, low, slots.end, sources, path=commits.name(parent))
     first = dict(whole)
     needed: dict[Commit, dict[str, Held]] = {}
     remembered = commits.digests(parent)
@@ -133,7 +136,7 @@ def assemble(
     Raises:
         Corrupt: slots are missing or damaged.
     """
-    found = pieces(name, slots.start, slots.end, sources)
+    found = pieces(name, slots.start, slots.end, sources, path=commits.backend.name())
     if len(found) == 1 and found[0].held.stored(slots).shape == slots.shape:
         return commits.array(found[0].commit, found[0].held.stored(slots), name)
     for piece in found:

@@ -20,6 +20,7 @@ from memory_store.files import (
     read_document,
     read_into,
     sync_folder,
+    sync_way,
     write_new,
 )
 from memory_store.header import Header, create_header, read_header
@@ -132,12 +133,24 @@ class Directory:
         return nullcontext(self)
 
     def exists(self, key: str) -> bool:
-        return os.path.lexists(self._prefix + key)
+        path = self._prefix + key
+        try:
+            os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:  # there may be one, but it is not for us to see
+            raise from_os(error, "reading", path) from error
+        return True
 
     def files(self, folder: str) -> list[str]:
+        path = self._prefix + folder
         try:
-            return os.listdir(self._prefix + folder)
+            return os.listdir(path)
         except FileNotFoundError:
+            # A branch that was never begun is not the same as a disk that is gone.
+            parent = os.path.dirname(path)
+            if not os.path.lexists(parent):
+                raise Corrupt(f"{parent}: missing. Restore it from a copy.") from None
             return []
         except OSError as error:
             raise from_os(error, "listing", self.name(folder)) from error
@@ -154,6 +167,8 @@ class Directory:
         self._check_vacant()
         for folder in (REFS, COMMITS):
             (self.root / folder).mkdir(exist_ok=True)
+        if self.durable:
+            sync_way(self.root)  # a header that is seen has all around it on disk
         source = temporary(self.root)
         try:
             write_new(source, [data], durable=self.durable)
@@ -163,7 +178,6 @@ class Directory:
             raise
         if self.durable:
             sync_folder(self.root)
-            sync_folder(self.root.parent)
 
     def _check_vacant(self) -> None:
         """Pass over what a creation that was cut short has left; refuse anything else."""
@@ -259,6 +273,8 @@ class Directory:
         root = Path(os.path.realpath(self.root))
         grave = temporary(root.parent)
         os.rename(root, grave)
+        if self.durable:
+            sync_folder(root.parent)
         shutil.rmtree(grave)
 
 

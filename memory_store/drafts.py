@@ -97,16 +97,18 @@ class Pending:
 
     def publish(self, *, durable: bool) -> None:
         """Give the ref its name. All that it leads to must be on disk before."""
+        folder = self.target.parent
+        if durable and self.seq == 0:
+            # Who finds a ref goes on from it: by then the way to it is on disk, whoever made it.
+            sync_folder(folder.parent.parent)
+            sync_folder(folder.parent)
         try:
             create_only(self.temporary, self.target)
         except FileExistsError as error:
             raise Taken from error
-        folder = self.target.parent
         try:
             if durable:
                 sync_folder(folder)
-                if self.seq == 0:  # the branch's folder is new
-                    sync_folder(folder.parent)
         except OSError as error:
             raise StoreError(
                 f"{self.target}: published, but the disk did not confirm it ({error.strerror}). "
@@ -146,7 +148,8 @@ def create_only(source: Path, target: Path) -> None:
 
 def _locked_rename(source: Path, target: Path) -> None:
     """The same without hard links."""
-    lock = os.open(target.parent / ".publish", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    lock = os.open(target.parent / ".publish", flags, 0o666)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if os.path.lexists(target):

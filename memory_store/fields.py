@@ -12,7 +12,7 @@ LIMIT = 2**53  # above it some readers of JSON lose digits
 
 def now() -> float:
     """Seconds since 1970, to the millisecond: every digit counts, so every damaged one shows."""
-    return round(time.time(), 3)
+    return max(0.0, round(time.time(), 3))  # a clock that was never set may say less
 
 
 class Fields:

@@ -21,6 +21,8 @@ from memory_store.errors import Corrupt, StoreError, from_os
 THREADS = 8
 # A pipe or a link that somebody planted is refused rather than waited for or followed.
 READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
+# Folders that others made and keep, or that are on no disk, may refuse to be read or synced.
+NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EINVAL, errno.ENOSYS)
 
 
 def open_regular(path: str, size: int | None) -> int:
@@ -143,6 +145,20 @@ def sync_folder(path: str | Path) -> None:
         sync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_way(folder: Path) -> None:
+    """Have the disk hold the names in a folder, and those of all the folders that lead to it.
+
+    Who made them is not known: it may have been killed before it could wait for the disk.
+    """
+    sync_folder(folder)
+    for parent in Path(os.path.realpath(folder)).parents:
+        try:
+            sync_folder(parent)
+        except OSError as error:
+            if error.errno not in NOT_OURS:
+                raise
 
 
 class Batch:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from memory_store.backend import Backend
+from memory_store.backend import MAX_DOCUMENT, Backend
 from memory_store.canonical import parse, plain, sealed, unsealed
 from memory_store.errors import NotFound, os_errors
 from memory_store.fields import Fields, now
@@ -65,7 +65,13 @@ def create_header(
             attributes=plain(attributes or {}, "attributes"),
             fingerprints=checked_fingerprints(fingerprints or {}),
         )
-        backend.begin(sealed_header(header))
+        data = sealed_header(header)
+        if len(data) > MAX_DOCUMENT:
+            raise ValueError(
+                f"attributes and fingerprints take {len(data)} bytes; allowed: at most "
+                f"{MAX_DOCUMENT}"
+            )
+        backend.begin(data)
     return header
 
 

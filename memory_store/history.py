@@ -63,8 +63,8 @@ def ancestor(start: Commit, position: int, commits: Commits) -> Commit:
         manifest = commits.manifest(commit)
         if manifest.parent is None or manifest.jump is None:
             raise NotFound(
-                f"no commit at or before {position} tokens: the first is at {commit.position}. "
-                "Ask for a later position."
+                f"{commits.backend.name()}: no commit at or before {position} tokens: the first is at "
+                f"{commit.position}. Ask for a later position."
             )
         jump = manifest.jump[0]
         commit = jump if jump.position > position else manifest.parent
@@ -92,7 +92,10 @@ def tokens(ref: Commit, start: int, stop: int, commits: Commits) -> np.ndarray:
             parts.append(ids[max(start, begin) - begin : low - begin])
             low = max(start, begin)
         elif manifest.parent is None:
-            raise NotFound(f"the token log begins at {begin}, after {start}. Ask for later tokens.")
+            raise NotFound(
+                f"{commits.backend.name()}: the token log begins at {begin}, after {start}. "
+                "Ask for later tokens."
+            )
         else:
             commit = _towards(low, manifest)
             manifest = commits.manifest(commit)

@@ -141,7 +141,7 @@ class InMemory:
         key, holder = f"{branch_folder(branch)}/.lock", f"{os.getpid()}, this one".encode()
         held = self._files.setdefault(key, holder)
         if held is not holder:
-            raise locked(branch, held.decode())
+            raise locked(self.name(key), branch, held.decode())
         try:
             yield
         finally:

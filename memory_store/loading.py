@@ -7,7 +7,7 @@ from memory_store.delta import assemble, pieces
 from memory_store.errors import Corrupt, Mismatch, NotFound
 from memory_store.header import checked_fingerprints
 from memory_store.manifest import Manifest
-from memory_store.names import TOKENS, commit_folder
+from memory_store.names import TOKENS
 from memory_store.protocol import Commit, Snapshot, Window
 from memory_store.zarrformat import Stored
 
@@ -31,12 +31,13 @@ def load_snapshot(
     if manifest.left != "all":
         raise let_go(commits, commit)
     if fingerprints is not None:
-        _check_fingerprints(manifest.fingerprints, checked_fingerprints(fingerprints))
-    sources = manifest.sources(commit)
+        given = checked_fingerprints(fingerprints)
+        _check_fingerprints(manifest.fingerprints, given, path=commits.name(commit))
+    sources, path = manifest.sources(commit), commits.name(commit)
 
     def wanted() -> Iterator[tuple[Commit, Stored, str]]:
         for name, slots in manifest.slots.items():
-            for piece in pieces(name, slots.start, slots.end, sources):
+            for piece in pieces(name, slots.start, slots.end, sources, path=path):
                 yield piece.commit, piece.held.stored(slots), name
         for name, spec in manifest.arrays.items():
             if name not in manifest.slots:
@@ -45,7 +46,7 @@ def load_snapshot(
     try:
         return _assembled(commits, commit, manifest, wanted)
     except Corrupt:
-        if not commits.is_whole(commit):  # kept for its slots alone
+        if commits.was_let_go(commit):  # kept for its slots alone
             raise let_go(commits, commit) from None
         raise
 
@@ -53,7 +54,7 @@ def load_snapshot(
 def let_go(commits: Commits, commit: Commit) -> NotFound:
     """The error for a commit whose state is not kept any more."""
     return NotFound(
-        f"{commits.backend.name(commit_folder(commit.name))}: the state at {commit.position} "
+        f"{commits.name(commit)}: the state at {commit.position} "
         "tokens was let go. Load nearest(…), and read the tokens since then again."
     )
 
@@ -84,7 +85,9 @@ def _assembled(
     return Snapshot(manifest.position, windows, arrays, tokens, manifest.state)
 
 
-def _check_fingerprints(recorded: Mapping[str, str], given: Mapping[str, str]) -> None:
+def _check_fingerprints(
+    recorded: Mapping[str, str], given: Mapping[str, str], *, path: object
+) -> None:
     differing: dict[str, tuple[str | None, str | None]] = {
         name: (recorded.get(name), value)
         for name, value in given.items()
@@ -97,7 +100,7 @@ def _check_fingerprints(recorded: Mapping[str, str], given: Mapping[str, str]) -
         for name, (recorded, given) in differing.items()
     ]
     raise Mismatch(
-        f"made with something else: {'; '.join(parts)}. Load it with what made it, "
+        f"{path}: made with something else: {'; '.join(parts)}. Load it with what made it, "
         "or pass allow_mismatch=True.",
         differing,
     )

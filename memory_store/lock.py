@@ -41,7 +41,7 @@ class WriterLock:
             except BlockingIOError as error:
                 holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "of unknown id"
                 os.close(descriptor)
-                raise locked(self._folder.name, holder) from error
+                raise locked(path, self._folder.name, holder) from error
             except OSError as error:
                 if error.errno not in NO_LOCKS:
                     os.close(descriptor)

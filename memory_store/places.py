@@ -95,7 +95,7 @@ def mend_header(where: Place) -> str | None:
 def occupied(where: Place) -> bool:
     """Whether there is something where a session would begin: a folder, or a session's prefix."""
     if not is_url(where):
-        return Path(where).exists()
+        return os.path.exists(where)
     try:
         ObjectStore.open(str(where))
     except NotFound:

@@ -59,7 +59,7 @@ class Refs:
         """
         if parent is None:
             if head := self.head(branch):
-                raise conflict(head, "nothing")
+                raise self._conflict(head, "nothing")
             return 0
         if parent.branch != branch:
             raise ValueError(
@@ -71,7 +71,7 @@ class Refs:
         if taken or self.read(branch, parent.seq) != parent:
             head = self.head(branch)
             assert head is not None
-            raise conflict(head, f"ref {parent.seq}")
+            raise self._conflict(head, f"ref {parent.seq}")
         return parent.seq + 1
 
     def publish(self, branch: str, seq: int, commit: Commit, *, through: Backend | Draft) -> Ref:
@@ -99,8 +99,16 @@ class Refs:
         except Taken as error:
             head = self.head(branch)
             assert head is not None
-            raise conflict(head, f"ref {seq - 1}") from error
+            raise self._conflict(head, f"ref {seq - 1}") from error
         return ref
+
+    def _conflict(self, head: Ref, expected: str) -> Conflict:
+        folder = self._backend.name(branch_folder(head.branch))
+        return Conflict(
+            f"{folder}: branch {head.branch!r} is at ref {head.seq} ({head.position} tokens), not "
+            f"at {expected}: another writer moved it. Load its head and go on from there, or fork "
+            "with publish(…, branch=<a new name>)."
+        )
 
     def _numbers(self, branch: str) -> list[int]:
         names = self._backend.files(branch_folder(branch))
@@ -118,15 +126,6 @@ def _read(backend: Backend, branch: str, seq: int) -> Ref:
     return Ref(branch, seq, read_address(fields), fields.seconds("created"))
 
 
-def conflict(head: Ref, expected: str) -> Conflict:
-    """The error that says where the branch stands."""
-    return Conflict(
-        f"branch {head.branch!r} is at ref {head.seq} ({head.position} tokens), not at {expected}: "
-        "another writer moved it. Load its head and go on from there, or fork with "
-        "publish(…, branch=<a new name>)."
-    )
-
-
-def no_branch(branch: str) -> NotFound:
+def no_branch(place: object, branch: str) -> NotFound:
     """The error for a branch that is not there."""
-    return NotFound(f"there is no branch {branch!r} in this session. See branches().")
+    return NotFound(f"{place}: there is no branch {branch!r} in this session. See branches().")

@@ -56,6 +56,8 @@ def _check_names(names: list[str]) -> None:
 def _check_window(name: str, window: Window) -> None:
     where = f"windows[{name!r}]"
     _check_array(where, window.data)
+    if not all(type(number) is int for number in (window.axis, window.end, window.capacity)):
+        raise ValueError(f"{where}: axis, end and capacity must be int")
     if not 0 <= window.axis < window.data.ndim:
         raise ValueError(f"{where}: axis {window.axis} of an array with shape {window.data.shape}")
     count = window.data.shape[window.axis]

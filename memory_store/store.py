@@ -112,7 +112,7 @@ class Store:
                 return self._refs.publish(branch, seq, commit, through=self._backend)
 
     def _check_kept(self, commit: Commit) -> None:
-        if not self._commits.is_whole(commit):
+        if self._commits.was_let_go(commit):
             raise let_go(self._commits, commit)
 
     def nearest(self, start: str | Ref | Commit, position: int) -> Commit:
@@ -120,7 +120,7 @@ class Store:
         if isinstance(start, str):
             head = self.head(start)
             if head is None:
-                raise no_branch(start)
+                raise no_branch(self.name, start)
             start = head
         return history.nearest(_commit(start), position, self._commits)
 

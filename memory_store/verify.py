@@ -85,7 +85,7 @@ def _check_links(
                     "not hold them. Restore it from a copy."
                 )
     for name, slots in manifest.slots.items():
-        for _ in pieces(name, slots.start, slots.end, manifest.sources(commit)):
+        for _ in pieces(name, slots.start, slots.end, manifest.sources(commit), path=path):
             pass  # raises where slots are missing
 
 

@@ -5,9 +5,12 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from memory_store.arrays import chunks, raw, storable
-from memory_store.backend import Backend, Draft
+from memory_store.backend import MAX_DOCUMENT, Backend, Draft
 from memory_store.canonical import canonical, sha256
+from memory_store.errors import Corrupt
+from memory_store.fields import Fields
 from memory_store.manifest import Manifest
+from memory_store.manifest_reader import from_attributes
 from memory_store.names import commit_folder, new_commit_name
 from memory_store.protocol import Commit, Ref
 from memory_store.refs import Refs
@@ -43,12 +46,28 @@ def write_commit(
         Conflict: somebody else took the number.
         OSError: the disk refused.
         StoreError: the medium refused.
+        ValueError: the snapshot is larger, or its numbers, than what can be read.
     """
     name = new_commit_name(position)
     with backend.draft(commit_folder(name)) as draft:
         manifest = describe(_write_arrays(arrays, draft))
-        draft.write("zarr.json", [canonical(manifest.document)])
+        document = canonical(manifest.document)
+        _check_readable(manifest, len(document), backend.name(commit_folder(name)))
+        draft.write("zarr.json", [document])
         return refs.publish(branch, seq, Commit(name, manifest.id, position), through=draft)
+
+
+def _check_readable(manifest: Manifest, size: int, path: str) -> None:
+    """Refuse to acknowledge what no reader would accept."""
+    if size > MAX_DOCUMENT:
+        raise ValueError(
+            f"attributes, fingerprints and array names take {size} bytes; at most {MAX_DOCUMENT} "
+            "are allowed"
+        )
+    try:
+        from_attributes(Fields(manifest.attributes, path, "attributes"))
+    except Corrupt as error:
+        raise ValueError(f"the snapshot could not be read again: {error}") from error
 
 
 def _write_arrays(arrays: Mapping[str, np.ndarray], draft: Draft) -> dict[str, ArraySpec]:

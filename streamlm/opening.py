@@ -1,8 +1,9 @@
 """Opening a session: resume the one that a store keeps, or begin one."""
 
+from contextlib import suppress
 from pathlib import Path
 
-from memory_store import NotFound
+from memory_store import Corrupt, Locked, NotFound
 from streamlm.checkpoint import Checkpoint, load_checkpoint
 from streamlm.session import Session
 
@@ -50,8 +51,12 @@ def open_session(
         store = create_store(path, fingerprints=checkpoint.fingerprints)
 
         def forget() -> None:
-            if session.saved is None:  # nothing was ever read: leave nothing behind
-                store.delete()
+            if session.saved is not None:
+                return
+            # Nothing was ever read: leave nothing behind, unless another has begun here since.
+            with suppress(Locked), store.writer():
+                if not store.branches():
+                    store.delete()
 
         session._resources.callback(forget)
     else:
@@ -59,7 +64,14 @@ def open_session(
     ref = store.head(branch)
     if ref is None and (branch != "main" or readonly or not create):
         raise NotFound(
-            f"{path} has no branch {branch!r}; it has {', '.join(store.branches()) or 'none'}"
+            f"{path}: has no branch {branch!r}; it has {', '.join(store.branches()) or 'none'}. "
+            "Open one of these."
         )
-    session._bind(store, branch, ref, readonly=readonly)
+    try:
+        session._bind(store, branch, ref, readonly=readonly)
+    except (KeyError, TypeError, ValueError) as error:
+        raise Corrupt(
+            f"{path}: branch {branch!r} holds no state of such a session ({error!r}). "
+            "Open it with the version that wrote it."
+        ) from error
     return session

@@ -86,6 +86,8 @@ def to_state(snapshot: Snapshot, model: Model) -> State:
         if array.shape != (layers, n, width):
             wanted = (layers, n, width)
             raise ValueError(f"{name} of shape {array.shape}; {wanted} belongs to this position")
+        if n and array.dtype != (np.uint16 if dtype == torch.bfloat16 else np.dtype(stored)):
+            raise ValueError(f"{name} of {array.dtype}; {stored} is what it is stored as")
         if n:
             target.copy_(from_numpy(array, dtype))
 
@@ -95,7 +97,12 @@ def to_state(snapshot: Snapshot, model: Model) -> State:
     put("memory", counts.memory, state.past[:, 0, newest:])
     put("segment", length, state.segment[:, 0, :length])
     if state.usage.numel():
-        state.usage[:, 0] = torch.from_numpy(np.ascontiguousarray(arrays["usage"]))
+        usage = torch.from_numpy(np.ascontiguousarray(arrays["usage"]))
+        if usage.dtype != state.usage.dtype or usage.shape != state.usage[:, 0].shape:
+            raise ValueError(
+                f"usage of {usage.dtype} {tuple(usage.shape)} belongs to no such model"
+            )
+        state.usage[:, 0] = usage
     state.filled.fill_(counts.memory + counts.compressed)
     state.position.fill_(snapshot.position)
     return State(

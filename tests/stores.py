@@ -1,11 +1,14 @@
 """What the tests of the memory store share: streams to commit, and comparison bit by bit."""
 
+import os
+import re
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from memory_store import DirectoryStore, Snapshot, Window
+from memory_store import Corrupt, DirectoryStore, Snapshot, StoreError, Window
 
 ROOT = Path(__file__).resolve().parents[1]
 FINGERPRINTS = {"model": "m" * 64, "tokenizer": "t" * 64}
@@ -89,4 +92,34 @@ def files(root: Path) -> dict[str, bytes]:
         str(path.relative_to(root)): path.read_bytes()
         for path in sorted(root.rglob("*"))
         if path.is_file()
+    }
+
+
+# The verbs that remedies begin with; a sentence that begins otherwise says what is, not what to do.
+REMEDY = re.compile(
+    r"(Ask|Check|End|Free|Give|Load|Open|Pass|Put|Restore|See|Try|Use)\b[^.]*(\.[^ ][^.]*)*\.\Z"
+)
+
+
+def assert_helpful(error: StoreError) -> None:
+    """The message begins with a path, there or said to be missing, and ends with a remedy."""
+    text = str(error)
+    assert text.startswith("/"), text
+    ends = [match.start() for match in re.finditer(": ", text)]
+    absent = re.search("missing|no session|no branch|No such file|Not a directory", text)
+    # What could not be made is not there; then the folder is in which it should be.
+    made = not isinstance(error, Corrupt)
+    named = [os.path.dirname(text[:end]) if made else text[:end] for end in ends]
+    assert absent or any(map(os.path.lexists, named)), text
+    assert REMEDY.search(text[ends[0] :].rpartition(". ")[2]), text
+
+
+def digest(snapshot: Snapshot) -> dict[str, str]:
+    """The sha256 of every array of a snapshot, with what else makes it up."""
+    named = {name: (window.data, window) for name, window in snapshot.windows.items()}
+    arrays = {name: (array, None) for name, array in snapshot.arrays.items()}
+    return {
+        name: f"{array.dtype} {array.shape} {sha256(array.tobytes()).hexdigest()}"
+        + (f" {window.axis} {window.end} {window.capacity}" if window else "")
+        for name, (array, window) in {**named, **arrays, "tokens": (snapshot.tokens, None)}.items()
     }

@@ -174,16 +174,16 @@ def test_the_disk_holds_all_before_the_ref(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(os, "rename", sealing(rename))
     path = tmp_path / "s.zarr"
     store, stream = new_store(path, durability="full"), Stream()
-    assert not missing([path / "session.json"], at_link.pop())
-    assert not missing([path, tmp_path], synced)
+    assert not missing([path / "session.json", path, tmp_path], at_link.pop())
+    assert not missing([path], synced)
     stream.read(4, memory=4)
     first = store.commit(stream.snapshot(), parent=None)
     renamed, linked = at_link
     folder = path / "commits" / first.commit.name
     ref = path / "refs" / "main" / "000000000000.json"
     assert not missing([folder, *folder.rglob("*"), ref], renamed)
-    assert not missing([path / "commits"], linked)
-    assert not missing([path / "refs" / "main", path / "refs"], synced)
+    assert not missing([path / "commits", path / "refs", path], linked)
+    assert not missing([path / "refs" / "main"], synced)
 
     at_link.clear()
     store.publish(first, branch="main")
