@@ -39,7 +39,7 @@ quickstart: $(STAMP) ## Run the README's quick start, on a CPU
 	@$(RUN) -m streamlm.quickstart $(ARGS)
 
 test: $(STAMP) ## Run the test suite (ARGS="-m 'not slow'" passes options to pytest)
-	@$(RUN) -m pytest -q tests/ $(ARGS)
+	@$(RUN) -m pytest -q -n auto --dist loadfile tests/ $(ARGS)
 
 .venv-parity: $(PARITY_STAMP)
 
