@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import books, compressors, drift, gpu, stream
+from benchmarks import books, compressors, drift, gpu, store, stream
 from benchmarks.tools import compressors as tools
 from benchmarks.tools.compressors import ppmd_size, primed_ppmd
 from benchmarks.tools.positions import Bins, compared, curve, linear_edges, log_edges
@@ -180,3 +180,23 @@ def test_endless_text_goes_round_and_stops(tmp_path: Path) -> None:
         read.append(block)
     text = "".join(read)
     assert text.startswith("abc" * 50) and set(text) == set("abc") and 400 <= len(text) < 600
+
+
+def test_store_measures_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "STATES", {"12.6 MB": (2, 160, 8)})
+    monkeypatch.setattr(store, "SMALL", (1, 160, 2))
+    monkeypatch.setattr(store, "EVERY", 20)
+    monkeypatch.setattr(store, "TOKENS", 64)
+    options = ["--repeats", "2", "--commits", "80", "--folder", str(tmp_path / "runs")]
+    store.main([*options, "--out", str(tmp_path)])
+    figures = json.loads((tmp_path / "store.json").read_text())["figures"]
+    found = figures["costs"]["12.6 MB"]
+    assert found["state_bytes"] == 2 * (2 * 160 + 1) * 8 * 2
+    assert found["added_bytes"] == 2 * (128 + 32 + 1) * 8 * 2 + 128 * 4
+    assert figures["forks"]["share"] > 0
+    ends = [policy["curve"][-1] for policy in figures["years"].values()]
+    assert [index for index, _ in ends] == [80] * 4
+    sizes = [size for _, size in ends]
+    assert sizes == sorted(sizes, reverse=True) and sizes[0] > sizes[2] > sizes[3]
+    assert (tmp_path / "store.png").stat().st_size > 10_000
+    assert not list((tmp_path / "runs").iterdir())

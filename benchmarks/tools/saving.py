@@ -24,15 +24,17 @@ def added_bytes(before: Snapshot, after: Snapshot) -> np.ndarray:
     for name, window in after.windows.items():
         n_new = min(window.end - before.windows[name].end, window.data.shape[1])
         parts.append(window.data[:, window.data.shape[1] - n_new :])
-    return _flat([*parts, *after.arrays.values(), after.tokens])
+    return flat([*parts, *after.arrays.values(), after.tokens])
 
 
-def _flat(arrays: list[np.ndarray]) -> np.ndarray:
+def flat(arrays: list[np.ndarray]) -> np.ndarray:
+    """The bytes of arrays, as one row."""
     rows = [np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in arrays]
     return np.concatenate(rows)
 
 
-def _save(path: Path, data: np.ndarray) -> float:
+def save_synced(path: Path, data: np.ndarray) -> float:
+    """Seconds that `np.save` and fsync take."""
     started = time.perf_counter()
     with open(path, "wb") as file:
         np.save(file, data)
@@ -77,7 +79,7 @@ def commit_costs(
             data = added_bytes(before, snapshot)
             sizes.append(data.nbytes)
             commits.append(spent)
-            floors.append(_save(folder.parent / f"{folder.name}-{index}.npy", data))
+            floors.append(save_synced(folder.parent / f"{folder.name}-{index}.npy", data))
             progress()
         before = snapshot
     return {
@@ -99,10 +101,10 @@ def resume_costs(
 ) -> dict[str, Any]:
     """`streamlm.open` of a session with the model loaded, files in the system's cache."""
     with streamlm.open(path, checkpoint, readonly=True) as session:
-        whole = _flat(list(session.state.to_numpy().values()))
+        whole = flat(list(session.state.to_numpy().values()))
         position = session.position
     file = folder / "whole.npy"
-    _save(file, whole)
+    save_synced(file, whole)
     resumes: list[float] = []
     floors: list[float] = []
     for index in range(repeats + 1):

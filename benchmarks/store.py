@@ -1,0 +1,270 @@
+"""What a store costs: commits and resumes beside the least a disk can do, forks, and years of use.
+
+    python -m benchmarks.store                      # some minutes
+    python -m benchmarks.store --repeats 5 --commits 500       # a quick look
+
+States are made up, of the sizes of small and of pretrained models: what a store does depends on
+their size alone. Each commit adds a segment of 128 slots of memory and 32 compressed ones.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from benchmarks.tools.saving import added_bytes, flat, save_synced
+from benchmarks.tools.timing import median_interval, ratio, seconds
+from memory_store import DirectoryStore, Ref, Retention, Snapshot, Window
+from streamlm.display import bar, output
+from streamlm.machine import write_results
+from streamlm.plots import BLUE, GREEN, GREY, ORANGE, panels, save, tokens_text
+
+SEGMENT, COMPRESSED = 128, 32
+# Layers, slots of each of the two windows, width: 12.6 MB and 53 MB of bfloat16.
+STATES = {"12.6 MB": (12, 512, 512), "53 MB": (24, 540, 1024)}
+SMALL = (2, 512, 16)
+TARGETS = {"commit": 2.5, "resume": 2.0}
+FORKS = 100
+POLICIES = {
+    "all": Retention(),
+    "newest 32, older ones by age": Retention(last=32, thin=True),
+    "newest 32": Retention(last=32),
+    "newest 32, no older tokens": Retention(last=32, log=False),
+}
+EVERY = 100  # commits between two collections
+TOKENS = 16_384  # a commit, as `streamlm feed` saves
+
+
+def states(shape: tuple[int, int, int], *, tokens: int = SEGMENT) -> Iterator[Snapshot]:
+    """Snapshots of a stream, its windows full, a segment apart."""
+    layers, slots, width = shape
+    random = np.random.default_rng(0)
+
+    def made(n: int) -> np.ndarray:
+        return random.integers(0, 2**16, (layers, n, width), dtype=np.uint16)
+
+    memory, compressed = made(slots), made(slots)
+    position, ends = 0, [slots, slots]
+    while True:
+        position += tokens
+        ends = [ends[0] + SEGMENT, ends[1] + COMPRESSED]
+        memory = np.concatenate([memory[:, SEGMENT:], made(SEGMENT)], axis=1)
+        compressed = np.concatenate([compressed[:, COMPRESSED:], made(COMPRESSED)], axis=1)
+        yield Snapshot(
+            position,
+            {
+                "memory": Window(memory, 1, ends[0], slots),
+                "compressed": Window(compressed, 1, ends[1], slots),
+            },
+            {"segment": made(1)},
+            random.integers(0, 8192, tokens, dtype=np.int32),
+            {"tail": "", "stored_dtype": "bfloat16"},
+        )
+
+
+def costs(
+    shape: tuple[int, int, int], folder: Path, *, repeats: int, progress: Callable[[], object]
+) -> dict[str, Any]:
+    """Commit and resume of one size, each followed by its floor."""
+    store, stream = DirectoryStore.create(folder / "s.zarr"), states(shape)
+    before = next(stream)
+    ref = store.commit(before, parent=None)
+    commits: list[float] = []
+    floors: list[float] = []
+    for index in range(repeats + 1):
+        snapshot = next(stream)
+        started = time.perf_counter()
+        ref = store.commit(snapshot, parent=ref)
+        spent = time.perf_counter() - started
+        added = added_bytes(before, snapshot)
+        file = folder / f"{index}.npy"
+        floor = save_synced(file, added)
+        file.unlink()
+        if index:  # the first one imports
+            commits.append(spent)
+            floors.append(floor)
+            progress()
+        before = snapshot
+    whole = flat([*(window.data for window in before.windows.values()), *before.arrays.values()])
+    save_synced(folder / "whole.npy", whole)
+    resumes: list[float] = []
+    loads: list[float] = []
+    for index in range(repeats + 1):
+        spent = seconds(partial(_resume, store.path, ref))
+        floor = seconds(partial(np.load, folder / "whole.npy"))
+        if index:
+            resumes.append(spent)
+            loads.append(floor)
+            progress()
+    return {
+        "state_bytes": whole.nbytes,
+        "added_bytes": added.nbytes,
+        "commit": _against(commits, floors),
+        "resume": _against(resumes, loads),
+    }
+
+
+def _resume(path: Path, ref: Ref) -> None:
+    DirectoryStore.open(path).load(ref)
+
+
+def _against(spent: list[float], floors: list[float]) -> dict[str, Any]:
+    return {
+        "ms": median_interval([s * 1000 for s in spent]),
+        "floor_ms": median_interval([s * 1000 for s in floors]),
+        "to_floor": ratio(spent, floors),
+    }
+
+
+def disk_bytes(path: Path) -> int:
+    """What the files of a session take on the disk: whole blocks, folders too."""
+    return sum(each.lstat().st_blocks * 512 for each in [path, *path.rglob("*")])
+
+
+def forks(folder: Path, *, progress: Callable[[], object]) -> dict[str, Any]:
+    """What so many branches of one session add to it."""
+    store, stream = DirectoryStore.create(folder / "forks.zarr"), states(STATES["12.6 MB"])
+    ref = store.commit(next(stream), parent=None)
+    ref = store.commit(next(stream), parent=ref)
+    before = disk_bytes(store.path)
+    for index in range(FORKS):
+        store.publish(ref, branch=f"fork-{index}")
+        progress()
+    return {"forks": FORKS, "before": before, "share": disk_bytes(store.path) / before - 1}
+
+
+def years(
+    retention: Retention, folder: Path, *, commits: int, progress: Callable[[], object]
+) -> dict[str, Any]:
+    """Bytes on the disk along many commits of a small state, garbage collected now and then."""
+    # Not synced: it takes as many bytes, and less time.
+    store = DirectoryStore.create(folder / "years.zarr", durability="normal")
+    stream, curve = states(SMALL, tokens=TOKENS), []
+    ref, collecting = None, 0.0
+    for index, snapshot in zip(range(1, commits + 1), stream, strict=False):
+        ref = store.commit(snapshot, parent=ref)
+        if index % EVERY == 0 or index == commits:
+            collecting += seconds(partial(store.gc, retention))
+            curve.append([index, disk_bytes(store.path)])
+        progress()
+    assert ref is not None
+    last, first = curve[-1], curve[len(curve) // 2]
+    store.load(ref)
+    return {
+        "curve": curve,
+        "bytes_a_token": last[1] / (last[0] * TOKENS),
+        "bytes_a_token_late": (last[1] - first[1]) / max(1, (last[0] - first[0]) * TOKENS),
+        "collecting_seconds": collecting,
+    }
+
+
+def show(figures: dict[str, Any]) -> None:
+    """The figures as a table."""
+    table = Table(title="a store beside the least a disk can do")
+    for column in ("state", "added", "commit, ms", "× floor", "resume, ms", "× floor"):
+        table.add_column(column, justify="right")
+    for name, found in figures["costs"].items():
+        cells = []
+        for what in ("commit", "resume"):
+            times = found[what]["to_floor"]
+            cells += [
+                f"{found[what]['ms']['median']:.1f}",
+                f"{times['median']:.1f} ({times['low']:.1f} – {times['high']:.1f})",
+            ]
+        table.add_row(name, f"{found['added_bytes'] / 1e6:.1f} MB", *cells)
+    output.print(table)
+    output.print(f"{FORKS} forks add {figures['forks']['share']:.2%} to a session of two commits")
+    for name, found in figures["years"].items():
+        output.print(
+            f"keep {name}: {found['bytes_a_token']:.2f} bytes a token on disk, "
+            f"{found['bytes_a_token_late']:.2f} in the later half; collecting took "
+            f"{found['collecting_seconds']:.0f} s"
+        )
+
+
+def draw(figures: dict[str, Any], path: Path) -> None:
+    """Ratios to the floor, and disk along many commits."""
+    figure, (ratios, disk) = panels(2, size=(9, 3.2), widths=[1, 1.2])
+    names = list(figures["costs"])
+    for offset, (what, colour) in zip(
+        (-0.12, 0.12), (("commit", BLUE), ("resume", GREEN)), strict=True
+    ):
+        for place, name in enumerate(names):
+            found = figures["costs"][name][what]["to_floor"]
+            ratios.plot([found["low"], found["high"]], [place + offset] * 2, color=colour)
+            ratios.plot(found["median"], place + offset, "o", color=colour)
+        ratios.axvline(TARGETS[what], color=colour, linestyle="--", linewidth=1)
+        ratios.annotate(
+            f"{what} ≤ {TARGETS[what]:g}", (TARGETS[what], 0.98), color=colour, rotation=90,
+            xycoords=("data", "axes fraction"), ha="right", va="top",
+        )  # fmt: skip
+    ratios.set_yticks(range(len(names)), names)
+    ratios.set_ylim(len(names) - 0.5, -0.5)
+    ratios.set_xlim(left=0)
+    ratios.set_xlabel("times np.save + fsync, np.load")
+    ratios.set_title("Commit and resume beside the floor")
+    for (name, found), colour in zip(
+        figures["years"].items(), (GREY, BLUE, ORANGE, GREEN), strict=True
+    ):
+        x, y = zip(*found["curve"], strict=True)
+        disk.plot(x, [value / 1e6 for value in y], color=colour)
+        disk.annotate(name, (x[-1], y[-1] / 1e6), color=colour, ha="right", va="bottom")
+    disk.set_xlabel(f"commits, of {TOKENS:,} tokens each")
+    disk.set_ylabel("MB on disk")
+    disk.xaxis.set_major_formatter(lambda value, _: tokens_text(value))
+    disk.set_title("A small session for ever")
+    save(figure, path)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.store",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--repeats", type=int, default=30, help="of each commit and resume")
+    parser.add_argument("--commits", type=int, default=10_000, help="of each policy")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("runs"), help="on a disk, not a RAM disk"
+    )
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    options = parser.parse_args(arguments)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    figures: dict[str, Any] = {"costs": {}, "years": {}}
+    total = 2 * options.repeats * len(STATES) + FORKS + options.commits * len(POLICIES)
+    with bar("commits and resumes", total=total) as (progress, task):
+        step = partial(progress.advance, task)
+        for name, shape in STATES.items():
+            with tempfile.TemporaryDirectory(prefix="store-", dir=options.folder) as folder:
+                figures["costs"][name] = costs(
+                    shape, Path(folder), repeats=options.repeats, progress=step
+                )
+        with tempfile.TemporaryDirectory(prefix="store-", dir=options.folder) as folder:
+            figures["forks"] = forks(Path(folder), progress=step)
+        for name, retention in POLICIES.items():
+            with tempfile.TemporaryDirectory(prefix="store-", dir=options.folder) as folder:
+                figures["years"][name] = years(
+                    retention, Path(folder), commits=options.commits, progress=step
+                )
+    settings = {
+        "repeats": options.repeats,
+        "commits": options.commits,
+        "collected_every": EVERY,
+        "tokens_a_commit": TOKENS,
+        "states": STATES,
+        "small": SMALL,
+        "targets": TARGETS,
+    }
+    write_results(options.out / "store.json", settings=settings, figures=figures)
+    draw(figures, options.out / "store.png")
+    show(figures)
+
+
+if __name__ == "__main__":
+    main()
