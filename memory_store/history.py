@@ -63,8 +63,8 @@ def ancestor(start: Commit, position: int, commits: Commits) -> Commit:
         manifest = commits.manifest(commit)
         if manifest.parent is None or manifest.jump is None:
             raise NotFound(
-                f"{commits.backend.name()}: no commit at or before {position} tokens: the first is at "
-                f"{commit.position}. Ask for a later position."
+                f"{commits.backend.name()}: no commit at or before {position} tokens: the first is "
+                f"at {commit.position}. Ask for a later position."
             )
         jump = manifest.jump[0]
         commit = jump if jump.position > position else manifest.parent

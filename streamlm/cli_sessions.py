@@ -74,7 +74,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME[@BRANCH]", help="The session.
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="List, show, fork, rewind and delete sessions.",
+    help="List sessions, and look after them.",
 )
 
 

@@ -284,6 +284,7 @@ def summary(runs: Sequence[Run], *, reference: str) -> list[dict[str, Any]]:
                 "variant": name,
                 "seeds": len(bits),
                 "bits_per_byte": sum(bits) / len(bits),
+                "differences": differences,
                 "difference": mean,
                 "half_interval": half,
                 "parameters": next(iter(found.values())).parameters,

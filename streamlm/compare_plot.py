@@ -18,15 +18,24 @@ def draw(
         colour = _colour(row["variant"])
         error = row["half_interval"] or 0.0
         axis.errorbar(row["difference"], place, xerr=error, fmt="o", color=colour, capsize=2.5)
+        seeds = row["differences"]
+        axis.plot(seeds, [place] * len(seeds), "|", color=colour, markersize=8, alpha=0.7)
         axis.annotate(
             f"{row['bits_per_byte']:.4f}", (1.01, place), xycoords=("axes fraction", "data"),
             va="center", color=DARK,
         )  # fmt: skip
+    # As wide as what was seen: an interval that a single seed blows up runs off the edge.
+    widest = max((abs(value) for row in shown for value in row["differences"]), default=0.0)
+    if widest:
+        axis.set_xlim(-1.3 * widest, 1.3 * widest)
+    axis.locator_params(axis="x", nbins=7)
     axis.set_yticks(range(len(shown)), [row["variant"] for row in shown])
     axis.invert_yaxis()
     axis.axvline(0, color=GREY, linewidth=1)
     axis.grid(axis="y", visible=False)
-    axis.set_xlabel(f"bits per byte against “{reference}” (less is better); 95 % over seeds")
+    axis.set_xlabel(
+        f"bits per byte against “{reference}” (less is better)\neach seed, their mean, and its 95 % interval"
+    )
     model = settings["model"]
     axis.set_title(
         f"{Path(settings['recipe']).stem}: memory {model['memory_len']}, "
