@@ -34,7 +34,8 @@ def draw(
     axis.axvline(0, color=GREY, linewidth=1)
     axis.grid(axis="y", visible=False)
     axis.set_xlabel(
-        f"bits per byte against “{reference}” (less is better)\neach seed, their mean, and its 95 % interval"
+        f"bits per byte against “{reference}” (less is better)\n"
+        "each seed, their mean, and its 95 % interval"
     )
     model = settings["model"]
     axis.set_title(
