@@ -89,7 +89,7 @@ def compare(
             chosen,
             variants,
             seeds=range(1, seeds + 1),
-            folder=Path("runs") / name,
+            folder=Path("runs") / recipe.stem,  # comparisons of one recipe share backbones
             device=where,
             note=lambda message: progress.update(task, note=message),
             done=done,
