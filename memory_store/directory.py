@@ -249,7 +249,8 @@ class Directory:
         for folder, folders, names in os.walk(self.root):
             if folder == str(self.root):
                 folders.remove(COMMITS)  # drafts, which are looked at one by one
-            found += [os.path.join(folder, name) for name in names if name.startswith(".tmp-")]
+            each = [*names, *folders]  # a folder whose removal was cut short is one too
+            found += [os.path.join(folder, name) for name in each if name.startswith(".tmp-")]
         return [os.path.relpath(path, self.root) for path in found]
 
     def naming(self, *, alone: bool) -> NamingLock:

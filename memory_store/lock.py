@@ -16,7 +16,18 @@ from memory_store.files import make_folder
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
-class WriterLock:
+class _Held:
+    """Whoever has the file open holds the lock; the system lets go when the process ends."""
+
+    _descriptor: int | None = None
+
+    def __exit__(self, *_: object) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+class WriterLock(_Held):
     """Holds a branch's folder from entry to exit; the system lets go when the process ends.
 
     Raises:
@@ -26,7 +37,6 @@ class WriterLock:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._descriptor: int | None = None
 
     def __enter__(self) -> "WriterLock":
         path = self._folder / ".lock"  # never removed: two processes must lock the same file
@@ -49,13 +59,8 @@ class WriterLock:
         self._descriptor = descriptor
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
 
-
-class NamingLock:
+class NamingLock(_Held):
     """Shared by those who name old commits; held alone by who removes what nobody names.
 
     Waits for the others; where the filesystem has no locks, for nobody.
@@ -67,7 +72,6 @@ class NamingLock:
     def __init__(self, folder: Path, *, alone: bool) -> None:
         self._folder = folder
         self._mode = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
-        self._descriptor: int | None = None
 
     def __enter__(self) -> "NamingLock":
         with os_errors("locking the session", self._folder):
@@ -80,8 +84,3 @@ class NamingLock:
                     raise
         self._descriptor = descriptor
         return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None

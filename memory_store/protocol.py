@@ -251,7 +251,8 @@ class MemoryStore(Protocol):
 
         Heads and pinned commits stay, and all that they are loaded from. Of every other commit its
         record stays, so that the chain of ids is whole, and its token ids if the retention says so.
-        A session may be written while this runs.
+        A session may be written while this runs. In object storage, where nothing can be locked,
+        nobody may fork, rewind to or pin an old snapshot meanwhile: it may be gone.
 
         Args:
             retention: which snapshots to keep; None keeps all, and sweeps.

@@ -18,17 +18,20 @@ from memory_store import (
     NotFound,
     ObjectStore,
     Ref,
+    Retention,
     Snapshot,
     StoreError,
     create_store,
     object_client,
     open_store,
+    places,
 )
 from memory_store.header import create_header, read_header
 from memory_store.objects import Objects
 from memory_store.places import named, occupied, session_names
 from tests.s3 import KEY, SECRET, Request, S3Server
 from tests.store_conformance import Place, StoreConformance, manifest
+from tests.store_upkeep import grown
 from tests.stores import ROOT, Stream, assert_equal, assert_same_bits
 
 BUCKET = "shelf"
@@ -440,3 +443,17 @@ open_store(sys.argv[1]), InMemoryStore.create()
 assert not {"obstore", "zarr"} & sys.modules.keys()
 """
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "s")], cwd=ROOT, check=True)
+
+
+def test_copies_to_object_storage_and_back(server: S3Server, tmp_path: Path) -> None:
+    store = create_store(tmp_path / "s.zarr", durability="normal")
+    grown(store, 25)
+    store.pin(store.refs("main")[3], "pin")
+    store.gc(Retention(last=3))
+    far = Bucket("far.zarr")
+    places.copy(tmp_path / "s.zarr", far.url)
+    assert far.open().verify() == store.verify()
+    places.copy(far.url, tmp_path / "t.zarr")
+    again = open_store(tmp_path / "t.zarr")
+    assert again.verify() == store.verify() and again.pins() == store.pins()
+    assert again.refs("main") == store.refs("main")
