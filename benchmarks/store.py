@@ -1,10 +1,11 @@
 """What a store costs: commits and resumes beside the least a disk can do, forks, and years of use.
 
-    python -m benchmarks.store                      # some minutes
+    python -m benchmarks.store --threads 1          # some minutes
     python -m benchmarks.store --repeats 5 --commits 500       # a quick look
 
 States are made up, of the sizes of small and of pretrained models: what a store does depends on
-their size alone. Each commit adds a segment of 128 slots of memory and 32 compressed ones.
+their size alone. Each commit adds a segment of 128 slots of memory and 32 compressed ones. Then two
+models read a book, with a commit after every segment and with none, in turns.
 """
 
 import argparse
@@ -16,13 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rich.table import Table
 
+import streamlm
 from benchmarks.tools.saving import added_bytes, flat, save_synced
-from benchmarks.tools.timing import median_interval, ratio, seconds
+from benchmarks.tools.timing import median_interval, ratio, seconds, side_by_side
 from memory_store import DirectoryStore, Ref, Retention, Snapshot, Window
+from streamlm.checkpoint import Checkpoint
+from streamlm.config import ModelConfig
+from streamlm.data import read_documents
 from streamlm.display import bar, output
-from streamlm.machine import write_results
+from streamlm.machine import usable_cores, write_results
+from streamlm.model import Model
 from streamlm.plots import BLUE, GREEN, GREY, ORANGE, panels, save, tokens_text
 
 SEGMENT, COMPRESSED = 128, 32
@@ -39,6 +46,8 @@ POLICIES = {
 }
 EVERY = 100  # commits between two collections
 TOKENS = 16_384  # a commit, as `streamlm feed` saves
+READ = {"bundled": 1 << 15, "larger": 1 << 13}  # characters that a model reads at a time
+LARGER = {"n_layers": 12, "d_model": 512, "n_heads": 8, "head_dim": 64, "d_ff": 2048}
 
 
 def states(shape: tuple[int, int, int], *, tokens: int = SEGMENT) -> Iterator[Snapshot]:
@@ -127,6 +136,58 @@ def disk_bytes(path: Path) -> int:
     return sum(each.lstat().st_blocks * 512 for each in [path, *path.rglob("*")])
 
 
+def models() -> dict[str, Checkpoint]:
+    """The bundled model, and an untrained one whose float32 state has 25 MB."""
+    bundled = streamlm.load(device="cpu")
+    config = ModelConfig(
+        vocab_size=bundled.model.config.vocab_size,
+        **LARGER,
+        segment_len=SEGMENT,
+        memory_len=512,
+        compressed_len=512,
+        compression_rate=4,
+        norm="pre",
+        final_norm=True,
+    )
+    return {"bundled": bundled, "larger": Checkpoint(Model(config).eval(), bundled.tokenizer)}
+
+
+def feeding(
+    checkpoint: Checkpoint,
+    text: str,
+    folder: Path,
+    *,
+    repeats: int,
+    progress: Callable[[], object],
+) -> dict[str, Any]:
+    """Reading with a commit after every segment, beside reading with one at the end alone."""
+    often = streamlm.open(folder / "often.zarr", checkpoint, save_every=SEGMENT)
+    once = streamlm.open(folder / "once.zarr", checkpoint, save_every=1 << 40)
+    with often, once:
+        # Side by side from full windows on, for a state grows until then.
+        config = checkpoint.model.config
+        while once.position < config.memory_len + config.compressed_len * config.compression_rate:
+            for session in (often, once):
+                session.feed([text])
+        start, n_before = often.position, len(often.history())
+        with_commits, without = side_by_side(
+            lambda: seconds(lambda: often.feed([text])),
+            lambda: seconds(lambda: once.feed([text])),
+            repeats=repeats,
+            progress=progress,
+        )
+        n_segments = often.position // SEGMENT - start // SEGMENT
+        return {
+            "state_bytes": often.state.nbytes,
+            "segments": n_segments,
+            "commits": len(often.history()) - n_before,
+            "segment_ms": median_interval(
+                [s * 1000 / (n_segments / (repeats + 1)) for s in without]
+            ),
+            "to_none": ratio(with_commits, without),
+        }
+
+
 def forks(folder: Path, *, progress: Callable[[], object]) -> dict[str, Any]:
     """What so many branches of one session add to it."""
     store, stream = DirectoryStore.create(folder / "forks.zarr"), states(STATES["12.6 MB"])
@@ -180,6 +241,13 @@ def show(figures: dict[str, Any]) -> None:
         table.add_row(name, f"{found['added_bytes'] / 1e6:.1f} MB", *cells)
     output.print(table)
     output.print(f"{FORKS} forks add {figures['forks']['share']:.2%} to a session of two commits")
+    for name, found in figures["feeding"].items():
+        costs = found["to_none"]
+        output.print(
+            f"reading with a commit each segment takes {costs['median']:.3f} "
+            f"({costs['low']:.3f} – {costs['high']:.3f}) of the time without: {name} model, "
+            f"{found['segment_ms']['median']:.0f} ms a segment"
+        )
     for name, found in figures["years"].items():
         output.print(
             f"keep {name}: {found['bytes_a_token']:.2f} bytes a token on disk, "
@@ -213,8 +281,8 @@ def draw(figures: dict[str, Any], path: Path) -> None:
         figures["years"].items(), (GREY, BLUE, ORANGE, GREEN), strict=True
     ):
         x, y = zip(*found["curve"], strict=True)
-        disk.plot(x, [value / 1e6 for value in y], color=colour)
-        disk.annotate(name, (x[-1], y[-1] / 1e6), color=colour, ha="right", va="bottom")
+        disk.plot(x, [value / 1e6 for value in y], color=colour, label=f"keep {name}")
+    disk.legend(loc="upper left", frameon=False)
     disk.set_xlabel(f"commits, of {TOKENS:,} tokens each")
     disk.set_ylabel("MB on disk")
     disk.xaxis.set_major_formatter(lambda value, _: tokens_text(value))
@@ -230,14 +298,19 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--repeats", type=int, default=30, help="of each commit and resume")
     parser.add_argument("--commits", type=int, default=10_000, help="of each policy")
+    parser.add_argument("--threads", type=int, help="of the models that read")
+    parser.add_argument("--data", type=Path, default=Path("data/books/valid.txt.xz"))
     parser.add_argument(
         "--folder", type=Path, default=Path("runs"), help="on a disk, not a RAM disk"
     )
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args(arguments)
     options.folder.mkdir(parents=True, exist_ok=True)
-    figures: dict[str, Any] = {"costs": {}, "years": {}}
+    torch.set_num_threads(options.threads or usable_cores())
+    figures: dict[str, Any] = {"costs": {}, "feeding": {}, "years": {}}
+    text = next(read_documents(options.data))
     total = 2 * options.repeats * len(STATES) + FORKS + options.commits * len(POLICIES)
+    total += options.repeats * len(READ)
     with bar("commits and resumes", total=total) as (progress, task):
         step = partial(progress.advance, task)
         for name, shape in STATES.items():
@@ -247,6 +320,15 @@ def main(arguments: list[str] | None = None) -> None:
                 )
         with tempfile.TemporaryDirectory(prefix="store-", dir=options.folder) as folder:
             figures["forks"] = forks(Path(folder), progress=step)
+        for name, checkpoint in models().items():
+            with tempfile.TemporaryDirectory(prefix="store-", dir=options.folder) as folder:
+                figures["feeding"][name] = feeding(
+                    checkpoint,
+                    text[: READ[name]],
+                    Path(folder),
+                    repeats=options.repeats,
+                    progress=step,
+                )
         for name, retention in POLICIES.items():
             with tempfile.TemporaryDirectory(prefix="store-", dir=options.folder) as folder:
                 figures["years"][name] = years(
@@ -257,6 +339,7 @@ def main(arguments: list[str] | None = None) -> None:
         "commits": options.commits,
         "collected_every": EVERY,
         "tokens_a_commit": TOKENS,
+        "threads": torch.get_num_threads(),
         "states": STATES,
         "small": SMALL,
         "targets": TARGETS,

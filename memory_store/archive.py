@@ -190,14 +190,15 @@ class _Member:
     def __init__(self, file: IO[bytes], path: str) -> None:
         self._file, self._path = file, path
 
-    def read_into(self, buffer: np.ndarray) -> None:
-        view, done = buffer.data, 0
-        while done < len(view):
-            data = self._file.read(len(view) - done)
-            if not data:
-                raise Corrupt(f"{self._path}: ends too soon. Export it again.")
-            view[done : done + len(data)] = data
-            done += len(data)
+    def read_into(self, *buffers: np.ndarray) -> None:
+        for buffer in buffers:
+            view, done = buffer.data, 0
+            while done < len(view):
+                data = self._file.read(len(view) - done)
+                if not data:
+                    raise Corrupt(f"{self._path}: ends too soon. Export it again.")
+                view[done : done + len(data)] = data
+                done += len(data)
 
     def skip(self, nbytes: int) -> None:
         self._file.seek(nbytes, os.SEEK_CUR)

@@ -4,12 +4,13 @@ One chunk is one file, `<array>/c.0.0…`; see `zarrformat` for how large arrays
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from memory_store.backend import Backend, Buffer, Content
+from memory_store.backend import Backend, Buffer
 from memory_store.canonical import crc32c, sha256
 from memory_store.errors import Corrupt
 from memory_store.zarrformat import (
@@ -84,38 +85,59 @@ def read_array(
     Raises:
         Corrupt: a chunk is missing, damaged, or a sound one from elsewhere.
     """
-    size = _chunk_bytes(spec)
-    contents: list[Content] = []
+    # All sizes are checked before memory is taken: a shape must not promise what is not there.
+    for key, due in files(folder, spec):
+        backend.check_size(key, due)
     try:
-        # All sizes are checked before memory is taken: a shape must not promise what is not there.
-        for key, due in files(folder, spec):
-            contents.append(backend.open(key, due))
         data = allocate(spec.nbytes)[: spec.nbytes]
-        for i, content in enumerate(contents):
-            part = data[i * size : (i + 1) * size]
-            rest = np.empty(size - len(part) + CHECKSUM, np.uint8)  # padding, then the checksum
-            content.read_into(part)
-            content.read_into(rest)
-            crc = crc32c(rest[:-CHECKSUM], crc32c(part))
-            if crc != int.from_bytes(rest[-CHECKSUM:].tobytes(), "little"):
-                problem = "damaged, its crc32c does not fit. Restore it from a copy."
-            elif crc != spec.crc32c[i]:
-                problem = (
-                    "a sound chunk, but not the one that was committed here. "
-                    "Restore it from a copy."
-                )
-            else:
-                continue
-            raise Corrupt(f"{backend.name(files(folder, spec)[i][0])}: {problem}")
     except MemoryError as error:
         raise Corrupt(
             f"{backend.name(folder)}: {spec.nbytes} bytes do not fit in memory. Free some, or load "
             "it elsewhere."
         ) from error
-    finally:
-        for content in contents:
-            content.close()
+    fill([data], backend, folder, spec)
     return _shaped(data, spec.dtype, spec.shape)
+
+
+def fill(buffers: Sequence[np.ndarray], backend: Backend, folder: str, spec: Stored) -> None:
+    """Read the array in `folder` into buffers, and check that it is the one `spec` describes.
+
+    Args:
+        buffers: one-dimensional uint8, together as long as the array; its bytes in C order go into
+            them, one after the other. So they need not be copied to where they belong.
+
+    Raises:
+        Corrupt: a chunk is missing, damaged, or a sound one from elsewhere.
+    """
+    size, left = _chunk_bytes(spec), deque(buffers)
+    for i, (key, due) in enumerate(files(folder, spec)):
+        parts, n_bytes = [], min(size, spec.nbytes - i * size)
+        while n_bytes:
+            part = left.popleft()
+            if len(part) > n_bytes:
+                left.appendleft(part[n_bytes:])
+                part = part[:n_bytes]
+            parts.append(part)
+            n_bytes -= len(part)
+        # Behind the array's bytes: padding, then the checksum.
+        rest = np.empty(size - sum(map(len, parts)) + CHECKSUM, np.uint8)
+        content = backend.open(key, due)
+        try:
+            content.read_into(*parts, rest)
+        finally:
+            content.close()
+        crc = 0
+        for part in (*parts, rest[:-CHECKSUM]):
+            crc = crc32c(part, crc)
+        if crc != int.from_bytes(rest[-CHECKSUM:].tobytes(), "little"):
+            problem = "damaged, its crc32c does not fit. Restore it from a copy."
+        elif crc != spec.crc32c[i]:
+            problem = (
+                "a sound chunk, but not the one that was committed here. Restore it from a copy."
+            )
+        else:
+            continue
+        raise Corrupt(f"{backend.name(key)}: {problem}")
 
 
 def read_rows(

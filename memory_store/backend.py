@@ -28,8 +28,8 @@ class Taken(Exception):
 class Content(Protocol):
     """A file that is being read, from its beginning on."""
 
-    def read_into(self, buffer: np.ndarray) -> None:
-        """Fill `buffer`, one-dimensional uint8, with what comes next."""
+    def read_into(self, *buffers: np.ndarray) -> None:
+        """Fill the buffers, one-dimensional uint8, one after the other with what comes next."""
 
     def skip(self, nbytes: int) -> None:
         """Pass over bytes."""

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from memory_store.arrays import files, memory, read_array, read_rows
+from memory_store.arrays import files, fill, memory, read_array, read_rows
 from memory_store.backend import Backend
 from memory_store.errors import Corrupt, NotFound
 from memory_store.manifest import Manifest
@@ -92,6 +92,10 @@ class Commits:
         """An array of a commit, checked against what is known of it."""
         return read_array(self.backend, array_folder(commit, name), spec, allocate)
 
+    def fill(self, buffers: Sequence[np.ndarray], commit: Commit, spec: Stored, name: str) -> None:
+        """Read an array of a commit into buffers; see `arrays.fill`."""
+        fill(buffers, self.backend, array_folder(commit, name), spec)
+
     def token_ids(self, commit: Commit) -> np.ndarray:
         """The ids read since the parent; also where the commit's state was let go.
 
@@ -143,6 +147,12 @@ class Commits:
             commit.name in there and (not anything_gone or self.is_whole(commit))
             for commit in commits
         ]
+
+    def size(self, commit: Commit) -> int:
+        """Bytes of what is kept of a commit's own arrays."""
+        manifest = self.read(commit)
+        kept = {"all": manifest.arrays, "log": (TOKENS,), "record": ()}[manifest.left]
+        return sum(manifest.arrays[name].nbytes for name in kept)
 
     def name(self, commit: Commit) -> str:
         """What messages call a commit."""

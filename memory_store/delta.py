@@ -5,6 +5,7 @@ slot backwards: this commit's slots, then those before them from the commit that
 the oldest slot is reached.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from memory_store.canonical import sha256
-from memory_store.commits import Commits, Scratch
+from memory_store.commits import Commits
 from memory_store.errors import Corrupt, StoreError
 from memory_store.manifest import MAX_WINDOW, Held, Slots, Source
 from memory_store.protocol import Commit, Window
@@ -128,26 +129,44 @@ def plan(
     return Plan(first, tuple(window_sources))
 
 
-def assemble(
-    name: str, slots: Slots, sources: Iterable[Source], commits: Commits, *, scratch: Scratch
-) -> np.ndarray:
+def assemble(name: str, slots: Slots, sources: Iterable[Source], commits: Commits) -> np.ndarray:
     """The whole window, from the commits that hold its slots.
 
     Raises:
         Corrupt: slots are missing or damaged.
     """
     found = pieces(name, slots.start, slots.end, sources, path=commits.backend.name())
-    if len(found) == 1 and found[0].held.stored(slots).shape == slots.shape:
-        return commits.array(found[0].commit, found[0].held.stored(slots), name)
     for piece in found:
         # Before memory is taken: a shape must not promise what is not there.
         commits.check_sizes(piece.commit, piece.held.stored(slots), name)
-    window = np.empty(slots.shape, np.dtype(slots.dtype).newbyteorder("<"))
+    try:
+        window = np.empty(slots.shape, np.dtype(slots.dtype).newbyteorder("<"))
+    except MemoryError as error:
+        raise Corrupt(
+            f"{commits.backend.name()}: window {name!r} of shape {slots.shape} does not fit in "
+            "memory. Free some, or load it elsewhere."
+        ) from error
+    # One row for each index of the axes before that of the slots: there, slots are contiguous.
+    rows = window.reshape(math.prod(slots.shape[: slots.axis]), -1).view(np.uint8)
+    slot = rows.shape[1] // max(1, slots.shape[slots.axis])  # bytes
     for piece in found:
-        first = piece.held.first
-        stored = commits.array(piece.commit, piece.held.stored(slots), name, allocate=scratch.take)
-        view = along(window, slots.axis, piece.low - slots.start, piece.high - slots.start)
-        view[...] = along(stored, slots.axis, piece.low - first, piece.high - first)
+        start, stop = (at - slots.start for at in (piece.low, piece.high))
+        # The commit may hold slots beside those, which are read for the checksum alone.
+        beside = np.empty(
+            (len(rows), piece.held.end - piece.held.first - (stop - start), slot), np.uint8
+        )
+        n_before = piece.low - piece.held.first
+        buffers = [
+            buffer
+            for row, aside in zip(rows, beside, strict=True)
+            for buffer in (
+                aside[:n_before].reshape(-1),
+                row[start * slot : stop * slot],
+                aside[n_before:].reshape(-1),
+            )
+            if len(buffer)
+        ]
+        commits.fill(buffers, piece.commit, piece.held.stored(slots), name)
     return window
 
 

@@ -194,7 +194,7 @@ class Directory:
         draft = FolderDraft(self.root, folder, durable=self.durable)
         try:
             with draft.batch:
-                os.mkdir(draft.partial)
+                os.mkdir(draft.folder)
                 yield draft
         except BaseException:
             draft.undo()
@@ -287,8 +287,8 @@ class _File:
     def __init__(self, path: str, descriptor: int) -> None:
         self._path, self._descriptor = path, descriptor
 
-    def read_into(self, buffer: np.ndarray) -> None:
-        read_into(self._descriptor, buffer, self._path)
+    def read_into(self, *buffers: np.ndarray) -> None:
+        read_into(self._descriptor, buffers, self._path)
 
     def skip(self, nbytes: int) -> None:
         os.lseek(self._descriptor, nbytes, os.SEEK_CUR)

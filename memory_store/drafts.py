@@ -24,21 +24,23 @@ NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errn
 
 
 class FolderDraft:
-    """A commit under a name that readers pass over, until all of it is on disk."""
+    """A commit while it is written: complete or not, nobody reads it before a ref names it.
+
+    So nothing need be on disk before all of it is waited for, once.
+    """
 
     def __init__(self, root: Path, folder: str, *, durable: bool) -> None:
         self.batch = Batch(durable=durable)
-        self._final = os.path.join(root, folder)
-        self.partial = f"{self._final}.partial"
+        self.folder = os.path.join(root, folder)
         self._root = root
         self._durable = durable
         self._arrays: list[str] = []  # their folders
         self._ref: Pending | None = None
 
     def write(self, key: str, buffers: Sequence[Buffer]) -> None:
-        path = f"{self.partial}/{key}"
+        path = f"{self.folder}/{key}"
         array = os.path.dirname(path)
-        if array != self.partial and array not in self._arrays:
+        if array != self.folder and array not in self._arrays:
             os.mkdir(array)
             self._arrays.append(array)
         self.batch.write(path, buffers)
@@ -47,29 +49,19 @@ class FolderDraft:
         return self.batch.call(function, argument)
 
     def keep(self) -> None:
-        with self.batch:
-            self.batch.sync([*self._arrays, self.partial])
-        self._finish()
+        with self.batch:  # its threads end here
+            self.batch.sync([*self._arrays, self.folder, os.path.dirname(self.folder)])
 
     def publish(self, branch: str, seq: int, data: bytes) -> None:
         self._ref = ref = Pending.prepare(self._root, branch, seq, data)
-        with self.batch:  # its threads end here
-            self.batch.write(ref.temporary, [data])
-            self.batch.sync([*self._arrays, self.partial])
-        self._finish()
+        self.batch.write(ref.temporary, [data])
+        self.keep()
         ref.publish(durable=self._durable)
-
-    def _finish(self) -> None:
-        # Only a complete folder loses the mark of a partial one.
-        os.rename(self.partial, self._final)
-        if self._durable:
-            sync_folder(os.path.dirname(self._final))
 
     def undo(self) -> None:
         """Leave the folder as it was, unless the ref got through: then the commit stays."""
         if self._ref is None or not self._ref.is_published():
-            shutil.rmtree(self.partial, ignore_errors=True)
-            shutil.rmtree(self._final, ignore_errors=True)
+            shutil.rmtree(self.folder, ignore_errors=True)
         if self._ref is not None:
             self._ref.temporary.unlink(missing_ok=True)
 

@@ -8,8 +8,10 @@ import errno
 import fcntl
 import os
 import stat
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from memory_store.backend import MAX_DOCUMENT, Buffer, Result, check_found, miss
 from memory_store.errors import Corrupt, StoreError, from_os
 
 THREADS = 8
+MOST_BUFFERS = 512  # that one call fills; systems allow 1,024
 # A pipe or a link that somebody planted is refused rather than waited for or followed.
 READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
 # Folders that others made and keep, or that are on no disk, may refuse to be read or synced.
@@ -67,17 +70,20 @@ def _check_regular(path: str, found: os.stat_result, size: int | None) -> None:
     check_found(path, found.st_size, size)
 
 
-def read_into(descriptor: int, buffer: np.ndarray, path: str) -> None:
-    """Fill `buffer`, one-dimensional uint8, from where the descriptor stands."""
-    view, done = buffer.data, 0
-    while done < len(view):
+def read_into(descriptor: int, buffers: Iterable[np.ndarray], path: str) -> None:
+    """Fill the buffers, one-dimensional uint8, from where the descriptor stands."""
+    views = deque(buffer.data for buffer in buffers if len(buffer))
+    while views:
         try:
-            count = os.readv(descriptor, [view[done:]])
+            count = os.readv(descriptor, [*islice(views, MOST_BUFFERS)])
         except OSError as error:
             raise from_os(error, "reading", path) from error
         if not count:
             raise Corrupt(f"{path}: ends too early. Restore the file from a copy.")
-        done += count
+        while views and count >= len(views[0]):
+            count -= len(views.popleft())
+        if count:
+            views[0] = views[0][count:]
 
 
 def read_document(path: str) -> bytes:
@@ -89,7 +95,7 @@ def read_document(path: str) -> bytes:
     descriptor = open_regular(path, None)
     try:
         buffer = np.empty(min(os.fstat(descriptor).st_size, MAX_DOCUMENT), np.uint8)
-        read_into(descriptor, buffer, path)
+        read_into(descriptor, [buffer], path)
         return buffer.tobytes()
     finally:
         os.close(descriptor)
@@ -189,10 +195,12 @@ class Batch:
             os.close(descriptor)
 
     def sync(self, folders: Iterable[str | Path] = ()) -> None:
-        """Return when the disk holds all files written so far; then, that it holds `folders`."""
+        """Return when the disk holds all files written so far, and the names in `folders`."""
         if self._durable:
-            self._each(sync, self._open)
-            self._each(sync_folder, folders)
+            waits = [self.call(sync, descriptor) for descriptor in self._open]
+            waits += [self.call(sync_folder, folder) for folder in folders]
+            for wait in waits:
+                wait.result()
         self._close()
 
     def call(self, function: Callable[[Any], Result], argument: Any) -> "Future[Result]":
@@ -200,10 +208,6 @@ class Batch:
         if self._pool is None:
             self._pool = ThreadPoolExecutor(THREADS)
         return self._pool.submit(function, argument)
-
-    def _each(self, function: Callable[[Any], None], arguments: Iterable[Any]) -> None:
-        for future in [self.call(function, argument) for argument in arguments]:
-            future.result()
 
     def _close(self) -> None:
         while self._open:

@@ -77,6 +77,9 @@ def collect(
     kept = {ref.commit for refs in histories.values() for ref in retention.kept(refs)}
     kept |= {refs[-1].commit for refs in histories.values() if refs}
     kept |= set(pinned)
+    if retention.log:  # all positions stay within reach: from the beginning, if from nowhere else
+        begins = {refs[0].commit for refs in histories.values() if refs}
+        kept |= {commit for commit in begins if commits.manifest(commit).parent is None}
     needed = {commit.name for commit in kept}
     for commit in kept:
         needed |= {source.commit.name for source in commits.manifest(commit).window}

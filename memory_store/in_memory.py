@@ -161,9 +161,10 @@ class Held:
         self._data = np.frombuffer(data, np.uint8)
         self._at = 0
 
-    def read_into(self, buffer: np.ndarray) -> None:
-        buffer[...] = self._data[self._at : self._at + len(buffer)]
-        self._at += len(buffer)
+    def read_into(self, *buffers: np.ndarray) -> None:
+        for buffer in buffers:
+            buffer[...] = self._data[self._at : self._at + len(buffer)]
+            self._at += len(buffer)
 
     def skip(self, nbytes: int) -> None:
         self._at += nbytes

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from memory_store.commits import Commits, Scratch
+from memory_store.commits import Commits
 from memory_store.delta import assemble, pieces
 from memory_store.errors import Corrupt, Mismatch, NotFound
 from memory_store.header import checked_fingerprints
@@ -65,11 +65,11 @@ def _assembled(
     manifest: Manifest,
     wanted: Callable[[], Iterable[tuple[Commit, Stored, str]]],
 ) -> Snapshot:
-    sources, scratch = manifest.sources(commit), Scratch()
+    sources = manifest.sources(commit)
     with commits.ahead(wanted) as reader:
         windows = {
             name: Window(
-                assemble(name, slots, sources, reader, scratch=scratch),
+                assemble(name, slots, sources, reader),
                 slots.axis,
                 slots.end,
                 slots.capacity,

@@ -132,6 +132,10 @@ class MemoryStore(Protocol):
     def fingerprints(self) -> Mapping[str, str]:
         """The fingerprints given at creation; commits that name none record these."""
 
+    @property
+    def remote(self) -> bool:
+        """Whether it lies where nothing can be locked; see `gc`."""
+
     def branches(self) -> list[str]:
         """The branches that have a head, sorted."""
 
@@ -291,8 +295,8 @@ class MemoryStore(Protocol):
             Corrupt: names the first file that is not as it was written.
         """
 
-    def size(self) -> int:
-        """Bytes of all files of the session."""
+    def size(self, ref: Ref | Commit | None = None) -> int:
+        """Bytes of all files of the session, or of the arrays that one commit itself holds."""
 
     def delete(self) -> None:
         """Remove the session with all its branches.

@@ -16,8 +16,9 @@ class Retention:
         thin: and of the older ones about `last` for each doubling of their age in tokens, instead
             of none. From the nearest one, any position is reached by reading `last`ths of its age
             in tokens again.
-        log: keep the token ids of the others, 4 bytes a token, so that all positions stay within
-            reach. Without, what is older than the oldest snapshot that is kept is forgotten.
+        log: keep the token ids of the others, 4 bytes a token, and the first snapshot, so that all
+            positions stay within reach. Without, what is older than the oldest snapshot that is
+            kept is forgotten.
 
     Raises:
         ValueError: `last` below 1, or thin without `last`.

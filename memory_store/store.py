@@ -52,6 +52,11 @@ class Store:
         """The fingerprints given at creation."""
         return self._header.fingerprints
 
+    @property
+    def remote(self) -> bool:
+        """Whether it lies where nothing can be locked; see `gc`."""
+        return self._backend.remote
+
     def branches(self) -> list[str]:
         """The branches that have a head, sorted."""
         return self._refs.branches()
@@ -188,8 +193,10 @@ class Store:
         refs = [ref for branch in self.branches() for ref in self.refs(branch)]
         return verify(self._commits, [ref.commit for ref in refs], refs=len(refs))
 
-    def size(self) -> int:
-        """Bytes of all files of the session."""
+    def size(self, ref: Ref | Commit | None = None) -> int:
+        """Bytes of all files of the session, or of the arrays that one commit itself holds."""
+        if ref is not None:
+            return self._commits.size(_commit(ref))
         with os_errors("measuring", self.name):
             return self._backend.size()
 

@@ -17,9 +17,7 @@ import typer
 from memory_store import StoreError
 from streamlm.allocator import keep_freed_memory, return_freed_memory
 from streamlm.checkpoint import load_checkpoint
-from streamlm.cli_compare import compare
-from streamlm.cli_convert import app as convert_app
-from streamlm.cli_sessions import (
+from streamlm.cli_common import (
     SPLITS,
     Device,
     Errors,
@@ -35,6 +33,8 @@ from streamlm.cli_sessions import (
     open_sources,
     whole_name,
 )
+from streamlm.cli_compare import compare
+from streamlm.cli_convert import app as convert_app
 from streamlm.cli_suite import Names, Plot, Sequences, Suite, measure_suite
 from streamlm.cli_upkeep import app as sessions_app
 from streamlm.data import load_corpus
@@ -90,6 +90,9 @@ def feed(
     session: Annotated[
         str, typer.Option("--session", metavar="NAME[@BRANCH]", help="Resumed, or begun.")
     ],
+    keep_all: Annotated[
+        bool, typer.Option("--keep-all", help="Of a new session: never let go of old states.")
+    ] = False,
     store: Store = "sessions",
     model: Model = "books",
     device: Device = "auto",
@@ -108,7 +111,7 @@ def feed(
     with (
         interruptible(left_behind),
         open_sources(files, errors) as sources,
-        open_named(store, session, model, device=device, create=True) as target,
+        open_named(store, session, model, device=device, create=True, keep_all=keep_all) as target,
         reading_bar("reading", files) as progress,
     ):
         opened, before = target, target.position

@@ -10,7 +10,7 @@ import typer
 
 from streamlm.allocator import keep_freed_memory
 from streamlm.checkpoint import choose_device
-from streamlm.cli_sessions import Device, Json
+from streamlm.cli_common import Device, Json
 from streamlm.compare import COMPARISONS, load_runs, runs_of, summary
 from streamlm.config import ModelConfig
 from streamlm.display import bar, interruptible, note, output, show_table

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from memory_store import Retention, places
-from streamlm.cli_sessions import Json, Name, Store, app, existing, locate, no_branch, place
+from streamlm.cli_common import Json, Name, Store, existing, locate, no_branch, place
+from streamlm.cli_sessions import app
 from streamlm.display import note, output, size_text
 
 

@@ -1,9 +1,10 @@
 """What the command line shows: progress bars, tables and short reports, drawn with rich."""
 
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from rich.console import Console
@@ -46,6 +47,25 @@ def size_text(n: float) -> str:
 def time_text(seconds: float) -> str:
     """A time since 1970 for people, in the local time zone."""
     return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def parse_time(text: str) -> datetime:
+    """The time that somebody means: a date, with a time of day or not, or a time span ago.
+
+    Raises:
+        ValueError: neither; says what is allowed.
+    """
+    ago = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd])(?:\s+ago)?\s*", text)
+    try:
+        if ago:
+            unit = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}[ago[2]]
+            return datetime.now().astimezone() - timedelta(**{unit: float(ago[1])})
+        return datetime.fromisoformat(text.strip()).astimezone()
+    except (ValueError, OverflowError):
+        raise ValueError(
+            f"time {text!r}; allowed: 2026-03-01, 2026-03-01 18:30, with +02:00 or without, or "
+            "how long ago: 45s, 90m, 2h, 3d"
+        ) from None
 
 
 def duration_text(seconds: float) -> str:

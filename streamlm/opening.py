@@ -1,11 +1,15 @@
 """Opening a session: resume the one that a store keeps, or begin one."""
 
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from memory_store import Corrupt, Locked, NotFound
+from memory_store import Corrupt, Locked, NotFound, Retention
 from streamlm.checkpoint import Checkpoint, load_checkpoint
 from streamlm.session import Session
+
+RETENTION = Retention(last=32, thin=True)
 
 
 def open_session(
@@ -18,6 +22,7 @@ def open_session(
     seed: int = 0,
     device: str = "auto",
     save_every: int = 1 << 14,
+    retention: Retention | None = RETENTION,
 ) -> Session:
     """Resume the session kept at `path`, or begin one there.
 
@@ -30,6 +35,10 @@ def open_session(
         readonly: allow no change, and do not keep other writers out.
         seed: of a new session's random generator.
         save_every: tokens after which the session saves by itself.
+        retention: of a new session, which old states stay when it lets go of some now and then. By
+            default the newest 32, and as many for each doubling of the older ones' age. Token ids
+            stay, so every position can still be rewound to. None keeps all. In object storage
+            nothing is let go of unasked.
 
     Raises:
         ValueError: a URL that is none of these.
@@ -48,7 +57,8 @@ def open_session(
     session.save_every = save_every
     begins = create and not readonly and branch == "main" and not occupied(path)
     if begins:
-        store = create_store(path, fingerprints=checkpoint.fingerprints)
+        policy = {"retention": asdict(retention)} if retention is not None else {}
+        store = create_store(path, attributes=policy, fingerprints=checkpoint.fingerprints)
 
         def forget() -> None:
             if session.saved is not None:
@@ -68,7 +78,9 @@ def open_session(
             "Open one of these."
         )
     try:
-        session._bind(store, branch, ref, readonly=readonly)
+        recorded: Any = store.attributes.get("retention")  # none in sessions of early versions
+        kept = Retention(**recorded) if recorded is not None else None
+        session._bind(store, branch, ref, retention=kept, readonly=readonly)
     except (KeyError, TypeError, ValueError) as error:
         raise Corrupt(
             f"{path}: branch {branch!r} holds no state of such a session ({error!r}). "

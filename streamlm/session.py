@@ -4,20 +4,22 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any, Literal, Self
+from datetime import datetime
+from typing import Literal, Self
 
 import numpy as np
 import torch
 
-from memory_store import Commit, Conflict, MemoryStore, Ref
+from memory_store import MemoryStore, Ref, Retention
 from streamlm.checkpoint import Checkpoint
 from streamlm.memory_report import MemoryReport, observe, window
 from streamlm.reports import Progress, ProgressCallback, ReadReport
+from streamlm.saving import Keeping, TokenLog
 from streamlm.sources import OpenSource, Reading, Source, continue_reading
 from streamlm.state import State
 from streamlm.stops import Stops
 from streamlm.stream import Sampling
-from streamlm.text import REPETITION_WINDOW, TextStream
+from streamlm.text import TextStream
 from streamlm.trail import Trail
 
 
@@ -32,24 +34,20 @@ class Session:
         seed: of the random generator that sampling draws from.
 
     Attributes:
-        branch: the store's branch that it writes to.
-        save_every: tokens after which reading and writing save by themselves.
+        save_every: tokens after which reading and writing save by themselves; reading does so at
+            the ends of segments. It goes on meanwhile.
         readonly: it may be read, scored and forked, not changed.
     """
 
     def __init__(self, checkpoint: Checkpoint, *, seed: int = 0) -> None:
         self.checkpoint = checkpoint
-        self.branch = "main"
         self.save_every = 1 << 14
         self.readonly = False
         self._stream = TextStream.begin(checkpoint, seed=seed)
         self._trail = self._new_trail(self._stream)
-        self._store: MemoryStore | None = None
-        self._ref: Ref | None = None
-        self._unsaved: list[np.ndarray] = []  # ids since the last snapshot, …
-        self._n_unsaved = 0  # … in so many items; an interruption may leave one more
-        self._dirty = False
         self._reading: Reading | None = None
+        self._version = 0  # counts changes
+        self._keeping: Keeping | None = None
         self._seed = seed
         self._closed = False
         self._resources = ExitStack()
@@ -68,17 +66,24 @@ class Session:
 
     @property
     def tail(self) -> str:
-        """Text held back because its last word may not be complete yet."""
-        return self._stream.tail["text"]
+        """Text that has come and was not read yet: its last word may not be complete."""
+        return self.checkpoint.tokenizer.decode(self._stream.ahead) + self._stream.tail["text"]
+
+    @property
+    def branch(self) -> str:
+        """The store's branch that it writes to; "main" without a store."""
+        return self._keeping.branch if self._keeping is not None else "main"
 
     @property
     def saved(self) -> Ref | None:
-        """The newest snapshot of this session, None before the first."""
-        return self._ref
+        """The newest snapshot of this session that is known to be safe, None before the first."""
+        return self._keeping.ref if self._keeping is not None else None
 
     def history(self) -> list[Ref]:
         """All snapshots that the session's branch pointed at, oldest first."""
-        return self._bound("show a history").refs(self.branch)
+        keeping = self._bound("show a history")
+        keeping.settled()
+        return keeping.store.refs(self.branch)
 
     def __enter__(self) -> Self:
         return self
@@ -92,8 +97,10 @@ class Session:
         A closed session may be looked at, scored and forked, not changed.
         """
         try:
-            if self._store is not None and self._dirty and not self.readonly and not self._closed:
-                self.save()
+            if self._keeping is not None and not self.readonly and not self._closed:
+                self._keeping.settled()
+                if self._version != self._keeping.version:
+                    self.save()
         finally:
             self._closed = True
             self._resources.close()
@@ -127,20 +134,21 @@ class Session:
         done = continue_reading(self._reading, opened).done
         report, started = ReadReport(), time.perf_counter()
         report.skipped_bytes = sum(source.n_bytes for source in opened)
+        if len(self._stream.ahead):
+            self._read(self._stream, self._reading, report)
         for source in opened[len(done) :]:
             for block in source:
                 reached = Reading(done, source.n_bytes, source.digest) if source.is_file else None
-                self._feed_block(source, block, errors, report, reading=reached)
+                self._read(self._with_block(source, block, errors), reached, report)
                 report.seconds = time.perf_counter() - started
                 report.position = self.position
-                self._save_when_due()
                 if progress is not None:
                     progress(Progress(source.name, source.n_bytes, source.size, report))
             done = [*done, source.digest]
         if not any(source.n_bytes for source in opened):
             raise ValueError(f"nothing to read: {', '.join(s.name for s in opened)} is empty")
-        if self._store is not None:
-            self._dirty = True
+        if self._keeping is not None:
+            self._version += 1
             self._save(None)
         self._reading = None
         report.seconds = time.perf_counter() - started
@@ -164,61 +172,79 @@ class Session:
         """
         opened = _open_sources(sources)
         other = self._branch_off()
-        other._stream, _ = other._stream.end_text(self.checkpoint)
+        other._end_text()
         report, started = ReadReport(), time.perf_counter()
         for source in opened:
             for block in source:
-                other._feed_block(source, block, errors, report, keep=details)
+                other._read(other._with_block(source, block, errors), None, report, keep=details)
                 report.seconds = time.perf_counter() - started
                 if progress is not None:
                     progress(Progress(source.name, source.n_bytes, source.size, report))
-        other._stream.end_text(self.checkpoint, report=report, keep=details)
+        other._end_text(report, keep=details)
         if not report.tokens:
             raise ValueError(f"nothing to score: {', '.join(s.name for s in opened)} is empty")
         report.seconds, report.position = time.perf_counter() - started, self.position
         return report
 
-    def _feed_block(
-        self,
-        source: OpenSource,
-        block: str | bytes,
-        errors: Literal["strict", "replace"],
-        report: ReadReport,
-        *,
-        keep: bool = False,
-        reading: Reading | None = None,
-    ) -> None:
-        """Read one block as a whole: if this raises, the session is where it was.
-
-        Args:
-            reading: where a reading of files stands after this block.
-        """
+    def _with_block(
+        self, source: OpenSource, block: str | bytes, errors: Literal["strict", "replace"]
+    ) -> TextStream:
+        """The stream with a block to be read."""
         if errors == "strict" and source.is_file and isinstance(block, bytes) and b"\0" in block:
             raise ValueError(
                 f"{source.name} looks binary: it has a NUL byte; allowed: UTF-8 text "
                 "(errors 'replace' reads it all the same)"
             )
         try:
-            stream, ids = self._stream.read_text(
-                self.checkpoint, block, errors=errors, report=report, keep=keep
-            )
+            stream = self._stream.take_text(self.checkpoint, block, errors=errors)
         except ValueError as error:
             size = len(block.encode()) if isinstance(block, str) else len(block)
             at = source.n_bytes - size
             raise ValueError(f"{source.name}, block at byte {at}: {error}") from None
         if errors == "strict" and source.is_file and stream.tail["bytes"]:
             raise ValueError(f"{source.name} ends within a UTF-8 character")
-        self._moved(stream, ids, reading)
+        return stream
+
+    def _end_text(self, report: ReadReport | None = None, *, keep: bool = False) -> None:
+        """Read all the text that has come; what follows begins a new word."""
+        if self._stream.holds_text:
+            stream = self._stream.end_text(self.checkpoint)
+            self._read(stream, self._reading, report, keep=keep)
+
+    def _read(
+        self,
+        stream: TextStream,
+        reading: Reading | None,
+        report: ReadReport | None = None,
+        *,
+        keep: bool = False,
+    ) -> None:
+        """Read the text that has come, and save where it is due.
+
+        Unless it is saved in between, all of it is read, or nothing.
+
+        Args:
+            stream: the session's, perhaps with more text to be read.
+            reading: where a reading of files stands after this text.
+        """
+        while True:
+            limit = self._until_due()
+            stream, ids = stream.read_ahead(self.checkpoint, limit, report=report, keep=keep)
+            self._moved(stream, ids, reading)
+            self._save_when_due()
+            if not len(stream.ahead):
+                return
+            stream = self._stream
 
     def _moved(self, stream: TextStream, ids: np.ndarray, reading: Reading | None) -> None:
-        n_unsaved = self._n_unsaved
-        if self._store is not None and len(ids):
-            self._unsaved[n_unsaved:] = [ids]
-            n_unsaved += 1
-        trail = self._trail.moved(self._stream, ids) if len(ids) else self._trail
+        trail = self._trail
+        if len(ids):
+            trail = trail.moved(self._stream, ids)
+            if self._keeping is not None:
+                self._keeping.log.put(self.position, ids)
         # One statement: an interruption finds either all of it done or nothing.
-        self._stream, self._trail, self._n_unsaved, self._reading, self._dirty = (
-            stream, trail, n_unsaved, reading, True
+        self._stream, self._trail, self._reading, self._version = (
+            stream, trail, reading, self._version + 1
         )  # fmt: skip
 
     # -- what is remembered -----------------------------------------------------------------------
@@ -244,12 +270,10 @@ class Session:
 
     def _whole_trail(self) -> Trail:
         """The trail; where it began with a snapshot, as long as the store can make it."""
-        if self._trail.whole or self._store is None or self._ref is None:
+        if self._trail.whole or self._keeping is None:
             return self._trail
-        commit = self._store.nearest(self._ref, max(0, self._ref.position - self._trail.length))
-        begin, _ = self._load(commit)
-        ids = self._store.tokens(self._ref, commit.position, self._ref.position)
-        return self._new_trail(begin, ids, *self._unsaved[: self._n_unsaved])
+        found = self._keeping.before(self.position, self._trail.length)
+        return self._new_trail(*found) if found is not None else self._trail
 
     # -- writing ----------------------------------------------------------------------------------
 
@@ -302,13 +326,11 @@ class Session:
         self, prompt: str, max_tokens: int, sampling: Sampling, stops: list[str], seed: int | None
     ) -> Iterator[str]:
         if prompt:
-            stream, ids = self._stream.read_text(self.checkpoint, prompt, errors="replace")
-            self._moved(stream, ids, self._reading)
-        if any(self._stream.tail.values()):
-            stream, ids = self._stream.end_text(self.checkpoint)
-            self._moved(stream, ids, self._reading)
+            stream = self._stream.take_text(self.checkpoint, prompt, errors="replace")
+            self._read(stream, self._reading)
+        self._end_text()
         if seed is not None:
-            self._stream = self._stream.seeded(seed)
+            self._stream, self._version = self._stream.seeded(seed), self._version + 1
         text = Stops(stops)
         for _ in range(max_tokens):
             self._writable("generate")  # who reads on may have closed it meanwhile
@@ -339,14 +361,14 @@ class Session:
             other = self._branch_off()
             other._trail = self._whole_trail()
             return other
-        store = self._bound("fork to a branch")
-        if store.head(branch) is not None:
+        keeping = self._bound("fork to a branch")
+        if keeping.store.head(branch) is not None:
             raise ValueError(f"branch {branch!r} exists already; allowed: a new name")
         saved = self.save()
         other = Session(self.checkpoint)
         other.save_every = self.save_every
-        ref = store.publish(saved, branch=branch)
-        other._bind(store, branch, ref)
+        ref = keeping.store.publish(saved, branch=branch)
+        other._bind(keeping.store, branch, ref, retention=keeping.retention)
         return other
 
     def _branch_off(self) -> "Session":
@@ -365,138 +387,118 @@ class Session:
 
     def _save(self, reading: Reading | None) -> Ref:
         """`save`, after which `reading` is what is left to go on with."""
-        store = self._bound("save")
+        keeping = self._bound("save")
         self._writable("save")
-        if self._ref is not None and not self._dirty:
-            return self._ref
-        try:
-            if self._ref is None and self.position:
-                # The empty beginning is a snapshot too, so that every position can be rewound to.
-                begin = TextStream.begin(self.checkpoint, seed=self._seed)
-                self._ref = self._commit(store, begin, np.zeros(0, np.int32), None)
-            # From here on this session and one resumed from the snapshot compute the same bits.
-            self._stream = self._stream.canonical(self.checkpoint)
-            tokens = np.concatenate([np.zeros(0, np.int32), *self._unsaved[: self._n_unsaved]])
-            ref = self._commit(store, self._stream, tokens, reading)
-            self._ref, self._unsaved, self._n_unsaved, self._dirty = ref, [], 0, False
-        except Conflict:
-            raise
-        except BaseException:
-            self._catch_up(store)
-            raise
+        keeping.settled()
+        if keeping.ref is None or self._version != keeping.version:
+            self._begin_save(keeping, reading)
+            keeping.settle()
         self._reading = reading
-        return ref
+        assert keeping.ref is not None
+        return keeping.ref
 
-    def _catch_up(self, store: MemoryStore) -> None:
-        """After an interrupted commit: take note of it if it got through all the same."""
-        head = store.head(self.branch)
-        if head is None or head == self._ref:
-            return
-        if head.position == self.position:
-            self._unsaved, self._n_unsaved = [], 0
-        self._ref = head
+    def _begin_save(self, keeping: Keeping, reading: Reading | None) -> None:
+        # From here on this session and one resumed from the snapshot compute the same bits.
+        self._stream = self._stream.canonical(self.checkpoint)
+        keeping.begin(self._stream, reading, version=self._version)
 
-    def _commit(
-        self, store: MemoryStore, stream: TextStream, tokens: np.ndarray, reading: Reading | None
-    ) -> Ref:
-        attributes = {"reading": reading.to_json() if reading else None}
-        return store.commit(
-            stream.to_snapshot(self.checkpoint, tokens=tokens, attributes=attributes),
-            branch=self.branch,
-            parent=self._ref,
-            fingerprints=self.checkpoint.fingerprints,
-        )
+    def _save_when_due(self) -> None:
+        keeping = self._keeping
+        if keeping is not None and self.position - keeping.begun >= self.save_every:
+            self._writable("save")
+            keeping.settle()
+            self._begin_save(keeping, self._reading)
 
-    def rewind(self, *, tokens: int | None = None, snapshot: Ref | int | None = None) -> None:
-        """Go back to a token position or a snapshot; history keeps what was, so it can be undone.
+    def _until_due(self) -> int | None:
+        """Tokens to the end of a segment at which the session is to be saved, if it is kept."""
+        if self._keeping is None:
+            return None
+        length = self.checkpoint.model.config.segment_len
+        due = max(self._keeping.begun + self.save_every, self.position + 1)
+        return -(-due // length) * length - self.position
+
+    def rewind(
+        self,
+        *,
+        tokens: int | None = None,
+        snapshot: Ref | int | None = None,
+        time: datetime | float | None = None,
+    ) -> None:
+        """Go back to a position, a snapshot or a time; history keeps what was: it can be undone.
 
         Args:
             tokens: the position: from the nearest snapshot before it, the token log is replayed.
                 Text that was held back there, not yet a token, is forgotten.
             snapshot: an entry of `history()`, or its `seq`.
+            time: to where the branch stood then: a datetime, or seconds since 1970.
 
         Raises:
-            ValueError: neither or both given, or out of range; the session stays as it is.
+            ValueError: not just one is given, or it is out of range; the session stays as it is.
         """
-        if (tokens is None) == (snapshot is None):
-            raise ValueError("allowed: either tokens=… or snapshot=…")
-        store = self._bound("rewind")
+        if sum(goal is not None for goal in (tokens, snapshot, time)) != 1:
+            raise ValueError("allowed: one of tokens=…, snapshot=… and time=…")
+        keeping = self._bound("rewind")
         self._writable("rewind")
         head = self.save()
-        replay = np.zeros(0, np.int32)
         if tokens is not None:
-            if not 0 <= tokens <= self.position:
-                raise ValueError(f"tokens = {tokens}; allowed: 0 to {self.position}")
-            commit = store.nearest(head, tokens)
-            replay = store.tokens(head, commit.position, tokens)
+            commit, ids = keeping.way_to(head, tokens)
         else:
-            refs = {ref.seq: ref for ref in store.refs(self.branch)}
-            seq = snapshot.seq if isinstance(snapshot, Ref) else snapshot
-            if seq not in refs or (isinstance(snapshot, Ref) and snapshot != refs[seq]):
-                allowed = f"0 to {max(refs)}, or an entry of history()"
-                raise ValueError(f"snapshot = {snapshot}; allowed: {allowed}")
-            commit = refs[seq].commit
-            if not store.is_whole(commit):  # its tokens are still there
-                tokens = commit.position
-                commit = store.nearest(refs[seq], tokens)
-                replay = store.tokens(refs[seq], commit.position, tokens)
+            ref = keeping.snapshot_at(snapshot, time)
+            commit, ids = ref.commit, None
+            if not keeping.store.is_whole(commit):  # its tokens are still there
+                commit, ids = keeping.way_to(ref, ref.position)
         if commit != head.commit:
-            loaded = self._load(commit)  # first, for it may be damaged
+            loaded = keeping.load(commit)  # first, for it may be damaged
             try:
-                store.publish(commit, branch=self.branch)
+                keeping.store.publish(commit, branch=self.branch)
             finally:  # interrupted or not, the session stands where the branch does
-                moved = store.head(self.branch)
-                if moved is not None and moved != self._ref and moved.commit == commit:
-                    self._restore(moved, loaded)
-        if tokens is not None and (len(replay) or any(self._stream.tail.values())):
+                moved = keeping.store.head(self.branch)
+                if moved is not None and moved != keeping.ref and moved.commit == commit:
+                    self._restore(keeping, moved, loaded)
+        if ids is not None and (len(ids) or self._stream.holds_text):
             # The snapshot's tail is part of what is replayed; its reading is not gone on with.
-            stream = self._stream.read_ids(self.checkpoint, replay)
-            self._moved(stream.without_tail(self.checkpoint), replay, None)
+            stream = self._stream.read_ids(self.checkpoint, ids)
+            self._moved(stream.without_held_text(self.checkpoint), ids, None)
             self.save()
-
-    def _save_when_due(self) -> None:
-        if self._n_unsaved and self.position - self._saved_position >= self.save_every:
-            self.save()
-
-    @property
-    def _saved_position(self) -> int:
-        return self._ref.position if self._ref is not None else 0
 
     def _bind(
-        self, store: MemoryStore, branch: str, ref: Ref | None, *, readonly: bool = False
+        self,
+        store: MemoryStore,
+        branch: str,
+        ref: Ref | None,
+        *,
+        retention: Retention | None,
+        readonly: bool = False,
     ) -> None:
         """Keep this session in `store`, going on from `ref`."""
-        self._store, self.branch, self.readonly = store, branch, readonly
+        self.readonly = readonly
+        keeping = Keeping(
+            store, branch, checkpoint=self.checkpoint, seed=self._seed, retention=retention
+        )
         if not readonly:
             self._resources.enter_context(store.writer(branch))
         try:
             if not readonly:
                 ref = store.head(branch)  # who held the branch until now may have moved it
             if ref is not None:
-                self._restore(ref, self._load(ref))
+                self._restore(keeping, ref, keeping.load(ref))
+            self._keeping = keeping
         except BaseException:
             self._resources.close()
             raise
 
-    def _load(self, source: Ref | Commit) -> tuple[TextStream, Reading | None]:
-        store = self._bound("resume")
-        snapshot = store.load(source, fingerprints=self.checkpoint.fingerprints)
-        reading: Any = snapshot.attributes["reading"]
-        start = max(0, snapshot.position - REPETITION_WINDOW)
-        recent = store.tokens(source, start, snapshot.position)
-        stream = TextStream.from_snapshot(self.checkpoint, snapshot, recent=recent)
-        return stream, Reading(**reading) if reading else None
+    def _restore(
+        self, keeping: Keeping, ref: Ref, loaded: tuple[TextStream, Reading | None]
+    ) -> None:
+        trail, log = self._new_trail(loaded[0]), TokenLog()
+        self._stream, self._reading, self._trail, keeping.ref, keeping.log, keeping.version = (
+            *loaded, trail, ref, log, self._version
+        )  # fmt: skip
 
-    def _restore(self, ref: Ref, loaded: tuple[TextStream, Reading | None]) -> None:
-        trail = self._new_trail(loaded[0])
-        self._stream, self._reading = loaded
-        self._trail = trail
-        self._ref, self._unsaved, self._n_unsaved, self._dirty = ref, [], 0, False
-
-    def _bound(self, doing: str) -> MemoryStore:
-        if self._store is None:
+    def _bound(self, doing: str) -> Keeping:
+        if self._keeping is None:
             raise ValueError(f"cannot {doing}: this session has no store; use streamlm.open(path)")
-        return self._store
+        return self._keeping
 
     def _writable(self, doing: str) -> None:
         if self._closed:

@@ -38,13 +38,24 @@ class SlotCounts:
 
 
 def to_snapshot(
-    state: State, config: ModelConfig, *, tokens: np.ndarray, attributes: Mapping[str, Any]
+    state: State,
+    config: ModelConfig,
+    *,
+    arrays: Mapping[str, np.ndarray],
+    tokens: np.ndarray,
+    attributes: Mapping[str, Any],
 ) -> Snapshot:
-    """The snapshot of a stream of one row; `tokens` are those read since the parent commit."""
+    """The snapshot of a stream of one row.
+
+    Args:
+        arrays: what else is kept; empty ones are left out.
+        tokens: ids read since the parent commit.
+        attributes: small state.
+    """
     position = int(state.position)
     counts = SlotCounts.at(position, config)
-    arrays = state.to_numpy()
-    past = arrays.pop("past")  # [L, filled, W]
+    parts = state.to_numpy()
+    past = parts.pop("past")  # [L, filled, W]
     assert past.shape[1] == counts.memory + counts.compressed
     windows = {}
     if config.memory_len:
@@ -57,7 +68,7 @@ def to_snapshot(
     return Snapshot(
         position=position,
         windows=windows,
-        arrays={name: array for name, array in arrays.items() if array.size},
+        arrays={name: array for name, array in {**parts, **arrays}.items() if array.size},
         tokens=tokens.astype(np.int32),
         attributes={**attributes, "stored_dtype": dtype},
     )

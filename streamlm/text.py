@@ -32,7 +32,8 @@ class TextStream:
         state: what the model remembers; it has read everything but the newest token.
         pending: the newest token, bos at the beginning.
         recent: the newest REPETITION_WINDOW tokens.
-        tail: `StreamEncoder.state`, text that could still merge with what follows.
+        ahead: ids of text that has come and is to be read next.
+        tail: `StreamEncoder.state`, the text behind them that could still merge with what follows.
         cut: `StreamDecoder.state`, bytes of a character that writing has begun.
         random: state of the PCG64 generator that sampling draws from.
     """
@@ -40,6 +41,7 @@ class TextStream:
     state: State
     pending: int
     recent: np.ndarray
+    ahead: np.ndarray
     tail: Mapping[str, str]
     cut: Mapping[str, str]
     random: Mapping[str, Any]
@@ -52,6 +54,7 @@ class TextStream:
             state=checkpoint.model.init_state(1),
             pending=tokenizer.bos_id,
             recent=np.zeros(0, np.int32),
+            ahead=np.zeros(0, np.int32),
             tail=StreamEncoder(tokenizer).state,
             cut=StreamDecoder(tokenizer).state,
             random=np.random.PCG64(seed).state,
@@ -68,36 +71,45 @@ class TextStream:
 
     # -- reading ----------------------------------------------------------------------------------
 
-    def read_text(
-        self,
-        checkpoint: Checkpoint,
-        block: str | bytes,
-        *,
-        errors: Errors = "strict",
-        report: ReadReport | None = None,
-        keep: bool = False,
-    ) -> tuple["TextStream", np.ndarray]:
-        """Read a block of text but for the tail that could still merge with what follows.
+    @property
+    def holds_text(self) -> bool:
+        """Has text come that was not read yet?"""
+        return bool(len(self.ahead) or any(self.tail.values()))
 
-        Returns:
-            The stream afterwards, and the ids read.
+    def take_text(
+        self, checkpoint: Checkpoint, block: str | bytes, *, errors: Errors = "strict"
+    ) -> "TextStream":
+        """The stream with a block of text to be read; the model has not seen it yet.
 
         Raises:
             ValueError: invalid text under "strict".
         """
         encoder = StreamEncoder(checkpoint.tokenizer, errors, state=self.tail)
         ids = encoder.encode(block)
-        stream = self.read_ids(checkpoint, ids, report=report, keep=keep)
-        return replace(stream, tail=encoder.state), ids
+        return replace(self, ahead=np.concatenate([self.ahead, ids]), tail=encoder.state)
 
-    def end_text(
-        self, checkpoint: Checkpoint, *, report: ReadReport | None = None, keep: bool = False
-    ) -> tuple["TextStream", np.ndarray]:
-        """Read the tail too: the text ends here, and what follows begins a new word."""
+    def end_text(self, checkpoint: Checkpoint) -> "TextStream":
+        """The stream with the tail to be read too: what follows begins a new word."""
         encoder = StreamEncoder(checkpoint.tokenizer, state=self.tail)
         ids = encoder.flush()
+        return replace(self, ahead=np.concatenate([self.ahead, ids]), tail=encoder.state)
+
+    def read_ahead(
+        self,
+        checkpoint: Checkpoint,
+        limit: int | None = None,
+        *,
+        report: ReadReport | None = None,
+        keep: bool = False,
+    ) -> tuple["TextStream", np.ndarray]:
+        """Read the text that has come, `limit` tokens of it at most.
+
+        Returns:
+            The stream afterwards, and the ids read.
+        """
+        ids = self.ahead[:limit]
         stream = self.read_ids(checkpoint, ids, report=report, keep=keep)
-        return replace(stream, tail=encoder.state), ids
+        return replace(stream, ahead=self.ahead[len(ids) :]), ids
 
     def read_ids(
         self,
@@ -128,9 +140,10 @@ class TextStream:
             cut=StreamDecoder(tokenizer).state,
         )
 
-    def without_tail(self, checkpoint: Checkpoint) -> "TextStream":
-        """The same stream with the held-back text forgotten."""
-        return replace(self, tail=StreamEncoder(checkpoint.tokenizer).state)
+    def without_held_text(self, checkpoint: Checkpoint) -> "TextStream":
+        """The same stream with the text forgotten that was not read yet."""
+        tail = StreamEncoder(checkpoint.tokenizer).state
+        return replace(self, ahead=np.zeros(0, np.int32), tail=tail)
 
     # -- writing ----------------------------------------------------------------------------------
 
@@ -175,7 +188,11 @@ class TextStream:
             "random": dict(self.random),
         }
         return to_snapshot(
-            self.state, checkpoint.model.config, tokens=tokens, attributes={**small, **attributes}
+            self.state,
+            checkpoint.model.config,
+            arrays={"ahead": self.ahead},
+            tokens=tokens,
+            attributes={**small, **attributes},
         )
 
     @classmethod
@@ -184,10 +201,15 @@ class TextStream:
     ) -> "TextStream":
         """The stream that `to_snapshot` saved; `recent` are the newest tokens of the log."""
         attributes: Any = snapshot.attributes
+        ahead = snapshot.arrays.get("ahead", np.zeros(0, np.int32))
+        ids = range(checkpoint.model.config.vocab_size)
+        if ahead.dtype != np.int32 or ahead.ndim != 1 or not {*ahead.tolist()} <= {*ids}:
+            raise ValueError(f"ahead of {ahead.dtype} {ahead.shape}: not ids of this vocabulary")
         return cls(
             state=to_state(snapshot, checkpoint.model),
             pending=attributes["pending"],
             recent=recent,
+            ahead=ahead,
             tail=attributes["tail"],
             cut=attributes["cut"],
             random=attributes["random"],

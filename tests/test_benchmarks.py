@@ -182,17 +182,26 @@ def test_endless_text_goes_round_and_stops(tmp_path: Path) -> None:
     assert text.startswith("abc" * 50) and set(text) == set("abc") and 400 <= len(text) < 600
 
 
-def test_store_measures_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_store_measures_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Checkpoint, prose: Callable[..., str]
+) -> None:
+    book = tmp_path / "book.txt"
+    book.write_text(prose(900), encoding="utf-8")
+    monkeypatch.setattr(store, "models", lambda: {"tiny": tiny})
+    monkeypatch.setattr(store, "READ", {"tiny": 3000})
     monkeypatch.setattr(store, "STATES", {"12.6 MB": (2, 160, 8)})
     monkeypatch.setattr(store, "SMALL", (1, 160, 2))
     monkeypatch.setattr(store, "EVERY", 20)
     monkeypatch.setattr(store, "TOKENS", 64)
     options = ["--repeats", "2", "--commits", "80", "--folder", str(tmp_path / "runs")]
+    options += ["--data", str(book), "--threads", "1"]
     store.main([*options, "--out", str(tmp_path)])
     figures = json.loads((tmp_path / "store.json").read_text())["figures"]
     found = figures["costs"]["12.6 MB"]
     assert found["state_bytes"] == 2 * (2 * 160 + 1) * 8 * 2
     assert found["added_bytes"] == 2 * (128 + 32 + 1) * 8 * 2 + 128 * 4
+    reading = figures["feeding"]["tiny"]
+    assert reading["commits"] >= reading["segments"] > 10 and reading["to_none"]["median"] > 0
     assert figures["forks"]["share"] > 0
     ends = [policy["curve"][-1] for policy in figures["years"].values()]
     assert [index for index, _ in ends] == [80] * 4

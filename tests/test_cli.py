@@ -16,6 +16,7 @@ import termios
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -303,10 +304,12 @@ def test_sessions(kept: CommandLine) -> None:
         assert row.keys() == {"name", "position", "saved", "bytes"}
     shown = kept.works("sessions", "show", "s", "--json").json
     assert shown.keys() == {
-        *("name", "path", "bytes", "branches", "pins", "position", "snapshots"),
+        *("name", "path", "bytes", "branches", "pins", "retention", "position", "snapshots"),
     }
     for snapshot in shown["snapshots"]:
-        assert snapshot.keys() == {"snapshot", "position", "saved", "commit", "kept"}
+        assert snapshot.keys() == {
+            *("snapshot", "position", "saved", "commit", "bytes", "kept"),
+        }
     start = shown["position"]
 
     forked = kept.works("sessions", "fork", "s", "draft", "--json").json
@@ -329,6 +332,45 @@ def test_sessions(kept: CommandLine) -> None:
         assert text.err == "" and "\x1b" not in text.out
         assert all(line == line.rstrip() for line in text.out.splitlines())
     assert re.search(rf"(?m)^s +{start} +\S+ \w+ +\d{{4}}-", kept.works("sessions", "list").out)
+
+
+def test_rewinding_to_a_time(kept: CommandLine) -> None:
+    snapshots = kept.works("sessions", "show", "s", "--json").json["snapshots"]
+    end = snapshots[-1]["position"]
+    begin = datetime.fromtimestamp(snapshots[0]["saved"] + 0.0005)  # of the empty beginning
+    for then in (begin.isoformat(), begin.isoformat(sep=" "), f"{begin.astimezone()}"):
+        back = kept.works("sessions", "rewind", "s", "--time", then, "--json").json
+        assert back == {"name": "s", "from": end, "position": 0}
+        kept.works("sessions", "rewind", "s", "--snapshot", snapshots[-1]["snapshot"])
+    assert kept.works("sessions", "rewind", "s", "--time", "0s ago", "--json").json["from"] == end
+    for then, message in (
+        ("99999999d", "time '99999999d'; allowed: 2026-03-01, "),
+        ("soon", "time 'soon'; allowed: 2026-03-01, "),
+        ("2h", r"allowed: \d{4}-\d\d-\d\dT.* or later"),
+    ):
+        refuses(kept, message, "sessions", "rewind", "s", "--time", then)
+
+
+def test_a_long_history_and_what_is_kept_of_it(kept: CommandLine, tmp_path: Path) -> None:
+    for _ in range(11):
+        for seq in (0, 1):
+            kept.works("sessions", "rewind", "s", "--snapshot", seq)
+    facts = kept.works("sessions", "show", "s", "--json").json
+    n, sizes = len(facts["snapshots"]), [each["bytes"] for each in facts["snapshots"]]
+    assert n > 20 and sizes[0] < 1000 < sizes[1] and facts["retention"]["last"] == 32
+    shown = kept.works("sessions", "show", "s").out
+    assert f"the newest 20 of {n} snapshots; --all lists the others" in shown
+    assert "keeps the newest 32 states, and all tokens; thins out the older ones by age" in shown
+    every = kept.works("sessions", "show", "s", "--all").out
+    assert len(every.splitlines()) == len(shown.splitlines()) + n - 21
+    kept.works("feed", "text.txt", "--session", "new", "--keep-all")
+    assert "keeps all states" in kept.works("sessions", "show", "new").out
+    kept.works("sessions", "gc", "s", "--last", 1)
+    text = kept.works("sessions", "show", "s").out
+    assert "tokens only" not in text  # the beginning, and what the head and a branch stand on
+    name = DirectoryStore.open("sessions/s.zarr").refs("main")[1].commit.name
+    (tmp_path / "sessions" / "s.zarr" / "commits" / name / "zarr.json").write_bytes(b"{}")
+    assert "damaged" in kept.works("sessions", "show", "s").out
 
 
 def test_show_memory(kept: CommandLine, model: Path, tmp_path: Path) -> None:
@@ -559,8 +601,11 @@ def test_what_was_read_before_bad_text_is_kept(
         ("sessions fork s side", "branch 'side' exists already; allowed: a new name"),
         ("sessions fork s main", "branch 'main' exists already"),
         ("sessions delete s@side --yes", "'s@side' is a branch; allowed: a session"),
-        ("sessions rewind s", "allowed: one of --tokens and --snapshot"),
-        ("sessions rewind s --tokens 1 --snapshot 1", "allowed: one of --tokens and --snapshot"),
+        ("sessions rewind s", "allowed: one of --tokens, --snapshot and --time"),
+        (
+            "sessions rewind s --tokens 1 --snapshot 1",
+            "allowed: one of --tokens, --snapshot and --time",
+        ),
         ("sessions rewind s --tokens 99999", "tokens = 99999; allowed: 0 to "),
         ("sessions rewind s --tokens -1", "tokens = -1; allowed: 0 to "),
         ("sessions rewind s --snapshot 99", "snapshot = 99; allowed: 0 to 1"),

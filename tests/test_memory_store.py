@@ -211,17 +211,17 @@ def test_leftovers_are_swept_when_they_are_old(tmp_path: Path) -> None:
     ref = store.commit(stream.snapshot(), parent=None)
     orphan = store.path / "commits" / f"{7:012d}-{'a' * 32}"
     shutil.copytree(store.path / "commits" / ref.commit.name, orphan)
-    partial = orphan.with_name(f"{orphan.name}.partial")
-    shutil.copytree(orphan, partial)
+    going_on = orphan.with_name(f"{7:012d}-{'b' * 32}")
+    shutil.copytree(orphan, going_on)
     temporary = store.path / "refs" / "main" / ".tmp-1"
     temporary.write_bytes(b"half")
     assert store.gc().leftovers == 0  # somebody may be writing them
-    for path in [orphan, partial, temporary]:
+    for path in [orphan, going_on, temporary]:
         for each in [path, *path.rglob("*")]:
             os.utime(each, (0, 0))
-    (partial / "late").write_bytes(b"")  # this one goes on
+    (going_on / "late").write_bytes(b"")
     assert store.gc(dry_run=True).leftovers == store.gc().leftovers == 2
-    assert not orphan.exists() and not temporary.exists() and partial.exists()
+    assert not orphan.exists() and not temporary.exists() and going_on.exists()
     assert store.verify().commits == 1
 
 

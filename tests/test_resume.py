@@ -179,6 +179,35 @@ def test_what_is_compared_tells_states_apart(answers: dict[str, tuple[Any, Any]]
         assert len(set(digests)) == 5
 
 
+OTHER_THREADS = """
+import sys, torch
+import streamlm
+torch.set_num_threads(int(sys.argv[3]))
+with streamlm.open(sys.argv[1], streamlm.load(sys.argv[2], device="cpu"), create=False) as session:
+    print(session.state.digest())
+    session.feed(" And so on, upon the sea. ")
+    text = "".join(session.generate("He said", max_tokens=40, temperature=1.5, top_p=1.0))
+    print(text.encode().hex())
+"""
+
+
+def test_other_thread_counts_go_on_with_the_same_tokens(
+    tiny_folder: Callable[..., Path], prose: Callable[..., str], tmp_path: Path
+) -> None:
+    folder, answers = tiny_folder(), []
+    with streamlm.open(tmp_path / "s.zarr", load_checkpoint(folder, device="cpu")) as session:
+        session.feed([prose(150)])
+        digest = session.state.digest()
+    for threads in (1, 2, 3):
+        path = tmp_path / f"{threads}.zarr"
+        shutil.copytree(tmp_path / "s.zarr", path)
+        command = [sys.executable, "-c", OTHER_THREADS, str(path), str(folder), str(threads)]
+        found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        answers.append(found.stdout.split())
+    assert answers[0][0] == digest and len(answers[0][1]) > 40
+    assert answers[1] == answers[2] == answers[0]
+
+
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 def test_saving_changes_no_result(
     compression: str, tiny_folder: Callable[..., Path], prose: Callable[..., str], tmp_path: Path

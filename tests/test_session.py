@@ -23,6 +23,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import streamlm
+import streamlm.saving
 import streamlm.session
 import streamlm.sources
 import streamlm.text
@@ -490,11 +491,14 @@ def test_ctrl_c_may_come_at_any_line(
     small_blocks: int,
 ) -> None:
     files = book(2)
-    modules = [[streamlm.session], [streamlm.session, streamlm.text, streamlm.sources]]
+    modules = [
+        [streamlm.session, streamlm.saving],
+        [streamlm.session, streamlm.saving, streamlm.text, streamlm.sources],
+    ]
     chance = random.Random(2)
     # Each line of the first blocks and the first save, and any lines of all the rest.
-    moments = [(n, modules[0], save) for save in (True, False) for n in range(1, 71)]
-    moments += [(chance.randrange(1, 160), modules[1], bool(n % 2)) for n in range(20)]
+    moments = [(n, modules[0], save) for save in (True, False) for n in range(1, 121)]
+    moments += [(chance.randrange(1, 220), modules[1], bool(n % 2)) for n in range(20)]
     session, n_read = open_("0", save_every=150), 0
     for n, where, save in moments:
         try:
@@ -1074,8 +1078,10 @@ def test_rewind_to_the_beginning_forgets_everything(first: str, open_: Open) -> 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, r"allowed: either tokens=… or snapshot=…"),
-        ({"tokens": 1, "snapshot": 1}, r"allowed: either tokens=… or snapshot=…"),
+        ({}, r"allowed: one of tokens=…, snapshot=… and time=…"),
+        ({"tokens": 1, "snapshot": 1}, r"allowed: one of tokens=…, snapshot=… and time=…"),
+        ({"snapshot": 1, "time": 1e9}, r"allowed: one of tokens=…, snapshot=… and time=…"),
+        ({"time": 1e9}, r"time = 1000000000\.0; allowed: \d{4}-\d\d-\d\dT.* or later"),
         ({"tokens": -1}, r"tokens = -1; allowed: 0 to \d+"),
         ({"tokens": 10**6}, r"tokens = 1000000; allowed: 0 to \d+"),
         ({"snapshot": -1}, r"snapshot = -1; allowed: 0 to 5"),
@@ -1461,5 +1467,5 @@ def test_with_a_store_what_was_saved_is_let_go(open_: Open, prose: Prose) -> Non
     for seed in range(3):
         session.feed([prose(200, seed=seed)])
         session.save()
-        sizes.append(bytes_held(session._unsaved, session._stream.recent))
+        sizes.append(bytes_held(session._bound("count").log, session._stream.recent))
     assert sizes[1] == sizes[2]

@@ -178,10 +178,10 @@ def test_the_disk_holds_all_before_the_ref(tmp_path: Path, monkeypatch: pytest.M
     assert not missing([path], synced)
     stream.read(4, memory=4)
     first = store.commit(stream.snapshot(), parent=None)
-    renamed, linked = at_link
+    (linked,) = at_link
     folder = path / "commits" / first.commit.name
     ref = path / "refs" / "main" / "000000000000.json"
-    assert not missing([folder, *folder.rglob("*"), ref], renamed)
+    assert not missing([folder, *folder.rglob("*"), ref], linked)
     assert not missing([path / "commits", path / "refs", path], linked)
     assert not missing([path / "refs" / "main"], synced)
 

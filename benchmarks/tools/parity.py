@@ -159,7 +159,7 @@ def moved(compression: str, device: str) -> dict[str, float]:
     with exact():
         _, state = advance(model, tokens[:, :cut], model.init_state(1))
         log = tokens[0, :cut].numpy()
-        saved = to_snapshot(state, config, tokens=log, attributes={})
+        saved = to_snapshot(state, config, arrays={}, tokens=log, attributes={})
         loaded = to_state(saved, other)
         same = loaded.digest() == state.digest()
         last, state = advance(model, tokens[:, cut:], state)
