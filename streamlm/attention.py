@@ -6,8 +6,6 @@ u and w are the paper's u and v. Key columns are slots in time order, so the dis
 is the difference of their columns.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -26,13 +24,6 @@ def relative_shift(scores: Tensor) -> Tensor:
     return scores.reshape(*lead, k + 1, t)[..., 1:, :].reshape(*lead, t, k)
 
 
-def _by_distance(query: Tensor, positions: Tensor) -> Tensor:
-    """[B, H, t, E] and [H, K+1, E] of the distances K, …, 0 → scores by key [B, H, t, K]."""
-    if query.shape[2] == 1:  # one query: every distance already stands at its key
-        return query @ positions[:, 1:].mT
-    return relative_shift(query @ positions.mT)
-
-
 def attention_mask(filled: Tensor, past_len: int, length: int, n_queries: int) -> Tensor:
     """True where a query may look: [B, 1, t, P + length + t].
 
@@ -49,22 +40,6 @@ def attention_mask(filled: Tensor, past_len: int, length: int, n_queries: int) -
     return (causal[None] & real[:, None])[:, None]
 
 
-@dataclass(frozen=True, eq=False)
-class Far:
-    """Where compressed slots stand, if they are not in one row with the rest.
-
-    Attributes:
-        positions: [H, n+1, E], projected distances n, …, 0 of a row of n columns that ends with the
-            last query.
-        columns: those of the row at which the compressed slots stand.
-        bias: [H, E], w for them.
-    """
-
-    positions: Tensor
-    columns: slice
-    bias: Tensor
-
-
 class RelativeAttention(nn.Module):
     """Multi-head attention with relative positions; no biases on q, k, v and o.
 
@@ -72,9 +47,7 @@ class RelativeAttention(nn.Module):
     as long as the weights stand still.
     """
 
-    def __init__(
-        self, d_model: int, n_heads: int, head_dim: int, dropout: float, *, sonnet: bool = False
-    ) -> None:
+    def __init__(self, d_model: int, n_heads: int, head_dim: int, dropout: float) -> None:
         super().__init__()
         self.n_heads = n_heads
         self.head_dim = head_dim
@@ -84,7 +57,6 @@ class RelativeAttention(nn.Module):
         self.key_value = nn.Linear(d_model, 2 * inner, bias=False)
         self.position = nn.Linear(d_model, inner, bias=False)
         self.output = nn.Linear(inner, d_model, bias=False)
-        self.far_position = nn.Linear(d_model, inner, bias=False) if sonnet else None
 
     def project(self, slots: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of slots: [B, n, W] → two [B, H, n, E]."""
@@ -92,37 +64,30 @@ class RelativeAttention(nn.Module):
         key, value = both.permute(2, 0, 3, 1, 4).unbind(0)  # [B, n, 2, H, E] → [2, B, H, n, E]
         return key, value
 
-    def project_positions(self, table: Tensor) -> tuple[Tensor, Tensor | None]:
-        """W_R R, and with far positions those too: [n, D] → [H, n, E]."""
-
-        def heads(projected: Tensor) -> Tensor:
-            return projected.unflatten(1, (self.n_heads, self.head_dim)).transpose(0, 1)
-
-        far = None if self.far_position is None else heads(self.far_position(table))
-        return heads(self.position(table)), far
+    def project_positions(self, table: Tensor) -> Tensor:
+        """W_R R: [n, D] → [H, n, E]."""
+        projected: Tensor = self.position(table)
+        return projected.unflatten(1, (self.n_heads, self.head_dim)).transpose(0, 1)
 
     def queries(self, x: Tensor) -> Tensor:
         """[B, t, D] → [B, H, t, E], divided by √E, which scales both terms of the scores."""
         query: Tensor = self.query(x).unflatten(2, (self.n_heads, self.head_dim)).transpose(1, 2)
         return query * self.head_dim**-0.5
 
-    def position_scores(
-        self, query: Tensor, w: Tensor, positions: Tensor, far: Far | None
-    ) -> Tensor:
+    def position_scores(self, query: Tensor, w: Tensor, positions: Tensor) -> Tensor:
         """(q_i + w)·r of every query and key.
 
         Args:
             query: [B, H, t, E], divided by √E; w: [H, E].
-            positions: [H, K+1, E]; with `far`, of the columns after the compressed ones.
+            positions: [H, K+1, E], of the distances K, …, 0.
 
         Returns:
-            [B, H, t, K], compressed slots included.
+            [B, H, t, K].
         """
-        near = _by_distance(query + self._scaled(w), positions)
-        if far is None:
-            return near
-        old = _by_distance(query + self._scaled(far.bias), far.positions)[..., far.columns]
-        return torch.cat([old, near], dim=3)
+        query = query + self._scaled(w)
+        if query.shape[2] == 1:  # one query: every distance already stands at its key
+            return query @ positions[:, 1:].mT
+        return relative_shift(query @ positions.mT)
 
     def _scaled(self, bias: Tensor) -> Tensor:
         return bias[:, None] * self.head_dim**-0.5  # [H, E] → [H, 1, E]
@@ -136,7 +101,6 @@ class RelativeAttention(nn.Module):
         positions: Tensor,
         biases: tuple[Tensor, Tensor],
         mask: Tensor,
-        far: Far | None = None,
         want_weights: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """One layer of attention.
@@ -144,7 +108,7 @@ class RelativeAttention(nn.Module):
         Args:
             x: [B, t, D] inputs of the queries, which stand on the last t key columns.
             key, value: [B, H, K, E].
-            positions, far: see `position_scores`.
+            positions: see `position_scores`.
             biases: u and w, each [H, E].
             mask: [B or 1, 1, t, K], True where a query may look.
             want_weights: also return the attention weights, at the price of the fused kernel.
@@ -154,7 +118,7 @@ class RelativeAttention(nn.Module):
         """
         query = self.queries(x)
         u, w = biases
-        scores = self.position_scores(query, w, positions, far)
+        scores = self.position_scores(query, w, positions)
         bias = scores.masked_fill(~mask, -torch.inf)
         content = query + self._scaled(u)
         dropout = self.dropout if self.training else 0.0

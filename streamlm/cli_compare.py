@@ -23,7 +23,6 @@ class What(StrEnum):
     """What is exchanged."""
 
     ABLATION = "ablation"
-    POSITIONS = "positions"
 
 
 def compare(

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from streamlm.config import COMPRESSED_POSITIONS, TRAINED_BY, ModelConfig, TrainConfig
+from streamlm.config import TRAINED_BY, ModelConfig, TrainConfig
 from streamlm.data import Corpus
 from streamlm.evaluate import evaluate
 from streamlm.model import Model
@@ -31,9 +31,7 @@ UNTRAINED = ("max", "mean", "most-used")
 # What the others are compared with: as many slots, none of them compressed.
 DROP = "drop, same slots"
 # A model that compresses nothing.
-PLAIN: dict[str, Any] = {
-    "compressed_len": 0, "compression_loss": "none", "compressed_positions": "concat"
-}  # fmt: skip
+PLAIN: dict[str, Any] = {"compressed_len": 0, "compression_loss": "none"}
 
 # Student's t, two-sided 95 %, by degrees of freedom.
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
@@ -75,14 +73,6 @@ def ablation(base: ModelConfig) -> list[Variant]:
     return variants
 
 
-def positions(base: ModelConfig) -> list[Variant]:
-    """Where compressed slots stand, everything else as in the recipe."""
-    return [
-        Variant(places, replace(base, compressed_positions=places))
-        for places in COMPRESSED_POSITIONS
-    ]
-
-
 @dataclass(frozen=True)
 class Comparison:
     """What is exchanged, and which variant the others are compared with."""
@@ -91,10 +81,7 @@ class Comparison:
     reference: str
 
 
-COMPARISONS = {
-    "ablation": Comparison(ablation, DROP),
-    "positions": Comparison(positions, "concat"),
-}
+COMPARISONS = {"ablation": Comparison(ablation, DROP)}
 
 
 @dataclass(frozen=True)
@@ -260,7 +247,7 @@ def begin_alike(
     loaded = trainer.model.load_state_dict(weights, strict=False)
     own = ("compressors.", "decoders.")
     assert not loaded.unexpected_keys
-    assert all(name.startswith(own) or "far_position" in name for name in loaded.missing_keys)
+    assert all(name.startswith(own) for name in loaded.missing_keys)
     torch.manual_seed(seed)  # dropout draws the same from here on
 
 

@@ -19,10 +19,8 @@ JOINT = "joint-attention-reconstruction"
 # The losses that can train a compression; those not named have nothing to train.
 TRAINED_BY = {"conv": COMPRESSION_LOSSES, "dilated": COMPRESSION_LOSSES, "select": ("none", JOINT)}
 NORMS = ("post", "pre")
-COMPRESSED_POSITIONS = ("concat", "sonnet", "age")
-SELECTING = ("most-used", "select")  # keep slots whole
 # Settings newer than the first checkpoints; see ModelConfig.architecture.
-NEWER = {"cutoffs", "div_val", "embed_dim", "clamp_len", "compressed_positions"}
+NEWER = {"cutoffs", "div_val", "embed_dim", "clamp_len"}
 
 
 def _require(condition: bool, name: str, given: object, allowed: str) -> None:
@@ -92,10 +90,6 @@ class ModelConfig(_Config):
             commit never leaves slots over.
         compression: one of COMPRESSIONS (Compressive Transformer, §3.2; "select" is our own).
         compression_loss: one of COMPRESSION_LOSSES; see TRAINED_BY for which goes with which.
-        compressed_positions: how far away compressed slots stand. "concat": counted in slots, in
-            one row with the rest; "sonnet": as if they stood next to the segment, with a projection
-            and a bias of their own (DeepMind's Sonnet); "age": counted in tokens, to the newest of
-            those that a slot stands for.
         norm: "post" as in the papers, or "pre" (slots are normalised when they are read).
         final_norm: a LayerNorm before the output, usual with "pre".
         shared_bias: one pair of position biases u and w for all layers, or one pair per layer.
@@ -130,7 +124,6 @@ class ModelConfig(_Config):
     div_val: int = 1
     embed_dim: int = 0
     clamp_len: int = 0
-    compressed_positions: str = "concat"
 
     def __post_init__(self) -> None:
         cutoffs: object = self.cutoffs
@@ -170,11 +163,6 @@ class ModelConfig(_Config):
                 allowed = f"at least segment_len = {self.segment_len} with {needs!r}"
                 good = self.memory_len >= self.segment_len
                 _require(good, "memory_len", self.memory_len, allowed)
-        places: tuple[str, ...] = COMPRESSED_POSITIONS
-        if self.compressed_len and self.compression in SELECTING:
-            places = COMPRESSED_POSITIONS[:2]  # the age of what is kept is not regular
-        name = f"compressed_positions with compression {self.compression!r}"
-        _require(self.compressed_positions in places, name, self.compressed_positions, _or(places))
         _require(self.norm in NORMS, "norm", self.norm, _or(NORMS))
         for name in ("dropout", "attention_dropout"):
             value = getattr(self, name)

@@ -18,7 +18,6 @@ class Layer(nn.Module):
             config.n_heads,
             config.head_dim,
             config.attention_dropout,
-            sonnet=config.compressed_positions == "sonnet",
         )
         self.attention_norm = nn.LayerNorm(width)
         self.feed_forward = nn.Sequential(

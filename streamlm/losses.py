@@ -107,9 +107,8 @@ def joint_attention_reconstruction(model: Model, eviction: Eviction) -> Tensor:
             context = layer.read(torch.cat([eviction.past[index], eviction.queries[index]], dim=1))
             query = attention.queries(context[:, -config.segment_len :])
             key, value = attention.project(context)
-            projected = attention.project_positions(model.position_table)
-            places = model.places(index, projected, config.segment_len)
-            scores = attention.position_scores(query, w, *places)
+            positions = attention.project_positions(model.position_table)
+            scores = attention.position_scores(query, w, positions)
             bias = scores.masked_fill(~mask, -torch.inf)
             content = query + u[:, None] * config.head_dim**-0.5
             wanted = F.scaled_dot_product_attention(content, key, value, attn_mask=bias, scale=1.0)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from streamlm.adaptive import AdaptiveEmbedding
-from streamlm.attention import Far, attention_mask
+from streamlm.attention import attention_mask
 from streamlm.cache import build_cache, committed_cache
 from streamlm.compression import COMPRESSORS, Conv, Dilated, Select
 from streamlm.config import ModelConfig
@@ -25,7 +25,6 @@ from streamlm.positions import sinusoid
 from streamlm.state import Cache, State
 
 Observer = Callable[[int, Tensor], None]
-Projected = tuple[Tensor, Tensor | None]  # of every distance: [H, n, E], and far ones if any
 
 
 class Model(nn.Module):
@@ -48,10 +47,6 @@ class Model(nn.Module):
         n_biases = 1 if config.shared_bias else config.n_layers
         self.content_bias = nn.Parameter(torch.empty(n_biases, config.n_heads, config.head_dim))
         self.position_bias = nn.Parameter(torch.empty(n_biases, config.n_heads, config.head_dim))
-        sonnet = config.compressed_positions == "sonnet"
-        self.far_position_bias = (
-            nn.Parameter(torch.empty_like(self.position_bias)) if sonnet else None
-        )
         self.final_norm = nn.LayerNorm(config.d_model) if config.final_norm else nn.Identity()
         self.output_bias = nn.Parameter(torch.empty(config.vocab_size))
         self.dropout = nn.Dropout(config.dropout)
@@ -67,11 +62,9 @@ class Model(nn.Module):
             for _ in range(n_compressors if auto_encoding else 0)
         )
         longest = config.past_len + config.segment_len
-        if config.compressed_positions == "age":
-            longest += config.compressed_len * (config.compression_rate - 1)
         table = sinusoid(longest + 1, width, clamp=config.clamp_len)
         self.register_buffer("position_table", table, persistent=False)
-        self._projected_positions: tuple[int, list[Projected]] | None = None
+        self._projected_positions: tuple[int, list[Tensor]] | None = None
         self._mode_changes = 0
         self.reset_parameters()
 
@@ -92,8 +85,6 @@ class Model(nn.Module):
             nn.init.normal_(self.embedding.weight, std=std)
         nn.init.normal_(self.content_bias, std=std)
         nn.init.normal_(self.position_bias, std=std)
-        if self.far_position_bias is not None:
-            nn.init.normal_(self.far_position_bias, std=std)
         nn.init.zeros_(self.output_bias)
         for compressor in self.compressors:
             if isinstance(compressor, (Conv, Dilated, Select)):
@@ -189,7 +180,7 @@ class Model(nn.Module):
     def _read_training(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         config, length, t = self.config, state.length, x.shape[1]
         mask = attention_mask(state.filled, config.past_len, length, t)
-        table = self.dropout(self.position_table)
+        table = self.dropout(self.position_table)[-(config.past_len + length + t + 1) :]
         inputs, usage = [], []
         for index, layer in enumerate(self._layers):
             inputs.append(x.detach())
@@ -197,15 +188,11 @@ class Model(nn.Module):
             context = torch.cat([state.past[index], state.segment[index, :, :length], x], dim=1)
             context = layer.read(context)
             key, value = layer.attention.project(context)
-            positions, far = self.places(
-                index, layer.attention.project_positions(table), length + t
-            )
             attended, weights = layer.attention.attend(
                 context[:, -t:],
                 key,
                 value,
-                positions=positions,
-                far=far,
+                positions=layer.attention.project_positions(table),
                 biases=self.biases(index),
                 mask=mask,
                 want_weights=self.config.wants_usage,
@@ -234,13 +221,11 @@ class Model(nn.Module):
             key, value = layer.attention.project(seen)
             cache.keys[index][:, :, start:stop] = key
             cache.values[index][:, :, start:stop] = value
-            positions, far = self.places(index, all_positions[index], length + t)
             attended, weights = layer.attention.attend(
                 seen,
                 cache.keys[index][:, :, :stop],
                 cache.values[index][:, :, :stop],
-                positions=positions,
-                far=far,
+                positions=all_positions[index][:, -(stop + 1) :],
                 biases=self.biases(index),
                 mask=mask,
                 want_weights=self.config.wants_usage or observe is not None,
@@ -274,28 +259,6 @@ class Model(nn.Module):
         """u and w of a layer, each [H, E]."""
         index = 0 if self.config.shared_bias else index
         return self.content_bias[index], self.position_bias[index]
-
-    def places(self, index: int, projected: Projected, n_open: int) -> tuple[Tensor, Far | None]:
-        """What the queries of a segment with n_open tokens need of projected distances.
-
-        Args:
-            projected: of the whole table, which ends with distance 0.
-
-        Returns:
-            positions and far, as `RelativeAttention.position_scores` takes them.
-        """
-        config = self.config
-        near, far = projected
-        c_len, rate = config.compressed_len, config.compression_rate
-        if config.compressed_positions == "concat" or not c_len:
-            return near[:, -(config.past_len + n_open + 1) :], None
-        bias = self.biases(index)[1]
-        columns, row = slice(rate - 1, rate * c_len, rate), rate * c_len + config.memory_len
-        if far is not None and self.far_position_bias is not None:
-            bias = self.far_position_bias[0 if config.shared_bias else index]
-            columns, row = slice(0, c_len), c_len  # as if there were no memory between
-        of_row = (near if far is None else far)[:, -(row + n_open + 1) :]
-        return near[:, -(config.memory_len + n_open + 1) :], Far(of_row, columns, bias)
 
     # -- closing a segment ------------------------------------------------------------------------
 
@@ -384,7 +347,6 @@ class Model(nn.Module):
             for weight in (
                 layer.attention.key_value.weight,
                 layer.attention.position.weight,
-                *(layer.attention.far_position or nn.Identity()).parameters(),
                 *layer.attention_norm.parameters(),
             )
         ]
@@ -396,7 +358,7 @@ class Model(nn.Module):
         self._mode_changes += mode != self.training
         return super().train(mode)
 
-    def _positions(self) -> list[Projected]:
+    def _positions(self) -> list[Tensor]:
         """`project_positions` of every layer and distance, computed once per weights."""
         version = self._weights_version
         held = self._projected_positions

@@ -64,7 +64,7 @@ def test_attention_is_the_formula(past_len: int, length: int, t: int, want_weigh
         context[:, -t:],
         key,
         value,
-        positions=attention.project_positions(table)[0],
+        positions=attention.project_positions(table),
         biases=(u, w),
         mask=attention_mask(filled, past_len, length, t),
         want_weights=want_weights,
@@ -113,9 +113,7 @@ def test_empty_slots_and_the_future_weigh_nothing_at_all() -> None:
     attention = layer()
     filled = torch.tensor([2, 2])
     context = leaf(B, 8, D, seed=20).detach()
-    positions, _ = attention.project_positions(
-        torch.stack([sinusoid(n, D) for n in range(8, -1, -1)])
-    )
+    positions = attention.project_positions(torch.stack([sinusoid(n, D) for n in range(8, -1, -1)]))
     biases = (leaf(H, E, seed=21), leaf(H, E, seed=22))
 
     def attend(context: Tensor) -> Tensor:
@@ -142,7 +140,7 @@ def test_attention_dropout_only_in_training(want_weights: bool) -> None:
         key, value = attention.project(context)
         zero = torch.zeros(H, E, dtype=torch.float64)
         mask = attention_mask(torch.tensor([0, 0]), 0, 0, 6)
-        positions = attention.project_positions(table)[0]
+        positions = attention.project_positions(table)
         options = {"positions": positions, "biases": (zero, zero), "mask": mask}
         return attention.attend(context, key, value, want_weights=want_weights, **options)[0]
 

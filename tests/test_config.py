@@ -56,19 +56,6 @@ REFUSED: list[tuple[dict[str, object], str]] = [
         {"compression": "most-used", "compression_loss": "none", "memory_len": 64},
         "memory_len = 64; allowed: at least segment_len = 128 with 'most-used'",
     ),
-    (
-        {"compressed_positions": "true"},
-        "compressed_positions with compression 'conv' = 'true'; "
-        "allowed: 'concat' or 'sonnet' or 'age'",
-    ),
-    (
-        {
-            "compressed_positions": "age",
-            "compression": "select",
-            "compression_loss": "none",
-        },
-        "compressed_positions with compression 'select' = 'age'; allowed: 'concat' or 'sonnet'",
-    ),
     ({"norm": "rms"}, "norm = 'rms'; allowed: 'post' or 'pre'"),
     ({"dropout": 1.0}, "dropout = 1.0; allowed: a number in [0, 1)"),
     ({"attention_dropout": -0.1}, "attention_dropout = -0.1; allowed: a number in [0, 1)"),

@@ -25,8 +25,6 @@ SHAPES: dict[str, dict[str, object]] = {
     "shared-bias": {"shared_bias": True, "norm": "pre", "final_norm": True},
     "adaptive": {"cutoffs": (4, 7), "div_val": 2, "clamp_len": 5},
     "adaptive-one-table": {"cutoffs": (4, 7), "embed_dim": 6},
-    "sonnet": {"compressed_positions": "sonnet"},
-    "age": {"compressed_positions": "age", "memory_len": 4},
     "bptt": {"compression_loss": "bptt", "compression": "dilated"},
 }
 MODELS = {**KINDS, **SHAPES}

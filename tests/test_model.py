@@ -34,10 +34,6 @@ SHAPES: dict[str, dict[str, object]] = {
     "one-token segments": {"segment_len": 1, "compression_rate": 1},
     "shared biases, final norm": {"shared_bias": True, "final_norm": True, "norm": "pre"},
     "one layer": {"n_layers": 1},
-    "sonnet": {"compressed_positions": "sonnet", "compression": "select"},
-    "sonnet, shared": {"compressed_positions": "sonnet", "shared_bias": True, "norm": "pre"},
-    "age": {"compressed_positions": "age"},
-    "age, rate 1": {"compressed_positions": "age", "compression_rate": 1, "norm": "pre"},
 }
 KINDS = [{"compression": c, "norm": n} for c in COMPRESSIONS for n in NORMS]
 
@@ -57,7 +53,6 @@ def reference(model: Model, weights: dict[str, Tensor] | None = None) -> Referen
         rate=config.compression_rate,
         kind=config.compression,
         norm=config.norm,
-        positions=config.compressed_positions,
         bptt=config.compression_loss == "bptt",
     )
 

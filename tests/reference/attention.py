@@ -4,7 +4,7 @@ Everything here is for one stream: a list of slots, oldest first, none of them e
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -28,14 +28,11 @@ def relative_attention(
     w_o: Tensor,
     u: Tensor,
     w: Tensor,
-    place: Callable[[int, int], tuple[int, Tensor, Tensor]] | None = None,
 ) -> tuple[list[Tensor], list[list[list[float]]]]:
     """A_ij = [(q_i + u)·k_j + (q_i + w)·r_{i-j}] / √e, out_i = W_o [softmax(A_i) v].
 
     Args:
         queries: t vectors, standing on the last t slots of `context`.
-        place: for the columns of a query and a slot their distance, and the w_r and w to use with
-            it; without, their difference, w_r and w.
         w_q, w_r: [H·e, d]; w_kv: [2·H·e, d], keys above values; w_o: [d, H·e]; u, w: [H, e].
 
     Returns:
@@ -52,9 +49,8 @@ def relative_attention(
             scores, values = [], []
             for j in range(at + 1):
                 k = w_kv[: n_heads * head_dim][rows] @ context[j]
-                distance, w_r_j, w_j = place(at, j) if place else (at - j, w_r, w)
-                r = w_r_j[rows] @ sinusoid(distance, len(x))
-                scores.append(((q + u[h]) @ k + (q + w_j[h]) @ r) / math.sqrt(head_dim))
+                r = w_r[rows] @ sinusoid(at - j, len(x))
+                scores.append(((q + u[h]) @ k + (q + w[h]) @ r) / math.sqrt(head_dim))
                 values.append(w_kv[n_heads * head_dim :][rows] @ context[j])
             p = softmax(scores)
             heads.append(sum((p_j * v for p_j, v in zip(p, values, strict=True)), 0 * q))

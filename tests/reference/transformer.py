@@ -47,7 +47,6 @@ class Reference:
         rate: int,
         kind: str,
         norm: str,
-        positions: str = "concat",
         bptt: bool = False,
     ) -> None:
         self.weights, self.n_layers = weights, n_layers
@@ -57,7 +56,6 @@ class Reference:
             compressed_len,
         )
         self.rate, self.kind, self.norm, self.bptt = rate, kind, norm, bptt
-        self.positions = positions
         self.memory: list[list[Slot]] = [[] for _ in range(n_layers)]
         self.compressed: list[list[Tensor]] = [[] for _ in range(n_layers)]
 
@@ -93,7 +91,6 @@ class Reference:
             w_o=self.weights[f"{name}.attention.output.weight"],
             u=self.weights["content_bias"][0 if shared else index],
             w=self.weights["position_bias"][0 if shared else index],
-            place=lambda at, j: self._place(index, at, j),
         )
         for heads in attention:
             for j, slot in enumerate(self.memory[index]):
@@ -108,22 +105,6 @@ class Reference:
                 x = self._norm(f"{name}.attention_norm", h + a)
                 out.append(self._norm(f"{name}.feed_forward_norm", x + self._feed_forward(name, x)))
         return out
-
-    def _place(self, index: int, at: int, j: int) -> tuple[int, Tensor, Tensor]:
-        """Distance of query and slot, by their columns, and the weights that go with it."""
-        own = 0 if len(self.weights["content_bias"]) == 1 else index
-        w_r = self.weights[f"layers.{index}.attention.position.weight"]
-        w, n_old, n_memory = self.weights["position_bias"][own], *self._lengths(index)
-        if j >= n_old or self.positions == "concat":
-            return at - j, w_r, w
-        if self.positions == "sonnet":  # as if there were no memory in between
-            far = self.weights[f"layers.{index}.attention.far_position.weight"]
-            return at - n_memory - j, far, self.weights["far_position_bias"][own]
-        younger = n_old - 1 - j  # compressed slots, each standing for `rate` tokens
-        return at - j + younger * (self.rate - 1), w_r, w
-
-    def _lengths(self, index: int) -> tuple[int, int]:
-        return len(self.compressed[index]), len(self.memory[index])
 
     def _commit(self, index: int, inputs: list[Tensor]) -> Evicted:
         slots = self.memory[index] + [Slot(vector, []) for vector in inputs]
