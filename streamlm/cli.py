@@ -1,4 +1,4 @@
-"""The command line: feed, generate, score, sessions, train, eval, compare, convert."""
+"""The command line: feed, generate, score, sessions, train, eval, compare, convert, forecast."""
 
 import io
 import json
@@ -35,6 +35,7 @@ from streamlm.cli_common import (
 )
 from streamlm.cli_compare import compare
 from streamlm.cli_convert import app as convert_app
+from streamlm.cli_forecast import app as forecast_app
 from streamlm.cli_suite import Names, Plot, Sequences, Suite, measure_suite
 from streamlm.cli_upkeep import app as sessions_app
 from streamlm.data import load_corpus
@@ -64,6 +65,7 @@ app = typer.Typer(
 )
 app.add_typer(sessions_app, name="sessions")
 app.add_typer(convert_app, name="convert")
+app.add_typer(forecast_app, name="forecast")
 app.command()(compare)
 
 

@@ -1,0 +1,128 @@
+"""ProbSparse attention: only the queries that differ most from the average attend.
+
+Informer (Zhou et al., AAAI 2021), §3.1 and eq. 3 and 4. Queries are measured on a few sampled keys;
+the u best ones get their softmax over all keys, the "lazy" others the mean of the values.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Lazy = Literal["sum", "mean"]
+
+
+def few(length: int, factor: int) -> int:
+    """c·⌈ln L⌉, at most L: how many keys are sampled, or queries chosen."""
+    return min(length, factor * math.ceil(math.log(length))) if length > 1 else length
+
+
+def sparsity(query: Tensor, key: Tensor, sample: Tensor) -> Tensor:
+    """The max-mean measure of each query on sampled keys: [B, H, L].
+
+    As in the authors' code, the sum is divided by the number of all keys, not of the sampled ones.
+
+    Args:
+        query: [B, H, L, E]; key: [B, H, K, E].
+        sample: [L, U], the keys that each query is measured on.
+    """
+    largest = torch.full(query.shape[:3], -torch.inf, dtype=query.dtype, device=query.device)
+    total = torch.zeros_like(largest)
+    for column in sample.unbind(1):  # never all L·U keys at once
+        scores = (query * key[:, :, column]).sum(dim=3)
+        largest, total = torch.maximum(largest, scores), total + scores
+    return largest - total / key.shape[2]
+
+
+def prob_sparse(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    factor: int,
+    causal: bool,
+    sample: Tensor,
+    lazy: Lazy = "sum",
+) -> Tensor:
+    """ProbSparse attention of all heads: [B, H, L, E].
+
+    Args:
+        query: [B, H, L, E]; key, value: [B, H, K, E].
+        factor: c, of the number u of queries that attend.
+        causal: hide later keys from the attending queries. Their choice still looks at all of
+            them: this is no language model. Only for L = K.
+        sample: [L, U]; see `sparsity`.
+        lazy: what the others get when `causal`: the sum of all values so far (the authors' code),
+            or their mean (the paper). Without, the mean of all values.
+    """
+    b, h, n, width = query.shape
+    with torch.no_grad():
+        chosen = sparsity(query, key, sample).topk(few(n, factor), dim=2).indices  # [B, H, u]
+    rows = chosen[..., None].expand(-1, -1, -1, width)
+    mask = None
+    if causal:
+        mask = torch.arange(n, device=query.device) <= chosen[..., None]  # [B, H, u, K]
+        context = value.cumsum(dim=2)
+        if lazy == "mean":
+            context = context / torch.arange(1, n + 1, device=query.device)[:, None]
+    else:
+        context = value.mean(dim=2, keepdim=True).expand(b, h, n, -1)
+    attended = F.scaled_dot_product_attention(query.gather(2, rows), key, value, attn_mask=mask)
+    return context.scatter(2, rows, attended)
+
+
+class Attention(nn.Module):
+    """Multi-head attention, full or ProbSparse, with biases on all projections.
+
+    Args:
+        factor: c of ProbSparse; None attends fully.
+        causal: hide later keys.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        n_heads: int,
+        *,
+        factor: int | None,
+        causal: bool = False,
+        lazy: Lazy = "sum",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.n_heads, self.factor, self.causal, self.lazy = n_heads, factor, causal, lazy
+        self.dropout = dropout
+        self.query = nn.Linear(d_model, d_model)
+        self.key = nn.Linear(d_model, d_model)
+        self.value = nn.Linear(d_model, d_model)
+        self.output = nn.Linear(d_model, d_model)
+
+    def forward(self, x: Tensor, context: Tensor, sample: Tensor | None = None) -> Tensor:
+        """[B, L, D] looks at [B, K, D]; `sample` instead of keys drawn at random."""
+        query, key, value = (
+            project(source).unflatten(2, (self.n_heads, -1)).transpose(1, 2)
+            for project, source in ((self.query, x), (self.key, context), (self.value, context))
+        )
+        if self.factor is None:
+            dropout = self.dropout if self.training else 0.0
+            heads = F.scaled_dot_product_attention(
+                query, key, value, is_causal=self.causal, dropout_p=dropout
+            )
+        else:
+            if sample is None:
+                n_keys = key.shape[2]
+                size = (query.shape[2], few(n_keys, self.factor))
+                sample = torch.randint(n_keys, size, device=x.device)
+            heads = prob_sparse(
+                query,
+                key,
+                value,
+                factor=self.factor,
+                causal=self.causal,
+                sample=sample,
+                lazy=self.lazy,
+            )
+        out: Tensor = self.output(heads.transpose(1, 2).flatten(2))
+        return out
