@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import books, compressors, drift, gpu, store, stream
+from benchmarks import books, compressors, drift, forecast, gpu, store, stream
 from benchmarks.tools import compressors as tools
 from benchmarks.tools.compressors import ppmd_size, primed_ppmd
 from benchmarks.tools.positions import Bins, compared, curve, linear_edges, log_edges
@@ -17,6 +17,8 @@ from benchmarks.tools.reading import endless_text
 from benchmarks.tools.reads import NONE, RECENT, WHOLE, encode_books, read_books
 from benchmarks.tools.timing import median_interval, ratio, side_by_side
 from streamlm.checkpoint import Checkpoint
+from streamlm.forecast.config import ForecastConfig
+from streamlm.forecast.series import Series
 from streamlm.session import Session
 
 
@@ -209,3 +211,28 @@ def test_store_measures_what_it_says(
     assert sizes == sorted(sizes, reverse=True) and sizes[0] > sizes[2] > sizes[3]
     assert (tmp_path / "store.png").stat().st_size > 10_000
     assert not list((tmp_path / "runs").iterdir())
+
+
+def test_forecast_compares_what_it_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forecast, "LENGTHS", {key: (16, 8) for key in forecast.LENGTHS})
+    monkeypatch.setattr(forecast, "WIDTHS", {False: (16, 16)})
+    data = tmp_path / "series.csv"
+    dates = np.datetime64("2016-07-01T00", "s") + np.arange(900) * np.timedelta64(3600, "s")
+    rows = (f"{date},{n % 7},{n % 5}" for n, date in enumerate(dates))
+    data.write_text("\n".join(["date,x,OT", *rows]), encoding="utf-8")
+    options = ["--data", str(data), "--epochs", "1", "--seeds", "2", "--threads", "1"]
+    options += ["--horizons", "24", "--models", "informer", "nlinear", "--device", "cpu"]
+    options += ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path)]
+    forecast.main(options)
+    found = json.loads((tmp_path / "forecast.json").read_text())["figures"]["rows"]
+    models = ["informer", "nlinear", "unchanged"]
+    assert [row["model"] for row in found] == models * 2
+    for row in found[:2]:
+        errors = row["mse"]
+        assert errors["low"] <= errors["mean"] <= errors["high"] and len(errors["seeds"]) == 2
+    one = forecast.unchanged(Series.load(data), ForecastConfig(input_len=16, horizon=24))
+    assert one["mse"] == pytest.approx(found[2]["mse"]["mean"]) and one["mse"] > 0.5
+    assert (tmp_path / "forecast.png").stat().st_size > 5000
+    trained = list((tmp_path / "runs").iterdir())
+    forecast.main(options)  # nothing is trained twice
+    assert len(trained) == 8 and trained == list((tmp_path / "runs").iterdir())
