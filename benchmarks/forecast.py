@@ -3,7 +3,7 @@
     python -m benchmarks.forecast --threads 1           # narrower models, for a CPU
     python -m benchmarks.forecast --full                # the authors' sizes, for a GPU
 
-Series, splits and scale are those of the paper, and with `--full` input and label lengths too. Every
+Series, splits and scale are those of the paper; with `--full`, input and label lengths too. Every
 window of the test part counts. Runs that are finished are kept in --runs, and one that was stopped
 goes on after its last epoch.
 """
