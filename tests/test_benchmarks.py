@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import books, compressors, drift, forecast, gpu, store, stream
+from benchmarks import books, compressors, drift, forecast, gpu, linformer, store, stream
 from benchmarks.tools import compressors as tools
 from benchmarks.tools.compressors import ppmd_size, primed_ppmd
 from benchmarks.tools.positions import Bins, compared, curve, linear_edges, log_edges
@@ -230,9 +230,39 @@ def test_forecast_compares_what_it_trained(tmp_path: Path, monkeypatch: pytest.M
     for row in found[:2]:
         errors = row["mse"]
         assert errors["low"] <= errors["mean"] <= errors["high"] and len(errors["seeds"]) == 2
-    one = forecast.unchanged(Series.load(data), ForecastConfig(input_len=16, horizon=24))
+    one = forecast.unchanged(Series.load(data), ForecastConfig(input_len=16, label_len=8, horizon=24))
     assert one["mse"] == pytest.approx(found[2]["mse"]["mean"]) and one["mse"] > 0.5
     assert (tmp_path / "forecast.png").stat().st_size > 5000
     trained = list((tmp_path / "runs").iterdir())
     forecast.main(options)  # nothing is trained twice
     assert len(trained) == 8 and trained == list((tmp_path / "runs").iterdir())
+
+
+def test_linformer_trains_twins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Checkpoint, prose: Callable[..., str]
+) -> None:
+    for name, value in (("WINDOW", 16), ("PROJECTED", 4), ("TESTED", 2), ("KS", (8, 16))):
+        monkeypatch.setattr(linformer, name, value)
+    (tmp_path / "t.model").write_bytes(tiny.tokenizer.model_bytes)
+    (tmp_path / "text.txt").write_text(prose(400), encoding="utf-8")
+    recipe = tmp_path / "recipe.toml"
+    files = f'["{tmp_path}/text.txt"]'
+    recipe.write_text(
+        f'[data]\ntokenizer = "{tmp_path}/t.model"\ntrain = {files}\nvalid = {files}\n'
+    )
+    options = ["--recipe", str(recipe), "--steps", "3", "--seeds", "2", "--lengths", "32"]
+    options += ["--layers", "2", "--threads", "1", "--device", "cpu", "--repeats", "2"]
+    linformer.main([*options, "--runs", str(tmp_path / "runs"), "--out", str(tmp_path)])
+    figures = json.loads((tmp_path / "linformer.json").read_text())["figures"]
+    assert list(figures["guessing"]) == list(linformer.VARIANTS)
+    losses = {name: [run["loss"] for run in runs] for name, runs in figures["guessing"].items()}
+    assert all(3 < loss < 12 for both in losses.values() for loss in both)
+    assert len({tuple(both) for both in losses.values()}) == len(losses)
+    assert [row["n"] for row in figures["speed"]] == [32, 32]
+    assert (tmp_path / "linformer.png").stat().st_size > 5000
+    config = linformer.EncoderConfig(vocab_size=9, n_layers=1, d_model=8, n_heads=2, window=8)
+    full, short = (
+        linformer.begin(linformer.replace(config, projected_len=n), seed=3).state_dict()
+        for n in (0, 4)
+    )
+    assert all(bool((short[name] == weight).all()) for name, weight in full.items())

@@ -26,7 +26,7 @@ LAYERS: tuple[set[str], ...] = (
     {"saving", "trail"},
     {"convert", "evaluate", "recipe", "session"},
     {"opening", "train"},
-    {"compare", "forecast", "tasks"},
+    {"compare", "encoder", "forecast", "tasks"},
     {"streamlm"},
     {"display"},
     {"compare_plot", "memory_view"},

@@ -1,0 +1,1 @@
+"""Other ways to treat what is far away, one file each."""
