@@ -230,7 +230,8 @@ def test_forecast_compares_what_it_trained(tmp_path: Path, monkeypatch: pytest.M
     for row in found[:2]:
         errors = row["mse"]
         assert errors["low"] <= errors["mean"] <= errors["high"] and len(errors["seeds"]) == 2
-    one = forecast.unchanged(Series.load(data), ForecastConfig(input_len=16, label_len=8, horizon=24))
+    config = ForecastConfig(input_len=16, label_len=8, horizon=24)
+    one = forecast.unchanged(Series.load(data), config)
     assert one["mse"] == pytest.approx(found[2]["mse"]["mean"]) and one["mse"] > 0.5
     assert (tmp_path / "forecast.png").stat().st_size > 5000
     trained = list((tmp_path / "runs").iterdir())
