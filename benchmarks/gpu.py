@@ -27,8 +27,8 @@ from benchmarks.tools import parity
 from benchmarks.tools.streaming import stream_figures
 from benchmarks.tools.training import recipe_configs, train_steps, ways_of_training
 from streamlm.config import COMPRESSIONS
+from streamlm.heads import build_model
 from streamlm.machine import describe, write_results
-from streamlm.model import Model
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 1e-4  # relative difference of float32 results that counts as agreement
@@ -114,7 +114,7 @@ def run_streaming(options: argparse.Namespace) -> dict[str, Any]:
     """One stream: reading and writing speed, time and memory after 1,000 and 200,000 tokens."""
     _, config, _ = recipe_configs(options.recipe, tiny=options.tiny)
     torch.manual_seed(0)
-    model = Model(config).to(options.device).eval().requires_grad_(False)
+    model = build_model(config).to(options.device).eval().requires_grad_(False)
     sizes = {"short": 256, "long": 2048, "rows": 4} if options.tiny else {}
     return stream_figures(
         model, **{"short": 1000, "long": 200_000, "rows": 32, "repeats": options.steps, **sizes}

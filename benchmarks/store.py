@@ -28,8 +28,8 @@ from streamlm.checkpoint import Checkpoint
 from streamlm.config import ModelConfig
 from streamlm.data import read_documents
 from streamlm.display import bar, output
+from streamlm.heads import build_model
 from streamlm.machine import usable_cores, write_results
-from streamlm.model import Model
 from streamlm.plots import BLUE, GREEN, GREY, ORANGE, panels, save, tokens_text
 
 SEGMENT, COMPRESSED = 128, 32
@@ -149,7 +149,7 @@ def models() -> dict[str, Checkpoint]:
         norm="pre",
         final_norm=True,
     )
-    return {"bundled": bundled, "larger": Checkpoint(Model(config).eval(), bundled.tokenizer)}
+    return {"bundled": bundled, "larger": Checkpoint(build_model(config).eval(), bundled.tokenizer)}
 
 
 def feeding(

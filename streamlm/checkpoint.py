@@ -13,6 +13,7 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 
 from streamlm.config import ModelConfig
+from streamlm.heads import build_model
 from streamlm.model import Model
 from tokenizer import Tokenizer
 
@@ -142,7 +143,7 @@ def _load_weights(folder: Path, config: ModelConfig) -> tuple[Model, str]:
         weights = {name: tensor.float() for name, tensor in load(data).items()}
     except SafetensorError as error:
         raise ValueError(f"{folder / 'model.safetensors'} is damaged: {error}") from None
-    model = Model(config)
+    model = build_model(config)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

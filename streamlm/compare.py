@@ -22,7 +22,7 @@ import torch
 from streamlm.config import TRAINED_BY, ModelConfig, TrainConfig
 from streamlm.data import Corpus
 from streamlm.evaluate import evaluate
-from streamlm.model import Model
+from streamlm.heads import build_model
 from streamlm.recipe import Recipe
 from streamlm.train import Step, Trainer
 from tokenizer import Tokenizer
@@ -243,7 +243,7 @@ def begin_alike(
     """
     if weights is None:
         torch.manual_seed(seed)
-        weights = Model(replace(trainer.model.config, **PLAIN)).state_dict()
+        weights = build_model(replace(trainer.model.config, **PLAIN)).state_dict()
     loaded = trainer.model.load_state_dict(weights, strict=False)
     own = ("compressors.", "decoders.")
     assert not loaded.unexpected_keys

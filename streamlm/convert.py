@@ -23,7 +23,7 @@ from torch import Tensor
 
 from streamlm.checkpoint import save_checkpoint
 from streamlm.config import ModelConfig
-from streamlm.model import Model
+from streamlm.heads import build_model
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "model.pt")
 SEGMENT_LEN = 128  # where a configuration has no tgt_len
@@ -238,7 +238,7 @@ def convert_transfo_xl(folder: str | Path, out: str | Path) -> list[str]:
     try:
         weights = convert_weights(theirs, config, original=original)
         with torch.device("meta"):  # initial weights would only be replaced
-            model = Model(config)
+            model = build_model(config)
         model.load_state_dict(weights, assign=True)
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"{paths[0]}: {error}") from None

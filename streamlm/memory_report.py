@@ -14,6 +14,7 @@ from torch import Tensor
 from streamlm.compression import MostUsed, Select
 from streamlm.config import ModelConfig
 from streamlm.eviction import Eviction
+from streamlm.heads.relative import RelativeModel
 from streamlm.layer import Layer
 from streamlm.model import Model
 from streamlm.state import State
@@ -101,9 +102,12 @@ def observe(model: Model, tokens: Tensor, state: State) -> MemoryReport:
         state: before them.
 
     Raises:
-        ValueError: too few, so that what the oldest slots stand for is not known.
+        ValueError: too few, so that what the oldest slots stand for is not known; or the model has
+            no slots to look at.
     """
     config, n = model.config, tokens.shape[1]
+    if not isinstance(model, RelativeModel):
+        raise ValueError("only a memory of slots can be looked at: head 'relative'")
     if int(state.position) and n < window(config):
         raise ValueError(f"{n} tokens; allowed: at least {window(config)}")
     seen = _Columns.empty(config)
@@ -171,7 +175,7 @@ class _Columns:
         self.queries[:own] += t
         self.queries[own : own + t] += np.arange(t, 0, -1)
 
-    def commit(self, model: Model, eviction: Eviction | None) -> "_Columns":
+    def commit(self, model: RelativeModel, eviction: Eviction | None) -> "_Columns":
         """The columns after a commit."""
         config, t, c_len = self.config, self.config.segment_len, self.config.compressed_len
         moved = _Columns.empty(config)
@@ -196,7 +200,7 @@ class _Columns:
 
 
 def _compressed(
-    model: Model, index: int, eviction: Eviction, before: _Columns, first: int
+    model: RelativeModel, index: int, eviction: Eviction, before: _Columns, first: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Start, stop and error of the slots that a commit made in a layer."""
     config, t = model.config, model.config.segment_len
@@ -211,7 +215,7 @@ def _compressed(
     return groups[0].min(axis=1), groups[1].max(axis=1), _error(model, index, eviction)
 
 
-def _error(model: Model, index: int, eviction: Eviction) -> np.ndarray:
+def _error(model: RelativeModel, index: int, eviction: Eviction) -> np.ndarray:
     """‖taken from the compressed slot - taken from its group‖ / ‖taken from its group‖: [T/c]."""
     layer, rate = cast(Layer, model.layers[index]), model.config.compression_rate
     query = layer.attention.queries(layer.read(eviction.queries[index]))[0]  # [H, T, E]

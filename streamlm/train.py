@@ -18,8 +18,8 @@ from streamlm.checkpoint import choose_device, save_checkpoint
 from streamlm.config import ModelConfig, TrainConfig
 from streamlm.data import IGNORED, Corpus, SegmentBatches
 from streamlm.evaluate import evaluate
+from streamlm.heads import build_model
 from streamlm.losses import compression_loss, target_loss
-from streamlm.model import Model
 from streamlm.recipe import Recipe
 from streamlm.state import State
 from tokenizer import Tokenizer
@@ -71,7 +71,7 @@ class Trainer:
         self.config, self.tokenizer, self.valid = config, tokenizer, valid
         self.folder, self.device = Path(folder), choose_device(device)
         torch.manual_seed(config.seed)
-        self.model = Model(model_config).to(self.device)
+        self.model = build_model(model_config).to(self.device)
         self._compression = self.model.compression_parameters()
         apart = set(map(id, self._compression))
         self._backbone = [p for p in self.model.parameters() if id(p) not in apart]

@@ -11,7 +11,7 @@ from hypothesis import settings
 from memory_store import DirectoryStore
 from streamlm.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from streamlm.config import ModelConfig
-from streamlm.model import Model
+from streamlm.heads.relative import RelativeModel
 from tokenizer import Tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,7 +54,7 @@ def tiny_folder(
             **{"norm": "pre", "final_norm": True, "init_std": 0.2},
         }
         torch.manual_seed(seed)
-        model = Model(ModelConfig.from_dict({**shape, **options}))
+        model = RelativeModel(ModelConfig.from_dict({**shape, **options}))
         with torch.no_grad():
             for id in set(books_tokenizer.encode(likes).tolist()):
                 model.output_bias[id] += 14.0

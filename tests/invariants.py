@@ -14,13 +14,15 @@ import torch
 from torch import Tensor
 
 from streamlm.config import ModelConfig
-from streamlm.model import Model
+from streamlm.heads.relative import RelativeModel
 from streamlm.state import State, from_numpy
 
 USAGE_TOLERANCE = 1e-5  # sums of float32 weights in another order
 
 
-def tiny_model(*, seed: int = 1, dtype: torch.dtype = torch.float64, **options: object) -> Model:
+def tiny_model(
+    *, seed: int = 1, dtype: torch.dtype = torch.float64, **options: object
+) -> RelativeModel:
     """A model whose every parameter matters: large random weights, biases included.
 
     By default M is no multiple of T, and C none of T / c.
@@ -30,7 +32,7 @@ def tiny_model(*, seed: int = 1, dtype: torch.dtype = torch.float64, **options: 
         **{"segment_len": 4, "memory_len": 6, "compressed_len": 5, "compression_rate": 2},
         **{"compression": "conv", "compression_loss": "none"},
     }
-    model = Model(ModelConfig.from_dict({**shape, **options})).to(dtype).eval()
+    model = RelativeModel(ModelConfig.from_dict({**shape, **options})).to(dtype).eval()
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -46,13 +48,13 @@ def tiny_model(*, seed: int = 1, dtype: torch.dtype = torch.float64, **options: 
     return model
 
 
-def random_tokens(model: Model, n: int, *, rows: int = 1, seed: int = 2) -> Tensor:
+def random_tokens(model: RelativeModel, n: int, *, rows: int = 1, seed: int = 2) -> Tensor:
     random = torch.Generator().manual_seed(seed)
     return torch.randint(0, model.config.vocab_size, (rows, n), generator=random)
 
 
 def read(
-    model: Model, tokens: Tensor, state: State, *, sizes: Sequence[int] | None = None
+    model: RelativeModel, tokens: Tensor, state: State, *, sizes: Sequence[int] | None = None
 ) -> tuple[Tensor, State]:
     """Read in calls of the given sizes (None: as few as possible), closing full segments.
 
@@ -79,7 +81,7 @@ def random_sizes(n: int, largest: int, random: np.random.Generator) -> list[int]
     return sizes
 
 
-def chunkings(model: Model, n: int) -> Iterator[list[int]]:
+def chunkings(model: RelativeModel, n: int) -> Iterator[list[int]]:
     """All at once, one by one, and five random ways to read n tokens."""
     random = np.random.default_rng(3)
     yield [n]
@@ -120,7 +122,7 @@ def row_of(state: State, row: int) -> State:
     )
 
 
-def reload(model: Model, state: State) -> State:
+def reload(model: RelativeModel, state: State) -> State:
     """The state as a program finds it that has only `to_numpy` and the counters."""
     arrays = state.to_numpy()
     fresh = model.init_state(1)
@@ -135,7 +137,7 @@ def reload(model: Model, state: State) -> State:
     return replace(fresh, length=state.length)
 
 
-def check_chunking(model: Model, *, tolerance: float) -> None:
+def check_chunking(model: RelativeModel, *, tolerance: float) -> None:
     """How the tokens are cut into calls changes neither the logits nor the state.
 
     With gradients on, where the past is projected anew, both are the same, too.
@@ -153,7 +155,7 @@ def check_chunking(model: Model, *, tolerance: float) -> None:
             assert_same_state(state, end, tolerance=tolerance)
 
 
-def check_causality(model: Model) -> None:
+def check_causality(model: RelativeModel) -> None:
     """Another token t+1 changes no logit up to t, and does change that of t+1."""
     n = 4 * model.config.segment_len + 2
     tokens = random_tokens(model, n).expand(n, -1)
@@ -169,7 +171,7 @@ def check_causality(model: Model) -> None:
                 assert not bool(same[edited, edited]), f"token {edited} changed nothing"
 
 
-def check_purity(model: Model) -> None:
+def check_purity(model: RelativeModel) -> None:
     """Reading and committing leave a state as it was; forks do not see each other."""
     t = model.config.segment_len
     for n in (0, 5 * t, 5 * t + 1):
@@ -179,7 +181,7 @@ def check_purity(model: Model) -> None:
         _check_forks(model, 5 * t + 1)
 
 
-def _check_forks(model: Model, n: int) -> None:
+def _check_forks(model: RelativeModel, n: int) -> None:
     t = model.config.segment_len
     story = random_tokens(model, max(n, 1), seed=n)[:, :n]
     left, right = (random_tokens(model, t + 1, seed=100 + n + i) for i in range(2))
@@ -208,7 +210,7 @@ def _check_forks(model: Model, n: int) -> None:
     assert once.digest() == twice.digest() != full.digest() and _bits(full) == before
 
 
-def _one_by_one(model: Model, tokens: Tensor, state: State) -> Iterator[tuple[Tensor, str]]:
+def _one_by_one(model: RelativeModel, tokens: Tensor, state: State) -> Iterator[tuple[Tensor, str]]:
     for column in range(tokens.shape[1]):
         logits, state = read(model, tokens[:, column : column + 1], state)
         yield logits, state.digest()
@@ -220,7 +222,7 @@ def _bits(state: State) -> tuple[object, ...]:
     return (state.digest(), state.length, *(t.detach().numpy().tobytes() for t in tensors))
 
 
-def check_rows(model: Model, *, tolerance: float) -> None:
+def check_rows(model: RelativeModel, *, tolerance: float) -> None:
     """A row of a batch computes what it computes alone, whatever the others read or when they
     began; `reset_rows` begins some anew and leaves the others as they are."""
     t = model.config.segment_len
@@ -263,7 +265,7 @@ def check_rows(model: Model, *, tolerance: float) -> None:
         assert same == [True, forgetful, True], f"resetting row 1 changed rows: {same}"
 
 
-def check_bounded(model: Model, *, n_segments: int = 200) -> None:
+def check_bounded(model: RelativeModel, *, n_segments: int = 200) -> None:
     """A state never grows: neither its tensors nor what is derived from them."""
     t = model.config.segment_len
     state = model.init_state(1)
@@ -283,7 +285,7 @@ def check_bounded(model: Model, *, n_segments: int = 200) -> None:
     assert len(sizes) == 1 and {a - b for a, b, _ in sizes} == {0}, f"bytes {sizes}"
 
 
-def check_resume(model: Model) -> None:
+def check_resume(model: RelativeModel) -> None:
     """A state that was saved and loaded goes on bit for bit as the one that was not."""
     t = model.config.segment_len
     random = np.random.default_rng(7)

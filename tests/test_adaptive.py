@@ -9,8 +9,8 @@ from torch import Tensor
 
 from streamlm.adaptive import AdaptiveEmbedding
 from streamlm.checkpoint import load_checkpoint
+from streamlm.heads.relative import RelativeModel
 from streamlm.losses import language_model_loss, target_loss
-from streamlm.model import Model
 from streamlm.session import Session
 from streamlm.stream import score
 from tests.invariants import largest_difference, random_tokens, read, tiny_model
@@ -27,7 +27,7 @@ SHAPES: dict[str, dict[str, object]] = {
 everywhere = pytest.mark.parametrize("options", SHAPES.values(), ids=SHAPES)
 
 
-def adaptive(**options: object) -> Model:
+def adaptive(**options: object) -> RelativeModel:
     return tiny_model(**{"cutoffs": (4, 7), **options})
 
 
@@ -57,7 +57,7 @@ def test_is_the_literal_one(options: dict[str, object]) -> None:
 def test_shapes_of_the_weights() -> None:
     """Widths fall by div_val, P_0 is there twice, and div 1 at full width projects nothing."""
 
-    def shapes(model: Model) -> dict[str, tuple[int, ...]]:
+    def shapes(model: RelativeModel) -> dict[str, tuple[int, ...]]:
         named = model.embedding.named_parameters()
         return {name: tuple(weight.shape) for name, weight in named}
 
@@ -152,7 +152,7 @@ def test_a_stream_is_scored_as_it_is_predicted(options: dict[str, object]) -> No
 
 def test_initial_weights() -> None:
     options = {"vocab_size": 3000, "cutoffs": (1000, 2000), "d_model": 64, "init_std": 0.05}
-    model = Model(adaptive(div_val=2, **options).config)
+    model = RelativeModel(adaptive(div_val=2, **options).config)
     model.reset_parameters()
     for name, weight in model.embedding.named_parameters():
         if name == "cluster_bias":

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from streamlm.config import COMPRESSIONS, NORMS
-from streamlm.model import Model
+from streamlm.heads.relative import RelativeModel
 from tests import invariants
 from tests.invariants import tiny_model
 
@@ -39,7 +39,7 @@ in_both_precisions = pytest.mark.parametrize(
 )
 
 
-def build(name: str, dtype: torch.dtype, **options: object) -> Model:
+def build(name: str, dtype: torch.dtype, **options: object) -> RelativeModel:
     return tiny_model(dtype=dtype, **MODELS[name], **options)
 
 

@@ -10,13 +10,13 @@ import torch
 from streamlm.compression import Select
 from streamlm.config import JOINT, TRAINED_BY
 from streamlm.eviction import Eviction
+from streamlm.heads.relative import RelativeModel
 from streamlm.losses import (
     attention_reconstruction,
     auto_encoding,
     compression_loss,
     language_model_loss,
 )
-from streamlm.model import Model
 from tests.invariants import random_tokens, read, tiny_model
 from tests.reference import losses as literal
 from tests.reference.attention import softmax
@@ -35,7 +35,7 @@ everywhere = pytest.mark.parametrize(
 )
 
 
-def an_eviction(model: Model, rows: tuple[str, ...] = ("old", "new", "young")) -> Eviction:
+def an_eviction(model: RelativeModel, rows: tuple[str, ...] = ("old", "new", "young")) -> Eviction:
     """A commit at which the rows evict a whole segment, nothing, and half a segment."""
     t = model.config.segment_len
     begins = torch.tensor([{"old": 0, "young": 3, "new": 4}[row] for row in rows])
@@ -52,7 +52,7 @@ def an_eviction(model: Model, rows: tuple[str, ...] = ("old", "new", "young")) -
     return eviction
 
 
-def reference(model: Model, eviction: Eviction, kind: str) -> torch.Tensor:
+def reference(model: RelativeModel, eviction: Eviction, kind: str) -> torch.Tensor:
     """Every layer, row and slot on its own; the slots of the attention as its queries read them."""
     weights = dict(model.named_parameters())
     total, count = torch.zeros((), dtype=torch.float64), 0
@@ -88,7 +88,7 @@ def reference(model: Model, eviction: Eviction, kind: str) -> torch.Tensor:
 
 
 def joint(
-    model: Model,
+    model: RelativeModel,
     eviction: Eviction,
     index: int,
     row: int,

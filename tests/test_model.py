@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from streamlm.config import COMPRESSIONS, NORMS
+from streamlm.heads.relative import RelativeModel
 from streamlm.losses import compression_loss, language_model_loss
-from streamlm.model import Model
 from streamlm.state import State
 from tests.invariants import (
     assert_same_state,
@@ -42,7 +42,7 @@ def of(options: dict[str, object]) -> str:
     return "-".join(str(value) for value in options.values())
 
 
-def reference(model: Model, weights: dict[str, Tensor] | None = None) -> Reference:
+def reference(model: RelativeModel, weights: dict[str, Tensor] | None = None) -> Reference:
     config = model.config
     return Reference(
         dict(model.named_parameters()) if weights is None else weights,
@@ -57,12 +57,12 @@ def reference(model: Model, weights: dict[str, Tensor] | None = None) -> Referen
     )
 
 
-def segments(model: Model, tokens: Tensor) -> Iterator[list[int]]:
+def segments(model: RelativeModel, tokens: Tensor) -> Iterator[list[int]]:
     for piece in tokens[0].split(model.config.segment_len):
         yield piece.tolist()
 
 
-def assert_slots(model: Model, state: State, wanted: Reference) -> None:
+def assert_slots(model: RelativeModel, state: State, wanted: Reference) -> None:
     """The real slots are those of the reference; for most-used, so is what they received."""
     for index in range(model.config.n_layers):
         memory = [slot.vector for slot in wanted.memory[index]]
@@ -143,7 +143,7 @@ def test_gradients_are_those_of_the_literal_model(compression: str, loss: str, n
         assert largest_difference(a, b) <= 1e-9 * max(1.0, float(b.abs().max())), name
 
 
-def literal_loss(model: Model, index: int, what: object) -> Tensor:
+def literal_loss(model: RelativeModel, index: int, what: object) -> Tensor:
     queries, slots, compressed = what.queries, what.slots, what.compressed  # type: ignore
     layer, kind = model.layers[index], model.config.compression_loss
     if kind == "auto-encoding":
@@ -268,7 +268,7 @@ def test_memory_is_a_constant_that_keys_and_values_learn_from() -> None:
 # -- what the model equals ------------------------------------------------------------------------
 
 
-def twin(model: Model, **options: object) -> Model:
+def twin(model: RelativeModel, **options: object) -> RelativeModel:
     """A model of another shape with the same weights, as far as both have them."""
     other = tiny_model(**{**model.config.to_dict(), **options})
     missing = other.load_state_dict(model.state_dict(), strict=False).missing_keys
@@ -353,10 +353,10 @@ def test_filled_follows_from_the_position() -> None:
 
 
 @pytest.fixture
-def projected() -> Callable[[Model], list[list[int]]]:
+def projected() -> Callable[[RelativeModel], list[list[int]]]:
     """Counts, by layer, the slots of each call of the key and value projection."""
 
-    def watch(model: Model) -> list[list[int]]:
+    def watch(model: RelativeModel) -> list[list[int]]:
         calls: list[list[int]] = [[] for _ in model.layers]
         for index, layer in enumerate(model.layers):
             layer.attention.key_value.register_forward_hook(
@@ -371,7 +371,9 @@ def projected() -> Callable[[Model], list[list[int]]]:
 @pytest.mark.parametrize("shape", [{}, {"memory_len": 8, "compressed_len": 6}])
 @torch.no_grad()
 def test_nothing_is_projected_twice(
-    projected: Callable[[Model], list[list[int]]], compression: str, shape: dict[str, object]
+    projected: Callable[[RelativeModel], list[list[int]]],
+    compression: str,
+    shape: dict[str, object],
 ) -> None:
     model = tiny_model(compression=compression, **shape)
     tokens = random_tokens(model, 40)
@@ -415,7 +417,7 @@ def test_a_fork_shares_the_cache_until_both_go_on() -> None:
     assert on.cache is one.cache
 
 
-def trained_for_a_step(model: Model, **options: object) -> None:
+def trained_for_a_step(model: RelativeModel, **options: object) -> None:
     """As a trainer does it: training mode, gradients, one step, and back."""
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, **options)
@@ -425,20 +427,20 @@ def trained_for_a_step(model: Model, **options: object) -> None:
     model.eval()
 
 
-def nudge(name: str) -> Callable[[Model], None]:
-    def change(model: Model) -> None:
+def nudge(name: str) -> Callable[[RelativeModel], None]:
+    def change(model: RelativeModel) -> None:
         with torch.no_grad():
             model.get_parameter(name).mul_(1.5)
 
     return change
 
 
-def load(model: Model, **options: bool) -> None:
+def load(model: RelativeModel, **options: bool) -> None:
     other = tiny_model(**{**model.config.to_dict(), "seed": 50})
     model.load_state_dict(other.state_dict(), **options)
 
 
-CHANGES: dict[str, Callable[[Model], None]] = {
+CHANGES: dict[str, Callable[[RelativeModel], None]] = {
     "one optimiser step": trained_for_a_step,
     "one foreach step": lambda model: trained_for_a_step(model, foreach=True),
     "one fused step": lambda model: trained_for_a_step(model, fused=True),
@@ -451,7 +453,7 @@ CHANGES: dict[str, Callable[[Model], None]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_derived_keys_and_values_are_never_stale(change: Callable[[Model], None]) -> None:
+def test_derived_keys_and_values_are_never_stale(change: Callable[[RelativeModel], None]) -> None:
     model = tiny_model(norm="pre")
     tokens = random_tokens(model, 26)
     with torch.no_grad():
@@ -553,7 +555,7 @@ def test_initial_weights() -> None:
     """N(0, std) everywhere, LayerNorm N(1, std), biases 0; compressors begin near the mean."""
     torch.manual_seed(0)
     options = {"vocab_size": 500, "d_model": 64, "d_ff": 200, "head_dim": 32, "init_std": 0.05}
-    model = Model(replace(tiny_model().config, compression_loss="auto-encoding", **options))
+    model = RelativeModel(replace(tiny_model().config, compression_loss="auto-encoding", **options))
     for name, weight in model.named_parameters():
         values = weight.detach()
         if name.startswith("compressors"):

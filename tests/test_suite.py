@@ -21,7 +21,7 @@ from streamlm.cli import app
 from streamlm.config import COMPRESSIONS, ModelConfig, TrainConfig
 from streamlm.data import Corpus, SegmentBatches
 from streamlm.evaluate import evaluate
-from streamlm.model import Model
+from streamlm.heads.relative import RelativeModel
 from streamlm.tasks import REGIONS, Alphabet, Questions, answer, recall
 from streamlm.tasks.context import effective_context, relative_gains
 from streamlm.tasks.frequency import count_words, loss_by_frequency
@@ -310,7 +310,7 @@ def test_every_compression_is_entered_with_every_loss_that_trains_it() -> None:
     assert [entry.config.compression_loss for entry in entries(["mean"])[2:]] == ["none"]
     assert {entry.slots for entry in found[1:]} == {64} and found[0].slots == 32 + 4 * 32
     for entry in found:
-        Model(entry.config)
+        RelativeModel(entry.config)
     with pytest.raises(ValueError, match="--compressions men; allowed: max, mean"):
         entries(["men"])
 

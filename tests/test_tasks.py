@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from streamlm.config import COMPRESSIONS, ModelConfig
-from streamlm.model import Model
+from streamlm.heads.relative import RelativeModel
 from streamlm.state import State
 from streamlm.tasks import (
     REGIONS,
@@ -279,7 +279,7 @@ def test_regions_are_where_the_answer_can_be_read(shape: tuple[int, int, int]) -
     assert ("compressed memory" in seen) == (compressed > 0)
 
 
-def logits_at(model: Model, tokens: np.ndarray, place: int) -> torch.Tensor:
+def logits_at(model: RelativeModel, tokens: np.ndarray, place: int) -> torch.Tensor:
     inputs = torch.from_numpy(np.concatenate([[[0]], tokens], axis=1)[:, : place + 1])
     state = model.init_state(1)
     with torch.no_grad():
@@ -293,7 +293,7 @@ def logits_at(model: Model, tokens: np.ndarray, place: int) -> torch.Tensor:
 # -- scoring --------------------------------------------------------------------------------------
 
 
-class Scripted(Model):
+class Scripted(RelativeModel):
     """A model that answers as it was told to: [N, n, V] logits by row and place."""
 
     def __init__(self, script: np.ndarray, config: ModelConfig) -> None:

@@ -18,8 +18,8 @@ import streamlm.train
 from streamlm.checkpoint import load_checkpoint
 from streamlm.config import ModelConfig, TrainConfig
 from streamlm.data import IGNORED, Corpus, SegmentBatches
+from streamlm.heads.relative import RelativeModel
 from streamlm.losses import compression_loss
-from streamlm.model import Model
 from streamlm.recipe import Recipe
 from streamlm.train import Step, Trainer, trainer_for
 from tokenizer import Tokenizer
@@ -210,7 +210,7 @@ def test_accumulated_gradients_are_the_mean_of_the_groups(
 ) -> None:
     trainer = make(accumulate=2, unroll=2, clip=1e9, memory_len=8)
     torch.manual_seed(trainer.config.seed)
-    model = Model(trainer.model.config)
+    model = RelativeModel(trainer.model.config)
     for index in range(2):
         batches = SegmentBatches(
             corpus,

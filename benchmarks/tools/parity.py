@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from streamlm.config import COMPRESSIONS, TRAINED_BY, ModelConfig
+from streamlm.heads import build_model
 from streamlm.losses import compression_loss, language_model_loss
 from streamlm.model import Model
 from streamlm.snapshots import to_snapshot, to_state
@@ -40,7 +41,7 @@ def small_config(compression: str = "conv", loss: str = "none", **options: Any) 
 
 def seeded_model(config: ModelConfig) -> Model:
     torch.manual_seed(0)
-    return Model(config).eval()
+    return build_model(config).eval()
 
 
 def some_tokens(config: ModelConfig, n: int, *, rows: int = 3) -> Tensor:

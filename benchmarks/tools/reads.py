@@ -9,6 +9,7 @@ import numpy as np
 from streamlm.checkpoint import Checkpoint
 from streamlm.data import Corpus
 from streamlm.evaluate import EvalReport, evaluate
+from streamlm.heads import build_model
 from streamlm.model import Model
 
 WHOLE, RECENT, NONE = "whole memory", "compressed memory off", "memory off"
@@ -43,7 +44,7 @@ def encode_books(
 def without(model: Model, *, memory_len: int) -> Model:
     """The same weights with no compressed slots and `memory_len` others; distances stay as is."""
     config = replace(model.config, memory_len=memory_len, compressed_len=0, compression_loss="none")
-    other = Model(config).to(model.device)
+    other = build_model(config).to(model.device)
     weights = model.state_dict()
     others = ("compressors.", "decoders.")
     other.load_state_dict({k: v for k, v in weights.items() if not k.startswith(others)})

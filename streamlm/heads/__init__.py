@@ -1,1 +1,14 @@
-"""Other ways to treat what is far away, one file each."""
+"""Heads: the ways to treat what is far away, one file each."""
+
+from collections.abc import Callable
+
+from streamlm.config import ModelConfig
+from streamlm.heads.relative import RelativeModel
+from streamlm.model import Model
+
+HEADS: dict[str, Callable[[ModelConfig], Model]] = {"relative": RelativeModel}
+
+
+def build_model(config: ModelConfig) -> Model:
+    """A model with fresh weights."""
+    return HEADS["relative"](config)

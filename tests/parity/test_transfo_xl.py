@@ -17,7 +17,7 @@ from torch import Tensor
 
 from streamlm.checkpoint import load_model
 from streamlm.convert import convert_transfo_xl, convert_weights, transfo_xl_config
-from streamlm.model import Model
+from streamlm.heads.relative import RelativeModel
 from streamlm.stream import score
 from tests.invariants import read
 from tests.parity.peers import Compare, peer
@@ -69,9 +69,9 @@ def peer_model(**options: Any) -> Any:
     return model
 
 
-def converted(theirs: Any, **lengths: int) -> Model:
+def converted(theirs: Any, **lengths: int) -> RelativeModel:
     config = replace(transfo_xl_config(theirs.config.to_dict()), **lengths)
-    model = Model(config).eval()
+    model = RelativeModel(config).eval()
     model.load_state_dict(convert_weights(theirs.state_dict(), config))
     return model
 
