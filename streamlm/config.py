@@ -20,7 +20,8 @@ JOINT = "joint-attention-reconstruction"
 TRAINED_BY = {"conv": COMPRESSION_LOSSES, "dilated": COMPRESSION_LOSSES, "select": ("none", JOINT)}
 NORMS = ("post", "pre")
 # Settings newer than the first checkpoints; see ModelConfig.architecture.
-NEWER = {"cutoffs", "div_val", "embed_dim", "clamp_len"}
+NEWER = {"cutoffs", "div_val", "embed_dim", "clamp_len", "head"}
+HEADS = ("relative", "recurrent")
 
 
 def _require(condition: bool, name: str, given: object, allowed: str) -> None:
@@ -100,6 +101,8 @@ class ModelConfig(_Config):
         div_val: with cutoffs, bin i's embeddings are div_val**i times narrower than bin 0's.
         embed_dim: with cutoffs, width of bin 0's embeddings; 0 stands for d_model.
         clamp_len: distances above it count as it; 0 clamps nothing.
+        head: one of HEADS, what becomes of the past; see `streamlm.heads`. "recurrent" keeps no
+            slots: memory_len and compressed_len must be 0.
     """
 
     vocab_size: int
@@ -124,6 +127,7 @@ class ModelConfig(_Config):
     div_val: int = 1
     embed_dim: int = 0
     clamp_len: int = 0
+    head: str = "relative"
 
     def __post_init__(self) -> None:
         cutoffs: object = self.cutoffs
@@ -163,6 +167,11 @@ class ModelConfig(_Config):
                 allowed = f"at least segment_len = {self.segment_len} with {needs!r}"
                 good = self.memory_len >= self.segment_len
                 _require(good, "memory_len", self.memory_len, allowed)
+        _require(self.head in HEADS, "head", self.head, _or(HEADS))
+        if self.head == "recurrent":
+            for name in ("memory_len", "compressed_len"):
+                value = getattr(self, name)
+                _require(value == 0, f"{name} with head 'recurrent'", value, "0")
         _require(self.norm in NORMS, "norm", self.norm, _or(NORMS))
         for name in ("dropout", "attention_dropout"):
             value = getattr(self, name)

@@ -1,24 +1,25 @@
-"""Layer: relative attention and a feed-forward network."""
+"""Layers: what attends, whatever it is, and a feed-forward network."""
+
+from typing import Generic, TypeVar
 
 from torch import Tensor, nn
 
 from streamlm.attention import RelativeAttention
 from streamlm.config import ModelConfig
 
+Attention = TypeVar("Attention", bound=nn.Module)
 
-class Layer(nn.Module):
+
+class AnyLayer(nn.Module, Generic[Attention]):
     """Attention and a feed-forward network, normalised after (paper) or before each."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    attention: Attention
+
+    def __init__(self, config: ModelConfig, attention: Attention) -> None:
         super().__init__()
         width = config.d_model
         self.pre_norm = config.norm == "pre"
-        self.attention = RelativeAttention(
-            width,
-            config.n_heads,
-            config.head_dim,
-            config.attention_dropout,
-        )
+        self.attention = attention
         self.attention_norm = nn.LayerNorm(width)
         self.feed_forward = nn.Sequential(
             nn.Linear(width, config.d_ff),
@@ -34,10 +35,6 @@ class Layer(nn.Module):
         """What attention sees of slots: themselves, or with pre-norm their LayerNorm."""
         return self.attention_norm(slots) if self.pre_norm else slots
 
-    def project(self, slots: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of slots: [B, n, W] → two [B, H, n, E]."""
-        return self.attention.project(self.read(slots))
-
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
         """The rest of the layer, after attention: [B, t, D] → [B, t, D]."""
         x = x + self.dropout(attended)
@@ -46,3 +43,17 @@ class Layer(nn.Module):
         x = self.attention_norm(x)
         out: Tensor = self.feed_forward_norm(x + self.feed_forward(x))
         return out
+
+
+class Layer(AnyLayer[RelativeAttention]):
+    """A layer with relative attention."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        attention = RelativeAttention(
+            config.d_model, config.n_heads, config.head_dim, config.attention_dropout
+        )
+        super().__init__(config, attention)
+
+    def project(self, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of slots: [B, n, W] → two [B, H, n, E]."""
+        return self.attention.project(self.read(slots))

@@ -114,8 +114,21 @@ def to_state(snapshot: Snapshot, model: Model) -> State:
                 f"usage of {usage.dtype} {tuple(usage.shape)} belongs to no such model"
             )
         state.usage[:, 0] = usage
+    for name, target in state.carried.items():
+        array = arrays.get(name, np.zeros(0))
+        wanted = tuple(target[:, 0].shape)
+        kept = torch.from_numpy(np.ascontiguousarray(array))
+        if kept.dtype != target.dtype or tuple(kept.shape) != wanted:
+            raise ValueError(f"{name} of {kept.dtype} {tuple(kept.shape)}; {wanted} is carried")
+        target[:, 0] = kept
     state.filled.fill_(counts.memory + counts.compressed)
     state.position.fill_(snapshot.position)
     return State(
-        state.past, state.segment, state.usage, state.filled, state.position, length=length
+        state.past,
+        state.segment,
+        state.usage,
+        state.filled,
+        state.position,
+        length=length,
+        carried=state.carried,
     )

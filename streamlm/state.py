@@ -5,6 +5,7 @@ E head_dim.
 """
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Self
 
@@ -51,6 +52,7 @@ class State:
         filled: [B] real slots of `past`, the others (to the left) are empty and never attended.
         position: [B] tokens read since the row's stream began.
         length: tokens in the open segment.
+        carried: by name, what else a head carries from segment to segment, each [L, B, ...].
         cache: derived keys and values, or None.
     """
 
@@ -60,6 +62,7 @@ class State:
     filled: Tensor
     position: Tensor
     length: int
+    carried: Mapping[str, Tensor] = field(default_factory=dict)
     cache: Cache | None = field(default=None, repr=False)
 
     @property
@@ -70,11 +73,17 @@ class State:
     def nbytes(self) -> int:
         """Bytes of the state itself; the derived keys and values are not counted."""
         tensors = (self.past, self.segment, self.usage, self.filled, self.position)
-        return sum(tensor.nbytes for tensor in tensors)
+        return sum(tensor.nbytes for tensor in (*tensors, *self.carried.values()))
 
     def detach(self) -> Self:
         """The same values without their graph."""
-        return replace(self, past=self.past.detach(), segment=self.segment.detach(), cache=None)
+        return replace(
+            self,
+            past=self.past.detach(),
+            segment=self.segment.detach(),
+            carried={name: tensor.detach() for name, tensor in self.carried.items()},
+            cache=None,
+        )
 
     def reset_rows(self, rows: Tensor) -> Self:
         """Begin new streams in the rows where `rows` ([B] bool) is True; others are untouched.
@@ -91,6 +100,10 @@ class State:
             usage=self.usage * keep[None, :, None],
             filled=self.filled * keep,
             position=self.position * keep,
+            carried={
+                name: tensor.masked_fill(rows.view(1, -1, *[1] * (tensor.ndim - 2)), 0)
+                for name, tensor in self.carried.items()
+            },
             cache=None,
         )
 
@@ -100,7 +113,8 @@ class State:
             name: getattr(self, name).to(device)
             for name in ("past", "segment", "usage", "filled", "position")
         }
-        return replace(self, **moved, cache=None)
+        carried = {name: tensor.to(device) for name, tensor in self.carried.items()}
+        return replace(self, **moved, carried=carried, cache=None)
 
     def to_numpy(self) -> dict[str, np.ndarray]:
         """The real part of a state of one row, as arrays that numpy can hold.
@@ -108,7 +122,7 @@ class State:
         bfloat16 comes back as uint16 with the same bits.
 
         Returns:
-            past [L, filled, W], segment [L, length, W], usage [L, M].
+            past [L, filled, W], segment [L, length, W], usage [L, M], and what is carried by name.
         """
         if self.batch_size != 1:
             raise ValueError(
@@ -119,6 +133,7 @@ class State:
             "past": _to_numpy(self.past[:, 0, past_len - filled :]),
             "segment": _to_numpy(self.segment[:, 0, : self.length]),
             "usage": _to_numpy(self.usage[:, 0]),
+            **{name: _to_numpy(tensor[:, 0]) for name, tensor in self.carried.items()},
         }
 
     def digest(self) -> str:
@@ -130,6 +145,7 @@ class State:
                 self.past[:, row, self.past.shape[2] - filled :],
                 self.segment[:, row, : self.length],
                 self.usage[:, row],
+                *(self.carried[name][:, row] for name in sorted(self.carried)),
             ):
                 sha.update(_to_numpy(part).tobytes())
         return sha.hexdigest()

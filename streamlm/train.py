@@ -24,7 +24,7 @@ from streamlm.recipe import Recipe
 from streamlm.state import State
 from tokenizer import Tokenizer
 
-STATE_FIELDS = ("past", "segment", "usage", "filled", "position")
+STATE_FIELDS = ("past", "segment", "usage", "filled", "position", "carried")
 # What may differ when a run is resumed; everything else would make it another run.
 MAY_CHANGE = {
     *("steps", "learning_rate", "min_learning_rate", "warmup_steps", "compile"),

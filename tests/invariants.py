@@ -8,21 +8,21 @@ takes a tolerance: the largest difference of logits and slots. Usage is float32 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from streamlm.config import ModelConfig
-from streamlm.heads.relative import RelativeModel
+from streamlm.heads import build_model
+from streamlm.model import Model
 from streamlm.state import State, from_numpy
 
 USAGE_TOLERANCE = 1e-5  # sums of float32 weights in another order
 
 
-def tiny_model(
-    *, seed: int = 1, dtype: torch.dtype = torch.float64, **options: object
-) -> RelativeModel:
+def tiny_model(*, seed: int = 1, dtype: torch.dtype = torch.float64, **options: object) -> Any:
     """A model whose every parameter matters: large random weights, biases included.
 
     By default M is no multiple of T, and C none of T / c.
@@ -32,7 +32,7 @@ def tiny_model(
         **{"segment_len": 4, "memory_len": 6, "compressed_len": 5, "compression_rate": 2},
         **{"compression": "conv", "compression_loss": "none"},
     }
-    model = RelativeModel(ModelConfig.from_dict({**shape, **options})).to(dtype).eval()
+    model = build_model(ModelConfig.from_dict({**shape, **options})).to(dtype).eval()
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -48,13 +48,13 @@ def tiny_model(
     return model
 
 
-def random_tokens(model: RelativeModel, n: int, *, rows: int = 1, seed: int = 2) -> Tensor:
+def random_tokens(model: Model, n: int, *, rows: int = 1, seed: int = 2) -> Tensor:
     random = torch.Generator().manual_seed(seed)
     return torch.randint(0, model.config.vocab_size, (rows, n), generator=random)
 
 
 def read(
-    model: RelativeModel, tokens: Tensor, state: State, *, sizes: Sequence[int] | None = None
+    model: Model, tokens: Tensor, state: State, *, sizes: Sequence[int] | None = None
 ) -> tuple[Tensor, State]:
     """Read in calls of the given sizes (None: as few as possible), closing full segments.
 
@@ -81,7 +81,7 @@ def random_sizes(n: int, largest: int, random: np.random.Generator) -> list[int]
     return sizes
 
 
-def chunkings(model: RelativeModel, n: int) -> Iterator[list[int]]:
+def chunkings(model: Model, n: int) -> Iterator[list[int]]:
     """All at once, one by one, and five random ways to read n tokens."""
     random = np.random.default_rng(3)
     yield [n]
@@ -106,6 +106,9 @@ def assert_same_state(a: State, b: State, *, tolerance: float) -> None:
         segment = largest_difference(a.segment[:, row, : a.length], b.segment[:, row, : b.length])
         assert max(past, segment) <= tolerance, f"row {row}: slots differ by {past}, {segment}"
     assert largest_difference(a.usage, b.usage) <= (USAGE_TOLERANCE if tolerance else 0)
+    assert a.carried.keys() == b.carried.keys()
+    for name, carried in a.carried.items():
+        assert largest_difference(carried, b.carried[name]) <= tolerance, name
 
 
 def row_of(state: State, row: int) -> State:
@@ -118,11 +121,12 @@ def row_of(state: State, row: int) -> State:
         usage=state.usage[:, at],
         filled=state.filled[at],
         position=state.position[at],
+        carried={name: carried[:, at] for name, carried in state.carried.items()},
         cache=None,
     )
 
 
-def reload(model: RelativeModel, state: State) -> State:
+def reload(model: Model, state: State) -> State:
     """The state as a program finds it that has only `to_numpy` and the counters."""
     arrays = state.to_numpy()
     fresh = model.init_state(1)
@@ -132,12 +136,14 @@ def reload(model: RelativeModel, state: State) -> State:
     fresh.past[:, 0, start:] = from_numpy(arrays["past"].copy(), dtype)
     fresh.segment[:, 0, : state.length] = from_numpy(arrays["segment"].copy(), dtype)
     fresh.usage[:, 0] = torch.from_numpy(arrays["usage"].copy())
+    for name, carried in fresh.carried.items():
+        carried[:, 0] = torch.from_numpy(arrays[name].copy())
     fresh.filled.fill_(filled)
     fresh.position.fill_(int(state.position))
     return replace(fresh, length=state.length)
 
 
-def check_chunking(model: RelativeModel, *, tolerance: float) -> None:
+def check_chunking(model: Model, *, tolerance: float) -> None:
     """How the tokens are cut into calls changes neither the logits nor the state.
 
     With gradients on, where the past is projected anew, both are the same, too.
@@ -155,7 +161,7 @@ def check_chunking(model: RelativeModel, *, tolerance: float) -> None:
             assert_same_state(state, end, tolerance=tolerance)
 
 
-def check_causality(model: RelativeModel) -> None:
+def check_causality(model: Model) -> None:
     """Another token t+1 changes no logit up to t, and does change that of t+1."""
     n = 4 * model.config.segment_len + 2
     tokens = random_tokens(model, n).expand(n, -1)
@@ -171,7 +177,7 @@ def check_causality(model: RelativeModel) -> None:
                 assert not bool(same[edited, edited]), f"token {edited} changed nothing"
 
 
-def check_purity(model: RelativeModel) -> None:
+def check_purity(model: Model) -> None:
     """Reading and committing leave a state as it was; forks do not see each other."""
     t = model.config.segment_len
     for n in (0, 5 * t, 5 * t + 1):
@@ -181,7 +187,7 @@ def check_purity(model: RelativeModel) -> None:
         _check_forks(model, 5 * t + 1)
 
 
-def _check_forks(model: RelativeModel, n: int) -> None:
+def _check_forks(model: Model, n: int) -> None:
     t = model.config.segment_len
     story = random_tokens(model, max(n, 1), seed=n)[:, :n]
     left, right = (random_tokens(model, t + 1, seed=100 + n + i) for i in range(2))
@@ -210,7 +216,7 @@ def _check_forks(model: RelativeModel, n: int) -> None:
     assert once.digest() == twice.digest() != full.digest() and _bits(full) == before
 
 
-def _one_by_one(model: RelativeModel, tokens: Tensor, state: State) -> Iterator[tuple[Tensor, str]]:
+def _one_by_one(model: Model, tokens: Tensor, state: State) -> Iterator[tuple[Tensor, str]]:
     for column in range(tokens.shape[1]):
         logits, state = read(model, tokens[:, column : column + 1], state)
         yield logits, state.digest()
@@ -218,11 +224,11 @@ def _one_by_one(model: RelativeModel, tokens: Tensor, state: State) -> Iterator[
 
 def _bits(state: State) -> tuple[object, ...]:
     """All of a state: its digest, and its tensors without the void columns of the segment."""
-    tensors = (state.past, state.usage, state.filled, state.position)
+    tensors = (state.past, state.usage, state.filled, state.position, *state.carried.values())
     return (state.digest(), state.length, *(t.detach().numpy().tobytes() for t in tensors))
 
 
-def check_rows(model: RelativeModel, *, tolerance: float) -> None:
+def check_rows(model: Model, *, tolerance: float) -> None:
     """A row of a batch computes what it computes alone, whatever the others read or when they
     began; `reset_rows` begins some anew and leaves the others as they are."""
     t = model.config.segment_len
@@ -261,11 +267,12 @@ def check_rows(model: RelativeModel, *, tolerance: float) -> None:
         rest, _ = read(model, tokens[:, 5 * t :], reset)
         wanted, _ = read(model, tokens[:, 5 * t :], state)
         same = (rest == wanted).flatten(1).all(dim=1).tolist()
-        forgetful = state.past.shape[2] == 0  # no memory at all: nothing to reset
+        # No memory at all: nothing to reset.
+        forgetful = state.past.shape[2] == 0 and not state.carried
         assert same == [True, forgetful, True], f"resetting row 1 changed rows: {same}"
 
 
-def check_bounded(model: RelativeModel, *, n_segments: int = 200) -> None:
+def check_bounded(model: Model, *, n_segments: int = 200) -> None:
     """A state never grows: neither its tensors nor what is derived from them."""
     t = model.config.segment_len
     state = model.init_state(1)
@@ -285,7 +292,7 @@ def check_bounded(model: RelativeModel, *, n_segments: int = 200) -> None:
     assert len(sizes) == 1 and {a - b for a, b, _ in sizes} == {0}, f"bytes {sizes}"
 
 
-def check_resume(model: RelativeModel) -> None:
+def check_resume(model: Model) -> None:
     """A state that was saved and loaded goes on bit for bit as the one that was not."""
     t = model.config.segment_len
     random = np.random.default_rng(7)

@@ -27,11 +27,18 @@ SHAPES: dict[str, dict[str, object]] = {
     "adaptive-one-table": {"cutoffs": (4, 7), "embed_dim": 6},
     "bptt": {"compression_loss": "bptt", "compression": "dilated"},
 }
-MODELS = {**KINDS, **SHAPES}
+RECURRENT: dict[str, object] = {"head": "recurrent", "memory_len": 0, "compressed_len": 0}
+HEADS: dict[str, dict[str, object]] = {
+    "recurrent-post": RECURRENT,
+    "recurrent-pre": {**RECURRENT, "norm": "pre", "final_norm": True},
+}
+MODELS = {**KINDS, **SHAPES, **HEADS}
 # Logits and slots are around 1, so these are some hundred roundings of each precision.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 5e-5}
 
-CASES = [(name, torch.float64) for name in MODELS] + [(name, torch.float32) for name in KINDS]
+CASES = [(name, torch.float64) for name in MODELS] + [
+    (name, torch.float32) for name in (*KINDS, *HEADS)
+]
 
 everywhere = pytest.mark.parametrize("name", MODELS)
 in_both_precisions = pytest.mark.parametrize(
@@ -68,7 +75,9 @@ def test_resume(name: str, dtype: torch.dtype) -> None:
     invariants.check_resume(build(name, dtype))
 
 
-@pytest.mark.parametrize("name", ["max-pre", "most-used-post", "dilated-post", "short-memory"])
+@pytest.mark.parametrize(
+    "name", ["max-pre", "most-used-post", "dilated-post", "short-memory", *HEADS]
+)
 def test_resume_in_bfloat16(name: str) -> None:
     invariants.check_resume(build(name, torch.bfloat16))
 

@@ -3,12 +3,16 @@
 from collections.abc import Callable
 
 from streamlm.config import ModelConfig
+from streamlm.heads.recurrent import RecurrentModel
 from streamlm.heads.relative import RelativeModel
 from streamlm.model import Model
 
-HEADS: dict[str, Callable[[ModelConfig], Model]] = {"relative": RelativeModel}
+HEADS: dict[str, Callable[[ModelConfig], Model]] = {
+    "relative": RelativeModel,
+    "recurrent": RecurrentModel,
+}
 
 
 def build_model(config: ModelConfig) -> Model:
-    """A model with fresh weights."""
-    return HEADS["relative"](config)
+    """A model with fresh weights, of the head that its configuration names."""
+    return HEADS[config.head](config)
