@@ -6,7 +6,7 @@ one commit. A cache built from a loaded state then equals the one that grew with
 for bit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -35,9 +35,11 @@ def build_cache(
     for index, layer in enumerate(layers):
         past, parts = state.past[index], []
         if config.compressed_len:
-            parts.append(_project(layer, past[:, : config.compressed_len], config.evicted_len))
+            old = past[:, : config.compressed_len]
+            parts.append(project_blocks(layer.project, old, config.evicted_len))
         if config.memory_len:
-            parts.append(_project(layer, past[:, config.compressed_len :], config.segment_len))
+            recent = past[:, config.compressed_len :]
+            parts.append(project_blocks(layer.project, recent, config.segment_len))
         if state.length:
             parts.append(layer.project(state.segment[index, :, : state.length].contiguous()))
         for store, column in ((keys, 0), (values, 1)):
@@ -91,10 +93,12 @@ def committed_cache(
     )
 
 
-def _project(layer: Projector, slots: Tensor, block: int) -> tuple[Tensor, Tensor]:
+def project_blocks(
+    project: Callable[[Tensor], tuple[Tensor, Tensor]], slots: Tensor, block: int
+) -> tuple[Tensor, Tensor]:
     """Project slots block by block from the right: every block has the shape of a commit."""
     n = slots.shape[1]
     padded = F.pad(slots, (0, 0, -n % block, 0))
-    pairs = [layer.project(part.contiguous()) for part in padded.split(block, dim=1)]
+    pairs = [project(part.contiguous()) for part in padded.split(block, dim=1)]
     keys, values = (torch.cat(halves, dim=2) for halves in zip(*pairs, strict=True))
     return keys[:, :, keys.shape[2] - n :], values[:, :, values.shape[2] - n :]

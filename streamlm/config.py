@@ -21,7 +21,7 @@ TRAINED_BY = {"conv": COMPRESSION_LOSSES, "dilated": COMPRESSION_LOSSES, "select
 NORMS = ("post", "pre")
 # Settings newer than the first checkpoints; see ModelConfig.architecture.
 NEWER = {"cutoffs", "div_val", "embed_dim", "clamp_len", "head"}
-HEADS = ("relative", "recurrent")
+HEADS = ("relative", "recurrent", "full")
 
 
 def _require(condition: bool, name: str, given: object, allowed: str) -> None:
@@ -102,7 +102,7 @@ class ModelConfig(_Config):
         embed_dim: with cutoffs, width of bin 0's embeddings; 0 stands for d_model.
         clamp_len: distances above it count as it; 0 clamps nothing.
         head: one of HEADS, what becomes of the past; see `streamlm.heads`. "recurrent" keeps no
-            slots: memory_len and compressed_len must be 0.
+            slots and "full" keeps all: memory_len and compressed_len must be 0.
     """
 
     vocab_size: int
@@ -168,10 +168,10 @@ class ModelConfig(_Config):
                 good = self.memory_len >= self.segment_len
                 _require(good, "memory_len", self.memory_len, allowed)
         _require(self.head in HEADS, "head", self.head, _or(HEADS))
-        if self.head == "recurrent":
+        if self.head != "relative":
             for name in ("memory_len", "compressed_len"):
                 value = getattr(self, name)
-                _require(value == 0, f"{name} with head 'recurrent'", value, "0")
+                _require(value == 0, f"{name} with head {self.head!r}", value, "0")
         _require(self.norm in NORMS, "norm", self.norm, _or(NORMS))
         for name in ("dropout", "attention_dropout"):
             value = getattr(self, name)

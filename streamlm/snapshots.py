@@ -5,7 +5,7 @@ to memory, and what left memory became one compressed slot per c.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ from memory_store import Snapshot, Window
 from streamlm.config import ModelConfig
 from streamlm.model import Model
 from streamlm.state import State, from_numpy
+
+UNBOUNDED = 1 << 32  # slots of a head that lets go of none
 
 
 @dataclass(frozen=True)
@@ -32,9 +34,8 @@ class SlotCounts:
         end = position // config.segment_len * config.segment_len
         gone = max(0, end - config.memory_len)
         compressed = gone // config.compression_rate if config.compressed_len else 0
-        return cls(
-            end, compressed, min(end, config.memory_len), min(compressed, config.compressed_len)
-        )
+        memory = end if config.head == "full" else min(end, config.memory_len)
+        return cls(end, compressed, memory, min(compressed, config.compressed_len))
 
 
 def to_snapshot(
@@ -58,9 +59,9 @@ def to_snapshot(
     past = parts.pop("past")  # [L, filled, W]
     assert past.shape[1] == counts.memory + counts.compressed
     windows = {}
-    if config.memory_len:
+    if config.memory_len or config.head == "full":
         memory = past[:, counts.compressed :]
-        windows["memory"] = Window(memory, 1, counts.memory_end, config.memory_len)
+        windows["memory"] = Window(memory, 1, counts.memory_end, config.memory_len or UNBOUNDED)
     if config.compressed_len:
         compressed = past[:, : counts.compressed]
         windows["compressed"] = Window(compressed, 1, counts.compressed_end, config.compressed_len)
@@ -91,6 +92,9 @@ def to_state(snapshot: Snapshot, model: Model) -> State:
     arrays = {name: window.data for name, window in snapshot.windows.items()}
     arrays.update(snapshot.arrays)
     layers, width, at = config.n_layers, config.d_model, config.past_len
+    if config.head == "full":
+        at = counts.memory
+        state = replace(state, past=state.past.new_zeros(layers, 1, at, width))
 
     def put(name: str, n: int, target: torch.Tensor) -> None:
         array = arrays.get(name, np.zeros((layers, 0, width)))

@@ -32,12 +32,14 @@ HEADS: dict[str, dict[str, object]] = {
     "recurrent-post": RECURRENT,
     "recurrent-pre": {**RECURRENT, "norm": "pre", "final_norm": True},
 }
-MODELS = {**KINDS, **SHAPES, **HEADS}
+FULL: dict[str, object] = {"head": "full", "memory_len": 0, "compressed_len": 0}
+GROWING: dict[str, dict[str, object]] = {"full-post": FULL, "full-pre": {**FULL, "norm": "pre"}}
+MODELS = {**KINDS, **SHAPES, **HEADS, **GROWING}
 # Logits and slots are around 1, so these are some hundred roundings of each precision.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 5e-5}
 
 CASES = [(name, torch.float64) for name in MODELS] + [
-    (name, torch.float32) for name in (*KINDS, *HEADS)
+    (name, torch.float32) for name in (*KINDS, *HEADS, *GROWING)
 ]
 
 everywhere = pytest.mark.parametrize("name", MODELS)
@@ -82,6 +84,12 @@ def test_resume_in_bfloat16(name: str) -> None:
     invariants.check_resume(build(name, torch.bfloat16))
 
 
-@everywhere
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in GROWING])
 def test_bounded(name: str) -> None:
     invariants.check_bounded(build(name, torch.float32, n_layers=1))
+
+
+@pytest.mark.parametrize("name", GROWING)
+def test_those_that_grow_say_so(name: str) -> None:
+    with pytest.raises(AssertionError, match="bytes"):
+        invariants.check_bounded(build(name, torch.float32, n_layers=1), n_segments=9)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from streamlm.config import ModelConfig
+from streamlm.heads.full import FullModel
 from streamlm.heads.recurrent import RecurrentModel
 from streamlm.heads.relative import RelativeModel
 from streamlm.model import Model
@@ -10,6 +11,7 @@ from streamlm.model import Model
 HEADS: dict[str, Callable[[ModelConfig], Model]] = {
     "relative": RelativeModel,
     "recurrent": RecurrentModel,
+    "full": FullModel,
 }
 
 

@@ -7,17 +7,15 @@ its gate: distance shows in the decays γ alone. A control: it remembers in as f
 """
 
 from dataclasses import replace
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from streamlm.config import ModelConfig
-from streamlm.eviction import Eviction
+from streamlm.heads.key_value import KeyValueModel
 from streamlm.layer import AnyLayer
-from streamlm.model import Model, Observer
-from streamlm.state import Cache, State
+from streamlm.state import State
 
 MATRICES = "retention"  # what is carried: [L, B, H, E, E]
 
@@ -76,7 +74,7 @@ class Retention(nn.Module):
         return decay**exponents
 
 
-class RecurrentModel(Model):
+class RecurrentModel(KeyValueModel):
     """A language model that carries matrices instead of slots."""
 
     def __init__(self, config: ModelConfig) -> None:
@@ -87,123 +85,33 @@ class RecurrentModel(Model):
         self._add_output()
         self.reset_parameters()
 
-    @property
-    def _layers(self) -> list["AnyLayer[Retention]"]:
-        return cast("list[AnyLayer[Retention]]", list(self.layers))
-
     def init_state(self, batch_size: int = 1) -> State:
         """Streams that have read nothing."""
         config, weight = self.config, self.output_bias
-        lead = (config.n_layers, batch_size)
-        counts = torch.zeros(batch_size, dtype=torch.int64, device=weight.device)
         dtype = torch.promote_types(weight.dtype, torch.float32)  # sums of all that was read
-        shape = (*lead, config.n_heads, config.head_dim, config.head_dim)
-        return State(
-            past=weight.new_zeros(*lead, 0, config.d_model).detach(),
-            segment=weight.new_zeros(*lead, config.segment_len, config.d_model).detach(),
-            usage=torch.zeros(*lead, 0, device=weight.device, dtype=torch.float32),
-            filled=counts,
-            position=counts.clone(),
-            length=0,
-            carried={MATRICES: torch.zeros(shape, dtype=dtype, device=weight.device)},
-        )
+        shape = (config.n_layers, batch_size, config.n_heads, config.head_dim, config.head_dim)
+        matrices = torch.zeros(shape, dtype=dtype, device=weight.device)
+        return self.empty_state(batch_size, {MATRICES: matrices})
 
-    def read(
-        self, x: Tensor, state: State, *, observe: Observer | None = None
-    ) -> tuple[Tensor, State]:
-        """All layers; see `Model.read`. There are no weights to observe."""
-        length, t = state.length, x.shape[1]
-        cache = None if torch.is_grad_enabled() else self._own_cache(state, t)
-        inputs = []
-        for index, layer in enumerate(self._layers):
-            inputs.append(x.detach())
-            seen = layer.read(x)
-            if cache is None:
-                before = layer.read(state.segment[index, :, :length])
-                key, value = layer.attention.project(torch.cat([before, seen], dim=1))
-            else:
-                new = layer.attention.project(seen)
-                for store, part in zip((cache.keys, cache.values), new, strict=True):
-                    store[index][:, :, length : length + t] = part
-                key, value = (
-                    each[index][:, :, : length + t] for each in (cache.keys, cache.values)
-                )
-            x = layer.finish(x, layer.attention.read(seen, key, value, self._matrix(state, index)))
-        tail = state.segment[:, :, length + t :]
-        segment = torch.cat([state.segment[:, :, :length], torch.stack(inputs), tail], dim=2)
-        return x, replace(
-            state,
-            segment=segment,
-            position=state.position + t,
-            length=length + t,
-            cache=cache,
+    def attend(self, index: int, seen: Tensor, key: Tensor, value: Tensor, state: State) -> Tensor:
+        """The recurrence of a layer; see `KeyValueModel.attend`."""
+        out: Tensor = self._layers[index].attention.read(
+            seen, key, value, state.carried[MATRICES][index]
         )
+        return out
 
-    def commit(self, state: State) -> tuple[State, Eviction | None]:
-        """Take the full open segment into the matrices; see `Model.commit`."""
-        t = self.config.segment_len
-        if state.length != t:
-            raise ValueError(f"a segment of {t} tokens is closed when full; it has {state.length}")
-        cache = state.cache if not torch.is_grad_enabled() else None
-        matrices = []
-        for index, layer in enumerate(self._layers):
-            if cache is not None and cache.weights_version == self._weights_version:
-                key, value = cache.keys[index], cache.values[index]
-            else:
-                key, value = layer.attention.project(layer.read(state.segment[index]))
-            matrix = layer.attention.closed(key, value, self._matrix(state, index))
-            matrices.append(matrix.detach())
-        committed = replace(
+    def closed(self, state: State, keys: list[Tensor], values: list[Tensor]) -> State:
+        """The segment taken into the matrices; see `KeyValueModel.closed`."""
+        matrices = [
+            layer.attention.closed(key, value, matrix).detach()
+            for layer, key, value, matrix in zip(
+                self._layers, keys, values, state.carried[MATRICES], strict=True
+            )
+        ]
+        return replace(
             state,
             segment=torch.zeros_like(state.segment),
             length=0,
             carried={MATRICES: torch.stack(matrices)},
             cache=None,
         )
-        return committed, None
-
-    @torch.no_grad()
-    def canonical(self, state: State) -> State:
-        """The same state with keys and values of the open segment as they are after loading it."""
-        if not state.length or (state.cache is not None and state.cache.calls == 1):
-            return state
-        return replace(state, cache=self._built_cache(state))
-
-    def _matrix(self, state: State, index: int) -> Tensor:
-        return state.carried[MATRICES][index]
-
-    def _own_cache(self, state: State, t: int) -> Cache:
-        """A cache to write the next t columns to."""
-        cache = state.cache
-        if cache is None or cache.weights_version != self._weights_version:
-            cache = self._built_cache(state)
-        if cache.used != state.length:
-            cache = cache.copy()
-        cache.used = state.length + t
-        cache.calls = cache.calls + 1 if state.length else 1
-        return cache
-
-    def _built_cache(self, state: State) -> Cache:
-        config, length = self.config, state.length
-        shape = (state.batch_size, config.n_heads, config.segment_len, config.head_dim)
-        keys, values = [], []
-        for index, layer in enumerate(self._layers):
-            pair = state.past.new_zeros(2, *shape)
-            if length:
-                slots = state.segment[index, :, :length].contiguous()
-                key, value = layer.attention.project(layer.read(slots))
-                pair[0, :, :, :length], pair[1, :, :, :length] = key, value
-            keys.append(pair[0])
-            values.append(pair[1])
-        return Cache(keys, values, state.segment[:, :, :0], length, 1, self._weights_version)
-
-    @property
-    def _weights_version(self) -> int:
-        """Changes whenever the weights that keys and values are derived from may have."""
-        weights = [
-            weight
-            for layer in self._layers
-            for weight in (layer.attention.key_value.weight, *layer.attention_norm.parameters())
-        ]
-        marks = [(weight.data_ptr(), weight.dtype, weight._version) for weight in weights]
-        return hash((self._mode_changes, *marks))

@@ -1,0 +1,114 @@
+"""Full attention: a causal Transformer that forgets nothing, and so grows with what it reads.
+
+Vaswani et al. (2017), with absolute sinusoids added to the embeddings. A control: what any bounded
+memory can at most hope for, at a price that rises with every token. Its state is not bounded.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from streamlm.attention import attention_mask
+from streamlm.cache import project_blocks
+from streamlm.config import ModelConfig
+from streamlm.heads.key_value import KeyValueModel
+from streamlm.layer import AnyLayer
+from streamlm.model import Observer
+from streamlm.state import State
+
+
+class FullAttention(nn.Module):
+    """Multi-head attention without positions; no biases on q, k, v and o."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.n_heads, self.head_dim = config.n_heads, config.head_dim
+        self.dropout = config.attention_dropout
+        inner = config.n_heads * config.head_dim
+        self.query = nn.Linear(config.d_model, inner, bias=False)
+        self.key_value = nn.Linear(config.d_model, 2 * inner, bias=False)
+        self.output = nn.Linear(inner, config.d_model, bias=False)
+
+    def project(self, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values: [B, n, D] → two [B, H, n, E]."""
+        both = self.key_value(slots).unflatten(2, (2, self.n_heads, self.head_dim))
+        key, value = both.permute(2, 0, 3, 1, 4).unbind(0)
+        return key, value
+
+    def read(self, x: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+        """[B, t, D] → [B, t, D]; mask [B, 1, t, K] is True where a query may look."""
+        query = self.query(x).unflatten(2, (self.n_heads, self.head_dim)).transpose(1, 2)
+        dropout = self.dropout if self.training else 0.0
+        heads = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+        out: Tensor = self.output(heads.transpose(1, 2).flatten(2))
+        return out
+
+
+class FullModel(KeyValueModel):
+    """A causal Transformer whose past holds all that was read."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.layers = nn.ModuleList(
+            AnyLayer(config, FullAttention(config)) for _ in range(config.n_layers)
+        )
+        self._add_output()
+        self.reset_parameters()
+
+    def init_state(self, batch_size: int = 1) -> State:
+        """Streams that have read nothing."""
+        return self.empty_state(batch_size)
+
+    def read(
+        self, x: Tensor, state: State, *, observe: Observer | None = None
+    ) -> tuple[Tensor, State]:
+        """All layers, over tokens that know their absolute positions; see `Model.read`."""
+        at = state.position[:, None] + torch.arange(x.shape[1], device=x.device)  # [B, t]
+        return super().read(x + absolute(at, x.shape[2]).to(x.dtype), state)
+
+    def project_past(self, index: int, state: State) -> tuple[Tensor, Tensor]:
+        """Keys and values of all segments that were closed; see `KeyValueModel.project_past`."""
+        past = state.past[index]
+        if not past.shape[1]:
+            return super().project_past(index, state)
+        layer = self._layers[index]
+        return project_blocks(
+            lambda slots: layer.attention.project(layer.read(slots)), past, self.config.segment_len
+        )
+
+    def past_after(self, past: Tensor, segment: Tensor, state: State) -> Tensor:
+        """All of it, but for columns that no row needs any more."""
+        whole = torch.cat([past, segment], dim=2)
+        return whole[:, :, whole.shape[2] - state.past.shape[2] :]
+
+    def attend(self, index: int, seen: Tensor, key: Tensor, value: Tensor, state: State) -> Tensor:
+        """Attention of a layer; see `KeyValueModel.attend`."""
+        past_len, t = state.past.shape[2], seen.shape[1]
+        mask = attention_mask(state.filled, past_len, key.shape[2] - past_len - t, t)
+        out: Tensor = self._layers[index].attention.read(seen, key, value, mask)
+        return out
+
+    def closed(self, state: State, keys: list[Tensor], values: list[Tensor]) -> State:
+        """The segment put behind the past; see `KeyValueModel.closed`."""
+        filled = state.filled + self.config.segment_len
+        longest = int(filled.max())  # rows that began anew may need less than others did
+        past = torch.cat([state.past, state.segment], dim=2)
+        return replace(
+            state,
+            past=past[:, :, past.shape[2] - longest :],
+            segment=torch.zeros_like(state.segment),
+            filled=filled,
+            length=0,
+            cache=None,
+        )
+
+
+def absolute(positions: Tensor, width: int) -> Tensor:
+    """Sine and cosine of absolute positions: [...] → [..., width], in float64."""
+    rates = 10_000.0 ** (
+        -torch.arange(0, width, 2, dtype=torch.float64, device=positions.device) / width
+    )
+    angles = positions[..., None].double() * rates
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
