@@ -20,8 +20,11 @@ JOINT = "joint-attention-reconstruction"
 TRAINED_BY = {"conv": COMPRESSION_LOSSES, "dilated": COMPRESSION_LOSSES, "select": ("none", JOINT)}
 NORMS = ("post", "pre")
 # Settings newer than the first checkpoints; see ModelConfig.architecture.
-NEWER = {"cutoffs", "div_val", "embed_dim", "clamp_len", "head"}
-HEADS = ("relative", "recurrent", "full")
+NEWER = {
+    *("cutoffs", "div_val", "embed_dim", "clamp_len"),
+    *("head", "projected_len", "projection", "sharing"),
+}
+HEADS = ("relative", "recurrent", "full", "linformer")
 
 
 def _require(condition: bool, name: str, given: object, allowed: str) -> None:
@@ -102,7 +105,10 @@ class ModelConfig(_Config):
         embed_dim: with cutoffs, width of bin 0's embeddings; 0 stands for d_model.
         clamp_len: distances above it count as it; 0 clamps nothing.
         head: one of HEADS, what becomes of the past; see `streamlm.heads`. "recurrent" keeps no
-            slots and "full" keeps all: memory_len and compressed_len must be 0.
+            slots and "full" keeps all: memory_len and compressed_len must be 0. "linformer" has no
+            compressed memory, and whole segments in memory.
+        projected_len: with "linformer", k, keys and values that each segment is shortened to.
+        projection, sharing: with "linformer", one of `heads.linformer.KINDS` and of `SHARING`.
     """
 
     vocab_size: int
@@ -128,6 +134,9 @@ class ModelConfig(_Config):
     embed_dim: int = 0
     clamp_len: int = 0
     head: str = "relative"
+    projected_len: int = 32
+    projection: str = "linear"
+    sharing: str = "layerwise"
 
     def __post_init__(self) -> None:
         cutoffs: object = self.cutoffs
@@ -169,9 +178,14 @@ class ModelConfig(_Config):
                 _require(good, "memory_len", self.memory_len, allowed)
         _require(self.head in HEADS, "head", self.head, _or(HEADS))
         if self.head != "relative":
-            for name in ("memory_len", "compressed_len"):
+            lengths = ("compressed_len", "memory_len")
+            for name in lengths[: 1 if self.head == "linformer" else 2]:
                 value = getattr(self, name)
                 _require(value == 0, f"{name} with head {self.head!r}", value, "0")
+        if self.head == "linformer":
+            multiple = f"a multiple of segment_len = {self.segment_len}"
+            good = self.memory_len % self.segment_len == 0
+            _require(good, "memory_len with head 'linformer'", self.memory_len, multiple)
         _require(self.norm in NORMS, "norm", self.norm, _or(NORMS))
         for name in ("dropout", "attention_dropout"):
             value = getattr(self, name)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,8 +67,14 @@ def test_memory_outlives_every_window() -> None:
     assert 1e-9 < float(far) < 1.0
 
 
-HEADS = {
-    name: {"head": name, "memory_len": 0, "compressed_len": 0} for name in ("recurrent", "full")
+HEADS: dict[str, dict[str, Any]] = {
+    **{
+        name: {"head": name, "memory_len": 0, "compressed_len": 0} for name in ("recurrent", "full")
+    },
+    "linformer": {
+        **{"head": "linformer", "memory_len": 32, "compressed_len": 0, "projected_len": 2},
+        **{"sharing": "headwise"},
+    },
 }
 everywhere = pytest.mark.parametrize("head", HEADS)
 
@@ -109,6 +116,60 @@ def test_full_attention_is_that_of_a_transformer() -> None:
     assert torch.allclose(found[0], model.logits(x), atol=1e-10)
 
 
+def same_weights(model: Any, other: Any) -> None:
+    """Both models with the weights of the first, and no positions."""
+    theirs = other.state_dict()
+    given = {name: weight for name, weight in model.state_dict().items() if name in theirs}
+    assert len(given) == len(theirs)
+    other.load_state_dict(given)
+    for each in (model, other):
+        for layer in each.layers:
+            torch.nn.init.zeros_(layer.attention.position.weight)
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_a_linformer_with_identities_is_a_transformer_xl(norm: str) -> None:
+    options: dict[str, Any] = {"memory_len": 8, "compressed_len": 0, "norm": norm}
+    model = tiny_model(**options, head="linformer", projected_len=4, sharing="key-value")
+    with torch.no_grad():
+        for length in model.lengths:
+            length.weight.copy_(torch.eye(4))
+    other = tiny_model(**options)
+    same_weights(model, other)
+    tokens = random_tokens(model, 23, rows=2)
+    with torch.no_grad():
+        found, _ = read(model, tokens, model.init_state(2))
+        wanted, _ = read(other, tokens, other.init_state(2))
+    assert torch.allclose(found, wanted, atol=1e-10)
+
+
+def test_a_linformer_that_pools_is_a_compressive_transformer() -> None:
+    """Without positions, and normalised after: what is averaged are layer inputs as they stand."""
+    options: dict[str, Any] = {"memory_len": 8, "compressed_len": 0, "projection": "pool"}
+    model = tiny_model(**options, head="linformer", projected_len=2)
+    other = tiny_model(memory_len=0, compressed_len=4, compression="mean", compression_rate=2)
+    same_weights(model, other)
+    tokens = random_tokens(model, 23, rows=2)
+    with torch.no_grad():
+        found, _ = read(model, tokens, model.init_state(2))
+        wanted, _ = read(other, tokens, other.init_state(2))
+    assert torch.allclose(found, wanted, atol=1e-10)
+
+
+def test_the_distance_of_a_shortened_segment_is_that_of_its_middle() -> None:
+    model = tiny_model(**{**HEADS["linformer"], "memory_len": 8}, n_layers=1)
+    near, far = model._projected_places()[0]
+    weight = model.layers[0].attention.position.weight
+    for i in range(4):  # a token of the open segment, and the two segments before
+        for m, oldest_first in ((1, 1), (2, 0)):
+            distance = i + 4 * m - 1.5
+            angles = [distance * 10_000 ** (-2 * j / 8) for j in range(4)]
+            row = torch.tensor([math.sin(a) for a in angles] + [math.cos(a) for a in angles])
+            wanted = (weight @ row.double()).unflatten(0, (2, 3))
+            assert torch.allclose(far[:, oldest_first, i], wanted, atol=1e-6)
+    assert near.shape == (2, 5, 3)
+
+
 def test_nothing_is_projected_twice() -> None:
     for head, options in HEADS.items():
         model, seen = tiny_model(**options, n_layers=1), []
@@ -118,8 +179,10 @@ def test_nothing_is_projected_twice() -> None:
         )
         tokens = random_tokens(model, 26)
         with torch.no_grad():
-            _, state = read(model, tokens[:, :20], model.init_state(1))
-            assert [n for n in seen if n] == [4] * 5, head
+            _, state = read(model, tokens[:, :12], model.init_state(1))
+            seen.clear()
+            _, state = read(model, tokens[:, 12:20], state)
+            assert seen == [4, 4], head
             seen.clear()
             for column in range(20, 23):  # token by token, within a segment
                 _, state = model(tokens[:, column : column + 1], state)
@@ -127,10 +190,17 @@ def test_nothing_is_projected_twice() -> None:
 
 
 def test_settings_are_refused() -> None:
-    for head in HEADS:
+    for head in ("recurrent", "full"):
         message = f"memory_len with head '{head}' = 128; allowed: 0"
         with pytest.raises(ValueError, match=message):
-            ModelConfig(vocab_size=9, head=head)
+            ModelConfig(vocab_size=9, head=head, compressed_len=0)
+    with pytest.raises(ValueError, match="compressed_len with head 'linformer' = 128; allowed: 0"):
+        ModelConfig(vocab_size=9, head="linformer")
+    with pytest.raises(ValueError, match="'linformer' = 100; allowed: a multiple of segment_len"):
+        ModelConfig(vocab_size=9, head="linformer", compressed_len=0, memory_len=100)
+    with pytest.raises(ValueError, match="projected_len = 200; allowed: 1 to n = 128"):
+        options: dict[str, Any] = {"head": "linformer", "compressed_len": 0, "projected_len": 200}
+        build_model(ModelConfig(vocab_size=9, **options))
     with pytest.raises(ValueError, match="head = 'lstm'; allowed: 'relative' or 'recurrent'"):
         ModelConfig(vocab_size=9, head="lstm")
 

@@ -28,7 +28,14 @@ SHAPES: dict[str, dict[str, object]] = {
     "bptt": {"compression_loss": "bptt", "compression": "dilated"},
 }
 RECURRENT: dict[str, object] = {"head": "recurrent", "memory_len": 0, "compressed_len": 0}
+LINFORMER: dict[str, object] = {
+    "head": "linformer", "memory_len": 8, "compressed_len": 0, "projected_len": 2
+}  # fmt: skip
 HEADS: dict[str, dict[str, object]] = {
+    "linformer-post": LINFORMER,
+    "linformer-pre": {**LINFORMER, "norm": "pre", "sharing": "none", "shared_bias": True},
+    "linformer-conv": {**LINFORMER, "projection": "conv", "sharing": "headwise"},
+    "linformer-no-memory": {**LINFORMER, "memory_len": 0},
     "recurrent-post": RECURRENT,
     "recurrent-pre": {**RECURRENT, "norm": "pre", "final_norm": True},
 }

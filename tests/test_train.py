@@ -48,6 +48,10 @@ VARIANTS: dict[str, dict[str, object]] = {
         head: {"head": head, "memory_len": 0, "compressed_len": 0, "compression_loss": "none"}
         for head in ("recurrent", "full")
     },
+    "linformer": {
+        **{"head": "linformer", "compressed_len": 0, "compression_loss": "none"},
+        "projected_len": 4,
+    },
 }
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from streamlm.config import ModelConfig
 from streamlm.heads.full import FullModel
+from streamlm.heads.linformer import LinformerModel
 from streamlm.heads.recurrent import RecurrentModel
 from streamlm.heads.relative import RelativeModel
 from streamlm.model import Model
@@ -12,6 +13,7 @@ HEADS: dict[str, Callable[[ModelConfig], Model]] = {
     "relative": RelativeModel,
     "recurrent": RecurrentModel,
     "full": FullModel,
+    "linformer": LinformerModel,
 }
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from streamlm.attention import attention_mask
 from streamlm.cache import project_blocks
 from streamlm.config import ModelConfig
-from streamlm.heads.key_value import KeyValueModel
+from streamlm.heads.key_value import KeyValueModel, Pair
 from streamlm.layer import AnyLayer
 from streamlm.model import Observer
 from streamlm.state import State
@@ -68,7 +68,7 @@ class FullModel(KeyValueModel):
         at = state.position[:, None] + torch.arange(x.shape[1], device=x.device)  # [B, t]
         return super().read(x + absolute(at, x.shape[2]).to(x.dtype), state)
 
-    def project_past(self, index: int, state: State) -> tuple[Tensor, Tensor]:
+    def project_past(self, index: int, state: State) -> Pair:
         """Keys and values of all segments that were closed; see `KeyValueModel.project_past`."""
         past = state.past[index]
         if not past.shape[1]:
@@ -78,10 +78,11 @@ class FullModel(KeyValueModel):
             lambda slots: layer.attention.project(layer.read(slots)), past, self.config.segment_len
         )
 
-    def past_after(self, past: Tensor, segment: Tensor, state: State) -> Tensor:
+    def past_after(self, index: int, past: Pair, segment: Pair, state: State) -> Pair:
         """All of it, but for columns that no row needs any more."""
-        whole = torch.cat([past, segment], dim=2)
-        return whole[:, :, whole.shape[2] - state.past.shape[2] :]
+        n = state.past.shape[2]
+        key, value = (torch.cat(both, dim=2)[:, :, -n:] for both in zip(past, segment, strict=True))
+        return key, value
 
     def attend(self, index: int, seen: Tensor, key: Tensor, value: Tensor, state: State) -> Tensor:
         """Attention of a layer; see `KeyValueModel.attend`."""

@@ -17,6 +17,8 @@ from streamlm.layer import AnyLayer
 from streamlm.model import Model, Observer
 from streamlm.state import Cache, State
 
+Pair = tuple[Tensor, Tensor]  # keys and values, [B, H, n, E] each
+
 
 class KeyValueModel(Model):
     """A head whose layers have `attention.project`: slots → keys and values, [B, H, n, E] each."""
@@ -43,14 +45,14 @@ class KeyValueModel(Model):
             keys, values: of each layer, of the past and of the whole segment.
         """
 
-    def project_past(self, index: int, state: State) -> tuple[Tensor, Tensor]:
+    def project_past(self, index: int, state: State) -> Pair:
         """Keys and values of the past, projected in the same blocks however they came to be."""
         config = self.config
         none = state.past.new_zeros(state.batch_size, config.n_heads, 0, config.head_dim)
         return none, none
 
-    def past_after(self, past: Tensor, segment: Tensor, state: State) -> Tensor:
-        """Columns of the past after a commit, from those before it and those of the segment.
+    def past_after(self, index: int, past: Pair, segment: Pair, state: State) -> Pair:
+        """Keys and values of the past after a commit, from those before it and of the segment.
 
         Args:
             state: after it.
@@ -114,13 +116,13 @@ class KeyValueModel(Model):
             # Read in pieces, its last bits are not those of the whole segment that it is now.
             cache = self._built_cache(state)
         committed = self.closed(state, cache.keys, cache.values)
-        halves: list[list[Tensor]] = []
-        for store in (cache.keys, cache.values):
-            moved = []
-            for whole in store:
-                past = self.past_after(whole[:, :, :-t], whole[:, :, -t:], committed)
-                moved.append(torch.cat([past, torch.zeros_like(whole[:, :, -t:])], dim=2))
-            halves.append(moved)
+        halves: list[list[Tensor]] = [[], []]
+        for index, (key, value) in enumerate(zip(cache.keys, cache.values, strict=True)):
+            past = key[:, :, :-t], value[:, :, :-t]
+            segment = key[:, :, -t:], value[:, :, -t:]
+            after = self.past_after(index, past, segment, committed)
+            for half, part, read in zip(halves, after, segment, strict=True):
+                half.append(torch.cat([part, torch.zeros_like(read)], dim=2))
         empty = committed.segment[:, :, :0]
         cache = Cache(halves[0], halves[1], empty, 0, 0, cache.weights_version)
         return replace(committed, cache=cache), None
@@ -132,7 +134,7 @@ class KeyValueModel(Model):
             return state
         return replace(state, cache=self._built_cache(state))
 
-    def _projected(self, index: int, state: State) -> tuple[Tensor, Tensor]:
+    def _projected(self, index: int, state: State) -> Pair:
         """Keys and values of the past and of the open segment so far."""
         layer = self._layers[index]
         slots = state.segment[index, :, : state.length].contiguous()

@@ -2,15 +2,27 @@
 
     softmax(Q (E K)ᵀ / √e) F V,    E and F [k, n]
 
-Every shortened slot mixes all n positions, so this is an encoder's attention: as it stands it must
-not be used where the future is hidden.
+Every shortened slot mixes all n positions. So `SelfAttention` is an encoder's and must not be used
+where the future is hidden, and `LinformerModel` shortens segments once they are closed; within the
+open segment attention is exact and causal.
 """
 
 import math
+from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from streamlm.attention import attention_mask, relative_shift
+from streamlm.cache import project_blocks
+from streamlm.config import ModelConfig
+from streamlm.heads.full import absolute
+from streamlm.heads.key_value import KeyValueModel, Pair
+from streamlm.layer import Layer
+from streamlm.positions import sinusoid
+from streamlm.state import State
 
 SHARING = ("none", "headwise", "key-value", "layerwise")
 KINDS = ("linear", "pool", "conv")
@@ -113,3 +125,160 @@ class SelfAttention(nn.Module):
         heads = F.scaled_dot_product_attention(query, key, value)
         out: Tensor = self.output(heads.transpose(1, 2).flatten(2))
         return out
+
+
+class LinformerModel(KeyValueModel):
+    """A language model whose memory is seen through E and F, segment by segment.
+
+    Memory holds the layer inputs of whole segments; what attention sees of each are k shortened
+    keys and values, all at the distance of the segment's middle. E and F learn from every segment
+    that looks at them, because keys and values are derived anew in training.
+    """
+
+    near_table: Tensor
+    far_table: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.n_layers))
+        n_biases = 1 if config.shared_bias else config.n_layers
+        self.content_bias = nn.Parameter(torch.empty(n_biases, config.n_heads, config.head_dim))
+        self.position_bias = nn.Parameter(torch.empty(n_biases, config.n_heads, config.head_dim))
+        self._add_output()
+        t, width = config.segment_len, config.d_model
+        pairs = projections(
+            config.n_layers,
+            config.n_heads,
+            config.head_dim,
+            n=t,
+            k=config.projected_len,
+            kind=config.projection,
+            sharing=config.sharing,
+        )
+        # Each one once, however many layers share it: weights are saved by their names.
+        own = list(dict.fromkeys(length for pair in pairs for length in pair))
+        self.lengths = nn.ModuleList(own)
+        self._lengths_of = [(own.index(e), own.index(f)) for e, f in pairs]
+        self.register_buffer("near_table", sinusoid(t + 1, width), persistent=False)
+        # From token i of a segment to the middle of the m-th one before: i + m·T - (T-1)/2.
+        ages = torch.arange(config.memory_len) + (t + 1) / 2
+        self.register_buffer("far_table", absolute(ages, width).float(), persistent=False)
+        self._places: tuple[int, list[tuple[Tensor, Tensor]]] | None = None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """As `Model.reset_parameters`, and the position biases N(0, std); E and F stay."""
+        super().reset_parameters()
+        for bias in (self.content_bias, self.position_bias):
+            nn.init.normal_(bias, std=self.config.init_std)
+
+    @property
+    def n_blocks(self) -> int:
+        """Segments that memory holds."""
+        return self.config.memory_len // self.config.segment_len
+
+    def init_state(self, batch_size: int = 1) -> State:
+        """Streams that have read nothing."""
+        state = self.empty_state(batch_size)
+        lead = state.past.shape[:2]
+        memory = state.past.new_zeros(*lead, self.config.memory_len, self.config.d_model)
+        return replace(state, past=memory)
+
+    def project_past(self, index: int, state: State) -> Pair:
+        """Shortened keys and values of every segment in memory, empty ones too."""
+        if not self.n_blocks:
+            return super().project_past(index, state)
+        layer = cast(Layer, self.layers[index])
+        pair = project_blocks(layer.project, state.past[index], self.config.segment_len)
+        return self._shortened(index, pair)
+
+    def past_after(self, index: int, past: Pair, segment: Pair, state: State) -> Pair:
+        """The newest segments; see `KeyValueModel.past_after`."""
+        if not self.n_blocks:
+            return past
+        new = self._shortened(index, segment)
+        key, value = (
+            torch.cat([old, part], dim=2)[:, :, -old.shape[2] :]
+            for old, part in zip(past, new, strict=True)
+        )
+        return key, value
+
+    def attend(self, index: int, seen: Tensor, key: Tensor, value: Tensor, state: State) -> Tensor:
+        """Relative attention, the past by its segments' middles; see `KeyValueModel.attend`."""
+        attention, k = cast(Layer, self.layers[index]).attention, self.config.projected_len
+        n_far, t = self.n_blocks * k, seen.shape[1]
+        n_open = key.shape[2] - n_far
+        near, far = self._projected_places()[index]
+        u, w = (
+            bias[0 if self.config.shared_bias else index][:, None] * self.config.head_dim**-0.5
+            for bias in (self.content_bias, self.position_bias)
+        )
+        query = attention.queries(seen)
+        scores = relative_shift((query + w) @ near[:, -(n_open + 1) :].mT)  # [B, H, t, n_open]
+        if n_far:
+            own = far[:, :, n_open - t : n_open]  # [H, m, t, E], oldest segment first
+            old = torch.einsum("bhte,hmte->bhtm", query + w, own)
+            scores = torch.cat([old.repeat_interleave(k, dim=3), scores], dim=3)
+        filled = state.filled // self.config.segment_len * k
+        mask = attention_mask(filled, n_far, n_open - t, t)
+        heads = F.scaled_dot_product_attention(
+            query + u,
+            key,
+            value,
+            attn_mask=scores.masked_fill(~mask, -torch.inf),
+            dropout_p=attention.dropout if self.training else 0.0,
+            scale=1.0,
+        )
+        out: Tensor = attention.output(heads.transpose(1, 2).flatten(2))
+        return out
+
+    def closed(self, state: State, keys: list[Tensor], values: list[Tensor]) -> State:
+        """The segment put into memory, the oldest one let go; see `KeyValueModel.closed`."""
+        kept = self.config.memory_len
+        past = torch.cat([state.past, state.segment], dim=2)
+        return replace(
+            state,
+            past=past[:, :, past.shape[2] - kept :],
+            segment=torch.zeros_like(state.segment),
+            filled=(state.filled + self.config.segment_len).clamp(max=kept),
+            length=0,
+            cache=None,
+        )
+
+    def _shortened(self, index: int, pair: Pair) -> Pair:
+        """Each segment of [B, H, m·T, E] by itself: [B, H, m·k, E]."""
+        shorter = []
+        for which, part in zip(self._lengths_of[index], pair, strict=True):
+            shorten = self.lengths[which]
+            b, h, _, width = part.shape
+            blocks = part.unflatten(2, (-1, self.config.segment_len)).transpose(1, 2)
+            made = shorten(blocks.flatten(0, 1))  # [B·m, H, k, E]
+            shorter.append(made.unflatten(0, (b, -1)).transpose(1, 2).reshape(b, h, -1, width))
+        return shorter[0], shorter[1]
+
+    def _projected_places(self) -> list[Pair]:
+        """Of each layer: W_R R of the open segment [H, T+1, E], and of memory [H, m, T, E]."""
+        version = self._weights_version
+        if not torch.is_grad_enabled() and self._places is not None and self._places[0] == version:
+            return self._places[1]
+        found = []
+        for module in self.layers:
+            attention = cast(Layer, module).attention
+            dtype = self.output_bias.dtype
+            near, far = (
+                attention.project_positions(self.dropout(table.to(dtype)))
+                for table in (self.near_table, self.far_table)
+            )
+            far = far.unflatten(1, (self.n_blocks, -1)) if self.n_blocks else far[:, None]
+            found.append((near, far.flip(1)))
+        if not torch.is_grad_enabled():
+            self._places = version, found
+        return found
+
+    @property
+    def _weights_version(self) -> int:
+        marks = [
+            (weight.data_ptr(), weight.dtype, weight._version)
+            for weight in self.lengths.parameters()
+        ]
+        return hash((super()._weights_version, *marks))
