@@ -94,11 +94,20 @@ def committed_cache(
 
 
 def project_blocks(
-    project: Callable[[Tensor], tuple[Tensor, Tensor]], slots: Tensor, block: int
+    project: Callable[[Tensor], tuple[Tensor, Tensor]],
+    slots: Tensor,
+    block: int,
+    *,
+    made: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Project slots block by block from the right: every block has the shape of a commit."""
+    """Project slots block by block from the right: every block has the shape of a commit.
+
+    Args:
+        made: keys that a block gives, if they are fewer; only of whole blocks.
+    """
     n = slots.shape[1]
     padded = F.pad(slots, (0, 0, -n % block, 0))
     pairs = [project(part.contiguous()) for part in padded.split(block, dim=1)]
     keys, values = (torch.cat(halves, dim=2) for halves in zip(*pairs, strict=True))
-    return keys[:, :, keys.shape[2] - n :], values[:, :, values.shape[2] - n :]
+    n_made = n if made is None else n // block * made
+    return keys[:, :, keys.shape[2] - n_made :], values[:, :, values.shape[2] - n_made :]

@@ -22,9 +22,10 @@ NORMS = ("post", "pre")
 # Settings newer than the first checkpoints; see ModelConfig.architecture.
 NEWER = {
     *("cutoffs", "div_val", "embed_dim", "clamp_len"),
-    *("head", "projected_len", "projection", "sharing"),
+    *("head", "projected_len", "projection", "sharing", "factor"),
 }
-HEADS = ("relative", "recurrent", "full", "linformer")
+HEADS = ("relative", "recurrent", "full", "linformer", "informer")
+BY_SEGMENT = ("linformer", "informer")  # whose memory holds whole segments
 
 
 def _require(condition: bool, name: str, given: object, allowed: str) -> None:
@@ -105,10 +106,11 @@ class ModelConfig(_Config):
         embed_dim: with cutoffs, width of bin 0's embeddings; 0 stands for d_model.
         clamp_len: distances above it count as it; 0 clamps nothing.
         head: one of HEADS, what becomes of the past; see `streamlm.heads`. "recurrent" keeps no
-            slots and "full" keeps all: memory_len and compressed_len must be 0. "linformer" has no
-            compressed memory, and whole segments in memory.
+            slots and "full" keeps all: memory_len and compressed_len must be 0. "linformer" and
+            "informer" have no compressed memory, and whole segments in memory.
         projected_len: with "linformer", k, keys and values that each segment is shortened to.
         projection, sharing: with "linformer", one of `heads.linformer.KINDS` and of `SHARING`.
+        factor: with "informer", c: of a segment's T queries, c·⌈ln T⌉ are to attend.
     """
 
     vocab_size: int
@@ -137,6 +139,7 @@ class ModelConfig(_Config):
     projected_len: int = 32
     projection: str = "linear"
     sharing: str = "layerwise"
+    factor: int = 5
 
     def __post_init__(self) -> None:
         cutoffs: object = self.cutoffs
@@ -179,13 +182,17 @@ class ModelConfig(_Config):
         _require(self.head in HEADS, "head", self.head, _or(HEADS))
         if self.head != "relative":
             lengths = ("compressed_len", "memory_len")
-            for name in lengths[: 1 if self.head == "linformer" else 2]:
+            for name in lengths[: 1 if self.head in BY_SEGMENT else 2]:
                 value = getattr(self, name)
                 _require(value == 0, f"{name} with head {self.head!r}", value, "0")
-        if self.head == "linformer":
+        if self.head in BY_SEGMENT:
             multiple = f"a multiple of segment_len = {self.segment_len}"
             good = self.memory_len % self.segment_len == 0
-            _require(good, "memory_len with head 'linformer'", self.memory_len, multiple)
+            _require(good, f"memory_len with head {self.head!r}", self.memory_len, multiple)
+        if self.head == "informer":
+            even = self.segment_len % 2 == 0
+            _require(even, "segment_len with head 'informer'", self.segment_len, "an even number")
+            _require(self.factor >= 1, "factor", self.factor, "an integer of at least 1")
         _require(self.norm in NORMS, "norm", self.norm, _or(NORMS))
         for name in ("dropout", "attention_dropout"):
             value = getattr(self, name)

@@ -15,6 +15,7 @@ from memory_store import Corrupt, DirectoryStore
 from streamlm.checkpoint import load_checkpoint, save_checkpoint
 from streamlm.config import ModelConfig
 from streamlm.heads import build_model
+from streamlm.heads.informer import MEASURES, SUM, THRESHOLD, Distil, position_noise
 from streamlm.heads.recurrent import MATRICES, Retention
 from streamlm.session import Session
 from tests.invariants import assert_same_state, random_tokens, read, tiny_model
@@ -75,6 +76,7 @@ HEADS: dict[str, dict[str, Any]] = {
         **{"head": "linformer", "memory_len": 32, "compressed_len": 0, "projected_len": 2},
         **{"sharing": "headwise"},
     },
+    "informer": {"head": "informer", "memory_len": 32, "compressed_len": 0, "factor": 1},
 }
 everywhere = pytest.mark.parametrize("head", HEADS)
 
@@ -170,6 +172,81 @@ def test_the_distance_of_a_shortened_segment_is_that_of_its_middle() -> None:
     assert near.shape == (2, 5, 3)
 
 
+def test_an_informer_whose_queries_all_attend_is_a_transformer_xl() -> None:
+    options: dict[str, Any] = {"memory_len": 0, "compressed_len": 0, "norm": "pre"}
+    model = tiny_model(**options, head="informer", factor=9)
+    other = tiny_model(**options)
+    other.load_state_dict(model.state_dict())
+    tokens = random_tokens(model, 23, rows=2)
+    with torch.no_grad():
+        found, _ = read(model, tokens, model.init_state(2))
+        wanted, _ = read(other, tokens, other.init_state(2))
+    assert torch.allclose(found, wanted, atol=1e-10)
+
+
+def test_lazy_queries_get_the_mean_of_all_values_so_far() -> None:
+    model = tiny_model(**HEADS["informer"], n_layers=1)
+    layer, tokens = model.layers[0], random_tokens(model, 12)
+    with torch.no_grad():
+        _, state = read(model, tokens, model.init_state(1))
+        embedded = model.embedding(tokens) * 8**0.5
+        total = layer.attention.project(layer.read(embedded))[1][0].sum(dim=1)
+        assert torch.allclose(state.carried[SUM][0, 0], total, atol=1e-10)
+        never = {**state.carried, THRESHOLD: torch.full_like(state.carried[THRESHOLD], torch.inf)}
+        seen = torch.randn(1, 2, 8, dtype=torch.float64)
+        new, past = layer.attention.project(seen), model.project_past(0, state)
+        pair = (torch.cat(both, dim=2) for both in zip(past, new, strict=True))
+        found, noted = model.attend(0, seen, *pair, replace(state, carried=never))
+    for i in range(2):
+        mean = (total + new[1][0, :, : i + 1].sum(dim=1)) / (13 + i)
+        assert torch.allclose(found[0, i], layer.attention.output(mean.flatten()), atol=1e-10)
+    assert noted[MEASURES].shape == (1, 2, 4)
+
+
+def test_about_as_many_queries_attend_as_asked_for() -> None:
+    model = tiny_model(**HEADS["informer"], n_layers=1)
+    assert model.active_share == 0.5
+    tokens, state = random_tokens(model, 1200), model.init_state(1)
+    n_active = n_all = 0
+    with torch.no_grad():
+        for start in range(0, 1200, 4):
+            threshold = state.carried[THRESHOLD]
+            _, full = model(tokens[:, start : start + 4], state)
+            if start > 400:
+                n_active += int((full.carried[MEASURES] >= threshold[..., None]).sum())
+                n_all += full.carried[MEASURES].numel()
+            state, _ = model.commit(full)
+    assert 0.4 < n_active / n_all < 0.6
+
+
+def test_sampled_keys_hang_on_the_position_alone() -> None:
+    noise = position_noise(torch.arange(10_000), 7)
+    assert torch.equal(position_noise(torch.arange(5000, 5010), 7), noise[5000:5010])
+    assert float(noise.min()) >= 0 and float(noise.max()) < 1
+    assert float(noise.mean()) == pytest.approx(0.5, abs=0.01)
+    counts = torch.histc(noise, bins=10, min=0, max=1) / noise.numel()
+    assert float((counts - 0.1).abs().max()) < 0.01
+    assert abs(float(torch.corrcoef(noise[:, :2].T)[0, 1])) < 0.05
+    assert abs(float(torch.corrcoef(torch.stack([noise[1:, 0], noise[:-1, 0]]))[0, 1])) < 0.05
+
+
+def test_distilling_looks_at_one_segment() -> None:
+    torch.manual_seed(0)
+    distil = Distil(6).double()
+    slots = torch.randn(2, 8, 6, dtype=torch.float64)
+    found = distil(slots)
+    assert found.shape == (2, 4, 6)
+    padded = torch.nn.functional.pad(slots, (0, 0, 1, 1))
+    kernel, bias = distil.convolution.weight, distil.convolution.bias
+    made = torch.stack(
+        [sum(padded[:, i + j] @ kernel[:, :, j].T for j in range(3)) + bias for i in range(8)],
+        dim=1,
+    )
+    made = torch.where(made > 0, made, made.exp() - 1)
+    wanted = [made[:, max(0, 2 * i - 1) : 2 * i + 2].amax(dim=1) for i in range(4)]
+    assert torch.allclose(found, torch.stack(wanted, dim=1), atol=1e-12)
+
+
 def test_nothing_is_projected_twice() -> None:
     for head, options in HEADS.items():
         model, seen = tiny_model(**options, n_layers=1), []
@@ -182,7 +259,8 @@ def test_nothing_is_projected_twice() -> None:
             _, state = read(model, tokens[:, :12], model.init_state(1))
             seen.clear()
             _, state = read(model, tokens[:, 12:20], state)
-            assert seen == [4, 4], head
+            # The Informer projects what it distilled, too.
+            assert seen == ([4, 2, 4, 2] if head == "informer" else [4, 4]), head
             seen.clear()
             for column in range(20, 23):  # token by token, within a segment
                 _, state = model(tokens[:, column : column + 1], state)

@@ -31,7 +31,13 @@ RECURRENT: dict[str, object] = {"head": "recurrent", "memory_len": 0, "compresse
 LINFORMER: dict[str, object] = {
     "head": "linformer", "memory_len": 8, "compressed_len": 0, "projected_len": 2
 }  # fmt: skip
+INFORMER: dict[str, object] = {
+    "head": "informer", "memory_len": 8, "compressed_len": 0, "factor": 1
+}  # fmt: skip
 HEADS: dict[str, dict[str, object]] = {
+    "informer-post": INFORMER,
+    "informer-pre": {**INFORMER, "norm": "pre", "shared_bias": True},
+    "informer-no-memory": {**INFORMER, "memory_len": 0},
     "linformer-post": LINFORMER,
     "linformer-pre": {**LINFORMER, "norm": "pre", "sharing": "none", "shared_bias": True},
     "linformer-conv": {**LINFORMER, "projection": "conv", "sharing": "headwise"},

@@ -52,6 +52,9 @@ VARIANTS: dict[str, dict[str, object]] = {
         **{"head": "linformer", "compressed_len": 0, "compression_loss": "none"},
         "projected_len": 4,
     },
+    "informer": {
+        **{"head": "informer", "compressed_len": 0, "compression_loss": "none", "factor": 1},
+    },
 }
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from streamlm.config import ModelConfig
 from streamlm.heads.full import FullModel
+from streamlm.heads.informer import InformerModel
 from streamlm.heads.linformer import LinformerModel
 from streamlm.heads.recurrent import RecurrentModel
 from streamlm.heads.relative import RelativeModel
@@ -14,6 +15,7 @@ HEADS: dict[str, Callable[[ModelConfig], Model]] = {
     "recurrent": RecurrentModel,
     "full": FullModel,
     "linformer": LinformerModel,
+    "informer": InformerModel,
 }
 
 

@@ -4,6 +4,7 @@ Vaswani et al. (2017), with absolute sinusoids added to the embeddings. A contro
 memory can at most hope for, at a price that rises with every token. Its state is not bounded.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -84,12 +85,14 @@ class FullModel(KeyValueModel):
         key, value = (torch.cat(both, dim=2)[:, :, -n:] for both in zip(past, segment, strict=True))
         return key, value
 
-    def attend(self, index: int, seen: Tensor, key: Tensor, value: Tensor, state: State) -> Tensor:
+    def attend(
+        self, index: int, seen: Tensor, key: Tensor, value: Tensor, state: State
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Attention of a layer; see `KeyValueModel.attend`."""
         past_len, t = state.past.shape[2], seen.shape[1]
         mask = attention_mask(state.filled, past_len, key.shape[2] - past_len - t, t)
         out: Tensor = self._layers[index].attention.read(seen, key, value, mask)
-        return out
+        return out, {}
 
     def closed(self, state: State, keys: list[Tensor], values: list[Tensor]) -> State:
         """The segment put behind the past; see `KeyValueModel.closed`."""

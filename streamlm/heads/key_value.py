@@ -6,6 +6,7 @@ the projections learn.
 """
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -28,8 +29,10 @@ class KeyValueModel(Model):
         return cast("list[AnyLayer[Any]]", list(cast(Any, self).layers))
 
     @abstractmethod
-    def attend(self, index: int, seen: Tensor, key: Tensor, value: Tensor, state: State) -> Tensor:
-        """Attention of layer `index`: [B, t, D] → [B, t, D].
+    def attend(
+        self, index: int, seen: Tensor, key: Tensor, value: Tensor, state: State
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Attention of layer `index`: [B, t, D], and what of `carried` it changes, [B, ...] each.
 
         Args:
             seen: inputs of the newest t tokens, normalised as the layer reads them.
@@ -80,7 +83,8 @@ class KeyValueModel(Model):
         """All layers; see `Model.read`. Nothing is observed."""
         length, t = state.length, x.shape[1]
         cache = None if torch.is_grad_enabled() else self._own_cache(state, t)
-        inputs = []
+        inputs: list[Tensor] = []
+        noted: dict[str, list[Tensor]] = {}
         for index, layer in enumerate(self._layers):
             inputs.append(x.detach())
             seen = layer.read(x)
@@ -95,11 +99,22 @@ class KeyValueModel(Model):
                 for store, part in zip((cache.keys, cache.values), new, strict=True):
                     store[index][:, :, stop - t : stop] = part
                 key, value = cache.keys[index][:, :, :stop], cache.values[index][:, :, :stop]
-            x = layer.finish(x, self.attend(index, seen, key, value, state))
+            attended, changed = self.attend(index, seen, key, value, state)
+            for name, part in changed.items():
+                noted.setdefault(name, []).append(part)
+            x = layer.finish(x, attended)
         tail = state.segment[:, :, length + t :]
         segment = torch.cat([state.segment[:, :, :length], torch.stack(inputs), tail], dim=2)
         return x, replace(
-            state, segment=segment, position=state.position + t, length=length + t, cache=cache
+            state,
+            segment=segment,
+            position=state.position + t,
+            length=length + t,
+            carried={
+                **state.carried,
+                **{name: torch.stack(parts) for name, parts in noted.items()},
+            },
+            cache=cache,
         )
 
     def commit(self, state: State) -> tuple[State, Eviction | None]:

@@ -8,6 +8,7 @@ open segment attention is exact and causal.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import cast
 
@@ -203,7 +204,9 @@ class LinformerModel(KeyValueModel):
         )
         return key, value
 
-    def attend(self, index: int, seen: Tensor, key: Tensor, value: Tensor, state: State) -> Tensor:
+    def attend(
+        self, index: int, seen: Tensor, key: Tensor, value: Tensor, state: State
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Relative attention, the past by its segments' middles; see `KeyValueModel.attend`."""
         attention, k = cast(Layer, self.layers[index]).attention, self.config.projected_len
         n_far, t = self.n_blocks * k, seen.shape[1]
@@ -230,7 +233,7 @@ class LinformerModel(KeyValueModel):
             scale=1.0,
         )
         out: Tensor = attention.output(heads.transpose(1, 2).flatten(2))
-        return out
+        return out, {}
 
     def closed(self, state: State, keys: list[Tensor], values: list[Tensor]) -> State:
         """The segment put into memory, the oldest one let go; see `KeyValueModel.closed`."""

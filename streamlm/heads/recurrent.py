@@ -6,6 +6,7 @@ Retention (Sun et al., "Retentive Network", 2023, eq. 6 to 9) without its rotati
 its gate: distance shows in the decays γ alone. A control: it remembers in as few bytes as can be.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -93,12 +94,14 @@ class RecurrentModel(KeyValueModel):
         matrices = torch.zeros(shape, dtype=dtype, device=weight.device)
         return self.empty_state(batch_size, {MATRICES: matrices})
 
-    def attend(self, index: int, seen: Tensor, key: Tensor, value: Tensor, state: State) -> Tensor:
+    def attend(
+        self, index: int, seen: Tensor, key: Tensor, value: Tensor, state: State
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """The recurrence of a layer; see `KeyValueModel.attend`."""
         out: Tensor = self._layers[index].attention.read(
             seen, key, value, state.carried[MATRICES][index]
         )
-        return out
+        return out, {}
 
     def closed(self, state: State, keys: list[Tensor], values: list[Tensor]) -> State:
         """The segment taken into the matrices; see `KeyValueModel.closed`."""
