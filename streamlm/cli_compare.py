@@ -23,12 +23,13 @@ class What(StrEnum):
     """What is exchanged."""
 
     ABLATION = "ablation"
+    HEADS = "heads"
 
 
 def compare(
     what: Annotated[
         What,
-        typer.Argument(help="The compression and its loss, or where compressed slots stand."),
+        typer.Argument(help="The compression and its loss, or the head, at equal size."),
     ],
     recipe: Annotated[
         Path, typer.Option(dir_okay=False, help="Data, model and training that all share.")
@@ -90,6 +91,7 @@ def compare(
             seeds=range(1, seeds + 1),
             folder=Path("runs") / recipe.stem,  # comparisons of one recipe share backbones
             device=where,
+            alike=COMPARISONS[what].alike,
             note=lambda message: progress.update(task, note=message),
             done=done,
         ):

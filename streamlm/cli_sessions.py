@@ -243,6 +243,7 @@ def delete(
     name: Name,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     store: Store = "sessions",
+    as_json: Json = False,
 ) -> None:
     """Remove a session with all its branches, for good."""
     if "@" in name:
@@ -254,4 +255,7 @@ def delete(
             note("nothing is deleted")
             raise typer.Exit(1)
     kept.delete()
-    output.print(f"{name} is deleted")
+    if as_json:
+        print(json.dumps({"name": name, "deleted": True}))
+    else:
+        output.print(f"{name} is deleted")

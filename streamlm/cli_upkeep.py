@@ -81,11 +81,15 @@ def unpin(
     name: Name,
     pin_name: Annotated[str, typer.Argument(metavar="PIN", help="Name of the pin.")],
     store: Store = "sessions",
+    as_json: Json = False,
 ) -> None:
     """Remove a pin; the snapshot stays until the next `gc`."""
     kept, _ = existing(store, name)
     kept.unpin(pin_name)
-    output.print(f"{name}: {pin_name} is no pin any more")
+    if as_json:
+        print(json.dumps({"name": name, "unpinned": pin_name}))
+    else:
+        output.print(f"{name}: {pin_name} is no pin any more")
 
 
 @app.command()

@@ -73,15 +73,71 @@ def ablation(base: ModelConfig) -> list[Variant]:
     return variants
 
 
+def heads(base: ModelConfig) -> list[Variant]:
+    """Ways to treat the past, with as many parameters as the recipe's model (within 2 %), and as
+    many bytes of state; "full" has as many as it reads.
+
+    Raises:
+        ValueError: no feed-forward width makes the parameters as many.
+    """
+    slots = base.compressed_len + base.memory_len
+    plain = replace(base, memory_len=slots, compressed_len=0, compression_loss="none")
+    whole = replace(plain, memory_len=slots // base.segment_len * base.segment_len)
+    shorter = max(1, base.segment_len // base.compression_rate)
+    # A recurrence carries matrices of E · E for each head instead of slots of D.
+    square = math.isqrt(slots * base.d_model // base.n_heads)
+    variants = {
+        "compressed": base,
+        "window": plain,
+        "linformer": replace(whole, head="linformer", projected_len=shorter),
+        "informer": replace(whole, head="informer"),
+        "recurrent": replace(plain, head="recurrent", memory_len=0, head_dim=square),
+        "full": replace(plain, head="full", memory_len=0),
+    }
+    wanted = n_parameters(base)
+    return [Variant(name, as_large(config, wanted)) for name, config in variants.items()]
+
+
+def n_parameters(config: ModelConfig) -> int:
+    """Weights of a model, which is not built."""
+    with torch.device("meta"):
+        return sum(weight.numel() for weight in build_model(config).parameters())
+
+
+def as_large(config: ModelConfig, wanted: int) -> ModelConfig:
+    """The same with a feed-forward width that makes it have about `wanted` weights.
+
+    Raises:
+        ValueError: none comes within 2 %.
+    """
+    of_one = n_parameters(replace(config, d_ff=2)) - n_parameters(replace(config, d_ff=1))
+    d_ff = max(1, config.d_ff + round((wanted - n_parameters(config)) / of_one))
+    found = replace(config, d_ff=d_ff)
+    n = n_parameters(found)
+    if abs(n - wanted) > 0.02 * wanted:
+        raise ValueError(
+            f"head {config.head!r} has {n:,} parameters with d_ff = {d_ff}; {wanted:,} are wanted"
+        )
+    return found
+
+
 @dataclass(frozen=True)
 class Comparison:
-    """What is exchanged, and which variant the others are compared with."""
+    """What is exchanged, and which variant the others are compared with.
+
+    Attributes:
+        alike: all begin with the same weights, but for what is exchanged.
+    """
 
     variants: Callable[[ModelConfig], list[Variant]]
     reference: str
+    alike: bool = True
 
 
-COMPARISONS = {"ablation": Comparison(ablation, DROP)}
+COMPARISONS = {
+    "ablation": Comparison(ablation, DROP),
+    "heads": Comparison(heads, "window", alike=False),
+}
 
 
 @dataclass(frozen=True)
@@ -107,6 +163,7 @@ def runs_of(
     seeds: Sequence[int],
     folder: Path,
     device: str = "auto",
+    alike: bool = True,
     note: Note = lambda message: None,
     done: Sequence[Run] = (),
 ) -> Iterator[Run]:
@@ -115,7 +172,13 @@ def runs_of(
     Args:
         recipe: the data, and how each is trained.
         folder: for what a run writes; removed when it is finished.
+        alike: whether they can begin with the same weights; see `Comparison`.
+
+    Raises:
+        ValueError: the recipe has a [backbone], and they cannot.
     """
+    if recipe.backbone is not None and not alike:
+        raise ValueError("[backbone] in the recipe; allowed where all variants have one head")
     tokenizer = Tokenizer(recipe.tokenizer)
     corpora = recipe.corpora(tokenizer, cache=folder.parent / "cache", progress=note)
     finished = {(run.variant, run.seed) for run in done}
@@ -133,7 +196,7 @@ def runs_of(
         for variant in missing:
             where = folder / f"{variant.name.replace(', ', '_').replace(' ', '-')}-{seed}"
             yield run_variant(
-                variant, recipe.train, seed=seed, begin=weights, folder=where, **shared
+                variant, recipe.train, seed=seed, begin=weights, alike=alike, folder=where, **shared
             )  # fmt: skip
 
 
@@ -177,6 +240,7 @@ def run_variant(
     corpora: tuple[Corpus, Corpus],
     folder: Path,
     begin: Mapping[str, torch.Tensor] | None = None,
+    alike: bool = True,
     device: str = "auto",
     note: Note = lambda message: None,
 ) -> Run:
@@ -184,6 +248,7 @@ def run_variant(
 
     Args:
         begin: the backbone's weights; None begins with those that belong to the seed.
+        alike: begin as all others do, not only with the same seed.
     """
     eval_tokens, eval_rows = config.eval_tokens, config.batch_size
     config = replace(
@@ -201,7 +266,8 @@ def run_variant(
         folder=folder,
         device=device,
     )
-    begin_alike(trainer, begin, seed=seed)
+    if alike:
+        begin_alike(trainer, begin, seed=seed)
     seconds, bits = 0.0, [0.0]
     for step in trainer.run():
         seconds = step.tokens / step.tokens_per_second

@@ -412,6 +412,9 @@ def test_looking_after_a_session(kept: CommandLine) -> None:
     assert "are as they were written" in kept.works("sessions", "verify", "s").out
     assert kept.works("sessions", "unpin", "s", "start").out == "s: start is no pin any more\n"
     assert kept("sessions", "unpin", "s", "start").status == 1
+    kept.works("sessions", "pin", "s", "again")
+    unpinned = kept.works("sessions", "unpin", "s", "again", "--json").json
+    assert unpinned == {"name": "s", "unpinned": "again"}
     refused = kept("sessions", "gc", "s", "--thin")
     assert refused.status == 1 and "--last" in refused.err
 
@@ -469,7 +472,8 @@ def test_delete_asks(kept: CommandLine) -> None:
     assert kept.works("sessions", "delete", "s", stdin=b"y\n").out == "s is deleted\n"
     assert not Path("sessions/s.zarr").exists()
     kept.works("feed", "text.txt", "--session", "t")
-    assert kept.works("sessions", "delete", "t", "--yes").err == ""
+    deleted = kept.works("sessions", "delete", "t", "--yes", "--json")
+    assert deleted.err == "" and deleted.json == {"name": "t", "deleted": True}
     assert list(Path("sessions").iterdir()) == []
 
 

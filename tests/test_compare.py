@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,13 +16,17 @@ from streamlm.compare import (
     DROP,
     Run,
     ablation,
+    as_large,
     begin_alike,
+    heads,
     mean_interval,
+    n_parameters,
     runs_of,
     summary,
 )
-from streamlm.config import COMPRESSION_LOSSES, COMPRESSIONS, ModelConfig
+from streamlm.config import COMPRESSION_LOSSES, COMPRESSIONS, HEADS, ModelConfig
 from streamlm.data import Corpus
+from streamlm.heads import build_model
 from streamlm.recipe import Recipe
 from streamlm.train import Trainer
 from tokenizer import Tokenizer
@@ -77,6 +82,43 @@ def test_the_ablation_has_every_compression_and_loss_and_the_controls() -> None:
     assert {c.compression_loss for c in others} == set(COMPRESSION_LOSSES)
     assert len({(c.compression, c.compression_loss) for c in others}) == len(others) == 14
     assert all((c.memory_len, c.compressed_len) == (128, 64) for c in others)
+
+
+def test_heads_have_as_many_parameters_and_bytes() -> None:
+    base = replace(base_config(), segment_len=64, memory_len=64)
+    variants = {variant.name: variant.config for variant in heads(base)}
+    assert {config.head for config in variants.values()} == set(HEADS)
+    wanted = n_parameters(base)
+    assert wanted == sum(weight.numel() for weight in build_model(base).parameters())
+    slots = base.past_len * base.d_model
+    for name, config in variants.items():
+        model = build_model(config)
+        n = sum(weight.numel() for weight in model.parameters())
+        assert n == n_parameters(config) and abs(n - wanted) <= 0.02 * wanted, name
+        state = model.init_state(1)
+        carried = state.carried["retention"].numel() if config.head == "recurrent" else 0
+        held = (state.past.numel() + carried) / config.n_layers
+        assert held == 0 if name == "full" else abs(held - slots) < 0.03 * slots, name
+    with pytest.raises(ValueError, match="parameters with d_ff = 1; 10,000 are wanted"):
+        as_large(base, 10_000)
+
+
+def test_every_head_is_compared(recipe: Path) -> None:
+    loaded = Recipe.load(recipe)
+    base = ModelConfig.from_dict({"vocab_size": 262, **loaded.model})
+    options: dict[str, Any] = {
+        "seeds": [1],
+        "folder": Path("runs"),
+        "device": "cpu",
+        "alike": False,
+    }
+    runs = list(runs_of(loaded, heads(base), **options))
+    assert [run.variant for run in runs] == [variant.name for variant in heads(base)]
+    assert len({run.bits_per_byte for run in runs}) == len(runs)
+    assert all(5 < run.bits_per_byte < 12 and run.tokens == runs[0].tokens for run in runs)
+    shared = replace(loaded, backbone={"segment_len": 8, "memory_len": 8})
+    with pytest.raises(ValueError, match=r"\[backbone\] in the recipe; allowed where all variants"):
+        next(runs_of(shared, heads(base), **options))
 
 
 def test_all_variants_begin_with_the_same_backbone(recipe: Path) -> None:
