@@ -48,7 +48,9 @@ def compare(
 
     Every finished run is written down. The same command goes on with those that are missing.
     """
-    from streamlm.compare_plot import draw  # first: what is missing is told before hours of work
+    # First: what is missing is told before hours of work.
+    from streamlm.compare_plot import draw
+    from streamlm.compare_report import write_report
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -92,6 +94,7 @@ def compare(
             folder=Path("runs") / recipe.stem,  # comparisons of one recipe share backbones
             device=where,
             alike=COMPARISONS[what].alike,
+            measured=COMPARISONS[what].measured,
             note=lambda message: progress.update(task, note=message),
             done=done,
         ):
@@ -112,7 +115,11 @@ def compare(
         return
     _show(rows)
     draw(rows, settings, target.with_suffix(".png"), reference=reference)
-    output.print(f"{file}, {target.with_suffix('.png')}")
+    written = [file, target.with_suffix(".png")]
+    if COMPARISONS[what].measured:
+        written.append(target.with_suffix(".html"))
+        write_report(written[2], rows, done, settings, picture=written[1])
+    output.print(", ".join(map(str, written)))
 
 
 def _done(file: Path, settings: dict[str, Any]) -> list[Any]:

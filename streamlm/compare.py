@@ -19,10 +19,12 @@ from typing import Any
 
 import torch
 
+from streamlm.checkpoint import Checkpoint
 from streamlm.config import TRAINED_BY, ModelConfig, TrainConfig
 from streamlm.data import Corpus
 from streamlm.evaluate import evaluate
 from streamlm.heads import build_model
+from streamlm.laboratory import measure
 from streamlm.recipe import Recipe
 from streamlm.train import Step, Trainer
 from tokenizer import Tokenizer
@@ -127,22 +129,28 @@ class Comparison:
 
     Attributes:
         alike: all begin with the same weights, but for what is exchanged.
+        measured: more than their loss is measured; see `laboratory`.
     """
 
     variants: Callable[[ModelConfig], list[Variant]]
     reference: str
     alike: bool = True
+    measured: bool = False
 
 
 COMPARISONS = {
     "ablation": Comparison(ablation, DROP),
-    "heads": Comparison(heads, "window", alike=False),
+    "heads": Comparison(heads, "window", alike=False, measured=True),
 }
 
 
 @dataclass(frozen=True)
 class Run:
-    """One trained variant; JSON."""
+    """One trained variant; JSON.
+
+    Attributes:
+        measures: what `laboratory.measure` found, and loss by position; None if it was not asked.
+    """
 
     variant: str
     seed: int
@@ -151,6 +159,7 @@ class Run:
     parameters: int
     tokens: int
     seconds: float
+    measures: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         return dict(self.__dict__)
@@ -164,6 +173,7 @@ def runs_of(
     folder: Path,
     device: str = "auto",
     alike: bool = True,
+    measured: bool = False,
     note: Note = lambda message: None,
     done: Sequence[Run] = (),
 ) -> Iterator[Run]:
@@ -173,6 +183,7 @@ def runs_of(
         recipe: the data, and how each is trained.
         folder: for what a run writes; removed when it is finished.
         alike: whether they can begin with the same weights; see `Comparison`.
+        measured: also what they cost and remember.
 
     Raises:
         ValueError: the recipe has a [backbone], and they cannot.
@@ -196,8 +207,15 @@ def runs_of(
         for variant in missing:
             where = folder / f"{variant.name.replace(', ', '_').replace(' ', '-')}-{seed}"
             yield run_variant(
-                variant, recipe.train, seed=seed, begin=weights, alike=alike, folder=where, **shared
-            )  # fmt: skip
+                variant,
+                recipe.train,
+                seed=seed,
+                begin=weights,
+                alike=alike,
+                measured=measured,
+                folder=where,
+                **shared,
+            )
 
 
 def train_backbone(
@@ -241,6 +259,7 @@ def run_variant(
     folder: Path,
     begin: Mapping[str, torch.Tensor] | None = None,
     alike: bool = True,
+    measured: bool = False,
     device: str = "auto",
     note: Note = lambda message: None,
 ) -> Run:
@@ -249,6 +268,7 @@ def run_variant(
     Args:
         begin: the backbone's weights; None begins with those that belong to the seed.
         alike: begin as all others do, not only with the same seed.
+        measured: also what it costs and remembers.
     """
     eval_tokens, eval_rows = config.eval_tokens, config.batch_size
     config = replace(
@@ -281,6 +301,12 @@ def run_variant(
         batch_size=eval_rows,
         max_tokens=eval_tokens,
     )
+    measures = None
+    if measured:
+        note(f"{variant.name}, seed {seed}: measuring")
+        checkpoint = Checkpoint(trainer.model.eval().requires_grad_(False), tokenizer)
+        places = [{"place": at, "nats": nats} for at, nats, _ in report.loss_by_position]
+        measures = {**measure(checkpoint, corpora[1]), "loss_by_position": places}
     shutil.rmtree(folder)
     return Run(
         variant=variant.name,
@@ -290,6 +316,7 @@ def run_variant(
         parameters=sum(weight.numel() for weight in trainer.model.parameters()),
         tokens=trainer.tokens,
         seconds=seconds,
+        measures=measures,
     )
 
 
