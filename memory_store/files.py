@@ -60,11 +60,17 @@ def _unreadable(path: str, error: OSError) -> StoreError:
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return missing(path)
     if error.errno == errno.ELOOP:
-        return Corrupt(f"{path}: a link. Put the file itself there.")
+        return _link(path)
     return from_os(error, "reading", path)
 
 
+def _link(path: str) -> Corrupt:
+    return Corrupt(f"{path}: a link. Put the file itself there.")
+
+
 def _check_regular(path: str, found: os.stat_result, size: int | None) -> None:
+    if stat.S_ISLNK(found.st_mode):
+        raise _link(path)
     if not stat.S_ISREG(found.st_mode):
         raise Corrupt(f"{path}: not a regular file. Restore the file from a copy.")
     check_found(path, found.st_size, size)

@@ -134,6 +134,9 @@ class Session:
         done = continue_reading(self._reading, opened).done
         report, started = ReadReport(), time.perf_counter()
         report.skipped_bytes = sum(source.n_bytes for source in opened)
+        if report.skipped_bytes:  # but for what came of them and is still to be read
+            lengths = self.checkpoint.tokenizer.token_lengths
+            report.skipped_bytes -= int(lengths[self._stream.ahead].sum())
         if len(self._stream.ahead):
             self._read(self._stream, self._reading, report)
         for source in opened[len(done) :]:

@@ -886,7 +886,7 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch, name: str, calls: int) -> N
 @pytest.mark.parametrize(
     ("command", "where", "message"),
     [
-        ("score text.txt --session s", "streamlm.session.Session._feed_block", "nothing is chang"),
+        ("score text.txt --session s", "streamlm.session.Session._read", "nothing is chang"),
         ("eval MODEL --data text.txt", "streamlm.cli.evaluate", "nothing is changed"),
         (
             "generate --session s --no-keep",
@@ -894,7 +894,7 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch, name: str, calls: int) -> N
             "nothing is kept",
         ),
         ("feed text.txt --session new", "streamlm.cli.open_named", "nothing was read"),
-        ("feed text.txt --session new", "streamlm.session.Session._feed_block", "nothing was read"),
+        ("feed text.txt --session new", "streamlm.session.Session._read", "nothing was read"),
         ("train --recipe recipe.toml", "streamlm.train.Trainer._optimise", "nothing was saved yet"),
     ],
 )
