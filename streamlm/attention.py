@@ -40,7 +40,27 @@ def attention_mask(filled: Tensor, past_len: int, length: int, n_queries: int) -
     return (causal[None] & real[:, None])[:, None]
 
 
-class RelativeAttention(nn.Module):
+class ProjectingAttention(nn.Module):
+    """What all kinds of attention do alike: queries, keys and values of H heads, without biases."""
+
+    n_heads: int
+    head_dim: int
+    query: nn.Linear
+    key_value: nn.Linear
+
+    def project(self, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of slots: [B, n, W] → two [B, H, n, E]."""
+        both = self.key_value(slots).unflatten(2, (2, self.n_heads, self.head_dim))
+        key, value = both.permute(2, 0, 3, 1, 4).unbind(0)  # [B, n, 2, H, E] → [2, B, H, n, E]
+        return key, value
+
+    def queries(self, x: Tensor) -> Tensor:
+        """[B, t, D] → [B, H, t, E], divided by √E, which scales all terms of the scores."""
+        query: Tensor = self.query(x).unflatten(2, (self.n_heads, self.head_dim)).transpose(1, 2)
+        return query * self.head_dim**-0.5
+
+
+class RelativeAttention(ProjectingAttention):
     """Multi-head attention with relative positions; no biases on q, k, v and o.
 
     `project` and `attend` are separate so that the keys and values of a slot, once projected, serve
@@ -58,21 +78,10 @@ class RelativeAttention(nn.Module):
         self.position = nn.Linear(d_model, inner, bias=False)
         self.output = nn.Linear(inner, d_model, bias=False)
 
-    def project(self, slots: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of slots: [B, n, W] → two [B, H, n, E]."""
-        both = self.key_value(slots).unflatten(2, (2, self.n_heads, self.head_dim))
-        key, value = both.permute(2, 0, 3, 1, 4).unbind(0)  # [B, n, 2, H, E] → [2, B, H, n, E]
-        return key, value
-
     def project_positions(self, table: Tensor) -> Tensor:
         """W_R R: [n, D] → [H, n, E]."""
         projected: Tensor = self.position(table)
         return projected.unflatten(1, (self.n_heads, self.head_dim)).transpose(0, 1)
-
-    def queries(self, x: Tensor) -> Tensor:
-        """[B, t, D] → [B, H, t, E], divided by √E, which scales both terms of the scores."""
-        query: Tensor = self.query(x).unflatten(2, (self.n_heads, self.head_dim)).transpose(1, 2)
-        return query * self.head_dim**-0.5
 
     def position_scores(self, query: Tensor, w: Tensor, positions: Tensor) -> Tensor:
         """(q_i + w)·r of every query and key.

@@ -46,6 +46,17 @@ class Model(nn.Module, ABC):
         self.output_bias = nn.Parameter(torch.empty(config.vocab_size))
         self.dropout = nn.Dropout(config.dropout)
 
+    def _add_biases(self) -> None:
+        config = self.config
+        n_biases = 1 if config.shared_bias else config.n_layers
+        self.content_bias = nn.Parameter(torch.empty(n_biases, config.n_heads, config.head_dim))
+        self.position_bias = nn.Parameter(torch.empty(n_biases, config.n_heads, config.head_dim))
+
+    def biases(self, index: int) -> tuple[Tensor, Tensor]:
+        """u and w of a layer, each [H, E], of heads with relative positions."""
+        index = 0 if self.config.shared_bias else index
+        return self.content_bias[index], self.position_bias[index]
+
     def reset_parameters(self) -> None:
         """Initial weights as in the authors' Transformer-XL: N(0, std) and LayerNorm N(1, std)."""
         std = self.config.init_std
@@ -62,6 +73,9 @@ class Model(nn.Module, ABC):
         else:
             nn.init.normal_(self.embedding.weight, std=std)
         nn.init.zeros_(self.output_bias)
+        for name in ("content_bias", "position_bias"):
+            if name in self._parameters:
+                nn.init.normal_(getattr(self, name), std=std)
 
     def compression_parameters(self) -> list[nn.Parameter]:
         """Parameters that the compression loss (or, with BPTT, the language model) trains."""

@@ -24,6 +24,11 @@ def sinusoid(
     distance = torch.arange(n - 1, -1, -1, dtype=torch.float64, device="cpu")
     if clamp:
         distance = distance.clamp(max=clamp)
-    index = torch.arange(0, d_model, 2, dtype=torch.float64, device="cpu")
-    angle = distance[:, None] * torch.pow(10000.0, -index / d_model)[None, :]  # [n, d/2]
-    return torch.cat([angle.sin(), angle.cos()], dim=1).float().to(device)
+    return absolute(distance, d_model).float().to(device)
+
+
+def absolute(positions: Tensor, width: int) -> Tensor:
+    """Sines, then cosines, of any positions: [...] → [..., width], float64."""
+    index = torch.arange(0, width, 2, dtype=torch.float64, device=positions.device)
+    angle = positions[..., None].double() * torch.pow(10000.0, -index / width)
+    return torch.cat([angle.sin(), angle.cos()], dim=-1)

@@ -125,7 +125,7 @@ class Keeping:
         start = parent.position if parent is not None else 0
         snapshot = stream.to_snapshot(
             self._checkpoint,
-            tokens=self.log.take(start, stream.position),
+            tokens=self.log.take(start, position),
             attributes={"reading": reading.to_json() if reading else None},
         )
 

@@ -202,8 +202,8 @@ class TextStream:
         """The stream that `to_snapshot` saved; `recent` are the newest tokens of the log."""
         attributes: Any = snapshot.attributes
         ahead = snapshot.arrays.get("ahead", np.zeros(0, np.int32))
-        ids = range(checkpoint.model.config.vocab_size)
-        if ahead.dtype != np.int32 or ahead.ndim != 1 or not {*ahead.tolist()} <= {*ids}:
+        known = (ahead >= 0) & (ahead < checkpoint.model.config.vocab_size)
+        if ahead.dtype != np.int32 or ahead.ndim != 1 or not known.all():
             raise ValueError(f"ahead of {ahead.dtype} {ahead.shape}: not ids of this vocabulary")
         return cls(
             state=to_state(snapshot, checkpoint.model),

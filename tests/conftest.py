@@ -1,17 +1,20 @@
 """What every test shares: one thread, CUDA tests only where there is a CUDA device, tiny models."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import settings
 
+import streamlm
 from memory_store import DirectoryStore
 from streamlm.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from streamlm.config import ModelConfig
 from streamlm.heads.relative import RelativeModel
+from streamlm.session import Session
 from tokenizer import Tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -69,6 +72,20 @@ def tiny_folder(
 def tiny(tiny_folder: Callable[..., Path]) -> Checkpoint:
     """A tiny random checkpoint: T = 16, M = 16, C = 8, c = 4."""
     return load_checkpoint(tiny_folder(), device="cpu")
+
+
+@pytest.fixture
+def open_(tmp_path: Path, tiny: Checkpoint) -> Iterator[Callable[..., Session]]:
+    """Opens the session of a name; all are closed at the end."""
+    opened: list[Session] = []
+
+    def open_(name: str = "s", **options: Any) -> Session:
+        opened.append(streamlm.open(tmp_path / f"{name}.zarr", tiny, **options))
+        return opened[-1]
+
+    yield open_
+    for session in opened:
+        session.close()
 
 
 @pytest.fixture

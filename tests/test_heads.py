@@ -160,7 +160,7 @@ def test_a_linformer_that_pools_is_a_compressive_transformer() -> None:
 
 def test_the_distance_of_a_shortened_segment_is_that_of_its_middle() -> None:
     model = tiny_model(**{**HEADS["linformer"], "memory_len": 8}, n_layers=1)
-    near, far = model._projected_places()[0]
+    near, far = model.project_places(0)
     weight = model.layers[0].attention.position.weight
     for i in range(4):  # a token of the open segment, and the two segments before
         for m, oldest_first in ((1, 1), (2, 0)):
@@ -196,7 +196,8 @@ def test_lazy_queries_get_the_mean_of_all_values_so_far() -> None:
         seen = torch.randn(1, 2, 8, dtype=torch.float64)
         new, past = layer.attention.project(seen), model.project_past(0, state)
         pair = (torch.cat(both, dim=2) for both in zip(past, new, strict=True))
-        found, noted = model.attend(0, seen, *pair, replace(state, carried=never))
+        never_state, places = replace(state, carried=never), model.project_places(0)
+        found, noted = model.attend(0, seen, tuple(pair), never_state, places)
     for i in range(2):
         mean = (total + new[1][0, :, : i + 1].sum(dim=1)) / (13 + i)
         assert torch.allclose(found[0, i], layer.attention.output(mean.flatten()), atol=1e-10)

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-import streamlm
 from memory_store import Conflict, DirectoryStore, Ref, Retention, StoreError, StoreFull
 from streamlm.checkpoint import Checkpoint
 from streamlm.session import Session
@@ -19,19 +18,6 @@ from tests.invariants import assert_same_state
 
 SEGMENT = 16  # of the tiny model
 Open = Callable[..., Session]
-
-
-@pytest.fixture
-def open_(tmp_path: Path, tiny: Checkpoint) -> Iterator[Open]:
-    opened: list[Session] = []
-
-    def open_(name: str = "s", **options: Any) -> Session:
-        opened.append(streamlm.open(tmp_path / f"{name}.zarr", tiny, **options))
-        return opened[-1]
-
-    yield open_
-    for session in opened:
-        session.close()
 
 
 @pytest.fixture(scope="module")

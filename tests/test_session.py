@@ -55,20 +55,6 @@ Prose = Callable[..., str]
 Open = Callable[..., Session]
 
 
-@pytest.fixture
-def open_(tmp_path: Path, tiny: Checkpoint) -> Iterator[Open]:
-    """Opens the session of a name; all are closed at the end."""
-    opened: list[Session] = []
-
-    def open_(name: str = "s", **options: Any) -> Session:
-        opened.append(streamlm.open(tmp_path / f"{name}.zarr", tiny, **options))
-        return opened[-1]
-
-    yield open_
-    for session in opened:
-        session.close()
-
-
 @dataclass(frozen=True)
 class End:
     """Where a session ended, but for the last bits."""

@@ -5,22 +5,22 @@ memory can at most hope for, at a price that rises with every token. Its state i
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from streamlm.attention import attention_mask
+from streamlm.attention import ProjectingAttention, attention_mask
 from streamlm.cache import project_blocks
 from streamlm.config import ModelConfig
-from streamlm.heads.key_value import KeyValueModel, Pair
+from streamlm.heads.key_value import KeyValueModel, Pair, Places
 from streamlm.layer import AnyLayer
 from streamlm.model import Observer
+from streamlm.positions import absolute
 from streamlm.state import State
 
 
-class FullAttention(nn.Module):
+class FullAttention(ProjectingAttention):
     """Multi-head attention without positions; no biases on q, k, v and o."""
 
     def __init__(self, config: ModelConfig) -> None:
@@ -32,17 +32,12 @@ class FullAttention(nn.Module):
         self.key_value = nn.Linear(config.d_model, 2 * inner, bias=False)
         self.output = nn.Linear(inner, config.d_model, bias=False)
 
-    def project(self, slots: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values: [B, n, D] → two [B, H, n, E]."""
-        both = self.key_value(slots).unflatten(2, (2, self.n_heads, self.head_dim))
-        key, value = both.permute(2, 0, 3, 1, 4).unbind(0)
-        return key, value
-
     def read(self, x: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
         """[B, t, D] → [B, t, D]; mask [B, 1, t, K] is True where a query may look."""
-        query = self.query(x).unflatten(2, (self.n_heads, self.head_dim)).transpose(1, 2)
         dropout = self.dropout if self.training else 0.0
-        heads = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+        heads = F.scaled_dot_product_attention(
+            self.queries(x), key, value, attn_mask=mask, dropout_p=dropout, scale=1.0
+        )
         out: Tensor = self.output(heads.transpose(1, 2).flatten(2))
         return out
 
@@ -86,33 +81,16 @@ class FullModel(KeyValueModel):
         return key, value
 
     def attend(
-        self, index: int, seen: Tensor, key: Tensor, value: Tensor, state: State
+        self, index: int, seen: Tensor, pair: Pair, state: State, places: Places
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Attention of a layer; see `KeyValueModel.attend`."""
-        past_len, t = state.past.shape[2], seen.shape[1]
+        (key, value), past_len, t = pair, state.past.shape[2], seen.shape[1]
         mask = attention_mask(state.filled, past_len, key.shape[2] - past_len - t, t)
         out: Tensor = self._layers[index].attention.read(seen, key, value, mask)
         return out, {}
 
     def closed(self, state: State, keys: list[Tensor], values: list[Tensor]) -> State:
         """The segment put behind the past; see `KeyValueModel.closed`."""
-        filled = state.filled + self.config.segment_len
-        longest = int(filled.max())  # rows that began anew may need less than others did
-        past = torch.cat([state.past, state.segment], dim=2)
-        return replace(
-            state,
-            past=past[:, :, past.shape[2] - longest :],
-            segment=torch.zeros_like(state.segment),
-            filled=filled,
-            length=0,
-            cache=None,
-        )
-
-
-def absolute(positions: Tensor, width: int) -> Tensor:
-    """Sine and cosine of absolute positions: [...] → [..., width], in float64."""
-    rates = 10_000.0 ** (
-        -torch.arange(0, width, 2, dtype=torch.float64, device=positions.device) / width
-    )
-    angles = positions[..., None].double() * rates
-    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+        # Rows that began anew may need less than others did.
+        longest = int(state.filled.max()) + self.config.segment_len
+        return self.shifted(state, kept=longest)

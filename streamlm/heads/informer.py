@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from streamlm.attention import attention_mask, relative_shift
 from streamlm.cache import project_blocks
 from streamlm.config import ModelConfig
-from streamlm.heads.key_value import KeyValueModel, Pair
+from streamlm.heads.key_value import KeyValueModel, Pair, Places, newest
 from streamlm.layer import Layer
 from streamlm.positions import sinusoid
 from streamlm.state import State
@@ -54,22 +54,13 @@ class InformerModel(KeyValueModel):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.n_layers))
-        n_biases = 1 if config.shared_bias else config.n_layers
-        self.content_bias = nn.Parameter(torch.empty(n_biases, config.n_heads, config.head_dim))
-        self.position_bias = nn.Parameter(torch.empty(n_biases, config.n_heads, config.head_dim))
+        self._add_biases()
         self._add_output()
         n_distils = config.n_layers if config.memory_len else 0
         self.distils = nn.ModuleList(Distil(config.d_model) for _ in range(n_distils))
         table = sinusoid(config.memory_len + config.segment_len + 1, config.d_model)
         self.register_buffer("position_table", table, persistent=False)
-        self._places: tuple[int, list[Tensor]] | None = None
         self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """As `Model.reset_parameters`; position biases N(0, std), distilling keeps what it had."""
-        super().reset_parameters()
-        for bias in (self.content_bias, self.position_bias):
-            nn.init.normal_(bias, std=self.config.init_std)
 
     @property
     def active_share(self) -> float:
@@ -116,30 +107,23 @@ class InformerModel(KeyValueModel):
         """The newest segments, the one just closed distilled."""
         if not self.n_far:
             return past
-        newest = state.past[index, :, -self.config.segment_len :].contiguous()
-        new = self._distilled(index, newest)
-        key, value = (
-            torch.cat([old, part], dim=2)[:, :, -self.n_far :]
-            for old, part in zip(past, new, strict=True)
-        )
-        return key, value
+        closed = state.past[index, :, -self.config.segment_len :].contiguous()
+        return newest(past, self._distilled(index, closed))
 
     def attend(
-        self, index: int, seen: Tensor, key: Tensor, value: Tensor, state: State
+        self, index: int, seen: Tensor, pair: Pair, state: State, places: Places
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Attention of those that stand out, the mean for the others."""
         attention = cast(Layer, self.layers[index]).attention
+        (key, value), (projected,) = pair, places
         n_far, t = self.n_far, seen.shape[1]
         n_open = key.shape[2] - n_far
         length = n_open - t
-        u, w = (
-            bias[0 if self.config.shared_bias else index][:, None] * self.config.head_dim**-0.5
-            for bias in (self.content_bias, self.position_bias)
-        )
+        u, w = (bias[:, None] * self.config.head_dim**-0.5 for bias in self.biases(index))
         query = attention.queries(seen)
         memory = self.config.memory_len
-        places = self._projected_places()[index][:, -(memory + n_open + 1) :]
-        near = relative_shift((query + w) @ places.mT)  # [B, H, t, M + n_open]
+        projected = projected[:, -(memory + n_open + 1) :]
+        near = relative_shift((query + w) @ projected.mT)  # [B, H, t, M + n_open]
         # A distilled slot stands at the younger of the two tokens that it is strided over.
         bias = torch.cat([near[..., 1:memory:2], near[..., memory:]], dim=3)
         filled = state.filled // 2
@@ -161,25 +145,19 @@ class InformerModel(KeyValueModel):
 
     def closed(self, state: State, keys: list[Tensor], values: list[Tensor]) -> State:
         """The segment put into memory, its values added up, the threshold moved."""
-        kept, t = self.config.memory_len, self.config.segment_len
-        past = torch.cat([state.past, state.segment], dim=2)
         total = state.carried[SUM]
         new = torch.stack([value[:, :, self.n_far :].sum(dim=2) for value in values])
         found = state.carried[MEASURES].quantile(1 - self.active_share, dim=3)
         old = state.carried[THRESHOLD]
-        first = (state.position <= t)[None, :, None]
-        return replace(
+        first = (state.position <= self.config.segment_len)[None, :, None]
+        return self.shifted(
             state,
-            past=past[:, :, past.shape[2] - kept :],
-            segment=torch.zeros_like(state.segment),
-            filled=(state.filled + t).clamp(max=kept),
-            length=0,
+            kept=self.config.memory_len,
             carried={
                 MEASURES: torch.zeros_like(state.carried[MEASURES]),
                 THRESHOLD: torch.where(first, found, old + RATE * (found - old)),
                 SUM: total + new.detach().to(total.dtype),
             },
-            cache=None,
         )
 
     def _measured(self, scores: Tensor, state: State, length: int) -> Tensor:
@@ -210,24 +188,14 @@ class InformerModel(KeyValueModel):
         distil = cast(Distil, self.distils[index])
         return layer.attention.project(distil(layer.read(slots)))
 
-    def _projected_places(self) -> list[Tensor]:
-        """W_R R of each layer, [H, M + T + 1, E]."""
-        version = self._weights_version
-        if not torch.is_grad_enabled() and self._places is not None and self._places[0] == version:
-            return self._places[1]
+    def project_places(self, index: int) -> Places:
+        """W_R R, [H, M + T + 1, E]."""
         table = self.dropout(self.position_table.to(self.output_bias.dtype))
-        found = [cast(Layer, layer).attention.project_positions(table) for layer in self.layers]
-        if not torch.is_grad_enabled():
-            self._places = version, found
-        return found
+        return (cast(Layer, self.layers[index]).attention.project_positions(table),)
 
-    @property
-    def _weights_version(self) -> int:
-        marks = [
-            (weight.data_ptr(), weight.dtype, weight._version)
-            for weight in self.distils.parameters()
-        ]
-        return hash((super()._weights_version, *marks))
+    def derived_from(self) -> list[Tensor]:
+        """As `KeyValueModel.derived_from`, and what distils."""
+        return [*super().derived_from(), *self.distils.parameters()]
 
 
 def position_noise(positions: Tensor, n: int) -> Tensor:

@@ -13,16 +13,22 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from streamlm.config import ModelConfig
 from streamlm.eviction import Eviction
 from streamlm.layer import AnyLayer
 from streamlm.model import Model, Observer
 from streamlm.state import Cache, State
 
 Pair = tuple[Tensor, Tensor]  # keys and values, [B, H, n, E] each
+Places = tuple[Tensor, ...]
 
 
 class KeyValueModel(Model):
     """A head whose layers have `attention.project`: slots → keys and values, [B, H, n, E] each."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self._places: tuple[int, list[Places]] | None = None
 
     @property
     def _layers(self) -> list[AnyLayer[Any]]:
@@ -30,14 +36,16 @@ class KeyValueModel(Model):
 
     @abstractmethod
     def attend(
-        self, index: int, seen: Tensor, key: Tensor, value: Tensor, state: State
+        self, index: int, seen: Tensor, pair: Pair, state: State, places: Places
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Attention of layer `index`: [B, t, D], and what of `carried` it changes, [B, ...] each.
 
         Args:
             seen: inputs of the newest t tokens, normalised as the layer reads them.
-            key, value: [B, H, past + n, E], of the past and of the open segment up to these tokens.
+            pair: keys and values [B, H, past + n, E], of the past and of the open segment up to
+                these tokens.
             state: before them.
+            places: of the layer; see `project_places`.
         """
 
     @abstractmethod
@@ -62,6 +70,31 @@ class KeyValueModel(Model):
         """
         return past
 
+    def project_places(self, index: int) -> Places:
+        """What layer `index` derives from positions alone, once while the weights stand still."""
+        return ()
+
+    def derived_from(self) -> list[Tensor]:
+        """The weights that keys, values and places are derived from."""
+        return [
+            weight
+            for layer in self._layers
+            for weight in (*layer.attention.parameters(), *layer.attention_norm.parameters())
+        ]
+
+    def shifted(self, state: State, *, kept: int, **changes: Any) -> State:
+        """The state with its full segment behind the past, of which the newest slots are kept."""
+        past = torch.cat([state.past, state.segment], dim=2)
+        return replace(
+            state,
+            past=past[:, :, past.shape[2] - kept :],
+            segment=torch.zeros_like(state.segment),
+            filled=(state.filled + self.config.segment_len).clamp(max=kept),
+            length=0,
+            cache=None,
+            **changes,
+        )
+
     def empty_state(self, batch_size: int, carried: dict[str, Tensor] | None = None) -> State:
         """Streams that have read nothing and keep no slots."""
         config, weight = self.config, self.output_bias
@@ -83,6 +116,7 @@ class KeyValueModel(Model):
         """All layers; see `Model.read`. Nothing is observed."""
         length, t = state.length, x.shape[1]
         cache = None if torch.is_grad_enabled() else self._own_cache(state, t)
+        places = self._projected_places()
         inputs: list[Tensor] = []
         noted: dict[str, list[Tensor]] = {}
         for index, layer in enumerate(self._layers):
@@ -99,7 +133,7 @@ class KeyValueModel(Model):
                 for store, part in zip((cache.keys, cache.values), new, strict=True):
                     store[index][:, :, stop - t : stop] = part
                 key, value = cache.keys[index][:, :, :stop], cache.values[index][:, :, :stop]
-            attended, changed = self.attend(index, seen, key, value, state)
+            attended, changed = self.attend(index, seen, (key, value), state, places[index])
             for name, part in changed.items():
                 noted.setdefault(name, []).append(part)
             x = layer.finish(x, attended)
@@ -168,6 +202,16 @@ class KeyValueModel(Model):
         empty = state.segment[:, :, :0]
         return Cache(halves[0], halves[1], empty, state.length, 1, self._weights_version)
 
+    def _projected_places(self) -> list[Places]:
+        """`project_places` of every layer."""
+        layers = range(self.config.n_layers)
+        if torch.is_grad_enabled():
+            return [self.project_places(index) for index in layers]
+        version = self._weights_version
+        if self._places is None or self._places[0] != version:
+            self._places = version, [self.project_places(index) for index in layers]
+        return self._places[1]
+
     def _own_cache(self, state: State, t: int) -> Cache:
         """A cache to write the next t columns to."""
         cache = state.cache
@@ -181,11 +225,15 @@ class KeyValueModel(Model):
 
     @property
     def _weights_version(self) -> int:
-        """Changes whenever the weights that keys and values are derived from may have."""
-        weights = [
-            weight
-            for layer in self._layers
-            for weight in (*layer.attention.parameters(), *layer.attention_norm.parameters())
-        ]
-        marks = [(weight.data_ptr(), weight.dtype, weight._version) for weight in weights]
+        """Changes whenever the weights that anything is derived from may have."""
+        marks = [(each.data_ptr(), each.dtype, each._version) for each in self.derived_from()]
         return hash((self._mode_changes, *marks))
+
+
+def newest(past: Pair, new: Pair) -> Pair:
+    """Columns of the past, as many as there were, with the new ones behind."""
+    key, value = (
+        torch.cat([old, part], dim=2)[:, :, -old.shape[2] :]
+        for old, part in zip(past, new, strict=True)
+    )
+    return key, value

@@ -19,10 +19,9 @@ from torch.nn import functional as F
 from streamlm.attention import attention_mask, relative_shift
 from streamlm.cache import project_blocks
 from streamlm.config import ModelConfig
-from streamlm.heads.full import absolute
-from streamlm.heads.key_value import KeyValueModel, Pair
+from streamlm.heads.key_value import KeyValueModel, Pair, Places, newest
 from streamlm.layer import Layer
-from streamlm.positions import sinusoid
+from streamlm.positions import absolute, sinusoid
 from streamlm.state import State
 
 SHARING = ("none", "headwise", "key-value", "layerwise")
@@ -142,9 +141,7 @@ class LinformerModel(KeyValueModel):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.n_layers))
-        n_biases = 1 if config.shared_bias else config.n_layers
-        self.content_bias = nn.Parameter(torch.empty(n_biases, config.n_heads, config.head_dim))
-        self.position_bias = nn.Parameter(torch.empty(n_biases, config.n_heads, config.head_dim))
+        self._add_biases()
         self._add_output()
         t, width = config.segment_len, config.d_model
         pairs = projections(
@@ -164,14 +161,7 @@ class LinformerModel(KeyValueModel):
         # From token i of a segment to the middle of the m-th one before: i + m·T - (T-1)/2.
         ages = torch.arange(config.memory_len) + (t + 1) / 2
         self.register_buffer("far_table", absolute(ages, width).float(), persistent=False)
-        self._places: tuple[int, list[tuple[Tensor, Tensor]]] | None = None
         self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """As `Model.reset_parameters`, and the position biases N(0, std); E and F stay."""
-        super().reset_parameters()
-        for bias in (self.content_bias, self.position_bias):
-            nn.init.normal_(bias, std=self.config.init_std)
 
     @property
     def n_blocks(self) -> int:
@@ -197,25 +187,17 @@ class LinformerModel(KeyValueModel):
         """The newest segments; see `KeyValueModel.past_after`."""
         if not self.n_blocks:
             return past
-        new = self._shortened(index, segment)
-        key, value = (
-            torch.cat([old, part], dim=2)[:, :, -old.shape[2] :]
-            for old, part in zip(past, new, strict=True)
-        )
-        return key, value
+        return newest(past, self._shortened(index, segment))
 
     def attend(
-        self, index: int, seen: Tensor, key: Tensor, value: Tensor, state: State
+        self, index: int, seen: Tensor, pair: Pair, state: State, places: Places
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Relative attention, the past by its segments' middles; see `KeyValueModel.attend`."""
         attention, k = cast(Layer, self.layers[index]).attention, self.config.projected_len
+        (key, value), (near, far) = pair, places
         n_far, t = self.n_blocks * k, seen.shape[1]
         n_open = key.shape[2] - n_far
-        near, far = self._projected_places()[index]
-        u, w = (
-            bias[0 if self.config.shared_bias else index][:, None] * self.config.head_dim**-0.5
-            for bias in (self.content_bias, self.position_bias)
-        )
+        u, w = (bias[:, None] * self.config.head_dim**-0.5 for bias in self.biases(index))
         query = attention.queries(seen)
         scores = relative_shift((query + w) @ near[:, -(n_open + 1) :].mT)  # [B, H, t, n_open]
         if n_far:
@@ -237,16 +219,7 @@ class LinformerModel(KeyValueModel):
 
     def closed(self, state: State, keys: list[Tensor], values: list[Tensor]) -> State:
         """The segment put into memory, the oldest one let go; see `KeyValueModel.closed`."""
-        kept = self.config.memory_len
-        past = torch.cat([state.past, state.segment], dim=2)
-        return replace(
-            state,
-            past=past[:, :, past.shape[2] - kept :],
-            segment=torch.zeros_like(state.segment),
-            filled=(state.filled + self.config.segment_len).clamp(max=kept),
-            length=0,
-            cache=None,
-        )
+        return self.shifted(state, kept=self.config.memory_len)
 
     def _shortened(self, index: int, pair: Pair) -> Pair:
         """Each segment of [B, H, m·T, E] by itself: [B, H, m·k, E]."""
@@ -259,29 +232,16 @@ class LinformerModel(KeyValueModel):
             shorter.append(made.unflatten(0, (b, -1)).transpose(1, 2).reshape(b, h, -1, width))
         return shorter[0], shorter[1]
 
-    def _projected_places(self) -> list[Pair]:
-        """Of each layer: W_R R of the open segment [H, T+1, E], and of memory [H, m, T, E]."""
-        version = self._weights_version
-        if not torch.is_grad_enabled() and self._places is not None and self._places[0] == version:
-            return self._places[1]
-        found = []
-        for module in self.layers:
-            attention = cast(Layer, module).attention
-            dtype = self.output_bias.dtype
-            near, far = (
-                attention.project_positions(self.dropout(table.to(dtype)))
-                for table in (self.near_table, self.far_table)
-            )
-            far = far.unflatten(1, (self.n_blocks, -1)) if self.n_blocks else far[:, None]
-            found.append((near, far.flip(1)))
-        if not torch.is_grad_enabled():
-            self._places = version, found
-        return found
+    def project_places(self, index: int) -> Places:
+        """W_R R of the open segment [H, T+1, E], and of memory [H, m, T, E], oldest first."""
+        attention, dtype = cast(Layer, self.layers[index]).attention, self.output_bias.dtype
+        near, far = (
+            attention.project_positions(self.dropout(table.to(dtype)))
+            for table in (self.near_table, self.far_table)
+        )
+        far = far.unflatten(1, (self.n_blocks, -1)) if self.n_blocks else far[:, None]
+        return near, far.flip(1)
 
-    @property
-    def _weights_version(self) -> int:
-        marks = [
-            (weight.data_ptr(), weight.dtype, weight._version)
-            for weight in self.lengths.parameters()
-        ]
-        return hash((super()._weights_version, *marks))
+    def derived_from(self) -> list[Tensor]:
+        """As `KeyValueModel.derived_from`, and E and F."""
+        return [*super().derived_from(), *self.lengths.parameters()]

@@ -7,21 +7,21 @@ its gate: distance shows in the decays γ alone. A control: it remembers in as f
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from streamlm.attention import ProjectingAttention
 from streamlm.config import ModelConfig
-from streamlm.heads.key_value import KeyValueModel
+from streamlm.heads.key_value import KeyValueModel, Pair, Places
 from streamlm.layer import AnyLayer
 from streamlm.state import State
 
 MATRICES = "retention"  # what is carried: [L, B, H, E, E]
 
 
-class Retention(nn.Module):
+class Retention(ProjectingAttention):
     """One layer's recurrence over the tokens of a segment, and the matrix of all before it."""
 
     decay: Tensor
@@ -37,12 +37,6 @@ class Retention(nn.Module):
         decay = 1 - 2.0 ** (-5 - torch.arange(config.n_heads, dtype=torch.float64))
         self.register_buffer("decay", decay.to(torch.get_default_dtype()), persistent=False)
 
-    def project(self, slots: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values: [B, n, D] → two [B, H, n, E]."""
-        both = self.key_value(slots).unflatten(2, (2, self.n_heads, self.head_dim))
-        key, value = both.permute(2, 0, 3, 1, 4).unbind(0)
-        return key, value
-
     def read(self, x: Tensor, key: Tensor, value: Tensor, matrix: Tensor) -> Tensor:
         """[B, t, D], the last t tokens of a segment's first n, → [B, t, D].
 
@@ -50,8 +44,7 @@ class Retention(nn.Module):
             key, value: [B, H, n, E]; matrix: [B, H, E, E], S before the segment.
         """
         n, t = key.shape[2], x.shape[1]
-        query = self.query(x).unflatten(2, (self.n_heads, self.head_dim)).transpose(1, 2)
-        query = query * self.head_dim**-0.5
+        query = self.queries(x)
         at = torch.arange(n - t, n, device=x.device)
         distance = at[:, None] - torch.arange(n, device=x.device)  # [t, n]
         weight = self._powers(distance.clamp(min=0)) * (distance >= 0)
@@ -95,11 +88,11 @@ class RecurrentModel(KeyValueModel):
         return self.empty_state(batch_size, {MATRICES: matrices})
 
     def attend(
-        self, index: int, seen: Tensor, key: Tensor, value: Tensor, state: State
+        self, index: int, seen: Tensor, pair: Pair, state: State, places: Places
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """The recurrence of a layer; see `KeyValueModel.attend`."""
         out: Tensor = self._layers[index].attention.read(
-            seen, key, value, state.carried[MATRICES][index]
+            seen, *pair, state.carried[MATRICES][index]
         )
         return out, {}
 
@@ -111,10 +104,4 @@ class RecurrentModel(KeyValueModel):
                 self._layers, keys, values, state.carried[MATRICES], strict=True
             )
         ]
-        return replace(
-            state,
-            segment=torch.zeros_like(state.segment),
-            length=0,
-            carried={MATRICES: torch.stack(matrices)},
-            cache=None,
-        )
+        return self.shifted(state, kept=0, carried={MATRICES: torch.stack(matrices)})

@@ -29,9 +29,7 @@ class RelativeModel(Model):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.n_layers))
-        n_biases = 1 if config.shared_bias else config.n_layers
-        self.content_bias = nn.Parameter(torch.empty(n_biases, config.n_heads, config.head_dim))
-        self.position_bias = nn.Parameter(torch.empty(n_biases, config.n_heads, config.head_dim))
+        self._add_biases()
         self._add_output()
         width, rate = config.d_model, config.compression_rate
         n_compressors = config.n_layers if config.compressed_len else 0
@@ -51,14 +49,11 @@ class RelativeModel(Model):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """As `Model.reset_parameters`, and the position biases N(0, std)."""
+        """As `Model.reset_parameters`, and the compressors as each begins."""
         super().reset_parameters()
-        std = self.config.init_std
-        nn.init.normal_(self.content_bias, std=std)
-        nn.init.normal_(self.position_bias, std=std)
         for compressor in self.compressors:
             if isinstance(compressor, (Conv, Dilated, Select)):
-                compressor.reset(std)
+                compressor.reset(self.config.init_std)
 
     def compression_parameters(self) -> list[nn.Parameter]:
         """Parameters that the compression loss (or, with BPTT, the language model) trains."""
@@ -170,11 +165,6 @@ class RelativeModel(Model):
             return self.output_bias.new_empty(0)
         memory = slice(self.config.compressed_len, self.config.past_len)
         return weights.detach()[..., memory].float().mean(dim=1).sum(dim=1)
-
-    def biases(self, index: int) -> tuple[Tensor, Tensor]:
-        """u and w of a layer, each [H, E]."""
-        index = 0 if self.config.shared_bias else index
-        return self.content_bias[index], self.position_bias[index]
 
     # -- closing a segment ------------------------------------------------------------------------
 
