@@ -14,7 +14,7 @@ import torch
 
 from memory_store import Snapshot
 from streamlm.checkpoint import Checkpoint
-from streamlm.reports import ReadReport
+from streamlm.reports import Choice, ReadReport
 from streamlm.snapshots import to_snapshot, to_state
 from streamlm.state import State
 from streamlm.stream import Sampling, advance, sample, score
@@ -149,9 +149,9 @@ class TextStream:
 
     @torch.no_grad()
     def write_token(
-        self, checkpoint: Checkpoint, sampling: Sampling
-    ) -> tuple["TextStream", int, str]:
-        """Draw one token and take it in; also returns its id and the characters it completes."""
+        self, checkpoint: Checkpoint, sampling: Sampling, *, others: int = 0
+    ) -> tuple["TextStream", Choice]:
+        """Draw one token and take it in; `others` of the likeliest tokens are told with it."""
         model, tokenizer = checkpoint.model, checkpoint.tokenizer
         tokens = torch.tensor([[self.pending]], device=model.device)
         hidden, state = advance(model, tokens, self.state)
@@ -161,6 +161,17 @@ class TextStream:
         chosen = sample(logits, sampling, random=np.random.Generator(bits), recent=self.recent)
         decoder = StreamDecoder(tokenizer, state=self.cut)
         text = decoder.decode([chosen])
+        likely = logits.double().softmax(0)
+        ranked, ids = likely.topk(min(others, len(likely)))
+        choice = Choice(
+            chosen,
+            text,
+            float(likely[chosen]),
+            tuple(
+                (tokenizer.decode([id]), share)
+                for id, share in zip(ids.tolist(), ranked.tolist(), strict=True)
+            ),
+        )
         stream = replace(
             self,
             state=state,
@@ -169,7 +180,7 @@ class TextStream:
             cut=decoder.state,
             random=cast(Any, bits.state),
         )
-        return stream, chosen, text
+        return stream, choice
 
     # -- saving -----------------------------------------------------------------------------------
 
