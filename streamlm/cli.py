@@ -35,6 +35,7 @@ from streamlm.cli_common import (
 )
 from streamlm.cli_compare import compare
 from streamlm.cli_convert import app as convert_app
+from streamlm.cli_demo import demo
 from streamlm.cli_forecast import app as forecast_app
 from streamlm.cli_suite import Names, Plot, Sequences, Suite, measure_suite
 from streamlm.cli_upkeep import app as sessions_app
@@ -67,6 +68,7 @@ app.add_typer(sessions_app, name="sessions")
 app.add_typer(convert_app, name="convert")
 app.add_typer(forecast_app, name="forecast")
 app.command()(compare)
+app.command()(demo)
 
 
 def _version(wanted: bool) -> None:

@@ -1,0 +1,92 @@
+"""What all parts of the demo share: the model, whose turn it is, and where sessions lie."""
+
+import hashlib
+import os
+import re
+import threading
+from typing import Literal
+
+import gradio as gr
+
+from apps.demo.shelf import Shelf
+from apps.demo.work import Jobs
+from streamlm.checkpoint import Checkpoint, load_checkpoint
+
+VISITOR = "streamlm-visitor"  # the cookie that tells browsers apart
+PER_BROWSER = 20  # sessions that a browser without a name may keep
+Whose = Literal["one", "user", "browser"]
+
+
+class Desk:
+    """One running demo.
+
+    Args:
+        store: the folder of sessions, or a URL of object storage.
+        model: a checkpoint directory, or a bundled name; device: see `load_checkpoint`.
+        whose: "one" shelf for everybody, one for each "user" who logged in, or one for each
+            "browser".
+
+        files: a folder for uploads and downloads, which the server clears now and then.
+        results: a folder with what `streamlm compare` has found; it need not exist.
+
+    Attributes:
+        jobs: the work that is under way.
+    """
+
+    def __init__(
+        self,
+        store: str,
+        *,
+        files: str,
+        model: str = "books",
+        device: str = "auto",
+        whose: Whose = "one",
+        results: str = "benchmarks/results",
+    ) -> None:
+        self.store, self.model, self.device, self.whose = store, model, device, whose
+        self.files, self.results = files, results
+        self.jobs = Jobs()
+        self._loading = threading.Lock()
+        self._checkpoint: Checkpoint | None = None
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The model; loaded when it is first needed."""
+        with self._loading:
+            if self._checkpoint is None:
+                self._checkpoint = load_checkpoint(self.model, device=self.device)
+            return self._checkpoint
+
+    def shelf(self, request: gr.Request | None) -> Shelf:
+        """The sessions of who asks.
+
+        Raises:
+            gr.Error: nobody knows who it is.
+        """
+        if self.whose == "one":
+            return Shelf(self.store)
+        if self.whose == "user":
+            user = getattr(request, "username", None)
+            if not user:
+                raise gr.Error("Log in first.")
+            return Shelf(os.path.join(self.store, "users", _folder(user)))
+        key = (getattr(request, "cookies", None) or {}).get(VISITOR, "")
+        if not re.fullmatch(r"[0-9a-f]{32}", key):
+            raise gr.Error("Each browser has sessions of its own here: allow cookies, and reload.")
+        # The folder's name does not tell the key, which is all that a browser has to show.
+        return Shelf(
+            os.path.join(self.store, "browsers", hashlib.sha256(key.encode()).hexdigest()[:32]),
+            limit=PER_BROWSER,
+        )
+
+
+def _folder(user: str) -> str:
+    """A folder's name for a user's: the same where it is one."""
+    if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}", user):
+        return user
+    return "~" + hashlib.sha256(user.encode()).hexdigest()[:32]
+
+
+def visitor(request: gr.Request | None) -> str:
+    """The page that asks: each tab of a browser is one."""
+    return str(getattr(request, "session_hash", None) or "nobody")

@@ -1,0 +1,99 @@
+"""Reading a text into a session, told as it goes."""
+
+import math
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from apps.demo.pictures import memory_picture, progress_bar, token_pieces
+from apps.demo.shelf import Shelf
+from apps.demo.words import Word
+from apps.demo.work import Job
+from streamlm.checkpoint import Checkpoint
+from streamlm.memory_report import MemoryReport
+from streamlm.reports import Progress
+from streamlm.session import Session
+from tokenizer import StreamDecoder
+
+BLOCK = 2048  # bytes read at a time: some tenths of a second
+LOOK = 3.0  # seconds between two looks at the memory
+
+
+@dataclass(frozen=True)
+class ReadNews:
+    """How far a reading is.
+
+    Attributes:
+        bar: how far and how fast, as HTML; words: the tokens read since the last news.
+        picture: of the memory, where one was taken; position: tokens of the session.
+        end: what to say at the end.
+    """
+
+    bar: str
+    words: Sequence[Word]
+    position: int
+    picture: str = ""
+    end: str = ""
+
+
+def read(job: Job, shelf: Shelf, name: str, *, text: str, checkpoint: Checkpoint) -> None:
+    """Read a text; what was read is saved, however it ends. Tells ReadNews.
+
+    The same text, after it was stopped, goes on where it stopped.
+
+    Raises:
+        Refused: see `Shelf.open`.
+        Stopped: by the visitor.
+    """
+    decoder, looked = StreamDecoder(checkpoint.tokenizer), time.monotonic()
+
+    def tell(done: Progress) -> None:
+        nonlocal looked
+        report, picture = done.report, ""
+        words = [
+            Word(decoder.decode([id]), -log_prob / math.log(2))
+            for id, log_prob in zip(report.ids, report.log_probs, strict=True)
+        ]
+        report.ids.clear()  # a long text's would fill the memory
+        report.log_probs.clear()
+        if time.monotonic() - looked > LOOK and session.position:
+            picture, looked = strip(session), time.monotonic()
+        bar = progress_bar(done, skipped=report.skipped_bytes)
+        job.tell(ReadNews(bar, words, session.position, picture))
+        job.pass_turn()
+
+    with tempfile.TemporaryDirectory(prefix="streamlm-") as folder:
+        # A file, for what was read of a file is recognised when it is read again.
+        file = Path(folder) / "text.txt"
+        file.write_bytes(text.encode("utf-8", "replace"))
+        with shelf.open(name, checkpoint, create=True) as session, job.turn():
+            report = session.feed(file, details=True, block_bytes=BLOCK, progress=tell)
+            size = file.stat().st_size
+            bar = progress_bar(Progress("", size, size, report), skipped=0)
+            bits = report.bits_per_byte
+            at = "" if bits is None else f" at {bits:.2f} bits per byte"
+            before = report.skipped_bytes
+            went_on = f" It went on at byte {before:,}, where it was stopped." if before else ""
+            end = (
+                f"Read {report.tokens:,} tokens{at}; {name} is saved at token "
+                f"{session.position:,}.{went_on}"
+            )
+            job.tell(ReadNews(bar, [], session.position, strip(session), end))
+
+
+def look(session: Session) -> tuple[MemoryReport, list[str], int]:
+    """What a session remembers, the text of its tokens, and how long the open segment is."""
+    report = session.memory_report()
+    pieces = token_pieces(report, session.checkpoint.tokenizer.token_bytes)
+    return report, pieces, int(session.state.length)
+
+
+def strip(session: Session) -> str:
+    """A narrow picture of a session's memory; "" where there is none to look at."""
+    try:
+        report, pieces, segment = look(session)
+    except ValueError:  # nothing was read, or a head without slots
+        return ""
+    return memory_picture(report, pieces, segment=segment, layers=False)

@@ -1,0 +1,65 @@
+"""The tab that shows what is remembered: every slot of every layer, and what is kept by age."""
+
+import gradio as gr
+
+from apps.demo import reading
+from apps.demo.desk import Desk, visitor
+from apps.demo.frame import EMPTY, Frame, refusals
+from apps.demo.pictures import memory_picture, recall_curve
+from apps.demo.shelf import Shelf
+from apps.demo.words import message
+from apps.demo.work import Job
+from streamlm.display import size_text
+
+ABOUT = (
+    "A column is a slot, a row is a layer, first to last. The stronger the colour, the more "
+    "attention the slot receives; the lower the cell, the more its compression has lost."
+)
+
+
+def remember_tab(desk: Desk, frame: Frame) -> gr.Tab:
+    """Build the tab; what it shows is drawn when it is opened."""
+    with gr.Tab("Remember", id="remember") as tab:
+        said = gr.HTML(message(ABOUT), elem_id="remember-said")
+        picture = gr.HTML(EMPTY, elem_id="memory")
+        curve = gr.HTML(elem_id="curve")
+        again = gr.Button("Look again", elem_id="look")
+
+    def look(name: str, request: gr.Request) -> tuple[str, str, str]:
+        with refusals() as told:
+            return remember(desk, desk.shelf(request), name, visitor=visitor(request))
+        return told[0], EMPTY, ""
+
+    for event in (tab.select, again.click):
+        event(
+            look,
+            frame.session,
+            [said, picture, curve],
+            concurrency_id="model",
+            show_progress="minimal",
+            api_visibility="private",
+        )
+    return tab
+
+
+def remember(desk: Desk, shelf: Shelf, name: str, *, visitor: str) -> tuple[str, str, str]:
+    """What to say of a memory, its picture, and the curve of what is kept by age.
+
+    Raises:
+        Refused: the session cannot be read.
+    """
+    if not shelf.has(name):
+        return message(ABOUT), EMPTY, ""
+
+    def work(job: Job) -> tuple[str, str, str]:
+        with shelf.open(name, desk.checkpoint, readonly=True) as session:
+            if not session.position:
+                return message(ABOUT), EMPTY, ""
+            report, pieces, segment = reading.look(session)
+        size = size_text(len(report) * report.slot_bytes)
+        facts = f"{len(report):,} slots stand for what was read; together they have {size}. "
+        picture = memory_picture(report, pieces, segment=segment)
+        return message(facts + ABOUT), picture, recall_curve(report)
+
+    found: tuple[str, str, str] = desk.jobs.do(work, visitor=visitor)
+    return found

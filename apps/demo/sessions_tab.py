@@ -1,0 +1,201 @@
+"""The tab of sessions: list, fork, rewind, rename, export, import and delete them."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from apps.demo.desk import Desk, visitor
+from apps.demo.frame import Frame, choices, refusals, stand
+from apps.demo.shelf import Shelf
+from apps.demo.side_by_side import whole
+from apps.demo.words import message, safe
+from apps.demo.work import Job
+from memory_store import Ref
+
+SNAPSHOTS = 12  # newest ones that the timeline shows
+PASSAGE = 80  # tokens before a point that are shown
+
+
+def sessions_tab(desk: Desk, frame: Frame) -> gr.Tab:
+    """Build the tab; its lists are drawn when it is opened."""
+    with gr.Tab("Sessions", id="sessions") as tab:
+        said = gr.HTML(elem_id="sessions-said")
+        shelf_list = gr.HTML(elem_id="shelf")
+        with gr.Accordion("Rewind, or fork at an earlier point", open=True):
+            timeline = gr.HTML(elem_id="timeline")
+            point = gr.Slider(0, 1, value=0, step=1, label="Token", elem_id="point")
+            passage = gr.HTML(elem_id="passage")
+            with gr.Row():
+                rewind = gr.Button("Rewind to it", elem_id="rewind")
+                branch = gr.Textbox(label="Name of the fork", placeholder="draft", max_lines=1)
+                fork = gr.Button("Fork there", elem_id="fork")
+        with gr.Accordion("Rename, export, import, delete", open=False):
+            with gr.Row():
+                new_name = gr.Textbox(label="New name", max_lines=1)
+                rename = gr.Button("Rename", elem_id="rename")
+            with gr.Row():
+                export = gr.Button("Export", elem_id="export")
+                file = gr.File(label="The session as a file", interactive=False, visible=False)
+            with gr.Row():
+                import_file = gr.File(label="A file of Export", file_types=[".zip"], height=120)
+                import_name = gr.Textbox(label="Name for it", max_lines=1)
+                bring = gr.Button("Import", elem_id="import")
+            delete = gr.Button("Delete…", variant="stop", elem_id="delete")
+            with gr.Row(visible=False) as sure:
+                yes = gr.Button("Delete it for good", variant="stop", elem_id="delete-yes")
+                no = gr.Button("Keep it", elem_id="delete-no")
+
+    views = [said, shelf_list, timeline, point, passage, frame.session, frame.standing, frame.strip]
+
+    def show(shelf: Shelf, name: str, told: str = "") -> tuple[Any, ...]:
+        history = shelf.history(name) if shelf.has(name) else []
+        position = history[-1].position if history else 0
+        return (
+            message(told),
+            _shelf(shelf, name),
+            _timeline(history),
+            gr.Slider(maximum=max(position, 1), value=position),
+            _passage(desk, shelf, name, position),
+            choices(shelf, name),
+            *stand(desk, shelf, name),
+        )
+
+    def act(action: Any) -> Any:
+        """Do something to a session, then show what there is: action gives a name and words."""
+
+        def done(name: str, *given: Any, request: gr.Request) -> tuple[Any, ...]:
+            with refusals() as told:
+                shelf = desk.shelf(request)
+                name, words = action(shelf, name, *given, visitor(request))
+                return show(shelf, name, words)
+            return (told[0], *[gr.skip()] * 7)
+
+        return done
+
+    def rewound(shelf: Shelf, name: str, at: float, who: str) -> tuple[str, str]:
+        def work(job: Job) -> None:
+            with shelf.open(name, desk.checkpoint) as session:
+                session.rewind(tokens=int(at))
+
+        desk.jobs.do(work, visitor=who)
+        return name, f"{name} is back at token {int(at):,}. Its history keeps what was after it."
+
+    def forked(shelf: Shelf, name: str, at: float, branch: str, who: str) -> tuple[str, str]:
+        def work(job: Job) -> str:
+            return shelf.fork(name, branch.strip(), desk.checkpoint, tokens=whole(at))
+
+        new = desk.jobs.do(work, visitor=who)
+        return new, f"{new} begins at token {int(at):,}; what you do now happens to it."
+
+    def renamed(shelf: Shelf, name: str, new: str, who: str) -> tuple[str, str]:
+        new = shelf.rename(name, new.strip())
+        return new, f"{name} is now {new}."
+
+    def imported(shelf: Shelf, name: str, path: str | None, new: str, who: str) -> tuple[str, str]:
+        if path is None:
+            raise ValueError("Choose a file first.")
+        new = shelf.import_(path, new.strip())
+        return new, f"{new} is here."
+
+    def deleted(shelf: Shelf, name: str, who: str) -> tuple[str, str]:
+        shelf.delete(name)
+        left = shelf.names()
+        return left[0] if left else shelf.new_name(), f"{name.partition('@')[0]} is deleted."
+
+    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    model: dict[str, Any] = {"concurrency_id": "model", **private}
+
+    def opened(name: str, request: gr.Request) -> tuple[Any, ...]:
+        with refusals() as told:
+            return show(desk.shelf(request), name)
+        return (told[0], *[gr.skip()] * 7)
+
+    def at_point(name: str, at: float, request: gr.Request) -> str:
+        with refusals() as told:
+            return _passage(desk, desk.shelf(request), name, int(at))
+        return told[0]
+
+    def exported(name: str, request: gr.Request) -> tuple[str, Any]:
+        with refusals() as told:
+            # Into the folder that the server gives files out from, and clears now and then.
+            made = desk.shelf(request).export(name, Path(desk.files))
+            said = message("The file has the session with all its history.")
+            return said, gr.File(value=str(made), visible=True)
+        return told[0], gr.skip()
+
+    def rewind_(name: str, at: float, request: gr.Request) -> Any:
+        return act(rewound)(name, at, request=request)
+
+    def fork_(name: str, at: float, branch: str, request: gr.Request) -> Any:
+        return act(forked)(name, at, branch, request=request)
+
+    def rename_(name: str, new: str, request: gr.Request) -> Any:
+        return act(renamed)(name, new, request=request)
+
+    def import__(name: str, path: str | None, new: str, request: gr.Request) -> Any:
+        return act(imported)(name, path, new, request=request)
+
+    def delete_(name: str, request: gr.Request) -> Any:
+        return (*act(deleted)(name, request=request), gr.Row(visible=False))
+
+    tab.select(opened, frame.session, views, **model)
+    point.release(at_point, [frame.session, point], passage, **model)
+    rewind.click(rewind_, [frame.session, point], views, **model)
+    fork.click(fork_, [frame.session, point, branch], views, **model)
+    rename.click(rename_, [frame.session, new_name], views, **model)
+    export.click(exported, frame.session, [said, file], **model)
+    bring.click(import__, [frame.session, import_file, import_name], views, **model)
+    delete.click(lambda: gr.Row(visible=True), None, sure, queue=False, **private)
+    no.click(lambda: gr.Row(visible=False), None, sure, queue=False, **private)
+    yes.click(delete_, frame.session, [*views, sure], **model)
+    return tab
+
+
+def _shelf(shelf: Shelf, here: str) -> str:
+    """The sessions as a table."""
+    rows = "".join(
+        f'<tr class="{"here" if row.name == here else ""}"><td>{safe(row.name)}</td>'
+        f"<td>{row.position:,}</td><td>{_when(row.saved)}</td></tr>"
+        for row in shelf.rows()
+    )
+    if not rows:
+        return message("There are no sessions yet; one begins when you read or write.")
+    return (
+        '<div class="wide"><table class="shelf"><thead><tr><th>Session</th><th>Tokens</th>'
+        f"<th>Saved</th></tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _timeline(history: list[Ref]) -> str:
+    """The newest snapshots of a session, newest first."""
+    if not history:
+        return ""
+    rows = "".join(
+        f"<tr><td>{ref.seq}</td><td>{ref.position:,}</td><td>{_when(ref.created)}</td></tr>"
+        for ref in reversed(history[-SNAPSHOTS:])
+    )
+    older = len(history) - SNAPSHOTS
+    more = message(f"and {older} older ones") if older > 0 else ""
+    return (
+        '<div class="wide"><table class="timeline"><thead><tr><th>Snapshot</th><th>Token</th>'
+        f"<th>Saved</th></tr></thead><tbody>{rows}</tbody></table></div>{more}"
+    )
+
+
+def _passage(desk: Desk, shelf: Shelf, name: str, at: int) -> str:
+    """The text that leads to a point."""
+    if not at or not shelf.has(name):
+        return ""
+    with shelf.open(name, desk.checkpoint, readonly=True) as session:
+        at = min(at, session.position)
+        text = session.text(max(0, at - PASSAGE), at)
+    return f'<p class="passage">…{safe(text)}<b>▏</b></p>'
+
+
+def _when(seconds: float | None) -> str:
+    """A time of this computer's clock."""
+    if seconds is None:
+        return "never"
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
