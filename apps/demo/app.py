@@ -1,17 +1,18 @@
 """The page: what stands above the tabs, the tabs, and what happens when it is opened and closed."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
 from apps.demo.compare_tab import compare_tab
 from apps.demo.desk import Desk, visitor
 from apps.demo.endpoints import add_endpoints
-from apps.demo.frame import EMPTY, Frame, choices, refusals, stand
+from apps.demo.frame import EMPTY, Frame, choices, refusals, stand, strip_of
 from apps.demo.read_tab import read_tab
 from apps.demo.remember_tab import remember_tab
 from apps.demo.sessions_tab import sessions_tab
-from apps.demo.words import message
 from apps.demo.write_tab import write_tab
 
 HERE = Path(__file__).parent
@@ -32,7 +33,7 @@ def build(desk: Desk) -> gr.Blocks:
             "bounded memory. Give it something to read, look at what it remembers, and let it "
             "write on.</p></div>"
         )
-        with gr.Row(equal_height=True):
+        with gr.Row(elem_id="bar"):
             session = gr.Dropdown(
                 [],
                 label="Session",
@@ -70,10 +71,13 @@ def build(desk: Desk) -> gr.Blocks:
                 return choices(shelf, shelf.new_name())
             return gr.Dropdown()
 
-        def shown(name: str, request: gr.Request) -> tuple[str, str]:
+        def shown(name: str, request: gr.Request) -> Iterator[Any]:
             with refusals() as told:
-                return stand(desk, desk.shelf(request), name or "")
-            return told[0], EMPTY
+                shelf = desk.shelf(request)
+                yield stand(shelf, name or ""), gr.skip()
+                yield gr.skip(), strip_of(desk, shelf, name or "", visitor=visitor(request))
+            if told:
+                yield told[0], EMPTY
 
         def closed(request: gr.Request) -> None:
             desk.jobs.stop(visitor(request))
@@ -98,6 +102,3 @@ def _is_name(desk: Desk, request: gr.Request, name: str) -> bool:
     with refusals() as told:
         desk.shelf(request).has(name)
     return not told
-
-
-__all__ = ["build", "message"]

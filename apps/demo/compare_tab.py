@@ -8,8 +8,7 @@ import gradio as gr
 
 from apps.demo import writing
 from apps.demo.desk import Desk, visitor
-from apps.demo.frame import Frame, refusals
-from apps.demo.side_by_side import whole
+from apps.demo.frame import Frame, number, optional, refusals
 from apps.demo.uploads import checked
 from apps.demo.words import beside, message, safe
 from apps.demo.work import Job
@@ -35,9 +34,7 @@ def compare_tab(desk: Desk, frame: Frame) -> gr.Tab:
                         [], label=f"{letter}: session", allow_custom_value=True,
                         elem_id=f"compare-{letter.lower()}",
                     )  # fmt: skip
-                    at = gr.Number(
-                        None, label=f"{letter}: at token (empty: the newest)", precision=0
-                    )
+                    at = optional(f"{letter}: at token", "the newest")
                     sides += [name, at]
         begin = gr.Button("Compare", variant="primary", elem_id="compare")
         said = gr.HTML(elem_id="compare-said")
@@ -60,9 +57,9 @@ def compare_tab(desk: Desk, frame: Frame) -> gr.Tab:
     def compared(
         words: str,
         a: str | None,
-        at_a: float | None,
+        at_a: str,
         b: str | None,
-        at_b: float | None,
+        at_b: str,
         request: gr.Request,
     ) -> tuple[str, str]:
         with refusals() as told:
@@ -74,7 +71,10 @@ def compare_tab(desk: Desk, frame: Frame) -> gr.Tab:
                 )
             checked(words, "The text")
             shelf, checkpoint = desk.shelf(request), desk.checkpoint
-            both = [writing.Side(a, whole(at_a)), writing.Side(b, whole(at_b))]
+            both = [
+                writing.Side(a, number(at_a, "Token")),
+                writing.Side(b, number(at_b, "Token")),
+            ]
 
             def work(job: Job) -> writing.Beside:
                 return writing.compare(job, shelf, both, text=words, checkpoint=checkpoint)

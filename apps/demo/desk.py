@@ -4,16 +4,19 @@ import hashlib
 import os
 import re
 import threading
+from collections import OrderedDict
 from typing import Literal
 
 import gradio as gr
 
+from apps.demo.pictures import Seen
 from apps.demo.shelf import Shelf
-from apps.demo.work import Jobs
+from apps.demo.work import Job, Jobs
 from streamlm.checkpoint import Checkpoint, load_checkpoint
 
 VISITOR = "streamlm-visitor"  # the cookie that tells browsers apart
 PER_BROWSER = 20  # sessions that a browser without a name may keep
+LOOKS = 32  # newest looks at memories that are kept
 Whose = Literal["one", "user", "browser"]
 
 
@@ -48,6 +51,7 @@ class Desk:
         self.jobs = Jobs()
         self._loading = threading.Lock()
         self._checkpoint: Checkpoint | None = None
+        self._looks: OrderedDict[str, Seen | None] = OrderedDict()
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -56,6 +60,30 @@ class Desk:
             if self._checkpoint is None:
                 self._checkpoint = load_checkpoint(self.model, device=self.device)
             return self._checkpoint
+
+    def look(self, shelf: Shelf, name: str, *, visitor: str) -> Seen | None:
+        """What a session remembers as it is on disk; None where there is nothing to see.
+
+        A look at a state is kept, for the newest tokens must be read again for it, up to 16,384 of
+        them where the command line has read.
+
+        Raises:
+            Refused: the session cannot be read.
+        """
+        history = shelf.history(name) if shelf.has(name) else []
+        if not history:
+            return None
+        commit = history[-1].commit.id  # a hash of all that led to it
+        if commit not in self._looks:
+
+            def work(job: Job) -> Seen | None:
+                with shelf.open(name, self.checkpoint, readonly=True) as session:
+                    return Seen.of(session)
+
+            self._looks[commit] = self.jobs.do(work, visitor=visitor)
+            while len(self._looks) > LOOKS:
+                self._looks.popitem(last=False)
+        return self._looks[commit]
 
     def shelf(self, request: gr.Request | None) -> Shelf:
         """The sessions of who asks.

@@ -4,7 +4,6 @@ import gradio as gr
 
 from apps.demo import reading, uploads, writing
 from apps.demo.desk import Desk, visitor
-from apps.demo.pictures import token_pieces
 from apps.demo.shelf import Refused
 from apps.demo.work import Job
 from streamlm.reports import Choice
@@ -122,19 +121,13 @@ def add_endpoints(desk: Desk) -> None:
             position, slot_bytes and slots; each slot has its text, kind, attention and loss.
         """
         with _telling():
-            shelf, checkpoint = _shelf(request), desk.checkpoint
-
-            def work(job: Job) -> dict:
-                with shelf.open(session, checkpoint, readonly=True) as opened:
-                    report = opened.memory_report()
-                pieces = token_pieces(report, checkpoint.tokenizer.token_bytes)
-                found = report.to_dict()
-                for slot in found["slots"]:
-                    start, stop = (n - report.first for n in (slot["start"][0], slot["stop"][0]))
-                    slot["text"] = "".join(pieces[max(0, start) : max(0, stop)])
-                return found
-
-            found: dict = desk.jobs.do(work, visitor=visitor(request))
+            seen = desk.look(_shelf(request), session, visitor=visitor(request))
+            if seen is None:
+                raise ValueError(f"{session} has read nothing yet.")
+            found, first = seen.report.to_dict(), seen.report.first
+            for slot in found["slots"]:
+                start, stop = (max(0, slot[end][0] - first) for end in ("start", "stop"))
+                slot["text"] = "".join(seen.pieces[start:stop])
             return found
 
     def rewind(session: str, position: int, request: gr.Request) -> int:

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from apps.demo.desk import Desk, visitor
-from apps.demo.reading import strip
+from apps.demo.desk import Desk
 from apps.demo.shelf import Refused, Shelf
 from apps.demo.words import message, safe
-from apps.demo.work import Job, Stopped
+from apps.demo.work import Stopped
 
 EMPTY = message("Nothing is remembered yet: read something, and its memory appears here.")
 
@@ -38,23 +37,24 @@ def standing(name: str, position: int, *, saved: float | None = None) -> str:
     return f'<p class="standing"><b>{safe(name)}</b> has read {position:,} tokens{since}.</p>'
 
 
-def stand(desk: Desk, shelf: Shelf, name: str) -> tuple[str, str]:
-    """The standing of a session, and its strip, as they are on disk.
+def stand(shelf: Shelf, name: str) -> str:
+    """Where a session is on disk, in one line.
 
     Raises:
         Refused: not a name, or it cannot be read.
     """
-    if not shelf.has(name):
-        return standing(name, 0), EMPTY
+    head = shelf.history(name)[-1] if shelf.has(name) else None
+    return standing(name, head.position, saved=head.created) if head else standing(name, 0)
 
-    def work(job: Job) -> tuple[str, str]:
-        with shelf.open(name, desk.checkpoint, readonly=True) as session:
-            saved = session.saved
-            line = standing(name, session.position, saved=saved.created if saved else None)
-            return line, strip(session) or EMPTY
 
-    line, picture = desk.jobs.do(work, visitor="")
-    return line, picture
+def strip_of(desk: Desk, shelf: Shelf, name: str, *, visitor: str) -> str:
+    """The memory of a session as it is on disk, in one row.
+
+    Raises:
+        Refused: as `stand`.
+    """
+    seen = desk.look(shelf, name, visitor=visitor)
+    return EMPTY if seen is None else seen.picture(layers=False)
 
 
 def choices(shelf: Shelf, name: str) -> gr.Dropdown:
@@ -63,6 +63,25 @@ def choices(shelf: Shelf, name: str) -> gr.Dropdown:
     if name not in names:
         names = [name, *names]
     return gr.Dropdown(choices=names, value=name)
+
+
+def optional(label: str, empty: str, *, value: str = "") -> gr.Textbox:
+    """A field for a whole number that may be left empty, which means `empty`."""
+    return gr.Textbox(value, label=label, placeholder=empty, max_lines=1, min_width=120)
+
+
+def number(text: str, what: str) -> int | None:
+    """What stands in an `optional` field, None if nothing does.
+
+    Raises:
+        ValueError: something else than a whole number.
+    """
+    cleaned = (text or "").replace(",", "").strip()
+    if not cleaned:
+        return None
+    if not cleaned.isdecimal() or len(cleaned) > 18:
+        raise ValueError(f"{what} {text[:40]!r}; allowed: a whole number, or nothing")
+    return int(cleaned)
 
 
 @contextmanager
@@ -77,6 +96,3 @@ def refusals() -> Iterator[list[str]]:
         told.append(message(str(error), kind="error"))
     except Stopped:
         pass
-
-
-__all__ = ["EMPTY", "Frame", "choices", "refusals", "stand", "standing", "visitor"]

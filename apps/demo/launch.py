@@ -1,4 +1,4 @@
-"""`streamlm demo`: prepare a place for files, serve until told to end, and save what is under way."""
+"""`streamlm demo`: a place for files, serving until told to end, and saving what is under way."""
 
 import os
 import tempfile
@@ -28,8 +28,8 @@ def run(
 
     Args:
         store: the folder of sessions, or a URL of object storage.
-        shared: everybody sees the same sessions. By default they do on this computer; elsewhere each
-            user has their own, or each browser, where nobody logs in.
+        shared: everybody sees the same sessions. By default they do on this computer; elsewhere
+            each user has their own, or each browser, where nobody logs in.
         say: tells where the demo is.
 
     Raises:

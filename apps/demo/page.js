@@ -6,7 +6,11 @@
   const clamp = (value, low, high) => Math.max(low, Math.min(high, value));
 
   function memoryOf(figure) {
-    if (!facts.has(figure)) facts.set(figure, JSON.parse(figure.dataset.memory));
+    if (!facts.has(figure)) {
+      const memory = JSON.parse(figure.dataset.memory);
+      memory.pieces = figure.dataset.pieces.split("\x1f");
+      facts.set(figure, memory);
+    }
     return facts.get(figure);
   }
 
@@ -20,20 +24,19 @@
     const text = (from, to) =>
       memory.pieces.slice(Math.max(0, from - memory.first), Math.max(0, to - memory.first)).join("");
     const strip = figure.classList.contains("strip");
-    const mean = (rows) => rows.reduce((sum, row) => sum + row[slot], 0) / rows.length;
-    const attention = strip ? mean(memory.attention) : memory.attention[layer][slot];
-    const lost = strip ? mean(memory.lost) : memory.lost[layer][slot];
+    const attention = memory.attention[layer][slot], lost = memory.lost[layer][slot];
+    const [kind] = memory.zones.find(([, , last]) => slot < last);
     const kinds = { compressed: "Compressed slot", memory: "Memory slot", segment: "Open segment" };
     const about = [
       strip ? "" : `layer ${layer + 1}`,
       stop - start > 1 ? `${stop - start} tokens` : "one token",
       `${(memory.position - stop + 1).toLocaleString()} tokens ago`,
       `${attention.toFixed(2)} % of attention`,
-      memory.kinds[slot] === "compressed" ? `${Math.round(lost * 100)} % lost` : "whole",
+      kind === "compressed" ? `${Math.round(lost * 100)} % lost` : "whole",
     ];
     const caption = figure.querySelector("figcaption");
     const title = document.createElement("b");
-    title.textContent = kinds[memory.kinds[slot]];
+    title.textContent = kinds[kind];
     const mark = document.createElement("mark");
     mark.textContent = text(start, stop);
     caption.replaceChildren(

@@ -6,7 +6,8 @@ The page's script says which passage a slot stands for; the tokens travel with t
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -15,6 +16,7 @@ from apps.demo.words import safe
 from streamlm.display import duration_text
 from streamlm.memory_report import MemoryReport
 from streamlm.reports import Progress
+from streamlm.session import Session
 
 ZONES = (
     ("compressed", "Compressed memory", "several old tokens in one slot"),
@@ -23,18 +25,39 @@ ZONES = (
 )
 ROW = 20  # height of a layer
 GAP = 6  # columns between two zones
+SEPARATOR = "\x1f"  # of the tokens' texts
 
 
-def memory_picture(
-    report: MemoryReport, pieces: Sequence[str], *, segment: int, layers: bool = True
-) -> str:
-    """The picture of a memory.
+@dataclass(frozen=True)
+class Seen:
+    """A look at a memory.
 
-    Args:
-        pieces: the text of each of `report.ids`.
+    Attributes:
+        report: what was seen; pieces: the text of each of `report.ids`.
         segment: slots of the open segment, the newest ones.
-        layers: False takes the mean over layers, for a narrow strip.
     """
+
+    report: MemoryReport
+    pieces: Sequence[str]
+    segment: int
+
+    @classmethod
+    def of(cls, session: Session) -> "Seen | None":
+        """What a session remembers; None where nothing was read, or a head has no slots."""
+        try:
+            report = session.memory_report()
+        except ValueError:
+            return None
+        text_of = session.checkpoint.tokenizer.token_bytes
+        pieces = [text_of(int(id)).decode("utf-8", "replace") for id in report.ids]
+        return cls(report, pieces, int(session.state.length))
+
+    def picture(self, *, layers: bool = True) -> str:
+        """The picture; without `layers`, their mean as a narrow strip."""
+        return _picture(self.report, self.pieces, segment=self.segment, layers=layers)
+
+
+def _picture(report: MemoryReport, pieces: Sequence[str], *, segment: int, layers: bool) -> str:
     attention = report.attention.mean(axis=1)  # [L, n]
     error = report.error
     if not layers:
@@ -71,11 +94,12 @@ def memory_picture(
         f'<span style="flex:{last - first} 1 0">{age:,} ago</span>'
         for age, (_, first, last) in zip(oldest, zones, strict=True)
     )
-    facts = safe(json.dumps(_facts(report, pieces, columns, zones), ensure_ascii=False))
+    facts = safe(json.dumps(_facts(report, attention, error, columns, zones)))
+    words = safe(SEPARATOR.join(piece.replace(SEPARATOR, " ") for piece in pieces))
     return (
         f'<figure class="memory{"" if layers else " strip"}" tabindex="0" role="group" '
         f'aria-label="Memory, {len(report)} slots. Arrow keys move from slot to slot." '
-        f'data-memory="{facts}"><div class="zones">{labels}</div>'
+        f'data-memory="{facts}" data-pieces="{words}"><div class="zones">{labels}</div>'
         f'<svg viewBox="0 0 {width} {height}" preserveAspectRatio="none" aria-hidden="true" '
         f'style="height:{height * (1.5 if layers else 1.6):.0f}px">{grounds}{"".join(cells)}'
         f'<rect class="mark" width="1" height="{height}" x="-9"/></svg>'
@@ -92,7 +116,7 @@ def _shades(attention: np.ndarray) -> np.ndarray:
         return np.zeros_like(attention)
     low, high = np.log(np.quantile(positive, [0.05, 1.0]))
     scaled = (np.log(np.maximum(attention, 1e-30)) - low) / max(high - low, 1e-9)
-    shades: np.ndarray = 0.08 + 0.92 * np.clip(scaled, 0, 1)
+    shades: np.ndarray = 0.15 + 0.85 * np.clip(scaled, 0, 1)
     return shades
 
 
@@ -109,23 +133,23 @@ def _zones(report: MemoryReport, segment: int) -> list[tuple[str, int, int]]:
 
 def _facts(
     report: MemoryReport,
-    pieces: Sequence[str],
+    attention: np.ndarray,
+    error: np.ndarray,
     columns: np.ndarray,
     zones: list[tuple[str, int, int]],
 ) -> dict[str, object]:
-    """What the page's script needs to tell about slots."""
+    """What the page's script needs to tell about slots; layers as they are drawn."""
     alike = bool((report.start == report.start[0]).all() and (report.stop == report.stop[0]).all())
     rows = slice(0, 1) if alike else slice(None)
     return {
         "position": report.position,
         "first": report.first,
-        "pieces": list(pieces),
         "columns": columns.tolist(),
-        "kinds": [kind for kind, first, last in zones for _ in range(first, last)],
+        "zones": zones,
         "start": report.start[rows].tolist(),
         "stop": report.stop[rows].tolist(),
-        "attention": np.round(report.attention.mean(axis=1) * 100, 3).tolist(),
-        "lost": np.round(report.error, 3).tolist(),
+        "attention": np.round(attention * 100, 2).tolist(),
+        "lost": np.round(error, 2).tolist(),
     }
 
 
@@ -183,11 +207,7 @@ def progress_bar(done: Progress, *, skipped: int) -> str:
     if report.bits_per_byte is not None:
         facts.append(f"{report.bits_per_byte:.2f} bits per byte")
     return (
-        f'<div class="going"><progress max="1" value="{share:.3f}" aria-label="Read so far">'
-        f'</progress><p role="status">{" · ".join(facts)}</p></div>'
+        f'<div class="going"><div role="progressbar" aria-label="Read so far" aria-valuemin="0" '
+        f'aria-valuemax="100" aria-valuenow="{share * 100:.0f}"><div style="width:{share:.1%}">'
+        f'</div></div><p role="status">{" · ".join(facts)}</p></div>'
     )
-
-
-def token_pieces(report: MemoryReport, token_bytes: Callable[[int], bytes]) -> list[str]:
-    """The text of each token of a report, half characters as U+FFFD."""
-    return [token_bytes(int(id)).decode("utf-8", "replace") for id in report.ids]

@@ -7,18 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from apps.demo.pictures import memory_picture, progress_bar, token_pieces
+from apps.demo.pictures import Seen, progress_bar
 from apps.demo.shelf import Shelf
 from apps.demo.words import Word
 from apps.demo.work import Job
 from streamlm.checkpoint import Checkpoint
-from streamlm.memory_report import MemoryReport
 from streamlm.reports import Progress
 from streamlm.session import Session
 from tokenizer import StreamDecoder
 
 BLOCK = 2048  # bytes read at a time: some tenths of a second
-LOOK = 3.0  # seconds between two looks at the memory
+LOOK = 2.0  # seconds between two looks at the memory, at least
+SHARE = 0.1  # of the time may be spent on looking
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ def read(job: Job, shelf: Shelf, name: str, *, text: str, checkpoint: Checkpoint
         Refused: see `Shelf.open`.
         Stopped: by the visitor.
     """
-    decoder, looked = StreamDecoder(checkpoint.tokenizer), time.monotonic()
+    decoder, due = StreamDecoder(checkpoint.tokenizer), time.monotonic() + LOOK / 2
 
     def tell(done: Progress) -> None:
-        nonlocal looked
+        nonlocal due
         report, picture = done.report, ""
         words = [
             Word(decoder.decode([id]), -log_prob / math.log(2))
@@ -58,8 +58,9 @@ def read(job: Job, shelf: Shelf, name: str, *, text: str, checkpoint: Checkpoint
         ]
         report.ids.clear()  # a long text's would fill the memory
         report.log_probs.clear()
-        if time.monotonic() - looked > LOOK and session.position:
-            picture, looked = strip(session), time.monotonic()
+        if (now := time.monotonic()) > due and session.position:
+            picture = strip(session)
+            due = now + max(LOOK, (time.monotonic() - now) / SHARE)
         bar = progress_bar(done, skipped=report.skipped_bytes)
         job.tell(ReadNews(bar, words, session.position, picture))
         job.pass_turn()
@@ -83,17 +84,7 @@ def read(job: Job, shelf: Shelf, name: str, *, text: str, checkpoint: Checkpoint
             job.tell(ReadNews(bar, [], session.position, strip(session), end))
 
 
-def look(session: Session) -> tuple[MemoryReport, list[str], int]:
-    """What a session remembers, the text of its tokens, and how long the open segment is."""
-    report = session.memory_report()
-    pieces = token_pieces(report, session.checkpoint.tokenizer.token_bytes)
-    return report, pieces, int(session.state.length)
-
-
 def strip(session: Session) -> str:
     """A narrow picture of a session's memory; "" where there is none to look at."""
-    try:
-        report, pieces, segment = look(session)
-    except ValueError:  # nothing was read, or a head without slots
-        return ""
-    return memory_picture(report, pieces, segment=segment, layers=False)
+    seen = Seen.of(session)
+    return "" if seen is None else seen.picture(layers=False)

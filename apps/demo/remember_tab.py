@@ -2,13 +2,11 @@
 
 import gradio as gr
 
-from apps.demo import reading
 from apps.demo.desk import Desk, visitor
 from apps.demo.frame import EMPTY, Frame, refusals
-from apps.demo.pictures import memory_picture, recall_curve
+from apps.demo.pictures import recall_curve
 from apps.demo.shelf import Shelf
 from apps.demo.words import message
-from apps.demo.work import Job
 from streamlm.display import size_text
 
 ABOUT = (
@@ -48,18 +46,9 @@ def remember(desk: Desk, shelf: Shelf, name: str, *, visitor: str) -> tuple[str,
     Raises:
         Refused: the session cannot be read.
     """
-    if not shelf.has(name):
+    seen = desk.look(shelf, name, visitor=visitor)
+    if seen is None:
         return message(ABOUT), EMPTY, ""
-
-    def work(job: Job) -> tuple[str, str, str]:
-        with shelf.open(name, desk.checkpoint, readonly=True) as session:
-            if not session.position:
-                return message(ABOUT), EMPTY, ""
-            report, pieces, segment = reading.look(session)
-        size = size_text(len(report) * report.slot_bytes)
-        facts = f"{len(report):,} slots stand for what was read; together they have {size}. "
-        picture = memory_picture(report, pieces, segment=segment)
-        return message(facts + ABOUT), picture, recall_curve(report)
-
-    found: tuple[str, str, str] = desk.jobs.do(work, visitor=visitor)
-    return found
+    size = size_text(len(seen.report) * seen.report.slot_bytes)
+    facts = f"{len(seen.report):,} slots stand for what was read; together they have {size}. "
+    return message(facts + ABOUT), seen.picture(), recall_curve(seen.report)

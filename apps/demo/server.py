@@ -48,6 +48,11 @@ def serve(
     page = build(desk)
     theme = gr.themes.Default(
         primary_hue="indigo", neutral_hue="slate", font=FONTS, font_mono=MONO, radius_size="sm"
+    ).set(  # the theme's own are too pale to read on white
+        body_text_color_subdued="*neutral_500",
+        body_text_color_subdued_dark="*neutral_400",
+        block_info_text_color="*neutral_500",
+        input_placeholder_color="*neutral_500",
     )
     try:
         _, address, _ = page.launch(

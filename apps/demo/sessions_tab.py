@@ -7,9 +7,8 @@ from typing import Any
 import gradio as gr
 
 from apps.demo.desk import Desk, visitor
-from apps.demo.frame import Frame, choices, refusals, stand
+from apps.demo.frame import Frame, choices, refusals, stand, strip_of
 from apps.demo.shelf import Shelf
-from apps.demo.side_by_side import whole
 from apps.demo.words import message, safe
 from apps.demo.work import Job
 from memory_store import Ref
@@ -49,7 +48,7 @@ def sessions_tab(desk: Desk, frame: Frame) -> gr.Tab:
 
     views = [said, shelf_list, timeline, point, passage, frame.session, frame.standing, frame.strip]
 
-    def show(shelf: Shelf, name: str, told: str = "") -> tuple[Any, ...]:
+    def show(shelf: Shelf, name: str, *, who: str, told: str = "") -> tuple[Any, ...]:
         history = shelf.history(name) if shelf.has(name) else []
         position = history[-1].position if history else 0
         return (
@@ -59,7 +58,8 @@ def sessions_tab(desk: Desk, frame: Frame) -> gr.Tab:
             gr.Slider(maximum=max(position, 1), value=position),
             _passage(desk, shelf, name, position),
             choices(shelf, name),
-            *stand(desk, shelf, name),
+            stand(shelf, name),
+            strip_of(desk, shelf, name, visitor=who),
         )
 
     def act(action: Any) -> Any:
@@ -68,8 +68,9 @@ def sessions_tab(desk: Desk, frame: Frame) -> gr.Tab:
         def done(name: str, *given: Any, request: gr.Request) -> tuple[Any, ...]:
             with refusals() as told:
                 shelf = desk.shelf(request)
-                name, words = action(shelf, name, *given, visitor(request))
-                return show(shelf, name, words)
+                who = visitor(request)
+                name, words = action(shelf, name, *given, who)
+                return show(shelf, name, who=who, told=words)
             return (told[0], *[gr.skip()] * 7)
 
         return done
@@ -84,7 +85,7 @@ def sessions_tab(desk: Desk, frame: Frame) -> gr.Tab:
 
     def forked(shelf: Shelf, name: str, at: float, branch: str, who: str) -> tuple[str, str]:
         def work(job: Job) -> str:
-            return shelf.fork(name, branch.strip(), desk.checkpoint, tokens=whole(at))
+            return shelf.fork(name, branch.strip(), desk.checkpoint, tokens=int(at))
 
         new = desk.jobs.do(work, visitor=who)
         return new, f"{new} begins at token {int(at):,}; what you do now happens to it."
@@ -109,7 +110,7 @@ def sessions_tab(desk: Desk, frame: Frame) -> gr.Tab:
 
     def opened(name: str, request: gr.Request) -> tuple[Any, ...]:
         with refusals() as told:
-            return show(desk.shelf(request), name)
+            return show(desk.shelf(request), name, who=visitor(request))
         return (told[0], *[gr.skip()] * 7)
 
     def at_point(name: str, at: float, request: gr.Request) -> str:

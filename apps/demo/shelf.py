@@ -18,6 +18,10 @@ from streamlm.cli_common import existing, locate, no_branch
 from streamlm.opening import open_session
 from streamlm.session import Session
 
+# Tokens after which reading saves by itself. To look at a memory, the tokens since the snapshot
+# before it are read again: they should be few.
+SAVE_EVERY = 1024
+
 
 class Refused(Exception):
     """What a visitor asked for cannot be done; the message is for the visitor."""
@@ -103,7 +107,12 @@ class Shelf:
                 if kept.head(branch) is None:
                     raise no_branch(kept, name)
             with open_session(
-                path, checkpoint, branch=branch, readonly=readonly, create=create
+                path,
+                checkpoint,
+                branch=branch,
+                readonly=readonly,
+                create=create,
+                save_every=SAVE_EVERY,
             ) as session:
                 yield session
 

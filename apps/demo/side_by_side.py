@@ -8,17 +8,12 @@ import gradio as gr
 
 from apps.demo import writing
 from apps.demo.desk import Desk, visitor
-from apps.demo.frame import Frame, refusals
+from apps.demo.frame import Frame, number, optional, refusals
 from apps.demo.words import message, with_choices
 from apps.demo.work import Job
 from streamlm.reports import Choice
 
 OFTEN = 0.2  # seconds between two updates of the page
-
-
-def whole(value: float | None) -> int | None:
-    """A number field as a whole number; empty stays None."""
-    return None if value is None else int(value)
 
 
 def side_by_side(desk: Desk, frame: Frame) -> None:
@@ -27,14 +22,12 @@ def side_by_side(desk: Desk, frame: Frame) -> None:
         words = gr.Textbox(label="Begin both with", lines=1, value="And then")
         sides, pages = [], []
         with gr.Row():
-            for letter, number in (("A", 1), ("B", 2)):
+            for letter, first in (("A", 1), ("B", 2)):
                 with gr.Column(min_width=280):
-                    at = gr.Number(
-                        None, label=f"{letter}: from token (empty: the newest)", precision=0
-                    )
+                    at = optional(f"{letter}: from token", "the newest")
                     with gr.Row():
-                        heat = gr.Number(0.8, label=f"{letter}: temperature", minimum=0)
-                        seed = gr.Number(number, label=f"{letter}: seed", precision=0, minimum=0)
+                        heat = gr.Slider(0, 2, value=0.8, step=0.05, label=f"{letter}: temperature")
+                        seed = optional(f"{letter}: seed", "the session's own", value=str(first))
                     sides += [at, heat, seed]
                     pages.append(gr.HTML(elem_id=f"side-{letter.lower()}"))
         length = gr.Slider(1, 300, value=60, step=1, label="Tokens each")
@@ -47,12 +40,12 @@ def side_by_side(desk: Desk, frame: Frame) -> None:
         name: str,
         prompt: str,
         max_tokens: float,
-        at_a: float | None,
+        at_a: str,
         heat_a: float,
-        seed_a: float | None,
-        at_b: float | None,
+        seed_a: str,
+        at_b: str,
         heat_b: float,
-        seed_b: float | None,
+        seed_b: str,
         request: gr.Request,
     ) -> Iterator[Any]:
         written: tuple[list[Choice], list[Choice]] = ([], [])
@@ -65,8 +58,8 @@ def side_by_side(desk: Desk, frame: Frame) -> None:
         with refusals() as told:
             shelf, checkpoint = desk.shelf(request), desk.checkpoint
             both = [
-                writing.Side(name, whole(at_a), heat_a or 0.0, whole(seed_a)),
-                writing.Side(name, whole(at_b), heat_b or 0.0, whole(seed_b)),
+                writing.Side(name, number(at_a, "Token"), heat_a, number(seed_a, "Seed")),
+                writing.Side(name, number(at_b, "Token"), heat_b, number(seed_b, "Seed")),
             ]
 
             def work(job: Job) -> None:

@@ -1,8 +1,8 @@
 """Files that visitors bring, as text. Nothing of a file is believed: names are not paths, sizes are
 counted as they unfold, and what is not text is refused.
 
-Readers: beautifulsoup4 for HTML, because it reads whatever browsers read and runs nothing; pypdf for
-PDF, because it is pure Python and kept up. EPUB is a Zip of XHTML, so the standard library and
+Readers: beautifulsoup4 for HTML, because it reads whatever browsers read and runs nothing; pypdf
+for PDF, because it is pure Python and kept up. EPUB is a Zip of XHTML, so the standard library and
 beautifulsoup4 read it: a reader that unpacks by itself would unpack bombs too.
 """
 
@@ -64,7 +64,7 @@ def checked(text: str, shown: str) -> str:
     """
     if len(text) > MAX_TEXT:
         raise ValueError(
-            f"{shown} has {len(text):,} characters; allowed: at most {MAX_TEXT:,}. Read a part of it"
+            f"{shown} has {len(text):,} characters; allowed: at most {MAX_TEXT:,}. Read a part."
         )
     if found := CONTROL.search(text):
         raise ValueError(

@@ -1,8 +1,8 @@
 """Work that takes a while: in threads of its own, in turns, and stopped when nobody wants it.
 
-A visitor's reading is a thread that owns its session from opening to closing. What it finds out goes
-into a queue that the visitor's page is fed from. So a slow page holds nobody up, and a page that is
-closed ends its work at the next boundary, with everything read until then saved.
+A visitor's reading is a thread that owns its session from opening to closing. What it finds out
+goes into a queue that the visitor's page is fed from. So a slow page holds nobody up, and a page
+that is closed ends its work at the next boundary, with everything read until then saved.
 """
 
 import queue

@@ -8,7 +8,7 @@ import gradio as gr
 
 from apps.demo import writing
 from apps.demo.desk import Desk, visitor
-from apps.demo.frame import Frame, choices, refusals, standing
+from apps.demo.frame import Frame, choices, number, optional, refusals, standing
 from apps.demo.side_by_side import side_by_side
 from apps.demo.words import message, with_choices
 from streamlm.reports import Choice
@@ -35,7 +35,7 @@ def write_tab(desk: Desk, frame: Frame) -> None:
             top_k = gr.Slider(0, 200, value=0, step=1, label="Top k (0: off)")
             min_p = gr.Slider(0, 0.5, value=0, step=0.01, label="Min p (0: off)")
             penalty = gr.Slider(1, 2, value=1, step=0.05, label="Repetition penalty (1: off)")
-            seed = gr.Number(None, label="Seed (empty: go on)", precision=0, minimum=0)
+            seed = optional("Seed", "go on with the session's own")
     said = gr.HTML(elem_id="write-said")
     page = gr.HTML(elem_id="write-page")
     before = gr.State([])  # (session, snapshot) before each writing, for undo
@@ -50,7 +50,7 @@ def write_tab(desk: Desk, frame: Frame) -> None:
         top_k: float,
         min_p: float,
         penalty: float,
-        seed: float | None,
+        seed: str,
         undone: list[tuple[str, int]],
         request: gr.Request,
     ) -> Iterator[Any]:
@@ -59,7 +59,7 @@ def write_tab(desk: Desk, frame: Frame) -> None:
         written: list[Choice] = []
         begun, end, last = writing.Begun(0, ""), writing.Written(0, ""), 0.0
         with refusals() as told:
-            shelf, checkpoint = desk.shelf(request), desk.checkpoint
+            shelf, checkpoint, fresh = desk.shelf(request), desk.checkpoint, number(seed, "Seed")
             sampling = Sampling(
                 repetition_penalty=penalty,
                 temperature=temperature,
@@ -76,7 +76,7 @@ def write_tab(desk: Desk, frame: Frame) -> None:
                     prompt=words or "",
                     sampling=sampling,
                     max_tokens=min(int(max_tokens), writing.MAX_TOKENS),
-                    seed=None if seed is None else int(seed),
+                    seed=fresh,
                     checkpoint=checkpoint,
                 )
 
