@@ -25,18 +25,20 @@ def remember_tab(desk: Desk, frame: Frame) -> gr.Tab:
 
     def look(name: str, request: gr.Request) -> tuple[str, str, str]:
         with refusals() as told:
+            if not name:  # the page is not ready; it comes back when it is
+                return message(ABOUT), EMPTY, ""
             return remember(desk, desk.shelf(request), name, visitor=visitor(request))
         return told[0], EMPTY, ""
 
-    for event in (tab.select, again.click):
-        event(
-            look,
-            frame.session,
-            [said, picture, curve],
-            concurrency_id="model",
-            show_progress="minimal",
-            api_visibility="private",
-        )
+    gr.on(
+        [tab.select, again.click, frame.session.change],
+        look,
+        frame.session,
+        [said, picture, curve],
+        concurrency_id="model",
+        show_progress="minimal",
+        api_visibility="private",
+    )
     return tab
 
 

@@ -110,6 +110,8 @@ def sessions_tab(desk: Desk, frame: Frame) -> gr.Tab:
 
     def opened(name: str, request: gr.Request) -> tuple[Any, ...]:
         with refusals() as told:
+            if not name:  # the page is not ready; it comes back when it is
+                return (gr.skip(),) * 8
             return show(desk.shelf(request), name, who=visitor(request))
         return (told[0], *[gr.skip()] * 7)
 
@@ -141,7 +143,7 @@ def sessions_tab(desk: Desk, frame: Frame) -> gr.Tab:
     def delete_(name: str, request: gr.Request) -> Any:
         return (*act(deleted)(name, request=request), gr.Row(visible=False))
 
-    tab.select(opened, frame.session, views, **model)
+    gr.on([tab.select, frame.session.change], opened, frame.session, views, **model)
     point.release(at_point, [frame.session, point], passage, **model)
     rewind.click(rewind_, [frame.session, point], views, **model)
     fork.click(fork_, [frame.session, point, branch], views, **model)

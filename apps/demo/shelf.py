@@ -124,9 +124,8 @@ class Shelf:
 
     def fork(self, name: str, branch: str, checkpoint: Checkpoint, *, tokens: int | None) -> str:
         """Begin a branch where the session stands, or at an earlier position; gives its name."""
-        base = name.partition("@")[0]
-        forked = f"{base}@{branch}"
-        with self.told(forked):
+        with self.told(name):
+            forked = f"{name.partition('@')[0]}@{branch}"
             locate(self.folder, forked)
             with (
                 self.open(name, checkpoint) as session,
@@ -137,22 +136,21 @@ class Shelf:
 
     def rename(self, name: str, new: str) -> str:
         """Give a session another name; its branches go with it. Gives the name."""
-        base, at, branch = name.partition("@")
-        with self.told(base):
+        with self.told(name):
+            base, at, branch = name.partition("@")
             existing(self.folder, base)
             places.rename(locate(self.folder, base)[0], self._free(new))
             return f"{new}{at}{branch}"
 
     def delete(self, name: str) -> None:
         """Remove a session with all its branches."""
-        base = name.partition("@")[0]
-        with self.told(base):
-            existing(self.folder, base)[0].delete()
+        with self.told(name):
+            existing(self.folder, name.partition("@")[0])[0].delete()
 
     def export(self, name: str, folder: Path) -> Path:
         """Write a session to one file, in a new folder within `folder`."""
-        base = name.partition("@")[0]
-        with self.told(base):
+        with self.told(name):
+            base = name.partition("@")[0]
             existing(self.folder, base)
             target = Path(tempfile.mkdtemp(prefix="export-", dir=folder)) / f"{base}.zip"
             places.export(locate(self.folder, base)[0], target)
@@ -186,6 +184,8 @@ class Shelf:
         Raises:
             Refused: instead of what the store and the session raise.
         """
+        if not name:
+            raise Refused("Choose a session first, or type a name for one.")
         try:
             yield
         except (Locked, Conflict):
