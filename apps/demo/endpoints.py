@@ -52,7 +52,7 @@ def add_endpoints(desk: Desk) -> None:
         temperature: float = 0.8,
         top_p: float = 0.95,
         seed: int = -1,
-        request: gr.Request = None,  # type: ignore[assignment]
+        request: gr.Request = None,
     ) -> str:
         """Write on where a session stands; what is written becomes part of it.
 

@@ -1,8 +1,6 @@
 """The parts of the page that every tab uses, and what they show of a session."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import gradio as gr
@@ -84,15 +82,16 @@ def number(text: str, what: str) -> int | None:
     return int(cleaned)
 
 
-@contextmanager
-def refusals() -> Iterator[list[str]]:
+class refusals:
     """Collects what is to be told to the visitor when something is refused."""
-    told: list[str] = []
-    try:
-        yield told
-    except Refused as error:
-        told.append(message(str(error), kind="error"))
-    except ValueError as error:
-        told.append(message(str(error), kind="error"))
-    except Stopped:
-        pass
+
+    def __init__(self) -> None:
+        self._told: list[str] = []
+
+    def __enter__(self) -> list[str]:
+        return self._told
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if isinstance(error, (Refused, ValueError)):
+            self._told.append(message(str(error), kind="error"))
+        return isinstance(error, (Refused, ValueError, Stopped))

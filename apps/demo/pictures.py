@@ -17,6 +17,7 @@ from streamlm.display import duration_text
 from streamlm.memory_report import MemoryReport
 from streamlm.reports import Progress
 from streamlm.session import Session
+from tokenizer import StreamDecoder
 
 ZONES = (
     ("compressed", "Compressed memory", "several old tokens in one slot"),
@@ -33,7 +34,7 @@ class Seen:
     """A look at a memory.
 
     Attributes:
-        report: what was seen; pieces: the text of each of `report.ids`.
+        report: what was seen; pieces: the characters that each of `report.ids` completes.
         segment: slots of the open segment, the newest ones.
     """
 
@@ -48,8 +49,8 @@ class Seen:
             report = session.memory_report()
         except ValueError:
             return None
-        text_of = session.checkpoint.tokenizer.token_bytes
-        pieces = [text_of(int(id)).decode("utf-8", "replace") for id in report.ids]
+        decoder = StreamDecoder(session.checkpoint.tokenizer)
+        pieces = [decoder.decode([id]) for id in report.ids]
         return cls(report, pieces, int(session.state.length))
 
     def picture(self, *, layers: bool = True) -> str:
@@ -200,6 +201,8 @@ def progress_bar(done: Progress, *, skipped: int) -> str:
     fresh = max(done.read - skipped, 1)
     left = (done.size or done.read) - done.read
     facts = [f"{share:.0%}", f"{report.tokens:,} tokens"]
+    if skipped:
+        facts.append(f"went on at byte {skipped:,}")
     if speed:
         facts.append(f"{speed:,.0f} tokens/s")
     if left and report.seconds:

@@ -29,6 +29,7 @@ def read_tab(desk: Desk, frame: Frame) -> None:
         file_types=list(uploads.KINDS),
         visible=False,
         height=140,
+        elem_id="file",
     )
     with gr.Row():
         begin = gr.Button("Read", variant="primary", elem_id="read")

@@ -72,14 +72,11 @@ def read(job: Job, shelf: Shelf, name: str, *, text: str, checkpoint: Checkpoint
         with shelf.open(name, checkpoint, create=True) as session, job.turn():
             report = session.feed(file, details=True, block_bytes=BLOCK, progress=tell)
             size = file.stat().st_size
-            bar = progress_bar(Progress("", size, size, report), skipped=0)
+            bar = progress_bar(Progress("", size, size, report), skipped=report.skipped_bytes)
             bits = report.bits_per_byte
             at = "" if bits is None else f" at {bits:.2f} bits per byte"
-            before = report.skipped_bytes
-            went_on = f" It went on at byte {before:,}, where it was stopped." if before else ""
             end = (
-                f"Read {report.tokens:,} tokens{at}; {name} is saved at token "
-                f"{session.position:,}.{went_on}"
+                f"Read {report.tokens:,} tokens{at}; {name} is saved at token {session.position:,}."
             )
             job.tell(ReadNews(bar, [], session.position, strip(session), end))
 

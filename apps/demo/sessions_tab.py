@@ -13,7 +13,7 @@ from apps.demo.words import message, safe
 from apps.demo.work import Job
 from memory_store import Ref
 
-SNAPSHOTS = 12  # newest ones that the timeline shows
+SNAPSHOTS = 6  # newest ones that the timeline shows
 PASSAGE = 80  # tokens before a point that are shown
 
 
@@ -201,4 +201,4 @@ def _when(seconds: float | None) -> str:
     """A time of this computer's clock."""
     if seconds is None:
         return "never"
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+    return time.strftime("%d %b %Y, %H:%M", time.localtime(seconds))

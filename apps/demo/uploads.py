@@ -120,7 +120,7 @@ def _epub(path: Path, shown: str) -> str:
         with zipfile.ZipFile(path) as archive:
             unpack = _Unpack(archive, shown)
             container = parsed(unpack("META-INF/container.xml"))
-            root = str(container.find("rootfile")["full-path"])  # type: ignore[index]
+            root = str(container.find("rootfile")["full-path"])
             package = parsed(unpack(root))
             hrefs = {str(item["id"]): str(item["href"]) for item in package.find_all("item")}
             spine = [str(item["idref"]) for item in package.find_all("itemref")]

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+SLICE = 0.1  # seconds that a turn lasts, at least, while others wait
+
 
 class Stopped(Exception):
     """The visitor has stopped the work, or is gone."""
@@ -48,6 +50,7 @@ class Job:
     turns: Turns
     news: "queue.SimpleQueue[Any]" = field(default_factory=queue.SimpleQueue)
     stop: threading.Event = field(default_factory=threading.Event)
+    since: float = 0.0  # when the turn began
 
     def tell(self, item: object) -> None:
         """Let the page know something."""
@@ -60,7 +63,7 @@ class Job:
         Raises:
             Stopped: the work was stopped meanwhile.
         """
-        self.turns.take()
+        self._take()
         try:
             self.check()
             yield
@@ -68,15 +71,22 @@ class Job:
             self.turns.give()
 
     def pass_turn(self) -> None:
-        """Within a turn: let those who wait go first.
+        """Within a turn: let those who wait go first, if it has lasted long enough.
+
+        A token is written much faster than a block is read; in time, both get the same.
 
         Raises:
             Stopped: the work was stopped; the turn is still held.
         """
         self.check()
-        self.turns.give()
+        if time.monotonic() - self.since >= SLICE:
+            self.turns.give()
+            self._take()
+            self.check()
+
+    def _take(self) -> None:
         self.turns.take()
-        self.check()
+        self.since = time.monotonic()
 
     def check(self) -> None:
         """Raise Stopped if the work is not wanted any more."""
