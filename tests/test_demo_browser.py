@@ -330,8 +330,8 @@ def test_files_too_large_and_of_other_kinds(visit: Visit, tmp_path: Path) -> Non
         (tmp_path / name).write_bytes(b"a" * size)
         visitor.page.locator("#file input[type=file]").set_input_files(tmp_path / name)
         visitor.page.get_by_text(re.compile(message)).first.wait_for()
-    visitor.errors.clear()  # the page writes refusals to the console, too
     visitor.read("Still here. ")
+    visitor.errors.clear()  # the page writes refusals to the console, too
 
 
 def test_each_browser_has_its_own_sessions(
@@ -368,7 +368,7 @@ def test_who_logs_in_has_their_own_sessions(
             visitor.page.get_by_label("password").fill(password)
             visitor.page.get_by_role("button", name="Login").click()
             if (name, password) == ("ada", "two"):
-                visitor.page.get_by_text(re.compile("(?i)incorrect")).first.wait_for()
+                visitor.page.get_by_text(re.compile("incorrect", re.IGNORECASE)).first.wait_for()
             else:
                 visitor.page.locator("#standing p").wait_for()
                 visitor.visit("diary")

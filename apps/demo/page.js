@@ -2,7 +2,7 @@
 // likely. Both work by keyboard. Events are heard on the document, for the page redraws its parts.
 (() => {
   const facts = new WeakMap();
-  const chosen = new WeakMap();
+  const chosen = new Map(); // by the part of the page, for its picture is drawn anew
   const clamp = (value, low, high) => Math.max(low, Math.min(high, value));
 
   function memoryOf(figure) {
@@ -14,11 +14,13 @@
     return facts.get(figure);
   }
 
+  const partOf = (figure) => figure.closest(".block")?.id;
+
   function showSlot(figure, slot, layer) {
     const memory = memoryOf(figure);
     slot = clamp(slot, 0, memory.columns.length - 1);
     layer = clamp(layer, 0, memory.attention.length - 1);
-    chosen.set(figure, [slot, layer]);
+    chosen.set(partOf(figure), [slot, layer]);
     const row = memory.start.length > 1 ? layer : 0;
     const start = memory.start[row][slot], stop = memory.stop[row][slot];
     const text = (from, to) =>
@@ -107,7 +109,7 @@
     if (event.key === "Escape") odds(null);
     if (!by || !(figure || page)) return;
     if (figure) {
-      const [slot, layer] = chosen.get(figure) || [memoryOf(figure).columns.length, 0];
+      const [slot, layer] = chosen.get(partOf(figure)) || [memoryOf(figure).columns.length, 0];
       showSlot(figure, slot + by[0], layer + by[1]);
     } else {
       const tokens = [...page.querySelectorAll(".token")];
@@ -122,4 +124,12 @@
     if (event.target.closest?.("[data-walk]")) odds(null);
   });
   document.addEventListener("scroll", () => odds(null), true);
+  new MutationObserver((changes) => {
+    for (const { addedNodes } of changes) {
+      for (const node of addedNodes) {
+        const figure = node.matches?.("[data-memory]") ? node : node.querySelector?.("[data-memory]");
+        if (figure && chosen.has(partOf(figure))) showSlot(figure, ...chosen.get(partOf(figure)));
+      }
+    }
+  }).observe(document, { childList: true, subtree: true });
 })();

@@ -1,6 +1,7 @@
 """The tab of sessions: list, fork, rewind, rename, export, import and delete them."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from memory_store import Ref
 
 SNAPSHOTS = 6  # newest ones that the timeline shows
 PASSAGE = 80  # tokens before a point that are shown
+
+Action = Callable[[Shelf, str], tuple[str, str]]  # for a visitor; names a session, and tells
 
 
 def sessions_tab(desk: Desk, frame: Frame) -> gr.Tab:
@@ -48,11 +51,10 @@ def sessions_tab(desk: Desk, frame: Frame) -> gr.Tab:
 
     views = [said, shelf_list, timeline, point, passage, frame.session, frame.standing, frame.strip]
 
-    def show(shelf: Shelf, name: str, *, who: str, told: str = "") -> tuple[Any, ...]:
+    def show(shelf: Shelf, name: str, *, who: str) -> tuple[Any, ...]:
         history = shelf.history(name) if shelf.has(name) else []
         position = history[-1].position if history else 0
         return (
-            message(told),
             _shelf(shelf, name),
             _timeline(history),
             gr.Slider(maximum=max(position, 1), value=position),
@@ -62,63 +64,54 @@ def sessions_tab(desk: Desk, frame: Frame) -> gr.Tab:
             strip_of(desk, shelf, name, visitor=who),
         )
 
-    def act(action: Any) -> Any:
-        """Do something to a session, then show what there is: action gives a name and words."""
-
-        def done(name: str, *given: Any, request: gr.Request) -> tuple[Any, ...]:
-            with refusals() as told:
-                shelf = desk.shelf(request)
-                who = visitor(request)
-                name, words = action(shelf, name, *given, who)
-                return show(shelf, name, who=who, told=words)
-            return (told[0], *[gr.skip()] * 7)
-
-        return done
-
-    def rewound(shelf: Shelf, name: str, at: float, who: str) -> tuple[str, str]:
-        def work(job: Job) -> None:
-            with shelf.open(name, desk.checkpoint) as session:
-                session.rewind(tokens=int(at))
-
-        desk.jobs.do(work, visitor=who)
-        return name, f"{name} is back at token {int(at):,}. Its history keeps what was after it."
-
-    def forked(shelf: Shelf, name: str, at: float, branch: str, who: str) -> tuple[str, str]:
-        def work(job: Job) -> str:
-            return shelf.fork(name, branch.strip(), desk.checkpoint, tokens=int(at))
-
-        new = desk.jobs.do(work, visitor=who)
-        return new, f"{new} begins at token {int(at):,}; what you do now happens to it."
-
-    def renamed(shelf: Shelf, name: str, new: str, who: str) -> tuple[str, str]:
-        new = shelf.rename(name, new.strip())
-        return new, f"{name} is now {new}."
-
-    def imported(shelf: Shelf, name: str, path: str | None, new: str, who: str) -> tuple[str, str]:
-        if path is None:
-            raise ValueError("Choose a file first.")
-        new = shelf.import_(path, new.strip())
-        return new, f"{new} is here."
-
-    def deleted(shelf: Shelf, name: str, who: str) -> tuple[str, str]:
-        shelf.delete(name)
-        left = shelf.names()
-        return left[0] if left else shelf.new_name(), f"{name.partition('@')[0]} is deleted."
-
-    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    model: dict[str, Any] = {"concurrency_id": "model", **private}
+    def act(request: gr.Request, action: Action) -> tuple[Any, ...]:
+        """Do something, then show the session that it names, and its words."""
+        with refusals() as told:
+            shelf, who = desk.shelf(request), visitor(request)
+            name, words = action(shelf, who)
+            return (message(words), *show(shelf, name, who=who))
+        return (told[0], *[gr.skip()] * 7)
 
     def opened(name: str, request: gr.Request) -> tuple[Any, ...]:
         with refusals() as told:
             if not name:  # the page is not ready; it comes back when it is
                 return (gr.skip(),) * 8
-            return show(desk.shelf(request), name, who=visitor(request))
+            return (gr.skip(), *show(desk.shelf(request), name, who=visitor(request)))
         return (told[0], *[gr.skip()] * 7)
 
     def at_point(name: str, at: float, request: gr.Request) -> str:
         with refusals() as told:
-            return _passage(desk, desk.shelf(request), name, int(at))
+            return _passage(desk, desk.shelf(request), name, int(at)) if name else ""
         return told[0]
+
+    def rewound(name: str, at: float, request: gr.Request) -> tuple[Any, ...]:
+        def action(shelf: Shelf, who: str) -> tuple[str, str]:
+            def work(job: Job) -> None:
+                with shelf.open(name, desk.checkpoint) as session:
+                    session.rewind(tokens=int(at))
+
+            desk.jobs.do(work, visitor=who)
+            told = f"{name} is back at token {int(at):,}. Its history keeps what was after it."
+            return name, told
+
+        return act(request, action)
+
+    def forked(name: str, at: float, branch: str, request: gr.Request) -> tuple[Any, ...]:
+        def action(shelf: Shelf, who: str) -> tuple[str, str]:
+            def work(job: Job) -> str:
+                return shelf.fork(name, branch.strip(), desk.checkpoint, tokens=int(at))
+
+            new = desk.jobs.do(work, visitor=who)
+            return new, f"{new} begins at token {int(at):,}; what you do now happens to it."
+
+        return act(request, action)
+
+    def renamed(name: str, new: str, request: gr.Request) -> tuple[Any, ...]:
+        def action(shelf: Shelf, who: str) -> tuple[str, str]:
+            renamed = shelf.rename(name, new.strip())
+            return renamed, f"{name} is now {renamed}."
+
+        return act(request, action)
 
     def exported(name: str, request: gr.Request) -> tuple[str, Any]:
         with refusals() as told:
@@ -128,31 +121,37 @@ def sessions_tab(desk: Desk, frame: Frame) -> gr.Tab:
             return said, gr.File(value=str(made), visible=True)
         return told[0], gr.skip()
 
-    def rewind_(name: str, at: float, request: gr.Request) -> Any:
-        return act(rewound)(name, at, request=request)
+    def imported(path: str | None, name: str, request: gr.Request) -> tuple[Any, ...]:
+        def action(shelf: Shelf, who: str) -> tuple[str, str]:
+            if path is None:
+                raise ValueError("Choose a file first.")
+            return shelf.import_(path, name.strip()), f"{name.strip()} is here."
 
-    def fork_(name: str, at: float, branch: str, request: gr.Request) -> Any:
-        return act(forked)(name, at, branch, request=request)
+        return act(request, action)
 
-    def rename_(name: str, new: str, request: gr.Request) -> Any:
-        return act(renamed)(name, new, request=request)
+    def deleted(name: str, request: gr.Request) -> tuple[Any, ...]:
+        def action(shelf: Shelf, who: str) -> tuple[str, str]:
+            shelf.delete(name)
+            left = shelf.names()
+            next_ = left[0] if left else shelf.new_name()
+            return next_, f"{name.partition('@')[0]} is deleted."
 
-    def import__(name: str, path: str | None, new: str, request: gr.Request) -> Any:
-        return act(imported)(name, path, new, request=request)
+        return (*act(request, action), gr.Row(visible=False))
 
-    def delete_(name: str, request: gr.Request) -> Any:
-        return (*act(deleted)(name, request=request), gr.Row(visible=False))
-
+    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    model: dict[str, Any] = {"concurrency_id": "model", **private}
+    tab.select(lambda: "", None, said, queue=False, **private)
     gr.on([tab.select, frame.session.change], opened, frame.session, views, **model)
-    point.release(at_point, [frame.session, point], passage, **model)
-    rewind.click(rewind_, [frame.session, point], views, **model)
-    fork.click(fork_, [frame.session, point, branch], views, **model)
-    rename.click(rename_, [frame.session, new_name], views, **model)
+    follow: dict[str, Any] = {**model, "trigger_mode": "always_last"}
+    point.change(at_point, [frame.session, point], passage, **follow)
+    rewind.click(rewound, [frame.session, point], views, **model)
+    fork.click(forked, [frame.session, point, branch], views, **model)
+    rename.click(renamed, [frame.session, new_name], views, **model)
     export.click(exported, frame.session, [said, file], **model)
-    bring.click(import__, [frame.session, import_file, import_name], views, **model)
+    bring.click(imported, [import_file, import_name], views, **model)
     delete.click(lambda: gr.Row(visible=True), None, sure, queue=False, **private)
     no.click(lambda: gr.Row(visible=False), None, sure, queue=False, **private)
-    yes.click(delete_, frame.session, [*views, sure], **model)
+    yes.click(deleted, frame.session, [*views, sure], **model)
     return tab
 
 
