@@ -13,6 +13,7 @@ pytest.importorskip("gradio", reason="needs gradio: pip install 'streamlm[demo]'
 import gradio as gr
 
 from apps.demo import reading, words, writing
+from apps.demo.compare_tab import reports, show_report
 from apps.demo.desk import VISITOR, Desk
 from apps.demo.frame import number
 from apps.demo.launch import whose_shelves
@@ -76,6 +77,23 @@ def test_a_visitor_stops_only_their_own() -> None:
     assert jobs.running == 1 and len(told) < 1000
     jobs.end()
     assert jobs.running == 0 and not jobs.stop("b")
+
+
+def test_a_page_that_does_not_listen_holds_nobody_up() -> None:
+    jobs, done = Jobs(), threading.Event()
+
+    def work(job: Job) -> None:
+        with job.turn():
+            for n in range(100_000):
+                job.tell(n)
+                job.pass_turn()
+        done.set()
+
+    deaf = jobs.run(work, visitor="a")
+    next(deaf)
+    assert done.wait(30)
+    assert jobs.do(lambda job: "mine", visitor="b") == "mine"
+    assert sum(map(len, deaf)) > 0
 
 
 def test_what_work_raises_is_told() -> None:
@@ -234,6 +252,19 @@ def test_a_picture_has_every_slot(tiny: Checkpoint, prose: Callable) -> None:
     curve = recall_curve(seen.report)
     oldest = seen.report.position - int(seen.report.start.min())
     assert f"more than {oldest:,} tokens ago" in curve
+
+
+def test_reports_of_the_laboratory_run_nothing(tmp_path: Path) -> None:
+    for name in ("heads.html", "heads.json", "heads.png", "other.png", "ablation.json", ".x.png"):
+        (tmp_path / name).write_text(f"<script>alert(1)</script> {{{{name}}}} {name}")
+    (tmp_path / "ablation.png").write_bytes(b"png")
+    assert set(reports(str(tmp_path))) == {"heads", "ablation"}
+    found = show_report(str(tmp_path), "heads")
+    assert Tags(found).tags == {"iframe"} and 'sandbox=""' in found and "{{" not in found
+    assert Tags(show_report(str(tmp_path), "ablation")).tags == {"img"}
+    for name in (None, "nothing", "../heads", "heads.html"):
+        assert show_report(str(tmp_path), name) == ""
+    assert reports(str(tmp_path / "nowhere")) == {}
 
 
 @pytest.mark.parametrize(
