@@ -107,7 +107,7 @@ def test_names_of_uploads_are_not_paths(server: DemoServer) -> None:
             (path,) = answer.json()
             assert ".." not in Path(path).parts and "streamlm-demo-" in path
     assert not Path("/tmp/evil-absolute.txt").exists()
-    large = {"files": ("large.txt", b"a" * 11_000_000)}
+    large = {"files": ("large.txt", b"a" * 101_000_000)}
     assert httpx.post(f"{server.address}gradio_api/upload", files=large).status_code == 413
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from apps.demo.compare_tab import compare_tab
-from apps.demo.desk import Desk, visitor
+from apps.demo.desk import QUICK, Desk, visitor
 from apps.demo.endpoints import add_endpoints
 from apps.demo.frame import EMPTY, Frame, choices, refusals, stand, strip_of
 from apps.demo.read_tab import read_tab
@@ -89,7 +89,7 @@ def build(desk: Desk) -> gr.Blocks:
             session,
             [standing, strip],
             js=IN_ADDRESS,
-            concurrency_id="model",
+            **QUICK,
             show_progress="hidden",
             api_visibility="private",
         )

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from apps.demo import writing
-from apps.demo.desk import Desk, visitor
+from apps.demo.desk import QUICK, Desk, visitor
 from apps.demo.frame import Frame, number, optional, refusals
 from apps.demo.uploads import checked
 from apps.demo.words import beside, message, safe
@@ -85,7 +85,7 @@ def compare_tab(desk: Desk, frame: Frame) -> gr.Tab:
 
     private: dict[str, Any] = {"api_visibility": "private"}
     tab.select(opened, [frame.session, sides[0], sides[2]], [sides[0], sides[2], found], **private)
-    begin.click(compared, [text, *sides], [said, page], concurrency_id="model", **private)
+    begin.click(compared, [text, *sides], [said, page], **QUICK, **private)
     found.change(lambda name: show_report(desk.results, name), found, report, **private)
     return tab
 

@@ -5,7 +5,7 @@ import os
 import re
 import threading
 from collections import OrderedDict
-from typing import Literal
+from typing import Any, Literal
 
 import gradio as gr
 
@@ -17,6 +17,10 @@ from streamlm.checkpoint import Checkpoint, load_checkpoint
 VISITOR = "streamlm-visitor"  # the cookie that tells browsers apart
 PER_BROWSER = 20  # sessions that a browser without a name may keep
 LOOKS = 32  # newest looks at memories that are kept
+# Who reads or writes for long does not keep others from looking. Each takes a thread while it
+# lasts, of the 40 that the server has.
+LONG: dict[str, Any] = {"concurrency_id": "long", "concurrency_limit": 24}
+QUICK: dict[str, Any] = {"concurrency_id": "quick", "concurrency_limit": 8}
 Whose = Literal["one", "user", "browser"]
 
 

@@ -3,7 +3,7 @@
 import gradio as gr
 
 from apps.demo import reading, uploads, writing
-from apps.demo.desk import Desk, visitor
+from apps.demo.desk import LONG, QUICK, Desk, visitor
 from apps.demo.shelf import Refused
 from apps.demo.work import Job
 from streamlm.reports import Choice
@@ -171,8 +171,10 @@ def add_endpoints(desk: Desk) -> None:
             return found
 
     _shelf = desk.shelf
-    for function in (list_sessions, read_text, write_on, score_text, recall, rewind, fork):
-        gr.api(function, api_name=function.__name__, concurrency_id="model", concurrency_limit=8)
+    for long in (read_text, write_on, score_text):
+        gr.api(long, api_name=long.__name__, **LONG)
+    for quick in (list_sessions, recall, rewind, fork):
+        gr.api(quick, api_name=quick.__name__, **QUICK)
 
 
 class _telling:

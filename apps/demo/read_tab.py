@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from apps.demo import reading, uploads
-from apps.demo.desk import Desk, visitor
+from apps.demo.desk import LONG, Desk, visitor
 from apps.demo.frame import Frame, choices, refusals, standing
 from apps.demo.words import Word, by_surprise, message
 
@@ -91,8 +91,7 @@ def read_tab(desk: Desk, frame: Frame) -> None:
         read,
         [frame.session, what, text, file],
         outputs,
-        concurrency_id="model",
-        concurrency_limit=8,
+        **LONG,
         show_progress="hidden",
         api_visibility="private",
     )

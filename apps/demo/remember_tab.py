@@ -2,7 +2,7 @@
 
 import gradio as gr
 
-from apps.demo.desk import Desk, visitor
+from apps.demo.desk import QUICK, Desk, visitor
 from apps.demo.frame import EMPTY, Frame, refusals
 from apps.demo.pictures import recall_curve
 from apps.demo.shelf import Shelf
@@ -35,7 +35,7 @@ def remember_tab(desk: Desk, frame: Frame) -> gr.Tab:
         look,
         frame.session,
         [said, picture, curve],
-        concurrency_id="model",
+        **QUICK,
         show_progress="minimal",
         api_visibility="private",
     )

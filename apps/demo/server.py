@@ -12,7 +12,7 @@ from starlette.middleware import Middleware
 
 from apps.demo.app import HERE, build
 from apps.demo.desk import VISITOR, Desk
-from apps.demo.uploads import MAX_FILE
+from apps.demo.uploads import MAX_SESSION
 
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "monospace")
@@ -70,7 +70,7 @@ def serve(
             pwa=False,
             run_history=False,
             enable_monitoring=False,
-            max_file_size=MAX_FILE,
+            max_file_size=MAX_SESSION,
             footer_links=["api", "settings"],
             theme=theme,
             css=(HERE / "page.css").read_text(encoding="utf-8"),

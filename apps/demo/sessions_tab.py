@@ -7,9 +7,10 @@ from typing import Any
 
 import gradio as gr
 
-from apps.demo.desk import Desk, visitor
+from apps.demo.desk import QUICK, Desk, visitor
 from apps.demo.frame import Frame, choices, refusals, stand, strip_of
 from apps.demo.shelf import Shelf
+from apps.demo.uploads import MAX_SESSION
 from apps.demo.words import message, safe
 from apps.demo.work import Job
 from memory_store import Ref
@@ -29,19 +30,23 @@ def sessions_tab(desk: Desk, frame: Frame) -> gr.Tab:
             timeline = gr.HTML(elem_id="timeline")
             point = gr.Slider(0, 1, value=0, step=1, label="Token", elem_id="point")
             passage = gr.HTML(elem_id="passage")
-            with gr.Row():
+            with gr.Row(elem_classes="ends"):
                 rewind = gr.Button("Rewind to it", elem_id="rewind")
                 branch = gr.Textbox(label="Name of the fork", placeholder="draft", max_lines=1)
                 fork = gr.Button("Fork there", elem_id="fork")
         with gr.Accordion("Rename, export, import, delete", open=False):
-            with gr.Row():
+            with gr.Row(elem_classes="ends"):
                 new_name = gr.Textbox(label="New name", max_lines=1)
                 rename = gr.Button("Rename", elem_id="rename")
             with gr.Row():
                 export = gr.Button("Export", elem_id="export")
                 file = gr.File(label="The session as a file", interactive=False, visible=False)
-            with gr.Row():
-                import_file = gr.File(label="A file of Export", file_types=[".zip"], height=120)
+            with gr.Row(elem_classes="ends"):
+                import_file = gr.File(
+                    label=f"A file of Export, at most {MAX_SESSION / 1e6:.0f} MB",
+                    file_types=[".zip"],
+                    height=140,
+                )
                 import_name = gr.Textbox(label="Name for it", max_lines=1)
                 bring = gr.Button("Import", elem_id="import")
             delete = gr.Button("Delete…", variant="stop", elem_id="delete")
@@ -139,7 +144,7 @@ def sessions_tab(desk: Desk, frame: Frame) -> gr.Tab:
         return (*act(request, action), gr.Row(visible=False))
 
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    model: dict[str, Any] = {"concurrency_id": "model", **private}
+    model: dict[str, Any] = {**QUICK, **private}
     tab.select(lambda: "", None, said, queue=False, **private)
     gr.on([tab.select, frame.session.change], opened, frame.session, views, **model)
     follow: dict[str, Any] = {**model, "trigger_mode": "always_last"}

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from apps.demo import writing
-from apps.demo.desk import Desk, visitor
+from apps.demo.desk import LONG, Desk, visitor
 from apps.demo.frame import Frame, number, optional, refusals
 from apps.demo.words import message, with_choices
 from apps.demo.work import Job
@@ -85,8 +85,7 @@ def side_by_side(desk: Desk, frame: Frame) -> None:
         write_both,
         [frame.session, words, length, *sides],
         [said, *pages],
-        concurrency_id="model",
-        concurrency_limit=8,
+        **LONG,
         show_progress="hidden",
         api_visibility="private",
     )

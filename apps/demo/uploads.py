@@ -14,7 +14,8 @@ import zipfile
 from pathlib import Path
 from urllib.parse import unquote
 
-MAX_FILE = 10 * 1000 * 1000  # bytes of an upload
+MAX_FILE = 10 * 1000 * 1000  # bytes of a file that is read
+MAX_SESSION = 100 * 1000 * 1000  # bytes of a session that is imported: of any upload
 MAX_TEXT = 4 * 1000 * 1000  # characters that are read from it
 MAX_UNPACKED = 40 * 1000 * 1000  # bytes of all that an EPUB unfolds to
 MAX_PARTS = 2000  # chapters of an EPUB, pages of a PDF

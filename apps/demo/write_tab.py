@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from apps.demo import writing
-from apps.demo.desk import Desk, visitor
+from apps.demo.desk import LONG, QUICK, Desk, visitor
 from apps.demo.frame import Frame, choices, number, optional, refusals, standing
 from apps.demo.side_by_side import side_by_side
 from apps.demo.words import message, with_choices
@@ -110,8 +110,7 @@ def write_tab(desk: Desk, frame: Frame) -> None:
         write,
         [frame.session, prompt, *controls, before],
         outputs,
-        concurrency_id="model",
-        concurrency_limit=8,
+        **LONG,
         show_progress="hidden",
         api_visibility="private",
     )
@@ -146,7 +145,7 @@ def write_tab(desk: Desk, frame: Frame) -> None:
         return (told[0], *[gr.skip()] * 8)
 
     undo.click(
-        take_back, before, outputs, concurrency_id="model", api_visibility="private",
+        take_back, before, outputs, api_visibility="private", **QUICK,
         show_progress="hidden",
     )  # fmt: skip
     side_by_side(desk, frame)
