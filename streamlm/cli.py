@@ -1,4 +1,4 @@
-"""The command line: feed, generate, score, sessions, train, eval, compare, convert, forecast."""
+"""The command line: feed, generate, score, sessions, train, eval, compare, forecast, demo, …."""
 
 import io
 import json

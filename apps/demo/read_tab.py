@@ -11,7 +11,7 @@ import gradio as gr
 
 from apps.demo import reading, uploads
 from apps.demo.desk import LONG, Desk, visitor
-from apps.demo.frame import Frame, choices, refusals, standing
+from apps.demo.frame import Frame, choices, refusals, stand, standing, strip_of
 from apps.demo.words import Word, by_surprise, message
 
 BOOK = "The bundled book: Beyond the City, by Arthur Conan Doyle"
@@ -54,9 +54,11 @@ def read_tab(desk: Desk, frame: Frame) -> None:
         idle = (gr.update(interactive=True), gr.update(interactive=False))
         shown: deque[Word] = deque(maxlen=SHOWN)
         position, ended, last = 0, "", 0.0
+        line: Any = gr.skip()
+        strip: Any = gr.skip()
         yield (message("Opening…"), "", "", *[gr.skip()] * 3, *busy)
         with refusals() as told:
-            shelf = desk.shelf(request)
+            shelf, here = desk.shelf(request), visitor(request)
             words = _text(chosen, pasted, uploaded)
             checkpoint = desk.checkpoint
             picture = bar = ""
@@ -64,7 +66,7 @@ def read_tab(desk: Desk, frame: Frame) -> None:
             def work(job: Any) -> None:
                 reading.read(job, shelf, name, text=words, checkpoint=checkpoint)
 
-            for items in desk.jobs.run(work, visitor=visitor(request)):
+            for items in desk.jobs.run(work, visitor=here):
                 for news in items:
                     shown.extend(news.words)
                     position, ended, bar = news.position, news.end or ended, news.bar
@@ -83,9 +85,10 @@ def read_tab(desk: Desk, frame: Frame) -> None:
                     picture = ""
             if not ended:
                 ended = "Stopped. What was read is saved; the same text goes on from here."
+                line, strip = stand(shelf, name), strip_of(desk, shelf, name, visitor=here)
         last_word = told[0] if told else message(ended)
         known = choices(shelf, name) if not told else gr.skip()
-        yield (last_word, *[gr.skip()] * 4, known, *idle)
+        yield (last_word, gr.skip(), gr.skip(), line, strip, known, *idle)
 
     begin.click(
         read,

@@ -8,7 +8,16 @@ import gradio as gr
 
 from apps.demo import writing
 from apps.demo.desk import LONG, QUICK, Desk, visitor
-from apps.demo.frame import Frame, choices, number, optional, refusals, standing
+from apps.demo.frame import (
+    Frame,
+    choices,
+    number,
+    optional,
+    refusals,
+    stand,
+    standing,
+    strip_of,
+)
 from apps.demo.side_by_side import side_by_side
 from apps.demo.words import message, with_choices
 from streamlm.reports import Choice
@@ -58,6 +67,8 @@ def write_tab(desk: Desk, frame: Frame) -> None:
         yield (message("Opening…"), "", *[gr.skip()] * 3, *busy, gr.skip())
         written: list[Choice] = []
         begun, end, last = writing.Begun(0, ""), writing.Written(0, ""), 0.0
+        line: Any = gr.skip()
+        picture: Any = gr.skip()
         with refusals() as told:
             shelf, checkpoint, fresh = desk.shelf(request), desk.checkpoint, number(seed, "Seed")
             sampling = Sampling(
@@ -98,11 +109,12 @@ def write_tab(desk: Desk, frame: Frame) -> None:
             else:
                 note = f"Stopped after {len(written)} tokens, which are part of the session."
             told.append(message(note))
+            line = stand(shelf, name)
+            picture = end.picture or strip_of(desk, shelf, name, visitor=visitor(request))
         known = choices(shelf, name) if begun.before or written else gr.skip()
-        line = standing(name, end.position) if end.position else gr.skip()
         shown = with_choices(written, before=begun.before, prompt=words) if written else gr.skip()
         rest = [gr.update(interactive=on) for on in (True, False, bool(undone))]
-        yield (told[0], shown, line, end.picture or gr.skip(), known, *rest, undone)
+        yield (told[0], shown, line, picture, known, *rest, undone)
 
     controls = [length, temperature, top_p, top_k, min_p, penalty, seed]
     gr.on(
