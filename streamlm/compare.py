@@ -25,6 +25,7 @@ from streamlm.data import Corpus
 from streamlm.evaluate import evaluate
 from streamlm.heads import build_model
 from streamlm.laboratory import measure
+from streamlm.leaks import gate
 from streamlm.recipe import Recipe
 from streamlm.train import Step, Trainer
 from tokenizer import Tokenizer
@@ -91,6 +92,7 @@ def heads(base: ModelConfig) -> list[Variant]:
     variants = {
         "compressed": base,
         "window": plain,
+        "sinks": replace(plain, head="sinks", memory_len=slots - base.pinned_len),
         "linformer": replace(whole, head="linformer", projected_len=shorter),
         "informer": replace(whole, head="informer"),
         "recurrent": replace(plain, head="recurrent", memory_len=0, head_dim=square),
@@ -121,6 +123,13 @@ def as_large(config: ModelConfig, wanted: int) -> ModelConfig:
             f"head {config.head!r} has {n:,} parameters with d_ff = {d_ff}; {wanted:,} are wanted"
         )
     return found
+
+
+def admitted(variants: Sequence[Variant]) -> tuple[list[Variant], dict[str, str]]:
+    """The variants that do not look ahead, and by name, where each of the others does."""
+    leaks = {variant.name: gate(variant.config) for variant in variants}
+    refused = {name: leak for name, leak in leaks.items() if leak is not None}
+    return [variant for variant in variants if variant.name not in refused], refused
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import base64
 import html
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,14 @@ def write_report(
     settings: dict[str, Any],
     *,
     picture: Path,
+    refused: Mapping[str, str],
 ) -> None:
     """Write the report.
 
     Args:
         rows: of `compare.summary`; runs: those that were measured.
         picture: of the differences in loss, which becomes part of the report.
+        refused: by name, why a variant was not measured.
     """
     measured = {row["variant"]: _measures(row["variant"], runs) for row in rows}
     measured = {name: found for name, found in measured.items() if found}
@@ -59,6 +61,10 @@ def write_report(
         f"<h1>{html.escape(title)}</h1>",
         f"<p>{html.escape(about)}</p>",
         f'<div class="wide">{_table(rows, measured)}</div>',
+        *(
+            f"<p>{html.escape(name)} looks ahead and was not measured: {html.escape(leak)}.</p>"
+            for name, leak in refused.items()
+        ),
         *(f'<p><img alt="{html.escape(title)}" src="{source}"></p>' for source in pictures),
         f"<p><small>{html.escape(str(settings['recipe']))}, {len(runs)} runs</small></p>",
     ]

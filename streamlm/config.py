@@ -22,9 +22,9 @@ NORMS = ("post", "pre")
 # Settings newer than the first checkpoints; see ModelConfig.architecture.
 NEWER = {
     *("cutoffs", "div_val", "embed_dim", "clamp_len"),
-    *("head", "projected_len", "projection", "sharing", "factor"),
+    *("head", "projected_len", "projection", "sharing", "factor", "pinned_len"),
 }
-HEADS = ("relative", "recurrent", "full", "linformer", "informer")
+HEADS = ("relative", "recurrent", "full", "linformer", "informer", "sinks")
 BY_SEGMENT = ("linformer", "informer")  # whose memory holds whole segments
 
 
@@ -106,11 +106,12 @@ class ModelConfig(_Config):
         embed_dim: with cutoffs, width of bin 0's embeddings; 0 stands for d_model.
         clamp_len: distances above it count as it; 0 clamps nothing.
         head: one of HEADS, what becomes of the past; see `streamlm.heads`. "recurrent" keeps no
-            slots and "full" keeps all: memory_len and compressed_len must be 0. "linformer" and
-            "informer" have no compressed memory, and whole segments in memory.
+            slots and "full" keeps all: memory_len and compressed_len must be 0. "linformer",
+            "informer" and "sinks" have no compressed memory; the first two keep whole segments.
         projected_len: with "linformer", k, keys and values that each segment is shortened to.
         projection, sharing: with "linformer", one of `heads.linformer.KINDS` and of `SHARING`.
         factor: with "informer", c: of a segment's T queries, c·⌈ln T⌉ are to attend.
+        pinned_len: with "sinks", S, first tokens of a stream that are kept for ever.
     """
 
     vocab_size: int
@@ -140,6 +141,7 @@ class ModelConfig(_Config):
     projection: str = "linear"
     sharing: str = "layerwise"
     factor: int = 5
+    pinned_len: int = 4
 
     def __post_init__(self) -> None:
         cutoffs: object = self.cutoffs
@@ -182,13 +184,17 @@ class ModelConfig(_Config):
         _require(self.head in HEADS, "head", self.head, _or(HEADS))
         if self.head != "relative":
             lengths = ("compressed_len", "memory_len")
-            for name in lengths[: 1 if self.head in BY_SEGMENT else 2]:
+            for name in lengths[: 1 if self.head in (*BY_SEGMENT, "sinks") else 2]:
                 value = getattr(self, name)
                 _require(value == 0, f"{name} with head {self.head!r}", value, "0")
         if self.head in BY_SEGMENT:
             multiple = f"a multiple of segment_len = {self.segment_len}"
             good = self.memory_len % self.segment_len == 0
             _require(good, f"memory_len with head {self.head!r}", self.memory_len, multiple)
+        if self.head == "sinks":
+            good = 1 <= self.pinned_len <= self.segment_len
+            allowed = f"1 to segment_len = {self.segment_len}"
+            _require(good, "pinned_len", self.pinned_len, allowed)
         if self.head == "informer":
             even = self.segment_len % 2 == 0
             _require(even, "segment_len with head 'informer'", self.segment_len, "an even number")

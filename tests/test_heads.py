@@ -77,6 +77,7 @@ HEADS: dict[str, dict[str, Any]] = {
         **{"sharing": "headwise"},
     },
     "informer": {"head": "informer", "memory_len": 32, "compressed_len": 0, "factor": 1},
+    "sinks": {"head": "sinks", "memory_len": 20, "compressed_len": 0, "pinned_len": 3},
 }
 everywhere = pytest.mark.parametrize("head", HEADS)
 
@@ -268,7 +269,55 @@ def test_nothing_is_projected_twice() -> None:
             assert seen == [1, 1, 1], head
 
 
+def test_the_first_tokens_are_kept_and_stand_left_of_the_window() -> None:
+    """Formula by formula, at the end of a stream that is six windows long."""
+    options: dict[str, Any] = {"memory_len": 6, "compressed_len": 0}
+    model = tiny_model(**options, head="sinks", pinned_len=3, n_layers=1)
+    tokens = random_tokens(model, 39)  # 36 closed, so memory holds 30 to 35
+    with torch.no_grad():
+        found, state = read(model, tokens, model.init_state(1))
+    layer, (u, w) = model.layers[0], model.biases(0)
+    x = model.embedding(tokens)[0] * 8**0.5
+    assert torch.equal(state.carried["pinned"][0, 0], x[:3])
+    q = layer.attention.query(x).unflatten(1, (2, 3))
+    k, v = layer.attention.key_value(x).unflatten(1, (2, 2, 3)).unbind(1)
+    columns = [0, 1, 2, *range(30, 39)]
+    rows = []
+    for i in range(36, 39):
+        heads = []
+        for h in range(2):
+            scores = []
+            for column, j in enumerate(columns[: i - 26]):
+                angles = [(i - 27 - column) * 10_000 ** (-2 * n / 8) for n in range(4)]
+                place = [math.sin(a) for a in angles] + [math.cos(a) for a in angles]
+                r = layer.attention.position(torch.tensor(place).double()).unflatten(0, (2, 3))[h]
+                scores.append(((q[i, h] + u[h]) @ k[j, h] + (q[i, h] + w[h]) @ r) / 3**0.5)
+            share = torch.stack(scores).softmax(0)
+            heads.append(share @ v[columns[: i - 26], h])
+        rows.append(torch.cat(heads))
+    attended = layer.attention.output(torch.stack(rows))
+    y = layer.attention_norm(x[36:] + attended)
+    y = layer.feed_forward_norm(y + layer.feed_forward(y))
+    assert torch.allclose(found[0, 36:], model.logits(y), atol=1e-6)  # the table is of float32
+
+
+def test_sinks_are_a_window_until_the_first_tokens_have_left_it() -> None:
+    options: dict[str, Any] = {"memory_len": 10, "compressed_len": 0}
+    model = tiny_model(**options, head="sinks", pinned_len=2)
+    other = tiny_model(**options)
+    other.load_state_dict(model.state_dict())
+    tokens = random_tokens(model, 20, rows=2)
+    with torch.no_grad():
+        found, _ = read(model, tokens, model.init_state(2))
+        wanted, _ = read(other, tokens, other.init_state(2))
+    assert torch.allclose(found[:, :12], wanted[:, :12], atol=1e-10)
+    # After 12 tokens memory holds 2 to 11, and tokens 0 and 1 are seen where they are pinned.
+    assert float((found - wanted)[:, 12:].abs().amax(dim=2).min()) > 1e-4
+
+
 def test_settings_are_refused() -> None:
+    with pytest.raises(ValueError, match="pinned_len = 9; allowed: 1 to segment_len = 8"):
+        ModelConfig(vocab_size=9, head="sinks", compressed_len=0, segment_len=8, pinned_len=9)
     for head in ("recurrent", "full"):
         message = f"memory_len with head '{head}' = 128; allowed: 0"
         with pytest.raises(ValueError, match=message):

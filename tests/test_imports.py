@@ -28,7 +28,7 @@ LAYERS: tuple[set[str], ...] = (
     {"convert", "evaluate", "recipe", "session"},
     {"opening", "train"},
     {"encoder", "forecast", "tasks"},
-    {"laboratory"},
+    {"laboratory", "leaks"},
     {"compare"},
     {"streamlm"},
     {"display"},

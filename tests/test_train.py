@@ -52,6 +52,7 @@ VARIANTS: dict[str, dict[str, object]] = {
         **{"head": "linformer", "compressed_len": 0, "compression_loss": "none"},
         "projected_len": 4,
     },
+    "sinks": {"head": "sinks", "compressed_len": 0, "compression_loss": "none"},
     "informer": {
         **{"head": "informer", "compressed_len": 0, "compression_loss": "none", "factor": 1},
     },
