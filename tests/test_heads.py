@@ -185,6 +185,25 @@ def test_an_informer_whose_queries_all_attend_is_a_transformer_xl() -> None:
     assert torch.allclose(found, wanted, atol=1e-10)
 
 
+def test_a_threshold_that_all_reach_is_full_attention() -> None:
+    options: dict[str, Any] = {"memory_len": 0, "compressed_len": 0}
+    model = tiny_model(**options, head="informer", factor=1)
+    other = tiny_model(**options)
+    other.load_state_dict(model.state_dict())
+    tokens, state = random_tokens(model, 12, rows=2), model.init_state(2)
+    found = []
+    with torch.no_grad():
+        for start in range(0, 12, 4):
+            low = torch.full_like(state.carried[THRESHOLD], -torch.inf)
+            state = replace(state, carried={**state.carried, THRESHOLD: low})
+            logits, state = read(model, tokens[:, start : start + 4], state)
+            found.append(logits)
+        wanted, _ = read(other, tokens, other.init_state(2))
+        usual, _ = read(model, tokens, model.init_state(2))
+    assert torch.allclose(torch.cat(found, dim=1), wanted, atol=1e-10)
+    assert not torch.allclose(usual, wanted, atol=1e-3)
+
+
 def test_lazy_queries_get_the_mean_of_all_values_so_far() -> None:
     model = tiny_model(**HEADS["informer"], n_layers=1)
     layer, tokens = model.layers[0], random_tokens(model, 12)
