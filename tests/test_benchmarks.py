@@ -193,11 +193,13 @@ def test_store_measures_what_it_says(
     monkeypatch.setattr(store, "READ", {"tiny": 3000})
     monkeypatch.setattr(store, "STATES", {"12.6 MB": (2, 160, 8)})
     monkeypatch.setattr(store, "SMALL", (1, 160, 2))
-    monkeypatch.setattr(store, "EVERY", 20)
+    monkeypatch.setattr(store, "POINTS", 4)
     monkeypatch.setattr(store, "TOKENS", 64)
     options = ["--repeats", "2", "--commits", "80", "--folder", str(tmp_path / "runs")]
     options += ["--data", str(book), "--threads", "1"]
-    store.main([*options, "--out", str(tmp_path)])
+    for parts in (["years", "forks"], ["costs", "feeding"]):
+        assert not (tmp_path / "store.png").exists()
+        store.main([*options, "--out", str(tmp_path), "--parts", *parts])
     figures = json.loads((tmp_path / "store.json").read_text())["figures"]
     found = figures["costs"]["12.6 MB"]
     assert found["state_bytes"] == 2 * (2 * 160 + 1) * 8 * 2
