@@ -50,7 +50,7 @@ POLICIES = {
 }
 POINTS = 20  # of each curve
 TOKENS = 16_384  # a commit, as `streamlm feed` saves
-READ = {"bundled": 1 << 15, "larger": 1 << 13}  # characters that a model reads at a time
+READ = {"bundled": 1 << 14, "larger": 1 << 12}  # characters that a model reads at a time
 LARGER = {"n_layers": 12, "d_model": 512, "n_heads": 8, "head_dim": 64, "d_ff": 2048}
 
 
