@@ -34,6 +34,9 @@ LINFORMER: dict[str, object] = {
 INFORMER: dict[str, object] = {
     "head": "informer", "memory_len": 8, "compressed_len": 0, "factor": 1
 }  # fmt: skip
+SKETCH: dict[str, object] = {
+    "head": "sketch", "memory_len": 8, "compressed_len": 5, "compression_rate": 3
+}  # fmt: skip
 HEADS: dict[str, dict[str, object]] = {
     "informer-post": INFORMER,
     "informer-pre": {**INFORMER, "norm": "pre", "shared_bias": True},
@@ -43,6 +46,10 @@ HEADS: dict[str, dict[str, object]] = {
     "linformer-conv": {**LINFORMER, "projection": "conv", "sharing": "headwise"},
     "linformer-no-memory": {**LINFORMER, "memory_len": 0},
     "recurrent-post": RECURRENT,
+    "sketch-post": SKETCH,
+    "sketch-pre": {**SKETCH, "norm": "pre", "shared_bias": True, "memory_len": 4},
+    "sketch-covered": {**SKETCH, "coverage": 0.5},
+    "sketch-no-memory": {**SKETCH, "memory_len": 0, "compressed_len": 0, "coverage": 0.5},
     "recurrent-pre": {**RECURRENT, "norm": "pre", "final_norm": True},
 }
 FULL: dict[str, object] = {"head": "full", "memory_len": 0, "compressed_len": 0}

@@ -8,6 +8,7 @@ from streamlm.heads.informer import InformerModel
 from streamlm.heads.linformer import LinformerModel
 from streamlm.heads.recurrent import RecurrentModel
 from streamlm.heads.relative import RelativeModel
+from streamlm.heads.sketch import SketchModel
 from streamlm.model import Model
 
 HEADS: dict[str, Callable[[ModelConfig], Model]] = {
@@ -16,6 +17,7 @@ HEADS: dict[str, Callable[[ModelConfig], Model]] = {
     "full": FullModel,
     "linformer": LinformerModel,
     "informer": InformerModel,
+    "sketch": SketchModel,
 }
 
 
