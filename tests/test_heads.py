@@ -17,7 +17,9 @@ from streamlm.config import ModelConfig
 from streamlm.heads import build_model
 from streamlm.heads.informer import MEASURES, SUM, THRESHOLD, Distil, position_noise
 from streamlm.heads.recurrent import MATRICES, Retention
+from streamlm.heads.sketch import SketchModel
 from streamlm.session import Session
+from streamlm.token_types import token_types
 from tests.invariants import assert_same_state, random_tokens, read, tiny_model
 from tokenizer import Tokenizer
 
@@ -77,6 +79,10 @@ HEADS: dict[str, dict[str, Any]] = {
         **{"sharing": "headwise"},
     },
     "informer": {"head": "informer", "memory_len": 32, "compressed_len": 0, "factor": 1},
+    "sketch": {
+        **{"head": "sketch", "memory_len": 16, "compressed_len": 8, "compression_loss": "none"},
+        "coverage": 0.1,
+    },
 }
 everywhere = pytest.mark.parametrize("head", HEADS)
 
@@ -84,7 +90,7 @@ everywhere = pytest.mark.parametrize("head", HEADS)
 @everywhere
 def test_gradients_reach_every_weight(head: str) -> None:
     model = tiny_model(**HEADS[head]).train()
-    tokens = random_tokens(model, 12)
+    tokens = random_tokens(model, 24)
     logits, _ = read(model, tokens, model.init_state(1))
     logits.square().sum().backward()
     assert all(weight.grad is not None and bool(weight.grad.any()) for weight in model.parameters())
@@ -260,8 +266,9 @@ def test_nothing_is_projected_twice() -> None:
             _, state = read(model, tokens[:, :12], model.init_state(1))
             seen.clear()
             _, state = read(model, tokens[:, 12:20], state)
-            # The Informer projects what it distilled, too.
-            assert seen == ([4, 2, 4, 2] if head == "informer" else [4, 4]), head
+            # The Informer projects what it distilled, too, and the sketch its global slots anew.
+            wanted = {"informer": [4, 2, 4, 2], "sketch": [4, 8, 4, 8]}
+            assert seen == wanted.get(head, [4, 4]), head
             seen.clear()
             for column in range(20, 23):  # token by token, within a segment
                 _, state = model(tokens[:, column : column + 1], state)
@@ -291,7 +298,10 @@ def save_model(head: str, tiny: streamlm.Checkpoint, folder: Path) -> Path:
         **{"head_dim": 16, "d_ff": 64, "segment_len": 16, "init_std": 0.2},
         **HEADS[head],
     )
-    save_checkpoint(folder, build_model(config), Tokenizer(tiny.tokenizer.model_bytes))
+    model = build_model(config)
+    if isinstance(model, SketchModel):
+        model.set_token_types(torch.from_numpy(token_types(tiny.tokenizer)))
+    save_checkpoint(folder, model, Tokenizer(tiny.tokenizer.model_bytes))
     return folder
 
 
