@@ -1,26 +1,20 @@
-"""The sketch head: runs, its formulas one by one, coverage, and that types travel with weights."""
+"""The sketch head: runs, its formulas one by one, coverage, and types that travel with weights."""
 
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 import streamlm
 from streamlm.checkpoint import load_checkpoint, save_checkpoint
 from streamlm.config import ModelConfig
 from streamlm.heads.sketch import COVERAGE, COVERED, LENGTHS, MADE, TYPES, SketchModel
-from streamlm.positions import buckets
-from streamlm.runs import pushed, runs
-from streamlm.token_types import TYPES as NAMES
-from streamlm.token_types import token_types, type_of
+from streamlm.token_types import token_types
 from tests.invariants import random_tokens, read, tiny_model
-from tests.reference.sketch import Reference
+from tests.reference.sketch import Reference, runs
 from tokenizer import Tokenizer
 
 # T = 4, M = 8, C = 5, c = 3: runs are cut short by types, by c and by segments, and some go.
@@ -33,55 +27,6 @@ def make(**options: Any) -> SketchModel:
     model = tiny_model(**{**SHAPE, **options})
     assert isinstance(model, SketchModel)
     return model
-
-
-def literal_runs(types: list[int], longest: int) -> list[list[int]]:
-    found: list[list[int]] = []
-    for i, kind in enumerate(types):
-        if found and types[found[-1][0]] == kind and len(found[-1]) < longest:
-            found[-1].append(i)
-        else:
-            found.append([i])
-    return found
-
-
-# -- runs and buckets -----------------------------------------------------------------------------
-
-
-@given(st.lists(st.integers(0, 2), min_size=1, max_size=12), st.integers(1, 5))
-def test_runs_end_where_the_type_changes_or_they_are_long_enough(
-    types: list[int], longest: int
-) -> None:
-    member = runs(torch.tensor([types, [0] * len(types)]), longest=longest)
-    for row, of_row in enumerate((types, [0] * len(types))):
-        found = [each.nonzero().flatten().tolist() for each in member[row] if bool(each.any())]
-        assert found == literal_runs(of_row, longest)
-        assert not bool(member[row, len(found) :].any())
-
-
-def test_rows_are_pushed_by_a_number_of_their_own() -> None:
-    old = torch.tensor([[[1, 2, 3], [4, 5, 6], [7, 8, 9]]])
-    new = torch.arange(10, 70, 10).view(1, 3, 2)
-    wanted = [[1, 2, 3], [5, 6, 30], [9, 50, 60]]
-    assert pushed(old, new, torch.tensor([0, 1, 2])).tolist() == [wanted]
-    longer = torch.arange(10, 60, 10).view(1, 1, 5)
-    assert pushed(old[:, :1], longer, torch.tensor([5])).tolist() == [[[30, 40, 50]]]
-
-
-def test_there_are_four_buckets_an_octave() -> None:
-    found = buckets(129, begin=8, per_octave=4).tolist()
-    assert found[:10] == [0] * 10 and found == sorted(found)
-    assert [found.index(4 * octave) for octave in range(1, 5)] == [16, 32, 64, 128]
-    assert set(found) == set(range(17))
-
-
-def test_a_model_has_a_bucket_for_every_distance_and_no_more() -> None:
-    for options in ({}, {"memory_len": 4, "compressed_len": 9}, {"segment_len": 1}):
-        model = make(**options, n_layers=1)
-        c = model.config
-        farthest = c.memory_len + c.segment_len - 1 + c.compression_rate * c.compressed_len
-        assert len(model.bucket_of) == farthest + 1
-        assert len(model.bucket_table) == int(model.bucket_of.max()) + 1
 
 
 # -- what is kept of the past ---------------------------------------------------------------------
@@ -111,7 +56,7 @@ def test_runs_are_the_means_of_what_left_memory(kinds: str) -> None:
             wanted = [
                 [start + at for at in run]
                 for start in range(0, n_gone, 4)
-                for run in literal_runs(types[tokens[0, start : start + 4]].tolist(), 3)
+                for run in runs(types[tokens[0, start : start + 4]].tolist(), 3)
             ]
             assert lengths_of(state) == [len(run) for run in wanted]
             assert sum(lengths_of(state)) == n_gone
@@ -243,6 +188,15 @@ def test_with_the_gate_at_global_one_type_is_mean_pooling() -> None:
         assert torch.allclose(found[0, at], model.logits(y), atol=1e-10)
 
 
+def test_a_model_has_a_bucket_for_every_distance_and_no_more() -> None:
+    for options in ({}, {"memory_len": 4, "compressed_len": 9}, {"segment_len": 1}):
+        model = make(**options, n_layers=1)
+        c = model.config
+        farthest = c.memory_len + c.segment_len - 1 + c.compression_rate * c.compressed_len
+        assert len(model.bucket_of) == farthest + 1
+        assert len(model.bucket_table) == int(model.bucket_of.max()) + 1
+
+
 # -- coverage and gradients -----------------------------------------------------------------------
 
 
@@ -308,30 +262,6 @@ def test_the_coverage_loss_trains_attention_and_does_not_reach_back() -> None:
 
 
 # -- types of tokens ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "kind"),
-    [
-        *((" the", "letter"), ("é", "letter"), ("漢字", "letter"), ("e\u0301", "letter")),
-        *(("1851", "digit"), ("²", "digit"), ("  7", "digit")),
-        *((" ", "space"), ("   ", "space"), ("\n\n", "space"), ("\t", "space"), ("\xa0", "space")),
-        *((",", "punctuation"), (" —", "punctuation"), ("”", "punctuation")),
-        *(("", "other"), ("$", "other"), ("'s", "other"), ("2nd", "other"), ("\x00", "other")),
-    ],
-)
-def test_a_type_is_that_of_the_text(text: str, kind: str) -> None:
-    assert type_of(text.encode()) == kind
-
-
-def test_every_token_of_a_vocabulary_has_a_type(books_tokenizer: Tokenizer) -> None:
-    found = token_types(books_tokenizer)
-    assert found.shape == (books_tokenizer.vocab_size,) and found.dtype == np.int64
-    for text, kind in ((" the", "letter"), (" ", "space"), ("7", "digit"), (";", "punctuation")):
-        (id,) = books_tokenizer.encode(text)
-        assert NAMES[found[id]] == kind
-    assert NAMES[found[books_tokenizer.bos_id]] == type_of(b"\xe2") == "other"
-    assert set(found.tolist()) == set(range(5))
 
 
 def saved(folder: Path, tokenizer: Tokenizer, *, types: bool = True) -> Path:

@@ -234,7 +234,8 @@ class SketchModel(KeyValueModel):
             member = member & (n_memory == m_len)[:, None, None]
             sizes = member.sum(dim=2)  # [B, T]
             n_new = (sizes > 0).sum(dim=1)
-            made = member.to(near.dtype) @ near[:, :, :t] / sizes.clamp(min=1)[..., None]
+            with torch.autocast(near.device.type, enabled=False):  # slots keep their precision
+                made = member.to(near.dtype) @ near[:, :, :t] / sizes.clamp(min=1)[..., None]
             past = torch.cat([pushed(state.past[:, :, :c_len], made, n_new), past], dim=2)
             filled = filled + (state.filled - n_memory + n_new).clamp(max=c_len)
             carried[TYPES] = F.pad(types[:, :, t:], (0, t))

@@ -15,6 +15,17 @@ from torch.nn import functional as F
 from tests.reference.attention import sinusoid, softmax
 
 
+def runs(types: Sequence[int], longest: int) -> list[list[int]]:
+    """The places of each run's tokens."""
+    found: list[list[int]] = []
+    for i, kind in enumerate(types):
+        if found and types[i - 1] == kind and len(found[-1]) < longest:
+            found[-1].append(i)
+        else:
+            found.append([i])
+    return found
+
+
 @dataclass
 class Key:
     """A token, or a run of them: where it begins, its layer input, and how much was paid to it."""
@@ -72,19 +83,10 @@ class Reference:
             if len(self.memory[layer]) > config.memory_len:
                 leaving = self.memory[layer][: config.segment_len]
                 del self.memory[layer][: config.segment_len]
-                runs: list[list[Key]] = []
-                for key in leaving:
-                    if (
-                        runs
-                        and runs[-1][0].type == key.type
-                        and (len(runs[-1]) < config.compression_rate)
-                    ):
-                        runs[-1].append(key)
-                    else:
-                        runs.append([key])
-                for run in runs:
-                    slot = sum((key.slot for key in run), 0 * run[0].slot) / len(run)
-                    self.far[layer].append(Key(run[0].start, slot, len(run), run[0].type))
+                for run in runs([key.type for key in leaving], config.compression_rate):
+                    keys = [leaving[i] for i in run]
+                    slot = sum((key.slot for key in keys), 0 * keys[0].slot) / len(keys)
+                    self.far[layer].append(Key(keys[0].start, slot, len(keys)))
                 self.far[layer] = self.far[layer][-config.compressed_len :]
 
     def _token(self, layer: int, x: Tensor, near: list[Key]) -> tuple[Tensor, float]:
