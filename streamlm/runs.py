@@ -11,8 +11,7 @@ def runs(types: Tensor, *, longest: int) -> Tensor:
     tokens: the last ones are then empty.
     """
     at = torch.arange(types.shape[1], device=types.device)
-    changes = types != types.roll(1, dims=1)
-    changes[:, :1] = True
+    changes = types != types.roll(1, dims=1)  # of the first, either will do
     since = at - (at * changes).cummax(dim=1).values  # tokens of this type before, in a row
     begins = changes | (since % longest == 0)
     of_token = begins.cumsum(dim=1) - 1  # [B, T]

@@ -49,7 +49,8 @@ HEADS: dict[str, dict[str, object]] = {
     "sketch-post": SKETCH,
     "sketch-pre": {**SKETCH, "norm": "pre", "shared_bias": True, "memory_len": 4},
     "sketch-covered": {**SKETCH, "coverage": 0.5},
-    "sketch-no-memory": {**SKETCH, "memory_len": 0, "compressed_len": 0, "coverage": 0.5},
+    "sketch-no-runs": {**SKETCH, "compressed_len": 0, "coverage": 0.5},
+    "sketch-no-memory": {**SKETCH, "compressed_len": 0, "memory_len": 0},
     "recurrent-pre": {**RECURRENT, "norm": "pre", "final_norm": True},
 }
 FULL: dict[str, object] = {"head": "full", "memory_len": 0, "compressed_len": 0}

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import streamlm
 from streamlm.checkpoint import load_checkpoint, save_checkpoint
@@ -284,6 +285,8 @@ def test_a_checkpoint_keeps_types(
 ) -> None:
     checkpoint = load_checkpoint(saved(tmp_path / "one", books_tokenizer), device="cpu")
     save_checkpoint(tmp_path / "two", checkpoint.model, books_tokenizer, dtype=dtype)
+    stored = load_file(tmp_path / "two" / "model.safetensors")
+    assert stored["token_types"].dtype == torch.int64
     again = load_checkpoint(tmp_path / "two", device="cpu")
     assert isinstance(again.model, SketchModel)
     assert again.model.token_types.dtype == torch.int64
