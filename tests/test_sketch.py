@@ -345,6 +345,11 @@ def test_settings_are_refused(options: dict[str, Any], message: str) -> None:
         ModelConfig(**settings)
 
 
+def test_there_are_no_more_types_than_tokens() -> None:
+    with pytest.raises(ValueError, match="12 types; allowed: up to 11"):
+        make().set_token_types(torch.zeros(12))
+
+
 def test_older_models_keep_their_fingerprint() -> None:
     plain = ModelConfig(vocab_size=9)
     assert "coverage" not in plain.architecture

@@ -79,7 +79,13 @@ class SketchModel(KeyValueModel):
                 nn.init.normal_(table, std=self.config.init_std)
 
     def set_token_types(self, types: Tensor) -> None:
-        """Give the first n tokens their types, [n] of any integers; the others keep theirs."""
+        """Give the first n tokens their types, [n] of any integers; the others keep theirs.
+
+        Raises:
+            ValueError: more types than tokens.
+        """
+        if len(types) > len(self.token_types):
+            raise ValueError(f"{len(types)} types; allowed: up to {len(self.token_types)}")
         self.token_types[: len(types)] = types.to(self.token_types.device)
 
     def init_state(self, batch_size: int = 1) -> State:
