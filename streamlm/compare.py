@@ -86,6 +86,9 @@ def heads(base: ModelConfig) -> list[Variant]:
     slots = base.compressed_len + base.memory_len
     plain = replace(base, memory_len=slots, compressed_len=0, compression_loss="none")
     whole = replace(plain, memory_len=slots // base.segment_len * base.segment_len)
+    # The sketch needs a whole segment in memory before what it merges.
+    recent = min(max(base.memory_len, base.segment_len), slots) // base.segment_len
+    recent *= base.segment_len
     shorter = max(1, base.segment_len // base.compression_rate)
     # A recurrence carries matrices of E · E for each head instead of slots of D.
     square = math.isqrt(slots * base.d_model // base.n_heads)
@@ -95,6 +98,12 @@ def heads(base: ModelConfig) -> list[Variant]:
         "sinks": replace(plain, head="sinks", memory_len=slots - base.pinned_len),
         "linformer": replace(whole, head="linformer", projected_len=shorter),
         "informer": replace(whole, head="informer"),
+        "sketch": replace(
+            plain,
+            head="sketch",
+            memory_len=recent,
+            compressed_len=slots - recent if recent else 0,
+        ),
         "recurrent": replace(plain, head="recurrent", memory_len=0, head_dim=square),
         "full": replace(plain, head="full", memory_len=0),
     }

@@ -81,6 +81,10 @@ class Model(nn.Module, ABC):
         """Parameters that the compression loss (or, with BPTT, the language model) trains."""
         return []
 
+    def segment_loss(self, state: State) -> Tensor | None:
+        """What a head adds to the mean loss of the open segment, a scalar; None where nothing."""
+        return None
+
     @property
     def device(self) -> torch.device:
         return self.output_bias.device

@@ -19,9 +19,11 @@ from streamlm.config import ModelConfig, TrainConfig
 from streamlm.data import IGNORED, Corpus, SegmentBatches
 from streamlm.evaluate import evaluate
 from streamlm.heads import build_model
+from streamlm.heads.sketch import SketchModel
 from streamlm.losses import compression_loss, target_loss
 from streamlm.recipe import Recipe
 from streamlm.state import State
+from streamlm.token_types import token_types
 from tokenizer import Tokenizer
 
 STATE_FIELDS = ("past", "segment", "usage", "filled", "position", "carried")
@@ -34,7 +36,12 @@ MAY_CHANGE = {
 
 @dataclass(frozen=True)
 class Step:
-    """What one optimiser step reports; loss in nats per token."""
+    """What one optimiser step reports.
+
+    Attributes:
+        loss: the language model's, in nats per token.
+        compression_loss: or what else the head adds to it (`Model.segment_loss`).
+    """
 
     step: int
     loss: float
@@ -72,6 +79,8 @@ class Trainer:
         self.folder, self.device = Path(folder), choose_device(device)
         torch.manual_seed(config.seed)
         self.model = build_model(model_config).to(self.device)
+        if isinstance(self.model, SketchModel):
+            self.model.set_token_types(torch.from_numpy(token_types(tokenizer)))
         self._compression = self.model.compression_parameters()
         apart = set(map(id, self._compression))
         self._backbone = [p for p in self.model.parameters() if id(p) not in apart]
@@ -220,8 +229,9 @@ class Trainer:
         with context:
             hidden, state = self.model.hidden(inputs, state)
             nats = target_loss(self.model, hidden, targets)
+            added = self.model.segment_loss(state)
             state, eviction = self.model.commit(state)
-            auxiliary = nats.new_zeros(())
+            auxiliary = nats.new_zeros(()) if added is None else added.float()
             if eviction is not None:
                 auxiliary = compression_loss(self.model, eviction).float()
         return nats, auxiliary, state

@@ -17,7 +17,9 @@ from streamlm.config import ModelConfig
 from streamlm.heads import build_model
 from streamlm.heads.informer import MEASURES, SUM, THRESHOLD, Distil, position_noise
 from streamlm.heads.recurrent import MATRICES, Retention
+from streamlm.heads.sketch import SketchModel
 from streamlm.session import Session
+from streamlm.token_types import token_types
 from tests.invariants import assert_same_state, random_tokens, read, tiny_model
 from tokenizer import Tokenizer
 
@@ -78,6 +80,10 @@ HEADS: dict[str, dict[str, Any]] = {
     },
     "informer": {"head": "informer", "memory_len": 32, "compressed_len": 0, "factor": 1},
     "sinks": {"head": "sinks", "memory_len": 20, "compressed_len": 0, "pinned_len": 3},
+    "sketch": {
+        **{"head": "sketch", "memory_len": 16, "compressed_len": 8, "compression_loss": "none"},
+        "coverage": 0.1,
+    },
 }
 everywhere = pytest.mark.parametrize("head", HEADS)
 
@@ -85,7 +91,7 @@ everywhere = pytest.mark.parametrize("head", HEADS)
 @everywhere
 def test_gradients_reach_every_weight(head: str) -> None:
     model = tiny_model(**HEADS[head]).train()
-    tokens = random_tokens(model, 12)
+    tokens = random_tokens(model, 24)
     logits, _ = read(model, tokens, model.init_state(1))
     logits.square().sum().backward()
     assert all(weight.grad is not None and bool(weight.grad.any()) for weight in model.parameters())
@@ -280,8 +286,10 @@ def test_nothing_is_projected_twice() -> None:
             _, state = read(model, tokens[:, :12], model.init_state(1))
             seen.clear()
             _, state = read(model, tokens[:, 12:20], state)
-            # The Informer projects what it distilled, too.
-            assert seen == ([4, 2, 4, 2] if head == "informer" else [4, 4]), head
+            # The Informer projects what it distilled, too; the sketch its global slots anew, and
+            # the sinks theirs.
+            wanted = {"informer": [4, 2, 4, 2], "sketch": [4, 8, 4, 8], "sinks": [4, 3, 4, 3]}
+            assert seen == wanted.get(head, [4, 4]), head
             seen.clear()
             for column in range(20, 23):  # token by token, within a segment
                 _, state = model(tokens[:, column : column + 1], state)
@@ -359,7 +367,10 @@ def save_model(head: str, tiny: streamlm.Checkpoint, folder: Path) -> Path:
         **{"head_dim": 16, "d_ff": 64, "segment_len": 16, "init_std": 0.2},
         **HEADS[head],
     )
-    save_checkpoint(folder, build_model(config), Tokenizer(tiny.tokenizer.model_bytes))
+    model = build_model(config)
+    if isinstance(model, SketchModel):
+        model.set_token_types(torch.from_numpy(token_types(tiny.tokenizer)))
+    save_checkpoint(folder, model, Tokenizer(tiny.tokenizer.model_bytes))
     return folder
 
 

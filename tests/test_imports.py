@@ -16,7 +16,10 @@ ROOT = Path(__file__).resolve().parents[1]
 # The modules of streamlm, lowest first. A module imports only from rows below its own; modules of
 # one row do not import each other. "streamlm" stands for the public names in `streamlm/__init__`.
 LAYERS: tuple[set[str], ...] = (
-    {"allocator", "config", "machine", "plots", "positions", "reports", "sources", "stops"},
+    {
+        *("allocator", "config", "machine", "plots", "positions", "reports", "runs", "sources"),
+        *("stops", "token_types"),
+    },
     {"state"},
     {"adaptive", "attention", "cache", "compression"},
     {"eviction", "layer"},

@@ -9,6 +9,7 @@ from streamlm.heads.linformer import LinformerModel
 from streamlm.heads.recurrent import RecurrentModel
 from streamlm.heads.relative import RelativeModel
 from streamlm.heads.sinks import SinksModel
+from streamlm.heads.sketch import SketchModel
 from streamlm.model import Model
 
 HEADS: dict[str, Callable[[ModelConfig], Model]] = {
@@ -18,6 +19,7 @@ HEADS: dict[str, Callable[[ModelConfig], Model]] = {
     "linformer": LinformerModel,
     "informer": InformerModel,
     "sinks": SinksModel,
+    "sketch": SketchModel,
 }
 
 
