@@ -81,7 +81,7 @@ def _curves(axis: Any, figures: dict[str, Any], shown: dict[str, str]) -> None:
             markersize=3.5,
             linewidth=2.0 if name in (ORACLE, WINDOW) else 1.5,
             linestyle=(0, (4, 2)) if name == ORACLE else "-",
-            label=name,
+            label=name.partition(",")[0],
             zorder=3 if name == ORACLE else 2,
         )
         axis.fill_between(
