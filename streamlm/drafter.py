@@ -154,6 +154,8 @@ class Drafter(nn.Module):
 
     places: Tensor
     ages: Tensor
+    causal: Tensor
+    own: Tensor
 
     def __init__(self, config: DrafterConfig) -> None:
         super().__init__()
@@ -167,9 +169,15 @@ class Drafter(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.output = nn.Linear(width, slot_width)
         at = torch.arange(config.label_len + config.n_tokens)
-        self.register_buffer("places", absolute(at, width).float(), persistent=False)
         age = torch.arange(config.context_len - 1, -1, -1)  # of slots, the newest is the last
-        self.register_buffer("ages", absolute(age, width).float(), persistent=False)
+        buffers = {
+            "places": absolute(at, width).float(),
+            "ages": absolute(age, width).float(),
+            "causal": at <= at[:, None],
+            "own": at == at[:, None],  # so that every query sees something
+        }
+        for name, buffer in buffers.items():
+            self.register_buffer(name, buffer, persistent=False)
 
     def forward(self, model: Model, known: Known) -> Tensor:
         """Inputs of the backbone's output layer, for the N tokens behind the known: [R, N, D]."""
@@ -182,17 +190,14 @@ class Drafter(nn.Module):
         # Zeros in the Informer; what was said and read last comes before everything else here.
         empty = self.placeholders + said + tokens[:, -1:]
         x = torch.cat([tokens, empty], dim=1) + self.places
-        n = x.shape[1]
         begun = F.pad(known.tokens >= 0, (0, config.n_tokens), value=True)  # [R, n]
-        causal = torch.ones(n, n, dtype=torch.bool, device=x.device).tril()
-        own = torch.eye(n, dtype=torch.bool, device=x.device)  # so that every row sees something
-        mask = ((causal & begun[:, None]) | own)[:, None]
+        mask = ((self.causal & begun[:, None]) | self.own)[:, None]
         slots = self.slot(F.layer_norm(known.slots, size)) + self.ages
         context = torch.cat([slots, said], dim=1)
         real = F.pad(known.real, (0, 1), value=True)[:, None, None]
         for index, layer in enumerate(self.layers):
             last = index == config.n_layers - 1
-            n_queries = config.n_tokens if last else n
+            n_queries = config.n_tokens if last else x.shape[1]
             x = layer(x, mask, context, real, n_queries=n_queries)
         out: Tensor = self.output(self.norm(x))
         return out

@@ -7,7 +7,7 @@ normalised (p - q)+. So what is written is distributed exactly as if the model h
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -18,6 +18,8 @@ from streamlm.drafter import Drafter
 from streamlm.model import Model
 from streamlm.state import State
 from streamlm.stream import Sampling, draw
+
+DRAFT_TOP_K = 32  # a guess knows less than the model, and does better among the likeliest
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,14 +73,18 @@ def write_pass(
     if hidden is not None and n_drafts > 0:
         ids = torch.from_numpy(known.astype(np.int64))[None].to(device)
         guessed = drafter(model, drafter.known(ids, hidden, state))[:, :n_drafts]
-        for logits in _logits(model, guessed, silent):
+        narrow = replace(sampling, top_k=min(sampling.top_k or DRAFT_TOP_K, DRAFT_TOP_K))
+        for index in range(n_drafts):
             before = np.append(recent, np.array(drafts, recent.dtype))
-            drawn_from.append(sampling.probabilities(logits, before))
+            logits = model.logits(guessed[:, index])[0].masked_fill(silent, -torch.inf)
+            drawn_from.append(narrow.probabilities(logits, before))
             drafts.append(draw(drawn_from[-1], numbers))
     tokens = torch.tensor([[int(known[-1]), *drafts]], device=device)
     outputs, after = model.hidden(tokens, state)
     written: list[Written] = []
-    for index, logits in enumerate(_logits(model, outputs, silent)):
+    for index in range(tokens.shape[1]):
+        # Row by row: those behind the first guess that is not taken are not needed.
+        logits = model.logits(outputs[:, index])[0].masked_fill(silent, -torch.inf)
         before = np.append(recent, np.array(drafts[:index], recent.dtype))
         wanted = sampling.probabilities(logits, before)
         taken = index < len(drafts) and accepted(
@@ -109,8 +115,3 @@ def rest(wanted: Tensor, drawn_from: Tensor) -> Tensor:
     """(p - q)+, what a guess that was not taken is replaced from: [V], not normalised."""
     left = (wanted - drawn_from).clamp(min=0)
     return left if float(left.sum()) > 0 else wanted  # p = q but for rounding
-
-
-def _logits(model: Model, outputs: Tensor, silent: Tensor) -> Tensor:
-    """Of the one row: [1, n, D] → [n, V]."""
-    return model.logits(outputs)[0].masked_fill(silent, -torch.inf)
