@@ -12,7 +12,8 @@ from streamlm.checkpoint import load_checkpoint
 from streamlm.cli_common import SPLITS, Device, Json, Model, data_file
 from streamlm.data import load_corpus
 from streamlm.display import bar, interruptible, note, output, show_table
-from streamlm.draft_training import draft_trainer_for, offset_nats
+from streamlm.draft_reading import offset_nats
+from streamlm.draft_training import draft_trainer_for
 from streamlm.drafter import load_drafter
 from streamlm.recipe import Recipe
 

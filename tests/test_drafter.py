@@ -20,7 +20,8 @@ from streamlm.checkpoint import Checkpoint, load_checkpoint
 from streamlm.cli import main
 from streamlm.config import TrainConfig
 from streamlm.data import Corpus
-from streamlm.draft_training import DraftTrainer, Reader
+from streamlm.draft_reading import Reader
+from streamlm.draft_training import DraftTrainer
 from streamlm.drafter import Drafter, DrafterConfig, Known, load_drafter, save_drafter
 from streamlm.model import Model
 from streamlm.session import Session
@@ -504,9 +505,10 @@ def test_it_learns(tiny: Checkpoint, shelf: Corpus, tmp_path: Path) -> None:
     weights = Checkpoint(tiny.model, tiny.tokenizer).fingerprints["weights"]
     before = trainer.validate()
     steps = list(trainer.run())
-    assert steps[-1].losses[0] < 0.8 * steps[0].losses[0]
+    # What a model of random weights says can be guessed in part, and is far from certain.
+    assert all(b < a - 0.2 for a, b in zip(steps[0].losses, steps[-1].losses, strict=True))
     found = steps[-1].valid_nats
-    assert found is not None and all(a != b for a, b in zip(found, before, strict=True))
+    assert found is not None and all(b < a - 0.2 for a, b in zip(before, found, strict=True))
     now = Checkpoint(tiny.model, tiny.tokenizer).fingerprints["weights"]
     assert now == weights, "the backbone stays as it is"
 

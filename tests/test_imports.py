@@ -29,6 +29,7 @@ LAYERS: tuple[set[str], ...] = (
     {"saving", "trail"},
     {"convert", "evaluate", "recipe", "session"},
     {"opening", "train"},
+    {"draft_reading"},
     {"draft_training", "encoder", "forecast", "tasks"},
     {"laboratory"},
     {"compare"},
