@@ -205,7 +205,7 @@ def odds() -> Callable[[int, int], np.ndarray]:
     model = tiny_model(vocab_size=VOCABULARY, segment_len=8, n_layers=1).requires_grad_(False)
     torch.manual_seed(0)
     drafter = Drafter(config_for(model, n_tokens=2)).double().requires_grad_(False)
-    drafter.output.weight *= 8  # sure of itself, and mostly wrong
+    drafter.output.weight *= 4  # sure of itself, and often wrong
     begin = random_tokens(model, 5)
     hidden, state = advance(model, begin[:, :-1], model.init_state(1))
     known = begin[0].numpy()
@@ -219,6 +219,7 @@ def odds() -> Callable[[int, int], np.ndarray]:
                 Sampling.probabilities(SAMPLING, logits, ids[0].numpy())[token]
             )
     remember(model, "hidden", lambda tokens, state: (tuple(tokens[0].tolist()), id(state)))
+    remember(model, "logits", lambda hidden: (hidden.data_ptr(), hidden.shape))
     remember(model, "cut", lambda before, tokens, after, n: (id(before), id(after), n))
     remember(drafter, "known", lambda tokens, hidden, state: (tuple(tokens[0].tolist()), id(state)))
     remember(drafter, "forward", lambda model, known: id(known))
@@ -258,7 +259,7 @@ def chi_square(counts: np.ndarray) -> float:
 
 
 def test_odds_are_those_of_the_model(odds: Callable[[int, int], np.ndarray]) -> None:
-    assert abs(chi_square(odds(6000, 1))) < 3.5
+    assert abs(chi_square(odds(5000, 1))) < 3.5
 
 
 @pytest.mark.parametrize(
@@ -277,7 +278,7 @@ def test_wrong_rules_are_noticed(
     wrong: Callable[..., Any],
 ) -> None:
     monkeypatch.setattr(streamlm.speculation, name, wrong)
-    assert chi_square(odds(2500, 2)) > 6
+    assert chi_square(odds(2000, 2)) > 5
 
 
 # -- sessions -------------------------------------------------------------------------------------
