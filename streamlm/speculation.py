@@ -7,19 +7,18 @@ normalised (p - q)+. So what is written is distributed exactly as if the model h
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from streamlm.cache import freed
 from streamlm.drafter import Drafter
 from streamlm.model import Model
 from streamlm.state import State
 from streamlm.stream import Sampling, draw
-
-DRAFT_TOP_K = 32  # a guess knows less than the model, and does better among the likeliest
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,11 +72,10 @@ def write_pass(
     if hidden is not None and n_drafts > 0:
         ids = torch.from_numpy(known.astype(np.int64))[None].to(device)
         guessed = drafter(model, drafter.known(ids, hidden, state))[:, :n_drafts]
-        narrow = replace(sampling, top_k=min(sampling.top_k or DRAFT_TOP_K, DRAFT_TOP_K))
         for index in range(n_drafts):
             before = np.append(recent, np.array(drafts, recent.dtype))
             logits = model.logits(guessed[:, index])[0].masked_fill(silent, -torch.inf)
-            drawn_from.append(narrow.probabilities(logits, before))
+            drawn_from.append(sampling.probabilities(logits, before))
             drafts.append(draw(drawn_from[-1], numbers))
     tokens = torch.tensor([[int(known[-1]), *drafts]], device=device)
     outputs, after = model.hidden(tokens, state)
@@ -97,6 +95,9 @@ def write_pass(
         else:
             token = draw(wanted, numbers)
         reached = model.cut(state, tokens, after, index + 1)
+        if not taken:
+            # The last one: those before it hold fewer columns, and `after` is let go of.
+            reached = freed(reached)
         if reached.length == model.config.segment_len:
             reached, _ = model.commit(reached)
         held = cast("Mapping[str, Any]", random.state)
