@@ -51,14 +51,17 @@ def measure(
             seconds = side_by_side(
                 plain, drafted, repeats=options.repeats, progress=lambda: progress.advance(task)
             )
+            faster = ratio(*seconds)
+            per_pass = drafted.written / drafted.passes
             rows.append(
                 {
                     "temperature": temperature,
                     "drafted": n_tokens,
                     "tokens_per_second_without": options.tokens / float(np.median(seconds[0])),
                     "tokens_per_second_with": options.tokens / float(np.median(seconds[1])),
-                    "speedup": ratio(*seconds),
-                    "tokens_per_pass": drafted.written / drafted.passes,
+                    "speedup": faster,
+                    "tokens_per_pass": per_pass,
+                    "cost_of_a_pass_in_plain_tokens": per_pass / faster["median"],
                     "accepted_by_offset": drafted.shares(),
                 }
             )
@@ -81,8 +84,8 @@ def measure(
 def show(figures: dict[str, Any]) -> None:
     """The figures as a table."""
     table = Table(title="writing with a drafter ÷ without")
-    columns = ("temperature", "drafted", "without", "with", "ratio", "95 %", "per pass", "accepted")
-    for column in columns:
+    columns = ("temperature", "drafted", "without", "with", "ratio", "95 %", "per pass", "costs")
+    for column in (*columns, "accepted"):
         table.add_column(column, justify="right")
     for row in figures["runs"]:
         found = row["speedup"]
@@ -94,6 +97,7 @@ def show(figures: dict[str, Any]) -> None:
             f"{found['median']:.3f}",
             f"{found['low']:.3f} – {found['high']:.3f}",
             f"{row['tokens_per_pass']:.2f}",
+            f"{row['cost_of_a_pass_in_plain_tokens']:.2f}",
             " ".join(f"{share:.2f}" for share in row["accepted_by_offset"]),
         )
     output.print(table)
@@ -116,7 +120,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, default=Path("data/books/test.txt.xz"))
     parser.add_argument("--tokens", type=int, default=128, help="written by each measurement")
     parser.add_argument("--read", type=int, default=600, help="tokens of each book read before")
-    parser.add_argument("--repeats", type=int, default=20, help="pairs of each measurement")
+    parser.add_argument("--repeats", type=int, default=16, help="pairs of each measurement")
     parser.add_argument("--temperature", type=float, default=0.8, help="of the shorter drafts")
     parser.add_argument("--eval-tokens", type=int, default=40_000)
     parser.add_argument("--threads", type=int, default=usable_cores())

@@ -16,7 +16,8 @@ def draw(figures: dict[str, Any], path: Path) -> None:
         left.text(found["median"], row - 0.22, f"{found['median']:.2f}", ha="center", color=DARK)
     labels = [
         f"temperature {run['temperature']:g}, {run['drafted']} drafted,\n"
-        f"{run['tokens_per_pass']:.2f} tokens a pass"
+        f"{run['tokens_per_pass']:.2f} tokens for the price of "
+        f"{run['cost_of_a_pass_in_plain_tokens']:.2f}"
         for run in runs
     ]
     left.set_yticks(range(len(runs)), labels)
