@@ -1,6 +1,7 @@
 """Writing from the same places with a drafter or without, timed and counted."""
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -41,7 +42,9 @@ class Drafting:
         sampling: Sampling,
         *,
         tokens: int,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
+        self.clock = clock
         self.checkpoint, self.streams, self.drafter = checkpoint, streams, drafter
         self.sampling, self.tokens = sampling, tokens
         self.calls = self.passes = self.written = 0
@@ -53,14 +56,14 @@ class Drafting:
         # The first call of the pair must not find the columns taken that the second one takes.
         stream = replace(stream, state=model.canonical(replace(stream.state, cache=None)))
         lengths = []
-        started, left = time.perf_counter(), self.tokens
+        started, left = self.clock(), self.tokens
         while left:
             found = list(
                 stream.write_tokens(self.checkpoint, self.sampling, self.drafter, limit=left)
             )
             stream, left = found[-1][0], left - len(found)
             lengths.append(len(found))
-        spent = time.perf_counter() - started
+        spent = self.clock() - started
         self.calls += 1
         self.passes += len(lengths)
         self.written += sum(lengths)
