@@ -43,6 +43,6 @@ def draw(figures: dict[str, Any], path: Path) -> None:
     right.set_xlim(0.7, len(nats) + 0.3)
     right.set_ylim(0, 1.25 * max(nats))
     right.set_xlabel("tokens ahead of what is known")
-    right.set_ylabel("nats a token")
-    right.set_title("The drafter alone: conditionally independent")
+    right.set_ylabel("nats, conditionally independent")
+    right.set_title("The drafter alone")
     save(figure, path)
