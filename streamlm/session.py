@@ -12,6 +12,7 @@ import torch
 
 from memory_store import MemoryStore, Ref, Retention
 from streamlm.checkpoint import Checkpoint
+from streamlm.drafter import Drafter
 from streamlm.memory_report import MemoryReport, observe, window
 from streamlm.reports import Progress, ProgressCallback, ReadReport
 from streamlm.saving import Keeping, TokenLog
@@ -292,6 +293,7 @@ class Session:
         repetition_penalty: float = 1.0,
         stop: str | Iterable[str] = (),
         seed: int | None = None,
+        drafter: Drafter | None = None,
     ) -> Iterator[str]:
         """Read `prompt`, then write on; what is written becomes part of the stream.
 
@@ -300,6 +302,9 @@ class Session:
             temperature, top_k, top_p, min_p, repetition_penalty: see `streamlm.stream.Sampling`.
             stop: strings at which to end; the first one found is read but not given out.
             seed: begin the random generator anew; None goes on with the session's own.
+            drafter: guesses tokens, which the model then checks several at once (see
+                `streamlm.speculation`): faster where it guesses well. The text is as likely as
+                without, and at temperature 0 the same; the random numbers are used otherwise.
 
         Returns:
             An iterator of pieces of text, never half a character. If it is dropped halfway, the
@@ -322,11 +327,19 @@ class Session:
             raise ValueError(f"stop = {stop!r}; allowed: strings that are not empty")
         if seed is not None and seed < 0:
             raise ValueError(f"seed = {seed}; allowed: 0 or more")
+        if drafter is not None:
+            drafter.check(self.checkpoint)
         self._writable("generate")
-        return self._generate(prompt, max_tokens, sampling, stops, seed)
+        return self._generate(prompt, max_tokens, sampling, stops, seed, drafter)
 
     def _generate(
-        self, prompt: str, max_tokens: int, sampling: Sampling, stops: list[str], seed: int | None
+        self,
+        prompt: str,
+        max_tokens: int,
+        sampling: Sampling,
+        stops: list[str],
+        seed: int | None,
+        drafter: Drafter | None,
     ) -> Iterator[str]:
         if prompt:
             stream = self._stream.take_text(self.checkpoint, prompt, errors="replace")
@@ -334,17 +347,23 @@ class Session:
         self._end_text()
         if seed is not None:
             self._stream, self._version = self._stream.seeded(seed), self._version + 1
-        text = Stops(stops)
-        for _ in range(max_tokens):
-            self._writable("generate")  # who reads on may have closed it meanwhile
-            stream, chosen, piece = self._stream.write_token(self.checkpoint, sampling)
-            self._moved(stream, np.array([chosen], np.int32), self._reading)
-            self._save_when_due()
-            ready, found = text.push(piece)
-            if ready:
-                yield ready
-            if found:
-                return
+        text, left = Stops(stops), max_tokens
+        while left:
+            before = self._stream
+            for stream, chosen, piece in before.write_tokens(
+                self.checkpoint, sampling, drafter, limit=left
+            ):
+                self._writable("generate")  # who reads on may have closed it meanwhile
+                if self._stream is not before:
+                    break  # saved, or read on: the rest of the draft does not follow any more
+                self._moved(stream, np.array([chosen], np.int32), self._reading)
+                before, left = stream, left - 1
+                self._save_when_due()
+                ready, found = text.push(piece)
+                if ready:
+                    yield ready
+                if found:
+                    return
         if text.held:
             yield text.held
 

@@ -115,14 +115,8 @@ class Trainer:
         ]
 
     def learning_rate(self, step: int) -> float:
-        """Linear warm-up, then a cosine from learning_rate to min_learning_rate."""
-        config = self.config
-        if step < config.warmup_steps:
-            return config.learning_rate * (step + 1) / config.warmup_steps
-        span = max(1, config.steps - config.warmup_steps)
-        share = min(1.0, (step - config.warmup_steps) / span)
-        low, high = config.min_learning_rate, config.learning_rate
-        return low + 0.5 * (high - low) * (1 + math.cos(math.pi * share))
+        """See `scheduled_rate`."""
+        return scheduled_rate(self.config, step)
 
     def run(self) -> Iterator[Step]:
         """Train to the end, yielding after every step; saves and evaluates on the way."""
@@ -240,13 +234,15 @@ class Trainer:
 
     def save(self) -> None:
         """Write everything needed to go on into `last/`, replacing it at once."""
-        fresh = self.folder / ".last-new"
-        shutil.rmtree(fresh, ignore_errors=True)
-        save_checkpoint(fresh, self.model, self.tokenizer)
+        with put_in_place(self.folder) as fresh:
+            save_checkpoint(fresh, self.model, self.tokenizer)
+            torch.save(self._training(), fresh / "training.pt")
+
+    def _training(self) -> dict[str, Any]:
         random = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             random["cuda"] = torch.cuda.get_rng_state(self.device)
-        training = {
+        return {
             "step": self.step,
             "tokens": self.tokens,
             "optimizer": self.optimizer.state_dict(),
@@ -257,13 +253,6 @@ class Trainer:
             "random": random,
             "config": self.config.to_dict(),
         }
-        torch.save(training, fresh / "training.pt")
-        last, old = self.folder / "last", self.folder / ".last-old"
-        if last.exists():  # else `old` is all there is, until `fresh` is in place
-            shutil.rmtree(old, ignore_errors=True)
-            os.replace(last, old)
-        os.replace(fresh, last)
-        shutil.rmtree(old, ignore_errors=True)
 
     def resume(self) -> None:
         """Go on from `last/`.
@@ -273,13 +262,7 @@ class Trainer:
             ValueError: it was saved under another configuration; `steps` and the learning rates may
                 change, as may `compile` and how often to save, evaluate and log.
         """
-        last = self.folder / "last"
-        if not last.exists() and (self.folder / ".last-old").exists():
-            last = self.folder / ".last-old"  # stopped between the two renames of `save`
-        if not (last / "training.pt").exists():
-            raise FileNotFoundError(
-                f"nothing to resume in {self.folder}: it has no last/training.pt"
-            )
+        last = last_folder(self.folder)
         saved = torch.load(last / "training.pt", weights_only=True, map_location=self.device)
         for name, value in self.config.to_dict().items():
             if name not in MAY_CHANGE and saved["config"][name] != value:
@@ -299,6 +282,44 @@ class Trainer:
         torch.set_rng_state(saved["random"]["cpu"].cpu())
         if "cuda" in saved["random"] and self.device.type == "cuda":
             torch.cuda.set_rng_state(saved["random"]["cuda"].cpu(), self.device)
+
+
+def scheduled_rate(config: TrainConfig, step: int) -> float:
+    """Linear warm-up, then a cosine from learning_rate to min_learning_rate."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    span = max(1, config.steps - config.warmup_steps)
+    share = min(1.0, (step - config.warmup_steps) / span)
+    low, high = config.min_learning_rate, config.learning_rate
+    return low + 0.5 * (high - low) * (1 + math.cos(math.pi * share))
+
+
+@contextlib.contextmanager
+def put_in_place(folder: Path) -> Iterator[Path]:
+    """A new folder to write to, which then replaces `last/` of a run at once."""
+    fresh, last, old = folder / ".last-new", folder / "last", folder / ".last-old"
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    yield fresh
+    if last.exists():  # else `old` is all there is, until `fresh` is in place
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(last, old)
+    os.replace(fresh, last)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def last_folder(folder: Path) -> Path:
+    """Where `put_in_place` left what a run goes on from.
+
+    Raises:
+        FileNotFoundError: nothing was saved there.
+    """
+    last = folder / "last"
+    if not last.exists() and (folder / ".last-old").exists():
+        last = folder / ".last-old"  # stopped between the two renames
+    if not (last / "training.pt").exists():
+        raise FileNotFoundError(f"nothing to resume in {folder}: it has no last/training.pt")
+    return last
 
 
 def trainer_for(
