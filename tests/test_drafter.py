@@ -41,7 +41,7 @@ HEADS: dict[str, dict[str, Any]] = {
     "linformer": {**SHORT, "head": "linformer", "memory_len": 16, "projected_len": 3},
     "informer": {**SHORT, "head": "informer", "memory_len": 16, "factor": 1},
     "sketch": {**SHORT, "head": "sketch", "memory_len": 8, "compressed_len": 5, "coverage": 0.1},
-    "sinks": {**SHORT, "head": "sinks", "pinned_len": 2},
+    "sinks": {**SHORT, "head": "sinks", "pinned_len": 3},
 }
 GREEDY = Sampling(temperature=0)
 SMALL = {"d_model": 8, "n_heads": 2, "d_ff": 16, "label_len": 3, "context_len": 4}
