@@ -42,8 +42,8 @@ LENGTHS = {
     ("all columns", 24): (48, 48),
     ("all columns", 168): (168, 168),
 }
-CPU_INPUT = 168  # rows that are read on a CPU at most
-WIDTHS = {True: (512, 2048), False: (128, 512)}  # full or not: d_model, d_ff
+CPU_LENGTHS = (96, 48)  # on a CPU, at most
+WIDTHS = {True: (512, 2048), False: (64, 256)}  # full or not: d_model, d_ff
 RATES = {"informer": 1e-4, "transformer": 1e-4, "dlinear": 5e-3, "nlinear": 5e-3}
 COLOURS = {"informer": BLUE, "transformer": ORANGE, "dlinear": GREEN, "nlinear": SKY}
 
@@ -54,7 +54,7 @@ def config_of(
     """What is trained for one cell of the table."""
     input_len, label_len = LENGTHS[columns, horizon]
     if not full:
-        input_len, label_len = min(input_len, CPU_INPUT), min(label_len, CPU_INPUT)
+        input_len, label_len = map(min, (input_len, label_len), CPU_LENGTHS)
     width, inner = WIDTHS[full]
     names = ("OT",) if columns == "one column" else series.names
     return ForecastConfig(

@@ -2,6 +2,7 @@
 
     python -m benchmarks.recall --threads 1             # every model, minutes each on a CPU
     python -m benchmarks.recall --compressions conv mean --seeds 1 --steps 400      # a quick look
+    python -m benchmarks.recall --heads --threads 1     # every head instead of every compression
 
 Small models are trained on associative recall: pairs of a name and a value, each asked for once
 more after a known number of segments. A name's values are its own, so what must be remembered is
@@ -27,7 +28,14 @@ import numpy as np
 import torch
 
 from benchmarks.tools.foresight import foresight
-from benchmarks.tools.recall_models import FAMILY, SEGMENT, VOCAB, Entry, entries
+from benchmarks.tools.recall_models import (
+    FAMILY,
+    SEGMENT,
+    VOCAB,
+    Entry,
+    entries,
+    heads_entries,
+)
 from benchmarks.tools.recall_report import draw, show
 from streamlm.allocator import keep_freed_memory
 from streamlm.config import COMPRESSIONS, TrainConfig
@@ -102,13 +110,16 @@ def train_and_ask(
     lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
     losses = {line["step"]: line["loss"] for line in map(json.loads, lines)}
     answers = answer(trainer.model, asked, bos=alphabet.bos, batch_size=BATCH)
+    seen_by_slot = entry.config.head == "relative"  # what session.memory_report can look at
     result = {
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
         "seconds": time.perf_counter() - started,
         "loss": sorted(losses.items()),  # by step; one stopped has logged some steps twice
         "distance": by_distance(answers),
         "compressions": by_compressions(answers),
-        "foresight": foresight(trainer.model, asked, answers, bos=alphabet.bos, most=2 * sequences),
+        "foresight": foresight(trainer.model, asked, answers, bos=alphabet.bos, most=2 * sequences)
+        if seen_by_slot
+        else {"auc": None, "compressed": {"auc": None}},
     }
     (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
     return result
@@ -153,6 +164,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--compressions", nargs="*", default=list(COMPRESSIONS))
+    parser.add_argument("--heads", action="store_true", help="instead of the compressions")
     parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--sequences", type=int, default=128, help="that each model is asked")
     parser.add_argument("--runs", type=Path, default=Path("runs/recall"))
@@ -160,7 +172,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     keep_freed_memory()
-    models = entries(options.compressions)
+    models = heads_entries() if options.heads else entries(options.compressions)
+    name = "recall-heads" if options.heads else "recall"
     total = len(models) * options.seeds * options.steps
     results: dict[str, list[dict[str, Any]]] = {entry.name: [] for entry in models}
     with bar("training", total=total, fields="{task.fields[note]}") as (progress, task):
@@ -191,8 +204,8 @@ def main(arguments: list[str] | None = None) -> None:
         "train": training(options.steps, 1).to_dict(),
         "notes": NOTES,
     }
-    write_results(options.out / "recall.json", settings=settings, figures=figures)
-    draw(figures, settings, options.out / "recall.png")
+    write_results(options.out / f"{name}.json", settings=settings, figures=figures)
+    draw(figures, settings, options.out / f"{name}.png")
     show(figures)
 
 

@@ -1,6 +1,7 @@
 """What a store costs: commits and resumes beside the least a disk can do, forks, and years of use.
 
-    python -m benchmarks.store --threads 1          # some minutes
+    python -m benchmarks.store --threads 1          # half an hour
+    python -m benchmarks.store --parts years        # anew, beside what is there
     python -m benchmarks.store --repeats 5 --commits 500       # a quick look
 
 States are made up, of the sizes of small and of pretrained models: what a store does depends on
@@ -9,6 +10,7 @@ models read a book, with a commit after every segment and with none, in turns.
 """
 
 import argparse
+import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -31,12 +33,14 @@ from streamlm.display import bar, output
 from streamlm.heads import build_model
 from streamlm.machine import usable_cores, write_results
 from streamlm.plots import BLUE, GREEN, GREY, ORANGE, panels, save, tokens_text
+from streamlm.saving import collection_is_due
 
 SEGMENT, COMPRESSED = 128, 32
 # Layers, slots of each of the two windows, width: 12.6 MB and 53 MB of bfloat16.
 STATES = {"12.6 MB": (12, 512, 512), "53 MB": (24, 540, 1024)}
 SMALL = (2, 512, 16)
 TARGETS = {"commit": 2.5, "resume": 2.0}
+PARTS = ("costs", "forks", "feeding", "years")
 FORKS = 100
 POLICIES = {
     "all": Retention(),
@@ -44,9 +48,9 @@ POLICIES = {
     "newest 32": Retention(last=32),
     "newest 32, no older tokens": Retention(last=32, log=False),
 }
-EVERY = 100  # commits between two collections
+POINTS = 20  # of each curve
 TOKENS = 16_384  # a commit, as `streamlm feed` saves
-READ = {"bundled": 1 << 15, "larger": 1 << 13}  # characters that a model reads at a time
+READ = {"bundled": 1 << 14, "larger": 1 << 12}  # characters that a model reads at a time
 LARGER = {"n_layers": 12, "d_model": 512, "n_heads": 8, "head_dim": 64, "d_ff": 2048}
 
 
@@ -203,15 +207,16 @@ def forks(folder: Path, *, progress: Callable[[], object]) -> dict[str, Any]:
 def years(
     retention: Retention, folder: Path, *, commits: int, progress: Callable[[], object]
 ) -> dict[str, Any]:
-    """Bytes on the disk along many commits of a small state, garbage collected now and then."""
+    """Bytes on the disk along many commits of a small state, collected as a session does."""
     # Not synced: it takes as many bytes, and less time.
     store = DirectoryStore.create(folder / "years.zarr", durability="normal")
     stream, curve = states(SMALL, tokens=TOKENS), []
     ref, collecting = None, 0.0
     for index, snapshot in zip(range(1, commits + 1), stream, strict=False):
         ref = store.commit(snapshot, parent=ref)
-        if index % EVERY == 0 or index == commits:
+        if retention != Retention() and collection_is_due(ref.seq, retention):
             collecting += seconds(partial(store.gc, retention))
+        if index % max(1, commits // POINTS) == 0:
             curve.append([index, disk_bytes(store.path)])
         progress()
     assert ref is not None
@@ -230,7 +235,7 @@ def show(figures: dict[str, Any]) -> None:
     table = Table(title="a store beside the least a disk can do")
     for column in ("state", "added", "commit, ms", "× floor", "resume, ms", "× floor"):
         table.add_column(column, justify="right")
-    for name, found in figures["costs"].items():
+    for name, found in figures.get("costs", {}).items():
         cells = []
         for what in ("commit", "resume"):
             times = found[what]["to_floor"]
@@ -240,15 +245,17 @@ def show(figures: dict[str, Any]) -> None:
             ]
         table.add_row(name, f"{found['added_bytes'] / 1e6:.1f} MB", *cells)
     output.print(table)
-    output.print(f"{FORKS} forks add {figures['forks']['share']:.2%} to a session of two commits")
-    for name, found in figures["feeding"].items():
+    if "forks" in figures:
+        share = figures["forks"]["share"]
+        output.print(f"{FORKS} forks add {share:.2%} to a session of two commits")
+    for name, found in figures.get("feeding", {}).items():
         costs = found["to_none"]
         output.print(
             f"reading with a commit each segment takes {costs['median']:.3f} "
             f"({costs['low']:.3f} – {costs['high']:.3f}) of the time without: {name} model, "
             f"{found['segment_ms']['median']:.0f} ms a segment"
         )
-    for name, found in figures["years"].items():
+    for name, found in figures.get("years", {}).items():
         output.print(
             f"keep {name}: {found['bytes_a_token']:.2f} bytes a token on disk, "
             f"{found['bytes_a_token_late']:.2f} in the later half; collecting took "
@@ -296,6 +303,7 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--repeats", type=int, default=30, help="of each commit and resume")
     parser.add_argument("--commits", type=int, default=10_000, help="of each policy")
     parser.add_argument("--threads", type=int, help="of the models that read")
@@ -307,46 +315,74 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     options.folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(options.threads or usable_cores())
-    figures: dict[str, Any] = {"costs": {}, "feeding": {}, "years": {}}
-    text = next(read_documents(options.data))
-    total = 2 * options.repeats * len(STATES) + FORKS + options.commits * len(POLICIES)
-    total += options.repeats * len(READ)
-    with bar("commits and resumes", total=total) as (progress, task):
-        step = partial(progress.advance, task)
-        for name, shape in STATES.items():
-            with tempfile.TemporaryDirectory(prefix="store-", dir=options.folder) as folder:
-                figures["costs"][name] = costs(
-                    shape, Path(folder), repeats=options.repeats, progress=step
-                )
-        with tempfile.TemporaryDirectory(prefix="store-", dir=options.folder) as folder:
-            figures["forks"] = forks(Path(folder), progress=step)
-        for name, checkpoint in models().items():
-            with tempfile.TemporaryDirectory(prefix="store-", dir=options.folder) as folder:
-                figures["feeding"][name] = feeding(
-                    checkpoint,
-                    text[: READ[name]],
-                    Path(folder),
-                    repeats=options.repeats,
-                    progress=step,
-                )
-        for name, retention in POLICIES.items():
-            with tempfile.TemporaryDirectory(prefix="store-", dir=options.folder) as folder:
-                figures["years"][name] = years(
-                    retention, Path(folder), commits=options.commits, progress=step
-                )
     settings = {
         "repeats": options.repeats,
         "commits": options.commits,
-        "collected_every": EVERY,
         "tokens_a_commit": TOKENS,
         "threads": torch.get_num_threads(),
-        "states": STATES,
-        "small": SMALL,
+        "states": {name: list(shape) for name, shape in STATES.items()},
+        "small": list(SMALL),
         "targets": TARGETS,
     }
-    write_results(options.out / "store.json", settings=settings, figures=figures)
-    draw(figures, options.out / "store.png")
+    figures = measured(options.out / "store.json", settings)
+    steps = {
+        "costs": 2 * options.repeats * len(STATES),
+        "forks": FORKS,
+        "feeding": options.repeats * len(READ),
+        "years": options.commits * len(POLICIES),
+    }
+    with bar("a store", total=sum(steps[part] for part in options.parts)) as (progress, task):
+        for part in options.parts:
+            figures[part] = measure(part, options, partial(progress.advance, task))
+            write_results(options.out / "store.json", settings=settings, figures=figures)
+    if set(figures) == set(PARTS):
+        draw(figures, options.out / "store.png")
     show(figures)
+
+
+def measured(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """What was found before, if it was measured alike."""
+    if not path.exists():
+        return {}
+    there = json.loads(path.read_text(encoding="utf-8"))
+    found: dict[str, Any] = there["figures"]
+    return found if there["settings"] == settings else {}
+
+
+def measure(
+    part: str, options: argparse.Namespace, progress: Callable[[], object]
+) -> dict[str, Any]:
+    """One of PARTS."""
+
+    def folder() -> tempfile.TemporaryDirectory[str]:
+        return tempfile.TemporaryDirectory(prefix="store-", dir=options.folder)
+
+    found: dict[str, Any] = {}
+    if part == "costs":
+        for name, shape in STATES.items():
+            with folder() as where:
+                found[name] = costs(shape, Path(where), repeats=options.repeats, progress=progress)
+    elif part == "forks":
+        with folder() as where:
+            found = forks(Path(where), progress=progress)
+    elif part == "feeding":
+        text = next(read_documents(options.data))
+        for name, checkpoint in models().items():
+            with folder() as where:
+                found[name] = feeding(
+                    checkpoint,
+                    text[: READ[name]],
+                    Path(where),
+                    repeats=options.repeats,
+                    progress=progress,
+                )
+    else:
+        for name, retention in POLICIES.items():
+            with folder() as where:
+                found[name] = years(
+                    retention, Path(where), commits=options.commits, progress=progress
+                )
+    return found
 
 
 if __name__ == "__main__":

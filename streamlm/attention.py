@@ -40,6 +40,31 @@ def attention_mask(filled: Tensor, past_len: int, length: int, n_queries: int) -
     return (causal[None] & real[:, None])[:, None]
 
 
+def look_up(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor,
+    *,
+    dropout: float = 0.0,
+    want_weights: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """softmax(q kᵀ + bias) v, and the weights [B, H, t, K] if they are wanted.
+
+    Args:
+        query: [B, H, t, E], scaled; key, value: [B, H, K, E].
+        bias: [B, H, t, K], -inf where a query may not look.
+        want_weights: at the price of the fused kernel.
+    """
+    if want_weights:
+        weights = (query @ key.mT + bias).softmax(dim=-1)
+        return F.dropout(weights, dropout) @ value, weights
+    heads = F.scaled_dot_product_attention(
+        query, key, value, attn_mask=bias, dropout_p=dropout, scale=1.0
+    )
+    return heads, None
+
+
 class ProjectingAttention(nn.Module):
     """What all kinds of attention do alike: queries, keys and values of H heads, without biases."""
 
@@ -131,13 +156,8 @@ class RelativeAttention(ProjectingAttention):
         bias = scores.masked_fill(~mask, -torch.inf)
         content = query + self._scaled(u)
         dropout = self.dropout if self.training else 0.0
-        weights = None
-        if want_weights:
-            weights = (content @ key.mT + bias).softmax(dim=-1)
-            heads = F.dropout(weights, dropout) @ value
-        else:
-            heads = F.scaled_dot_product_attention(
-                content, key, value, attn_mask=bias, dropout_p=dropout, scale=1.0
-            )
+        heads, weights = look_up(
+            content, key, value, bias, dropout=dropout, want_weights=want_weights
+        )
         out: Tensor = self.output(heads.transpose(1, 2).flatten(2))  # [B, H, t, E] → [B, t, H·E]
         return out, weights

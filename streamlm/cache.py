@@ -93,6 +93,27 @@ def committed_cache(
     )
 
 
+def counted_back(before: State, after: State, n: int) -> State:
+    """The state n tokens after `before`, where all that it had to say of more are void columns.
+
+    The cache still counts them as taken: who goes on copies it first. See `freed`.
+    """
+    length = before.length + n
+    if length == after.length:
+        return after
+    cache = after.cache
+    if cache is not None:  # its columns were not projected by themselves
+        cache = replace(cache, calls=max(cache.calls, 2))
+    return replace(after, position=before.position + n, length=length, cache=cache)
+
+
+def freed(state: State) -> State:
+    """The state, with the columns behind its own free: for when nobody else goes on with them."""
+    if state.cache is None or state.cache.used == state.length:
+        return state
+    return replace(state, cache=replace(state.cache, used=state.length))
+
+
 def project_blocks(
     project: Callable[[Tensor], tuple[Tensor, Tensor]],
     slots: Tensor,

@@ -140,7 +140,10 @@ def _load_weights(folder: Path, config: ModelConfig) -> tuple[Model, str]:
     """The model in evaluation mode, and the digest of its file."""
     data = (folder / "model.safetensors").read_bytes()
     try:
-        weights = {name: tensor.float() for name, tensor in load(data).items()}
+        weights = {
+            name: tensor.float() if tensor.is_floating_point() else tensor
+            for name, tensor in load(data).items()
+        }
     except SafetensorError as error:
         raise ValueError(f"{folder / 'model.safetensors'} is damaged: {error}") from None
     model = build_model(config)
@@ -166,7 +169,9 @@ def save_checkpoint(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {
-        name: tensor.detach().to("cpu", dtype or tensor.dtype).contiguous()
+        name: tensor.detach()
+        .to("cpu", dtype if dtype and tensor.is_floating_point() else tensor.dtype)
+        .contiguous()
         for name, tensor in model.state_dict().items()
     }
     save_file(weights, folder / "model.safetensors")

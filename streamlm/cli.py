@@ -1,4 +1,4 @@
-"""The command line: feed, generate, score, sessions, train, eval, compare, forecast, demo, …."""
+"""The command line: feed, generate, score, sessions, train, eval, draft and others."""
 
 import io
 import json
@@ -36,6 +36,7 @@ from streamlm.cli_common import (
 from streamlm.cli_compare import compare
 from streamlm.cli_convert import app as convert_app
 from streamlm.cli_demo import demo
+from streamlm.cli_draft import app as draft_app
 from streamlm.cli_forecast import app as forecast_app
 from streamlm.cli_suite import Names, Plot, Sequences, Suite, measure_suite
 from streamlm.cli_upkeep import app as sessions_app
@@ -51,6 +52,7 @@ from streamlm.display import (
     show_rows,
     size_text,
 )
+from streamlm.drafter import load_drafter
 from streamlm.evaluate import evaluate
 from streamlm.recipe import Recipe
 from streamlm.session import Session
@@ -67,6 +69,7 @@ app = typer.Typer(
 app.add_typer(sessions_app, name="sessions")
 app.add_typer(convert_app, name="convert")
 app.add_typer(forecast_app, name="forecast")
+app.add_typer(draft_app, name="draft")
 app.command()(compare)
 app.command()(demo)
 
@@ -167,6 +170,9 @@ def generate(
     keep: Annotated[
         bool, typer.Option("--keep/--no-keep", help="Make what is written part of the session.")
     ] = True,
+    draft: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A drafter: faster, and as likely.")
+    ] = None,
     store: Store = "sessions",
     model: Model = "books",
     device: Device = "auto",
@@ -180,6 +186,7 @@ def generate(
         _opened(store, session, model, device, readonly=not keep) as opened,
     ):
         writer = opened if keep else opened.fork()
+        drafter = load_drafter(draft, opened.checkpoint) if draft is not None else None
         before, started = writer.position, time.perf_counter()
         pieces = writer.generate(
             prompt,
@@ -191,6 +198,7 @@ def generate(
             repetition_penalty=repetition_penalty,
             stop=[_unescape(text) for text in stop or ()],
             seed=seed,
+            drafter=drafter,
         )
         if as_json:
             text = "".join(pieces)

@@ -11,7 +11,7 @@ import typer
 from streamlm.allocator import keep_freed_memory
 from streamlm.checkpoint import choose_device
 from streamlm.cli_common import Device, Json
-from streamlm.compare import COMPARISONS, load_runs, runs_of, summary
+from streamlm.compare import COMPARISONS, admitted, load_runs, runs_of, summary
 from streamlm.config import ModelConfig
 from streamlm.display import bar, interruptible, note, output, show_table
 from streamlm.machine import write_results
@@ -67,6 +67,9 @@ def compare(
     ]
     if not variants:
         raise ValueError(f"no variant has {only} in its name")
+    variants, refused = admitted(variants)
+    for name, leak in refused.items():
+        note(f"{name} looks ahead and is not measured: {leak}")
     reference = COMPARISONS[what].reference
     name = recipe.stem if recipe.stem.startswith(what) else f"{what}-{recipe.stem}"
     target = out or Path("benchmarks/results") / name
@@ -102,6 +105,7 @@ def compare(
             figures = {
                 "summary": summary(done, reference=reference),
                 "runs": [one.to_json() for one in done],
+                "refused": refused,
             }
             write_results(file, settings=settings, figures=figures, device=where)
             note(
@@ -118,7 +122,7 @@ def compare(
     written = [file, target.with_suffix(".png")]
     if COMPARISONS[what].measured:
         written.append(target.with_suffix(".html"))
-        write_report(written[2], rows, done, settings, picture=written[1])
+        write_report(written[2], rows, done, settings, picture=written[1], refused=refused)
     output.print(", ".join(map(str, written)))
 
 

@@ -25,6 +25,7 @@ from streamlm.data import Corpus
 from streamlm.evaluate import evaluate
 from streamlm.heads import build_model
 from streamlm.laboratory import measure
+from streamlm.leaks import gate
 from streamlm.recipe import Recipe
 from streamlm.train import Step, Trainer
 from tokenizer import Tokenizer
@@ -85,14 +86,24 @@ def heads(base: ModelConfig) -> list[Variant]:
     slots = base.compressed_len + base.memory_len
     plain = replace(base, memory_len=slots, compressed_len=0, compression_loss="none")
     whole = replace(plain, memory_len=slots // base.segment_len * base.segment_len)
+    # The sketch needs a whole segment in memory before what it merges.
+    recent = min(max(base.memory_len, base.segment_len), slots) // base.segment_len
+    recent *= base.segment_len
     shorter = max(1, base.segment_len // base.compression_rate)
     # A recurrence carries matrices of E · E for each head instead of slots of D.
     square = math.isqrt(slots * base.d_model // base.n_heads)
     variants = {
         "compressed": base,
         "window": plain,
+        "sinks": replace(plain, head="sinks", memory_len=slots - base.pinned_len),
         "linformer": replace(whole, head="linformer", projected_len=shorter),
         "informer": replace(whole, head="informer"),
+        "sketch": replace(
+            plain,
+            head="sketch",
+            memory_len=recent,
+            compressed_len=slots - recent if recent else 0,
+        ),
         "recurrent": replace(plain, head="recurrent", memory_len=0, head_dim=square),
         "full": replace(plain, head="full", memory_len=0),
     }
@@ -121,6 +132,13 @@ def as_large(config: ModelConfig, wanted: int) -> ModelConfig:
             f"head {config.head!r} has {n:,} parameters with d_ff = {d_ff}; {wanted:,} are wanted"
         )
     return found
+
+
+def admitted(variants: Sequence[Variant]) -> tuple[list[Variant], dict[str, str]]:
+    """The variants that do not look ahead, and by name, where each of the others does."""
+    leaks = {variant.name: gate(variant.config) for variant in variants}
+    refused = {name: leak for name, leak in leaks.items() if leak is not None}
+    return [variant for variant in variants if variant.name not in refused], refused
 
 
 @dataclass(frozen=True)

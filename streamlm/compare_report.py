@@ -3,8 +3,9 @@
 import base64
 import html
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from streamlm.compare import Run
@@ -33,15 +34,18 @@ def write_report(
     settings: dict[str, Any],
     *,
     picture: Path,
+    refused: Mapping[str, str],
 ) -> None:
     """Write the report.
 
     Args:
         rows: of `compare.summary`; runs: those that were measured.
         picture: of the differences in loss, which becomes part of the report.
+        refused: by name, why a variant was not measured.
     """
-    measured = {row["variant"]: _measures(row["variant"], runs) for row in rows}
-    measured = {name: found for name, found in measured.items() if found}
+    every = {row["variant"]: _measures(row["variant"], runs) for row in rows}
+    every = {name: found for name, found in every.items() if found}
+    measured = {name: mean_of(found) for name, found in every.items()}
     with tempfile.TemporaryDirectory() as folder:
         drawn = Path(folder) / "measures.png"
         _draw(measured, drawn)
@@ -53,12 +57,19 @@ def write_report(
     about = (
         f"Each was trained on the same {n_tokens:,} tokens, with {seeds} seed(s), as many "
         "parameters (within 2 %) and as many bytes of state; “full” has as many as it reads. "
-        "Intervals are 95 %, over seeds. The best of each column is bold."
+        "Below bits per byte stands the difference from the reference with its 95 % interval over "
+        "seeds, below the others their lowest and highest seed. The best of each column is bold. "
+        "State counts the bytes that are saved; times are of this machine, on which other work may "
+        "have run."
     )
     parts = [
         f"<h1>{html.escape(title)}</h1>",
         f"<p>{html.escape(about)}</p>",
-        f'<div class="wide">{_table(rows, measured)}</div>',
+        f'<div class="wide">{_table(rows, every)}</div>',
+        *(
+            f"<p>{html.escape(name)} looks ahead and was not measured: {html.escape(leak)}.</p>"
+            for name, leak in refused.items()
+        ),
         *(f'<p><img alt="{html.escape(title)}" src="{source}"></p>' for source in pictures),
         f"<p><small>{html.escape(str(settings['recipe']))}, {len(runs)} runs</small></p>",
     ]
@@ -70,9 +81,8 @@ def write_report(
     path.write_text(document, encoding="utf-8")
 
 
-def _measures(name: str, runs: Sequence[Run]) -> dict[str, Any]:
-    found = [run.measures for run in runs if run.variant == name and run.measures is not None]
-    return mean_of(found) if found else {}
+def _measures(name: str, runs: Sequence[Run]) -> list[dict[str, Any]]:
+    return [run.measures for run in runs if run.variant == name and run.measures is not None]
 
 
 Column = tuple[str, Callable[[dict[str, Any], dict[str, Any]], float], Callable[[float], str], int]
@@ -95,28 +105,35 @@ def _gain(measures: dict[str, Any], nearest: int) -> float:
     return sum(rows) / len(rows)
 
 
-def _table(rows: Sequence[dict[str, Any]], measured: dict[str, dict[str, Any]]) -> str:
+def _table(rows: Sequence[dict[str, Any]], measured: dict[str, list[dict[str, Any]]]) -> str:
     shown = [row for row in rows if row["variant"] in measured]
     head = "".join(f"<th>{html.escape(name)}</th>" for name, *_ in COLUMNS)
-    best = [
-        max(sign * value(row, measured[row["variant"]]) for row in shown)
-        for _, value, _, sign in COLUMNS
+    found = [
+        [[value(row, each) for each in measured[row["variant"]]] for _, value, *_ in COLUMNS]
+        for row in shown
     ]
     lines = []
-    for row in shown:
-        cells = []
-        for (_, value, text, sign), top in zip(COLUMNS, best, strict=True):
-            found = value(row, measured[row["variant"]])
-            mark = ' class="best"' if sign * found == top else ""
-            cells.append(f"<td{mark}>{html.escape(text(found))}</td>")
-        half = row["half_interval"]
-        if row["difference"] is not None:
-            spread = f" ± {half:.4f}" if half is not None else ""
-            cells[0] = cells[0].replace(
-                "</td>", f"<br><small>{row['difference']:+.4f}{spread}</small></td>"
-            )
-        lines.append(f"<tr><td>{html.escape(row['variant'])}</td>{''.join(cells)}</tr>")
+    for row, cells in zip(shown, found, strict=True):
+        parts = [f"<td>{html.escape(row['variant'])}</td>"]
+        for at, (_, _, text, sign) in enumerate(COLUMNS):
+            best = max(sign * fmean(others[at]) for others in found)
+            mark = ' class="best"' if sign * fmean(cells[at]) == best else ""
+            small = _spread(cells[at], text) if at else _difference(row)
+            parts.append(f"<td{mark}>{html.escape(text(fmean(cells[at])))}{small}</td>")
+        lines.append(f"<tr>{''.join(parts)}</tr>")
     return f"<table><tr><th>head</th>{head}</tr>{''.join(lines)}</table>"
+
+
+def _difference(row: dict[str, Any]) -> str:
+    if row["difference"] is None:
+        return ""
+    spread = f" ± {row['half_interval']:.4f}" if row["half_interval"] is not None else ""
+    return f"<br><small>{row['difference']:+.4f}{spread}</small>"
+
+
+def _spread(seeds: list[float], text: Callable[[float], str]) -> str:
+    low, high = text(min(seeds)), text(max(seeds))
+    return f"<br><small>{html.escape(low)} – {html.escape(high)}</small>" if low != high else ""
 
 
 def _draw(measured: dict[str, dict[str, Any]], path: Path) -> None:

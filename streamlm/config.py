@@ -22,10 +22,10 @@ NORMS = ("post", "pre")
 # Settings newer than the first checkpoints; see ModelConfig.architecture.
 NEWER = {
     *("cutoffs", "div_val", "embed_dim", "clamp_len"),
-    *("head", "projected_len", "projection", "sharing", "factor"),
+    *("head", "projected_len", "projection", "sharing", "factor", "pinned_len", "coverage"),
 }
-HEADS = ("relative", "recurrent", "full", "linformer", "informer")
-BY_SEGMENT = ("linformer", "informer")  # whose memory holds whole segments
+HEADS = ("relative", "recurrent", "full", "linformer", "informer", "sketch", "sinks")
+BY_SEGMENT = ("linformer", "informer", "sketch")  # whose memory holds whole segments
 
 
 def _require(condition: bool, name: str, given: object, allowed: str) -> None:
@@ -106,11 +106,16 @@ class ModelConfig(_Config):
         embed_dim: with cutoffs, width of bin 0's embeddings; 0 stands for d_model.
         clamp_len: distances above it count as it; 0 clamps nothing.
         head: one of HEADS, what becomes of the past; see `streamlm.heads`. "recurrent" keeps no
-            slots and "full" keeps all: memory_len and compressed_len must be 0. "linformer" and
-            "informer" have no compressed memory, and whole segments in memory.
+            slots and "full" keeps all: memory_len and compressed_len must be 0. "linformer",
+            "informer" and "sinks" have no compressed memory; the first two keep whole segments.
+            "sketch" keeps whole segments too, at least one where there is compressed memory, whose
+            slots are runs of up to compression_rate tokens; any lengths go with it, and no
+            compression_loss.
         projected_len: with "linformer", k, keys and values that each segment is shortened to.
         projection, sharing: with "linformer", one of `heads.linformer.KINDS` and of `SHARING`.
         factor: with "informer", c: of a segment's T queries, c·⌈ln T⌉ are to attend.
+        pinned_len: with "sinks", S, first tokens of a stream that are kept for ever.
+        coverage: with "sketch", λ, the weight of the coverage loss; 0 computes none.
     """
 
     vocab_size: int
@@ -140,6 +145,8 @@ class ModelConfig(_Config):
     projection: str = "linear"
     sharing: str = "layerwise"
     factor: int = 5
+    pinned_len: int = 4
+    coverage: float = 0.0
 
     def __post_init__(self) -> None:
         cutoffs: object = self.cutoffs
@@ -159,7 +166,7 @@ class ModelConfig(_Config):
         rate = self.compression_rate
         for name in ("segment_len", "memory_len"):
             value = getattr(self, name)
-            if self.compressed_len:
+            if self.compressed_len and self.head != "sketch":
                 multiple = f"a multiple of compression_rate = {rate}"
                 _require(value % rate == 0, name, value, multiple)
         _require(
@@ -180,19 +187,32 @@ class ModelConfig(_Config):
                 good = self.memory_len >= self.segment_len
                 _require(good, "memory_len", self.memory_len, allowed)
         _require(self.head in HEADS, "head", self.head, _or(HEADS))
-        if self.head != "relative":
+        if self.head not in ("relative", "sketch"):
             lengths = ("compressed_len", "memory_len")
-            for name in lengths[: 1 if self.head in BY_SEGMENT else 2]:
+            for name in lengths[: 1 if self.head in (*BY_SEGMENT, "sinks") else 2]:
                 value = getattr(self, name)
                 _require(value == 0, f"{name} with head {self.head!r}", value, "0")
         if self.head in BY_SEGMENT:
             multiple = f"a multiple of segment_len = {self.segment_len}"
             good = self.memory_len % self.segment_len == 0
             _require(good, f"memory_len with head {self.head!r}", self.memory_len, multiple)
+        if self.head == "sinks":
+            good = 1 <= self.pinned_len <= self.segment_len
+            allowed = f"1 to segment_len = {self.segment_len}"
+            _require(good, "pinned_len", self.pinned_len, allowed)
         if self.head == "informer":
             even = self.segment_len % 2 == 0
             _require(even, "segment_len with head 'informer'", self.segment_len, "an even number")
             _require(self.factor >= 1, "factor", self.factor, "an integer of at least 1")
+        if self.head == "sketch" and self.compressed_len:
+            least = f"at least segment_len = {self.segment_len}"
+            good = self.memory_len >= self.segment_len
+            _require(good, "memory_len with head 'sketch'", self.memory_len, least)
+            name, loss = "compression_loss with head 'sketch'", self.compression_loss
+            _require(loss == "none", name, loss, "'none'")
+        _require(self.coverage >= 0, "coverage", self.coverage, "a number of at least 0")
+        if self.head != "sketch":
+            _require(self.coverage == 0, f"coverage with head {self.head!r}", self.coverage, "0")
         _require(self.norm in NORMS, "norm", self.norm, _or(NORMS))
         for name in ("dropout", "attention_dropout"):
             value = getattr(self, name)

@@ -81,6 +81,10 @@ class Model(nn.Module, ABC):
         """Parameters that the compression loss (or, with BPTT, the language model) trains."""
         return []
 
+    def segment_loss(self, state: State) -> Tensor | None:
+        """What a head adds to the mean loss of the open segment, a scalar; None where nothing."""
+        return None
+
     @property
     def device(self) -> torch.device:
         return self.output_bias.device
@@ -172,6 +176,18 @@ class Model(nn.Module, ABC):
         x = self.dropout(self.embedding(tokens) * self.config.d_model**0.5)
         x, state = self.read(x, state, observe=observe)
         return self.dropout(self.final_norm(x)), state
+
+    @torch.no_grad()
+    def cut(self, before: State, tokens: Tensor, after: State, n: int) -> State:
+        """The state as if only the first n tokens had been read, of those that led to `after`.
+
+        Nothing is left of the others, and both states stay good.
+
+        Args:
+            before: the state that read them, in one call; tokens: [B, t] all of them.
+            n: 1 to t.
+        """
+        return after if n == tokens.shape[1] else self.hidden(tokens[:, :n], before)[1]
 
     def train(self, mode: bool = True) -> Self:
         """As in torch; a change of mode also lets go of what was derived from the weights."""

@@ -32,3 +32,12 @@ def absolute(positions: Tensor, width: int) -> Tensor:
     index = torch.arange(0, width, 2, dtype=torch.float64, device=positions.device)
     angle = positions[..., None].double() * torch.pow(10000.0, -index / width)
     return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+
+def buckets(n: int, *, begin: int, per_octave: int) -> Tensor:
+    """Buckets of the distances 0 to n-1, wider the further away: [n] int64.
+
+    Distances up to `begin` are in bucket 0; from there on, each octave has as many.
+    """
+    octaves = (torch.arange(n, dtype=torch.float64, device="cpu") / begin).clamp(min=1).log2()
+    return (octaves * per_octave).floor().long()

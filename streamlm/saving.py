@@ -200,8 +200,7 @@ class Keeping:
         """
         if self.retention is None or self.store.remote:
             return
-        rarely = max(self.retention.last or 0, 1 << (ref.seq // 16).bit_length(), 16)
-        if (ref.seq + 1) % rarely:
+        if not collection_is_due(ref.seq, self.retention):
             return
         try:
             self.store.gc(self.retention)
@@ -275,3 +274,9 @@ class Keeping:
             allowed = f"0 to {len(refs) - 1}, or an entry of history()"
             raise ValueError(f"snapshot = {snapshot}; allowed: {allowed}")
         return found
+
+
+def collection_is_due(seq: int, retention: Retention) -> bool:
+    """Whether old states are let go of after snapshot `seq` of a branch: 16 times a doubling."""
+    rarely = max(retention.last or 0, 1 << (seq // 16).bit_length(), 16)
+    return not (seq + 1) % rarely

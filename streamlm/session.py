@@ -12,6 +12,7 @@ import torch
 
 from memory_store import MemoryStore, Ref, Retention
 from streamlm.checkpoint import Checkpoint
+from streamlm.drafter import Drafter
 from streamlm.memory_report import MemoryReport, observe, window
 from streamlm.reports import Choice, Progress, ProgressCallback, ReadReport
 from streamlm.saving import Keeping, TokenLog
@@ -315,6 +316,7 @@ class Session:
         repetition_penalty: float = 1.0,
         stop: str | Iterable[str] = (),
         seed: int | None = None,
+        drafter: Drafter | None = None,
     ) -> Iterator[str]:
         """Read `prompt`, then write on; what is written becomes part of the stream.
 
@@ -323,6 +325,9 @@ class Session:
             temperature, top_k, top_p, min_p, repetition_penalty: see `streamlm.stream.Sampling`.
             stop: strings at which to end; the first one found is read but not given out.
             seed: begin the random generator anew; None goes on with the session's own.
+            drafter: guesses tokens, which the model then checks several at once (see
+                `streamlm.speculation`): faster where it guesses well. The text is as likely as
+                without, and at temperature 0 the same; the random numbers are used otherwise.
 
         Returns:
             An iterator of pieces of text, never half a character. If it is dropped halfway, the
@@ -341,12 +346,14 @@ class Session:
         stops = [stop] if isinstance(stop, str) else list(stop)
         if not all(isinstance(text, str) and text for text in stops):
             raise ValueError(f"stop = {stop!r}; allowed: strings that are not empty")
-        text = Stops(stops)
-        choices = self.choices(prompt, sampling, max_tokens=max_tokens, seed=seed)
+        self._check_writing(max_tokens, seed)
+        if drafter is not None:
+            drafter.check(self.checkpoint)
+        text, written = Stops(stops), self._write(prompt, max_tokens, sampling, seed, drafter)
 
         def pieces() -> Iterator[str]:
-            for choice in choices:
-                ready, found = text.push(choice.text)
+            for _, piece in written:
+                ready, found = text.push(piece)
                 if ready:
                     yield ready
                 if found:
@@ -373,30 +380,47 @@ class Session:
         Raises:
             ValueError: at once, for a value that is not allowed.
         """
-        if max_tokens < 0:
-            raise ValueError(f"max_tokens = {max_tokens}; allowed: 0 or more")
+        self._check_writing(max_tokens, seed)
         if others < 0:
             raise ValueError(f"others = {others}; allowed: 0 or more")
+        written = self._write(prompt, max_tokens, sampling or Sampling(), seed, None)
+        return (stream.choice(self.checkpoint, piece, others=others) for stream, piece in written)
+
+    def _check_writing(self, max_tokens: int, seed: int | None) -> None:
+        if max_tokens < 0:
+            raise ValueError(f"max_tokens = {max_tokens}; allowed: 0 or more")
         if seed is not None and seed < 0:
             raise ValueError(f"seed = {seed}; allowed: 0 or more")
         self._writable("generate")
-        return self._choices(prompt, sampling or Sampling(), max_tokens, others, seed)
 
-    def _choices(
-        self, prompt: str, sampling: Sampling, max_tokens: int, others: int, seed: int | None
-    ) -> Iterator[Choice]:
+    def _write(
+        self,
+        prompt: str,
+        max_tokens: int,
+        sampling: Sampling,
+        seed: int | None,
+        drafter: Drafter | None,
+    ) -> Iterator[tuple[TextStream, str]]:
+        """Write token by token: the stream that has just taken one in, and its characters."""
         if prompt:
             stream = self._stream.take_text(self.checkpoint, prompt, errors="replace")
             self._read(stream, self._reading)
         self._end_text()
         if seed is not None:
             self._stream, self._version = self._stream.seeded(seed), self._version + 1
-        for _ in range(max_tokens):
-            self._writable("generate")  # who reads on may have closed it meanwhile
-            stream, choice = self._stream.write_token(self.checkpoint, sampling, others=others)
-            self._moved(stream, np.array([choice.id], np.int32), self._reading)
-            self._save_when_due()
-            yield choice
+        left = max_tokens
+        while left:
+            before = self._stream
+            for stream, chosen, piece in before.write_tokens(
+                self.checkpoint, sampling, drafter, limit=left
+            ):
+                self._writable("generate")  # who reads on may have closed it meanwhile
+                if self._stream is not before:
+                    break  # saved, or read on: the rest of the draft does not follow any more
+                self._moved(stream, np.array([chosen], np.int32), self._reading)
+                before, left = stream, left - 1
+                self._save_when_due()
+                yield stream, piece
 
     # -- forks and snapshots ----------------------------------------------------------------------
 

@@ -1,7 +1,8 @@
 """A stream as a snapshot: what a session hands to the store, and what it gets back.
 
 Both windows of slots follow from the number of tokens read: every closed segment appended T slots
-to memory, and what left memory became one compressed slot per c.
+to memory, and what left memory became one compressed slot per c. Only the `sketch` head, whose runs
+hang on the text, counts its compressed slots itself.
 """
 
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ import torch
 
 from memory_store import Snapshot, Window
 from streamlm.config import ModelConfig
+from streamlm.heads.sketch import MADE
 from streamlm.model import Model
 from streamlm.state import State, from_numpy
 
@@ -29,11 +31,17 @@ class SlotCounts:
     compressed: int
 
     @classmethod
-    def at(cls, position: int, config: ModelConfig) -> "SlotCounts":
-        """After `position` tokens."""
+    def at(cls, position: int, config: ModelConfig, made: int | None) -> "SlotCounts":
+        """After `position` tokens.
+
+        Args:
+            made: compressed slots ever made, of a head that counts them.
+        """
         end = position // config.segment_len * config.segment_len
         gone = max(0, end - config.memory_len)
         compressed = gone // config.compression_rate if config.compressed_len else 0
+        if made is not None:
+            compressed = made
         memory = end if config.head == "full" else min(end, config.memory_len)
         return cls(end, compressed, memory, min(compressed, config.compressed_len))
 
@@ -54,8 +62,9 @@ def to_snapshot(
         attributes: small state.
     """
     position = int(state.position)
-    counts = SlotCounts.at(position, config)
     parts = state.to_numpy()
+    made = parts.get(MADE)
+    counts = SlotCounts.at(position, config, None if made is None else int(made[0]))
     past = parts.pop("past")  # [L, filled, W]
     assert past.shape[1] == counts.memory + counts.compressed
     windows = {}
@@ -82,7 +91,6 @@ def to_state(snapshot: Snapshot, model: Model) -> State:
         ValueError: the arrays do not have the shapes that the model and the position ask for.
     """
     config = model.config
-    counts = SlotCounts.at(snapshot.position, config)
     length = snapshot.position % config.segment_len
     state = model.init_state(1)
     stored = str(snapshot.attributes.get("stored_dtype"))
@@ -91,6 +99,15 @@ def to_state(snapshot: Snapshot, model: Model) -> State:
     dtype = getattr(torch, stored)
     arrays = {name: window.data for name, window in snapshot.windows.items()}
     arrays.update(snapshot.arrays)
+    for name, target in state.carried.items():
+        array = arrays.get(name, np.zeros(0))
+        wanted = tuple(target[:, 0].shape)
+        kept = torch.from_numpy(np.ascontiguousarray(array))
+        if kept.dtype != target.dtype or tuple(kept.shape) != wanted:
+            raise ValueError(f"{name} of {kept.dtype} {tuple(kept.shape)}; {wanted} is carried")
+        target[:, 0] = kept
+    made = state.carried.get(MADE)
+    counts = SlotCounts.at(snapshot.position, config, None if made is None else int(made))
     layers, width, at = config.n_layers, config.d_model, config.past_len
     if config.head == "full":
         at = counts.memory
@@ -118,13 +135,6 @@ def to_state(snapshot: Snapshot, model: Model) -> State:
                 f"usage of {usage.dtype} {tuple(usage.shape)} belongs to no such model"
             )
         state.usage[:, 0] = usage
-    for name, target in state.carried.items():
-        array = arrays.get(name, np.zeros(0))
-        wanted = tuple(target[:, 0].shape)
-        kept = torch.from_numpy(np.ascontiguousarray(array))
-        if kept.dtype != target.dtype or tuple(kept.shape) != wanted:
-            raise ValueError(f"{name} of {kept.dtype} {tuple(kept.shape)}; {wanted} is carried")
-        target[:, 0] = kept
     state.filled.fill_(counts.memory + counts.compressed)
     state.position.fill_(snapshot.position)
     return State(

@@ -52,7 +52,8 @@ class State:
         filled: [B] real slots of `past`, the others (to the left) are empty and never attended.
         position: [B] tokens read since the row's stream began.
         length: tokens in the open segment.
-        carried: by name, what else a head carries from segment to segment, each [L, B, ...].
+        carried: by name, what else a head carries from segment to segment, each [L, B, ...], or
+            [1, B, ...] where all layers share it.
         cache: derived keys and values, or None.
     """
 

@@ -143,7 +143,12 @@ def sample(
     Args:
         logits: [V]; recent: ids that the repetition penalty looks at.
     """
-    cumulative = sampling.probabilities(logits, recent).cumsum(0).numpy()
+    return draw(sampling.probabilities(logits, recent), random)
+
+
+def draw(probabilities: Tensor, random: np.random.Generator) -> int:
+    """Draw from a distribution that need not be normalised: [V] float64, on the CPU."""
+    cumulative = probabilities.cumsum(0).numpy()
     drawn = random.random() * cumulative[-1]
     index = int(np.searchsorted(cumulative, drawn, side="right"))
     # The last token with any probability, should rounding push the draw past the end.

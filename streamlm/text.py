@@ -5,17 +5,20 @@ that could still merge with what follows, a half-written character, and the rand
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from memory_store import Snapshot
 from streamlm.checkpoint import Checkpoint
+from streamlm.drafter import LONGEST, Drafter
 from streamlm.reports import Choice, ReadReport
 from streamlm.snapshots import to_snapshot, to_state
+from streamlm.speculation import Written, write_pass
 from streamlm.state import State
 from streamlm.stream import Sampling, advance, sample, score
 from tokenizer import StreamDecoder, StreamEncoder
@@ -36,6 +39,7 @@ class TextStream:
         tail: `StreamEncoder.state`, the text behind them that could still merge with what follows.
         cut: `StreamDecoder.state`, bytes of a character that writing has begun.
         random: state of the PCG64 generator that sampling draws from.
+        hidden: [1, D] the model's output after what it has read, where it is known; never saved.
     """
 
     state: State
@@ -45,6 +49,7 @@ class TextStream:
     tail: Mapping[str, str]
     cut: Mapping[str, str]
     random: Mapping[str, Any]
+    hidden: Tensor | None = None
 
     @classmethod
     def begin(cls, checkpoint: Checkpoint, *, seed: int = 0) -> "TextStream":
@@ -125,8 +130,9 @@ class TextStream:
         model, tokenizer = checkpoint.model, checkpoint.tokenizer
         inputs = np.concatenate([[self.pending], ids[:-1]]).astype(np.int64)
         tokens = torch.from_numpy(inputs)[None].to(model.device)
+        hidden = None
         if report is None:
-            _, state = advance(model, tokens, self.state)
+            hidden, state = advance(model, tokens, self.state)
         else:
             targets = torch.from_numpy(ids.astype(np.int64))[None].to(model.device)
             log_probs, state = score(model, tokens, targets, self.state)
@@ -138,6 +144,7 @@ class TextStream:
             pending=int(ids[-1]),
             recent=np.concatenate([self.recent, ids])[-REPETITION_WINDOW:],
             cut=StreamDecoder(tokenizer).state,
+            hidden=hidden,
         )
 
     def without_held_text(self, checkpoint: Checkpoint) -> "TextStream":
@@ -149,44 +156,102 @@ class TextStream:
 
     @torch.no_grad()
     def write_token(
-        self, checkpoint: Checkpoint, sampling: Sampling, *, others: int = 0
-    ) -> tuple["TextStream", Choice]:
-        """Draw one token and take it in; `others` of the likeliest tokens are told with it."""
-        model, tokenizer = checkpoint.model, checkpoint.tokenizer
+        self, checkpoint: Checkpoint, sampling: Sampling
+    ) -> tuple["TextStream", int, str]:
+        """Draw one token and take it in; also returns its id and the characters it completes."""
+        model = checkpoint.model
         tokens = torch.tensor([[self.pending]], device=model.device)
         hidden, state = advance(model, tokens, self.state)
         logits = model.logits(hidden)[0].masked_fill(checkpoint.silent, -math.inf)
-        bits = np.random.PCG64()
-        bits.state = cast(Any, dict(self.random))
+        bits = self._generator()
         chosen = sample(logits, sampling, random=np.random.Generator(bits), recent=self.recent)
-        decoder = StreamDecoder(tokenizer, state=self.cut)
-        text = decoder.decode([chosen])
+        return self._with_written(
+            checkpoint, Written(chosen, state, hidden, cast(Any, bits.state), False)
+        )
+
+    def write_tokens(
+        self,
+        checkpoint: Checkpoint,
+        sampling: Sampling,
+        drafter: Drafter | None = None,
+        *,
+        limit: int,
+    ) -> Iterator[tuple["TextStream", int, str]]:
+        """Draw as many tokens as one pass of the model gives: one, or some more with a drafter.
+
+        Each comes with the stream that has taken in it and those before it, as from `write_token`.
+
+        Args:
+            limit: tokens to write at most.
+        """
+        if drafter is None:
+            yield self.write_token(checkpoint, sampling)
+            return
+        bos = checkpoint.tokenizer.bos_id
+        stream = self
+        for written in write_pass(
+            checkpoint.model,
+            drafter,
+            # bos is the first token of a stream, though no log has it.
+            known=np.append(np.int32(bos), self.recent)[-LONGEST:],
+            state=self.state,
+            hidden=self.hidden,
+            sampling=sampling,
+            recent=self.recent,
+            random=self._generator(),
+            silent=checkpoint.silent,
+            limit=limit,
+        ):
+            stream, chosen, text = stream._with_written(checkpoint, written)
+            yield stream, chosen, text
+
+    @torch.no_grad()
+    def choice(self, checkpoint: Checkpoint, text: str, *, others: int) -> Choice:
+        """What `write_token` has just written, how likely it was, and what else was.
+
+        Args:
+            text: the characters that the token completes.
+            others: so many of the likeliest tokens are told.
+        """
+        assert self.hidden is not None
+        logits = checkpoint.model.logits(self.hidden)[0].masked_fill(checkpoint.silent, -math.inf)
         likely = logits.double().softmax(0)
         ranked, ids = likely.topk(min(others, len(likely)))
-        choice = Choice(
-            chosen,
+        shares = zip(ids.tolist(), ranked.tolist(), strict=True)
+        return Choice(
+            self.pending,
             text,
-            float(likely[chosen]),
-            tuple(
-                (tokenizer.decode([id]), share)
-                for id, share in zip(ids.tolist(), ranked.tolist(), strict=True)
-            ),
+            float(likely[self.pending]),
+            tuple((checkpoint.tokenizer.decode([id]), share) for id, share in shares),
         )
+
+    def _generator(self) -> np.random.PCG64:
+        bits = np.random.PCG64()
+        bits.state = cast(Any, dict(self.random))
+        return bits
+
+    def _with_written(
+        self, checkpoint: Checkpoint, written: Written
+    ) -> tuple["TextStream", int, str]:
+        """The stream with a token taken in, its id, and the characters that it completes."""
+        decoder = StreamDecoder(checkpoint.tokenizer, state=self.cut)
+        text = decoder.decode([written.token])
         stream = replace(
             self,
-            state=state,
-            pending=chosen,
-            recent=np.append(self.recent, np.int32(chosen))[-REPETITION_WINDOW:],
+            state=written.state,
+            pending=written.token,
+            recent=np.append(self.recent, np.int32(written.token))[-REPETITION_WINDOW:],
             cut=decoder.state,
-            random=cast(Any, bits.state),
+            random=written.random,
+            hidden=written.hidden,
         )
-        return stream, choice
+        return stream, written.token, text
 
     # -- saving -----------------------------------------------------------------------------------
 
     def canonical(self, checkpoint: Checkpoint) -> "TextStream":
         """The same stream, computing the same bits from here on as one resumed; see `Model`."""
-        return replace(self, state=checkpoint.model.canonical(self.state))
+        return replace(self, state=checkpoint.model.canonical(self.state), hidden=None)
 
     def to_snapshot(
         self, checkpoint: Checkpoint, *, tokens: np.ndarray, attributes: Mapping[str, Any]

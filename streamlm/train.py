@@ -19,9 +19,11 @@ from streamlm.config import ModelConfig, TrainConfig
 from streamlm.data import IGNORED, Corpus, SegmentBatches
 from streamlm.evaluate import evaluate
 from streamlm.heads import build_model
+from streamlm.heads.sketch import SketchModel
 from streamlm.losses import compression_loss, target_loss
 from streamlm.recipe import Recipe
 from streamlm.state import State
+from streamlm.token_types import token_types
 from tokenizer import Tokenizer
 
 STATE_FIELDS = ("past", "segment", "usage", "filled", "position", "carried")
@@ -34,7 +36,12 @@ MAY_CHANGE = {
 
 @dataclass(frozen=True)
 class Step:
-    """What one optimiser step reports; loss in nats per token."""
+    """What one optimiser step reports.
+
+    Attributes:
+        loss: the language model's, in nats per token.
+        compression_loss: or what else the head adds to it (`Model.segment_loss`).
+    """
 
     step: int
     loss: float
@@ -72,6 +79,8 @@ class Trainer:
         self.folder, self.device = Path(folder), choose_device(device)
         torch.manual_seed(config.seed)
         self.model = build_model(model_config).to(self.device)
+        if isinstance(self.model, SketchModel):
+            self.model.set_token_types(torch.from_numpy(token_types(tokenizer)))
         self._compression = self.model.compression_parameters()
         apart = set(map(id, self._compression))
         self._backbone = [p for p in self.model.parameters() if id(p) not in apart]
@@ -106,14 +115,8 @@ class Trainer:
         ]
 
     def learning_rate(self, step: int) -> float:
-        """Linear warm-up, then a cosine from learning_rate to min_learning_rate."""
-        config = self.config
-        if step < config.warmup_steps:
-            return config.learning_rate * (step + 1) / config.warmup_steps
-        span = max(1, config.steps - config.warmup_steps)
-        share = min(1.0, (step - config.warmup_steps) / span)
-        low, high = config.min_learning_rate, config.learning_rate
-        return low + 0.5 * (high - low) * (1 + math.cos(math.pi * share))
+        """See `scheduled_rate`."""
+        return scheduled_rate(self.config, step)
 
     def run(self) -> Iterator[Step]:
         """Train to the end, yielding after every step; saves and evaluates on the way."""
@@ -220,8 +223,9 @@ class Trainer:
         with context:
             hidden, state = self.model.hidden(inputs, state)
             nats = target_loss(self.model, hidden, targets)
+            added = self.model.segment_loss(state)
             state, eviction = self.model.commit(state)
-            auxiliary = nats.new_zeros(())
+            auxiliary = nats.new_zeros(()) if added is None else added.float()
             if eviction is not None:
                 auxiliary = compression_loss(self.model, eviction).float()
         return nats, auxiliary, state
@@ -230,13 +234,15 @@ class Trainer:
 
     def save(self) -> None:
         """Write everything needed to go on into `last/`, replacing it at once."""
-        fresh = self.folder / ".last-new"
-        shutil.rmtree(fresh, ignore_errors=True)
-        save_checkpoint(fresh, self.model, self.tokenizer)
+        with put_in_place(self.folder) as fresh:
+            save_checkpoint(fresh, self.model, self.tokenizer)
+            torch.save(self._training(), fresh / "training.pt")
+
+    def _training(self) -> dict[str, Any]:
         random = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             random["cuda"] = torch.cuda.get_rng_state(self.device)
-        training = {
+        return {
             "step": self.step,
             "tokens": self.tokens,
             "optimizer": self.optimizer.state_dict(),
@@ -247,13 +253,6 @@ class Trainer:
             "random": random,
             "config": self.config.to_dict(),
         }
-        torch.save(training, fresh / "training.pt")
-        last, old = self.folder / "last", self.folder / ".last-old"
-        if last.exists():  # else `old` is all there is, until `fresh` is in place
-            shutil.rmtree(old, ignore_errors=True)
-            os.replace(last, old)
-        os.replace(fresh, last)
-        shutil.rmtree(old, ignore_errors=True)
 
     def resume(self) -> None:
         """Go on from `last/`.
@@ -263,13 +262,7 @@ class Trainer:
             ValueError: it was saved under another configuration; `steps` and the learning rates may
                 change, as may `compile` and how often to save, evaluate and log.
         """
-        last = self.folder / "last"
-        if not last.exists() and (self.folder / ".last-old").exists():
-            last = self.folder / ".last-old"  # stopped between the two renames of `save`
-        if not (last / "training.pt").exists():
-            raise FileNotFoundError(
-                f"nothing to resume in {self.folder}: it has no last/training.pt"
-            )
+        last = last_folder(self.folder)
         saved = torch.load(last / "training.pt", weights_only=True, map_location=self.device)
         for name, value in self.config.to_dict().items():
             if name not in MAY_CHANGE and saved["config"][name] != value:
@@ -289,6 +282,44 @@ class Trainer:
         torch.set_rng_state(saved["random"]["cpu"].cpu())
         if "cuda" in saved["random"] and self.device.type == "cuda":
             torch.cuda.set_rng_state(saved["random"]["cuda"].cpu(), self.device)
+
+
+def scheduled_rate(config: TrainConfig, step: int) -> float:
+    """Linear warm-up, then a cosine from learning_rate to min_learning_rate."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    span = max(1, config.steps - config.warmup_steps)
+    share = min(1.0, (step - config.warmup_steps) / span)
+    low, high = config.min_learning_rate, config.learning_rate
+    return low + 0.5 * (high - low) * (1 + math.cos(math.pi * share))
+
+
+@contextlib.contextmanager
+def put_in_place(folder: Path) -> Iterator[Path]:
+    """A new folder to write to, which then replaces `last/` of a run at once."""
+    fresh, last, old = folder / ".last-new", folder / "last", folder / ".last-old"
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    yield fresh
+    if last.exists():  # else `old` is all there is, until `fresh` is in place
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(last, old)
+    os.replace(fresh, last)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def last_folder(folder: Path) -> Path:
+    """Where `put_in_place` left what a run goes on from.
+
+    Raises:
+        FileNotFoundError: nothing was saved there.
+    """
+    last = folder / "last"
+    if not last.exists() and (folder / ".last-old").exists():
+        last = folder / ".last-old"  # stopped between the two renames
+    if not (last / "training.pt").exists():
+        raise FileNotFoundError(f"nothing to resume in {folder}: it has no last/training.pt")
+    return last
 
 
 def trainer_for(

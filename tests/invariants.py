@@ -16,6 +16,7 @@ from torch import Tensor
 
 from streamlm.config import ModelConfig
 from streamlm.heads import build_model
+from streamlm.heads.sketch import SketchModel
 from streamlm.model import Model
 from streamlm.state import State, from_numpy
 
@@ -45,6 +46,8 @@ def tiny_model(*, seed: int = 1, dtype: torch.dtype = torch.float64, **options: 
                 weight.copy_(noise / 2)
             else:
                 weight.copy_(noise / weight[0].numel() ** 0.5)
+    if isinstance(model, SketchModel):
+        model.set_token_types(torch.arange(model.config.vocab_size) % 3)
     return model
 
 

@@ -9,14 +9,25 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import books, compressors, drift, forecast, gpu, linformer, store, stream
+from benchmarks import (
+    books,
+    compressors,
+    drift,
+    forecast,
+    gpu,
+    linformer,
+    speculative,
+    store,
+    stream,
+)
 from benchmarks.tools import compressors as tools
 from benchmarks.tools.compressors import ppmd_size, primed_ppmd
 from benchmarks.tools.positions import Bins, compared, curve, linear_edges, log_edges
 from benchmarks.tools.reading import endless_text
 from benchmarks.tools.reads import NONE, RECENT, WHOLE, encode_books, read_books
 from benchmarks.tools.timing import median_interval, ratio, side_by_side
-from streamlm.checkpoint import Checkpoint
+from streamlm.checkpoint import Checkpoint, load_checkpoint
+from streamlm.drafter import Drafter, DrafterConfig, save_drafter
 from streamlm.forecast.config import ForecastConfig
 from streamlm.forecast.series import Series
 from streamlm.session import Session
@@ -80,6 +91,25 @@ def test_drift(tiny_folder: Callable[..., Path], shelf: Path, tmp_path: Path) ->
     change = figures["last_minus_second"]
     assert change["low"] < change["difference"] < change["high"]
     assert (out / "drift.png").stat().st_size > 5_000
+
+
+def test_speculative(tiny_folder: Callable[..., Path], shelf: Path, tmp_path: Path) -> None:
+    out, folder = tmp_path / "out", tiny_folder()
+    checkpoint = load_checkpoint(folder, device="cpu")
+    shape = {"d_model": 8, "n_heads": 2, "d_ff": 16, "n_tokens": 2}
+    save_drafter(tmp_path / "drafter", Drafter(DrafterConfig.of(checkpoint, shape)))
+    options = ["--draft", str(tmp_path / "drafter"), "--data", str(shelf), "--threads", "1"]
+    options += ["--repeats", "2", "--tokens", "9", "--read", "30", "--eval-tokens", "200"]
+    speculative.main(["--model", str(folder), "--out", str(out), *options])
+    figures: Any = results(out / "speculative.json")
+    assert [(run["temperature"], run["drafted"]) for run in figures["runs"]] == [
+        (0.0, 2), (0.8, 2), (1.0, 2), (0.8, 1)
+    ]  # fmt: skip
+    for run in figures["runs"]:
+        assert 1 <= run["tokens_per_pass"] <= 1 + run["drafted"]
+        assert len(run["accepted_by_offset"]) == run["drafted"] and run["speedup"]["pairs"] == 2
+    assert len(figures["conditionally_independent_nats_by_offset"]) == 2
+    assert (out / "speculative.png").stat().st_size > 10_000
 
 
 def test_drift_reads_a_piece_of_every_book_in_every_tenth(tiny: Checkpoint) -> None:
@@ -193,11 +223,13 @@ def test_store_measures_what_it_says(
     monkeypatch.setattr(store, "READ", {"tiny": 3000})
     monkeypatch.setattr(store, "STATES", {"12.6 MB": (2, 160, 8)})
     monkeypatch.setattr(store, "SMALL", (1, 160, 2))
-    monkeypatch.setattr(store, "EVERY", 20)
+    monkeypatch.setattr(store, "POINTS", 4)
     monkeypatch.setattr(store, "TOKENS", 64)
     options = ["--repeats", "2", "--commits", "80", "--folder", str(tmp_path / "runs")]
     options += ["--data", str(book), "--threads", "1"]
-    store.main([*options, "--out", str(tmp_path)])
+    for parts in (["years", "forks"], ["costs", "feeding"]):
+        assert not (tmp_path / "store.png").exists()
+        store.main([*options, "--out", str(tmp_path), "--parts", *parts])
     figures = json.loads((tmp_path / "store.json").read_text())["figures"]
     found = figures["costs"]["12.6 MB"]
     assert found["state_bytes"] == 2 * (2 * 160 + 1) * 8 * 2

@@ -96,7 +96,8 @@ def test_heads_have_as_many_parameters_and_bytes() -> None:
         n = sum(weight.numel() for weight in model.parameters())
         assert n == n_parameters(config) and abs(n - wanted) <= 0.02 * wanted, name
         state = model.init_state(1)
-        carried = state.carried["retention"].numel() if config.head == "recurrent" else 0
+        kept = [state.carried[part] for part in ("retention", "pinned") if part in state.carried]
+        carried = sum(part.numel() for part in kept)
         held = (state.past.numel() + carried) / config.n_layers
         assert held == 0 if name == "full" else abs(held - slots) < 0.03 * slots, name
     with pytest.raises(ValueError, match="parameters with d_ff = 1; 10,000 are wanted"):

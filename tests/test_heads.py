@@ -17,7 +17,9 @@ from streamlm.config import ModelConfig
 from streamlm.heads import build_model
 from streamlm.heads.informer import MEASURES, SUM, THRESHOLD, Distil, position_noise
 from streamlm.heads.recurrent import MATRICES, Retention
+from streamlm.heads.sketch import SketchModel
 from streamlm.session import Session
+from streamlm.token_types import token_types
 from tests.invariants import assert_same_state, random_tokens, read, tiny_model
 from tokenizer import Tokenizer
 
@@ -77,6 +79,11 @@ HEADS: dict[str, dict[str, Any]] = {
         **{"sharing": "headwise"},
     },
     "informer": {"head": "informer", "memory_len": 32, "compressed_len": 0, "factor": 1},
+    "sinks": {"head": "sinks", "memory_len": 20, "compressed_len": 0, "pinned_len": 3},
+    "sketch": {
+        **{"head": "sketch", "memory_len": 16, "compressed_len": 8, "compression_loss": "none"},
+        "coverage": 0.1,
+    },
 }
 everywhere = pytest.mark.parametrize("head", HEADS)
 
@@ -84,7 +91,7 @@ everywhere = pytest.mark.parametrize("head", HEADS)
 @everywhere
 def test_gradients_reach_every_weight(head: str) -> None:
     model = tiny_model(**HEADS[head]).train()
-    tokens = random_tokens(model, 12)
+    tokens = random_tokens(model, 24)
     logits, _ = read(model, tokens, model.init_state(1))
     logits.square().sum().backward()
     assert all(weight.grad is not None and bool(weight.grad.any()) for weight in model.parameters())
@@ -184,6 +191,25 @@ def test_an_informer_whose_queries_all_attend_is_a_transformer_xl() -> None:
     assert torch.allclose(found, wanted, atol=1e-10)
 
 
+def test_a_threshold_that_all_reach_is_full_attention() -> None:
+    options: dict[str, Any] = {"memory_len": 0, "compressed_len": 0}
+    model = tiny_model(**options, head="informer", factor=1)
+    other = tiny_model(**options)
+    other.load_state_dict(model.state_dict())
+    tokens, state = random_tokens(model, 12, rows=2), model.init_state(2)
+    found = []
+    with torch.no_grad():
+        for start in range(0, 12, 4):
+            low = torch.full_like(state.carried[THRESHOLD], -torch.inf)
+            state = replace(state, carried={**state.carried, THRESHOLD: low})
+            logits, state = read(model, tokens[:, start : start + 4], state)
+            found.append(logits)
+        wanted, _ = read(other, tokens, other.init_state(2))
+        usual, _ = read(model, tokens, model.init_state(2))
+    assert torch.allclose(torch.cat(found, dim=1), wanted, atol=1e-10)
+    assert not torch.allclose(usual, wanted, atol=1e-3)
+
+
 def test_lazy_queries_get_the_mean_of_all_values_so_far() -> None:
     model = tiny_model(**HEADS["informer"], n_layers=1)
     layer, tokens = model.layers[0], random_tokens(model, 12)
@@ -260,15 +286,65 @@ def test_nothing_is_projected_twice() -> None:
             _, state = read(model, tokens[:, :12], model.init_state(1))
             seen.clear()
             _, state = read(model, tokens[:, 12:20], state)
-            # The Informer projects what it distilled, too.
-            assert seen == ([4, 2, 4, 2] if head == "informer" else [4, 4]), head
+            # The Informer projects what it distilled, too; the sketch its global slots anew, and
+            # the sinks theirs.
+            wanted = {"informer": [4, 2, 4, 2], "sketch": [4, 8, 4, 8], "sinks": [4, 3, 4, 3]}
+            assert seen == wanted.get(head, [4, 4]), head
             seen.clear()
             for column in range(20, 23):  # token by token, within a segment
                 _, state = model(tokens[:, column : column + 1], state)
             assert seen == [1, 1, 1], head
 
 
+def test_the_first_tokens_are_kept_and_stand_left_of_the_window() -> None:
+    """Formula by formula, at the end of a stream that is six windows long."""
+    options: dict[str, Any] = {"memory_len": 6, "compressed_len": 0}
+    model = tiny_model(**options, head="sinks", pinned_len=3, n_layers=1)
+    tokens = random_tokens(model, 39)  # 36 closed, so memory holds 30 to 35
+    with torch.no_grad():
+        found, state = read(model, tokens, model.init_state(1))
+    layer, (u, w) = model.layers[0], model.biases(0)
+    x = model.embedding(tokens)[0] * 8**0.5
+    assert torch.equal(state.carried["pinned"][0, 0], x[:3])
+    q = layer.attention.query(x).unflatten(1, (2, 3))
+    k, v = layer.attention.key_value(x).unflatten(1, (2, 2, 3)).unbind(1)
+    columns = [0, 1, 2, *range(30, 39)]
+    rows = []
+    for i in range(36, 39):
+        heads = []
+        for h in range(2):
+            scores = []
+            for column, j in enumerate(columns[: i - 26]):
+                angles = [(i - 27 - column) * 10_000 ** (-2 * n / 8) for n in range(4)]
+                place = [math.sin(a) for a in angles] + [math.cos(a) for a in angles]
+                r = layer.attention.position(torch.tensor(place).double()).unflatten(0, (2, 3))[h]
+                scores.append(((q[i, h] + u[h]) @ k[j, h] + (q[i, h] + w[h]) @ r) / 3**0.5)
+            share = torch.stack(scores).softmax(0)
+            heads.append(share @ v[columns[: i - 26], h])
+        rows.append(torch.cat(heads))
+    attended = layer.attention.output(torch.stack(rows))
+    y = layer.attention_norm(x[36:] + attended)
+    y = layer.feed_forward_norm(y + layer.feed_forward(y))
+    assert torch.allclose(found[0, 36:], model.logits(y), atol=1e-6)  # the table is of float32
+
+
+def test_sinks_are_a_window_until_the_first_tokens_have_left_it() -> None:
+    options: dict[str, Any] = {"memory_len": 10, "compressed_len": 0}
+    model = tiny_model(**options, head="sinks", pinned_len=2)
+    other = tiny_model(**options)
+    other.load_state_dict(model.state_dict())
+    tokens = random_tokens(model, 20, rows=2)
+    with torch.no_grad():
+        found, _ = read(model, tokens, model.init_state(2))
+        wanted, _ = read(other, tokens, other.init_state(2))
+    assert torch.allclose(found[:, :12], wanted[:, :12], atol=1e-10)
+    # After 12 tokens memory holds 2 to 11, and tokens 0 and 1 are seen where they are pinned.
+    assert float((found - wanted)[:, 12:].abs().amax(dim=2).min()) > 1e-4
+
+
 def test_settings_are_refused() -> None:
+    with pytest.raises(ValueError, match="pinned_len = 9; allowed: 1 to segment_len = 8"):
+        ModelConfig(vocab_size=9, head="sinks", compressed_len=0, segment_len=8, pinned_len=9)
     for head in ("recurrent", "full"):
         message = f"memory_len with head '{head}' = 128; allowed: 0"
         with pytest.raises(ValueError, match=message):
@@ -291,7 +367,10 @@ def save_model(head: str, tiny: streamlm.Checkpoint, folder: Path) -> Path:
         **{"head_dim": 16, "d_ff": 64, "segment_len": 16, "init_std": 0.2},
         **HEADS[head],
     )
-    save_checkpoint(folder, build_model(config), Tokenizer(tiny.tokenizer.model_bytes))
+    model = build_model(config)
+    if isinstance(model, SketchModel):
+        model.set_token_types(torch.from_numpy(token_types(tiny.tokenizer)))
+    save_checkpoint(folder, model, Tokenizer(tiny.tokenizer.model_bytes))
     return folder
 
 

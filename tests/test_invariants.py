@@ -34,6 +34,12 @@ LINFORMER: dict[str, object] = {
 INFORMER: dict[str, object] = {
     "head": "informer", "memory_len": 8, "compressed_len": 0, "factor": 1
 }  # fmt: skip
+SINKS: dict[str, object] = {
+    "head": "sinks", "memory_len": 5, "compressed_len": 0, "pinned_len": 2
+}  # fmt: skip
+SKETCH: dict[str, object] = {
+    "head": "sketch", "memory_len": 8, "compressed_len": 5, "compression_rate": 3
+}  # fmt: skip
 HEADS: dict[str, dict[str, object]] = {
     "informer-post": INFORMER,
     "informer-pre": {**INFORMER, "norm": "pre", "shared_bias": True},
@@ -42,7 +48,16 @@ HEADS: dict[str, dict[str, object]] = {
     "linformer-pre": {**LINFORMER, "norm": "pre", "sharing": "none", "shared_bias": True},
     "linformer-conv": {**LINFORMER, "projection": "conv", "sharing": "headwise"},
     "linformer-no-memory": {**LINFORMER, "memory_len": 0},
+    "sinks-post": SINKS,
+    "sinks-pre": {**SINKS, "norm": "pre", "memory_len": 8, "pinned_len": 3, "clamp_len": 6},
+    "sinks-short-memory": {**SINKS, "memory_len": 2},
+    "sinks-no-memory": {**SINKS, "memory_len": 0, "pinned_len": 4},
     "recurrent-post": RECURRENT,
+    "sketch-post": SKETCH,
+    "sketch-pre": {**SKETCH, "norm": "pre", "shared_bias": True, "memory_len": 4},
+    "sketch-covered": {**SKETCH, "coverage": 0.5},
+    "sketch-no-runs": {**SKETCH, "compressed_len": 0, "coverage": 0.5},
+    "sketch-no-memory": {**SKETCH, "compressed_len": 0, "memory_len": 0},
     "recurrent-pre": {**RECURRENT, "norm": "pre", "final_norm": True},
 }
 FULL: dict[str, object] = {"head": "full", "memory_len": 0, "compressed_len": 0}

@@ -2,7 +2,7 @@
 
 import torch
 
-from streamlm.positions import sinusoid
+from streamlm.positions import buckets, sinusoid
 from tests.reference.attention import sinusoid as literal
 
 
@@ -31,3 +31,10 @@ def test_clamped_distances_count_as_the_largest() -> None:
     assert torch.equal(table[-6:], free[-6:])  # distances 5 to 0
     assert torch.equal(table[:3], free[-6:-5].expand(3, 6))  # 8, 7, 6
     assert torch.equal(sinusoid(9, 6, clamp=8), free)
+
+
+def test_there_are_four_buckets_an_octave() -> None:
+    found = buckets(129, begin=8, per_octave=4).tolist()
+    assert found[:10] == [0] * 10 and found == sorted(found)
+    assert [found.index(4 * octave) for octave in range(1, 5)] == [16, 32, 64, 128]
+    assert set(found) == set(range(17))

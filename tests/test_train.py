@@ -19,8 +19,10 @@ from streamlm.checkpoint import load_checkpoint
 from streamlm.config import ModelConfig, TrainConfig
 from streamlm.data import IGNORED, Corpus, SegmentBatches
 from streamlm.heads.relative import RelativeModel
+from streamlm.heads.sketch import SketchModel
 from streamlm.losses import compression_loss
 from streamlm.recipe import Recipe
+from streamlm.token_types import token_types
 from streamlm.train import Step, Trainer, trainer_for
 from tokenizer import Tokenizer
 
@@ -52,9 +54,11 @@ VARIANTS: dict[str, dict[str, object]] = {
         **{"head": "linformer", "compressed_len": 0, "compression_loss": "none"},
         "projected_len": 4,
     },
+    "sinks": {"head": "sinks", "compressed_len": 0, "compression_loss": "none"},
     "informer": {
         **{"head": "informer", "compressed_len": 0, "compression_loss": "none", "factor": 1},
     },
+    "sketch": {"head": "sketch", "compression_loss": "none", "coverage": 0.1, "dropout": 0.1},
 }
 
 
@@ -244,6 +248,39 @@ def test_accumulated_gradients_are_the_mean_of_the_groups(
     for name, weight in model.named_parameters():
         assert weight.grad is not None
         torch.testing.assert_close(found[name], weight.grad, rtol=1e-4, atol=1e-7)
+
+
+def test_the_sketch_learns_types_and_its_coverage_loss_is_added(
+    make: MakeTrainer, books_tokenizer: Tokenizer
+) -> None:
+    """Without a coverage loss it is cross-entropy alone, to the last bit."""
+    options: dict[str, Any] = {"head": "sketch", "compression_loss": "none", "clip": 1e9}
+    plain, covered = make("plain", **options), make("covered", **options, coverage=0.5)
+    for trainer in (plain, covered):
+        assert isinstance(trainer.model, SketchModel)
+        assert trainer.model.token_types.tolist() == token_types(books_tokenizer).tolist()
+    batch = next(covered.batches[0])
+    covered.batches[0].restore(plain.batches[0].state())
+    losses = {}
+    for trainer in (plain, covered):
+        model, state = trainer.model, trainer.states[0].reset_rows(batch.begins)
+        logits, state = model(batch.inputs, state)
+        nats = torch.nn.functional.cross_entropy(
+            *(logits.flatten(0, 1), batch.targets.flatten()), ignore_index=IGNORED, reduction="sum"
+        )
+        loss = nats / int((batch.targets != IGNORED).sum())
+        losses[trainer], added = float(loss.detach()), model.segment_loss(state)
+        assert (added is None) == (trainer is plain)
+        (loss if added is None else loss + added).backward()
+        wanted = [None if w.grad is None else w.grad.clone() for w in model.parameters()]
+        model.zero_grad(set_to_none=True)
+        found = gradients(trainer)
+        for (name, _), gradient in zip(model.named_parameters(), wanted, strict=True):
+            assert (gradient is None) == (name not in found)
+            assert gradient is None or torch.equal(found[name], gradient), name
+    (without,), (with_it,) = (list(islice(each.run(), 1)) for each in (plain, covered))
+    assert without.compression_loss == 0.0 < with_it.compression_loss <= 0.5
+    assert losses[plain] == pytest.approx(losses[covered], rel=1e-5)
 
 
 def test_gradients_are_clipped_the_compressor_apart(make: MakeTrainer) -> None:

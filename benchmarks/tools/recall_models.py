@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from streamlm.compare import heads
 from streamlm.config import COMPRESSION_LOSSES, COMPRESSIONS, ModelConfig
 
 VOCAB, FAMILY = 512, 8  # chance is 1 / FAMILY
 SEGMENT, MEMORY, COMPRESSED, RATE = 32, 32, 32, 4
 ORACLE, WINDOW = "uncompressed, M + c·C slots", "window, M + C slots"
+HEADS_BASE = "compressed, by conv"
 SHAPE: dict[str, Any] = {
     **{"vocab_size": VOCAB, "n_layers": 2, "d_model": 64, "n_heads": 2, "head_dim": 32},
     **{"d_ff": 128, "segment_len": SEGMENT, "norm": "pre", "final_norm": True},
@@ -57,6 +59,17 @@ def entries(compressions: Sequence[str] = COMPRESSIONS) -> list[Entry]:
             name = f"{compression}, {loss}" if loss else compression
             found.append(Entry(name, config))
     return found
+
+
+def heads_entries() -> list[Entry]:
+    """The oracle, the window, and every other head with as many parameters and bytes of state."""
+    base = ModelConfig(**SHAPE, memory_len=MEMORY, compressed_len=COMPRESSED)
+    others = [
+        Entry(HEADS_BASE if variant.name == "compressed" else variant.name, variant.config)
+        for variant in heads(base)
+        if variant.name != "window"
+    ]
+    return [*entries([]), *others]
 
 
 def _config(compression: str, loss: str) -> ModelConfig | None:

@@ -53,9 +53,10 @@ def _area(found: Iterable[float | None]) -> str:
 def draw(figures: dict[str, Any], settings: dict[str, Any], path: Path) -> None:
     figure, (left, right) = panels(2, size=(10.4, 4.2), widths=[1.25, 1])
     first, last = span(figures)
-    compressed = [name for name, model in figures.items() if model["compressed"]]
     best: dict[str, str] = {}  # of each compression, the loss that served it best
-    for name in compressed:
+    for name in figures:
+        if name in (ORACLE, WINDOW):
+            continue
         kind = name.partition(",")[0]
         share = float(np.mean(remembered(figures[name], last, first)))
         if kind not in best or share > np.mean(remembered(figures[best[kind]], last, first)):
@@ -80,7 +81,7 @@ def _curves(axis: Any, figures: dict[str, Any], shown: dict[str, str]) -> None:
             markersize=3.5,
             linewidth=2.0 if name in (ORACLE, WINDOW) else 1.5,
             linestyle=(0, (4, 2)) if name == ORACLE else "-",
-            label=name,
+            label=name.partition(",")[0],
             zorder=3 if name == ORACLE else 2,
         )
         axis.fill_between(

@@ -8,6 +8,8 @@ from streamlm.heads.informer import InformerModel
 from streamlm.heads.linformer import LinformerModel
 from streamlm.heads.recurrent import RecurrentModel
 from streamlm.heads.relative import RelativeModel
+from streamlm.heads.sinks import SinksModel
+from streamlm.heads.sketch import SketchModel
 from streamlm.model import Model
 
 HEADS: dict[str, Callable[[ModelConfig], Model]] = {
@@ -16,6 +18,8 @@ HEADS: dict[str, Callable[[ModelConfig], Model]] = {
     "full": FullModel,
     "linformer": LinformerModel,
     "informer": InformerModel,
+    "sinks": SinksModel,
+    "sketch": SketchModel,
 }
 
 

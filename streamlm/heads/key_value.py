@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from streamlm.cache import counted_back
 from streamlm.config import ModelConfig
 from streamlm.eviction import Eviction
 from streamlm.layer import AnyLayer
@@ -150,6 +151,13 @@ class KeyValueModel(Model):
             },
             cache=cache,
         )
+
+    @torch.no_grad()
+    def cut(self, before: State, tokens: Tensor, after: State, n: int) -> State:
+        """Only counted back, unless what is carried has changed; see `Model.cut`."""
+        if any(after.carried[name] is not each for name, each in before.carried.items()):
+            return super().cut(before, tokens, after, n)
+        return counted_back(before, after, n)
 
     def commit(self, state: State) -> tuple[State, Eviction | None]:
         """Close the full open segment; see `Model.commit`."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from streamlm.attention import attention_mask
-from streamlm.cache import build_cache, committed_cache
+from streamlm.cache import build_cache, committed_cache, counted_back
 from streamlm.compression import COMPRESSORS, Conv, Dilated, Select
 from streamlm.config import ModelConfig
 from streamlm.eviction import Eviction, evict
@@ -165,6 +165,13 @@ class RelativeModel(Model):
             return self.output_bias.new_empty(0)
         memory = slice(self.config.compressed_len, self.config.past_len)
         return weights.detach()[..., memory].float().mean(dim=1).sum(dim=1)
+
+    @torch.no_grad()
+    def cut(self, before: State, tokens: Tensor, after: State, n: int) -> State:
+        """Only counted back, unless usage is known of all tokens together; see `Model.cut`."""
+        if self.config.wants_usage:
+            return super().cut(before, tokens, after, n)
+        return counted_back(before, after, n)
 
     # -- closing a segment ------------------------------------------------------------------------
 
