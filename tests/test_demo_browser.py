@@ -172,6 +172,7 @@ def test_two_forks_side_by_side(visit: Visit, prose: Any) -> None:
     visitor.page.get_by_label("B: seed").fill("1")
     for at, alike in (("", True), ("20", False)):
         visitor.page.get_by_label("B: from token").fill(at)
+        visitor.page.evaluate("document.querySelector('#both-said .prose').textContent = ''")
         visitor.page.locator("#write-both").click()
         visitor.page.locator("#both-said", has_text="Neither is part").wait_for(state="visible")
         texts = [visitor.page.locator(f"#side-{side} .page").inner_text() for side in "ab"]

@@ -54,7 +54,9 @@ def sessions_tab(desk: Desk, frame: Frame) -> gr.Tab:
                 yes = gr.Button("Delete it for good", variant="stop", elem_id="delete-yes")
                 no = gr.Button("Keep it", elem_id="delete-no")
 
-    views = [said, shelf_list, timeline, point, passage, frame.session, frame.standing, frame.strip]
+    drawn = gr.State("")  # the session that is shown
+    views = [said, shelf_list, timeline, point, passage]
+    views += [frame.session, frame.standing, frame.strip, drawn]
 
     def show(shelf: Shelf, name: str, *, who: str) -> tuple[Any, ...]:
         history = shelf.history(name) if shelf.has(name) else []
@@ -67,6 +69,7 @@ def sessions_tab(desk: Desk, frame: Frame) -> gr.Tab:
             choices(shelf, name),
             stand(shelf, name),
             strip_of(desk, shelf, name, visitor=who),
+            name,
         )
 
     def act(request: gr.Request, action: Action) -> tuple[Any, ...]:
@@ -75,14 +78,18 @@ def sessions_tab(desk: Desk, frame: Frame) -> gr.Tab:
             shelf, who = desk.shelf(request), visitor(request)
             name, words = action(shelf, who)
             return (message(words), *show(shelf, name, who=who))
-        return (told[0], *[gr.skip()] * 7)
+        return (told[0], *[gr.skip()] * 8)
 
     def opened(name: str, request: gr.Request) -> tuple[Any, ...]:
         with refusals() as told:
             if not name:  # the page is not ready; it comes back when it is
-                return (gr.skip(),) * 8
+                return (gr.skip(),) * 9
             return (gr.skip(), *show(desk.shelf(request), name, who=visitor(request)))
-        return (told[0], *[gr.skip()] * 7)
+        return (told[0], *[gr.skip()] * 8)
+
+    def changed(name: str, before: str, request: gr.Request) -> tuple[Any, ...]:
+        # What is done here changes the session, too, and has shown it by then.
+        return (gr.skip(),) * 9 if name == before else opened(name, request)
 
     def at_point(name: str, at: float, request: gr.Request) -> str:
         with refusals() as told:
@@ -146,7 +153,8 @@ def sessions_tab(desk: Desk, frame: Frame) -> gr.Tab:
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     model: dict[str, Any] = {**QUICK, **private}
     tab.select(lambda: "", None, said, queue=False, **private)
-    gr.on([tab.select, frame.session.change], opened, frame.session, views, **model)
+    tab.select(opened, frame.session, views, **model)
+    frame.session.change(changed, [frame.session, drawn], views, **model)
     follow: dict[str, Any] = {**model, "trigger_mode": "always_last"}
     point.change(at_point, [frame.session, point], passage, **follow)
     rewind.click(rewound, [frame.session, point], views, **model)
