@@ -269,6 +269,16 @@ class Directory:
                     continue
         return total
 
+    def move(self, target: Path) -> None:
+        """Give the session another place in the same file system."""
+        root = Path(os.path.realpath(self.root))
+        if os.path.lexists(target):
+            raise StoreError(f"{target}: something is there already. Give another name.")
+        os.rename(root, target)  # refuses a folder with something in it, made meanwhile
+        if self.durable:
+            for folder in {root.parent, target.parent}:
+                sync_folder(folder)
+
     def delete(self) -> None:
         # One rename ends the session; what a crash leaves after it is no session any more.
         root = Path(os.path.realpath(self.root))

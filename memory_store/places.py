@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 from memory_store.archive import export_session, import_session
@@ -81,6 +82,27 @@ def copy(where: Place, to: Place) -> None:
 
 def _backend(where: Place) -> Backend:
     return Objects.at(str(where)) if is_url(where) else Directory(where, "full")
+
+
+def rename(where: Place, to: Place) -> None:
+    """Give a session another place beside it; nobody may be writing to it.
+
+    In object storage, which renames nothing, it is copied, and then deleted.
+
+    Raises:
+        NotFound, Corrupt: the source is no session, or damaged.
+        Locked: a writer holds one of its branches.
+        StoreError: the target holds something, or the medium refuses.
+    """
+    store = open_store(where)
+    with ExitStack() as stack, os_errors("renaming", where):
+        for branch in store.branches():
+            stack.enter_context(store.writer(branch))
+        if is_url(where) or is_url(to):
+            copy(where, to)
+            _backend(where).delete()
+        else:
+            Directory(where, "full").move(Path(to))
 
 
 def mend_header(where: Place) -> str | None:

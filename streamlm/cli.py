@@ -1,4 +1,4 @@
-"""The command line: feed, generate, score, sessions, train, eval, draft and others."""
+"""The command line: feed, generate, score, sessions, train, eval, compare, demo and others."""
 
 import io
 import json
@@ -35,6 +35,7 @@ from streamlm.cli_common import (
 )
 from streamlm.cli_compare import compare
 from streamlm.cli_convert import app as convert_app
+from streamlm.cli_demo import demo
 from streamlm.cli_draft import app as draft_app
 from streamlm.cli_forecast import app as forecast_app
 from streamlm.cli_suite import Names, Plot, Sequences, Suite, measure_suite
@@ -70,6 +71,7 @@ app.add_typer(convert_app, name="convert")
 app.add_typer(forecast_app, name="forecast")
 app.add_typer(draft_app, name="draft")
 app.command()(compare)
+app.command()(demo)
 
 
 def _version(wanted: bool) -> None:

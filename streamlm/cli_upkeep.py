@@ -1,4 +1,4 @@
-"""`streamlm sessions` gc, pin, verify, recover, export, import, copy."""
+"""`streamlm sessions` gc, pin, verify, recover, rename, export, import, copy."""
 
 import json
 from pathlib import Path
@@ -118,6 +118,18 @@ def import_(
     """Unpack a session that was exported, checking everything."""
     places.import_(file, _free_place(store, name))
     _tell_new(store, name, as_json)
+
+
+@app.command()
+def rename(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The session.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="Its new name.")],
+    store: Store = "sessions",
+    as_json: Json = False,
+) -> None:
+    """Give a session another name. Nobody may be writing to it."""
+    places.rename(_place(store, name), _free_place(store, new))
+    _tell_new(store, new, as_json)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""What reading a text tells: how much was read, how fast, and how likely it was."""
+"""What reading and writing tell: how much, how fast, how likely it was, and what else was."""
 
 import math
 from collections.abc import Callable
@@ -61,6 +61,26 @@ class ReadReport:
         if self.ids:
             values |= {"ids": self.ids, "log_probs": self.log_probs}
         return values
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One token that was written, and what might have stood there.
+
+    Probabilities are the model's own, before temperature and filters; tokens that are never written
+    have none.
+
+    Attributes:
+        id: the token; text: the characters that it completes, "" within a character.
+        probability: what the model gave it.
+        others: the likeliest tokens and their probabilities, likeliest first; the chosen one may be
+            among them. Half a character is U+FFFD.
+    """
+
+    id: int
+    text: str
+    probability: float
+    others: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -209,6 +209,15 @@ class Keeping:
 
     # -- reading back -----------------------------------------------------------------------------
 
+    def ids(self, start: int, stop: int) -> np.ndarray:
+        """The token ids at [start, stop), saved or not, int32."""
+        saved = self.ref.position if self.ref is not None else 0
+        unsaved = self.log.take(max(start, saved), stop)
+        if self.ref is None or start >= saved:
+            return unsaved
+        there = self.store.tokens(self.ref, start, min(stop, saved))
+        return np.concatenate([there, unsaved])
+
     def load(self, source: Ref | Commit) -> tuple[TextStream, Reading | None]:
         """The stream that was committed, and the call of `feed` to go on with."""
         snapshot = self.store.load(source, fingerprints=self._checkpoint.fingerprints)

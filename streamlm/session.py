@@ -14,7 +14,7 @@ from memory_store import MemoryStore, Ref, Retention
 from streamlm.checkpoint import Checkpoint
 from streamlm.drafter import Drafter
 from streamlm.memory_report import MemoryReport, observe, window
-from streamlm.reports import Progress, ProgressCallback, ReadReport
+from streamlm.reports import Choice, Progress, ProgressCallback, ReadReport
 from streamlm.saving import Keeping, TokenLog
 from streamlm.sources import OpenSource, Reading, Source, continue_reading
 from streamlm.state import State
@@ -112,6 +112,8 @@ class Session:
         self,
         *sources: Source,
         errors: Literal["strict", "replace"] = "strict",
+        details: bool = False,
+        block_bytes: int | None = None,
         progress: ProgressCallback | None = None,
     ) -> ReadReport:
         """Read text into memory.
@@ -124,14 +126,21 @@ class Session:
             sources: paths, texts, file objects, iterators of str or bytes; read one after another.
                 A str is a path where it names a file (see `streamlm.sources.as_path`).
             errors: "strict" refuses invalid UTF-8 and binary files, "replace" reads U+FFFD there.
-            progress: called after each block of some thousand tokens.
+            details: also keep ids and log-probabilities of every token in the report (memory grows
+                with them, unless `progress` takes them out).
+            block_bytes: size of a block; None takes `streamlm.sources.BLOCK`.
+            progress: called after each block, of some thousand tokens unless `block_bytes` differs.
+                What it raises ends the reading there.
 
         Raises:
-            ValueError: nothing to read, binary or invalid text; what came before it is kept.
+            ValueError: nothing to read, binary or invalid text; what came before it is kept. Or
+                block_bytes below 1.
             FileNotFoundError, IsADirectoryError, PermissionError: before anything is read.
         """
         self._writable("feed")
-        opened = _open_sources(sources)
+        if block_bytes is not None and block_bytes < 1:
+            raise ValueError(f"block_bytes = {block_bytes}; allowed: at least 1")
+        opened = _open_sources(sources, block_bytes=block_bytes)
         done = continue_reading(self._reading, opened).done
         report, started = ReadReport(), time.perf_counter()
         report.skipped_bytes = sum(source.n_bytes for source in opened)
@@ -139,11 +148,12 @@ class Session:
             lengths = self.checkpoint.tokenizer.token_lengths
             report.skipped_bytes -= int(lengths[self._stream.ahead].sum())
         if len(self._stream.ahead):
-            self._read(self._stream, self._reading, report)
+            self._read(self._stream, self._reading, report, keep=details)
         for source in opened[len(done) :]:
             for block in source:
                 reached = Reading(done, source.n_bytes, source.digest) if source.is_file else None
-                self._read(self._with_block(source, block, errors), reached, report)
+                stream = self._with_block(source, block, errors)
+                self._read(stream, reached, report, keep=details)
                 report.seconds = time.perf_counter() - started
                 report.position = self.position
                 if progress is not None:
@@ -251,7 +261,20 @@ class Session:
             stream, trail, reading, self._version + 1
         )  # fmt: skip
 
-    # -- what is remembered -----------------------------------------------------------------------
+    # -- what was read, and is remembered ---------------------------------------------------------
+
+    def text(self, start: int = 0, stop: int | None = None) -> str:
+        """The text of the tokens start ≤ i < stop, from the store's log; stop = None: to the end.
+
+        Raises:
+            ValueError: the session has no store, or not 0 ≤ start ≤ stop ≤ position.
+            memory_store.NotFound: the log begins later.
+        """
+        keeping = self._bound("look up what was read")
+        stop = self.position if stop is None else stop
+        if not 0 <= start <= stop <= self.position:
+            raise ValueError(f"tokens {start} to {stop}; allowed: a part of 0 to {self.position}")
+        return self.checkpoint.tokenizer.decode(keeping.ids(start, stop))
 
     def memory_report(self) -> MemoryReport:
         """What the model still remembers of the stream, slot by slot.
@@ -321,64 +344,98 @@ class Session:
             repetition_penalty=repetition_penalty,
         )
         stops = [stop] if isinstance(stop, str) else list(stop)
-        if max_tokens < 0:
-            raise ValueError(f"max_tokens = {max_tokens}; allowed: 0 or more")
         if not all(isinstance(text, str) and text for text in stops):
             raise ValueError(f"stop = {stop!r}; allowed: strings that are not empty")
+        text = Stops(stops)
+        choices = self.choices(prompt, sampling, max_tokens=max_tokens, seed=seed, drafter=drafter)
+
+        def pieces() -> Iterator[str]:
+            for choice in choices:
+                ready, found = text.push(choice.text)
+                if ready:
+                    yield ready
+                if found:
+                    return
+            if text.held:
+                yield text.held
+
+        return pieces()
+
+    def choices(
+        self,
+        prompt: str = "",
+        sampling: Sampling | None = None,
+        *,
+        max_tokens: int = 256,
+        others: int = 0,
+        seed: int | None = None,
+        drafter: Drafter | None = None,
+    ) -> Iterator[Choice]:
+        """`generate`, token by token: with each, how likely it was and what else was likely.
+
+        Args:
+            others: so many of the likeliest tokens are told with each; see `Choice`.
+
+        Raises:
+            ValueError: at once, for a value that is not allowed.
+        """
+        if max_tokens < 0:
+            raise ValueError(f"max_tokens = {max_tokens}; allowed: 0 or more")
+        if others < 0:
+            raise ValueError(f"others = {others}; allowed: 0 or more")
         if seed is not None and seed < 0:
             raise ValueError(f"seed = {seed}; allowed: 0 or more")
         if drafter is not None:
             drafter.check(self.checkpoint)
         self._writable("generate")
-        return self._generate(prompt, max_tokens, sampling, stops, seed, drafter)
+        return self._choices(prompt, sampling or Sampling(), max_tokens, others, seed, drafter)
 
-    def _generate(
+    def _choices(
         self,
         prompt: str,
-        max_tokens: int,
         sampling: Sampling,
-        stops: list[str],
+        max_tokens: int,
+        others: int,
         seed: int | None,
         drafter: Drafter | None,
-    ) -> Iterator[str]:
+    ) -> Iterator[Choice]:
         if prompt:
             stream = self._stream.take_text(self.checkpoint, prompt, errors="replace")
             self._read(stream, self._reading)
         self._end_text()
         if seed is not None:
             self._stream, self._version = self._stream.seeded(seed), self._version + 1
-        text, left = Stops(stops), max_tokens
+        left = max_tokens
         while left:
             before = self._stream
-            for stream, chosen, piece in before.write_tokens(
-                self.checkpoint, sampling, drafter, limit=left
+            for stream, choice in before.write_tokens(
+                self.checkpoint, sampling, drafter, limit=left, others=others
             ):
                 self._writable("generate")  # who reads on may have closed it meanwhile
                 if self._stream is not before:
                     break  # saved, or read on: the rest of the draft does not follow any more
-                self._moved(stream, np.array([chosen], np.int32), self._reading)
+                self._moved(stream, np.array([choice.id], np.int32), self._reading)
                 before, left = stream, left - 1
                 self._save_when_due()
-                ready, found = text.push(piece)
-                if ready:
-                    yield ready
-                if found:
-                    return
-        if text.held:
-            yield text.held
+                yield choice
 
     # -- forks and snapshots ----------------------------------------------------------------------
 
-    def fork(self, branch: str | None = None) -> "Session":
+    def fork(self, branch: str | None = None, *, tokens: int | None = None) -> "Session":
         """A session that goes on from here on its own; nothing is copied.
 
         Args:
             branch: None gives a session without a store. A name begins a branch of that name in
                 this session's store, after saving.
+            tokens: where to begin instead: an earlier position, as `rewind` would go to.
 
         Raises:
-            ValueError: the branch exists, or the session has no store.
+            ValueError: the branch exists, the session has no store, or tokens is out of range.
         """
+        if tokens is not None and not 0 <= tokens <= self.position:
+            raise ValueError(f"tokens = {tokens}; allowed: 0 to {self.position}")
+        if branch is None and tokens is not None:
+            return self._branch_off_at(tokens)
         if branch is None:
             other = self._branch_off()
             other._trail = self._whole_trail()
@@ -391,11 +448,28 @@ class Session:
         other.save_every = self.save_every
         ref = keeping.store.publish(saved, branch=branch)
         other._bind(keeping.store, branch, ref, retention=keeping.retention)
+        if tokens is not None:
+            other.rewind(tokens=tokens)
         return other
 
     def _branch_off(self) -> "Session":
         other = Session(self.checkpoint)
         other._stream = self._stream
+        return other
+
+    def _branch_off_at(self, tokens: int) -> "Session":
+        keeping = self._bound("fork at a position")
+        head = self.saved if self.readonly else self.save()
+        assert head is not None
+        if tokens > head.position:  # read since, by a session that may not save
+            raise ValueError(f"tokens = {tokens}; allowed: 0 to {head.position}")
+        length = window(self.checkpoint.model.config)
+        commit = keeping.store.nearest(head, max(0, tokens - length))
+        stream, _ = keeping.load(commit)
+        ids = keeping.store.tokens(head, commit.position, tokens)
+        other = Session(self.checkpoint)
+        other._trail = self._new_trail(stream, ids)
+        other._stream = stream.read_ids(self.checkpoint, ids).without_held_text(self.checkpoint)
         return other
 
     def save(self) -> Ref:
@@ -529,7 +603,9 @@ class Session:
             raise ValueError(f"cannot {doing}: the session was opened to be read only")
 
 
-def _open_sources(sources: tuple[Source, ...]) -> list[OpenSource]:
+def _open_sources(
+    sources: tuple[Source, ...], *, block_bytes: int | None = None
+) -> list[OpenSource]:
     if not sources:
         raise ValueError("no source given; allowed: paths, texts, file objects, iterators")
-    return [OpenSource(source) for source in sources]
+    return [OpenSource(source, block_bytes=block_bytes) for source in sources]

@@ -39,8 +39,9 @@ class OpenSource:
         n_bytes: handed out so far.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, *, block_bytes: int | None = None) -> None:
         self.n_bytes = 0
+        self._block = BLOCK if block_bytes is None else block_bytes
         self.size: int | None = None
         self._sha = hashlib.sha256()
         self._path = as_path(source)
@@ -97,19 +98,19 @@ class OpenSource:
             with open(self._path, "rb") as file:
                 file.seek(self.n_bytes)
                 cut = b""
-                while data := file.read(BLOCK):
+                while data := file.read(self._block):
                     block, cut = whole_characters(cut + data)
                     if block:
                         yield block
                 if cut:
                     yield cut
         elif isinstance(source, str):
-            for start in range(0, len(source), BLOCK):
-                yield source[start : start + BLOCK]
+            for start in range(0, len(source), self._block):
+                yield source[start : start + self._block]
         elif hasattr(source, "read"):
             # A pipe gives what it has: text that arrives slowly is read as it comes.
             read = getattr(source, "read1", None) or source.read
-            while block := read(BLOCK):
+            while block := read(self._block):
                 yield block
         else:
             for piece in cast(Iterable[object], source):
@@ -117,8 +118,8 @@ class OpenSource:
                     raise TypeError(
                         f"the iterator gave {type(piece).__name__}; allowed: str or bytes"
                     )
-                for start in range(0, len(piece), BLOCK):
-                    yield piece[start : start + BLOCK]
+                for start in range(0, len(piece), self._block):
+                    yield piece[start : start + self._block]
 
 
 def whole_characters(data: bytes) -> tuple[bytes, bytes]:

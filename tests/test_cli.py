@@ -451,8 +451,14 @@ def test_a_session_travels(kept: CommandLine) -> None:
         assert found["snapshots"] == shown["snapshots"]
         kept.works("feed", "text.txt", "--session", name, "--store", store)
     assert kept.works("sessions", "show", "s", "--json").json == shown
+    kept.works("sessions", "rename", "u", "w")
+    assert kept.works("sessions", "show", "w", "--json").json["position"] > at
+    assert "no session 'u'" in kept("sessions", "show", "u").err
+    kept.works("sessions", "rename", "w", "u")
     for arguments, message in (
         (["import", "s.zip", "u"], "exists already"),
+        (["rename", "s", "u"], "exists already"),
+        (["rename", "s@side", "w"], "is a branch"),
         (["copy", "s@side", "w"], "is a branch"),
         (["import", "text.txt", "w"], "no archive of a session"),
         (["copy", "nobody", "w"], "no session 'nobody'"),

@@ -41,7 +41,7 @@ LAYERS: tuple[set[str], ...] = (
     {"compare_plot", "memory_view"},
     {"compare_report"},
     {"cli_common"},
-    {"cli_convert", "cli_draft", "cli_forecast", "cli_sessions", "cli_suite"},
+    {"cli_convert", "cli_demo", "cli_draft", "cli_forecast", "cli_sessions", "cli_suite"},
     {"cli_upkeep"},
     {"cli_compare"},
     {"cli"},
@@ -49,19 +49,20 @@ LAYERS: tuple[set[str], ...] = (
 )
 LEVEL = {module: level for level, row in enumerate(LAYERS) for module in row}
 
-# Packages that a part of the project must not import. `cli` alone may reach up: its `demo` command
-# starts the app.
+# Packages that a part of the project must not import. `cli_demo` alone may reach up: it starts the
+# app.
 FORBIDDEN = {
     "tokenizer": {"torch", "streamlm", "memory_store", "apps", "tests", "benchmarks"},
     "memory_store": {"torch", "streamlm", "tokenizer", "apps", "tests", "benchmarks"},
     "streamlm": {"apps", "tests", "benchmarks"},
+    "apps": {"torch", "tests", "benchmarks"},  # no model logic
 }
-MAY_REACH_UP = {("cli", "apps")}
+MAY_REACH_UP = {("cli_demo", "apps")}
 
 # Loaded when used, never by `import streamlm`.
 HEAVY = {
     *("zarr", "google_crc32c", "obstore", "gradio", "matplotlib"),
-    *("sentencepiece", "typer", "rich", "pandas"),
+    *("sentencepiece", "typer", "rich", "pandas", "bs4", "pypdf"),
 }
 
 # Home folders and work folders of one machine; written so that this line does not match itself.
@@ -137,7 +138,7 @@ def test_every_module_has_a_row() -> None:
         ("streamlm", "model", "from streamlm import __version__", True),
         ("streamlm", "cli", "from streamlm import Session", False),
         ("streamlm", "config", "from streamlm.positions import sinusoid", True),
-        ("streamlm", "cli", "def demo():\n    from apps.demo import main", False),
+        ("streamlm", "cli_demo", "def demo():\n    from apps.demo.launch import run", False),
         ("streamlm", "session", "import apps", True),
         ("tokenizer", "stream", "import torch.nn", True),
         ("memory_store", "zarr", "from streamlm.state import State", True),
@@ -163,6 +164,18 @@ def test_version_is_one() -> None:
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert streamlm.__version__ == project["version"]
+
+
+def test_the_demo_has_the_versions_that_all_have() -> None:
+    def pins(name: str) -> dict[str, str]:
+        lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+        pinned = (line.partition("==") for line in lines if line and not line.startswith("#"))
+        return {package.lower().replace("_", "-"): version for package, _, version in pinned}
+
+    all_, demo = pins("constraints.txt"), pins("demo-constraints.txt")
+    differing = {name for name in all_.keys() & demo.keys() if all_[name] != demo[name]}
+    assert differing == {"pillow", "pydantic", "pydantic-core"}
+    assert not any(all_[name] == demo[name] for name in all_.keys() & demo.keys())
 
 
 def project_files() -> list[Path]:

@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,21 @@ from streamlm.cli import app
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
+DEMO = ROOT / "apps" / "README.md"  # its Python needs a server: see test_demo_api
 
 
-def blocks(*languages: str) -> list[str]:
-    """The fenced blocks of the README in these languages."""
-    assert README.is_file(), f"{README.name} is missing from the root of the repository"
-    text = README.read_text(encoding="utf-8")
+def blocks(*languages: str, file: Path = README) -> list[str]:
+    """The fenced blocks of a README in these languages."""
+    assert file.is_file(), f"{file.relative_to(ROOT)} is missing from the repository"
+    text = file.read_text(encoding="utf-8")
     found = re.findall(r"(?ms)^```(\S*)[^\n]*\n(.*?)^```$", text)
     return [block for language, block in found if language in languages]
 
 
 def commands(program: str) -> Iterator[list[str]]:
     """The words behind `program` of each line that calls it, `$ ` in front or not."""
-    for block in blocks("console", "bash", "sh"):
+    shown = [blocks("console", "bash", "sh", file=file) for file in (README, DEMO)]
+    for block in chain.from_iterable(shown):
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line.removeprefix("$ "), comments=True)
             if words[:1] == [program]:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import memory_store.files
-from memory_store import DirectoryStore, NotFound, Snapshot, StoreError
+from memory_store import DirectoryStore, Locked, NotFound, Snapshot, StoreError, places
 from tests.stores import ROOT, Stream, assert_equal, assert_helpful, new_store
 
 NAMES = [
@@ -227,3 +227,25 @@ def test_what_is_below_a_file_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(NotFound) as caught:
         DirectoryStore.open(tmp_path / "file" / "s.zarr")
     assert_helpful(caught.value)
+
+
+def test_a_session_gets_another_name(tmp_path: Path) -> None:
+    store, stream = new_store(tmp_path / "a.zarr"), Stream()
+    stream.read(4, memory=4)
+    snapshot = stream.snapshot()
+    ref = store.commit(snapshot, parent=None)
+    store.publish(ref, branch="side")
+    with store.writer("side"), pytest.raises(Locked):
+        places.rename(tmp_path / "a.zarr", tmp_path / "b.zarr")
+    (tmp_path / "c.zarr").mkdir()
+    with pytest.raises(StoreError, match="already") as caught:
+        places.rename(tmp_path / "a.zarr", tmp_path / "c.zarr")
+    assert_helpful(caught.value)
+    places.rename(tmp_path / "a.zarr", tmp_path / "b.zarr")
+    assert places.session_names(tmp_path) == ["b", "c"]
+    again = places.open_store(tmp_path / "b.zarr")
+    assert again.session == store.session and again.branches() == ["main", "side"]
+    assert_equal(again.load(ref), snapshot)
+    again.verify()
+    with pytest.raises(NotFound):
+        places.rename(tmp_path / "a.zarr", tmp_path / "d.zarr")

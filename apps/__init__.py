@@ -1,0 +1,1 @@
+"""Applications over streamlm.Session; they hold no model logic."""

@@ -1,0 +1,70 @@
+"""`streamlm demo`: a place for files, serving until told to end, and saving what is under way."""
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def run(
+    store: str = "sessions",
+    *,
+    model: str = "books",
+    device: str = "auto",
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    root_path: str | None = None,
+    auth: Sequence[tuple[str, str]] = (),
+    shared: bool | None = None,
+    mcp: bool = False,
+    browser: bool = False,
+    results: str = "benchmarks/results",
+    say: Callable[[str], None] = print,
+) -> None:
+    """Serve the demo until Ctrl-C, or until the process is told to end.
+
+    Args:
+        store: the folder of sessions, or a URL of object storage.
+        shared: everybody sees the same sessions. By default they do on this computer; elsewhere
+            each user has their own, or each browser, where nobody logs in.
+        say: tells where the demo is.
+
+    Raises:
+        ValueError: gradio is not installed, or the port is taken.
+    """
+    with tempfile.TemporaryDirectory(prefix="streamlm-demo-") as files:
+        # Gradio reads these when it is imported.
+        os.environ["GRADIO_TEMP_DIR"] = files
+        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+        try:
+            from apps.demo.desk import Desk
+            from apps.demo.server import serve
+        except ModuleNotFoundError as error:
+            raise ValueError(f"the demo needs {error.name}: pip install 'streamlm[demo]'") from None
+        whose = whose_shelves(host, auth=bool(auth), shared=shared)
+        desk = Desk(store, files=files, model=model, device=device, whose=whose, results=results)
+        page, address = serve(
+            desk, host=host, port=port, root_path=root_path, auth=auth, mcp=mcp, browser=browser
+        )
+        say(f"the demo is at {address} (Ctrl-C ends it)")
+        if mcp:
+            say(f"its tools for MCP clients are at {address}gradio_api/mcp/")
+        try:
+            while True:
+                time.sleep(3600)
+        finally:
+            desk.jobs.end()  # saves what is being read
+            page.close(verbose=False)
+
+
+def whose_shelves(
+    host: str, *, auth: bool, shared: bool | None
+) -> Literal["one", "user", "browser"]:
+    """Who shares sessions with whom; see `run`."""
+    if shared or (shared is None and not auth and host in LOOPBACK):
+        return "one"
+    return "user" if auth else "browser"

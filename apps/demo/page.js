@@ -1,0 +1,135 @@
+// Touch a slot of the memory to see its passage; point at a written token to see what else was
+// likely. Both work by keyboard. Events are heard on the document, for the page redraws its parts.
+(() => {
+  const facts = new WeakMap();
+  const chosen = new Map(); // by the part of the page, for its picture is drawn anew
+  const clamp = (value, low, high) => Math.max(low, Math.min(high, value));
+
+  function memoryOf(figure) {
+    if (!facts.has(figure)) {
+      const memory = JSON.parse(figure.dataset.memory);
+      memory.pieces = figure.dataset.pieces.split("\x1f");
+      facts.set(figure, memory);
+    }
+    return facts.get(figure);
+  }
+
+  const partOf = (figure) => figure.closest(".block")?.id;
+
+  function showSlot(figure, slot, layer) {
+    const memory = memoryOf(figure);
+    slot = clamp(slot, 0, memory.columns.length - 1);
+    layer = clamp(layer, 0, memory.attention.length - 1);
+    chosen.set(partOf(figure), [slot, layer]);
+    const row = memory.start.length > 1 ? layer : 0;
+    const start = memory.start[row][slot], stop = memory.stop[row][slot];
+    const text = (from, to) =>
+      memory.pieces.slice(Math.max(0, from - memory.first), Math.max(0, to - memory.first)).join("");
+    const strip = figure.classList.contains("strip");
+    const attention = memory.attention[layer][slot], lost = memory.lost[layer][slot];
+    const [kind] = memory.zones.find(([, , last]) => slot < last);
+    const kinds = { compressed: "Compressed slot", memory: "Memory slot", segment: "Open segment" };
+    const about = [
+      strip ? "" : `layer ${layer + 1}`,
+      stop - start > 1 ? `${stop - start} tokens` : "one token",
+      `${(memory.position - stop + 1).toLocaleString()} tokens ago`,
+      `${attention.toFixed(2)} % of attention`,
+      kind === "compressed" ? `${Math.round(lost * 100)} % lost` : "whole",
+    ];
+    const caption = figure.querySelector("figcaption");
+    const title = document.createElement("b");
+    title.textContent = kinds[kind];
+    const mark = document.createElement("mark");
+    mark.textContent = text(start, stop);
+    caption.replaceChildren(
+      title, ` · ${about.filter(Boolean).join(" · ")}`, document.createElement("br"),
+      `…${text(start - 24, start)}`, mark, `${text(stop, stop + 24)}…`,
+    );
+    const marker = figure.querySelector("rect.mark");
+    marker.setAttribute("x", memory.columns[slot]);
+  }
+
+  function pointAt(figure, event) {
+    const svg = figure.querySelector("svg"), box = svg.getBoundingClientRect();
+    const memory = memoryOf(figure), view = svg.viewBox.baseVal;
+    const x = ((event.clientX - box.left) / box.width) * view.width;
+    let slot = memory.columns.findIndex((column) => x < column + 1);
+    if (slot < 0) slot = memory.columns.length - 1;
+    const rows = view.height / 20;
+    showSlot(figure, slot, Math.floor(((event.clientY - box.top) / box.height) * rows));
+  }
+
+  function odds(token) {
+    let box = document.getElementById("odds");
+    if (!box) {
+      box = document.createElement("div");
+      box.id = "odds";
+      box.setAttribute("role", "status");
+      // Within the application, where the theme's colours are known.
+      (document.querySelector(".gradio-container") || document.body).append(box);
+    }
+    document.querySelectorAll(".token.at").forEach((other) => other.classList.remove("at"));
+    if (!token) return void (box.hidden = true);
+    token.classList.add("at");
+    const [probability, others] = JSON.parse(token.dataset.odds);
+    const shown = (text) => text.replace(/\n/g, "⏎").replace(/^ | $/g, "␣") || "·";
+    const table = document.createElement("table");
+    const rows = others.some(([text]) => text === token.textContent)
+      ? others : [...others, [token.textContent, probability]];
+    for (const [text, share] of rows) {
+      const row = table.insertRow();
+      if (text === token.textContent) row.className = "taken";
+      row.insertCell().textContent = shown(text);
+      row.insertCell().textContent = share < 0.001 ? "< 0.1 %" : `${(share * 100).toFixed(1)} %`;
+    }
+    box.replaceChildren(table);
+    box.hidden = false;
+    const at = token.getBoundingClientRect(), size = box.getBoundingClientRect();
+    const below = at.bottom + size.height + 8 < innerHeight;
+    box.style.left = `${clamp(at.left, 4, innerWidth - size.width - 4)}px`;
+    box.style.top = `${below ? at.bottom + 4 : Math.max(4, at.top - size.height - 4)}px`;
+  }
+
+  document.addEventListener("pointerdown", (event) => {
+    const svg = event.target.closest?.(".memory svg");
+    if (svg) pointAt(svg.closest("figure"), event);
+    odds(event.target.closest?.(".token"));
+  });
+  document.addEventListener("pointermove", (event) => {
+    const svg = event.target.closest?.(".memory svg");
+    if (svg && event.pointerType === "mouse") pointAt(svg.closest("figure"), event);
+  });
+  document.addEventListener("pointerover", (event) => {
+    if (event.pointerType === "mouse") odds(event.target.closest?.(".token"));
+  });
+  document.addEventListener("keydown", (event) => {
+    const by = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+    const figure = event.target.closest?.("[data-memory]");
+    const page = event.target.closest?.("[data-walk]");
+    if (event.key === "Escape") odds(null);
+    if (!by || !(figure || page)) return;
+    if (figure) {
+      const [slot, layer] = chosen.get(partOf(figure)) || [memoryOf(figure).columns.length, 0];
+      showSlot(figure, slot + by[0], layer + by[1]);
+    } else {
+      const tokens = [...page.querySelectorAll(".token")];
+      const at = tokens.findIndex((token) => token.classList.contains("at"));
+      const next = tokens[clamp(at + (by[0] || by[1]), 0, tokens.length - 1)];
+      next?.scrollIntoView({ block: "nearest" });
+      odds(next);
+    }
+    event.preventDefault();
+  });
+  document.addEventListener("focusout", (event) => {
+    if (event.target.closest?.("[data-walk]")) odds(null);
+  });
+  document.addEventListener("scroll", () => odds(null), true);
+  new MutationObserver((changes) => {
+    for (const { addedNodes } of changes) {
+      for (const node of addedNodes) {
+        const figure = node.matches?.("[data-memory]") ? node : node.querySelector?.("[data-memory]");
+        if (figure && chosen.has(partOf(figure))) showSlot(figure, ...chosen.get(partOf(figure)));
+      }
+    }
+  }).observe(document, { childList: true, subtree: true });
+})();

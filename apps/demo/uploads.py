@@ -1,0 +1,181 @@
+"""Files that visitors bring, as text. Nothing of a file is believed: names are not paths, sizes are
+counted as they unfold, and what is not text is refused.
+
+Readers: beautifulsoup4 for HTML, because it reads whatever browsers read and runs nothing; pypdf
+for PDF, because it is pure Python and kept up. EPUB is a Zip of XHTML, so the standard library and
+beautifulsoup4 read it: a reader that unpacks by itself would unpack bombs too.
+"""
+
+import codecs
+import posixpath
+import re
+import warnings
+import zipfile
+from pathlib import Path
+from urllib.parse import unquote
+
+MAX_FILE = 10 * 1000 * 1000  # bytes of a file that is read
+MAX_SESSION = 100 * 1000 * 1000  # bytes of a session that is imported: of any upload
+MAX_TEXT = 4 * 1000 * 1000  # characters that are read from it
+MAX_UNPACKED = 40 * 1000 * 1000  # bytes of all that an EPUB unfolds to
+MAX_PARTS = 2000  # chapters of an EPUB, pages of a PDF
+KINDS = (".txt", ".md", ".html", ".htm", ".epub", ".pdf")
+CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f]")
+
+
+def text_of(path: str | Path, name: str) -> str:
+    """The text of an uploaded file.
+
+    Args:
+        path: where it lies; name: what the visitor called it: it tells the kind, nothing else.
+
+    Raises:
+        ValueError: a kind that is not read, too large, damaged, or no text; says what is allowed.
+    """
+    path, shown = Path(path), shown_name(name)
+    kind = posixpath.splitext(shown)[1].lower()
+    if kind not in KINDS:
+        raise ValueError(
+            f"{shown} is no kind of file that can be read; allowed: {', '.join(KINDS)}"
+        )
+    size = path.stat().st_size
+    if size > MAX_FILE:
+        raise ValueError(
+            f"{shown} has {size / 1e6:.1f} MB; allowed: at most {MAX_FILE / 1e6:.0f} MB"
+        )
+    data = path.read_bytes()
+    if kind == ".epub":
+        text = _epub(path, shown)
+    elif kind == ".pdf":
+        text = _pdf(path, shown)
+    elif kind in (".html", ".htm"):
+        text = _html(data)
+    else:
+        text = _plain(data, shown)
+    if not text.strip():
+        raise ValueError(f"{shown} has no text in it; allowed: files with text, not only pictures")
+    return checked(text, shown)
+
+
+def checked(text: str, shown: str) -> str:
+    """The text, if it is one and not too long.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    if len(text) > MAX_TEXT:
+        raise ValueError(
+            f"{shown} has {len(text):,} characters; allowed: at most {MAX_TEXT:,}. Read a part."
+        )
+    if found := CONTROL.search(text):
+        raise ValueError(
+            f"{shown} looks binary: it has the control character {ord(found[0]):#04x}; "
+            "allowed: text"
+        )
+    return text
+
+
+def shown_name(name: str) -> str:
+    """The last part of a file's name, fit to be shown: never a path, never long."""
+    last = re.split(r"[/\\]", name)[-1]
+    clean = "".join(c if c.isprintable() else "?" for c in last).strip()
+    stem, kind = posixpath.splitext(clean)
+    return (stem[:60] + kind[:10]) or "file"
+
+
+def _plain(data: bytes, shown: str) -> str:
+    try:
+        return data.removeprefix(codecs.BOM_UTF8).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{shown} is no UTF-8 text: {error.reason} at byte {error.start:,}; allowed: UTF-8 text"
+        ) from None
+
+
+def _html(data: bytes) -> str:
+    """The words of a page, blocks on lines of their own; scripts and styles are no words."""
+    from bs4 import BeautifulSoup
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # XHTML read as HTML is what is meant
+        page = BeautifulSoup(data, "html.parser")
+    for tag in page(["script", "style", "noscript", "template", "svg", "head"]):
+        tag.decompose()
+    for tag in page(["p", "div", "li", "tr", "h1", "h2", "h3", "h4", "h5", "h6", "blockquote"]):
+        tag.append("\n\n")
+    for tag in page("br"):
+        tag.replace_with("\n")
+    lines = (" ".join(line.split()) for line in page.get_text().splitlines())
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip() + "\n"
+
+
+def _epub(path: Path, shown: str) -> str:
+    from bs4 import BeautifulSoup
+
+    def parsed(data: bytes) -> BeautifulSoup:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return BeautifulSoup(data, "html.parser")  # expands no entities
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpack = _Unpack(archive, shown)
+            container = parsed(unpack("META-INF/container.xml"))
+            root = str(container.find("rootfile")["full-path"])
+            package = parsed(unpack(root))
+            hrefs = {str(item["id"]): str(item["href"]) for item in package.find_all("item")}
+            spine = [str(item["idref"]) for item in package.find_all("itemref")]
+            folder = posixpath.dirname(root)
+            names = [posixpath.normpath(posixpath.join(folder, unquote(hrefs[i]))) for i in spine]
+            if len(names) > MAX_PARTS:
+                raise ValueError(f"{shown} has {len(names)} parts; allowed: at most {MAX_PARTS}")
+            return "\n\n".join(_html(unpack(name)) for name in names)
+    except (zipfile.BadZipFile, KeyError, TypeError, EOFError, OSError, NotImplementedError,
+            RuntimeError) as error:  # fmt: skip
+        raise ValueError(f"{shown} is no EPUB, or a damaged one ({error!r})") from None
+
+
+class _Unpack:
+    """Unpacks parts of an archive until they are too much; sizes in the archive may lie."""
+
+    def __init__(self, archive: zipfile.ZipFile, shown: str) -> None:
+        self._archive, self._shown, self._left = archive, shown, MAX_UNPACKED
+
+    def __call__(self, name: str) -> bytes:
+        with self._archive.open(name) as file:
+            data = file.read(self._left + 1)
+        self._left -= len(data)
+        if self._left < 0:
+            raise ValueError(
+                f"{self._shown} unfolds to more than {MAX_UNPACKED / 1e6:.0f} MB; allowed: less"
+            )
+        return data
+
+
+def _pdf(path: Path, shown: str) -> str:
+    import logging
+
+    from pypdf import PdfReader
+    from pypdf.errors import PyPdfError
+
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # what it makes of damage is ours to tell
+    try:
+        reader = PdfReader(path)
+        if reader.is_encrypted and not reader.decrypt(""):
+            raise ValueError(f"{shown} is locked with a password; allowed: files that are not")
+        if len(reader.pages) > MAX_PARTS:
+            raise ValueError(f"{shown} has {len(reader.pages)} pages; allowed: {MAX_PARTS}")
+        texts, n = [], 0
+        for page in reader.pages:
+            texts.append(page.extract_text())
+            n += len(texts[-1])
+            if n > MAX_TEXT:
+                break
+        return "\n\n".join(texts)
+    except ValueError as error:
+        if str(error).startswith(shown):
+            raise
+        raise ValueError(f"{shown} is no PDF, or a damaged one ({error})") from None
+    except (PyPdfError, KeyError, TypeError, AttributeError, IndexError, OSError, RecursionError,
+            ArithmeticError) as error:  # fmt: skip
+        raise ValueError(f"{shown} is no PDF, or a damaged one ({error})") from None

@@ -1,0 +1,71 @@
+"""`streamlm demo`: watch a model read, remember and write, in a browser."""
+
+from typing import Annotated
+
+import typer
+
+from streamlm.cli_common import Device, Model, place
+from streamlm.display import note
+
+
+def demo(
+    store: Annotated[
+        str,
+        typer.Option(
+            "--store",
+            "--sessions",
+            metavar="FOLDER|URL",
+            callback=place,
+            help="Where the sessions are.",
+        ),
+    ] = "sessions",
+    model: Model = "books",
+    device: Device = "auto",
+    host: Annotated[str, typer.Option(help="0.0.0.0 lets other computers in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 7860,
+    root_path: Annotated[
+        str | None, typer.Option(help="The path that a proxy serves it under.")
+    ] = None,
+    auth: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME:PASSWORD",
+            envvar="STREAMLM_DEMO_AUTH",
+            help="Who may log in; each has sessions of their own. Several: several times, or with "
+            "spaces between in the variable, which nobody sees in a list of processes.",
+        ),
+    ] = None,
+    shared: Annotated[
+        bool | None,
+        typer.Option(
+            "--shared/--private",
+            help="One shelf of sessions for all, or one for each user or browser. Default: shared "
+            "on this computer, private elsewhere.",
+        ),
+    ] = None,
+    mcp: Annotated[bool, typer.Option("--mcp", help="Also serve as tools, over MCP.")] = False,
+    browser: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+) -> None:
+    """Watch a model read, remember and write, in a browser. Needs the extra `demo`."""
+    from apps.demo.launch import run
+
+    run(
+        store,
+        model=model,
+        device=device,
+        host=host,
+        port=port,
+        root_path=root_path,
+        auth=[_login(given) for given in auth or ()],
+        shared=shared,
+        mcp=mcp,
+        browser=browser,
+        say=note,
+    )
+
+
+def _login(given: str) -> tuple[str, str]:
+    name, colon, password = given.partition(":")
+    if not (name and colon and password):
+        raise ValueError("--auth; allowed: NAME:PASSWORD, neither of them empty")
+    return name, password
