@@ -1,4 +1,4 @@
-"""The command line: feed, generate, score, sessions, train, eval, compare, demo and others."""
+"""The command line: feed, generate, score, sessions, train, eval, draft and others."""
 
 import io
 import json

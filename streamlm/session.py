@@ -346,12 +346,14 @@ class Session:
         stops = [stop] if isinstance(stop, str) else list(stop)
         if not all(isinstance(text, str) and text for text in stops):
             raise ValueError(f"stop = {stop!r}; allowed: strings that are not empty")
-        text = Stops(stops)
-        choices = self.choices(prompt, sampling, max_tokens=max_tokens, seed=seed, drafter=drafter)
+        self._check_writing(max_tokens, seed)
+        if drafter is not None:
+            drafter.check(self.checkpoint)
+        text, written = Stops(stops), self._write(prompt, max_tokens, sampling, seed, drafter)
 
         def pieces() -> Iterator[str]:
-            for choice in choices:
-                ready, found = text.push(choice.text)
+            for _, piece in written:
+                ready, found = text.push(piece)
                 if ready:
                     yield ready
                 if found:
@@ -369,7 +371,6 @@ class Session:
         max_tokens: int = 256,
         others: int = 0,
         seed: int | None = None,
-        drafter: Drafter | None = None,
     ) -> Iterator[Choice]:
         """`generate`, token by token: with each, how likely it was and what else was likely.
 
@@ -379,26 +380,28 @@ class Session:
         Raises:
             ValueError: at once, for a value that is not allowed.
         """
-        if max_tokens < 0:
-            raise ValueError(f"max_tokens = {max_tokens}; allowed: 0 or more")
+        self._check_writing(max_tokens, seed)
         if others < 0:
             raise ValueError(f"others = {others}; allowed: 0 or more")
+        written = self._write(prompt, max_tokens, sampling or Sampling(), seed, None)
+        return (stream.choice(self.checkpoint, piece, others=others) for stream, piece in written)
+
+    def _check_writing(self, max_tokens: int, seed: int | None) -> None:
+        if max_tokens < 0:
+            raise ValueError(f"max_tokens = {max_tokens}; allowed: 0 or more")
         if seed is not None and seed < 0:
             raise ValueError(f"seed = {seed}; allowed: 0 or more")
-        if drafter is not None:
-            drafter.check(self.checkpoint)
         self._writable("generate")
-        return self._choices(prompt, sampling or Sampling(), max_tokens, others, seed, drafter)
 
-    def _choices(
+    def _write(
         self,
         prompt: str,
-        sampling: Sampling,
         max_tokens: int,
-        others: int,
+        sampling: Sampling,
         seed: int | None,
         drafter: Drafter | None,
-    ) -> Iterator[Choice]:
+    ) -> Iterator[tuple[TextStream, str]]:
+        """Write token by token: the stream that has just taken one in, and its characters."""
         if prompt:
             stream = self._stream.take_text(self.checkpoint, prompt, errors="replace")
             self._read(stream, self._reading)
@@ -408,16 +411,16 @@ class Session:
         left = max_tokens
         while left:
             before = self._stream
-            for stream, choice in before.write_tokens(
-                self.checkpoint, sampling, drafter, limit=left, others=others
+            for stream, chosen, piece in before.write_tokens(
+                self.checkpoint, sampling, drafter, limit=left
             ):
                 self._writable("generate")  # who reads on may have closed it meanwhile
                 if self._stream is not before:
                     break  # saved, or read on: the rest of the draft does not follow any more
-                self._moved(stream, np.array([choice.id], np.int32), self._reading)
+                self._moved(stream, np.array([chosen], np.int32), self._reading)
                 before, left = stream, left - 1
                 self._save_when_due()
-                yield choice
+                yield stream, piece
 
     # -- forks and snapshots ----------------------------------------------------------------------
 

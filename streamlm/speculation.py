@@ -29,7 +29,6 @@ class Written:
         token: its id; the model has read all tokens before it.
         state: the model's; hidden: [1, D] its last output.
         random: state of the PCG64 generator.
-        logits: [V] what it was drawn by, before temperature and filters.
         drafted: whether the drafter guessed it.
     """
 
@@ -37,7 +36,6 @@ class Written:
     state: State
     hidden: Tensor
     random: Mapping[str, Any]
-    logits: Tensor
     drafted: bool
 
 
@@ -103,7 +101,7 @@ def write_pass(
         if reached.length == model.config.segment_len:
             reached, _ = model.commit(reached)
         held = cast("Mapping[str, Any]", random.state)
-        written.append(Written(token, reached, outputs[:, index], held, logits, taken))
+        written.append(Written(token, reached, outputs[:, index], held, taken))
         if not taken:
             break
     return written

@@ -156,9 +156,9 @@ class TextStream:
 
     @torch.no_grad()
     def write_token(
-        self, checkpoint: Checkpoint, sampling: Sampling, *, others: int = 0
-    ) -> tuple["TextStream", Choice]:
-        """Draw one token and take it in; `others` of the likeliest tokens are told with it."""
+        self, checkpoint: Checkpoint, sampling: Sampling
+    ) -> tuple["TextStream", int, str]:
+        """Draw one token and take it in; also returns its id and the characters it completes."""
         model = checkpoint.model
         tokens = torch.tensor([[self.pending]], device=model.device)
         hidden, state = advance(model, tokens, self.state)
@@ -166,7 +166,7 @@ class TextStream:
         bits = self._generator()
         chosen = sample(logits, sampling, random=np.random.Generator(bits), recent=self.recent)
         return self._with_written(
-            checkpoint, Written(chosen, state, hidden, cast(Any, bits.state), logits, False), others
+            checkpoint, Written(chosen, state, hidden, cast(Any, bits.state), False)
         )
 
     def write_tokens(
@@ -176,18 +176,16 @@ class TextStream:
         drafter: Drafter | None = None,
         *,
         limit: int,
-        others: int = 0,
-    ) -> Iterator[tuple["TextStream", Choice]]:
+    ) -> Iterator[tuple["TextStream", int, str]]:
         """Draw as many tokens as one pass of the model gives: one, or some more with a drafter.
 
         Each comes with the stream that has taken in it and those before it, as from `write_token`.
 
         Args:
             limit: tokens to write at most.
-            others: so many of the likeliest tokens are told with each.
         """
         if drafter is None:
-            yield self.write_token(checkpoint, sampling, others=others)
+            yield self.write_token(checkpoint, sampling)
             return
         bos = checkpoint.tokenizer.bos_id
         stream = self
@@ -204,8 +202,28 @@ class TextStream:
             silent=checkpoint.silent,
             limit=limit,
         ):
-            stream, choice = stream._with_written(checkpoint, written, others)
-            yield stream, choice
+            stream, chosen, text = stream._with_written(checkpoint, written)
+            yield stream, chosen, text
+
+    @torch.no_grad()
+    def choice(self, checkpoint: Checkpoint, text: str, *, others: int) -> Choice:
+        """What `write_token` has just written, how likely it was, and what else was.
+
+        Args:
+            text: the characters that the token completes.
+            others: so many of the likeliest tokens are told.
+        """
+        assert self.hidden is not None
+        logits = checkpoint.model.logits(self.hidden)[0].masked_fill(checkpoint.silent, -math.inf)
+        likely = logits.double().softmax(0)
+        ranked, ids = likely.topk(min(others, len(likely)))
+        shares = zip(ids.tolist(), ranked.tolist(), strict=True)
+        return Choice(
+            self.pending,
+            text,
+            float(likely[self.pending]),
+            tuple((checkpoint.tokenizer.decode([id]), share) for id, share in shares),
+        )
 
     def _generator(self) -> np.random.PCG64:
         bits = np.random.PCG64()
@@ -213,22 +231,11 @@ class TextStream:
         return bits
 
     def _with_written(
-        self, checkpoint: Checkpoint, written: Written, others: int
-    ) -> tuple["TextStream", Choice]:
-        """The stream with a token taken in, and what it is."""
-        tokenizer = checkpoint.tokenizer
-        decoder = StreamDecoder(tokenizer, state=self.cut)
-        likely = written.logits.double().log_softmax(0)
-        ranked, ids = likely.topk(min(others, len(likely)))
-        choice = Choice(
-            written.token,
-            decoder.decode([written.token]),
-            math.exp(likely[written.token]),
-            tuple(
-                (tokenizer.decode([id]), share)
-                for id, share in zip(ids.tolist(), ranked.exp().tolist(), strict=True)
-            ),
-        )
+        self, checkpoint: Checkpoint, written: Written
+    ) -> tuple["TextStream", int, str]:
+        """The stream with a token taken in, its id, and the characters that it completes."""
+        decoder = StreamDecoder(checkpoint.tokenizer, state=self.cut)
+        text = decoder.decode([written.token])
         stream = replace(
             self,
             state=written.state,
@@ -238,7 +245,7 @@ class TextStream:
             random=written.random,
             hidden=written.hidden,
         )
-        return stream, choice
+        return stream, written.token, text
 
     # -- saving -----------------------------------------------------------------------------------
 

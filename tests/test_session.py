@@ -38,7 +38,7 @@ from memory_store import (
     StoreFull,
 )
 from streamlm.checkpoint import Checkpoint, load_checkpoint
-from streamlm.reports import Choice, Progress
+from streamlm.reports import Progress
 from streamlm.session import Session
 from streamlm.sources import Source
 from streamlm.state import State
@@ -740,10 +740,10 @@ class Script:
         self.written = ""
         left = iter(pieces)
 
-        def write_token(stream: TextStream, *_: Any, **__: Any) -> tuple[TextStream, Choice]:
+        def write_token(stream: TextStream, *args: Any) -> tuple[TextStream, int, str]:
             piece = next(left)
             self.written += piece
-            return stream, Choice(5, piece, 1.0)
+            return stream, 5, piece
 
         monkeypatch.setattr(TextStream, "write_token", write_token)
 
