@@ -73,7 +73,7 @@ def token_costs(
         def tokens() -> None:
             now = stream
             for _ in range(segment_len):
-                now, _ = now.write_token(checkpoint, sampling)
+                now, _, _ = now.write_token(checkpoint, sampling)
 
         return _timed(tokens)
 
