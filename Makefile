@@ -1,7 +1,6 @@
 # One virtual environment, .venv, serves every target but parity. It is built from constraints.txt
 # (exact versions) when first needed, and again only when pyproject.toml or constraints.txt change.
-# The peers that parity compares with want old versions of their own, and so have .venv-parity; the demo
-# wants two older ones (demo-constraints.txt), and so has .venv-demo.
+# The peers that parity compares with want old versions of their own, and so have .venv-parity.
 
 PYTHON ?= python3
 ARGS ?=
@@ -10,12 +9,10 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 PARITY := .venv-parity
 PARITY_STAMP := $(PARITY)/.installed
-DEMO := .venv-demo
-DEMO_STAMP := $(DEMO)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help .venv .venv-parity .venv-demo quickstart demo test test-demo parity lint format bench clean FORCE
+.PHONY: help .venv .venv-parity quickstart demo test parity lint format bench clean FORCE
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[.a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -58,11 +55,7 @@ parity: $(PARITY_STAMP) ## Compare the model with other implementations, tensor 
 	@STREAMLM_PARITY=1 $(PARITY)/bin/python -m pytest -q -p no:cacheprovider \
 	    --confcutdir=tests/parity tests/parity $(ARGS)
 
-ifneq ($(shell $(DEMO)/bin/python -c 'print("runs")' 2>/dev/null),runs)
-$(DEMO_STAMP): FORCE
-endif
-
-.venv-demo: $(DEMO_STAMP)
+demo: $(STAMP)
 
 # What demo-constraints.txt names goes before what constraints.txt says of the same package.
 $(DEMO_STAMP): pyproject.toml constraints.txt demo-constraints.txt
@@ -75,11 +68,8 @@ $(DEMO_STAMP): pyproject.toml constraints.txt demo-constraints.txt
 	    -c $(DEMO)/constraints.txt -e '.[demo,dev,demo-test]'
 	@touch $@
 
-demo: $(DEMO_STAMP) ## Open the demo in a browser (ARGS="--port 8000 --mcp" passes options)
-	@$(DEMO)/bin/python -m streamlm demo --open $(ARGS)
-
-test-demo: $(DEMO_STAMP) ## Run the demo's tests, in a chromium where there is one
-	@$(DEMO)/bin/python -m pytest -q -p no:cacheprovider tests/test_demo_*.py $(ARGS)
+demo: $(STAMP) ## Open the demo in a browser (ARGS="--port 8000 --mcp" passes options)
+	@$(RUN) -m streamlm demo --open $(ARGS)
 
 lint: $(STAMP) ## Check style and types
 	@echo "==> ruff check" && $(RUN) -m ruff check .
@@ -98,6 +88,6 @@ bench: ## List the benchmark commands, one per figure of the README
 
 clean: ## Remove caches and build products; environments, data, runs and sessions stay
 	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	@find . \( -path ./$(VENV) -o -path ./$(PARITY) -o -path ./$(DEMO) -o -path ./.git \) -prune -o -type d -name __pycache__ -exec rm -rf {} +
+	@find . \( -path ./$(VENV) -o -path ./$(PARITY) -o -path ./.git \) -prune -o -type d -name __pycache__ -exec rm -rf {} +
 
 FORCE:

@@ -1,6 +1,6 @@
 """How soon the demo's page is there: from its start, and from asking for it.
 
-    python -m benchmarks.demo        # needs the extras demo and demo-test, and a chromium
+    python -m benchmarks.demo        # needs a chromium
 
 Each time, `streamlm demo` is started in a process of its own, and a browser that is open already
 asks for its page as soon as it answers. The first paint is the browser's first-contentful-paint.

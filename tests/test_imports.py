@@ -166,18 +166,6 @@ def test_version_is_one() -> None:
     assert streamlm.__version__ == project["version"]
 
 
-def test_the_demo_has_the_versions_that_all_have() -> None:
-    def pins(name: str) -> dict[str, str]:
-        lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
-        pinned = (line.partition("==") for line in lines if line and not line.startswith("#"))
-        return {package.lower().replace("_", "-"): version for package, _, version in pinned}
-
-    all_, demo = pins("constraints.txt"), pins("demo-constraints.txt")
-    differing = {name for name in all_.keys() & demo.keys() if all_[name] != demo[name]}
-    assert differing == {"pillow", "pydantic", "pydantic-core"}
-    assert not any(all_[name] == demo[name] for name in all_.keys() & demo.keys())
-
-
 def project_files() -> list[Path]:
     """The files git tracks or would add; without git, every file outside hidden folders."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]

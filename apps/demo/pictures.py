@@ -164,10 +164,10 @@ def recall_curve(report: MemoryReport) -> str:
     points = []
     for near, far in pairwise([0, *edges]):
         points.append((far, report.kept(position - far, position - near)))
-    width, height, left, top = 400, 150, 34, 8
+    width, height, left, right, top = 400, 150, 34, 16, 8
 
     def x(age: float) -> float:
-        return left + (width - left - 8) * math.log(max(age, 1)) / math.log(max(reach, 2))
+        return left + (width - left - right) * math.log(max(age, 1)) / math.log(max(reach, 2))
 
     def y(kept: float) -> float:
         return top + (height - top - 24) * (1 - kept)
@@ -179,7 +179,7 @@ def recall_curve(report: MemoryReport) -> str:
         if age <= reach
     )
     lines = "".join(
-        f'<line x1="{left}" x2="{width - 8}" y1="{y(share):.1f}" y2="{y(share):.1f}"/>'
+        f'<line x1="{left}" x2="{width - right}" y1="{y(share):.1f}" y2="{y(share):.1f}"/>'
         f'<text x="{left - 4}" y="{y(share) + 4:.1f}" text-anchor="end">{share:.0%}</text>'
         for share in (0, 0.5, 1)
     )

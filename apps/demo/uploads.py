@@ -121,7 +121,7 @@ def _epub(path: Path, shown: str) -> str:
         with zipfile.ZipFile(path) as archive:
             unpack = _Unpack(archive, shown)
             container = parsed(unpack("META-INF/container.xml"))
-            root = str(container.find("rootfile")["full-path"])
+            root = str(container.find_all("rootfile")[0]["full-path"])
             package = parsed(unpack(root))
             hrefs = {str(item["id"]): str(item["href"]) for item in package.find_all("item")}
             spine = [str(item["idref"]) for item in package.find_all("itemref")]
@@ -130,7 +130,7 @@ def _epub(path: Path, shown: str) -> str:
             if len(names) > MAX_PARTS:
                 raise ValueError(f"{shown} has {len(names)} parts; allowed: at most {MAX_PARTS}")
             return "\n\n".join(_html(unpack(name)) for name in names)
-    except (zipfile.BadZipFile, KeyError, TypeError, EOFError, OSError, NotImplementedError,
+    except (zipfile.BadZipFile, LookupError, TypeError, EOFError, OSError, NotImplementedError,
             RuntimeError) as error:  # fmt: skip
         raise ValueError(f"{shown} is no EPUB, or a damaged one ({error!r})") from None
 
