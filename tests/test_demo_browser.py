@@ -172,12 +172,17 @@ def test_two_forks_side_by_side(visit: Visit, prose: Any) -> None:
     visitor.page.get_by_label("B: seed").fill("1")
     for at, alike in (("", True), ("20", False)):
         visitor.page.get_by_label("B: from token").fill(at)
-        visitor.page.evaluate("document.querySelector('#both-said .prose').textContent = ''")
         visitor.page.locator("#write-both").click()
-        visitor.page.locator("#both-said", has_text="Neither is part").wait_for(state="visible")
-        texts = [visitor.page.locator(f"#side-{side} .page").inner_text() for side in "ab"]
-        assert (texts[0] == texts[1]) == alike and "And then" in texts[0]
-        visitor.page.locator("#side-b .token").nth(59).wait_for()
+        visitor.page.wait_for_function(
+            """(alike) => {
+                const [a, b] = [..."ab"].map((side) => document.querySelector(`#side-${side}`));
+                const whole = [a, b].every((side) => side.querySelectorAll(".token").length === 60);
+                return whole && (a.innerText === b.innerText) === alike;
+            }""",
+            arg=alike,
+        )
+        assert "And then" in visitor.page.locator("#side-a .page").inner_text()
+    visitor.said("both-said", "Neither is part of the session")
     visitor.page.get_by_label("B: from token").fill("soon")
     visitor.page.locator("#write-both").click()
     visitor.said("both-said", "Token 'soon'; allowed: a whole number, or nothing")
