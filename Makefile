@@ -12,7 +12,7 @@ PARITY_STAMP := $(PARITY)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help .venv .venv-parity quickstart demo test parity lint format bench clean FORCE
+.PHONY: help .venv .venv-parity quickstart demo test test-browser parity lint format bench clean FORCE
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[.a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -39,7 +39,10 @@ quickstart: $(STAMP) ## Run the README's quick start, on a CPU
 	@$(RUN) -m streamlm.quickstart $(ARGS)
 
 test: $(STAMP) ## Run the test suite (ARGS="-m 'not slow'" passes options to pytest)
-	@$(RUN) -m pytest -q -n auto --dist loadfile tests/ $(ARGS)
+	@$(RUN) -m pytest -q -n auto --dist loadfile -m 'not browser' tests/ $(ARGS)
+
+test-browser: $(STAMP) ## Visit the demo with a Chromium, where there is one
+	@$(RUN) -m pytest -q -m browser tests/ $(ARGS)
 
 .venv-parity: $(PARITY_STAMP)
 

@@ -20,6 +20,7 @@ FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
+CUT_OFF = ("AbortError: signal is aborted", "Connection errored out")
 SECONDS = 60_000  # milliseconds that a busy machine may take for what takes one
 
 
@@ -95,16 +96,21 @@ class Visitor:
         self.page.set_default_timeout(SECONDS)
         self.outside: list[str] = []
         self.errors: list[str] = []
+        self._has_left = False
         self.page.on("request", self._asked)
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("pageerror", lambda error: self._failed(str(error)))
         self.page.on(
-            "console",
-            lambda said: self.errors.append(said.text) if said.type == "error" else None,
+            "console", lambda said: self._failed(said.text) if said.type == "error" else None
         )
 
     def _asked(self, request: Any) -> None:
         if not request.url.startswith((self.server.address, "data:", "blob:")):
             self.outside.append(request.url)
+
+    def _failed(self, error: str) -> None:
+        # Whoever leaves a page cuts its streams off, and Gradio's client says so.
+        if not (self._has_left and any(cut in error for cut in CUT_OFF)):
+            self.errors.append(error)
 
     def visit(self, session: str = "") -> "Visitor":
         self.page.goto(self.server.address + (f"?session={session}" if session else ""))
@@ -146,5 +152,10 @@ class Visitor:
         found = re.search(r"has read ([\d,]+) tokens", self.page.locator("#standing").inner_text())
         return int(found[1].replace(",", "")) if found else 0
 
+    def reload(self) -> None:
+        self._has_left = True
+        self.page.reload()
+
     def close(self) -> None:
+        self._has_left = True
         self.page.close()

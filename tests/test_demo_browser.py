@@ -16,6 +16,8 @@ from tests.test_demo_uploads import bomb
 
 pytest.importorskip("gradio", reason="needs gradio: pip install 'streamlm[demo]'")
 
+pytestmark = pytest.mark.browser
+
 ROOT = Path(__file__).resolve().parents[1]
 BOOK = (ROOT / "streamlm/assets/books/beyond-the-city.txt").read_text(encoding="utf-8")
 LONG = BOOK * 10
@@ -105,9 +107,8 @@ def test_stopped_and_gone_on_with(visit: Visit, long: Path) -> None:
     assert 0 < stopped < 400_000
     visitor.page.locator("#read").click()
     visitor.said("read-bar", "tokens/s")
-    visitor.page.reload()  # in the middle: the work ends, what it has done stays
+    visitor.reload()  # in the middle: the work ends, what it has done stays
     visitor.said("standing", "has read [0-9,]+ tokens")
-    visitor.errors.clear()  # of the stream that was cut off
     assert visitor.position >= stopped
     name = visitor.session
     again = visit(name)
@@ -186,7 +187,7 @@ def test_two_forks_side_by_side(visit: Visit, prose: Any) -> None:
     visitor.page.get_by_label("B: from token").fill("soon")
     visitor.page.locator("#write-both").click()
     visitor.said("both-said", "Token 'soon'; allowed: a whole number, or nothing")
-    visitor.page.reload()
+    visitor.reload()
     visitor.said("standing", f"has read {before} tokens")
 
 
@@ -279,7 +280,7 @@ def test_a_closed_tab_frees_its_session(visit: Visit, long: Path) -> None:
     one.read_file(long)
     one.said("read-bar", "tokens/s")
     name = one.session
-    one.page.close()
+    one.close()
     two.visit(name)
     for _ in range(20):
         if "in use" not in two.read("And me. ", until="in use|Read"):
