@@ -113,6 +113,7 @@ class Visitor:
             self.errors.append(error)
 
     def visit(self, session: str = "") -> "Visitor":
+        self._has_left |= self.page.url != "about:blank"
         self.page.goto(self.server.address + (f"?session={session}" if session else ""))
         self.page.locator("#standing p").wait_for()
         return self
