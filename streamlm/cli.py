@@ -7,7 +7,6 @@ import re
 import signal
 import sys
 import time
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,6 +30,7 @@ from streamlm.cli_common import (
     locate,
     open_named,
     open_sources,
+    training_run,
     whole_name,
 )
 from streamlm.cli_compare import compare
@@ -54,7 +54,6 @@ from streamlm.display import (
 )
 from streamlm.drafter import load_drafter
 from streamlm.evaluate import evaluate
-from streamlm.recipe import Recipe
 from streamlm.session import Session
 from streamlm.train import Trainer, trainer_for
 
@@ -260,18 +259,7 @@ def train(
     device: Device = "auto",
 ) -> None:
     """Train a model. The checkpoint ends up in OUT/model; OUT/log.jsonl tells how it went."""
-    chosen = Recipe.load(recipe)
-    if steps is not None:
-        chosen = replace(chosen, train=replace(chosen.train, steps=steps))
-    folder = out or Path("runs") / recipe.stem
-    if not resume and (folder / "last").exists():
-        raise ValueError(f"{folder} holds a run already; allowed: --resume, or another --out")
-
-    def left_behind() -> str:
-        if (folder / "last").exists():
-            return f"--resume goes on from the last of the saves, in {folder / 'last'}"
-        return "nothing was saved yet"
-
+    chosen, folder, left_behind = training_run(recipe, out, resume=resume, steps=steps)
     keep_freed_memory()
     with interruptible(left_behind):
         trainer = trainer_for(chosen, folder, device=device, progress=note)

@@ -3,8 +3,9 @@
 import codecs
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +17,7 @@ from memory_store.object_client import is_url, split
 from memory_store.places import named, occupied, open_store, session_names
 from memory_store.store import Store as OpenStore
 from streamlm.opening import RETENTION, open_session
+from streamlm.recipe import Recipe
 from streamlm.session import Session
 from streamlm.sources import Source
 
@@ -217,3 +219,26 @@ def _check_text(path: Path) -> None:
             if not block:
                 return
             start += len(block)
+
+
+def training_run(
+    recipe: Path, out: Path | None, *, resume: bool, steps: int | None
+) -> tuple[Recipe, Path, Callable[[], str]]:
+    """The recipe of a training, its folder, and what an interruption says of it.
+
+    Raises:
+        ValueError: the folder holds a run that is not gone on with.
+    """
+    chosen = Recipe.load(recipe)
+    if steps is not None:
+        chosen = replace(chosen, train=replace(chosen.train, steps=steps))
+    folder = out or Path("runs") / recipe.stem
+    if not resume and (folder / "last").exists():
+        raise ValueError(f"{folder} holds a run already; allowed: --resume, or another --out")
+
+    def left_behind() -> str:
+        if (folder / "last").exists():
+            return f"--resume goes on from the last of the saves, in {folder / 'last'}"
+        return "nothing was saved yet"
+
+    return chosen, folder, left_behind

@@ -1,7 +1,6 @@
 """`streamlm draft`: train what guesses tokens for a model, and measure how well it does."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -9,13 +8,12 @@ import typer
 
 from streamlm.allocator import keep_freed_memory
 from streamlm.checkpoint import load_checkpoint
-from streamlm.cli_common import SPLITS, Device, Json, Model, data_file
+from streamlm.cli_common import SPLITS, Device, Json, Model, data_file, training_run
 from streamlm.data import load_corpus
 from streamlm.display import bar, interruptible, note, output, show_table
 from streamlm.draft_reading import offset_nats
 from streamlm.draft_training import draft_trainer_for
 from streamlm.drafter import load_drafter
-from streamlm.recipe import Recipe
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -38,18 +36,7 @@ def train_drafter(
     device: Device = "auto",
 ) -> None:
     """Train a drafter for a model, which stays as it is. It ends up in OUT/model."""
-    chosen = Recipe.load(recipe)
-    if steps is not None:
-        chosen = replace(chosen, train=replace(chosen.train, steps=steps))
-    folder = out or Path("runs") / recipe.stem
-    if not resume and (folder / "last").exists():
-        raise ValueError(f"{folder} holds a run already; allowed: --resume, or another --out")
-
-    def left_behind() -> str:
-        if (folder / "last").exists():
-            return f"--resume goes on from the last of the saves, in {folder / 'last'}"
-        return "nothing was saved yet"
-
+    chosen, folder, left_behind = training_run(recipe, out, resume=resume, steps=steps)
     keep_freed_memory()
     with interruptible(left_behind):
         checkpoint = load_checkpoint(model, device=device)
