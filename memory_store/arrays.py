@@ -3,6 +3,7 @@
 One chunk is one file, `<array>/c.0.0…`; see `zarrformat` for how large arrays are split.
 """
 
+import hashlib
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from memory_store.backend import Backend, Buffer
-from memory_store.canonical import crc32c, sha256
+from memory_store.canonical import crc32c
 from memory_store.errors import Corrupt
 from memory_store.zarrformat import (
     ITEMSIZE,
@@ -23,6 +24,7 @@ from memory_store.zarrformat import (
 )
 
 CHECKSUM = 4  # bytes at the end of a chunk
+WORTH_A_PIECE = 2**12  # bytes; less is copied
 BLOCK = 2**18  # bytes that are read at once where they need not be kept: these stay in the cache
 
 
@@ -35,29 +37,42 @@ class Chunk:
     crc32c: int
 
 
-def storable(array: np.ndarray) -> np.ndarray:
-    """`array` in C order and little-endian, copied only if it must be."""
-    # ascontiguousarray makes a scalar one-dimensional
-    contiguous = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
-    return contiguous.reshape(array.shape)
+def runs(array: np.ndarray) -> Iterator[np.ndarray]:
+    """The bytes of an array in C order and little-endian, one-dimensional, piece by piece.
 
-
-def raw(array: np.ndarray) -> np.ndarray:
-    """The bytes of a C-contiguous array, as a one-dimensional view."""
-    return array.reshape(-1).view(np.uint8)
+    They share its memory where they can: to copy a window costs more than to write it.
+    """
+    if array.ndim < 2 or array.flags.c_contiguous or array[:1].nbytes < WORTH_A_PIECE:
+        # ascontiguousarray makes a scalar one-dimensional
+        yield np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
+    else:
+        for row in array:
+            yield from runs(row)
 
 
 def chunks(array: np.ndarray) -> Iterator[Chunk]:
-    """The chunks of an array that `storable` has passed; they share its memory."""
+    """The chunks of an array."""
     shape, dtype = array.shape, array.dtype.name
-    size = math.prod(chunk_shape(shape, dtype)) * ITEMSIZE[dtype]
-    data = raw(array)
+    chunk = chunk_shape(shape, dtype)
+    size = math.prod(chunk) * ITEMSIZE[dtype]
     for index in range(chunk_count(shape, dtype)):
-        part = data[index * size : (index + 1) * size]
-        padding = bytes(size - len(part))  # Zarr's chunks all have one size
-        crc = crc32c(padding, crc32c(part))
+        part = array[index * chunk[0] : (index + 1) * chunk[0]] if shape else array
+        buffers = list(runs(part))
+        buffers.append(np.zeros(size - part.nbytes, np.uint8))  # Zarr's chunks all have one size
+        crc = 0
+        for buffer in buffers:
+            crc = crc32c(buffer, crc)
         tail = crc.to_bytes(CHECKSUM, "little")
-        yield Chunk(chunk_name(array.ndim, index), [part.data, padding, tail], crc)
+        name = chunk_name(array.ndim, index)
+        yield Chunk(name, [*(buffer.data for buffer in buffers), tail], crc)
+
+
+def digest(array: np.ndarray) -> str:
+    """sha256 of the bytes of an array in C order, in hex."""
+    found = hashlib.sha256()
+    for run in runs(array):
+        found.update(run.data)
+    return found.hexdigest()
 
 
 def files(folder: str, spec: Stored) -> list[tuple[str, int]]:
@@ -178,7 +193,7 @@ def check_sha256(name: str, spec: ArraySpec, array: np.ndarray) -> None:
     Raises:
         Corrupt: they do not fit.
     """
-    if sha256(raw(array)) != spec.sha256:
+    if digest(array) != spec.sha256:
         raise Corrupt(f"{name}: damaged, its sha256 does not fit. Restore it from a copy.")
 
 

@@ -79,9 +79,9 @@ def plain(value: Any, where: str, depth: int = 0) -> Any:
     )
 
 
-def sha256(data: bytes | np.ndarray) -> str:
-    """sha256 of bytes, or of a C-contiguous array's bytes, in hex."""
-    return hashlib.sha256(data.data if isinstance(data, np.ndarray) else data).hexdigest()
+def sha256(data: bytes) -> str:
+    """sha256 of bytes, in hex."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def crc32c(data: bytes | np.ndarray, start: int = 0) -> int:

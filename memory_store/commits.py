@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
-from functools import lru_cache
 
 import numpy as np
 
@@ -24,6 +23,8 @@ from memory_store.names import (
 )
 from memory_store.protocol import Commit
 from memory_store.zarrformat import Stored
+
+MOST_KNOWN = 64  # attributes that are kept in memory
 
 
 class Scratch:
@@ -46,25 +47,42 @@ class Commits:
         self.backend = backend
         self.session = session
         # Commits never change; a writer and long walks meet the same ones again and again.
-        self.manifest = lru_cache(maxsize=64)(self.read)
+        self._known: dict[Commit, Manifest] = {}
         self._written: tuple[Commit, Mapping[str, Sequence[str]]] | None = None
 
     def read(self, commit: Commit) -> Manifest:
-        """The attributes of a commit, from the medium; `manifest` may know them already.
+        """The attributes of a commit, from the medium.
 
         Raises:
             Corrupt: missing, damaged, or another commit.
         """
         return read_manifest(self.backend, commit, self.session)
 
-    def remember(self, commit: Commit, digests: Mapping[str, Sequence[str]]) -> None:
-        """Keep the digests of the slots of the commit that was written last."""
+    def manifest(self, commit: Commit) -> Manifest:
+        """The attributes of a commit, from the medium unless they are known already.
+
+        Raises:
+            Corrupt: missing, damaged, or another commit.
+        """
+        return self._known.get(commit) or self._keep(commit, self.read(commit))
+
+    def _keep(self, commit: Commit, manifest: Manifest) -> Manifest:
+        while len(self._known) >= MOST_KNOWN:
+            self._known.pop(next(iter(self._known)), None)
+        self._known[commit] = manifest
+        return manifest
+
+    def remember(
+        self, commit: Commit, manifest: Manifest, digests: Mapping[str, Sequence[str]]
+    ) -> None:
+        """Keep what was written: attributes, and of the newest commit the slots' digests."""
+        self._keep(commit, manifest)
         self._written = commit, digests
 
     def digests(self, commit: Commit) -> Mapping[str, Sequence[str]]:
         """By window, the digests of its slots as they were committed, as far as remembered."""
         written = self._written
-        return written[1] if written is not None and written[0] == commit else {}
+        return written[1] if written and written[0] == commit else {}
 
     @contextmanager
     def ahead(

@@ -63,7 +63,7 @@ def commit_snapshot(
             libraries=LIBRARIES,
         )
 
-    ref = write_commit(
+    ref, manifest = write_commit(
         commits.backend,
         {**arrays, **snapshot.arrays, TOKENS: snapshot.tokens},
         describe,
@@ -72,7 +72,7 @@ def commit_snapshot(
         seq=seq,
         position=snapshot.position,
     )
-    commits.remember(ref.commit, digests)
+    commits.remember(ref.commit, manifest, digests)
     return ref
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from memory_store.canonical import sha256
+from memory_store.arrays import digest
 from memory_store.commits import Commits
 from memory_store.errors import Corrupt, StoreError
 from memory_store.manifest import MAX_WINDOW, Held, Slots, Source
@@ -172,9 +172,7 @@ def assemble(name: str, slots: Slots, sources: Iterable[Source], commits: Commit
 
 def slot_digests(window: Window) -> list[str]:
     """sha256 of each slot of a window, oldest first."""
-    slots = np.moveaxis(window.data, window.axis, 0)
-    slots = slots.astype(slots.dtype.newbyteorder("<"), copy=False)
-    return [sha256(np.ascontiguousarray(slot)) for slot in slots]
+    return [digest(slot) for slot in np.moveaxis(window.data, window.axis, 0)]
 
 
 def slot_count(window: Window) -> int:

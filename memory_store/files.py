@@ -1,7 +1,7 @@
 """Files that are written once: bounded reads, complete writes, fsync where it is asked for.
 
 Journalling filesystems gather fsyncs that wait at the same time into one write to the disk, so the
-files of a commit are synced from several threads: twenty cost little more than one.
+files of a commit are synced from a few threads: twenty cost little more than one.
 """
 
 import errno
@@ -11,6 +11,7 @@ import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ import numpy as np
 from memory_store.backend import MAX_DOCUMENT, Buffer, Result, check_found, missing
 from memory_store.errors import Corrupt, StoreError, from_os
 
-THREADS = 8
-MOST_BUFFERS = 512  # that one call fills; systems allow 1,024
+THREADS = 4  # more of them wait for each other
+MOST_BUFFERS = 512  # of one call; systems allow 1,024
 # A pipe or a link that somebody planted is refused rather than waited for or followed.
 READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
 # Folders that others made and keep, or that are on no disk, may refuse to be read or synced.
@@ -86,10 +87,15 @@ def read_into(descriptor: int, buffers: Iterable[np.ndarray], path: str) -> None
             raise from_os(error, "reading", path) from error
         if not count:
             raise Corrupt(f"{path}: ends too early. Restore the file from a copy.")
-        while views and count >= len(views[0]):
-            count -= len(views.popleft())
-        if count:
-            views[0] = views[0][count:]
+        _pass(views, count)
+
+
+def _pass(views: deque[memoryview], count: int) -> None:
+    """Take the first `count` bytes away."""
+    while views and count >= len(views[0]):
+        count -= len(views.popleft())
+    if count:
+        views[0] = views[0][count:]
 
 
 def read_document(path: str) -> bytes:
@@ -129,10 +135,9 @@ def _written(path: str | Path, buffers: Sequence[Buffer]) -> int:
     """A descriptor of a new file that holds `buffers`, for the system at least."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
-        for buffer in buffers:
-            view = memoryview(buffer)
-            while view:
-                view = view[os.write(descriptor, view) :]
+        views = deque(memoryview(buffer) for buffer in buffers if len(buffer))
+        while views:
+            _pass(views, os.writev(descriptor, [*islice(views, MOST_BUFFERS)]))
     except BaseException:
         os.close(descriptor)
         raise
@@ -203,8 +208,12 @@ class Batch:
     def sync(self, folders: Iterable[str | Path] = ()) -> None:
         """Return when the disk holds all files written so far, and the names in `folders`."""
         if self._durable:
-            waits = [self.call(sync, descriptor) for descriptor in self._open]
-            waits += [self.call(sync_folder, folder) for folder in folders]
+            todo = [partial(sync, descriptor) for descriptor in self._open]
+            todo += [partial(sync_folder, folder) for folder in folders]
+            # Shares, not a call for each: to hand one over costs as much as to do it.
+            mine, *others = (todo[first::THREADS] for first in range(THREADS))
+            waits = [self.call(_each, share) for share in others if share]
+            _each(mine)
             for wait in waits:
                 wait.result()
         self._close()
@@ -218,3 +227,8 @@ class Batch:
     def _close(self) -> None:
         while self._open:
             os.close(self._open.pop())
+
+
+def _each(calls: Iterable[Callable[[], None]]) -> None:
+    for call in calls:
+        call()

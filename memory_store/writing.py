@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from memory_store.arrays import chunks, raw, storable
+from memory_store.arrays import chunks, digest
 from memory_store.backend import MAX_DOCUMENT, Backend, Draft
-from memory_store.canonical import canonical, sha256
+from memory_store.canonical import canonical
 from memory_store.errors import Corrupt
 from memory_store.fields import Fields
 from memory_store.manifest import Manifest
@@ -28,7 +28,7 @@ def write_commit(
     branch: str,
     seq: int,
     position: int,
-) -> Ref:
+) -> tuple[Ref, Manifest]:
     """Write arrays and attributes as a new commit, and publish it.
 
     On any error the session is as it was, unless the ref got through: then the commit stays.
@@ -54,7 +54,8 @@ def write_commit(
         document = canonical(manifest.document)
         _check_readable(manifest, len(document), backend.name(commit_folder(name)))
         draft.write("zarr.json", [document])
-        return refs.publish(branch, seq, Commit(name, manifest.id, position), through=draft)
+        commit = Commit(name, manifest.id, position)
+        return refs.publish(branch, seq, commit, through=draft), manifest
 
 
 def _check_readable(manifest: Manifest, size: int, path: str) -> None:
@@ -72,21 +73,20 @@ def _check_readable(manifest: Manifest, size: int, path: str) -> None:
 
 def _write_arrays(arrays: Mapping[str, np.ndarray], draft: Draft) -> dict[str, ArraySpec]:
     """Write the arrays; returns what the attributes will say of them."""
-    stored = {name: storable(array) for name, array in arrays.items()}
     # sha256 takes longer than all else for large arrays, and leaves the interpreter to others.
-    hashes = {
-        name: draft.call(sha256, raw(array))
-        for name, array in stored.items()
+    digests = {
+        name: draft.call(digest, array)
+        for name, array in arrays.items()
         if array.nbytes >= WORTH_A_THREAD
     }
     specs = {}
-    for name, array in stored.items():
+    for name, array in arrays.items():
         crcs = []
         for chunk in chunks(array):
             draft.write(f"{name}/{chunk.name}", chunk.buffers)
             crcs.append(chunk.crc32c)
         document = array_document(array.shape, array.dtype.name)
         draft.write(f"{name}/zarr.json", [canonical(document)])
-        digest = hashes[name].result() if name in hashes else sha256(raw(array))
-        specs[name] = ArraySpec(array.shape, array.dtype.name, tuple(crcs), digest)
+        sha256 = digests[name].result() if name in digests else digest(array)
+        specs[name] = ArraySpec(array.shape, array.dtype.name, tuple(crcs), sha256)
     return specs

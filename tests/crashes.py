@@ -83,11 +83,12 @@ class Recorder:
     def recording(self) -> Iterator[None]:
         notes: dict[str, Callable[..., None]] = {
             **{"open": self._open, "close": self._close, "write": self._write},
-            **{"pwrite": self._pwrite, "ftruncate": self._ftruncate, "fsync": self._fsync},
+            **{"writev": self._writev, "pwrite": self._pwrite},
+            **{"ftruncate": self._ftruncate, "fsync": self._fsync},
             **{"mkdir": self._mkdir, "link": self._link, "rename": self._rename},
             **dict.fromkeys(("unlink", "rmdir", "remove"), self._unlink),
         }
-        others = ("truncate", "symlink", "mkfifo", "mknod", "writev", "pwritev", "fdatasync")
+        others = ("truncate", "symlink", "mkfifo", "mknod", "pwritev", "fdatasync")
         with pytest.MonkeyPatch.context() as patch:
             for name, note in notes.items():
                 patch.setattr(os, name, self._noting(name, note))
@@ -165,6 +166,9 @@ class Recorder:
             node, offset = self._opened[fd]
             self.steps.append(Write(node, offset, bytes(data[:count])))
             self._opened[fd] = node, offset + count
+
+    def _writev(self, count: int, fd: int, buffers: Any) -> None:
+        self._write(count, fd, b"".join(buffers))
 
     def _pwrite(self, count: int, fd: int, data: Any, offset: int) -> None:
         if fd in self._opened:

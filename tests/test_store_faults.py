@@ -58,7 +58,7 @@ class Interrupted(BaseException):
     """Like KeyboardInterrupt, without stopping the tests."""
 
 
-CALLS = ("open", "write", "fsync", "mkdir", "rename", "link", "close")
+CALLS = ("open", "write", "writev", "fsync", "mkdir", "rename", "link", "close")
 
 
 def failing(

@@ -107,7 +107,7 @@ def vanishing(monkeypatch: pytest.MonkeyPatch, at: int, vanish: Callable[[], Non
 
         return call
 
-    for name in ("open", "write", "mkdir", "link", "rename", "unlink"):
+    for name in ("open", "write", "writev", "mkdir", "link", "rename", "unlink"):
         monkeypatch.setattr(os, name, wrapped(getattr(os, name)))
     return calls
 
