@@ -137,6 +137,27 @@ def test_a_slot_tells_its_passage(visit: Visit, prose: Any) -> None:
     assert "has no slot any more" in visitor.page.locator("#curve").inner_text()
 
 
+def test_the_memory_is_redrawn_while_reading(visit: Visit, long: Path) -> None:
+    visitor = visit()
+    visitor.read_file(long)
+    visitor.said("read-bar", "tokens/s")
+    visitor.tab("Remember")
+    at = "JSON.parse(document.querySelector('#memory figure')?.dataset.memory ?? '{}').position"
+    newest, columns = 0, list[int]()
+    for _ in range(3):  # opening the tab draws it once
+        visitor.page.wait_for_function(f"(newest) => {at} > newest", arg=newest)
+        newest = visitor.page.evaluate(at)
+        if not columns:
+            visitor.page.locator("#memory figure").focus()
+        visitor.page.keyboard.press("ArrowLeft")
+        columns.append(int(visitor.page.locator("#memory rect.mark").get_attribute("x")))
+    # Who walks along the slots walks on in the new picture.
+    assert columns[0] > columns[1] > columns[2]
+    visitor.tab("Read")
+    visitor.page.locator("#stop-reading").click()
+    visitor.said("read-said", "Stopped. What was read is saved")
+
+
 def test_writing_tells_what_else_was_likely_and_is_undone(visit: Visit, prose: Any) -> None:
     visitor = visit()
     visitor.read(prose(40))

@@ -45,7 +45,8 @@ def build(desk: Desk) -> gr.Blocks:
             new = gr.Button("New session", scale=1, min_width=120, elem_id="new")
         standing = gr.HTML(elem_id="standing")
         strip = gr.HTML(EMPTY, elem_id="strip")
-        frame = Frame(session, standing, strip)
+        layers = gr.HTML(EMPTY, elem_id="memory", render=False)  # reading redraws it, too
+        frame = Frame(session, standing, strip, layers)
         with gr.Tabs():
             with gr.Tab("Read", id="read"):
                 read_tab(desk, frame)

@@ -19,12 +19,13 @@ class Frame:
 
     Attributes:
         session: the name of the session that all tabs work on; standing: where it is.
-        strip: its memory, in one row.
+        strip: its memory, in one row; layers: with a row for each layer, among the tabs.
     """
 
     session: gr.Dropdown
     standing: gr.HTML
     strip: gr.HTML
+    layers: gr.HTML
 
 
 def standing(name: str, position: int, *, saved: float | None = None) -> str:

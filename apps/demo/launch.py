@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+from apps.demo.importing import without_stubs
+
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -41,8 +43,9 @@ def run(
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
         try:
-            from apps.demo.desk import Desk
-            from apps.demo.server import serve
+            with without_stubs():
+                from apps.demo.desk import Desk
+                from apps.demo.server import serve
         except ModuleNotFoundError as error:
             raise ValueError(f"the demo needs {error.name}: pip install 'streamlm[demo]'") from None
         whose = whose_shelves(host, auth=bool(auth), shared=shared)

@@ -3,6 +3,7 @@
 (() => {
   const facts = new WeakMap();
   const chosen = new Map(); // by the part of the page, for its picture is drawn anew
+  let focused = null; // the part whose picture has the focus, which outlives the picture
   const clamp = (value, low, high) => Math.max(low, Math.min(high, value));
 
   function memoryOf(figure) {
@@ -120,15 +121,24 @@
     }
     event.preventDefault();
   });
+  document.addEventListener("focusin", (event) => {
+    const figure = event.target.closest?.("[data-memory]");
+    focused = figure ? partOf(figure) : null;
+  });
   document.addEventListener("focusout", (event) => {
     if (event.target.closest?.("[data-walk]")) odds(null);
+    const figure = event.target.closest?.("[data-memory]");
+    // One that is drawn anew leaves the page; one that somebody has left stays on it.
+    if (figure) setTimeout(() => { if (figure.isConnected && document.activeElement !== figure) focused = null; });
   });
   document.addEventListener("scroll", () => odds(null), true);
   new MutationObserver((changes) => {
     for (const { addedNodes } of changes) {
       for (const node of addedNodes) {
         const figure = node.matches?.("[data-memory]") ? node : node.querySelector?.("[data-memory]");
-        if (figure && chosen.has(partOf(figure))) showSlot(figure, ...chosen.get(partOf(figure)));
+        if (!figure) continue;
+        if (chosen.has(partOf(figure))) showSlot(figure, ...chosen.get(partOf(figure)));
+        if (partOf(figure) === focused) figure.focus({ preventScroll: true });
       }
     }
   }).observe(document, { childList: true, subtree: true });

@@ -164,7 +164,7 @@ def recall_curve(report: MemoryReport) -> str:
     points = []
     for near, far in pairwise([0, *edges]):
         points.append((far, report.kept(position - far, position - near)))
-    width, height, left, right, top = 400, 150, 34, 16, 8
+    width, height, left, right, top = 400, 150, 34, 22, 8
 
     def x(age: float) -> float:
         return left + (width - left - right) * math.log(max(age, 1)) / math.log(max(reach, 2))

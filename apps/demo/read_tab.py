@@ -11,7 +11,8 @@ import gradio as gr
 
 from apps.demo import reading, uploads
 from apps.demo.desk import LONG, Desk, visitor
-from apps.demo.frame import Frame, choices, refusals, stand, standing, strip_of
+from apps.demo.frame import Frame, choices, refusals, stand, standing
+from apps.demo.pictures import Seen
 from apps.demo.words import Word, by_surprise, message
 
 BOOK = "The bundled book: Beyond the City, by Arthur Conan Doyle"
@@ -45,7 +46,8 @@ def read_tab(desk: Desk, frame: Frame) -> None:
         queue=False,
         api_visibility="private",
     )
-    outputs = [said, bar, page, frame.standing, frame.strip, frame.session, begin, stop]
+    memory_of = [frame.strip, frame.layers]
+    outputs = [said, bar, page, frame.standing, *memory_of, frame.session, begin, stop]
 
     def read(
         name: str, chosen: str, pasted: str, uploaded: str | None, request: gr.Request
@@ -55,13 +57,13 @@ def read_tab(desk: Desk, frame: Frame) -> None:
         shown: deque[Word] = deque(maxlen=SHOWN)
         position, ended, last = 0, "", 0.0
         line: Any = gr.skip()
-        strip: Any = gr.skip()
-        yield (message("Opening…"), "", "", *[gr.skip()] * 3, *busy)
+        memory: Seen | None = None
+        yield (message("Opening…"), "", "", *[gr.skip()] * 4, *busy)
         with refusals() as told:
             shelf, here = desk.shelf(request), visitor(request)
             words = _text(chosen, pasted, uploaded)
             checkpoint = desk.checkpoint
-            picture = bar = ""
+            bar = ""
 
             def work(job: Any) -> None:
                 reading.read(job, shelf, name, text=words, checkpoint=checkpoint)
@@ -70,7 +72,7 @@ def read_tab(desk: Desk, frame: Frame) -> None:
                 for news in items:
                     shown.extend(news.words)
                     position, ended, bar = news.position, news.end or ended, news.bar
-                    picture = news.picture or picture
+                    memory = news.seen or memory
                 if ended or time.monotonic() - last > OFTEN:
                     last = time.monotonic()
                     yield (
@@ -78,17 +80,17 @@ def read_tab(desk: Desk, frame: Frame) -> None:
                         bar,
                         by_surprise(shown),
                         standing(name, position),
-                        picture or gr.skip(),
+                        *_pictures(memory),
                         gr.skip(),
                         *busy,
                     )
-                    picture = ""
+                    memory = None
             if not ended:
                 ended = "Stopped. What was read is saved; the same text goes on from here."
-                line, strip = stand(shelf, name), strip_of(desk, shelf, name, visitor=here)
+                line, memory = stand(shelf, name), desk.look(shelf, name, visitor=here)
         last_word = told[0] if told else message(ended)
         known = choices(shelf, name) if not told else gr.skip()
-        yield (last_word, gr.skip(), gr.skip(), line, strip, known, *idle)
+        yield (last_word, gr.skip(), gr.skip(), line, *_pictures(memory), known, *idle)
 
     begin.click(
         read,
@@ -103,6 +105,13 @@ def read_tab(desk: Desk, frame: Frame) -> None:
         return message("Stopping…") if desk.jobs.stop(visitor(request)) else ""
 
     stop.click(halt, None, said, queue=False, api_visibility="private")
+
+
+def _pictures(memory: Seen | None) -> list[Any]:
+    """A memory in one row, and with a row for each layer."""
+    if memory is None:
+        return [gr.skip(), gr.skip()]
+    return [memory.picture(layers=False), memory.picture()]
 
 
 def _text(chosen: str, pasted: str, uploaded: str | None) -> str:

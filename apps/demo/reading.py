@@ -27,14 +27,14 @@ class ReadNews:
 
     Attributes:
         bar: how far and how fast, as HTML; words: the tokens read since the last news.
-        picture: of the memory, where one was taken; position: tokens of the session.
+        seen: the memory, where it was looked at; position: tokens of the session.
         end: what to say at the end.
     """
 
     bar: str
     words: Sequence[Word]
     position: int
-    picture: str = ""
+    seen: Seen | None = None
     end: str = ""
 
 
@@ -51,7 +51,7 @@ def read(job: Job, shelf: Shelf, name: str, *, text: str, checkpoint: Checkpoint
 
     def tell(done: Progress) -> None:
         nonlocal due
-        report, picture = done.report, ""
+        report, seen = done.report, None
         words = [
             Word(decoder.decode([id]), -log_prob / math.log(2))
             for id, log_prob in zip(report.ids, report.log_probs, strict=True)
@@ -59,10 +59,10 @@ def read(job: Job, shelf: Shelf, name: str, *, text: str, checkpoint: Checkpoint
         report.ids.clear()  # a long text's would fill the memory
         report.log_probs.clear()
         if (now := time.monotonic()) > due and session.position:
-            picture = strip(session)
+            seen = Seen.of(session)
             due = now + max(LOOK, (time.monotonic() - now) / SHARE)
         bar = progress_bar(done, skipped=report.skipped_bytes)
-        job.tell(ReadNews(bar, words, session.position, picture))
+        job.tell(ReadNews(bar, words, session.position, seen))
         job.pass_turn()
 
     with tempfile.TemporaryDirectory(prefix="streamlm-") as folder:
@@ -78,7 +78,7 @@ def read(job: Job, shelf: Shelf, name: str, *, text: str, checkpoint: Checkpoint
             end = (
                 f"Read {report.tokens:,} tokens{at}; {name} is saved at token {session.position:,}."
             )
-            job.tell(ReadNews(bar, [], session.position, strip(session), end))
+            job.tell(ReadNews(bar, [], session.position, Seen.of(session), end))
 
 
 def strip(session: Session) -> str:

@@ -19,7 +19,7 @@ def remember_tab(desk: Desk, frame: Frame) -> gr.Tab:
     """Build the tab; what it shows is drawn when it is opened."""
     with gr.Tab("Remember", id="remember") as tab:
         said = gr.HTML(message(ABOUT), elem_id="remember-said")
-        picture = gr.HTML(EMPTY, elem_id="memory")
+        frame.layers.render()
         curve = gr.HTML(elem_id="curve")
         again = gr.Button("Look again", elem_id="look")
 
@@ -34,7 +34,7 @@ def remember_tab(desk: Desk, frame: Frame) -> gr.Tab:
         [tab.select, again.click, frame.session.change],
         look,
         frame.session,
-        [said, picture, curve],
+        [said, frame.layers, curve],
         **QUICK,
         show_progress="minimal",
         api_visibility="private",

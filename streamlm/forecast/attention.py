@@ -30,8 +30,9 @@ def sparsity(query: Tensor, key: Tensor, sample: Tensor) -> Tensor:
     """
     largest = torch.full(query.shape[:3], -torch.inf, dtype=query.dtype, device=query.device)
     total = torch.zeros_like(largest)
+    key = key.contiguous()
     for column in sample.unbind(1):  # never all L·U keys at once
-        scores = (query * key[:, :, column]).sum(dim=3)
+        scores = (query * key.index_select(2, column)).sum(dim=3)
         largest, total = torch.maximum(largest, scores), total + scores
     return largest - total / key.shape[2]
 
