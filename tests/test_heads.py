@@ -109,7 +109,8 @@ def test_full_attention_is_that_of_a_transformer() -> None:
     rates = [10_000 ** (-2 * i / 8) for i in range(4)]
     for p in range(11):
         angles = [p * rate for rate in rates]
-        x[p] += torch.tensor([math.sin(a) for a in angles] + [math.cos(a) for a in angles])
+        place = torch.tensor([math.sin(a) for a in angles] + [math.cos(a) for a in angles])
+        x[p] += place * model.config.init_std * 8**0.5  # as the embeddings, which begin so small
     q = layer.attention.query(x).unflatten(1, (2, 3))
     k, v = layer.attention.key_value(x).unflatten(1, (2, 2, 3)).unbind(1)
     rows = []

@@ -62,7 +62,10 @@ class FullModel(KeyValueModel):
     ) -> tuple[Tensor, State]:
         """All layers, over tokens that know their absolute positions; see `Model.read`."""
         at = state.position[:, None] + torch.arange(x.shape[1], device=x.device)  # [B, t]
-        return super().read(x + absolute(at, x.shape[2]).to(x.dtype), state)
+        # As large beside the embeddings as in the paper, where those begin with a variance of 1;
+        # ours begin smaller, and would be drowned by sines of their full size.
+        size = self.config.init_std * x.shape[2] ** 0.5
+        return super().read(x + (size * absolute(at, x.shape[2])).to(x.dtype), state)
 
     def project_past(self, index: int, state: State) -> Pair:
         """Keys and values of all segments that were closed; see `KeyValueModel.project_past`."""
