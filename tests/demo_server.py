@@ -81,15 +81,24 @@ def browser() -> Iterator[Any]:
 class Visitor:
     """A page of the demo, and what went wrong in it.
 
+    Args:
+        address: where it finds the server, if a proxy stands before it.
+
     Attributes:
         outside: addresses other than the server's that the page has asked for.
         errors: of scripts, and what was written to the console as one.
     """
 
     def __init__(
-        self, context: Any, server: DemoServer, *, width: int = 1000, scheme: str = "light"
+        self,
+        context: Any,
+        server: DemoServer,
+        *,
+        address: str = "",
+        width: int = 1000,
+        scheme: str = "light",
     ) -> None:
-        self.server = server
+        self.server, self.address = server, address or server.address
         self.page = context.new_page()
         self.page.set_viewport_size({"width": width, "height": 800})
         self.page.emulate_media(color_scheme=scheme)
@@ -100,11 +109,16 @@ class Visitor:
         self.page.on("request", self._asked)
         self.page.on("pageerror", lambda error: self._failed(str(error)))
         self.page.on(
-            "console", lambda said: self._failed(said.text) if said.type == "error" else None
+            "console",
+            lambda said: (
+                self._failed(f"{said.text} {said.location['url']}")
+                if said.type == "error"
+                else None
+            ),
         )
 
     def _asked(self, request: Any) -> None:
-        if not request.url.startswith((self.server.address, "data:", "blob:")):
+        if not request.url.startswith((self.address, "data:", "blob:")):
             self.outside.append(request.url)
 
     def _failed(self, error: str) -> None:
@@ -114,7 +128,7 @@ class Visitor:
 
     def visit(self, session: str = "") -> "Visitor":
         self._has_left |= self.page.url != "about:blank"
-        self.page.goto(self.server.address + (f"?session={session}" if session else ""))
+        self.page.goto(self.address + (f"?session={session}" if session else ""))
         self.page.locator("#standing p").wait_for()
         return self
 

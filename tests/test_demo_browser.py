@@ -11,6 +11,7 @@ import pytest
 
 import streamlm
 from streamlm.checkpoint import Checkpoint
+from tests.demo_proxy import proxy
 from tests.demo_server import DemoServer, Visitor, browser
 from tests.test_demo_uploads import bomb
 
@@ -405,6 +406,28 @@ def test_who_logs_in_has_their_own_sessions(
     for name in ("ada", "bob"):
         with streamlm.open(store / "users" / name / "diary.zarr", tiny, create=False) as session:
             assert session.position > 30
+
+
+def test_behind_a_proxy(
+    chromium: Any, model: Path, tiny: Checkpoint, tmp_path: Path, prose: Any
+) -> None:
+    """Under a path of another server it reads and writes, and asks for nothing outside of it."""
+    store = tmp_path / "sessions"
+    with (
+        DemoServer(store, model, "--root-path", "/streamlm") as server,
+        proxy(server.address, "/streamlm") as address,
+    ):
+        visitor = Visitor(chromium, server, address=address).visit("far")
+        visitor.read(prose(40))
+        visitor.tab("Write")
+        visitor.page.locator("#write").click()
+        visitor.said("write-said", r"Wrote \d+ tokens")
+        # A browser looks for an icon at the root, which is another server's.
+        errors = [error for error in visitor.errors if "/favicon.ico" not in error]
+        assert visitor.outside == errors == []
+        visitor.close()
+    with streamlm.open(store / "far.zarr", tiny, create=False) as session:
+        assert session.position > 40 + 100
 
 
 def test_a_restart_loses_nothing(

@@ -68,6 +68,7 @@ def serve(
             show_error=True,
             ssr_mode=False,
             pwa=False,
+            favicon_path=str(HERE / "icon.svg"),
             run_history=False,
             enable_monitoring=False,
             max_file_size=MAX_SESSION,
