@@ -16,7 +16,7 @@ from apps.demo import reading, words, writing
 from apps.demo.compare_tab import reports, show_report
 from apps.demo.desk import VISITOR, Desk
 from apps.demo.frame import number
-from apps.demo.launch import whose_shelves
+from apps.demo.launch import run, whose_shelves
 from apps.demo.pictures import Seen, recall_curve
 from apps.demo.shelf import Refused, Shelf
 from apps.demo.words import Word
@@ -278,3 +278,8 @@ def test_optional_numbers(text: str, value: int | None) -> None:
 def test_no_numbers(text: str) -> None:
     with pytest.raises(ValueError, match=r"Seed .*; allowed: a whole number, or nothing"):
         number(text, "Seed")
+
+
+def test_tools_that_nobody_could_call_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--mcp with --auth; allowed: one of them"):
+        run(str(tmp_path), mcp=True, auth=[("ada", "one")])

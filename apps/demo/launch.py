@@ -35,8 +35,10 @@ def run(
         say: tells where the demo is.
 
     Raises:
-        ValueError: gradio is not installed, or the port is taken.
+        ValueError: gradio is not installed, the port is taken, or both `mcp` and `auth` are given.
     """
+    if mcp and auth:
+        raise ValueError("--mcp with --auth; allowed: one of them, for MCP clients cannot log in")
     with tempfile.TemporaryDirectory(prefix="streamlm-demo-") as files:
         # Gradio reads these when it is imported.
         os.environ["GRADIO_TEMP_DIR"] = files
