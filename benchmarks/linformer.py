@@ -1,6 +1,6 @@
 """The Linformer's own task: masked tokens of books, and time and memory beside fused attention.
 
-    python -m benchmarks.linformer --threads 1          # an hour of one core
+    python -m benchmarks.linformer --threads 1          # half an hour of one core
     python -m benchmarks.linformer --steps 50 --lengths 512 1024       # a quick look
 
 Encoders that differ in their attention alone begin with the same weights where they share them, and
@@ -35,8 +35,9 @@ from streamlm.plots import BLUE, GREEN, GREY, ORANGE, panels, save, tokens_text
 from streamlm.recipe import Recipe
 from tokenizer import Tokenizer
 
-WINDOW, PROJECTED, BATCH, RATE, WARMUP = 512, 128, 8, 1e-3, 100
-TESTED = 64  # batches that the loss is measured on
+ENCODER: dict[str, Any] = {"n_layers": 2, "d_model": 128, "d_ff": 512, "window": 256}
+PROJECTED, BATCH, RATE, WARMUP = 64, 8, 2e-3, 50
+TESTED = 32  # batches that the loss is measured on
 VARIANTS: dict[str, dict[str, Any]] = {
     "full attention": {"projected_len": 0},
     "linear, none shared": {"sharing": "none"},
@@ -161,7 +162,7 @@ def _peak(device: torch.device) -> int:
 
 def show(figures: dict[str, Any]) -> None:
     """Both tables."""
-    table = Table(title=f"masked tokens of books: nats a token, windows of {WINDOW}")
+    table = Table(title=f"masked tokens of books: nats a token, windows of {ENCODER['window']}")
     for column in ("attention", "loss", "lowest – highest seed", "parameters", "seconds"):
         table.add_column(column, justify="left" if column == "attention" else "right")
     for name, found in figures["guessing"].items():
@@ -229,10 +230,9 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--recipe", type=Path, default=Path("recipes/books-cpu.toml"))
-    parser.add_argument("--steps", type=int, default=1500, help="of each encoder")
+    parser.add_argument("--recipe", type=Path, default=Path("recipes/compare-small.toml"))
+    parser.add_argument("--steps", type=int, default=500, help="of each encoder")
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--lengths", type=int, nargs="*", default=LENGTHS)
     parser.add_argument("--repeats", type=int, default=5, help="of each time, once from 16,384 on")
     parser.add_argument("--threads", type=int)
@@ -258,9 +258,8 @@ def main(arguments: list[str] | None = None) -> None:
         for name, variant in VARIANTS.items():
             config = EncoderConfig(
                 **{
+                    **ENCODER,
                     "vocab_size": tokenizer.vocab_size,
-                    "n_layers": options.layers,
-                    "window": WINDOW,
                     "projected_len": PROJECTED,
                     **variant,
                 }
@@ -282,7 +281,7 @@ def main(arguments: list[str] | None = None) -> None:
         "steps": options.steps,
         "seeds": options.seeds,
         "batch_size": BATCH,
-        "window": WINDOW,
+        "encoder": ENCODER,
         "projected_len": PROJECTED,
         "threads": torch.get_num_threads(),
         "timed": {"d_model": WIDTH, "n_heads": HEADS},

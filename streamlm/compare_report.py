@@ -43,9 +43,12 @@ def write_report(
         picture: of the differences in loss, which becomes part of the report.
         refused: by name, why a variant was not measured.
     """
-    every = {row["variant"]: _measures(row["variant"], runs) for row in rows}
+    every = {row["variant"]: _measured(row["variant"], runs) for row in rows}
     every = {name: found for name, found in every.items() if found}
-    measured = {name: mean_of(found) for name, found in every.items()}
+    measured = {
+        name: mean_of([run.measures for run in found if run.measures is not None])
+        for name, found in every.items()
+    }
     with tempfile.TemporaryDirectory() as folder:
         drawn = Path(folder) / "measures.png"
         _draw(measured, drawn)
@@ -58,9 +61,9 @@ def write_report(
         f"Each was trained on the same {n_tokens:,} tokens, with {seeds} seed(s), as many "
         "parameters (within 2 %) and as many bytes of state; “full” has as many as it reads. "
         "Below bits per byte stands the difference from the reference with its 95 % interval over "
-        "seeds, below the others their lowest and highest seed. The best of each column is bold. "
-        "State counts the bytes that are saved; times are of this machine, on which other work may "
-        "have run."
+        "seeds, below the others their lowest and highest seed. A head wins a column, in bold, "
+        "where with every seed none is better. State counts the bytes that are saved; times are of "
+        "this machine, on which other work may have run."
     )
     parts = [
         f"<h1>{html.escape(title)}</h1>",
@@ -81,43 +84,53 @@ def write_report(
     path.write_text(document, encoding="utf-8")
 
 
-def _measures(name: str, runs: Sequence[Run]) -> list[dict[str, Any]]:
-    return [run.measures for run in runs if run.variant == name and run.measures is not None]
+def _measured(name: str, runs: Sequence[Run]) -> list[Run]:
+    """Those of one variant that were measured, by seed."""
+    found = [run for run in runs if run.variant == name and run.measures is not None]
+    return sorted(found, key=lambda run: run.seed)
 
 
-Column = tuple[str, Callable[[dict[str, Any], dict[str, Any]], float], Callable[[float], str], int]
-# Name, value of (row, measures), how it is shown, and whether more (1) or less (-1) is better.
+def _at_last(name: str) -> Callable[[Run], float]:
+    """What was measured at the end of the stream."""
+    return lambda run: (run.measures or {})["stream"][-1][name]
+
+
+Column = tuple[str, Callable[[Run], float], Callable[[float], str], int]
+# Name, value of a run, how it is shown, and whether more (1) or less (-1) is better.
 COLUMNS: list[Column] = [
-    ("bits per byte", lambda row, _: row["bits_per_byte"], lambda v: f"{v:.4f}", -1),
-    ("recall gain, nats", lambda _, m: _gain(m, 1), lambda v: f"{v:.2f}", 1),
-    ("… beyond 4 segments", lambda _, m: _gain(m, 5), lambda v: f"{v:.2f}", 1),
-    ("tokens/s read", lambda _, m: m["stream"][-1]["reading"], lambda v: f"{v:,.0f}", 1),
-    ("written", lambda _, m: m["stream"][-1]["writing"], lambda v: f"{v:,.0f}", 1),
-    ("state", lambda _, m: m["stream"][-1]["state_bytes"], size_text, -1),
-    ("save, ms", lambda _, m: m["stream"][-1]["save_ms"], lambda v: f"{v:.1f}", -1),
-    ("resume, ms", lambda _, m: m["stream"][-1]["resume_ms"], lambda v: f"{v:.1f}", -1),
+    ("bits per byte", lambda run: run.bits_per_byte, lambda v: f"{v:.4f}", -1),
+    ("recall gain, nats", lambda run: _gain(run, 1), lambda v: f"{round(v, 3) + 0.0:.3f}", 1),
+    ("… beyond 4 segments", lambda run: _gain(run, 5), lambda v: f"{round(v, 3) + 0.0:.3f}", 1),
+    ("tokens/s read", _at_last("reading"), lambda v: f"{v:,.0f}", 1),
+    ("written", _at_last("writing"), lambda v: f"{v:,.0f}", 1),
+    ("state", _at_last("state_bytes"), size_text, -1),
+    ("save, ms", _at_last("save_ms"), lambda v: f"{v:.1f}", -1),
+    ("resume, ms", _at_last("resume_ms"), lambda v: f"{v:.1f}", -1),
 ]
 
 
-def _gain(measures: dict[str, Any], nearest: int) -> float:
+def _gain(run: Run, nearest: int) -> float:
     """What having been told adds to the log-probability of an answer, from a distance on."""
-    rows = [row["gain"] for row in measures["recall"] if row["distance"] >= nearest]
+    recall = (run.measures or {})["recall"]
+    rows = [row["gain"] for row in recall if row["distance"] >= nearest]
     return sum(rows) / len(rows)
 
 
-def _table(rows: Sequence[dict[str, Any]], measured: dict[str, list[dict[str, Any]]]) -> str:
+def _table(rows: Sequence[dict[str, Any]], measured: dict[str, list[Run]]) -> str:
     shown = [row for row in rows if row["variant"] in measured]
     head = "".join(f"<th>{html.escape(name)}</th>" for name, *_ in COLUMNS)
     found = [
-        [[value(row, each) for each in measured[row["variant"]]] for _, value, *_ in COLUMNS]
+        [[value(run) for run in measured[row["variant"]]] for _, value, *_ in COLUMNS]
         for row in shown
     ]
     lines = []
     for row, cells in zip(shown, found, strict=True):
         parts = [f"<td>{html.escape(row['variant'])}</td>"]
         for at, (_, _, text, sign) in enumerate(COLUMNS):
-            best = max(sign * fmean(others[at]) for others in found)
-            mark = ' class="best"' if sign * fmean(cells[at]) == best else ""
+            each = [others[at] for others in found]
+            best = [max(sign * value for value in seed) for seed in zip(*each, strict=False)]
+            wins = all(sign * mine >= most for mine, most in zip(cells[at], best, strict=False))
+            mark = ' class="best"' if wins else ""
             small = _spread(cells[at], text) if at else _difference(row)
             parts.append(f"<td{mark}>{html.escape(text(fmean(cells[at])))}{small}</td>")
         lines.append(f"<tr>{''.join(parts)}</tr>")
@@ -139,16 +152,18 @@ def _spread(seeds: list[float], text: Callable[[float], str]) -> str:
 def _draw(measured: dict[str, dict[str, Any]], path: Path) -> None:
     """Recall by distance, loss by position, bytes along the stream."""
     figure, (recall, loss, size) = panels(3, size=(12, 3.4), widths=[1, 1, 1])
-    for (name, found), colour in zip(measured.items(), COLOURS * 4, strict=False):
+    for at, (name, found) in enumerate(measured.items()):
+        # More heads than colours that can be told apart: the rest are dashed.
+        colour, line = COLOURS[at % len(COLOURS)], "-" if at < len(COLOURS) else "--"
         distances = [row["distance"] for row in found["recall"]]
-        recall.plot(distances, [row["gain"] for row in found["recall"]], "o-", color=colour)
+        recall.plot(distances, [row["gain"] for row in found["recall"]], f"o{line}", color=colour)
         places = [max(1.0, row["place"]) for row in found["loss_by_position"]]
-        loss.plot(places, [row["nats"] for row in found["loss_by_position"]], color=colour)
+        loss.plot(places, [row["nats"] for row in found["loss_by_position"]], line, color=colour)
         tokens = [row["tokens"] for row in found["stream"]]
         size.plot(
             tokens,
             [(row["state_bytes"] + row["derived_bytes"]) / 1e6 for row in found["stream"]],
-            "o-",
+            f"o{line}",
             color=colour,
             label=name,
         )
