@@ -142,7 +142,8 @@ class Trainer:
                 learning_rate=lr,
                 tokens_per_second=rate,
                 tokens=self.tokens,
-                seconds_left=(config.steps - self.step) * per_step / rate,
+                # Nothing can be told before the first target was met.
+                seconds_left=(config.steps - self.step) * per_step / rate if rate else 0.0,
             )
             if not math.isfinite(loss):
                 last_good = self.folder / "last"

@@ -15,7 +15,16 @@ from typer.testing import CliRunner
 
 from benchmarks import recall as benchmark
 from benchmarks.tools.foresight import area
-from benchmarks.tools.recall_models import ORACLE, WINDOW, entries
+from benchmarks.tools.recall_models import (
+    FAMILY,
+    ORACLE,
+    SEGMENT,
+    VOCAB,
+    WINDOW,
+    Entry,
+    entries,
+    heads_entries,
+)
 from streamlm.checkpoint import Checkpoint
 from streamlm.cli import app
 from streamlm.config import COMPRESSIONS, ModelConfig, TrainConfig
@@ -188,6 +197,20 @@ def test_a_model_learns_the_task_and_goes_on(tmp_path: Path) -> None:
     again = trainer_on(seen, seen, train=train, folder=tmp_path / "b", **options)
     again.resume()
     assert [step.loss for step in again.run()] == losses[60:]
+
+
+@pytest.mark.parametrize("entry", heads_entries(), ids=lambda entry: entry.name)
+def test_every_head_is_trained_on_ids(entry: Entry, tmp_path: Path) -> None:
+    alphabet = Alphabet.plain(VOCAB, family=FAMILY)
+    seen = recall(alphabet, n=2, segment_len=SEGMENT, segments=3, distances=[1], pairs=2)
+    train = TrainConfig(steps=2, batch_size=2, warmup_steps=0, checkpoint_steps=2)
+    folder, bos = tmp_path / "run", alphabet.bos
+    trainer = trainer_on(
+        seen, seen, model=entry.config, train=train, bos=bos, folder=folder, device="cpu"
+    )
+    first, second = trainer.run()
+    assert first.tokens == 0  # nothing is asked in the first segment
+    assert second.loss > 0
 
 
 # -- the suite ------------------------------------------------------------------------------------
