@@ -274,8 +274,9 @@ def test_forecast_compares_what_it_trained(tmp_path: Path, monkeypatch: pytest.M
 def test_linformer_trains_twins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Checkpoint, prose: Callable[..., str]
 ) -> None:
-    for name, value in (("WINDOW", 16), ("PROJECTED", 4), ("TESTED", 2), ("KS", (8, 16))):
+    for name, value in (("PROJECTED", 4), ("TESTED", 2), ("KS", (8, 16))):
         monkeypatch.setattr(linformer, name, value)
+    monkeypatch.setitem(linformer.ENCODER, "window", 16)
     (tmp_path / "t.model").write_bytes(tiny.tokenizer.model_bytes)
     (tmp_path / "text.txt").write_text(prose(400), encoding="utf-8")
     recipe = tmp_path / "recipe.toml"
@@ -284,7 +285,7 @@ def test_linformer_trains_twins(
         f'[data]\ntokenizer = "{tmp_path}/t.model"\ntrain = {files}\nvalid = {files}\n'
     )
     options = ["--recipe", str(recipe), "--steps", "3", "--seeds", "2", "--lengths", "32"]
-    options += ["--layers", "2", "--threads", "1", "--device", "cpu", "--repeats", "2"]
+    options += ["--threads", "1", "--device", "cpu", "--repeats", "2"]
     linformer.main([*options, "--runs", str(tmp_path / "runs"), "--out", str(tmp_path)])
     figures = json.loads((tmp_path / "linformer.json").read_text())["figures"]
     assert list(figures["guessing"]) == list(linformer.VARIANTS)
