@@ -1,11 +1,11 @@
 """The Linformer's own task: masked tokens of books, and time and memory beside fused attention.
 
-    python -m benchmarks.linformer --threads 1          # half an hour of one core
+    python -m benchmarks.linformer --threads 1          # encoders that are finished are kept
     python -m benchmarks.linformer --steps 50 --lengths 512 1024       # a quick look
 
 Encoders that differ in their attention alone begin with the same weights where they share them, and
 read the same windows. The table has the lengths of the paper's, but beside attention in one fused
-kernel, not beside one that writes all its n² weights to memory. Runs are kept in --runs.
+kernel, not beside one that writes all its n² weights to memory.
 """
 
 import argparse
