@@ -1,6 +1,6 @@
 """The Linformer's own task: masked tokens of books, and time and memory beside fused attention.
 
-    python -m benchmarks.linformer --threads 1          # encoders that are finished are kept
+    python -m benchmarks.linformer --threads 1          # goes on from what --runs holds
     python -m benchmarks.linformer --steps 50 --lengths 512 1024       # a quick look
 
 Encoders that differ in their attention alone begin with the same weights where they share them, and
@@ -30,7 +30,7 @@ from streamlm.data import Corpus
 from streamlm.display import bar, output
 from streamlm.encoder import Encoder, EncoderConfig, masked_windows
 from streamlm.heads.linformer import SelfAttention, projections
-from streamlm.machine import peak_memory, reset_peak_memory, usable_cores, write_results
+from streamlm.machine import describe, peak_memory, reset_peak_memory, usable_cores, write_results
 from streamlm.plots import BLUE, GREEN, GREY, ORANGE, panels, save, tokens_text
 from streamlm.recipe import Recipe
 from tokenizer import Tokenizer
@@ -75,10 +75,9 @@ def guess(
     progress: Callable[[], object],
 ) -> dict[str, Any]:
     """The loss of a trained encoder on windows it never saw, from `runs` where it is there."""
-    facts = json.dumps({**asdict(config), "steps": steps, "seed": seed, "batch": BATCH})
-    file = runs / f"{hashlib.sha256(facts.encode()).hexdigest()[:16]}.json"
-    if file.exists():
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    facts = {**asdict(config), "steps": steps, "seed": seed, "batch": BATCH}
+    file, found = _kept(runs, facts)
+    if found is not None:
         for _ in range(steps):
             progress()
         return found
@@ -106,15 +105,39 @@ def guess(
         "parameters": sum(weight.numel() for weight in encoder.parameters()),
         "seconds": seconds,
     }
-    runs.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(found), encoding="utf-8")
     return found
 
 
+def _kept(runs: Path, facts: dict[str, Any]) -> tuple[Path, dict[str, Any] | None]:
+    """Where figures that these facts lead to are kept, and the figures where they are there."""
+    runs.mkdir(parents=True, exist_ok=True)
+    file = runs / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]}.json"
+    return file, json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+
+
 def speed(
-    n: int, k: int, *, device: torch.device, repeats: int, progress: Callable[[], object]
+    n: int,
+    k: int,
+    *,
+    device: torch.device,
+    repeats: int,
+    runs: Path,
+    progress: Callable[[], object],
 ) -> dict[str, Any]:
     """One layer of attention over n tokens: full and shortened to k, in turns."""
+    facts = {
+        "n": n,
+        "k": k,
+        "width": [WIDTH, HEADS],
+        "repeats": repeats,
+        "machine": describe(str(device)),
+    }
+    file, found = _kept(runs, facts)
+    if found is not None:
+        for _ in range(repeats + 1):
+            progress()
+        return found
     lengths = projections(1, HEADS, WIDTH // HEADS, n=n, k=k, kind="linear", sharing="layerwise")[0]
     layers = {
         "full": SelfAttention(WIDTH, HEADS, None).to(device),
@@ -137,7 +160,7 @@ def speed(
                 peaks[name] = max(peaks.get(name, 0), _peak(device) - before)
             progress()
     full, short = times["full"], times["short"]
-    return {
+    found = {
         "n": n,
         "k": k,
         "full_ms": median_interval([s * 1000 for s in full]),
@@ -146,6 +169,8 @@ def speed(
         "peak_bytes": peaks,
         "times_less_memory": peaks["full"] / max(1, peaks["short"]),
     }
+    file.write_text(json.dumps(found), encoding="utf-8")
+    return found
 
 
 def _begin_peak(device: torch.device) -> int:
@@ -254,7 +279,9 @@ def main(arguments: list[str] | None = None) -> None:
         for n in options.lengths:
             for k in KS:
                 repeats = _repeats(n, options.repeats)
-                figures["speed"].append(speed(n, k, device=device, repeats=repeats, progress=step))
+                figures["speed"].append(
+                    speed(n, k, device=device, repeats=repeats, runs=options.runs, progress=step)
+                )
         for name, variant in VARIANTS.items():
             config = EncoderConfig(
                 **{
