@@ -75,6 +75,13 @@ def compare(
     target = out or Path("benchmarks/results") / name
     file = target.with_suffix(".json")
     settings = {"what": what.value, "recipe": str(recipe), "model": base.to_dict(), "train": values}
+    settings["data"] = {
+        "tokenizer": str(chosen.tokenizer),
+        "train": [str(file) for file in chosen.train_files],
+        "valid": [str(file) for file in chosen.valid_files],
+        "cut_bytes": chosen.cut_bytes,
+        "valid_share": chosen.valid_share,
+    }
     if chosen.backbone is not None:
         settings["backbone"] = chosen.backbone
     done = _done(file, settings)
@@ -135,7 +142,7 @@ def _done(file: Path, settings: dict[str, Any]) -> list[Any]:
     done = load_runs(file)
     if done:
         there = json.loads(file.read_text(encoding="utf-8"))["settings"]
-        if there != settings:
+        if any(settings.get(name) != value for name, value in there.items()):
             raise ValueError(f"{file} holds runs of other settings; allowed: --out ANOTHER")
     return done
 

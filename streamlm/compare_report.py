@@ -104,6 +104,7 @@ COLUMNS: list[Column] = [
     ("tokens/s read", _at_last("reading"), lambda v: f"{v:,.0f}", 1),
     ("written", _at_last("writing"), lambda v: f"{v:,.0f}", 1),
     ("state", _at_last("state_bytes"), size_text, -1),
+    ("peak, reading", _at_last("peak_bytes"), size_text, -1),
     ("save, ms", _at_last("save_ms"), lambda v: f"{v:.1f}", -1),
     ("resume, ms", _at_last("resume_ms"), lambda v: f"{v:.1f}", -1),
 ]
@@ -150,7 +151,7 @@ def _spread(seeds: list[float], text: Callable[[float], str]) -> str:
 
 
 def _draw(measured: dict[str, dict[str, Any]], path: Path) -> None:
-    """Recall by distance, loss by position, bytes along the stream."""
+    """Recall by distance, loss by position, peak bytes along the stream."""
     figure, (recall, loss, size) = panels(3, size=(12, 3.4), widths=[1, 1, 1])
     for at, (name, found) in enumerate(measured.items()):
         # More heads than colours that can be told apart: the rest are dashed.
@@ -162,7 +163,7 @@ def _draw(measured: dict[str, dict[str, Any]], path: Path) -> None:
         tokens = [row["tokens"] for row in found["stream"]]
         size.plot(
             tokens,
-            [(row["state_bytes"] + row["derived_bytes"]) / 1e6 for row in found["stream"]],
+            [row["peak_bytes"] / 1e6 for row in found["stream"]],
             f"o{line}",
             color=colour,
             label=name,
@@ -177,7 +178,7 @@ def _draw(measured: dict[str, dict[str, Any]], path: Path) -> None:
     size.set_yscale("log")
     size.xaxis.set_major_formatter(lambda value, _: tokens_text(value))
     size.set_xlabel("tokens read")
-    size.set_title("State and what is derived, MB")
+    size.set_title("Tensors at their peak while reading, MB")
     size.legend(frameon=False, fontsize=8)
     save(figure, path)
 

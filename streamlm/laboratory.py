@@ -22,6 +22,7 @@ from streamlm.stream import advance, score
 from streamlm.tasks.alphabet import Alphabet
 from streamlm.tasks.recall import recall
 from streamlm.tasks.scoring import answer, by_distance
+from streamlm.tensor_memory import peak_tensor_bytes
 
 DISTANCES = (0, 1, 2, 3, 4, 6, 8, 12)  # segments between what is told and what is asked
 LENGTHS = (4, 16, 64)  # segments of a stream after which it is measured
@@ -59,8 +60,9 @@ def recalled(
 def along(checkpoint: Checkpoint, corpus: Corpus) -> list[dict[str, Any]]:
     """Costs after so many segments of one stream, a row for each of LENGTHS.
 
-    tokens/s reading and writing, bytes of the state and of what is derived from it, and
-    milliseconds to save it in a folder and to load it.
+    tokens/s reading and writing, bytes of the state, of what is derived from it and, at the worst
+    moment of reading a segment, of all tensors but the weights, and milliseconds to save the state
+    in a folder and to load it.
     """
     model, segment_len = checkpoint.model, checkpoint.model.config.segment_len
     n = (max(LENGTHS) + 2) * segment_len
@@ -71,17 +73,20 @@ def along(checkpoint: Checkpoint, corpus: Corpus) -> list[dict[str, Any]]:
         _, state = advance(model, tokens[:, at : length * segment_len], state)
         at = length * segment_len
         ahead = tokens[:, at : at + segment_len + 1]
-        read = _seconds(partial(score, model, ahead[:, :-1], ahead[:, 1:], state))
+        reading = partial(score, model, ahead[:, :-1], ahead[:, 1:], state)
+        read = _seconds(reading)
         write = _seconds(partial(_decode, checkpoint, ahead, state))
         cache = state.cache
-        derived = (*cache.keys, *cache.values) if cache is not None else ()
+        held = (*cache.keys, *cache.values) if cache is not None else ()
+        derived = sum(tensor.nbytes for tensor in held)
         rows.append(
             {
                 "tokens": at,
                 "reading": segment_len / read,
                 "writing": DECODED / write,
                 "state_bytes": state.nbytes,
-                "derived_bytes": sum(tensor.nbytes for tensor in derived),
+                "derived_bytes": derived,
+                "peak_bytes": state.nbytes + derived + peak_tensor_bytes(reading),
                 **_stored(checkpoint, state),
             }
         )

@@ -54,6 +54,10 @@ def test_what_is_measured(measured: dict[str, dict[str, Any]]) -> None:
         sizes = [row["state_bytes"] for row in stream]
         grows = sizes[2] - sizes[0]
         assert grows == (0 if name == "compressed" else (64 - 4) * 32 * 16 * 4)
+        peaks = [row["peak_bytes"] for row in stream]
+        assert peaks == sorted(peaks)
+        assert all(row["peak_bytes"] > row["state_bytes"] + row["derived_bytes"] for row in stream)
+        assert (peaks[2] == peaks[1]) == (name == "compressed")
 
 
 def test_the_mean_of_seeds(measured: dict[str, dict[str, Any]]) -> None:
