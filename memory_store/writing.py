@@ -1,20 +1,23 @@
 """Writing a commit: everything lasts before the ref that makes it visible."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from memory_store.arrays import chunks, digest
-from memory_store.backend import MAX_DOCUMENT, Backend, Draft
+from memory_store.backend import MAX_DOCUMENT, Backend, Buffer, Draft
 from memory_store.canonical import canonical
 from memory_store.errors import Corrupt
 from memory_store.fields import Fields
 from memory_store.manifest import Manifest
 from memory_store.manifest_reader import from_attributes
-from memory_store.names import commit_folder, new_commit_name
+from memory_store.names import commit_key, new_commit_name
+from memory_store.packing import DOCUMENT, documents, packed, placed
 from memory_store.protocol import Commit, Ref
 from memory_store.refs import Refs
-from memory_store.zarrformat import ArraySpec, array_document
+from memory_store.zarrformat import ArraySpec
+from memory_store.zipformat import crc32_of
 
 WORTH_A_THREAD = 2**20  # bytes
 
@@ -49,13 +52,16 @@ def write_commit(
         ValueError: the snapshot is larger, or its numbers, than what can be read.
     """
     name = new_commit_name(position)
-    with backend.draft(commit_folder(name)) as draft:
-        manifest = describe(_write_arrays(arrays, draft))
+    with backend.draft(commit_key(name)) as draft:
+        contents, checksums, specs = _prepared(arrays, draft)
+        manifest = describe(specs)
         document = canonical(manifest.document)
-        _check_readable(manifest, len(document), backend.name(commit_folder(name)))
-        draft.write("zarr.json", [document])
+        _check_readable(manifest, len(document), backend.name(commit_key(name)))
+        contents = {DOCUMENT: [document], **contents, **documents(specs)}
+        draft.write("", list(packed(contents, checksums)))
         commit = Commit(name, manifest.id, position)
-        return refs.publish(branch, seq, commit, through=draft), manifest
+        ref = refs.publish(branch, seq, commit, through=draft)
+        return ref, replace(manifest, arrays=placed(specs, len(document)))
 
 
 def _check_readable(manifest: Manifest, size: int, path: str) -> None:
@@ -71,22 +77,24 @@ def _check_readable(manifest: Manifest, size: int, path: str) -> None:
         raise ValueError(f"the snapshot could not be read again: {error}") from error
 
 
-def _write_arrays(arrays: Mapping[str, np.ndarray], draft: Draft) -> dict[str, ArraySpec]:
-    """Write the arrays; returns what the attributes will say of them."""
+def _prepared(
+    arrays: Mapping[str, np.ndarray], draft: Draft
+) -> tuple[dict[str, list[Buffer]], dict[str, int], dict[str, ArraySpec]]:
+    """Chunks by the names of members, their crc32, and what the attributes will say of arrays."""
     # sha256 takes longer than all else for large arrays, and leaves the interpreter to others.
     digests = {
         name: draft.call(digest, array)
         for name, array in arrays.items()
         if array.nbytes >= WORTH_A_THREAD
     }
-    specs = {}
-    for name, array in arrays.items():
+    contents, checksums, specs = {}, {}, {}
+    for name, array in sorted(arrays.items()):
         crcs = []
         for chunk in chunks(array):
-            draft.write(f"{name}/{chunk.name}", chunk.buffers)
+            member = f"{name}/{chunk.name}"
+            contents[member] = chunk.buffers
+            checksums[member] = crc32_of(chunk.buffers)
             crcs.append(chunk.crc32c)
-        document = array_document(array.shape, array.dtype.name)
-        draft.write(f"{name}/zarr.json", [canonical(document)])
         sha256 = digests[name].result() if name in digests else digest(array)
         specs[name] = ArraySpec(array.shape, array.dtype.name, tuple(crcs), sha256)
-    return specs
+    return contents, checksums, specs
