@@ -236,10 +236,16 @@ def draw(figures: dict[str, Any], path: Path) -> None:
             continue
         x = [row["n"] for row in rows]
         times.plot(x, [row["times_as_fast"]["median"] for row in rows], "o-", color=colour)
+        above = k == KS[0]
         times.annotate(
-            f"k = {k}", (x[-1], rows[-1]["times_as_fast"]["median"]), color=colour, ha="right",
-            va="bottom",
-        )  # fmt: skip
+            f"k = {k}",
+            (x[-2], rows[-2]["times_as_fast"]["median"]) if len(rows) > 1 else (x[0], 1),
+            xytext=(-8, 6) if above else (8, -6),
+            textcoords="offset points",
+            color=colour,
+            ha="right" if above else "left",
+            va="bottom" if above else "top",
+        )
     times.axhline(1, color=GREY, linewidth=1)
     times.set_xscale("log", base=2)
     times.set_yscale("log")
