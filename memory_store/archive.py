@@ -5,6 +5,7 @@ made is as little trusted as a folder: names are never paths, and sizes are chec
 is allocated.
 """
 
+import errno
 import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -74,9 +75,15 @@ def import_session(path: str | os.PathLike[str], target: Backend) -> None:
                 content.check_complete()
                 copy_session(content, target)
         except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
-            raise Corrupt(
-                f"{source}: no archive of a session, or a damaged one ({error}). Export it again."
-            ) from None
+            raise _no_archive(source, error) from None
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            raise _no_archive(source, "it names a place before its beginning") from None
+
+
+def _no_archive(path: Path, why: object) -> Corrupt:
+    return Corrupt(f"{path}: no archive of a session, or a damaged one ({why}). Export it again.")
 
 
 class Archive:
@@ -114,9 +121,10 @@ class Archive:
         with self._archive.open(self._member(Extent(key, 0, None))) as file:
             return file.read()
 
-    def beginning(self, key: str, most: int) -> bytes:
-        with self._archive.open(self._member(Extent(key, 0, 0))) as file:
-            return file.read(most)
+    def beginning(self, key: str, most: int) -> tuple[bytes, int]:
+        info = self._member(Extent(key, 0, 0))
+        with self._archive.open(info) as file:
+            return file.read(most), info.file_size
 
     def open(self, extent: Extent) -> "_Member":
         member = _Member(self._archive.open(self._member(extent)), self.name(extent.key))

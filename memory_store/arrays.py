@@ -77,12 +77,13 @@ def digest(array: np.ndarray) -> str:
     return found.hexdigest()
 
 
-def members(name: str, spec: Stored) -> list[str]:
+def members(name: str, spec: Stored) -> Iterator[str]:
     """What the chunks of the array `name` are called in the commit's file."""
-    return [f"{name}/{chunk_name(len(spec.shape), index)}" for index in range(len(spec.crc32c))]
+    for index in range(len(spec.crc32c)):
+        yield f"{name}/{chunk_name(len(spec.shape), index)}"
 
 
-def extents(folder: str, spec: Stored) -> list[Extent]:
+def extents(folder: str, spec: Stored) -> Iterator[Extent]:
     """Where the chunks of an array lie.
 
     Args:
@@ -91,14 +92,22 @@ def extents(folder: str, spec: Stored) -> list[Extent]:
     """
     size = chunk_bytes(spec)
     if spec.start is None:
-        return [Extent(key, 0, size, whole=True) for key in members(folder, spec)]
+        yield from (Extent(key, 0, size, whole=True) for key in members(folder, spec))
+        return
     key, _, name = folder.rpartition("/")
-    found, at = [], spec.start
+    at = spec.start
     for member in members(name, spec):
         at += header_size(member)
-        found.append(Extent(key, at, size))
+        yield Extent(key, at, size)
         at += size
-    return found
+
+
+def called(backend: Backend, folder: str, spec: Stored) -> str:
+    """What messages call an array: a path that is there, and which part of it if it is a file."""
+    if spec.start is None:
+        return backend.name(folder)
+    key, _, name = folder.rpartition("/")
+    return f"{backend.name(key)}: {name}"
 
 
 def memory(nbytes: int) -> np.ndarray:
@@ -127,7 +136,7 @@ def read_array(
         data = allocate(spec.nbytes)[: spec.nbytes]
     except MemoryError as error:
         raise Corrupt(
-            f"{backend.name(folder)}: {spec.nbytes} bytes do not fit in memory. Free some, or load "
+            f"{called(backend, folder, spec)}: {spec.nbytes} bytes do not fit in memory. Free some, or load "
             "it elsewhere."
         ) from error
     fill([data], backend, folder, spec)
@@ -170,9 +179,8 @@ def fill(buffers: Sequence[np.ndarray], backend: Backend, folder: str, spec: Sto
             problem = "a sound chunk, but not the one that was committed here"
         else:
             continue
-        path = backend.name(extent.key)
-        if spec.start is not None:  # which part of the file
-            path += f": {members(folder.rpartition('/')[2], spec)[i]}"
+        chunk = chunk_name(len(spec.shape), i)
+        path = f"{called(backend, folder, spec)}/{chunk}"
         raise Corrupt(f"{path}: {problem}. Restore the file from a copy.")
 
 
@@ -208,13 +216,14 @@ def read_rows(
             content.close()
 
 
-def check_sha256(name: str, spec: ArraySpec, array: np.ndarray) -> None:
-    """Check an array that was read against its sha256; `name` is what messages call it.
+def check_sha256(backend: Backend, folder: str, spec: ArraySpec, array: np.ndarray) -> None:
+    """Check an array that was read from a folder against its sha256.
 
     Raises:
         Corrupt: they do not fit.
     """
     if digest(array) != spec.sha256:
+        name = called(backend, folder, spec)
         raise Corrupt(f"{name}: damaged, its sha256 does not fit. Restore it from a copy.")
 
 

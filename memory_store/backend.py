@@ -92,8 +92,8 @@ class Backend(Protocol):
     def read(self, key: str) -> bytes:
         """A small file; Corrupt if it is missing, no file or larger than `MAX_DOCUMENT`."""
 
-    def beginning(self, key: str, most: int) -> bytes:
-        """The first bytes of a file, at most so many; Corrupt if it is missing or no file."""
+    def beginning(self, key: str, most: int) -> tuple[bytes, int]:
+        """The first bytes of a file, at most so many, and its size; Corrupt if it is missing."""
 
     def open(self, extent: Extent) -> Content:
         """A part of a file to be read; Corrupt if the file is missing, no file or too short."""

@@ -74,7 +74,7 @@ def _copy_whole(commits: Commits, commit: Commit, manifest: Manifest, target: Ba
     contents: dict[str, Sequence[Buffer]] = {DOCUMENT: [canonical(manifest.document)]}
     for name, spec in sorted(manifest.arrays.items()):
         array = commits.array(commit, spec, name)
-        check_sha256(commits.backend.name(array_folder(commit, name)), spec, array)
+        check_sha256(commits.backend, array_folder(commit, name), spec, array)
         contents |= {f"{name}/{chunk.name}": chunk.buffers for chunk in chunks(array)}
     contents |= documents(manifest.arrays)
     with target.draft(commit_key(commit.name)) as draft:

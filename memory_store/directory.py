@@ -129,7 +129,7 @@ class Directory:
     def read(self, key: str) -> bytes:
         return read_document(self._prefix + key)
 
-    def beginning(self, key: str, most: int) -> bytes:
+    def beginning(self, key: str, most: int) -> tuple[bytes, int]:
         return read_beginning(self._prefix + key, most)
 
     def open(self, extent: Extent) -> "_File":

@@ -119,8 +119,8 @@ class Pending:
             return self.target.read_bytes() == self.data
         except FileNotFoundError:
             return False
-        except OSError:
-            return True
+        except OSError as error:
+            return error.errno != errno.ENAMETOOLONG  # what has no name cannot be there
 
 
 def temporary(folder: Path) -> Path:

@@ -80,8 +80,9 @@ class InMemory:
     def read(self, key: str) -> bytes:
         return self._get(Extent(key, 0, None))
 
-    def beginning(self, key: str, most: int) -> bytes:
-        return self._get(Extent(key, 0, 0))[:most]
+    def beginning(self, key: str, most: int) -> tuple[bytes, int]:
+        data = self._get(Extent(key, 0, 0))
+        return data[:most], len(data)
 
     def open(self, extent: Extent) -> "Held":
         return Held(memoryview(self._get(extent))[extent.start :])

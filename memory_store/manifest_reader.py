@@ -58,9 +58,9 @@ def read_manifest(backend: Backend, commit: Commit, session: str | None) -> Mani
         Corrupt: missing, damaged, or another commit than `commit`.
         UnsupportedSchema: written by a later version.
     """
-    key, left, packed = document_key(commit.name), "all", is_packed(commit.name)
+    key, left, packed, size = document_key(commit.name), "all", is_packed(commit.name), 0
     try:
-        data = read_document(backend, key) if packed else backend.read(key)
+        data, size = read_document(backend, key) if packed else (backend.read(key), 0)
     except Corrupt:
         record, past = f"{log_folder(commit.name)}/{RECORD}", past_key(commit.name)
         if backend.exists(record):
@@ -89,12 +89,20 @@ def read_manifest(backend: Backend, commit: Commit, session: str | None) -> Mani
     if manifest.position != commit.position or session not in (None, manifest.session):
         raise Corrupt(f"{path}: of another session or position. Restore the file from a copy.")
     if left != "all":
-        return replace(manifest, left=left)
-    if manifest.document != document:
+        data = canonical(manifest.document)  # what was there, for those that need to know where
+    elif manifest.document != document:
         raise Corrupt(
             f"{path}: its Zarr metadata does not fit its attributes. Restore the file from a copy."
         )
-    return replace(manifest, arrays=placed(manifest.arrays, len(data))) if packed else manifest
+    arrays = manifest.arrays
+    if packed:
+        arrays, end = placed(arrays, len(data))
+        if left == "all" and end > size:  # a shape must not promise what is not there
+            raise Corrupt(
+                f"{path}: has {size} bytes where more than {end} were written. "
+                "Restore the file from a copy."
+            )
+    return replace(manifest, arrays=arrays, left=left)
 
 
 def check_schema(found: Any, path: object) -> None:

@@ -107,8 +107,9 @@ class Objects:
     def read(self, key: str) -> bytes:
         return bytes(self._take(Extent(key, 0, None, whole=True)))
 
-    def beginning(self, key: str, most: int) -> bytes:
-        return bytes(self._get(key, {"range": (0, most)})[0])
+    def beginning(self, key: str, most: int) -> tuple[bytes, int]:
+        data, size = self._get(key, {"range": (0, most)})
+        return bytes(data), size
 
     def open(self, extent: Extent) -> Held:
         return Held(self._take(extent))
@@ -127,7 +128,7 @@ class Objects:
         """Extents of one object that lie behind each other, with one request."""
         first, last = extents[0], extents[-1]
         options: Any = {}
-        if not first.whole:
+        if first.size is not None and (first.start or not first.whole):
             options["range"] = (first.start, last.start + (last.size or 0))
         found, size = self._get(first.key, options, last)
         for extent in extents:
@@ -152,10 +153,11 @@ class Objects:
     def ahead(self, wanted: Callable[[], Iterable[Extent]]) -> Iterator["Objects"]:
         pool, reader = ThreadPoolExecutor(THREADS), copy(self)
         try:
+            coming: dict[Extent, Callable[[], memoryview]] = {}
             for extents in _gathered(wanted()):
                 future = pool.submit(self._fetch, extents)
-                for at, extent in enumerate(extents):
-                    reader._coming[extent] = partial(_nth, future, at)
+                coming |= {each: partial(_nth, future, at) for at, each in enumerate(extents)}
+            reader._coming = coming
             yield reader
         finally:
             pool.shutdown(cancel_futures=True)

@@ -25,14 +25,14 @@ FIRST = 2**16  # bytes read at once, in the hope that the document is among them
 Spec = TypeVar("Spec", bound=Stored)
 
 
-def placed(arrays: Mapping[str, Spec], document_size: int) -> dict[str, Spec]:
-    """The arrays with the byte at which the chunks of each begin."""
+def placed(arrays: Mapping[str, Spec], document_size: int) -> tuple[dict[str, Spec], int]:
+    """The arrays with the byte at which the chunks of each begin, and the one where all end."""
     found, at = {}, header_size(DOCUMENT) + document_size
     for name in sorted(arrays):
         found[name] = replace(arrays[name], start=at)
         size = chunk_bytes(arrays[name])
         at += sum(header_size(member) + size for member in members(name, arrays[name]))
-    return found
+    return found, at
 
 
 def documents(arrays: Mapping[str, Stored]) -> dict[str, list[Buffer]]:
@@ -70,13 +70,13 @@ def laid_out(contents: Iterable[Member]) -> tuple[list[tuple[Member, int]], int]
     return found, at
 
 
-def read_document(backend: Backend, key: str) -> bytes:
-    """The group's `zarr.json` in the archive under `key`.
+def read_document(backend: Backend, key: str) -> tuple[bytes, int]:
+    """The group's `zarr.json` in the archive under `key`, and the size of the archive.
 
     Raises:
         Corrupt: missing, or no such archive.
     """
-    first = backend.beginning(key, FIRST)
+    first, size = backend.beginning(key, FIRST)
     member = first_member(first, DOCUMENT)
     if member is None or member.size > MAX_DOCUMENT:
         raise Corrupt(
@@ -87,7 +87,7 @@ def read_document(backend: Backend, key: str) -> bytes:
     if len(found) < member.size:
         at = begin + len(found)
         found += read_part(backend, Extent(key, at, member.size - len(found)))
-    return found
+    return found, size
 
 
 def read_part(backend: Backend, extent: Extent) -> bytes:

@@ -1,6 +1,7 @@
 """Reading everything that refs reach, and checking it all."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from memory_store.arrays import check_sha256, chunk_bytes, chunks
 from memory_store.backend import Backend, Extent
@@ -42,9 +43,8 @@ def verify(commits: Commits, starts: Iterable[Commit], *, refs: int) -> Verified
             size += _check_arrays(commit, manifest, commits, scratch)
         elif manifest.left == "log":
             ids = commits.token_ids(commit)
-            check_sha256(
-                commits.backend.name(log_folder(commit.name)), manifest.arrays[TOKENS], ids
-            )
+            spec = replace(manifest.arrays[TOKENS], start=None)
+            check_sha256(commits.backend, log_folder(commit.name), spec, ids)
             size += ids.nbytes
         waiting += [*filter(None, [manifest.parent, manifest.jump and manifest.jump[0]])]
         waiting += [source.commit for source in manifest.window]
@@ -58,7 +58,7 @@ def _check_arrays(commit: Commit, manifest: Manifest, commits: Commits, scratch:
     found: list[Member] = []
     for name, spec in sorted(manifest.arrays.items()):
         array = commits.array(commit, spec, name, allocate=scratch.take)
-        check_sha256(commits.backend.name(array_folder(commit, name)), spec, array)
+        check_sha256(commits.backend, array_folder(commit, name), spec, array)
         if is_packed(commit.name):
             size = chunk_bytes(spec)
             found += [
