@@ -136,8 +136,8 @@ def read_array(
         data = allocate(spec.nbytes)[: spec.nbytes]
     except MemoryError as error:
         raise Corrupt(
-            f"{called(backend, folder, spec)}: {spec.nbytes} bytes do not fit in memory. Free some, or load "
-            "it elsewhere."
+            f"{called(backend, folder, spec)}: {spec.nbytes} bytes do not fit in memory. Free "
+            "some, or load it elsewhere."
         ) from error
     fill([data], backend, folder, spec)
     return _shaped(data, spec.dtype, spec.shape)

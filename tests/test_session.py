@@ -44,8 +44,8 @@ from streamlm.sources import Source
 from streamlm.state import State
 from streamlm.stream import advance
 from streamlm.text import TextStream
+from tests import stores
 from tests.invariants import assert_same_state
-from tests.stores import members, where
 from tokenizer import StreamDecoder, Tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -1153,8 +1153,8 @@ def damage(path: Path, ref: Ref | None, name: str) -> None:
     assert ref is not None
     file = path / "commits" / ref.commit.name
     data = bytearray(file.read_bytes())
-    chunk = next(each for each in members(bytes(data)) if each.startswith(f"{name}/c."))
-    data[where(bytes(data), chunk) + 40] ^= 1
+    chunk = next(each for each in stores.members(bytes(data)) if each.startswith(f"{name}/c."))
+    data[stores.where(bytes(data), chunk) + 40] ^= 1
     file.write_bytes(data)
 
 
