@@ -1,10 +1,11 @@
 """A session as one file: a Zip archive of what a folder would hold, not compressed.
 
-Any tool unpacks it, and Zarr's `ZipStore` opens the groups in it. An archive that somebody else has
+Any tool unpacks it, and Zarr's `ZipStore` opens each commit. An archive that somebody else has
 made is as little trusted as a folder: names are never paths, and sizes are checked before anything
 is allocated.
 """
 
+import errno
 import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from memory_store.backend import Backend, Buffer, Result, check_found, missing
+from memory_store.backend import Backend, Buffer, Extent, Result, check_found, missing
 from memory_store.canonical import parse, sealed, unsealed
 from memory_store.copying import copy_session
 from memory_store.drafts import temporary
@@ -74,9 +75,15 @@ def import_session(path: str | os.PathLike[str], target: Backend) -> None:
                 content.check_complete()
                 copy_session(content, target)
         except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
-            raise Corrupt(
-                f"{source}: no archive of a session, or a damaged one ({error}). Export it again."
-            ) from None
+            raise _no_archive(source, error) from None
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            raise _no_archive(source, "it names a place before its beginning") from None
+
+
+def _no_archive(path: Path, why: object) -> Corrupt:
+    return Corrupt(f"{path}: no archive of a session, or a damaged one ({why}). Export it again.")
 
 
 class Archive:
@@ -111,27 +118,32 @@ class Archive:
         return f"{self._path}/{key}" if key else self._path
 
     def read(self, key: str) -> bytes:
-        with self._archive.open(self._member(key, None)) as file:
+        with self._archive.open(self._member(Extent(key, 0, None))) as file:
             return file.read()
 
-    def open(self, key: str, size: int) -> "_Member":
-        return _Member(self._archive.open(self._member(key, size)), self.name(key))
+    def beginning(self, key: str, most: int) -> tuple[bytes, int]:
+        info = self._member(Extent(key, 0, 0))
+        with self._archive.open(info) as file:
+            return file.read(most), info.file_size
 
-    def check_size(self, key: str, size: int) -> None:
-        self._member(key, size)
+    def open(self, extent: Extent) -> "_Member":
+        member = _Member(self._archive.open(self._member(extent)), self.name(extent.key))
+        member.skip(extent.start)
+        return member
 
-    def _member(self, key: str, size: int | None) -> zipfile.ZipInfo:
-        info = self._members.get(key)
+    def check_size(self, extent: Extent) -> None:
+        self._member(extent)
+
+    def _member(self, extent: Extent) -> zipfile.ZipInfo:
+        info, name = self._members.get(extent.key), self.name(extent.key)
         if info is None:
-            raise missing(self.name(key))
+            raise missing(name)
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
-            raise Corrupt(f"{self.name(key)}: compressed or encrypted. Export it again.")
-        check_found(self.name(key), info.file_size, size)
+            raise Corrupt(f"{name}: compressed or encrypted. Export it again.")
+        check_found(name, info.file_size, extent)
         return info
 
-    def ahead(
-        self, wanted: Callable[[], Iterable[tuple[str, int | None]]]
-    ) -> AbstractContextManager["Archive"]:
+    def ahead(self, wanted: Callable[[], Iterable[Extent]]) -> AbstractContextManager["Archive"]:
         return nullcontext(self)
 
     def exists(self, key: str) -> bool:
@@ -162,7 +174,7 @@ class Archive:
     def begin(self, data: bytes) -> None:
         self._refuse()
 
-    def draft(self, folder: str) -> NoReturn:
+    def draft(self, key: str) -> NoReturn:
         self._refuse()
 
     def publish(self, branch: str, seq: int, data: bytes) -> None:
@@ -214,8 +226,8 @@ class _Writer(Archive):
         self.create(SESSION_FILE, data)
 
     @contextmanager
-    def draft(self, folder: str) -> Iterator["_Draft"]:  # type: ignore[override]
-        yield _Draft(self, folder)
+    def draft(self, key: str) -> Iterator["_Draft"]:  # type: ignore[override]
+        yield _Draft(self, key)
 
     def publish(self, branch: str, seq: int, data: bytes) -> None:
         self.create(ref_key(branch, seq), data)
@@ -232,11 +244,11 @@ class _Writer(Archive):
 class _Draft:
     """A commit in an archive; see `backend.Draft`."""
 
-    def __init__(self, writer: _Writer, folder: str) -> None:
-        self._writer, self._folder = writer, folder
+    def __init__(self, writer: _Writer, key: str) -> None:
+        self._writer, self._key = writer, key
 
     def write(self, key: str, buffers: Sequence[Buffer]) -> None:
-        self._writer.create(f"{self._folder}/{key}", b"".join(buffers))
+        self._writer.create(f"{self._key}/{key}" if key else self._key, b"".join(buffers))
 
     def call(self, function: Callable[[Any], Result], argument: Any) -> "Future[Result]":
         future: Future[Result] = Future()

@@ -1,6 +1,7 @@
-"""Arrays as chunk files: the bytes in C order, little-endian, then their crc32c.
+"""Arrays as chunks: the bytes in C order, little-endian, then their crc32c.
 
-One chunk is one file, `<array>/c.0.0…`; see `zarrformat` for how large arrays are split.
+A chunk is a member of the commit's file, `<array>/c.0.0…`, or a file of its own in the folders that
+early versions wrote; see `zarrformat` for how large arrays are split, `packing` for the file.
 """
 
 import hashlib
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from memory_store.backend import Backend, Buffer
+from memory_store.backend import Backend, Buffer, Extent
 from memory_store.canonical import crc32c
 from memory_store.errors import Corrupt
 from memory_store.zarrformat import (
@@ -22,10 +23,11 @@ from memory_store.zarrformat import (
     chunk_name,
     chunk_shape,
 )
+from memory_store.zipformat import header_size
 
 CHECKSUM = 4  # bytes at the end of a chunk
 WORTH_A_PIECE = 2**12  # bytes; less is copied
-BLOCK = 2**18  # bytes that are read at once where they need not be kept: these stay in the cache
+BLOCK = 2**19  # bytes that are read at once where they need not be kept: these stay in the cache
 
 
 @dataclass(frozen=True)
@@ -75,10 +77,37 @@ def digest(array: np.ndarray) -> str:
     return found.hexdigest()
 
 
-def files(folder: str, spec: Stored) -> list[tuple[str, int]]:
-    """The keys of the chunks that `spec` promises in `folder`, and their sizes in bytes."""
-    size = _chunk_bytes(spec) + CHECKSUM
-    return [(f"{folder}/{chunk_name(len(spec.shape), i)}", size) for i in range(len(spec.crc32c))]
+def members(name: str, spec: Stored) -> Iterator[str]:
+    """What the chunks of the array `name` are called in the commit's file."""
+    for index in range(len(spec.crc32c)):
+        yield f"{name}/{chunk_name(len(spec.shape), index)}"
+
+
+def extents(folder: str, spec: Stored) -> Iterator[Extent]:
+    """Where the chunks of an array lie.
+
+    Args:
+        folder: the array's, be it in a folder or in a file: `<commit>/<array>`.
+        spec: what is known of it.
+    """
+    size = chunk_bytes(spec)
+    if spec.start is None:
+        yield from (Extent(key, 0, size, whole=True) for key in members(folder, spec))
+        return
+    key, _, name = folder.rpartition("/")
+    at = spec.start
+    for member in members(name, spec):
+        at += header_size(member)
+        yield Extent(key, at, size)
+        at += size
+
+
+def called(backend: Backend, folder: str, spec: Stored) -> str:
+    """What messages call an array: a path that is there, and which part of it if it is a file."""
+    if spec.start is None:
+        return backend.name(folder)
+    key, _, name = folder.rpartition("/")
+    return f"{backend.name(key)}: {name}"
 
 
 def memory(nbytes: int) -> np.ndarray:
@@ -101,14 +130,14 @@ def read_array(
         Corrupt: a chunk is missing, damaged, or a sound one from elsewhere.
     """
     # All sizes are checked before memory is taken: a shape must not promise what is not there.
-    for key, due in files(folder, spec):
-        backend.check_size(key, due)
+    for extent in extents(folder, spec):
+        backend.check_size(extent)
     try:
         data = allocate(spec.nbytes)[: spec.nbytes]
     except MemoryError as error:
         raise Corrupt(
-            f"{backend.name(folder)}: {spec.nbytes} bytes do not fit in memory. Free some, or load "
-            "it elsewhere."
+            f"{called(backend, folder, spec)}: {spec.nbytes} bytes do not fit in memory. Free "
+            "some, or load it elsewhere."
         ) from error
     fill([data], backend, folder, spec)
     return _shaped(data, spec.dtype, spec.shape)
@@ -124,8 +153,8 @@ def fill(buffers: Sequence[np.ndarray], backend: Backend, folder: str, spec: Sto
     Raises:
         Corrupt: a chunk is missing, damaged, or a sound one from elsewhere.
     """
-    size, left = _chunk_bytes(spec), deque(buffers)
-    for i, (key, due) in enumerate(files(folder, spec)):
+    size, left = chunk_bytes(spec) - CHECKSUM, deque(buffers)
+    for i, extent in enumerate(extents(folder, spec)):
         parts, n_bytes = [], min(size, spec.nbytes - i * size)
         while n_bytes:
             part = left.popleft()
@@ -136,7 +165,7 @@ def fill(buffers: Sequence[np.ndarray], backend: Backend, folder: str, spec: Sto
             n_bytes -= len(part)
         # Behind the array's bytes: padding, then the checksum.
         rest = np.empty(size - sum(map(len, parts)) + CHECKSUM, np.uint8)
-        content = backend.open(key, due)
+        content = backend.open(extent)
         try:
             content.read_into(*parts, rest)
         finally:
@@ -145,14 +174,14 @@ def fill(buffers: Sequence[np.ndarray], backend: Backend, folder: str, spec: Sto
         for part in (*parts, rest[:-CHECKSUM]):
             crc = crc32c(part, crc)
         if crc != int.from_bytes(rest[-CHECKSUM:].tobytes(), "little"):
-            problem = "damaged, its crc32c does not fit. Restore it from a copy."
+            problem = "damaged, its crc32c does not fit"
         elif crc != spec.crc32c[i]:
-            problem = (
-                "a sound chunk, but not the one that was committed here. Restore it from a copy."
-            )
+            problem = "a sound chunk, but not the one that was committed here"
         else:
             continue
-        raise Corrupt(f"{backend.name(key)}: {problem}")
+        chunk = chunk_name(len(spec.shape), i)
+        path = f"{called(backend, folder, spec)}/{chunk}"
+        raise Corrupt(f"{path}: {problem}. Restore the file from a copy.")
 
 
 def read_rows(
@@ -169,12 +198,12 @@ def read_rows(
     row = spec.nbytes // max(1, spec.shape[0])
     per_chunk = chunk_shape(spec.shape, spec.dtype)[0]
     buffer = memory(max(row, BLOCK))
-    for index, (key, due) in enumerate(files(folder, spec)):
+    for index, extent in enumerate(extents(folder, spec)):
         begin = index * per_chunk
         first, end = max(start, begin), min(stop, begin + per_chunk)
         if first >= end:
             continue
-        content = backend.open(key, due)
+        content = backend.open(extent)
         try:
             content.skip((first - begin) * row)
             while first < end:
@@ -187,13 +216,14 @@ def read_rows(
             content.close()
 
 
-def check_sha256(name: str, spec: ArraySpec, array: np.ndarray) -> None:
-    """Check an array that was read against its sha256; `name` is what messages call it.
+def check_sha256(backend: Backend, folder: str, spec: ArraySpec, array: np.ndarray) -> None:
+    """Check an array that was read from a folder against its sha256.
 
     Raises:
         Corrupt: they do not fit.
     """
     if digest(array) != spec.sha256:
+        name = called(backend, folder, spec)
         raise Corrupt(f"{name}: damaged, its sha256 does not fit. Restore it from a copy.")
 
 
@@ -201,5 +231,6 @@ def _shaped(data: np.ndarray, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
     return data.view(np.dtype(dtype).newbyteorder("<")).reshape(shape)
 
 
-def _chunk_bytes(spec: Stored) -> int:
-    return math.prod(chunk_shape(spec.shape, spec.dtype)) * ITEMSIZE[spec.dtype]
+def chunk_bytes(spec: Stored) -> int:
+    """Bytes of a chunk, its checksum among them."""
+    return math.prod(chunk_shape(spec.shape, spec.dtype)) * ITEMSIZE[spec.dtype] + CHECKSUM

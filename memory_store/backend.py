@@ -1,6 +1,6 @@
 """What a store asks of the medium that keeps a session: files by key, drafts of commits, refs.
 
-Keys are relative, with "/" between their parts: `commits/<name>/memory/c.0.0`. All that is known
+Keys are relative, with "/" between their parts: `refs/main/000000000000.json`. All that is known
 about the format and the history lies above this interface; all that is known about disks and
 networks, below it. A backend raises `StoreError`s; an `OSError` may come through where the caller
 says what was being done.
@@ -9,6 +9,7 @@ says what was being done.
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -21,12 +22,29 @@ Buffer = bytes | memoryview
 Result = TypeVar("Result")
 
 
+@dataclass(frozen=True)
+class Extent:
+    """A part of a file, or all of it.
+
+    Attributes:
+        key: the file.
+        start: its first byte.
+        size: bytes; None for all of a small file, however many.
+        whole: the file ends where the extent does.
+    """
+
+    key: str
+    start: int
+    size: int | None
+    whole: bool = False
+
+
 class Taken(Exception):
     """The number of a ref is taken, and not by this very attempt."""
 
 
 class Content(Protocol):
-    """A file that is being read, from its beginning on."""
+    """A part of a file that is being read, from its beginning on."""
 
     def read_into(self, *buffers: np.ndarray) -> None:
         """Fill the buffers, one-dimensional uint8, one after the other with what comes next."""
@@ -42,7 +60,7 @@ class Draft(Protocol):
     """A commit while it is written; nobody sees it before it is published."""
 
     def write(self, key: str, buffers: Sequence[Buffer]) -> None:
-        """Write a new file; `key` is relative to the commit's folder."""
+        """Write a new file; `key` is relative to the commit's, "" is a commit in one file."""
 
     def call(self, function: Callable[[Any], Result], argument: Any) -> "Future[Result]":
         """Run `function(argument)` beside what follows."""
@@ -74,16 +92,17 @@ class Backend(Protocol):
     def read(self, key: str) -> bytes:
         """A small file; Corrupt if it is missing, no file or larger than `MAX_DOCUMENT`."""
 
-    def open(self, key: str, size: int) -> Content:
-        """A file to be read; Corrupt if it is missing, no file or not of `size` bytes."""
+    def beginning(self, key: str, most: int) -> tuple[bytes, int]:
+        """The first bytes of a file, at most so many, and its size; Corrupt if it is missing."""
 
-    def check_size(self, key: str, size: int) -> None:
+    def open(self, extent: Extent) -> Content:
+        """A part of a file to be read; Corrupt if the file is missing, no file or too short."""
+
+    def check_size(self, extent: Extent) -> None:
         """Raise what `open` raises."""
 
-    def ahead(
-        self, wanted: Callable[[], Iterable[tuple[str, int | None]]]
-    ) -> "AbstractContextManager[Backend]":
-        """This place while the files `wanted()`, keys and sizes, are read.
+    def ahead(self, wanted: Callable[[], Iterable[Extent]]) -> "AbstractContextManager[Backend]":
+        """This place while the extents `wanted()` are read.
 
         A backend that gains by it fetches them side by side, before they are asked for.
         """
@@ -104,7 +123,7 @@ class Backend(Protocol):
             StoreError: something is there already.
         """
 
-    def draft(self, folder: str) -> AbstractContextManager[Draft]:
+    def draft(self, key: str) -> AbstractContextManager[Draft]:
         """A new commit. Unless its ref is created in the `with` block, nothing is left of it."""
 
     def publish(self, branch: str, seq: int, data: bytes) -> None:
@@ -143,20 +162,23 @@ def missing(name: str) -> Corrupt:
     return Corrupt(f"{name}: missing. Restore the file from a copy.")
 
 
-def check_found(name: str, found: int, size: int | None) -> None:
-    """Refuse a file of `found` bytes where `size` are due; None is a document.
+def check_found(name: str, found: int, extent: Extent) -> None:
+    """Refuse a file of `found` bytes that cannot have an extent.
 
     Raises:
         Corrupt: says what was found.
     """
-    if size is None and found > MAX_DOCUMENT:
+    if extent.size is None:
+        if found <= MAX_DOCUMENT:
+            return
         raise Corrupt(
             f"{name}: has {found} bytes; documents have at most {MAX_DOCUMENT}. "
             "Restore the file from a copy."
         )
-    if size is not None and found != size:
+    end = extent.start + extent.size
+    if found < end or (extent.whole and found > end):
         raise Corrupt(
-            f"{name}: has {found} bytes where {size} were written. Restore the file from a copy."
+            f"{name}: has {found} bytes where {end} were written. Restore the file from a copy."
         )
 
 

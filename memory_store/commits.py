@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
+from dataclasses import replace
 
 import numpy as np
 
-from memory_store.arrays import files, fill, memory, read_array, read_rows
-from memory_store.backend import Backend
+from memory_store.arrays import extents, fill, memory, read_array, read_rows
+from memory_store.backend import Backend, Extent
 from memory_store.errors import Corrupt, NotFound
 from memory_store.manifest import Manifest
 from memory_store.manifest_reader import read_manifest
@@ -17,7 +18,8 @@ from memory_store.names import (
     PAST,
     RECORD,
     TOKENS,
-    commit_folder,
+    commit_key,
+    document_key,
     log_folder,
     past_key,
 )
@@ -90,11 +92,11 @@ class Commits:
     ) -> "Iterator[Commits]":
         """These commits while the arrays `wanted()` are read; see `Backend.ahead`."""
 
-        def keys() -> Iterator[tuple[str, int]]:
+        def places() -> Iterator[Extent]:
             for commit, spec, name in wanted():
-                yield from files(array_folder(commit, name), spec)
+                yield from extents(array_folder(commit, name), spec)
 
-        with self.backend.ahead(keys) as backend:
+        with self.backend.ahead(places) as backend:
             reader = copy(self)
             reader.backend = backend
             yield reader
@@ -126,7 +128,7 @@ class Commits:
         except Corrupt:
             log = log_folder(commit.name)
             if self.backend.exists(f"{log}/{RECORD}"):
-                return read_array(self.backend, log, spec)
+                return read_array(self.backend, log, replace(spec, start=None))
             if self.backend.exists(past_key(commit.name)):
                 raise NotFound(
                     f"{self.backend.name(past_key(commit.name))}: the tokens up to "
@@ -139,8 +141,8 @@ class Commits:
         manifest = self.read(commit)
         if manifest.left != "all":
             return False
-        folders = (commit_folder(source.commit.name) for source in manifest.window)
-        return all(self.backend.exists(f"{folder}/zarr.json") for folder in folders)
+        keys = (document_key(source.commit.name) for source in manifest.window)
+        return all(map(self.backend.exists, keys))
 
     def was_let_go(self, commit: Commit) -> bool:
         """Whether its state was let go: of it, or of a commit that holds its slots, a record is
@@ -153,13 +155,13 @@ class Commits:
 
     def _is_record(self, commit: Commit) -> bool:
         exists = self.backend.exists
-        return not exists(f"{commit_folder(commit.name)}/zarr.json") and (
+        return not exists(document_key(commit.name)) and (
             exists(f"{log_folder(commit.name)}/{RECORD}") or exists(past_key(commit.name))
         )
 
     def whole(self, commits: Iterable[Commit]) -> list[bool]:
         """`is_whole` of many."""
-        there = set(self.names())
+        there = self.names()
         anything_gone = bool(self.backend.folders(LOG) or self.backend.files(PAST))
         return [
             commit.name in there and (not anything_gone or self.is_whole(commit))
@@ -174,11 +176,11 @@ class Commits:
 
     def name(self, commit: Commit) -> str:
         """What messages call a commit."""
-        return self.backend.name(commit_folder(commit.name))
+        return self.backend.name(commit_key(commit.name))
 
-    def names(self) -> list[str]:
+    def names(self) -> set[str]:
         """What lies in the folder of commits."""
-        return self.backend.folders(COMMITS)
+        return {*self.backend.folders(COMMITS), *self.backend.files(COMMITS)}
 
     def rows(
         self, commit: Commit, spec: Stored, name: str, *, start: int, stop: int
@@ -187,15 +189,15 @@ class Commits:
         return read_rows(self.backend, array_folder(commit, name), spec, start, stop)
 
     def check_sizes(self, commit: Commit, spec: Stored, name: str) -> None:
-        """Check that the files of an array have the size that its shape promises.
+        """Check that there is as much of an array as its shape promises.
 
         Raises:
-            Corrupt: they do not, or one is missing.
+            Corrupt: there is not.
         """
-        for key, size in files(array_folder(commit, name), spec):
-            self.backend.check_size(key, size)
+        for extent in extents(array_folder(commit, name), spec):
+            self.backend.check_size(extent)
 
 
 def array_folder(commit: Commit, name: str) -> str:
-    """Where an array of a commit lies."""
-    return f"{commit_folder(commit.name)}/{name}"
+    """Where an array of a commit lies, in a folder or in a file."""
+    return f"{commit_key(commit.name)}/{name}"

@@ -4,8 +4,10 @@ Refs are listed first and written last, so that the copy of a session that someb
 what it was at one moment. Everything is checked on the way: damage is not copied.
 """
 
+from collections.abc import Sequence
+
 from memory_store.arrays import check_sha256, chunks
-from memory_store.backend import Backend
+from memory_store.backend import Backend, Buffer
 from memory_store.canonical import canonical
 from memory_store.commits import Commits, array_folder
 from memory_store.header import read_header
@@ -13,16 +15,17 @@ from memory_store.manifest import Manifest
 from memory_store.names import (
     RECORD,
     SESSION_FILE,
-    commit_folder,
+    commit_key,
+    is_packed,
     log_folder,
     past_key,
     pin_key,
     ref_key,
 )
+from memory_store.packing import DOCUMENT, documents, packed
 from memory_store.pins import all_pins
 from memory_store.protocol import Commit
 from memory_store.refs import Refs
-from memory_store.zarrformat import array_document
 
 
 def copy_session(source: Backend, target: Backend) -> None:
@@ -68,12 +71,16 @@ def _copy_commit(commits: Commits, commit: Commit, target: Backend) -> None:
 
 
 def _copy_whole(commits: Commits, commit: Commit, manifest: Manifest, target: Backend) -> None:
-    with target.draft(commit_folder(commit.name)) as draft:
-        for name, spec in manifest.arrays.items():
-            array = commits.array(commit, spec, name)
-            check_sha256(commits.backend.name(array_folder(commit, name)), spec, array)
-            for chunk in chunks(array):
-                draft.write(f"{name}/{chunk.name}", chunk.buffers)
-            draft.write(f"{name}/zarr.json", [canonical(array_document(spec.shape, spec.dtype))])
-        draft.write("zarr.json", [canonical(manifest.document)])
+    contents: dict[str, Sequence[Buffer]] = {DOCUMENT: [canonical(manifest.document)]}
+    for name, spec in sorted(manifest.arrays.items()):
+        array = commits.array(commit, spec, name)
+        check_sha256(commits.backend, array_folder(commit, name), spec, array)
+        contents |= {f"{name}/{chunk.name}": chunk.buffers for chunk in chunks(array)}
+    contents |= documents(manifest.arrays)
+    with target.draft(commit_key(commit.name)) as draft:
+        if is_packed(commit.name):
+            draft.write("", list(packed(contents, {})))
+        else:
+            for name, buffers in contents.items():
+                draft.write(name, buffers)
         draft.keep()

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 
-from memory_store.backend import Backend, Taken
+from memory_store.backend import Backend, Extent, Taken
 from memory_store.drafts import FolderDraft, Pending, create_only, temporary
 from memory_store.errors import Corrupt, StoreError, from_os, os_errors
 from memory_store.files import (
     check_size,
     make_folder,
     open_regular,
+    read_beginning,
     read_document,
     read_into,
     sync_folder,
@@ -25,7 +26,14 @@ from memory_store.files import (
 )
 from memory_store.header import Header, create_header, read_header
 from memory_store.lock import NamingLock, WriterLock
-from memory_store.names import COMMITS, REFS, SESSION_FILE, branch_folder, commit_folder
+from memory_store.names import (
+    COMMITS,
+    REFS,
+    SESSION_FILE,
+    branch_folder,
+    commit_key,
+    is_packed,
+)
 from memory_store.protocol import JSON, Commit, Ref
 from memory_store.store import Store
 
@@ -98,8 +106,9 @@ class DirectoryStore(Store):
         import zarr
 
         commit = ref.commit if isinstance(ref, Ref) else ref
-        folder = self.path / commit_folder(commit.name)
-        return zarr.open_group(zarr.storage.LocalStore(folder, read_only=True), mode="r")
+        place = self.path / commit_key(commit.name)
+        kind = zarr.storage.ZipStore if is_packed(commit.name) else zarr.storage.LocalStore
+        return zarr.open_group(kind(place, read_only=True), mode="r")
 
 
 class Directory:
@@ -120,16 +129,17 @@ class Directory:
     def read(self, key: str) -> bytes:
         return read_document(self._prefix + key)
 
-    def open(self, key: str, size: int) -> "_File":
-        path = self._prefix + key
-        return _File(path, open_regular(path, size))
+    def beginning(self, key: str, most: int) -> tuple[bytes, int]:
+        return read_beginning(self._prefix + key, most)
 
-    def check_size(self, key: str, size: int) -> None:
-        check_size(self._prefix + key, size)
+    def open(self, extent: Extent) -> "_File":
+        path = self._prefix + extent.key
+        return _File(path, open_regular(path, extent))
 
-    def ahead(
-        self, wanted: Callable[[], Iterable[tuple[str, int | None]]]
-    ) -> AbstractContextManager["Directory"]:
+    def check_size(self, extent: Extent) -> None:
+        check_size(self._prefix + extent.key, extent)
+
+    def ahead(self, wanted: Callable[[], Iterable[Extent]]) -> AbstractContextManager["Directory"]:
         return nullcontext(self)
 
     def exists(self, key: str) -> bool:
@@ -190,11 +200,10 @@ class Directory:
                 )
 
     @contextmanager
-    def draft(self, folder: str) -> Iterator[FolderDraft]:
-        draft = FolderDraft(self.root, folder, durable=self.durable)
+    def draft(self, key: str) -> Iterator[FolderDraft]:
+        draft = FolderDraft(self.root, key, durable=self.durable)
         try:
             with draft.batch:
-                os.mkdir(draft.folder)
                 yield draft
         except BaseException:
             draft.undo()

@@ -1,4 +1,4 @@
-"""A commit in a folder, from its first file to its ref.
+"""A commit in a session's folder, from its first byte to its ref.
 
 Two writers that want the same ref cannot both have it, because a hard link to an existing name is
 refused by the filesystem. Where there are no hard links, a lock and a rename stand in.
@@ -11,6 +11,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -29,20 +30,21 @@ class FolderDraft:
     So nothing need be on disk before all of it is waited for, once.
     """
 
-    def __init__(self, root: Path, folder: str, *, durable: bool) -> None:
+    def __init__(self, root: Path, key: str, *, durable: bool) -> None:
         self.batch = Batch(durable=durable)
-        self.folder = os.path.join(root, folder)
+        self.path = os.path.join(root, key)
         self._root = root
         self._durable = durable
-        self._arrays: list[str] = []  # their folders
+        self._folders: list[str] = []
         self._ref: Pending | None = None
 
     def write(self, key: str, buffers: Sequence[Buffer]) -> None:
-        path = f"{self.folder}/{key}"
-        array = os.path.dirname(path)
-        if array != self.folder and array not in self._arrays:
-            os.mkdir(array)
-            self._arrays.append(array)
+        path = f"{self.path}/{key}" if key else self.path
+        if key:
+            for folder in dict.fromkeys((self.path, os.path.dirname(path))):
+                if folder not in self._folders:
+                    os.mkdir(folder)
+                    self._folders.append(folder)
         self.batch.write(path, buffers)
 
     def call(self, function: Callable[[Any], Result], argument: Any) -> "Future[Result]":
@@ -50,7 +52,7 @@ class FolderDraft:
 
     def keep(self) -> None:
         with self.batch:  # its threads end here
-            self.batch.sync([*self._arrays, self.folder, os.path.dirname(self.folder)])
+            self.batch.sync([*self._folders[::-1], os.path.dirname(self.path)])
 
     def publish(self, branch: str, seq: int, data: bytes) -> None:
         self._ref = ref = Pending.prepare(self._root, branch, seq, data)
@@ -59,9 +61,13 @@ class FolderDraft:
         ref.publish(durable=self._durable)
 
     def undo(self) -> None:
-        """Leave the folder as it was, unless the ref got through: then the commit stays."""
+        """Leave all as it was, unless the ref got through: then the commit stays."""
         if self._ref is None or not self._ref.is_published():
-            shutil.rmtree(self.folder, ignore_errors=True)
+            if os.path.isdir(self.path):
+                shutil.rmtree(self.path, ignore_errors=True)
+            else:
+                with suppress(OSError):
+                    os.unlink(self.path)
         if self._ref is not None:
             self._ref.temporary.unlink(missing_ok=True)
 
@@ -113,8 +119,8 @@ class Pending:
             return self.target.read_bytes() == self.data
         except FileNotFoundError:
             return False
-        except OSError:
-            return True
+        except OSError as error:
+            return error.errno != errno.ENAMETOOLONG  # what has no name cannot be there
 
 
 def temporary(folder: Path) -> Path:

@@ -21,9 +21,10 @@ from memory_store.names import (
     LOG,
     RECORD,
     TOKENS,
-    commit_folder,
+    commit_key,
     log_folder,
     past_key,
+    stem,
 )
 from memory_store.protocol import Commit, Ref
 from memory_store.retention import Retention
@@ -101,13 +102,14 @@ def collect(
         if not dry_run:
             _release(commits, commit, manifest, forget=forget)
     if horizon is not None:
+        logged = {stem(name): commit for name, commit in published.items()}
         for name in sorted(backend.folders(LOG)):
-            known = published.get(name)
-            if known is not None and known.position <= horizon and name not in needed:
+            known = logged.get(name)
+            if known is not None and known.position <= horizon and known.name not in needed:
                 manifest = commits.read(known)
                 forgotten, freed = forgotten + 1, freed + manifest.arrays[TOKENS].nbytes
                 if not dry_run:
-                    _forget(backend, name, manifest)
+                    _forget(backend, known.name, manifest)
     for key in backend.unfinished():
         leftovers += _leftover(backend, key, grace, dry_run=dry_run)
     return Collected(len(kept), released, forgotten, leftovers, freed)
@@ -122,7 +124,7 @@ def _release(commits: Commits, commit: Commit, manifest: Manifest, *, forget: bo
         for chunk in chunks(commits.array(commit, manifest.arrays[TOKENS], TOKENS)):
             _create(backend, f"{log}/{chunk.name}", b"".join(chunk.buffers))
         _record(backend, f"{log}/{RECORD}", manifest)
-    backend.discard(commit_folder(commit.name))
+    backend.discard(commit_key(commit.name))
 
 
 def _forget(backend: Backend, name: str, manifest: Manifest) -> None:

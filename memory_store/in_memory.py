@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from memory_store.backend import Backend, Buffer, Result, Taken, check_found, locked, missing
+from memory_store.backend import (
+    Backend,
+    Buffer,
+    Extent,
+    Result,
+    Taken,
+    check_found,
+    locked,
+    missing,
+)
 from memory_store.errors import StoreError
 from memory_store.header import create_header, read_header
 from memory_store.names import SESSION_FILE, branch_folder, ref_key
@@ -69,24 +78,26 @@ class InMemory:
         return f"in memory: {key}" if key else "in memory"
 
     def read(self, key: str) -> bytes:
-        return self._get(key, None)
+        return self._get(Extent(key, 0, None))
 
-    def open(self, key: str, size: int) -> "Held":
-        return Held(self._get(key, size))
+    def beginning(self, key: str, most: int) -> tuple[bytes, int]:
+        data = self._get(Extent(key, 0, 0))
+        return data[:most], len(data)
 
-    def check_size(self, key: str, size: int) -> None:
-        self._get(key, size)
+    def open(self, extent: Extent) -> "Held":
+        return Held(memoryview(self._get(extent))[extent.start :])
 
-    def _get(self, key: str, size: int | None) -> bytes:
-        data = self._files.get(key)
+    def check_size(self, extent: Extent) -> None:
+        self._get(extent)
+
+    def _get(self, extent: Extent) -> bytes:
+        data = self._files.get(extent.key)
         if data is None:
-            raise missing(self.name(key))
-        check_found(self.name(key), len(data), size)
+            raise missing(self.name(extent.key))
+        check_found(self.name(extent.key), len(data), extent)
         return data
 
-    def ahead(
-        self, wanted: Callable[[], Iterable[tuple[str, int | None]]]
-    ) -> AbstractContextManager["InMemory"]:
+    def ahead(self, wanted: Callable[[], Iterable[Extent]]) -> AbstractContextManager["InMemory"]:
         return nullcontext(self)
 
     def exists(self, key: str) -> bool:
@@ -107,8 +118,8 @@ class InMemory:
             raise StoreError(f"{self.name()}: in use already. Open it, or give another dict.")
 
     @contextmanager
-    def draft(self, folder: str) -> Iterator["_Draft"]:
-        draft = _Draft(self, self._files, folder)
+    def draft(self, key: str) -> Iterator["_Draft"]:
+        draft = _Draft(self, self._files, key)
         try:
             yield draft
         except BaseException:
@@ -176,13 +187,13 @@ class Held:
 class _Draft:
     """A commit whose files join the others at once, before its ref does."""
 
-    def __init__(self, backend: InMemory, files: Files, folder: str) -> None:
-        self._backend, self._files, self._folder = backend, files, folder
+    def __init__(self, backend: InMemory, files: Files, key: str) -> None:
+        self._backend, self._files, self._key = backend, files, key
         self._written: dict[str, bytes] = {}
         self._published = False
 
     def write(self, key: str, buffers: Sequence[Buffer]) -> None:
-        self._written[f"{self._folder}/{key}"] = b"".join(buffers)
+        self._written[f"{self._key}/{key}" if key else self._key] = b"".join(buffers)
 
     def call(self, function: Callable[[Any], Result], argument: Any) -> "Future[Result]":
         future: Future[Result] = Future()

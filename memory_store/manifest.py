@@ -13,7 +13,7 @@ from memory_store.canonical import canonical, sha256
 from memory_store.protocol import Commit
 from memory_store.zarrformat import ArraySpec, Stored, group_document
 
-SCHEMA = 1
+SCHEMA = 2  # 1 had a folder for each commit
 MAX_WINDOW = 16  # commits that are read to rebuild a state, this one included
 
 
@@ -43,17 +43,23 @@ class Slots:
 
 @dataclass(frozen=True)
 class Held:
-    """The slots [first, end) of a window that some commit holds, and the crc32c of their chunks."""
+    """The slots [first, end) of a window that some commit holds.
+
+    Attributes:
+        crc32c: of their chunks.
+        start: where they lie; see `zarrformat.Stored`.
+    """
 
     first: int
     end: int
     crc32c: tuple[int, ...]
+    start: int | None
 
     def stored(self, slots: Slots) -> Stored:
         """The array that holds them, a part of the window `slots`."""
         shape = list(slots.shape)
         shape[slots.axis] = self.end - self.first
-        return Stored(tuple(shape), slots.dtype, self.crc32c)
+        return Stored(tuple(shape), slots.dtype, self.crc32c, start=self.start)
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,7 @@ class Manifest:
         fingerprints: of the weights, the tokenizer, ….
         libraries: versions that wrote it.
         left: what the medium has of it: "all", "log" (this and the token ids) or "record" (this).
+        schema: of what was written.
     """
 
     session: str
@@ -101,11 +108,12 @@ class Manifest:
     fingerprints: Mapping[str, str]
     libraries: Mapping[str, str]
     left: str = "all"
+    schema: int = SCHEMA
 
     def held(self, name: str) -> Held:
         """The slots of window `name` that this commit itself holds."""
         slots, array = self.slots[name], self.arrays[name]
-        return Held(slots.end - array.shape[slots.axis], slots.end, array.crc32c)
+        return Held(slots.end - array.shape[slots.axis], slots.end, array.crc32c, array.start)
 
     def sources(self, commit: Commit) -> list[Source]:
         """Who holds its slots, newest first; `commit` is its own address."""
@@ -117,7 +125,7 @@ class Manifest:
         """As they stand in the group's `zarr.json`."""
         jump = self.jump and {**_address(self.jump[0]), "depth": self.jump[1]}
         return {
-            "schema": SCHEMA,
+            "schema": self.schema,
             "session": self.session,
             "created": self.created,
             "position": self.position,
@@ -128,7 +136,12 @@ class Manifest:
                 {
                     **_address(source.commit),
                     "slots": {
-                        name: {"first": held.first, "end": held.end, "crc32c": list(held.crc32c)}
+                        name: {
+                            "first": held.first,
+                            "end": held.end,
+                            "crc32c": list(held.crc32c),
+                            **({} if held.start is None else {"start": held.start}),
+                        }
                         for name, held in source.held.items()
                     },
                 }

@@ -13,7 +13,7 @@ from memory_store.backend import Backend
 from memory_store.canonical import canonical, parse, sha256
 from memory_store.errors import Corrupt, UnsupportedSchema
 from memory_store.fields import Fields
-from memory_store.manifest import MAX_WINDOW, Held, Manifest, Slots, Source
+from memory_store.manifest import MAX_WINDOW, SCHEMA, Held, Manifest, Slots, Source
 from memory_store.names import (
     ARRAY,
     COMMIT,
@@ -22,14 +22,16 @@ from memory_store.names import (
     RECORD,
     SESSION,
     TOKENS,
-    commit_folder,
+    document_key,
+    is_packed,
     log_folder,
     past_key,
 )
+from memory_store.packing import placed, read_document
 from memory_store.protocol import Commit
 from memory_store.zarrformat import FILL, ITEMSIZE, MAX_ARRAY, MAX_NDIM, ArraySpec, chunk_count
 
-SUPPORTED = (1,)
+SUPPORTED = (1, 2)
 DTYPE = re.compile("|".join(FILL))
 
 
@@ -56,9 +58,9 @@ def read_manifest(backend: Backend, commit: Commit, session: str | None) -> Mani
         Corrupt: missing, damaged, or another commit than `commit`.
         UnsupportedSchema: written by a later version.
     """
-    key, left = f"{commit_folder(commit.name)}/zarr.json", "all"
+    key, left, packed, size = document_key(commit.name), "all", is_packed(commit.name), 0
     try:
-        data = backend.read(key)
+        data, size = read_document(backend, key) if packed else (backend.read(key), 0)
     except Corrupt:
         record, past = f"{log_folder(commit.name)}/{RECORD}", past_key(commit.name)
         if backend.exists(record):
@@ -82,15 +84,25 @@ def read_manifest(backend: Backend, commit: Commit, session: str | None) -> Mani
         )
     check_schema(attributes.value.get("schema"), path)
     manifest = from_attributes(attributes)
+    if packed != (manifest.schema > 1):
+        raise Corrupt(f"{path}: of another schema than its name. Restore the file from a copy.")
     if manifest.position != commit.position or session not in (None, manifest.session):
         raise Corrupt(f"{path}: of another session or position. Restore the file from a copy.")
     if left != "all":
-        return replace(manifest, left=left)
-    if manifest.document != document:
+        data = canonical(manifest.document)  # what was there, for those that need to know where
+    elif manifest.document != document:
         raise Corrupt(
             f"{path}: its Zarr metadata does not fit its attributes. Restore the file from a copy."
         )
-    return manifest
+    arrays = manifest.arrays
+    if packed:
+        arrays, end = placed(arrays, len(data))
+        if left == "all" and end > size:  # a shape must not promise what is not there
+            raise Corrupt(
+                f"{path}: has {size} bytes where more than {end} were written. "
+                "Restore the file from a copy."
+            )
+    return replace(manifest, arrays=arrays, left=left)
 
 
 def check_schema(found: Any, path: object) -> None:
@@ -127,6 +139,7 @@ def from_attributes(fields: Fields) -> Manifest:
         state=fields.mapping("state").value,
         fingerprints=fields.strings("fingerprints"),
         libraries=fields.strings("libraries"),
+        schema=fields.integer("schema", low=1, high=SCHEMA),
     )
     _check(manifest, fields)
     return manifest
@@ -144,16 +157,18 @@ def _slots(fields: Fields) -> Iterator[tuple[str, Slots]]:
 
 def _sources(fields: Fields, slots: Mapping[str, Slots]) -> Iterator[Source]:
     for item in fields.list("window", longest=MAX_WINDOW - 1):
-        held = {}
+        held, commit = {}, read_address(item)
         for name, part in item.mapping("slots").items(ARRAY):
             if name not in slots:
                 raise part.corrupt("", "is part of no window")
             end = part.integer("end")
             first = part.integer("first", high=end)
-            shape = Held(first, end, ()).stored(slots[name]).shape
+            shape = Held(first, end, (), None).stored(slots[name]).shape
             _check_shape(shape, slots[name].dtype, part)
-            held[name] = Held(first, end, _checksums(part, shape, slots[name].dtype))
-        yield Source(read_address(item), held)
+            crcs = _checksums(part, shape, slots[name].dtype)
+            start = part.integer("start") if is_packed(commit.name) else None
+            held[name] = Held(first, end, crcs, start)
+        yield Source(commit, held)
 
 
 def _arrays(fields: Fields) -> Iterator[tuple[str, ArraySpec]]:

@@ -8,7 +8,7 @@ import re
 import uuid
 
 BRANCH = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
-COMMIT = re.compile(r"[0-9]{12}-[0-9a-f]{32}")
+COMMIT = re.compile(r"[0-9]{12}-[0-9a-f]{32}(\.zip)?")
 REF_FILE = re.compile(r"([0-9]{12})\.json")
 ARRAY = re.compile(r"(?!(?i:zarr\.json)\Z)[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 ID = re.compile(r"[0-9a-f]{64}")
@@ -24,6 +24,7 @@ LOST = "lost"
 PAST = "past"
 PINS = "pins"
 RECORD = "record.json"
+PACKED = ".zip"  # commits of the first versions were folders
 
 
 def branch_folder(branch: str) -> str:
@@ -45,34 +46,49 @@ def ref_key(branch: str, seq: int) -> str:
     return f"{branch_folder(branch)}/{seq:012d}.json"
 
 
-def commit_folder(name: str) -> str:
-    """The folder of a commit.
+def commit_key(name: str) -> str:
+    """The file of a commit, or its folder if an early version wrote it.
 
     Raises:
         ValueError: not a name of a commit.
     """
     if not COMMIT.fullmatch(name):
         raise ValueError(
-            f"commit {name!r}: a commit's name looks like 000000004096-<32 hex digits>"
+            f"commit {name!r}: a commit's name looks like 000000004096-<32 hex digits>.zip"
         )
     return f"{COMMITS}/{name}"
 
 
+def is_packed(name: str) -> bool:
+    """Whether a commit is one file."""
+    return name.endswith(PACKED)
+
+
+def document_key(name: str) -> str:
+    """The file that says what a commit is."""
+    return commit_key(name) if is_packed(name) else f"{commit_key(name)}/zarr.json"
+
+
+def stem(name: str) -> str:
+    """What a commit is called where only its record is kept."""
+    return name.removesuffix(PACKED)
+
+
 def new_commit_name(position: int) -> str:
     """A name that no other commit has."""
-    return f"{position:012d}-{uuid.uuid4().hex}"
+    return f"{position:012d}-{uuid.uuid4().hex}{PACKED}"
 
 
 def log_folder(name: str) -> str:
     """What is left of a commit whose state was let go: its record and its token ids."""
-    commit_folder(name)  # refuses what is no name
-    return f"{LOG}/{name}"
+    commit_key(name)  # refuses what is no name
+    return f"{LOG}/{stem(name)}"
 
 
 def past_key(name: str) -> str:
     """The record of a commit of which nothing else is left."""
-    commit_folder(name)
-    return f"{PAST}/{name}.json"
+    commit_key(name)
+    return f"{PAST}/{stem(name)}.json"
 
 
 def pin_key(name: str) -> str:

@@ -10,9 +10,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from copy import copy
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
-from memory_store.backend import Backend, Buffer, Result, Taken, check_found, missing
+from memory_store.backend import Backend, Buffer, Extent, Result, Taken, check_found, missing
 from memory_store.errors import Corrupt, StoreError
 from memory_store.header import create_header, read_header
 from memory_store.in_memory import Held
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore as Client
 
 THREADS = 16  # requests that are under way at the same time
+LARGE = 2**25  # bytes; more is written, and read, with several requests
+GAP = 2**12  # bytes; fewer are fetched along with what lies around them
 
 
 class ObjectStore(Store):
@@ -89,7 +92,7 @@ class Objects:
     def __init__(self, client: "Client", url: str) -> None:
         self._client = client
         self._url = url
-        self._coming: dict[str, Future[memoryview]] = {}
+        self._coming: dict[Extent, Callable[[], memoryview]] = {}
 
     @classmethod
     def at(cls, url: str) -> Self:
@@ -102,38 +105,59 @@ class Objects:
         return f"{self._url}/{key}" if key else self._url
 
     def read(self, key: str) -> bytes:
-        return bytes(self._take(key, None))
+        return bytes(self._take(Extent(key, 0, None, whole=True)))
 
-    def open(self, key: str, size: int) -> Held:
-        return Held(self._take(key, size))
+    def beginning(self, key: str, most: int) -> tuple[bytes, int]:
+        data, size = self._get(key, {"range": (0, most)})
+        return bytes(data), size
 
-    def check_size(self, key: str, size: int) -> None:
-        if key in self._coming:
-            self._coming[key].result()
+    def open(self, extent: Extent) -> Held:
+        return Held(self._take(extent))
+
+    def check_size(self, extent: Extent) -> None:
+        if extent in self._coming:
+            self._coming[extent]()
         else:
-            self._get(key, size)
+            self._fetch([extent])
 
-    def _take(self, key: str, size: int | None) -> memoryview:
-        coming = self._coming.pop(key, None)
-        return self._get(key, size) if coming is None else coming.result()
+    def _take(self, extent: Extent) -> memoryview:
+        coming = self._coming.pop(extent, None)
+        return self._fetch([extent])[0] if coming is None else coming()
 
-    def _get(self, key: str, size: int | None) -> memoryview:
+    def _fetch(self, extents: Sequence[Extent]) -> list[memoryview]:
+        """Extents of one object that lie behind each other, with one request."""
+        first, last = extents[0], extents[-1]
+        options: Any = {}
+        if first.size is not None and (first.start or not first.whole):
+            options["range"] = (first.start, last.start + (last.size or 0))
+        found, size = self._get(first.key, options, last)
+        for extent in extents:
+            check_found(self.name(first.key), size, extent)
+        return [found[extent.start - first.start :][: extent.size] for extent in extents]
+
+    def _get(self, key: str, options: Any, due: Extent | None = None) -> tuple[memoryview, int]:
+        """What an object holds, or a part of it, and the size of all of it."""
         with self._errors("reading", key):
             try:
-                found = self._client.get(key)
+                found = self._client.get(key, options=options)
             except FileNotFoundError as error:
                 if is_no_bucket(error):
                     raise
                 raise missing(self.name(key)) from None
             # The size is known before the content is on its way.
-            check_found(self.name(key), found.meta["size"], size)
-            return memoryview(found.bytes())
+            if due is not None:
+                check_found(self.name(key), found.meta["size"], due)
+            return memoryview(found.bytes()), found.meta["size"]
 
     @contextmanager
-    def ahead(self, wanted: Callable[[], Iterable[tuple[str, int | None]]]) -> Iterator["Objects"]:
+    def ahead(self, wanted: Callable[[], Iterable[Extent]]) -> Iterator["Objects"]:
         pool, reader = ThreadPoolExecutor(THREADS), copy(self)
         try:
-            reader._coming = {key: pool.submit(self._get, key, size) for key, size in wanted()}
+            coming: dict[Extent, Callable[[], memoryview]] = {}
+            for extents in _gathered(wanted()):
+                future = pool.submit(self._fetch, extents)
+                coming |= {each: partial(_nth, future, at) for at, each in enumerate(extents)}
+            reader._coming = coming
             yield reader
         finally:
             pool.shutdown(cancel_futures=True)
@@ -172,8 +196,8 @@ class Objects:
         return StoreError(f"{self._url}: holds {what} already. Open it, or give another prefix.")
 
     @contextmanager
-    def draft(self, folder: str) -> Iterator["_Draft"]:
-        draft = _Draft(self, folder)
+    def draft(self, key: str) -> Iterator["_Draft"]:
+        draft = _Draft(self, key)
         try:
             yield draft
         except BaseException:
@@ -187,9 +211,9 @@ class Objects:
             raise Taken
 
     def put(self, key: str, data: bytes) -> None:
-        """Write an object; returns once it is acknowledged."""
+        """Write an object, in parts if it is large; returns once it is acknowledged."""
         with self._errors("writing", key):
-            self._client.put(key, data, use_multipart=False)
+            self._client.put(key, data, use_multipart=len(data) > LARGE)
 
     def _create(self, key: str, data: bytes) -> bool:
         """Write an object unless there is one; False if there is one, and not from this attempt."""
@@ -271,17 +295,41 @@ class Objects:
             raise refused(error, doing, self.name(key)) from None
 
 
+def _gathered(extents: Iterable[Extent]) -> Iterator[list[Extent]]:
+    """Extents that one request fetches: of one object, close to each other, not too large."""
+    batch: list[Extent] = []
+    for extent in sorted(extents, key=lambda extent: (extent.key, extent.start)):
+        if batch:
+            last = batch[-1]
+            joined = not (extent.whole or last.whole) and extent.key == last.key
+            end = extent.start + (extent.size or 0)
+            if (
+                not joined
+                or extent.start - last.start - (last.size or 0) > GAP
+                or end - batch[0].start > LARGE
+            ):
+                yield batch
+                batch = []
+        batch.append(extent)
+    if batch:
+        yield batch
+
+
+def _nth(future: "Future[list[memoryview]]", at: int) -> memoryview:
+    return future.result()[at]
+
+
 class _Draft:
     """A commit's objects, of which nobody knows before the ref is there."""
 
-    def __init__(self, objects: Objects, folder: str) -> None:
+    def __init__(self, objects: Objects, key: str) -> None:
         self.pool = ThreadPoolExecutor(THREADS)
-        self._objects, self._folder = objects, folder
+        self._objects, self._key = objects, key
         self._puts: dict[str, Future[None]] = {}
         self._may_be_published = False
 
     def write(self, key: str, buffers: Sequence[Buffer]) -> None:
-        key = f"{self._folder}/{key}"
+        key = f"{self._key}/{key}" if key else self._key
         self._puts[key] = self.pool.submit(self._objects.put, key, b"".join(buffers))
 
     def call(self, function: Callable[[Any], Result], argument: Any) -> "Future[Result]":

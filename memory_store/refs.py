@@ -4,7 +4,7 @@ Two writers that want the same number cannot both have it: every backend creates
 there is none.
 """
 
-from memory_store.backend import Backend, Draft, Taken, missing
+from memory_store.backend import Backend, Draft, Extent, Taken, missing
 from memory_store.canonical import parse, sealed, unsealed
 from memory_store.errors import Conflict, Corrupt, NotFound
 from memory_store.fields import Fields, now
@@ -40,7 +40,8 @@ class Refs:
         for expected, number in enumerate(numbers):
             if number != expected:
                 raise missing(self._backend.name(ref_key(branch, expected)))
-        with self._backend.ahead(lambda: ((ref_key(branch, n), None) for n in numbers)) as backend:
+        wanted = [Extent(ref_key(branch, number), 0, None, whole=True) for number in numbers]
+        with self._backend.ahead(lambda: wanted) as backend:
             return [_read(backend, branch, number) for number in numbers]
 
     def read(self, branch: str, seq: int) -> Ref:

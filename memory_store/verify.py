@@ -1,16 +1,20 @@
 """Reading everything that refs reach, and checking it all."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
-from memory_store.arrays import check_sha256
-from memory_store.canonical import parse
+from memory_store.arrays import check_sha256, chunk_bytes, chunks
+from memory_store.backend import Backend, Extent
+from memory_store.canonical import canonical, parse
 from memory_store.commits import Commits, Scratch, array_folder
 from memory_store.delta import pieces
 from memory_store.errors import Corrupt
 from memory_store.manifest import Manifest, Slots
-from memory_store.names import TOKENS, commit_folder, log_folder
+from memory_store.names import TOKENS, commit_key, document_key, is_packed, log_folder
+from memory_store.packing import DOCUMENT, documents, laid_out, read_part
 from memory_store.protocol import Commit, Verified
-from memory_store.zarrformat import array_document
+from memory_store.zarrformat import ArraySpec, array_document
+from memory_store.zipformat import Member, crc32_of, directory, header
 
 
 def verify(commits: Commits, starts: Iterable[Commit], *, refs: int) -> Verified:
@@ -39,9 +43,8 @@ def verify(commits: Commits, starts: Iterable[Commit], *, refs: int) -> Verified
             size += _check_arrays(commit, manifest, commits, scratch)
         elif manifest.left == "log":
             ids = commits.token_ids(commit)
-            check_sha256(
-                commits.backend.name(log_folder(commit.name)), manifest.arrays[TOKENS], ids
-            )
+            spec = replace(manifest.arrays[TOKENS], start=None)
+            check_sha256(commits.backend, log_folder(commit.name), spec, ids)
             size += ids.nbytes
         waiting += [*filter(None, [manifest.parent, manifest.jump and manifest.jump[0]])]
         waiting += [source.commit for source in manifest.window]
@@ -52,22 +55,54 @@ def verify(commits: Commits, starts: Iterable[Commit], *, refs: int) -> Verified
 
 def _check_arrays(commit: Commit, manifest: Manifest, commits: Commits, scratch: Scratch) -> int:
     """Returns the bytes of the commit's arrays."""
-    backend = commits.backend
-    for name, spec in manifest.arrays.items():
-        folder = array_folder(commit, name)
-        key = f"{folder}/zarr.json"
-        path = backend.name(key)
-        if parse(backend.read(key), path) != array_document(spec.shape, spec.dtype):
-            raise Corrupt(f"{path}: does not fit the array. Restore the file from a copy.")
+    found: list[Member] = []
+    for name, spec in sorted(manifest.arrays.items()):
         array = commits.array(commit, spec, name, allocate=scratch.take)
-        check_sha256(backend.name(folder), spec, array)
+        check_sha256(commits.backend, array_folder(commit, name), spec, array)
+        if is_packed(commit.name):
+            size = chunk_bytes(spec)
+            found += [
+                Member(f"{name}/{chunk.name}", size, crc32_of(chunk.buffers))
+                for chunk in chunks(array)
+            ]
+        else:
+            _check_document(commits.backend, f"{array_folder(commit, name)}/zarr.json", spec)
+    if is_packed(commit.name):
+        _check_archive(commits.backend, commit_key(commit.name), manifest, found)
     return sum(spec.nbytes for spec in manifest.arrays.values())
+
+
+def _check_document(backend: Backend, key: str, spec: ArraySpec) -> None:
+    path = backend.name(key)
+    if parse(backend.read(key), path) != array_document(spec.shape, spec.dtype):
+        raise Corrupt(f"{path}: does not fit the array. Restore the file from a copy.")
+
+
+def _check_archive(
+    backend: Backend, key: str, manifest: Manifest, arrays: Iterable[Member]
+) -> None:
+    """Check all that stands in a commit's file besides the arrays."""
+    small = {DOCUMENT: canonical(manifest.document)}
+    small |= {name: b"".join(parts) for name, parts in documents(manifest.arrays).items()}
+    first, *others = (Member(name, len(data), crc32_of([data])) for name, data in small.items())
+    listed, end = laid_out([first, *arrays, *others])
+    for member, at in listed:
+        due = header(member) + small.get(member.name, b"")
+        if read_part(backend, Extent(key, at, len(due))) != due:
+            raise _damaged(backend, key, member.name)
+    due = directory(listed, end)
+    if read_part(backend, Extent(key, end, len(due), whole=True)) != due:
+        raise _damaged(backend, key, "its directory")
+
+
+def _damaged(backend: Backend, key: str, what: str) -> Corrupt:
+    return Corrupt(f"{backend.name(key)}: {what}: damaged. Restore the file from a copy.")
 
 
 def _check_links(
     commit: Commit, manifest: Manifest, seen: dict[Commit, Manifest], commits: Commits
 ) -> None:
-    path = commits.backend.name(f"{commit_folder(commit.name)}/zarr.json")
+    path = commits.backend.name(document_key(commit.name))
     for back, depth in ((manifest.parent, manifest.depth - 1), manifest.jump or (None, 0)):
         if back and seen[back].depth != depth:
             raise Corrupt(f"{path}: names a commit of another depth. Restore it from a copy.")

@@ -1,46 +1,72 @@
 """Writing a commit: everything lasts before the ref that makes it visible."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from memory_store.arrays import chunks, digest
-from memory_store.backend import MAX_DOCUMENT, Backend, Draft
+from memory_store.backend import MAX_DOCUMENT, Buffer, Draft
 from memory_store.canonical import canonical
 from memory_store.errors import Corrupt
 from memory_store.fields import Fields
 from memory_store.manifest import Manifest
 from memory_store.manifest_reader import from_attributes
-from memory_store.names import commit_folder, new_commit_name
+from memory_store.packing import DOCUMENT, documents, packed, placed
 from memory_store.protocol import Commit, Ref
 from memory_store.refs import Refs
-from memory_store.zarrformat import ArraySpec, array_document
+from memory_store.zarrformat import ArraySpec
+from memory_store.zipformat import crc32_of
 
-WORTH_A_THREAD = 2**20  # bytes
+
+@dataclass(frozen=True)
+class Part:
+    """An array ready to be written.
+
+    Attributes:
+        spec: what the attributes will say of it.
+        chunks: by the names of the archive's members.
+        crc32: of each member.
+    """
+
+    spec: ArraySpec
+    chunks: Mapping[str, list[Buffer]]
+    crc32: Mapping[str, int]
+
+
+def part(name: str, array: np.ndarray) -> Part:
+    """An array with its checksums, which take longer than to write it."""
+    found = {f"{name}/{chunk.name}": chunk for chunk in chunks(array)}
+    crcs = tuple(chunk.crc32c for chunk in found.values())
+    return Part(
+        ArraySpec(array.shape, array.dtype.name, crcs, digest(array)),
+        {member: chunk.buffers for member, chunk in found.items()},
+        {member: crc32_of(chunk.buffers) for member, chunk in found.items()},
+    )
 
 
 def write_commit(
-    backend: Backend,
-    arrays: Mapping[str, np.ndarray],
+    draft: Draft,
+    name: str,
+    parts: Mapping[str, Part],
     describe: Callable[[Mapping[str, ArraySpec]], Manifest],
     refs: Refs,
     *,
     branch: str,
     seq: int,
-    position: int,
+    path: str,
 ) -> tuple[Ref, Manifest]:
     """Write arrays and attributes as a new commit, and publish it.
 
-    On any error the session is as it was, unless the ref got through: then the commit stays.
-
     Args:
-        backend: where to.
-        arrays: what the commit itself holds.
-        describe: makes the manifest, once the arrays' checksums are known.
+        draft: of the commit.
+        name: of the commit.
+        parts: what the commit itself holds, by name.
+        describe: makes the manifest of what the arrays are.
         refs: publishes the commit.
         branch: the branch to move.
         seq: the number of the new ref.
-        position: tokens read.
+        path: what messages call the commit.
 
     Raises:
         Conflict: somebody else took the number.
@@ -48,14 +74,19 @@ def write_commit(
         StoreError: the medium refused.
         ValueError: the snapshot is larger, or its numbers, than what can be read.
     """
-    name = new_commit_name(position)
-    with backend.draft(commit_folder(name)) as draft:
-        manifest = describe(_write_arrays(arrays, draft))
-        document = canonical(manifest.document)
-        _check_readable(manifest, len(document), backend.name(commit_folder(name)))
-        draft.write("zarr.json", [document])
-        commit = Commit(name, manifest.id, position)
-        return refs.publish(branch, seq, commit, through=draft), manifest
+    specs = {array: parts[array].spec for array in sorted(parts)}
+    manifest = describe(specs)
+    document = canonical(manifest.document)
+    _check_readable(manifest, len(document), path)
+    contents: dict[str, list[Buffer]] = {DOCUMENT: [document]}
+    checksums: dict[str, int] = {}
+    for array in specs:
+        contents |= parts[array].chunks
+        checksums |= parts[array].crc32
+    draft.write("", list(packed({**contents, **documents(specs)}, checksums)))
+    commit = Commit(name, manifest.id, manifest.position)
+    ref = refs.publish(branch, seq, commit, through=draft)
+    return ref, replace(manifest, arrays=placed(specs, len(document))[0])
 
 
 def _check_readable(manifest: Manifest, size: int, path: str) -> None:
@@ -69,24 +100,3 @@ def _check_readable(manifest: Manifest, size: int, path: str) -> None:
         from_attributes(Fields(manifest.attributes, path, "attributes"))
     except Corrupt as error:
         raise ValueError(f"the snapshot could not be read again: {error}") from error
-
-
-def _write_arrays(arrays: Mapping[str, np.ndarray], draft: Draft) -> dict[str, ArraySpec]:
-    """Write the arrays; returns what the attributes will say of them."""
-    # sha256 takes longer than all else for large arrays, and leaves the interpreter to others.
-    digests = {
-        name: draft.call(digest, array)
-        for name, array in arrays.items()
-        if array.nbytes >= WORTH_A_THREAD
-    }
-    specs = {}
-    for name, array in arrays.items():
-        crcs = []
-        for chunk in chunks(array):
-            draft.write(f"{name}/{chunk.name}", chunk.buffers)
-            crcs.append(chunk.crc32c)
-        document = array_document(array.shape, array.dtype.name)
-        draft.write(f"{name}/zarr.json", [canonical(document)])
-        sha256 = digests[name].result() if name in digests else digest(array)
-        specs[name] = ArraySpec(array.shape, array.dtype.name, tuple(crcs), sha256)
-    return specs

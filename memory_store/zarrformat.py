@@ -9,7 +9,7 @@ Specification: https://zarr-specs.readthedocs.io/en/latest/v3/core/index.html
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -35,11 +35,14 @@ class Stored:
         shape: its shape.
         dtype: a key of `FILL`.
         crc32c: of each chunk, in order.
+        start: the byte of the commit's file at which its chunks begin; None where each chunk is a
+            file.
     """
 
     shape: tuple[int, ...]
     dtype: str
     crc32c: tuple[int, ...]
+    start: int | None = field(default=None, kw_only=True)
 
     @property
     def nbytes(self) -> int:

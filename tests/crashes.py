@@ -18,6 +18,9 @@ from typing import Any
 
 import pytest
 
+PIECE = 128  # bytes that are written at once
+SECTOR = 512  # bytes that a disk writes at once
+write_really = os.write
 ROOT = 0  # the node of the recorded folder; its own name is taken to be safe
 
 
@@ -97,8 +100,13 @@ class Recorder:
             yield
 
     def _noting(self, name: str, note: Callable[..., None]) -> Callable[..., Any]:
-        # No power is lost while recording: the disk need not be kept waiting.
-        real = (lambda fd: None) if name == "fsync" else getattr(os, name)
+        instead: dict[str, Callable[..., Any]] = {
+            # No power is lost while recording: the disk need not be kept waiting.
+            "fsync": lambda fd: None,
+            # Systems may write less than they were asked to; then it can be lost in between.
+            "writev": lambda fd, buffers: write_really(fd, b"".join(buffers)[:PIECE]),
+        }
+        real = instead.get(name) or getattr(os, name)
 
         def call(*arguments: Any, **options: Any) -> Any:
             with self._lock:
@@ -289,8 +297,10 @@ def crashes(chance: random.Random) -> dict[str, tuple[ChooseNames, ChooseData]]:
 
     def torn(file: File) -> bytes:
         size = chance.randrange(len(file.now) + 1)
+        sectors = [file.now[i : i + SECTOR] for i in range(0, len(file.now), SECTOR)]
         return chance.choice(
             [
+                b"".join(chance.choice([part, bytes(len(part))]) for part in sectors),
                 file.now[:size],
                 bytes(len(file.now)),
                 file.now[:size] + bytes(len(file.now) - size),

@@ -1,7 +1,10 @@
 """What the tests of the memory store share: streams to commit, and comparison bit by bit."""
 
+import io
 import os
 import re
+import zipfile
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -9,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from memory_store import Corrupt, DirectoryStore, Snapshot, StoreError, Window
+from memory_store.packing import packed
+from memory_store.zipformat import header_size
 
 ROOT = Path(__file__).resolve().parents[1]
 FINGERPRINTS = {"model": "m" * 64, "tokenizer": "t" * 64}
@@ -93,6 +98,23 @@ def files(root: Path) -> dict[str, bytes]:
         for path in sorted(root.rglob("*"))
         if path.is_file()
     }
+
+
+def members(data: bytes) -> dict[str, bytes]:
+    """What a commit's file holds, by name."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return {info.filename: archive.read(info) for info in archive.infolist()}
+
+
+def repacked(contents: Mapping[str, bytes]) -> bytes:
+    """A commit's file with such members; checksums of the archive fit, whatever they hold."""
+    return b"".join(packed({name: [data] for name, data in contents.items()}, {}))
+
+
+def where(data: bytes, name: str) -> int:
+    """The byte of a commit's file at which the content of a member begins."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return archive.getinfo(name).header_offset + header_size(name)
 
 
 # The verbs that remedies begin with; a sentence that begins otherwise says what is, not what to do.

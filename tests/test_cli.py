@@ -369,7 +369,7 @@ def test_a_long_history_and_what_is_kept_of_it(kept: CommandLine, tmp_path: Path
     text = kept.works("sessions", "show", "s").out
     assert "tokens only" not in text  # the beginning, and what the head and a branch stand on
     name = DirectoryStore.open("sessions/s.zarr").refs("main")[1].commit.name
-    (tmp_path / "sessions" / "s.zarr" / "commits" / name / "zarr.json").write_bytes(b"{}")
+    (tmp_path / "sessions" / "s.zarr" / "commits" / name).write_bytes(b"{}")
     assert "damaged" in kept.works("sessions", "show", "s").out
 
 

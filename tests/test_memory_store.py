@@ -13,7 +13,7 @@ import pytest
 
 from memory_store import Conflict, Corrupt, DirectoryStore, Locked, NotFound, Snapshot, StoreError
 from tests.store_conformance import Place, StoreConformance
-from tests.stores import FINGERPRINTS, ROOT, Stream, assert_equal, files, new_store
+from tests.stores import FINGERPRINTS, ROOT, Stream, assert_equal, files, new_store, where
 
 
 class Folder(Place):
@@ -48,16 +48,17 @@ def test_damage_ends_at_the_next_commit(tmp_path: Path, damage: str) -> None:
     store, stream = new_store(tmp_path / "s.zarr"), Stream()
     stream.read(8, memory=8, compressed=2)
     first = store.commit(stream.snapshot(), parent=None)
-    chunk = next((tmp_path / "s.zarr").glob("commits/*/memory/c.*"))
-    size = len(chunk.read_bytes())
-    chunk.unlink()
+    path = store.path / "commits" / first.commit.name
+    data = path.read_bytes()
+    path.unlink()
     if damage != "gone":
-        chunk.write_bytes(bytes(size if damage == "zeros" else size // 2))
+        at = where(data, "memory/c.0.0.0.0")
+        path.write_bytes(data[:at] + (bytes(16) + data[at + 16 :] if damage == "zeros" else b""))
     stream.read(4, memory=4, compressed=1)
     snapshot = stream.snapshot()
     second = store.commit(snapshot, parent=first)
     assert_equal(store.load(second), snapshot)
-    with pytest.raises(Corrupt, match="memory"):
+    with pytest.raises(Corrupt, match=first.commit.name):
         store.load(first)
 
 
@@ -209,19 +210,23 @@ def test_leftovers_are_swept_when_they_are_old(tmp_path: Path) -> None:
     store, stream = new_store(tmp_path / "s.zarr"), Stream()
     stream.read(4, memory=4)
     ref = store.commit(stream.snapshot(), parent=None)
-    orphan = store.path / "commits" / f"{7:012d}-{'a' * 32}"
-    shutil.copytree(store.path / "commits" / ref.commit.name, orphan)
-    going_on = orphan.with_name(f"{7:012d}-{'b' * 32}")
-    shutil.copytree(orphan, going_on)
+    orphan = store.path / "commits" / f"{7:012d}-{'a' * 32}.zip"
+    shutil.copy(store.path / "commits" / ref.commit.name, orphan)
+    older = orphan.with_name(f"{7:012d}-{'b' * 32}")  # a folder, as early versions wrote them
+    older.mkdir()
+    (older / "zarr.json").write_bytes(b"{}")
+    going_on = orphan.with_name(f"{7:012d}-{'c' * 32}")
+    shutil.copytree(older, going_on)
     temporary = store.path / "refs" / "main" / ".tmp-1"
     temporary.write_bytes(b"half")
     assert store.gc().leftovers == 0  # somebody may be writing them
-    for path in [orphan, going_on, temporary]:
+    for path in [orphan, older, going_on, temporary]:
         for each in [path, *path.rglob("*")]:
             os.utime(each, (0, 0))
     (going_on / "late").write_bytes(b"")
-    assert store.gc(dry_run=True).leftovers == store.gc().leftovers == 2
-    assert not orphan.exists() and not temporary.exists() and going_on.exists()
+    assert store.gc(dry_run=True).leftovers == store.gc().leftovers == 3
+    assert not orphan.exists() and not older.exists() and not temporary.exists()
+    assert going_on.exists()
     assert store.verify().commits == 1
 
 

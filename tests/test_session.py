@@ -44,6 +44,7 @@ from streamlm.sources import Source
 from streamlm.state import State
 from streamlm.stream import advance
 from streamlm.text import TextStream
+from tests import stores
 from tests.invariants import assert_same_state
 from tokenizer import StreamDecoder, Tokenizer
 
@@ -1150,11 +1151,11 @@ def test_snapshots_of_other_branches_are_not_ones_own(open_: Open) -> None:
 def damage(path: Path, ref: Ref | None, name: str) -> None:
     """Flip a bit in an array of a commit."""
     assert ref is not None
-    folder = path / "commits" / ref.commit.name / name
-    chunk = next(file for file in folder.iterdir() if file.name != "zarr.json")
-    data = bytearray(chunk.read_bytes())
-    data[40] ^= 1
-    chunk.write_bytes(data)
+    file = path / "commits" / ref.commit.name
+    data = bytearray(file.read_bytes())
+    chunk = next(each for each in stores.members(bytes(data)) if each.startswith(f"{name}/c."))
+    data[stores.where(bytes(data), chunk) + 40] ^= 1
+    file.write_bytes(data)
 
 
 def test_a_damaged_snapshot_is_not_gone_back_to(

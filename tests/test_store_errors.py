@@ -2,8 +2,10 @@
 
 import errno
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +25,7 @@ from memory_store import (
     Window,
 )
 from memory_store.errors import from_os
-from tests.stores import Stream, assert_helpful, new_store
+from tests.stores import ROOT, Stream, assert_helpful, new_store
 
 
 @pytest.fixture
@@ -56,6 +58,13 @@ def lose(store: DirectoryStore, name: str) -> None:
     DirectoryStore.open(store.path).verify()
 
 
+def old(store: DirectoryStore) -> DirectoryStore:
+    """A session whose commits are folders, in the place of this one."""
+    shutil.rmtree(store.path)
+    shutil.copytree(ROOT / "tests" / "data" / "schema-1.zarr", store.path)
+    return DirectoryStore.open(store.path)
+
+
 def late_log(store: DirectoryStore) -> None:
     """A log that does not begin with the first token."""
     ref = store.commit(Snapshot(9, tokens=np.arange(2)), parent=None, branch="late")
@@ -74,7 +83,7 @@ def too_large(store: DirectoryStore) -> None:
 
 
 def later_schema(store: DirectoryStore) -> None:
-    (store.path / "session.json").write_text('{"schema": 2}')
+    (store.path / "session.json").write_text('{"schema": 3}')
     DirectoryStore.open(store.path)
 
 
@@ -111,8 +120,9 @@ def too_little_memory(store: DirectoryStore) -> None:
         (too_little_memory, Corrupt),
         (lambda store: lose(store, "session.json"), NotFound),
         (lambda store: lose(store, "000000000001.json"), Corrupt),
-        (lambda store: lose(store, "zarr.json"), Corrupt),
-        (lambda store: lose(store, "c.0*"), Corrupt),
+        (lambda store: lose(store, "*.zip"), Corrupt),
+        (lambda store: lose(old(store), "zarr.json"), Corrupt),
+        (lambda store: lose(old(store), "c.0*"), Corrupt),
     ],
 )
 def test_errors_help(
@@ -150,7 +160,8 @@ def test_what_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:
     store = new_store(tmp_path / "b.zarr")
     with pytest.raises(ValueError, match="at most"):
         store.commit(Snapshot(0), parent=None, fingerprints={"model": long})
-    for end, capacity in ((2**53 + 1, 2), (1, 2**60), (1.0, 2), (True, 2)):
+    wrong: list[tuple[Any, int]] = [(2**53 + 1, 2), (1, 2**60), (1.0, 2), (True, 2)]
+    for end, capacity in wrong:
         windows = {"w": Window(np.zeros((1, 1)), 0, end, capacity)}
         with pytest.raises(ValueError, match=r"read again|must be int"):
             store.commit(Snapshot(0, windows), parent=None)

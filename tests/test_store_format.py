@@ -1,9 +1,11 @@
 """The memory store's files: plain Zarr v3, chained by ids, read without Zarr."""
 
 import json
+import shutil
 import subprocess
 import sys
 import warnings
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import numpy as np
 from memory_store import Snapshot, Window
 from memory_store.canonical import canonical, sha256
 from memory_store.zarrformat import FILL, array_document
-from tests.stores import ROOT, Stream, assert_same_bits, files, new_store
+from tests.stores import ROOT, Stream, assert_same_bits, files, members, new_store
 
 
 def test_zarr_reads_and_writes_the_same(tmp_path: Path) -> None:
@@ -26,10 +28,11 @@ def test_zarr_reads_and_writes_the_same(tmp_path: Path) -> None:
     snapshot = replace(snapshot, arrays={**snapshot.arrays, **small, "scalar": np.array(3.5)})
     ref = store.commit(snapshot, parent=None)
 
-    folder = tmp_path / "s.zarr" / "commits" / ref.commit.name
+    path = tmp_path / "s.zarr" / "commits" / ref.commit.name
+    inside = members(path.read_bytes())
     for name, array in snapshot.arrays.items():
         assert_same_bits(np.asarray(store.group(ref)[name]), array)
-        theirs = zarr.create_array(
+        written = zarr.create_array(
             tmp_path / "zarr" / name,
             shape=array.shape,
             dtype=array.dtype,
@@ -39,17 +42,20 @@ def test_zarr_reads_and_writes_the_same(tmp_path: Path) -> None:
             chunk_key_encoding={"name": "default", "separator": "."},
             config={"write_empty_chunks": True},
         )
-        theirs[...] = array
+        written[...] = array
         document = json.loads((tmp_path / "zarr" / name / "zarr.json").read_text())
         assert document == array_document(array.shape, array.dtype.name), name
-        ours = files(folder / name)
-        assert json.loads(ours.pop("zarr.json")) == document
-        assert ours == {k: v for k, v in files(tmp_path / "zarr" / name).items() if "json" not in k}
+        ours = {key: data for key, data in inside.items() if key.startswith(f"{name}/")}
+        assert json.loads(ours.pop(f"{name}/zarr.json")) == document
+        theirs = files(tmp_path / "zarr" / name)
+        assert ours == {f"{name}/{k}": v for k, v in theirs.items() if "json" not in k}
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that consolidated metadata is not in the specification
-        plain = zarr.open_group(folder, mode="r", use_consolidated=False)
-        consolidated = zarr.open_group(folder, mode="r", use_consolidated=True)
+        plain, consolidated = (
+            zarr.open_group(zarr.storage.ZipStore(path), mode="r", use_consolidated=which)
+            for which in (False, True)
+        )
     assert set(plain.array_keys()) == {*snapshot.arrays, *snapshot.windows, "tokens"}
     assert set(consolidated.array_keys()) == set(plain.array_keys())
     assert plain.attrs["position"] == 8
@@ -62,13 +68,27 @@ def test_zarr_reads_arrays_of_many_chunks(tmp_path: Path) -> None:
     assert_same_bits(np.asarray(store.group(ref)["w"]), data)
 
 
+def test_other_tools_read_a_commit(tmp_path: Path) -> None:
+    """Python's own and, where it is installed, Info-ZIP's."""
+    store, stream = new_store(tmp_path / "s.zarr"), Stream()
+    stream.read(8, memory=8, compressed=2)
+    ref = store.commit(stream.snapshot(), parent=None)
+    path = tmp_path / "s.zarr" / "commits" / ref.commit.name
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        assert archive.namelist()[0] == "zarr.json"
+        assert {info.compress_type for info in archive.infolist()} == {zipfile.ZIP_STORED}
+    if unzip := shutil.which("unzip"):
+        subprocess.run([unzip, "-tqq", path], check=True)
+
+
 def test_the_id_chain(tmp_path: Path) -> None:
     store, stream, ref = new_store(tmp_path / "s.zarr"), Stream(), None
     for _ in range(3):
         stream.read(4, memory=4)
         before, ref = ref, store.commit(stream.snapshot(), parent=ref)
-        path = tmp_path / "s.zarr" / "commits" / ref.commit.name / "zarr.json"
-        attributes = json.loads(path.read_text())["attributes"]
+        path = tmp_path / "s.zarr" / "commits" / ref.commit.name
+        attributes = json.loads(members(path.read_bytes())["zarr.json"])["attributes"]
         assert sha256(canonical(attributes)) == ref.commit.id
         assert attributes["parent"] == (
             before

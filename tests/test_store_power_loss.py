@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import memory_store.files
 from memory_store import DirectoryStore, NotFound, Ref, Snapshot, StoreError
 from tests.crashes import Disk, Image, Killed, Names, Recorder, Site, Step, Sync, crashes
 from tests.stores import Stream, assert_equal, assert_helpful, new_store
@@ -177,7 +176,7 @@ def test_nothing_escapes_the_record(recorder: Recorder) -> None:
         str(path.relative_to(root)): path.read_bytes() if path.is_file() else None
         for path in root.rglob("*")
     }
-    assert len(real) > 80
+    assert len(real) == 21
     assert disk.left(*crashes(random.Random(0))["killed"]) == real
 
 
@@ -207,10 +206,7 @@ SYNCS = {
     "branch": r"s\.zarr/refs/main",
     "ref": r"s\.zarr/refs/.*/\.tmp-.*",
     "commits": r"s\.zarr/commits",
-    "commit's folder": r"s\.zarr/commits/[^/]*",
-    "commit's document": r"s\.zarr/commits/[^/]*/zarr\.json",
-    "array's folder": r"s\.zarr/commits/[^/]*/[a-z]*",
-    "chunk": r"s\.zarr/commits/.*/c\.[0-9.]*",
+    "commit": r"s\.zarr/commits/[^/]*\.zip",
 }
 
 
@@ -255,7 +251,7 @@ def test_without_fsync_damage_is_noticed(recorder: Recorder, site: Site) -> None
             else:
                 assert_equal(found, said.snapshots[commit.name])
                 right += 1
-    assert lost > 500 and right > 200
+    assert lost > 800 and right > 500
 
 
 def begin(path: Path) -> None:
@@ -286,9 +282,8 @@ def contents(store: DirectoryStore) -> dict[Ref, tuple[Snapshot, list[int]]]:
     return {ref: (store.load(ref), store.tokens(ref, 0, ref.position).tolist()) for ref in refs}
 
 
-def test_power_loss_after_a_kill(folder: Path, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_power_loss_after_a_kill(folder: Path, site: Site) -> None:
     """What a killed writer left unsafe, the next one makes safe before it builds on it."""
-    monkeypatch.setattr(memory_store.files, "THREADS", 1)  # so that steps come in one order
 
     def record(kill_at: int | None) -> tuple[Recorder, dict[Ref, tuple[Snapshot, list[int]]]]:
         root = folder / f"disk-{kill_at}"
@@ -344,4 +339,4 @@ def test_power_loss_while_a_session_is_deleted(recorder: Recorder, site: Site) -
         else:
             check(site, said, begun)
             there += 1
-    assert there > 2 and gone > 50
+    assert there > 10 and gone > 80

@@ -87,7 +87,7 @@ def later(path: Path) -> Iterator[Path]:
     """A store's documents, one at a time as a later version might have written them."""
     for name in ("session.json", "refs/main/000000000000.json"):
         honest = (path / name).read_bytes()
-        document = {**json.loads(honest), "schema": 2, "new": [{"key": "value"}]}
+        document = {**json.loads(honest), "schema": 3, "new": [{"key": "value"}]}
         del document["crc32c"]
         (path / name).write_bytes(sealed(document))
         yield path / name
@@ -105,7 +105,7 @@ def test_later_sessions_are_refused_by_name(tmp_path: Path) -> None:
             lambda: DirectoryStore.open(store.path).refs("main"),
             lambda: DirectoryStore.open(store.path).commit(Snapshot(0), parent=ref),
         ):
-            with pytest.raises(UnsupportedSchema, match=r"schema 2 .* reads 1\.") as caught:
+            with pytest.raises(UnsupportedSchema, match=r"schema 3 .* reads 1, 2\.") as caught:
                 action()
             assert str(path) in str(caught.value)
             assert_helpful(caught.value)
