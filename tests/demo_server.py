@@ -44,8 +44,8 @@ class DemoServer:
         said = []
         for line in self._process.stderr:
             said.append(line)
-            if found := re.search(r"http://[\d.]+:(\d+)/", line):
-                self.address, self.port = found[0], int(found[1])
+            if found := re.search(r"the demo is at (http://\S+?:(\d+)/)", line):
+                self.address, self.port = found[1], int(found[2])
                 return
         raise AssertionError("".join(said))
 

@@ -1,18 +1,22 @@
 """What all parts of the demo share: the model, whose turn it is, and where sessions lie."""
 
+from __future__ import annotations
+
 import hashlib
 import os
 import re
 import threading
 from collections import OrderedDict
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import gradio as gr
 
 from apps.demo.pictures import Seen
 from apps.demo.shelf import Shelf
 from apps.demo.work import Job, Jobs
-from streamlm.checkpoint import Checkpoint, load_checkpoint
+
+if TYPE_CHECKING:
+    from streamlm.checkpoint import Checkpoint
 
 VISITOR = "streamlm-visitor"  # the cookie that tells browsers apart
 PER_BROWSER = 20  # sessions that a browser without a name may keep
@@ -62,6 +66,8 @@ class Desk:
         """The model; loaded when it is first needed."""
         with self._loading:
             if self._checkpoint is None:
+                from streamlm.checkpoint import load_checkpoint  # torch, which takes seconds
+
                 self._checkpoint = load_checkpoint(self.model, device=self.device)
             return self._checkpoint
 

@@ -7,7 +7,6 @@ from apps.demo.desk import LONG, QUICK, Desk, visitor
 from apps.demo.shelf import Refused
 from apps.demo.work import Job
 from streamlm.reports import Choice
-from streamlm.stream import Sampling
 
 
 def add_endpoints(desk: Desk) -> None:
@@ -69,6 +68,8 @@ def add_endpoints(desk: Desk) -> None:
         """
         pieces = []
         with _telling():
+            from streamlm.stream import Sampling  # needs torch
+
             shelf, checkpoint = _shelf(request), desk.checkpoint
             sampling = Sampling(temperature=temperature, top_p=top_p)
             if not 0 <= max_tokens <= writing.MAX_TOKENS:

@@ -21,7 +21,6 @@ from apps.demo.frame import (
 from apps.demo.side_by_side import side_by_side
 from apps.demo.words import message, with_choices
 from streamlm.reports import Choice
-from streamlm.stream import Sampling
 
 OFTEN = 0.15  # seconds between two updates of the page
 
@@ -70,6 +69,8 @@ def write_tab(desk: Desk, frame: Frame) -> None:
         line: Any = gr.skip()
         picture: Any = gr.skip()
         with refusals() as told:
+            from streamlm.stream import Sampling  # needs torch
+
             shelf, checkpoint, fresh = desk.shelf(request), desk.checkpoint, number(seed, "Seed")
             sampling = Sampling(
                 repetition_penalty=penalty,

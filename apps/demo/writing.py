@@ -1,15 +1,20 @@
 """Writing on where a session stands, taking it back, and what two forks make of the same words."""
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from apps.demo.reading import strip
 from apps.demo.shelf import Shelf
 from apps.demo.work import Job
-from streamlm.checkpoint import Checkpoint
 from streamlm.reports import Choice
-from streamlm.session import Session
-from streamlm.stream import Sampling
+
+if TYPE_CHECKING:
+    from streamlm.checkpoint import Checkpoint
+    from streamlm.session import Session
+    from streamlm.stream import Sampling
 
 SHOWN = 60  # tokens before the writing that are shown
 OTHERS = 8  # likely tokens told with each that is written
@@ -101,6 +106,8 @@ def write_both(
         Refused: see `Shelf.open`, or a position that is not there.
         Stopped: by the visitor.
     """
+    from streamlm.stream import Sampling  # needs torch
+
     with job.turn():
         writers = [
             fork.choices(
