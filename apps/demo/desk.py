@@ -58,6 +58,7 @@ class Desk:
         self.files, self.results = files, results
         self.jobs = Jobs()
         self._loading = threading.Lock()
+        self._warm = threading.Event()
         self._checkpoint: Checkpoint | None = None
         self._looks: OrderedDict[str, Seen | None] = OrderedDict()
 
@@ -70,6 +71,17 @@ class Desk:
 
                 self._checkpoint = load_checkpoint(self.model, device=self.device)
             return self._checkpoint
+
+    def warm_up(self) -> None:
+        """Begin to load the model, in a thread; nothing where that has begun.
+
+        Importing torch takes the interpreter for two seconds, which the first page needs itself.
+        """
+        if not self._warm.is_set():
+            self._warm.set()
+            threading.Thread(
+                target=lambda: self.checkpoint, name="streamlm model", daemon=True
+            ).start()
 
     def look(self, shelf: Shelf, name: str, *, visitor: str) -> Seen | None:
         """What a session remembers as it is on disk; None where there is nothing to see.

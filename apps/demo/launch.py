@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Literal
 
-from apps.demo.importing import without_stubs
+from apps.demo.importing import quickly
 from apps.demo.starting import Starting
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -57,7 +57,7 @@ def run(
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
         try:
-            with without_stubs():
+            with quickly(mcp=mcp):
                 from apps.demo.desk import Desk
                 from apps.demo.server import serve
         except ModuleNotFoundError as error:

@@ -21,6 +21,7 @@ from apps.demo.uploads import MAX_SESSION
 
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "monospace")
+UNASKED = 15.0  # seconds after which the model is loaded, if no page was opened
 # What the page may ask for: its own server, and nothing else.
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
@@ -75,8 +76,10 @@ def serve(
             head=f"<script>{(HERE / 'page.js').read_text(encoding='utf-8')}</script>",
             app_kwargs={"middleware": [Middleware(Guard)]},
         )
-    # The page is there at once; the model is, by the time somebody has found something to read.
-    threading.Thread(target=lambda: desk.checkpoint, name="streamlm model", daemon=True).start()
+    # The first page that is there asks for the model; without one, programs should not wait for it.
+    later = threading.Timer(UNASKED, desk.warm_up)
+    later.daemon = True
+    later.start()
     return page
 
 
