@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import re
 import signal
 import sys
 import time
@@ -46,6 +45,7 @@ from streamlm.display import (
     show_rows,
     size_text,
 )
+from streamlm.stops import unescaped
 
 # What needs torch is imported by the commands that need it: help and listings are there at once.
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ def generate(
             top_p=top_p,
             min_p=min_p,
             repetition_penalty=repetition_penalty,
-            stop=[_unescape(text) for text in stop or ()],
+            stop=[unescaped(text) for text in stop or ()],
             seed=seed,
             drafter=drafter,
         )
@@ -217,12 +217,6 @@ def generate(
             sys.stdout.flush()
             raise
         sys.stdout.write("\n")
-
-
-def _unescape(text: str) -> str:
-    r"""Turn \n, \r, \t and \\ as typed in a shell into what they stand for."""
-    meant = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\"}
-    return re.sub(r"\\([nrt\\])", lambda found: meant[found[1]], text)
 
 
 @app.command()

@@ -185,6 +185,28 @@ def test_writing_tells_what_else_was_likely_and_is_undone(visit: Visit, prose: A
     assert visitor.page.locator("#undo").is_disabled()
 
 
+def test_writing_stops_before_a_text(visit: Visit, prose: Any) -> None:
+    visitor = visit()
+    visitor.read(prose(40))
+    visitor.tab("Write")
+    page = visitor.page
+    page.get_by_text("Sampling", exact=True).click()
+    page.get_by_label("Temperature (0: greedy)").first.fill("0")
+    page.locator("#write").click()
+    visitor.said("write-said", "Wrote 120 tokens")
+    tokens = page.locator("#write-page .token")
+    whole = "".join(tokens.all_text_contents())
+    stop = whole[60:64]
+    page.locator("#undo").click()
+    visitor.said("write-said", "as if it had not been written")
+    page.get_by_label("Stop before any of these texts").fill(
+        "never written\n" + stop.replace("\\", r"\\").replace("\n", r"\n")
+    )
+    page.locator("#write").click()
+    visitor.said("write-said", r"Wrote \d+ tokens, up to a text to stop at")
+    assert "".join(tokens.all_text_contents()) == whole[: whole.find(stop)]
+
+
 def test_two_forks_side_by_side(visit: Visit, prose: Any) -> None:
     visitor = visit()
     visitor.read(prose(80))
