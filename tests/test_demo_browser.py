@@ -302,6 +302,41 @@ def test_compare(visit: Visit, prose: Any) -> None:
     visitor.said("compare-said", "tokens = 999999; allowed: 0 to")
 
 
+def test_a_slow_network(visit: Visit, server: DemoServer, tiny: Checkpoint, prose: Any) -> None:
+    """400 ms away, with 50 kB/s: the page is late, but right, and nobody waits for it."""
+    slow, text = visit(), prose(40000)
+    devtools = slow.page.context.new_cdp_session(slow.page)
+    devtools.send("Network.enable")
+    limits = {"latency": 400, "downloadThroughput": 50_000, "uploadThroughput": 50_000}
+    devtools.send("Network.emulateNetworkConditions", {"offline": False, **limits})
+    other = visit()
+    slow.tab("Read")
+    slow.page.get_by_label("Text", exact=True).fill(text)
+    slow.page.locator("#read").click()
+    slow.said("read-bar", "tokens/s")
+    began = time.monotonic()
+    other.read(prose(30))  # has its turn
+    assert time.monotonic() - began < 20
+    told = slow.said("read-said", r"Read [\d,]+ tokens")
+    now = time.time()
+    print("lag", time.monotonic() - began, now)
+    with streamlm.open(server.store / f"{slow.session}.zarr", tiny, readonly=True) as session:
+        print("after the last save", now - session.history()[-1].created, session.position)
+    name, position = slow.session, slow.position
+    assert f"is saved at token {position:,}" in told
+    shown = slow.page.locator("#read-page .page span[title]").all_text_contents()
+    with streamlm.open(server.store / f"{name}.zarr", tiny, readonly=True) as session:
+        assert session.position == position and session.text() + session.tail == text
+        assert session.text().endswith("".join(shown)) and len(shown) == 400
+    slow.tab("Write")
+    slow.page.locator("#write").click()
+    slow.said("write-said", "Wrote 120 tokens")
+    written = slow.page.locator("#write-page .token").all_text_contents()
+    with streamlm.open(server.store / f"{name}.zarr", tiny, readonly=True) as session:
+        assert session.position == slow.position and len(written) == 120
+        assert session.text() == text + "".join(written)
+
+
 def test_two_visitors_at_once(visit: Visit, long: Path, prose: Any) -> None:
     one, two = visit(), visit()
     assert one.session != two.session

@@ -23,6 +23,7 @@ def run(
     root_path: str | None = None,
     auth: Sequence[tuple[str, str]] = (),
     shared: bool | None = None,
+    keep_days: int = 30,
     mcp: bool = False,
     browser: bool = False,
     results: str = "benchmarks/results",
@@ -34,6 +35,8 @@ def run(
         store: the folder of sessions, or a URL of object storage.
         shared: everybody sees the same sessions. By default they do on this computer; elsewhere
             each user has their own, or each browser, where nobody logs in.
+        keep_days: where each browser has its own, those not used for so long are removed; 0 keeps
+            them for ever.
         say: tells where the demo is.
 
     Raises:
@@ -63,9 +66,19 @@ def run(
         except ModuleNotFoundError as error:
             raise ValueError(f"the demo needs {error.name}: pip install 'streamlm[demo]'") from None
         whose = whose_shelves(host, auth=bool(auth), shared=shared)
-        desk = Desk(store, files=files, model=model, device=device, whose=whose, results=results)
+        desk = Desk(
+            store,
+            files=files,
+            model=model,
+            device=device,
+            whose=whose,
+            keep_days=keep_days,
+            results=results,
+        )
         page = serve(desk, starting, root_path=root_path, auth=auth, mcp=mcp)
         say(f"the demo is at {starting.address} (Ctrl-C ends it)")
+        if desk.browsers is not None:
+            desk.browsers.keep_clear()
         if mcp:
             say(f"its tools for MCP clients are at {starting.address}gradio_api/mcp/")
         try:
