@@ -302,6 +302,30 @@ def test_compare(visit: Visit, prose: Any) -> None:
     visitor.said("compare-said", "tokens = 999999; allowed: 0 to")
 
 
+def test_curves_of_a_comparison(visit: Visit, server: DemoServer) -> None:
+    results = Path("benchmarks/results")
+    (server.store.parent / results).mkdir(parents=True)
+    for kind in ("html", "json"):
+        name = results / f"heads-compare-small.{kind}"
+        (server.store.parent / name).write_bytes((ROOT / name).read_bytes())
+    page = visit().page
+    page.get_by_role("tab", name="Compare").click()
+    page.get_by_text("The laboratory").click()
+    page.get_by_label("Comparison").click()
+    page.get_by_role("option", name="heads-compare-small").click()
+    figure = page.locator("figure.curves").nth(1)
+    figure.locator("svg").hover(position={"x": 60, "y": 60})
+    assert "segments between telling and asking: " in figure.locator("figcaption").inner_text()
+    figure.focus()
+    told = []
+    for key in ("ArrowDown", "ArrowRight", "ArrowRight", "ArrowUp"):
+        page.keyboard.press(key)
+        told.append(figure.locator("figcaption").inner_text())
+        assert figure.locator(".names .on").inner_text() == told[-1].split(" · ")[0]
+    assert len(set(told)) == 4
+    assert page.locator("iframe.report").count() == 1
+
+
 def test_a_slow_network(
     visit: Visit, server: DemoServer, tiny: Checkpoint, prose: Any, tmp_path: Path
 ) -> None:
