@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def figures(drawn: str) -> list[Any]:
-    """What each figure can tell: lines of (name, points with words)."""
+    """What each figure can tell: lines of (name, points with words, colour)."""
     return [json.loads(html.unescape(found)) for found in re.findall(r'data-curves="(.*?)"', drawn)]
 
 
@@ -22,15 +22,16 @@ def test_a_comparison_of_heads() -> None:
     path = ROOT / "benchmarks/results/heads-compare-small.json"
     found = json.loads(path.read_text(encoding="utf-8"))["figures"]
     differences, recall, loss, size = figures(curves(path))
-    assert [name for name, _ in differences] == [row["variant"] for row in found["summary"]]
+    assert [name for name, *_ in differences] == [row["variant"] for row in found["summary"]]
     for lines in (recall, loss, size):
-        assert {name for name, _ in lines} == {run["variant"] for run in found["runs"]}
+        assert {name for name, *_ in lines} == {run["variant"] for run in found["runs"]}
     first = found["runs"][0]["variant"]
     seeds = [run["measures"] for run in found["runs"] if run["variant"] == first]
     mean = sum(seed["recall"][0]["gain"] for seed in seeds) / len(seeds)
-    _, points = next(line for line in recall if line[0] == first)
+    _, points, _ = next(line for line in recall if line[0] == first)
     assert points[0][2] == f"0 segments between telling and asking: {mean:.3f}"
-    for x, y, _ in (point for lines in (recall, loss, size) for _, line in lines for point in line):
+    every = [point for lines in (recall, loss, size) for _, points, _ in lines for point in points]
+    for x, y, _ in every:
         assert 0 <= x <= 400 and 0 <= y <= 210
 
 

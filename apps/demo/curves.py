@@ -14,7 +14,7 @@ from typing import Any
 from apps.demo.words import safe
 from streamlm.display import size_text
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 400, 210, 46, 10, 10, 24
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 400, 210, 58, 10, 10, 24
 Value = Callable[[Mapping[str, Any]], float]
 
 
@@ -62,14 +62,15 @@ def curves(path: Path) -> str:
     """The pictures of a comparison's results, a JSON file; "" where it holds none."""
     try:
         figures = json.loads(path.read_text(encoding="utf-8"))["figures"]
-        found = [_differences(figures["summary"])]
-        found += [_panel(panel, figures["runs"]) for panel in PANELS]
+        rows, runs = figures["summary"], figures["runs"]
+        colours = {row["variant"]: index for index, row in enumerate(rows)}
+        found = [_differences(rows), *(_panel(panel, runs, colours) for panel in PANELS)]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return ""
     return f'<div class="lab">{"".join(found)}</div>'
 
 
-def _panel(panel: Panel, runs: Sequence[Mapping[str, Any]]) -> str:
+def _panel(panel: Panel, runs: Sequence[Mapping[str, Any]], colours: Mapping[str, int]) -> str:
     rows: dict[str, dict[float, list[float]]] = {}
     for run in runs:
         for row in (run.get("measures") or {}).get(panel.part, ()):
@@ -79,7 +80,7 @@ def _panel(panel: Panel, runs: Sequence[Mapping[str, Any]]) -> str:
         return ""
     lines = {
         name: sorted((at, fmean(values)) for at, values in points.items())
-        for name, points in rows.items()
+        for name, points in sorted(rows.items(), key=lambda item: colours[item[0]])
     }
     every = [point for points in lines.values() for point in points]
     x, y = (_scale([point[axis] for point in every], panel.log[axis]) for axis in (0, 1))
@@ -92,11 +93,11 @@ def _panel(panel: Panel, runs: Sequence[Mapping[str, Any]]) -> str:
         )
 
     drawn, facts = [], []
-    for index, (name, points) in enumerate(lines.items()):
+    for name, points in lines.items():
         path = " ".join(f"{a},{b}" for a, b in map(place, points))
-        drawn.append(f'<polyline style="--c:{index}" points="{path}"/>')
+        drawn.append(f'<polyline style="--c:{colours[name]}" points="{path}"/>')
         told = [[*place(p), f"{p[0]:,.0f} {panel.at}: {panel.text(p[1])}"] for p in points]
-        facts.append([name, told])
+        facts.append([name, told, colours[name]])
     ends = [[pick(point[axis] for point in every) for pick in (min, max)] for axis in (0, 1)]
     marks = "".join(
         f'<text x="{a}" y="{HEIGHT - 6}" text-anchor="{anchor}">{value:,.0f}</text>'
@@ -130,7 +131,7 @@ def _differences(summary: Sequence[Mapping[str, Any]]) -> str:
             f'<circle style="--c:{index}" cx="{across(value)}" cy="{y}" r="3"/>'
         )
         said = f"{row['bits_per_byte']:.4f} bits per byte, {value:+.4f} ± {half:.4f}"
-        facts.append([row["variant"], [[across(value), y, said]]])
+        facts.append([row["variant"], [[across(value), y, said]], index])
     height = TOP + step * len(rows) + BOTTOM
     zero = across(0.0)
     ground = (
@@ -152,10 +153,8 @@ def _scale(values: Sequence[float], log: bool) -> Callable[[float], float]:
 
 
 def _figure(title: str, about: str, drawn: str, facts: list[Any], height: int) -> str:
-    """A picture that the arrow keys walk through; `facts`: lines of (name, points with words)."""
-    names = "".join(
-        f'<span style="--c:{index}">{safe(name)}</span>' for index, (name, _) in enumerate(facts)
-    )
+    """A picture to walk through; `facts`: lines of (name, points with words, colour)."""
+    names = "".join(f'<span style="--c:{colour}">{safe(name)}</span>' for name, _, colour in facts)
     return (
         f'<figure class="curves" tabindex="0" role="group" aria-label="{safe(title)}: '
         f'{safe(about)}. Arrow keys move from point to point and from line to line." '

@@ -102,19 +102,19 @@
   function showPoint(figure, line, point) {
     const state = curvesOf(figure);
     line = clamp(line, 0, state.lines.length - 1);
-    const [name, points] = state.lines[line];
+    const [name, points, colour] = state.lines[line];
     point = clamp(point, 0, points.length - 1);
     state.at = [line, point];
     const [x, y, said] = points[point];
     const mark = figure.querySelector("circle.at"), title = document.createElement("b");
     mark.setAttribute("cx", x);
     mark.setAttribute("cy", y);
-    mark.style.setProperty("--c", line);
+    mark.style.setProperty("--c", colour);
     title.textContent = name;
     figure.querySelector("figcaption").replaceChildren(title, ` · ${said}`);
     figure.classList.add("chosen");
     for (const part of figure.querySelectorAll("svg [style], .names span")) {
-      part.classList.toggle("on", part.style.getPropertyValue("--c") === String(line));
+      part.classList.toggle("on", part.style.getPropertyValue("--c") === String(colour));
     }
   }
 
