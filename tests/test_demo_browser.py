@@ -73,6 +73,7 @@ def test_every_control_has_a_name(visit: Visit) -> None:
     assert re.fullmatch(r"session-[0-9a-f]{6}", visitor.session)
     for name in ("Read", "Remember", "Write", "Sessions", "Compare"):
         visitor.tab(name)
+        assert visitor.page.get_by_role("tab").count() == 5
         unnamed = visitor.page.evaluate(
             """() => [...document.querySelectorAll("button, input, textarea, [tabindex='0']")]
                 .filter((e) => e.offsetParent !== null && e.type !== "file")
