@@ -1,4 +1,4 @@
-"""Importing Gradio in a third of the time.
+"""Importing Gradio in half the time.
 
 At each import Gradio parses the source of every component twice, to bring its type stubs up to date
 for editors. A program that serves has no use for them, and had better not write to its libraries.
