@@ -58,19 +58,6 @@ parity: $(PARITY_STAMP) ## Compare the model with other implementations, tensor 
 	@STREAMLM_PARITY=1 $(PARITY)/bin/python -m pytest -q -p no:cacheprovider \
 	    --confcutdir=tests/parity tests/parity $(ARGS)
 
-demo: $(STAMP)
-
-# What demo-constraints.txt names goes before what constraints.txt says of the same package.
-$(DEMO_STAMP): pyproject.toml constraints.txt demo-constraints.txt
-	@echo "==> Creating $(DEMO) with what the demo needs (a few minutes the first time)"
-	@$(DEMO)/bin/python -m pip --version >/dev/null 2>&1 || { \
-	    rm -rf $(DEMO); $(PYTHON) -m venv $(DEMO) || { rm -rf $(DEMO); exit 1; }; }
-	@awk -F '==' '/^#/ {next} {name = tolower($$1); gsub("_", "-", name)} !seen[name]++' \
-	    demo-constraints.txt constraints.txt > $(DEMO)/constraints.txt
-	@$(DEMO)/bin/python -m pip install --quiet --disable-pip-version-check \
-	    -c $(DEMO)/constraints.txt -e '.[demo,dev,demo-test]'
-	@touch $@
-
 demo: $(STAMP) ## Open the demo in a browser (ARGS="--port 8000 --mcp" passes options)
 	@$(RUN) -m streamlm demo --open $(ARGS)
 

@@ -9,10 +9,34 @@ with streamlm.open("sessions/moby.zarr", model) as session:
         print(piece, end="")
 """
 
-from streamlm.checkpoint import Checkpoint
-from streamlm.checkpoint import load_checkpoint as load
-from streamlm.opening import open_session as open
-from streamlm.session import Session
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from streamlm.checkpoint import Checkpoint
+    from streamlm.checkpoint import load_checkpoint as load
+    from streamlm.opening import open_session as open
+    from streamlm.session import Session
 
 __version__ = "0.1.0"
 __all__ = ["Checkpoint", "Session", "load", "open"]
+
+# Not imported above: they need torch, which takes longer than many a command.
+_LATER = {
+    "Checkpoint": ("streamlm.checkpoint", "Checkpoint"),
+    "Session": ("streamlm.session", "Session"),
+    "load": ("streamlm.checkpoint", "load_checkpoint"),
+    "open": ("streamlm.opening", "open_session"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _LATER[name]
+    found = globals()[name] = getattr(import_module(module), attribute)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

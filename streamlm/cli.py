@@ -3,19 +3,17 @@
 import io
 import json
 import os
-import re
 import signal
 import sys
 import time
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from memory_store import StoreError
 from streamlm.allocator import keep_freed_memory, return_freed_memory
-from streamlm.checkpoint import load_checkpoint
 from streamlm.cli_common import (
     SPLITS,
     Device,
@@ -33,14 +31,9 @@ from streamlm.cli_common import (
     training_run,
     whole_name,
 )
-from streamlm.cli_compare import compare
-from streamlm.cli_convert import app as convert_app
 from streamlm.cli_demo import demo
-from streamlm.cli_draft import app as draft_app
-from streamlm.cli_forecast import app as forecast_app
-from streamlm.cli_suite import Names, Plot, Sequences, Suite, measure_suite
+from streamlm.cli_later import WithLater
 from streamlm.cli_upkeep import app as sessions_app
-from streamlm.data import load_corpus
 from streamlm.display import (
     bar,
     duration_text,
@@ -52,12 +45,15 @@ from streamlm.display import (
     show_rows,
     size_text,
 )
-from streamlm.drafter import load_drafter
-from streamlm.evaluate import evaluate
-from streamlm.session import Session
-from streamlm.train import Trainer, trainer_for
+from streamlm.stops import unescaped
+
+# What needs torch is imported by the commands that need it: help and listings are there at once.
+if TYPE_CHECKING:
+    from streamlm.session import Session
+    from streamlm.train import Trainer
 
 app = typer.Typer(
+    cls=WithLater,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -66,11 +62,9 @@ app = typer.Typer(
     help="A language model that reads without end in bounded memory.",
 )
 app.add_typer(sessions_app, name="sessions")
-app.add_typer(convert_app, name="convert")
-app.add_typer(forecast_app, name="forecast")
-app.add_typer(draft_app, name="draft")
-app.command()(compare)
 app.command()(demo)
+
+SUITE = "passkey, recall, copy, tracking, position, frequency, context"  # parts of eval --suite
 
 
 def _version(wanted: bool) -> None:
@@ -145,9 +139,14 @@ def feed(
     show_report(report, rows)
 
 
-def _opened(store: str, session: str | None, model: str, device: str, *, readonly: bool) -> Session:
+def _opened(
+    store: str, session: str | None, model: str, device: str, *, readonly: bool
+) -> "Session":
     """The session of that name; None stands for one that has read nothing and is not kept."""
     if session is None:
+        from streamlm.checkpoint import load_checkpoint
+        from streamlm.session import Session
+
         return Session(load_checkpoint(model, device=device))
     return open_named(store, session, model, device=device, readonly=readonly)
 
@@ -185,7 +184,11 @@ def generate(
         _opened(store, session, model, device, readonly=not keep) as opened,
     ):
         writer = opened if keep else opened.fork()
-        drafter = load_drafter(draft, opened.checkpoint) if draft is not None else None
+        drafter = None
+        if draft is not None:
+            from streamlm.drafter import load_drafter
+
+            drafter = load_drafter(draft, opened.checkpoint)
         before, started = writer.position, time.perf_counter()
         pieces = writer.generate(
             prompt,
@@ -195,7 +198,7 @@ def generate(
             top_p=top_p,
             min_p=min_p,
             repetition_penalty=repetition_penalty,
-            stop=[_unescape(text) for text in stop or ()],
+            stop=[unescaped(text) for text in stop or ()],
             seed=seed,
             drafter=drafter,
         )
@@ -214,12 +217,6 @@ def generate(
             sys.stdout.flush()
             raise
         sys.stdout.write("\n")
-
-
-def _unescape(text: str) -> str:
-    r"""Turn \n, \r, \t and \\ as typed in a shell into what they stand for."""
-    meant = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\"}
-    return re.sub(r"\\([nrt\\])", lambda found: meant[found[1]], text)
 
 
 @app.command()
@@ -262,6 +259,8 @@ def train(
     chosen, folder, left_behind = training_run(recipe, out, resume=resume, steps=steps)
     keep_freed_memory()
     with interruptible(left_behind):
+        from streamlm.train import trainer_for
+
         trainer = trainer_for(chosen, folder, device=device, progress=note)
         if resume:
             trainer.resume()
@@ -275,7 +274,7 @@ def train(
     output.print(str(folder / "model"))
 
 
-def _follow(trainer: Trainer) -> None:
+def _follow(trainer: "Trainer") -> None:
     """Train to the end, showing how it goes."""
     best: float | None = None
     total = trainer.config.steps
@@ -308,10 +307,19 @@ def evaluate_command(
     ] = True,
     max_tokens: Annotated[int | None, typer.Option(help="Stop after about so many.")] = None,
     batch_size: Annotated[int, typer.Option(help="Documents read side by side.")] = 8,
-    suite: Suite = False,
-    names: Names = None,
-    sequences: Sequences = 16,
-    plot: Plot = None,
+    suite: Annotated[
+        bool, typer.Option("--suite", help="Measure remembering instead; NAMEs choose parts of it.")
+    ] = False,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME", help=f"With --suite: {SUITE}.")
+    ] = None,
+    sequences: Annotated[
+        int, typer.Option(help="With --suite: sequences of a task and distance.")
+    ] = 16,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.png", dir_okay=False, help="With --suite: draw recall there."),
+    ] = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -321,10 +329,16 @@ def evaluate_command(
             raise ValueError(f"{name} {value}; allowed: at least 1")
     files = [data_file(name, data_dir) for name in data]
     if suite or names or plot:
+        from streamlm.cli_suite import measure_suite
+
         given: Any = {"suite": suite, "memory": memory, "names": names or (), "plot": plot}
         given |= {"sequences": sequences, "max_tokens": max_tokens, "batch_size": batch_size}
         return measure_suite(model, files, **given, device=device, as_json=as_json)
     with interruptible(lambda: "nothing is changed"):
+        from streamlm.checkpoint import load_checkpoint
+        from streamlm.data import load_corpus
+        from streamlm.evaluate import evaluate
+
         checkpoint = load_checkpoint(model, device=device)
         tokenizer = checkpoint.tokenizer
         corpus = load_corpus(files, tokenizer, progress=note)

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,10 +16,11 @@ from memory_store import Mismatch, NotFound
 from memory_store.object_client import is_url, split
 from memory_store.places import named, occupied, open_store, session_names
 from memory_store.store import Store as OpenStore
-from streamlm.opening import RETENTION, open_session
-from streamlm.recipe import Recipe
-from streamlm.session import Session
 from streamlm.sources import Source
+
+if TYPE_CHECKING:
+    from streamlm.recipe import Recipe
+    from streamlm.session import Session
 
 SPLITS = ("valid", "test", "valid-extra", "test-extra")
 
@@ -100,7 +101,7 @@ def open_named(
     readonly: bool = False,
     create: bool = False,
     keep_all: bool = False,
-) -> Session:
+) -> "Session":
     """Open a session by name; what is not there is told before the model is loaded.
 
     Args:
@@ -115,6 +116,8 @@ def open_named(
         kept, _ = existing(store, name)
         if kept.head(branch) is None and not (create and branch == "main"):
             raise no_branch(kept, name)
+    from streamlm.opening import RETENTION, open_session  # needs torch
+
     try:
         return open_session(
             path,
@@ -223,12 +226,14 @@ def _check_text(path: Path) -> None:
 
 def training_run(
     recipe: Path, out: Path | None, *, resume: bool, steps: int | None
-) -> tuple[Recipe, Path, Callable[[], str]]:
+) -> "tuple[Recipe, Path, Callable[[], str]]":
     """The recipe of a training, its folder, and what an interruption says of it.
 
     Raises:
         ValueError: the folder holds a run that is not gone on with.
     """
+    from streamlm.recipe import Recipe  # needs torch
+
     chosen = Recipe.load(recipe)
     if steps is not None:
         chosen = replace(chosen, train=replace(chosen.train, steps=steps))

@@ -43,6 +43,14 @@ def demo(
             "on this computer, private elsewhere.",
         ),
     ] = None,
+    keep_days: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Where each browser has its own shelf: remove those that nobody used for so long. "
+            "0 keeps them for ever; users' and shared ones always stay.",
+        ),
+    ] = 30,
     mcp: Annotated[bool, typer.Option("--mcp", help="Also serve as tools, over MCP.")] = False,
     browser: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
 ) -> None:
@@ -58,6 +66,7 @@ def demo(
         root_path=root_path,
         auth=[_login(given) for given in auth or ()],
         shared=shared,
+        keep_days=keep_days,
         mcp=mcp,
         browser=browser,
         say=note,

@@ -23,7 +23,6 @@ from streamlm.cli_common import (
     whole_name,
 )
 from streamlm.display import console, note, output, parse_time, show_table, size_text, time_text
-from streamlm.memory_view import draw_memory, show_memory
 
 NEWEST = 20  # snapshots that are listed unless all are asked for
 
@@ -136,6 +135,8 @@ def show(
             report = session.memory_report()
             decode = session.checkpoint.tokenizer.decode
     if plot is not None and report is not None:
+        from streamlm.memory_view import draw_memory
+
         draw_memory(report, plot, name=name)
     if as_json:
         print(json.dumps(facts | ({"memory": report.to_dict()} if memory and report else {})))
@@ -161,6 +162,8 @@ def show(
     columns = ("snapshot", "position", "saved at", "size", "kept")
     show_table(columns, cells, right=(*columns[:2], "size"))
     if memory and report is not None:
+        from streamlm.memory_view import show_memory
+
         output.print()
         show_memory(report, decode)
     if plot is not None:

@@ -4,26 +4,12 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from streamlm.checkpoint import load_checkpoint
 from streamlm.data import load_corpus
 from streamlm.display import bar, interruptible, note, output, show_table
-from streamlm.tasks.suite import NAMES, SuiteConfig, check_names, run_suite, size_of
-
-Suite = Annotated[
-    bool, typer.Option("--suite", help="Measure remembering instead; NAMEs choose parts of it.")
-]
-Names = Annotated[
-    list[str] | None, typer.Argument(metavar="NAME", help=f"With --suite: {', '.join(NAMES)}.")
-]
-Sequences = Annotated[int, typer.Option(help="With --suite: sequences of a task and distance.")]
-Plot = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE.png", dir_okay=False, help="With --suite: draw recall there."),
-]
+from streamlm.tasks.suite import SuiteConfig, check_names, run_suite, size_of
 
 
 def measure_suite(

@@ -1,6 +1,7 @@
 """Session: a stream of text in a store, the one mutable object of the API."""
 
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -343,13 +344,10 @@ class Session:
             min_p=min_p,
             repetition_penalty=repetition_penalty,
         )
-        stops = [stop] if isinstance(stop, str) else list(stop)
-        if not all(isinstance(text, str) and text for text in stops):
-            raise ValueError(f"stop = {stop!r}; allowed: strings that are not empty")
         self._check_writing(max_tokens, seed)
         if drafter is not None:
             drafter.check(self.checkpoint)
-        text, written = Stops(stops), self._write(prompt, max_tokens, sampling, seed, drafter)
+        text, written = Stops.at(stop), self._write(prompt, max_tokens, sampling, seed, drafter)
 
         def pieces() -> Iterator[str]:
             for _, piece in written:
@@ -370,12 +368,15 @@ class Session:
         *,
         max_tokens: int = 256,
         others: int = 0,
+        stop: str | Iterable[str] = (),
         seed: int | None = None,
     ) -> Iterator[Choice]:
         """`generate`, token by token: with each, how likely it was and what else was likely.
 
         Args:
             others: so many of the likeliest tokens are told with each; see `Choice`.
+            stop: strings at which to end. The tokens of the first one found are read, not told; one
+                that begins before it is told with the characters that are not part of it.
 
         Raises:
             ValueError: at once, for a value that is not allowed.
@@ -383,8 +384,25 @@ class Session:
         self._check_writing(max_tokens, seed)
         if others < 0:
             raise ValueError(f"others = {others}; allowed: 0 or more")
+        text = Stops.at(stop)
         written = self._write(prompt, max_tokens, sampling or Sampling(), seed, None)
-        return (stream.choice(self.checkpoint, piece, others=others) for stream, piece in written)
+
+        def choices() -> Iterator[Choice]:
+            held, told = deque[Choice](), 0  # told: characters that may be, of those in `held`
+            for stream, piece in written:
+                held.append(stream.choice(self.checkpoint, piece, others=others))
+                ready, found = text.push(piece)
+                told += len(ready)
+                while held and len(held[0].text) <= told and not (found and told == 0):
+                    told -= len(held[0].text)
+                    yield held.popleft()
+                if found:
+                    if told:
+                        yield replace(held[0], text=held[0].text[:told])
+                    return
+            yield from held
+
+        return choices()
 
     def _check_writing(self, max_tokens: int, seed: int | None) -> None:
         if max_tokens < 0:

@@ -25,9 +25,15 @@ SECONDS = 60_000  # milliseconds that a busy machine may take for what takes one
 
 
 class DemoServer:
-    """`streamlm demo` in a process of its own."""
+    """`streamlm demo` in a process of its own.
 
-    def __init__(self, store: Path, model: Path, *options: str, port: int = 0) -> None:
+    Args:
+        early: do not wait until it is there; its port is taken.
+    """
+
+    def __init__(
+        self, store: Path, model: Path, *options: str, port: int = 0, early: bool = False
+    ) -> None:
         command = [sys.executable, "-u", "-m", "streamlm", "demo", "--store", str(store)]
         command += ["--model", str(model), "--device", "cpu", "--port", str(port), *options]
         self.store = store
@@ -41,11 +47,11 @@ class DemoServer:
             text=True,
         )
         assert self._process.stderr is not None
-        said = []
+        said, where = [], "starting at" if early else "the demo is at"
         for line in self._process.stderr:
             said.append(line)
-            if found := re.search(r"http://[\d.]+:(\d+)/", line):
-                self.address, self.port = found[0], int(found[1])
+            if found := re.search(rf"{where} (http://\S+?:(\d+)/)", line):
+                self.address, self.port = found[1], int(found[2])
                 return
         raise AssertionError("".join(said))
 

@@ -893,7 +893,7 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch, name: str, calls: int) -> N
     ("command", "where", "message"),
     [
         ("score text.txt --session s", "streamlm.session.Session._read", "nothing is chang"),
-        ("eval MODEL --data text.txt", "streamlm.cli.evaluate", "nothing is changed"),
+        ("eval MODEL --data text.txt", "streamlm.evaluate.evaluate", "nothing is changed"),
         (
             "generate --session s --no-keep",
             "streamlm.text.TextStream.write_token",
@@ -1055,3 +1055,14 @@ def test_the_reader_of_the_output_leaves(cli: CommandLine, model: Path) -> None:
         os.close(writer)
         assert process.stderr and process.stderr.read() == b""
     assert process.returncode == 1
+
+
+def test_commands_that_are_imported_later_say_what_they_say_of_themselves() -> None:
+    from streamlm.cli import SUITE
+    from streamlm.cli_later import LATER, Later
+    from streamlm.tasks.suite import NAMES
+
+    for name, (_, told) in LATER.items():
+        real = Later(name).real
+        assert real.help.split("\n\n")[0].strip() == told
+    assert SUITE.split(", ") == list(NAMES)

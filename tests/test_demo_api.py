@@ -55,9 +55,22 @@ def test_refusals_are_words(client: Any) -> None:
         (("nobody", 5), "/rewind", "no session 'nobody'"),
         (("a", "", 5000), "/write_on", "max_tokens = 5000; allowed: 0 to 1000"),
         (("a", "", 5, -1.0), "/write_on", "temperature = -1.0; allowed"),
+        (
+            ("a", "", 5, 0.8, 0.95, 1, "\n.".join("abcdefghijklmnopqrstuvw")),
+            "/write_on",
+            "at most 20",
+        ),
     ):
         with pytest.raises(Exception, match=re.escape(message)):
             client.predict(*arguments, api_name=name)
+
+
+def test_writing_ends_before_a_text_to_stop_at(client: Any) -> None:
+    given = {"prompt": "Then", "max_tokens": 40, "temperature": 0, "api_name": "/write_on"}
+    whole = client.predict("one", **given)
+    stop = whole[30:33]
+    ended = client.predict("two", stop=f"never\n{stop}\n\n", **given)
+    assert ended == whole[: whole.find(stop)] != ""
 
 
 def test_only_the_functions_are_an_api(client: Any) -> None:

@@ -73,6 +73,7 @@ def test_every_control_has_a_name(visit: Visit) -> None:
     assert re.fullmatch(r"session-[0-9a-f]{6}", visitor.session)
     for name in ("Read", "Remember", "Write", "Sessions", "Compare"):
         visitor.tab(name)
+        assert visitor.page.get_by_role("tab").count() == 5
         unnamed = visitor.page.evaluate(
             """() => [...document.querySelectorAll("button, input, textarea, [tabindex='0']")]
                 .filter((e) => e.offsetParent !== null && e.type !== "file")
@@ -185,6 +186,28 @@ def test_writing_tells_what_else_was_likely_and_is_undone(visit: Visit, prose: A
     assert visitor.page.locator("#undo").is_disabled()
 
 
+def test_writing_stops_before_a_text(visit: Visit, prose: Any) -> None:
+    visitor = visit()
+    visitor.read(prose(40))
+    visitor.tab("Write")
+    page = visitor.page
+    page.get_by_text("Sampling", exact=True).click()
+    page.get_by_label("Temperature (0: greedy)").first.fill("0")
+    page.locator("#write").click()
+    visitor.said("write-said", "Wrote 120 tokens")
+    tokens = page.locator("#write-page .token")
+    whole = "".join(tokens.all_text_contents())
+    stop = whole[60:64]
+    page.locator("#undo").click()
+    visitor.said("write-said", "as if it had not been written")
+    page.get_by_label("Stop before any of these texts").fill(
+        "never written\n" + stop.replace("\\", r"\\").replace("\n", r"\n")
+    )
+    page.locator("#write").click()
+    visitor.said("write-said", r"Wrote \d+ tokens, up to a text to stop at")
+    assert "".join(tokens.all_text_contents()) == whole[: whole.find(stop)]
+
+
 def test_two_forks_side_by_side(visit: Visit, prose: Any) -> None:
     visitor = visit()
     visitor.read(prose(80))
@@ -278,6 +301,63 @@ def test_compare(visit: Visit, prose: Any) -> None:
     visitor.page.get_by_label("B: at token").fill("999999")
     visitor.page.locator("button#compare").click()
     visitor.said("compare-said", "tokens = 999999; allowed: 0 to")
+
+
+def test_curves_of_a_comparison(visit: Visit, server: DemoServer) -> None:
+    results = Path("benchmarks/results")
+    (server.store.parent / results).mkdir(parents=True)
+    for kind in ("html", "json"):
+        name = results / f"heads-compare-small.{kind}"
+        (server.store.parent / name).write_bytes((ROOT / name).read_bytes())
+    page = visit().page
+    page.get_by_role("tab", name="Compare").click()
+    page.get_by_text("The laboratory").click()
+    page.get_by_label("Comparison").click()
+    page.get_by_role("option", name="heads-compare-small").click()
+    figure = page.locator("figure.curves").nth(1)
+    figure.locator("svg").hover(position={"x": 60, "y": 60})
+    assert "segments between telling and asking: " in figure.locator("figcaption").inner_text()
+    figure.focus()
+    told = []
+    for key in ("ArrowDown", "ArrowRight", "ArrowRight", "ArrowUp"):
+        page.keyboard.press(key)
+        told.append(figure.locator("figcaption").inner_text())
+        assert figure.locator(".names .on").inner_text() == told[-1].split(" · ")[0]
+    assert len(set(told)) == 4
+    assert page.locator("iframe.report").count() == 1
+
+
+def test_a_slow_network(
+    visit: Visit, server: DemoServer, tiny: Checkpoint, prose: Any, tmp_path: Path
+) -> None:
+    """400 ms away, with 50 kB/s: the page is late, but right, and nobody waits for it."""
+    slow, text = visit(), prose(8000)
+    devtools = slow.page.context.new_cdp_session(slow.page)
+    devtools.send("Network.enable")
+    limits = {"latency": 400, "downloadThroughput": 50_000, "uploadThroughput": 50_000}
+    devtools.send("Network.emulateNetworkConditions", {"offline": False, **limits})
+    other = visit()
+    file = tmp_path / "text.txt"
+    file.write_text(text, encoding="utf-8")
+    slow.read_file(file)
+    slow.said("read-bar", "tokens/s")
+    began = time.monotonic()
+    other.read(prose(30))  # has its turn
+    assert time.monotonic() - began < 20
+    told = slow.said("read-said", r"Read [\d,]+ tokens")
+    name, position = slow.session, slow.position
+    assert f"is saved at token {position:,}" in told
+    shown = slow.page.locator("#read-page .page span[title]").all_text_contents()
+    with streamlm.open(server.store / f"{name}.zarr", tiny, readonly=True) as session:
+        assert session.position == position and session.text() + session.tail == text
+        assert session.text().endswith("".join(shown)) and len(shown) == 400
+    slow.tab("Write")
+    slow.page.locator("#write").click()
+    slow.said("write-said", "Wrote 120 tokens")
+    written = slow.page.locator("#write-page .token").all_text_contents()
+    with streamlm.open(server.store / f"{name}.zarr", tiny, readonly=True) as session:
+        assert session.position == slow.position and len(written) == 120
+        assert session.text() == text + "".join(written)
 
 
 def test_two_visitors_at_once(visit: Visit, long: Path, prose: Any) -> None:

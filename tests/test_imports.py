@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 import subprocess
 import sys
@@ -40,7 +41,7 @@ LAYERS: tuple[set[str], ...] = (
     {"display"},
     {"compare_plot", "memory_view"},
     {"compare_report"},
-    {"cli_common"},
+    {"cli_common", "cli_later"},
     {"cli_convert", "cli_demo", "cli_draft", "cli_forecast", "cli_sessions", "cli_suite"},
     {"cli_upkeep"},
     {"cli_compare"},
@@ -157,6 +158,47 @@ def test_import_streamlm_is_light() -> None:
     loaded = {name.split(".")[0] for name in json.loads(result.stdout)}
     assert "streamlm" in loaded
     assert not loaded & HEAVY
+
+
+# What is there at once; torch alone takes longer than the rest of it.
+LIGHT = (
+    "import streamlm",
+    "from streamlm import __version__",
+    "import tokenizer, memory_store",
+    "from streamlm.cli import main; sys.argv[1:] = ['--help']; main()",
+    "from streamlm.cli import main; sys.argv[1:] = ['generate', '--help']; main()",
+    "from streamlm.cli import main; sys.argv[1:] = ['sessions', 'list']; main()",
+    "from streamlm.cli import main; sys.argv[1:] = ['demo', '--mcp', '--auth', 'a:b']; main()",
+    "from apps.demo import server",
+)
+
+
+@pytest.mark.parametrize("code", LIGHT)
+def test_torch_is_loaded_when_it_is_used(code: str, tmp_path: Path) -> None:
+    if "server" in code:
+        pytest.importorskip("gradio")
+    said = f"import atexit, sys; atexit.register(lambda: print('torch' in sys.modules)); {code}"
+    ended = subprocess.run(
+        [sys.executable, "-c", said],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.stdout.splitlines()[-1] == "False", ended.stdout + ended.stderr
+
+
+def test_the_public_names_are_there() -> None:
+    import streamlm
+    from streamlm import Checkpoint, Session, load
+    from streamlm import open as open_session
+    from streamlm.opening import open_session as same
+
+    assert set(streamlm.__all__) <= set(dir(streamlm))
+    assert open_session is same and Checkpoint.__name__ == "Checkpoint"
+    assert Session.__name__ == "Session" and load.__name__ == "load_checkpoint"
+    with pytest.raises(AttributeError, match="no attribute 'lode'"):
+        _ = streamlm.lode  # type: ignore[attr-defined]
 
 
 def test_version_is_one() -> None:

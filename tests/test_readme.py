@@ -69,8 +69,8 @@ def parse(words: list[str]) -> set[str]:
         context = command.make_context(name, [words[0]], parent=context)
         name, *words = words
         command = command.commands[name]
-    command.make_context(name, list(words), parent=context)
-    return set(re.findall(r"--[\w-]+", command.get_help(context)))
+    meant = command.make_context(name, list(words), parent=context)
+    return set(re.findall(r"--[\w-]+", meant.command.get_help(meant)))
 
 
 def test_commands_are_understood() -> None:

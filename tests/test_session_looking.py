@@ -49,9 +49,26 @@ def test_probabilities_are_the_models_own(tiny: Checkpoint) -> None:
     assert np.exp(report.log_probs[0]) == pytest.approx(written.probability, rel=0.05)
 
 
+@pytest.mark.parametrize("at", range(0, 60, 7))
+def test_choices_end_where_generate_ends(tiny: Checkpoint, at: int) -> None:
+    session = Session(tiny)
+    session.feed(["It was a bright cold day. "])
+    options: dict[str, Any] = {"max_tokens": 40, "seed": 3}
+    whole = "".join(session.fork().generate("And", temperature=1.1, **options))
+    stop = [whole[at : at + 1 + at % 5], "never written"]
+    one, two = session.fork(), session.fork()
+    text = "".join(one.generate("And", temperature=1.1, stop=stop, **options))
+    choices = list(two.choices("And", Sampling(temperature=1.1), stop=stop, **options))
+    assert "".join(choice.text for choice in choices) == text == whole[: whole.find(stop[0])]
+    assert one.position == two.position and one.tail == two.tail
+    shown = list(session.fork().choices("And", Sampling(temperature=1.1), **options))
+    assert [c.id for c in choices] == [c.id for c in shown[: len(choices)]]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"stop": ["a", ""]}, "stop = .*; allowed: strings that are not empty"),
         ({"max_tokens": -1}, "max_tokens = -1; allowed"),
         ({"others": -1}, "others = -1; allowed"),
         ({"seed": -2}, "seed = -2; allowed"),

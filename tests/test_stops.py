@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamlm.stops import Stops
+from streamlm.stops import Stops, unescaped
 
 TEXT = st.text("ab\n", max_size=30)
 
@@ -38,3 +38,7 @@ def test_what_may_become_a_stop_is_held_back() -> None:
     assert watch.push("a\n") == ("a", False)
     assert watch.push("b E") == ("\nb ", False) and watch.held == "E"
     assert watch.push("NDless") == ("", True) and watch.held == ""
+
+
+def test_what_is_typed_for_a_new_line() -> None:
+    assert unescaped(r"a\nb\t\\n\x") == "a\nb\t\\n\\x"

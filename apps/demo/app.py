@@ -79,6 +79,7 @@ def build(desk: Desk) -> gr.Blocks:
                 yield gr.skip(), strip_of(desk, shelf, name or "", visitor=visitor(request))
             if told:
                 yield told[0], EMPTY
+            desk.warm_up()
 
         def closed(request: gr.Request) -> None:
             desk.jobs.stop(visitor(request))

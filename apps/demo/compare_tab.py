@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 
 from apps.demo import writing
+from apps.demo.curves import curves
 from apps.demo.desk import QUICK, Desk, visitor
 from apps.demo.frame import Frame, number, optional, refusals
 from apps.demo.uploads import checked
@@ -115,16 +116,19 @@ def reports(folder: str) -> dict[str, Path]:
 
 
 def show_report(folder: str, name: str | None) -> str:
-    """A report in a frame of its own that runs nothing, or a picture."""
+    """Curves to touch, and a report in a frame of its own that runs nothing, or a picture."""
     path = reports(folder).get(name or "")
     if path is None:
         return ""
+    touched = curves(path.with_suffix(".json"))
     if path.suffix == ".html":
         source = html.escape(path.read_text(encoding="utf-8"))
         for character in "{}$`\\":
             source = source.replace(character, f"&#{ord(character)};")
-        return f'<iframe class="report" sandbox="" srcdoc="{source}" title="{safe(name)}"></iframe>'
+        frame = f'<iframe class="report" sandbox="" srcdoc="{source}" title="{safe(name)}">'
+        return f"{touched}{frame}</iframe>"
     import base64
 
     data = base64.b64encode(path.read_bytes()).decode()
-    return f'<img src="data:image/png;base64,{data}" alt="{safe(name)}" style="max-width:100%">'
+    picture = f'<img src="data:image/png;base64,{data}" alt="{safe(name)}" style="max-width:100%">'
+    return touched + picture

@@ -1,21 +1,27 @@
 """What all parts of the demo share: the model, whose turn it is, and where sessions lie."""
 
+from __future__ import annotations
+
 import hashlib
 import os
 import re
 import threading
 from collections import OrderedDict
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import gradio as gr
 
+from apps.demo.clearing import BrowserShelves
 from apps.demo.pictures import Seen
 from apps.demo.shelf import Shelf
 from apps.demo.work import Job, Jobs
-from streamlm.checkpoint import Checkpoint, load_checkpoint
+
+if TYPE_CHECKING:
+    from streamlm.checkpoint import Checkpoint
 
 VISITOR = "streamlm-visitor"  # the cookie that tells browsers apart
 PER_BROWSER = 20  # sessions that a browser without a name may keep
+KEEP_DAYS = 30  # without use, for which a browser's shelf stays
 LOOKS = 32  # newest looks at memories that are kept
 # Who reads or writes for long does not keep others from looking. Each takes a thread while it
 # lasts, of the 40 that the server has.
@@ -32,12 +38,12 @@ class Desk:
         model: a checkpoint directory, or a bundled name; device: see `load_checkpoint`.
         whose: "one" shelf for everybody, one for each "user" who logged in, or one for each
             "browser".
-
         files: a folder for uploads and downloads, which the server clears now and then.
+        keep_days: browsers' shelves that were not used for so long are removed; 0 keeps them.
         results: a folder with what `streamlm compare` has found; it need not exist.
 
     Attributes:
-        jobs: the work that is under way.
+        jobs: the work that is under way; browsers: their shelves, where each has one in a folder.
     """
 
     def __init__(
@@ -48,12 +54,17 @@ class Desk:
         model: str = "books",
         device: str = "auto",
         whose: Whose = "one",
+        keep_days: int = KEEP_DAYS,
         results: str = "benchmarks/results",
     ) -> None:
         self.store, self.model, self.device, self.whose = store, model, device, whose
         self.files, self.results = files, results
         self.jobs = Jobs()
+        self.browsers: BrowserShelves | None = None
+        if whose == "browser" and "://" not in store:  # object storage has rules of its own
+            self.browsers = BrowserShelves(os.path.join(store, "browsers"), keep_days=keep_days)
         self._loading = threading.Lock()
+        self._warm = threading.Event()
         self._checkpoint: Checkpoint | None = None
         self._looks: OrderedDict[str, Seen | None] = OrderedDict()
 
@@ -62,8 +73,21 @@ class Desk:
         """The model; loaded when it is first needed."""
         with self._loading:
             if self._checkpoint is None:
+                from streamlm.checkpoint import load_checkpoint  # torch, which takes seconds
+
                 self._checkpoint = load_checkpoint(self.model, device=self.device)
             return self._checkpoint
+
+    def warm_up(self) -> None:
+        """Begin to load the model, in a thread; nothing where that has begun.
+
+        Importing torch takes the interpreter for two seconds, which the first page needs itself.
+        """
+        if not self._warm.is_set():
+            self._warm.set()
+            threading.Thread(
+                target=lambda: self.checkpoint, name="streamlm model", daemon=True
+            ).start()
 
     def look(self, shelf: Shelf, name: str, *, visitor: str) -> Seen | None:
         """What a session remembers as it is on disk; None where there is nothing to see.
@@ -108,10 +132,10 @@ class Desk:
         if not re.fullmatch(r"[0-9a-f]{32}", key):
             raise gr.Error("Each browser has sessions of its own here: allow cookies, and reload.")
         # The folder's name does not tell the key, which is all that a browser has to show.
-        return Shelf(
-            os.path.join(self.store, "browsers", hashlib.sha256(key.encode()).hexdigest()[:32]),
-            limit=PER_BROWSER,
-        )
+        name = hashlib.sha256(key.encode()).hexdigest()[:32]
+        if self.browsers is not None:
+            self.browsers.used(name)
+        return Shelf(os.path.join(self.store, "browsers", name), limit=PER_BROWSER)
 
 
 def _folder(user: str) -> str:

@@ -7,7 +7,6 @@ from apps.demo.desk import LONG, QUICK, Desk, visitor
 from apps.demo.shelf import Refused
 from apps.demo.work import Job
 from streamlm.reports import Choice
-from streamlm.stream import Sampling
 
 
 def add_endpoints(desk: Desk) -> None:
@@ -52,6 +51,7 @@ def add_endpoints(desk: Desk) -> None:
         temperature: float = 0.8,
         top_p: float = 0.95,
         seed: int = -1,
+        stop: str = "",
         request: gr.Request = None,
     ) -> str:
         """Write on where a session stands; what is written becomes part of it.
@@ -63,12 +63,15 @@ def add_endpoints(desk: Desk) -> None:
             temperature: 0 always takes the likeliest token.
             top_p: keep the likeliest tokens up to this sum.
             seed: of the random numbers; -1 goes on with the session's own.
+            stop: texts to stop before, one on each line, in which \\n stands for a new line.
 
         Returns:
             The text that was written.
         """
         pieces = []
         with _telling():
+            from streamlm.stream import Sampling  # needs torch
+
             shelf, checkpoint = _shelf(request), desk.checkpoint
             sampling = Sampling(temperature=temperature, top_p=top_p)
             if not 0 <= max_tokens <= writing.MAX_TOKENS:
@@ -82,6 +85,7 @@ def add_endpoints(desk: Desk) -> None:
                     prompt=prompt,
                     sampling=sampling,
                     max_tokens=max_tokens,
+                    stops=writing.stops_of(stop),
                     seed=None if seed < 0 else seed,
                     checkpoint=checkpoint,
                 )

@@ -4,9 +4,11 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from typing import Literal
 
-from apps.demo.importing import without_stubs
+from apps.demo.importing import quickly
+from apps.demo.starting import Starting
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -21,6 +23,7 @@ def run(
     root_path: str | None = None,
     auth: Sequence[tuple[str, str]] = (),
     shared: bool | None = None,
+    keep_days: int = 30,
     mcp: bool = False,
     browser: bool = False,
     results: str = "benchmarks/results",
@@ -32,6 +35,8 @@ def run(
         store: the folder of sessions, or a URL of object storage.
         shared: everybody sees the same sessions. By default they do on this computer; elsewhere
             each user has their own, or each browser, where nobody logs in.
+        keep_days: where each browser has its own, those not used for so long are removed; 0 keeps
+            them for ever.
         say: tells where the demo is.
 
     Raises:
@@ -39,25 +44,43 @@ def run(
     """
     if mcp and auth:
         raise ValueError("--mcp with --auth; allowed: one of them, for MCP clients cannot log in")
-    with tempfile.TemporaryDirectory(prefix="streamlm-demo-") as files:
+    if find_spec("gradio") is None:
+        raise ValueError("the demo needs gradio: pip install 'streamlm[demo]'")
+    with (
+        Starting(host, port) as starting,
+        tempfile.TemporaryDirectory(prefix="streamlm-demo-") as files,
+    ):
+        say(f"starting at {starting.address}")
+        if browser:
+            import webbrowser
+
+            webbrowser.open(starting.address)
         # Gradio reads these when it is imported.
         os.environ["GRADIO_TEMP_DIR"] = files
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
         try:
-            with without_stubs():
+            with quickly(mcp=mcp):
                 from apps.demo.desk import Desk
                 from apps.demo.server import serve
         except ModuleNotFoundError as error:
             raise ValueError(f"the demo needs {error.name}: pip install 'streamlm[demo]'") from None
         whose = whose_shelves(host, auth=bool(auth), shared=shared)
-        desk = Desk(store, files=files, model=model, device=device, whose=whose, results=results)
-        page, address = serve(
-            desk, host=host, port=port, root_path=root_path, auth=auth, mcp=mcp, browser=browser
+        desk = Desk(
+            store,
+            files=files,
+            model=model,
+            device=device,
+            whose=whose,
+            keep_days=keep_days,
+            results=results,
         )
-        say(f"the demo is at {address} (Ctrl-C ends it)")
+        page = serve(desk, starting, root_path=root_path, auth=auth, mcp=mcp)
+        say(f"the demo is at {starting.address} (Ctrl-C ends it)")
+        if desk.browsers is not None:
+            desk.browsers.keep_clear()
         if mcp:
-            say(f"its tools for MCP clients are at {address}gradio_api/mcp/")
+            say(f"its tools for MCP clients are at {starting.address}gradio_api/mcp/")
         try:
             while True:
                 time.sleep(3600)

@@ -1,5 +1,5 @@
 // Touch a slot of the memory to see its passage; point at a written token to see what else was
-// likely. Both work by keyboard. Events are heard on the document, for the page redraws its parts.
+// likely; touch a curve to see its values. All work by keyboard. Events are heard on the document, for the page redraws its parts.
 (() => {
   const facts = new WeakMap();
   const chosen = new Map(); // by the part of the page, for its picture is drawn anew
@@ -91,12 +91,55 @@
     box.style.top = `${below ? at.bottom + 4 : Math.max(4, at.top - size.height - 4)}px`;
   }
 
+  // Curves of a comparison: the nearest point by touch, points and lines by arrow keys.
+  const curves = new WeakMap(); // a figure's lines, and where it stands: [line, point]
+
+  function curvesOf(figure) {
+    if (!curves.has(figure)) curves.set(figure, { lines: JSON.parse(figure.dataset.curves), at: [0, -1] });
+    return curves.get(figure);
+  }
+
+  function showPoint(figure, line, point) {
+    const state = curvesOf(figure);
+    line = clamp(line, 0, state.lines.length - 1);
+    const [name, points, colour] = state.lines[line];
+    point = clamp(point, 0, points.length - 1);
+    state.at = [line, point];
+    const [x, y, said] = points[point];
+    const mark = figure.querySelector("circle.at"), title = document.createElement("b");
+    mark.setAttribute("cx", x);
+    mark.setAttribute("cy", y);
+    mark.style.setProperty("--c", colour);
+    title.textContent = name;
+    figure.querySelector("figcaption").replaceChildren(title, ` · ${said}`);
+    figure.classList.add("chosen");
+    for (const part of figure.querySelectorAll("svg [style], .names span")) {
+      part.classList.toggle("on", part.style.getPropertyValue("--c") === String(colour));
+    }
+  }
+
+  function nearestPoint(figure, event) {
+    const svg = figure.querySelector("svg"), box = svg.getBoundingClientRect();
+    const scale = svg.viewBox.baseVal.width / box.width;
+    const x = (event.clientX - box.left) * scale, y = (event.clientY - box.top) * scale;
+    let least = Infinity, found = [0, 0];
+    curvesOf(figure).lines.forEach(([, points], line) => points.forEach(([a, b], point) => {
+      const far = (a - x) ** 2 + (b - y) ** 2;
+      if (far < least) [least, found] = [far, [line, point]];
+    }));
+    showPoint(figure, ...found);
+  }
+
   document.addEventListener("pointerdown", (event) => {
+    const curve = event.target.closest?.(".curves svg");
+    if (curve) nearestPoint(curve.closest("figure"), event);
     const svg = event.target.closest?.(".memory svg");
     if (svg) pointAt(svg.closest("figure"), event);
     odds(event.target.closest?.(".token"));
   });
   document.addEventListener("pointermove", (event) => {
+    const curve = event.target.closest?.(".curves svg");
+    if (curve && event.pointerType === "mouse") nearestPoint(curve.closest("figure"), event);
     const svg = event.target.closest?.(".memory svg");
     if (svg && event.pointerType === "mouse") pointAt(svg.closest("figure"), event);
   });
@@ -108,8 +151,12 @@
     const figure = event.target.closest?.("[data-memory]");
     const page = event.target.closest?.("[data-walk]");
     if (event.key === "Escape") odds(null);
-    if (!by || !(figure || page)) return;
-    if (figure) {
+    const curve = event.target.closest?.("[data-curves]");
+    if (!by || !(figure || page || curve)) return;
+    if (curve) {
+      const [line, point] = curvesOf(curve).at;
+      showPoint(curve, line + by[1], point + by[0]);
+    } else if (figure) {
       const [slot, layer] = chosen.get(partOf(figure)) || [memoryOf(figure).columns.length, 0];
       showSlot(figure, slot + by[0], layer + by[1]);
     } else {

@@ -4,20 +4,25 @@ The colour of a cell is the attention that it receives, its height what compress
 The page's script says which passage a slot stands for; the tokens travel with the picture.
 """
 
+from __future__ import annotations
+
 import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from apps.demo.words import safe
 from streamlm.display import duration_text
-from streamlm.memory_report import MemoryReport
 from streamlm.reports import Progress
-from streamlm.session import Session
 from tokenizer import StreamDecoder
+
+if TYPE_CHECKING:
+    from streamlm.memory_report import MemoryReport
+    from streamlm.session import Session
 
 ZONES = (
     ("compressed", "Compressed memory", "several old tokens in one slot"),
@@ -43,7 +48,7 @@ class Seen:
     segment: int
 
     @classmethod
-    def of(cls, session: Session) -> "Seen | None":
+    def of(cls, session: Session) -> Seen | None:
         """What a session remembers; None where nothing was read, or a head has no slots."""
         try:
             report = session.memory_report()

@@ -1,20 +1,25 @@
 """Reading a text into a session, told as it goes."""
 
+from __future__ import annotations
+
 import math
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from apps.demo.pictures import Seen, progress_bar
 from apps.demo.shelf import Shelf
 from apps.demo.words import Word
 from apps.demo.work import Job
-from streamlm.checkpoint import Checkpoint
 from streamlm.reports import Progress
-from streamlm.session import Session
 from tokenizer import StreamDecoder
+
+if TYPE_CHECKING:
+    from streamlm.checkpoint import Checkpoint
+    from streamlm.session import Session
 
 BLOCK = 2048  # bytes read at a time: some tenths of a second
 LOOK = 2.0  # seconds between two looks at the memory, at least

@@ -1,21 +1,27 @@
 """Serving the demo: on this computer unless told otherwise, and with nothing from the network."""
 
 import secrets
+import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from http.cookies import SimpleCookie
 from typing import Any
 
 import gradio as gr
+import uvicorn
+from gradio import http_server
 from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
 
 from apps.demo.app import HERE, build
 from apps.demo.desk import VISITOR, Desk
+from apps.demo.starting import Starting
 from apps.demo.uploads import MAX_SESSION
 
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "monospace")
+UNASKED = 15.0  # seconds after which the model is loaded, if no page was opened
 # What the page may ask for: its own server, and nothing else.
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
@@ -26,24 +32,18 @@ POLICY = (
 
 def serve(
     desk: Desk,
+    starting: Starting,
     *,
-    host: str = "127.0.0.1",
-    port: int = 7860,
     root_path: str | None = None,
     auth: Sequence[tuple[str, str]] = (),
     mcp: bool = False,
-    browser: bool = False,
-) -> tuple[gr.Blocks, str]:
-    """Start to serve in threads of their own; gives the page, to be closed, and its address.
+) -> gr.Blocks:
+    """Serve in threads of their own, in place of `starting`; gives the page, to be closed.
 
     Args:
-        port: 0 takes a free one.
         root_path: the path that a proxy serves it under.
         auth: names and passwords; without, nobody has to log in.
         mcp: also serve its functions as tools, at /gradio_api/mcp.
-
-    Raises:
-        ValueError: the port is taken.
     """
     page = build(desk)
     theme = gr.themes.Default(
@@ -54,14 +54,12 @@ def serve(
         block_info_text_color="*neutral_500",
         input_placeholder_color="*neutral_500",
     )
-    try:
-        _, address, _ = page.launch(
-            server_name=host,
-            server_port=port or free_port(host),
+    with _serving_on(starting):
+        page.launch(
             root_path=root_path,
             auth=list(auth) or None,
             mcp_server=mcp,
-            inbrowser=browser,
+            inbrowser=False,
             prevent_thread_lock=True,
             quiet=True,
             share=False,
@@ -78,22 +76,36 @@ def serve(
             head=f"<script>{(HERE / 'page.js').read_text(encoding='utf-8')}</script>",
             app_kwargs={"middleware": [Middleware(Guard)]},
         )
-    except OSError as error:
-        raise ValueError(f"port {port} on {host}: {error}; allowed: another --port") from None
-    # The page is there at once; the model is, by the time somebody has found something to read.
-    threading.Thread(target=lambda: desk.checkpoint, name="streamlm model", daemon=True).start()
-    return page, address
+    # The first page that is there asks for the model; without one, programs should not wait for it.
+    later = threading.Timer(UNASKED, desk.warm_up)
+    later.daemon = True
+    later.start()
+    return page
 
 
-def free_port(host: str) -> int:
-    """A port that nobody listens on."""
-    import socket
+@contextmanager
+def _serving_on(starting: Starting) -> Iterator[None]:
+    """While this lasts, Gradio launches on a socket that listens already, not on one of its own."""
 
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    def start(app: Any, **_: Any) -> tuple[str, int, str, http_server.Server]:
+        server = _Server(uvicorn.Config(app, log_level="warning"), starting.hand_over())
+        server.run_in_thread()
+        return starting.host, starting.port, starting.address, server
+
+    own, http_server.start_server = http_server.start_server, start
+    try:
+        yield
+    finally:
+        http_server.start_server = own
+
+
+class _Server(http_server.Server):
+    def __init__(self, config: uvicorn.Config, listening: socket.socket) -> None:
+        super().__init__(config)
+        self._listening = listening
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        super().run(sockets or [self._listening])
 
 
 class Guard:

@@ -24,6 +24,8 @@ Action = Callable[[Shelf, str], tuple[str, str]]  # for a visitor; names a sessi
 def sessions_tab(desk: Desk, frame: Frame) -> gr.Tab:
     """Build the tab; its lists are drawn when it is opened."""
     with gr.Tab("Sessions", id="sessions") as tab:
+        # Among the tabs it would count as one, and the next would be shown twice.
+        drawn = gr.State("")  # the session that is shown
         said = gr.HTML(elem_id="sessions-said")
         shelf_list = gr.HTML(elem_id="shelf")
         with gr.Accordion("Rewind, or fork at an earlier point", open=True):
@@ -54,7 +56,6 @@ def sessions_tab(desk: Desk, frame: Frame) -> gr.Tab:
                 yes = gr.Button("Delete it for good", variant="stop", elem_id="delete-yes")
                 no = gr.Button("Keep it", elem_id="delete-no")
 
-    drawn = gr.State("")  # the session that is shown
     views = [said, shelf_list, timeline, point, passage]
     views += [frame.session, frame.standing, frame.strip, drawn]
 

@@ -4,6 +4,8 @@ Sessions are opened for one piece of work and closed after it, which takes some 
 nothing is lost when the server ends, and the command line may use a session between two clicks.
 """
 
+from __future__ import annotations
+
 import os
 import secrets
 import tempfile
@@ -11,12 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from memory_store import Conflict, Locked, Mismatch, Ref, StoreError, places
-from streamlm.checkpoint import Checkpoint
 from streamlm.cli_common import existing, locate, no_branch
-from streamlm.opening import open_session
-from streamlm.session import Session
+
+if TYPE_CHECKING:
+    from streamlm.checkpoint import Checkpoint
+    from streamlm.session import Session
 
 # Tokens after which reading saves by itself. To look at a memory, the tokens since the snapshot
 # before it are read again: they should be few.
@@ -106,6 +110,8 @@ class Shelf:
                 kept, _ = existing(self.folder, name)
                 if kept.head(branch) is None:
                     raise no_branch(kept, name)
+            from streamlm.opening import open_session  # needs torch
+
             with open_session(
                 path,
                 checkpoint,

@@ -21,7 +21,6 @@ from apps.demo.frame import (
 from apps.demo.side_by_side import side_by_side
 from apps.demo.words import message, with_choices
 from streamlm.reports import Choice
-from streamlm.stream import Sampling
 
 OFTEN = 0.15  # seconds between two updates of the page
 
@@ -45,6 +44,12 @@ def write_tab(desk: Desk, frame: Frame) -> None:
             min_p = gr.Slider(0, 0.5, value=0, step=0.01, label="Min p (0: off)")
             penalty = gr.Slider(1, 2, value=1, step=0.05, label="Repetition penalty (1: off)")
             seed = optional("Seed", "go on with the session's own")
+        stops = gr.Textbox(
+            label="Stop before any of these texts",
+            info=r"One on each line; \n stands for a new line.",
+            lines=2,
+            placeholder="Nothing: stop after so many tokens",
+        )
     said = gr.HTML(elem_id="write-said")
     page = gr.HTML(elem_id="write-page")
     before = gr.State([])  # (session, snapshot) before each writing, for undo
@@ -60,6 +65,7 @@ def write_tab(desk: Desk, frame: Frame) -> None:
         min_p: float,
         penalty: float,
         seed: str,
+        stops: str,
         undone: list[tuple[str, int]],
         request: gr.Request,
     ) -> Iterator[Any]:
@@ -70,7 +76,10 @@ def write_tab(desk: Desk, frame: Frame) -> None:
         line: Any = gr.skip()
         picture: Any = gr.skip()
         with refusals() as told:
+            from streamlm.stream import Sampling  # needs torch
+
             shelf, checkpoint, fresh = desk.shelf(request), desk.checkpoint, number(seed, "Seed")
+            ends = writing.stops_of(stops or "")
             sampling = Sampling(
                 repetition_penalty=penalty,
                 temperature=temperature,
@@ -87,6 +96,7 @@ def write_tab(desk: Desk, frame: Frame) -> None:
                     prompt=words or "",
                     sampling=sampling,
                     max_tokens=min(int(max_tokens), writing.MAX_TOKENS),
+                    stops=ends,
                     seed=fresh,
                     checkpoint=checkpoint,
                 )
@@ -104,7 +114,9 @@ def write_tab(desk: Desk, frame: Frame) -> None:
                     last = time.monotonic()
                     shown = with_choices(written, before=begun.before, prompt=words)
                     yield ("", shown, *[gr.skip()] * 3, *busy, undone)
-            if end.position:
+            if end.position and len(written) < int(max_tokens):
+                note = f"Wrote {len(written)} tokens, up to a text to stop at."
+            elif end.position:
                 note = f"Wrote {len(written)} tokens; point at one to see what else was likely."
             else:
                 note = f"Stopped after {len(written)} tokens, which are part of the session."
@@ -116,7 +128,7 @@ def write_tab(desk: Desk, frame: Frame) -> None:
         rest = [gr.update(interactive=on) for on in (True, False, bool(undone))]
         yield (told[0], shown, line, picture, known, *rest, undone)
 
-    controls = [length, temperature, top_p, top_k, min_p, penalty, seed]
+    controls = [length, temperature, top_p, top_k, min_p, penalty, seed, stops]
     gr.on(
         [begin.click, prompt.submit],
         write,

@@ -1,19 +1,27 @@
 """Writing on where a session stands, taking it back, and what two forks make of the same words."""
 
+from __future__ import annotations
+
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from apps.demo.reading import strip
 from apps.demo.shelf import Shelf
 from apps.demo.work import Job
-from streamlm.checkpoint import Checkpoint
 from streamlm.reports import Choice
-from streamlm.session import Session
-from streamlm.stream import Sampling
+from streamlm.stops import unescaped
+
+if TYPE_CHECKING:
+    from streamlm.checkpoint import Checkpoint
+    from streamlm.session import Session
+    from streamlm.stream import Sampling
 
 SHOWN = 60  # tokens before the writing that are shown
 OTHERS = 8  # likely tokens told with each that is written
 MAX_TOKENS = 1000
+MAX_STOPS = 20
 
 
 @dataclass(frozen=True)
@@ -55,10 +63,14 @@ def write(
     prompt: str,
     sampling: Sampling,
     max_tokens: int,
+    stops: Sequence[str] = (),
     seed: int | None,
     checkpoint: Checkpoint,
 ) -> None:
     """Write on; tells Begun, a Choice for each token, and Written unless it is stopped.
+
+    Args:
+        stops: the text ends before any of these.
 
     Raises:
         Refused: see `Shelf.open`.
@@ -68,11 +80,25 @@ def write(
         saved, position = session.save(), session.position
         before = session.text(max(0, position - SHOWN), position) + session.tail
         job.tell(Begun(saved.seq, before))
-        choices = session.choices(prompt, sampling, max_tokens=max_tokens, others=OTHERS, seed=seed)
+        choices = session.choices(
+            prompt, sampling, max_tokens=max_tokens, others=OTHERS, stop=stops, seed=seed
+        )
         for choice in choices:
             job.tell(choice)
             job.pass_turn()
         job.tell(Written(session.position, strip(session)))
+
+
+def stops_of(text: str) -> list[str]:
+    r"""The strings to stop at that somebody typed, one a line; \n and \t are understood.
+
+    Raises:
+        ValueError: there are too many.
+    """
+    stops = [unescaped(line) for line in text.splitlines() if line.strip()]
+    if len(stops) > MAX_STOPS:
+        raise ValueError(f"{len(stops)} texts to stop at; allowed: at most {MAX_STOPS} lines")
+    return stops
 
 
 def take_back(
@@ -101,6 +127,8 @@ def write_both(
         Refused: see `Shelf.open`, or a position that is not there.
         Stopped: by the visitor.
     """
+    from streamlm.stream import Sampling  # needs torch
+
     with job.turn():
         writers = [
             fork.choices(

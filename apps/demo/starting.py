@@ -1,0 +1,103 @@
+"""The first answer: a page that says that the demo is starting, as soon as its port is taken.
+
+Importing Gradio takes seconds. Until it is there, browsers get a page that turns into the demo by
+itself, and programs a 503 with Retry-After. Then the socket is handed over while it listens, so
+nobody is refused in between: who comes meanwhile waits some milliseconds.
+"""
+
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from socketserver import TCPServer
+from typing import Self
+
+PAGE = Path(__file__).parent / "starting.html"
+POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+)
+RETRY = 2  # seconds after which a program should ask again
+LONGEST = 1 << 20  # bytes of a request that are read, so that its sender reads the answer
+
+
+class Starting:
+    """Takes a port, and answers everybody that the demo is starting.
+
+    Args:
+        port: 0 takes a free one.
+
+    Attributes:
+        socket: what it listens with; address: where people on this computer find it.
+
+    Raises:
+        ValueError: the port is taken, or the host is none of this machine's.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        try:
+            self._server = _Server(host, port)
+        except OSError as error:
+            raise ValueError(f"port {port} on {host}: {error}; allowed: another --port") from None
+        self.host, self.socket = host, self._server.socket
+        self.port: int = self.socket.getsockname()[1]
+        shown = "localhost" if host == "0.0.0.0" else f"[{host}]" if ":" in host else host
+        self.address = f"http://{shown}:{self.port}/"
+        loop = threading.Thread(
+            target=self._server.serve_forever, args=[0.05], name="streamlm starting", daemon=True
+        )
+        loop.start()
+
+    def hand_over(self) -> socket.socket:
+        """Answer nobody any more. The socket goes on listening; whoever gets it answers next."""
+        self._server.shutdown()
+        self._server.started.set()
+        return self.socket
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self.socket.close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, host: str, port: int) -> None:
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self.started = threading.Event()
+        self.page = PAGE.read_bytes()
+        super().__init__((host, port), _Handler)
+
+    def server_bind(self) -> None:
+        TCPServer.server_bind(self)  # HTTPServer's asks the network for the host's name
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    timeout = 10  # seconds for a connection on which nothing is asked
+
+    def answer(self) -> None:
+        self.rfile.read(min(int(self.headers.get("Content-Length") or 0), LONGEST))
+        if self.headers.get("X-Wait"):  # the page asks this; see starting.html
+            self.server.started.wait()
+            self.send_response(204)
+            self.end_headers()
+            return
+        browser = "text/html" in self.headers.get("Accept", "")
+        body = self.server.page if browser else b'{"error": "The demo is starting."}\n'
+        self.send_response(503)
+        self.send_header("Content-Type", "text/html" if browser else "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Security-Policy", POLICY)
+        self.send_header("Cache-Control", "no-store")
+        self.send_header("Retry-After", str(RETRY))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_OPTIONS = answer
+
+    def log_message(self, *_: object) -> None:
+        pass
