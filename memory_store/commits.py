@@ -51,6 +51,7 @@ class Commits:
         # Commits never change; a writer and long walks meet the same ones again and again.
         self._known: dict[Commit, Manifest] = {}
         self._written: tuple[Commit, Mapping[str, Sequence[str]]] | None = None
+        self._needs: dict[Commit, list[str]] = {}
 
     def read(self, commit: Commit) -> Manifest:
         """The attributes of a commit, from the medium.
@@ -135,6 +136,18 @@ class Commits:
                     f"{commit.position} were forgotten. Ask for later ones."
                 ) from None
             raise
+
+    def needs(self, kept: Iterable[Commit]) -> list[list[str]]:
+        """For each of the commits that are kept, the names of the others that hold its slots.
+
+        Remembered until the next call: most of those that are kept are kept again.
+        """
+        self._needs = {
+            commit: self._needs.get(commit)
+            or [source.commit.name for source in self.read(commit).window]
+            for commit in kept
+        }
+        return list(self._needs.values())
 
     def is_whole(self, commit: Commit) -> bool:
         """Whether its state can be loaded: neither it nor a commit that holds its slots is gone."""

@@ -71,7 +71,7 @@ def _copy_commit(commits: Commits, commit: Commit, target: Backend) -> None:
 
 
 def _copy_whole(commits: Commits, commit: Commit, manifest: Manifest, target: Backend) -> None:
-    contents: dict[str, Sequence[Buffer]] = {DOCUMENT: [canonical(manifest.document)]}
+    contents: dict[str, Sequence[Buffer]] = {DOCUMENT: [manifest.data]}
     for name, spec in sorted(manifest.arrays.items()):
         array = commits.array(commit, spec, name)
         check_sha256(commits.backend, array_folder(commit, name), spec, array)

@@ -21,7 +21,7 @@ import numpy as np
 from memory_store.backend import MAX_DOCUMENT, Buffer, Extent, Result, check_found, missing
 from memory_store.errors import Corrupt, StoreError, from_os
 
-THREADS = 4  # more of them wait for each other
+THREADS = 2  # more of them wait for each other, and take time to begin
 MOST_BUFFERS = 512  # of one call; systems allow 1,024
 # A pipe or a link that somebody planted is refused rather than waited for or followed.
 READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW

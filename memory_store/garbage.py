@@ -81,9 +81,7 @@ def collect(
     if retention.log:  # all positions stay within reach: from the beginning, if from nowhere else
         begins = {refs[0].commit for refs in histories.values() if refs}
         kept |= {commit for commit in begins if commits.manifest(commit).parent is None}
-    needed = {commit.name for commit in kept}
-    for commit in kept:
-        needed |= {source.commit.name for source in commits.manifest(commit).window}
+    needed = {commit.name for commit in kept}.union(*commits.needs(kept))
     horizon = None if retention.log else min((commit.position for commit in kept), default=0)
     released = forgotten = leftovers = freed = 0
     for name in sorted(there):

@@ -14,6 +14,7 @@ from memory_store.protocol import Commit
 from memory_store.zarrformat import ArraySpec, Stored, group_document
 
 SCHEMA = 2  # 1 had a folder for each commit
+EMPTY = b'{"attributes":{}'  # attributes come first in a canonical document
 MAX_WINDOW = 16  # commits that are read to rebuild a state, this one included
 
 
@@ -174,7 +175,18 @@ class Manifest:
     @cached_property
     def id(self) -> str:
         """sha256 of the canonical attributes, in hex."""
-        return sha256(canonical(self.attributes))
+        return sha256(self._canonical)
+
+    @cached_property
+    def _canonical(self) -> bytes:
+        return canonical(self.attributes)
+
+    @property
+    def data(self) -> bytes:
+        """The group's `zarr.json` as it is written, its attributes made only once."""
+        rest = canonical(group_document({}, self.arrays))
+        assert rest.startswith(EMPTY)
+        return EMPTY[:-2] + self._canonical + rest[len(EMPTY) :]
 
     @cached_property
     def document(self) -> dict[str, Any]:

@@ -89,7 +89,7 @@ def read_manifest(backend: Backend, commit: Commit, session: str | None) -> Mani
     if manifest.position != commit.position or session not in (None, manifest.session):
         raise Corrupt(f"{path}: of another session or position. Restore the file from a copy.")
     if left != "all":
-        data = canonical(manifest.document)  # what was there, for those that need to know where
+        data = manifest.data  # what was there, for those that need to know where
     elif manifest.document != document:
         raise Corrupt(
             f"{path}: its Zarr metadata does not fit its attributes. Restore the file from a copy."

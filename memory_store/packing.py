@@ -8,6 +8,7 @@ attributes say of its arrays, so reading needs neither the archive's directory n
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
@@ -38,9 +39,14 @@ def placed(arrays: Mapping[str, Spec], document_size: int) -> tuple[dict[str, Sp
 def documents(arrays: Mapping[str, Stored]) -> dict[str, list[Buffer]]:
     """The members that say what the arrays are."""
     return {
-        f"{name}/{DOCUMENT}": [canonical(array_document(spec.shape, spec.dtype))]
+        f"{name}/{DOCUMENT}": [_document(spec.shape, spec.dtype)]
         for name, spec in sorted(arrays.items())
     }
+
+
+@lru_cache(maxsize=256)
+def _document(shape: tuple[int, ...], dtype: str) -> bytes:
+    return canonical(array_document(shape, dtype))
 
 
 def packed(

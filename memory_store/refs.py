@@ -19,6 +19,7 @@ class Refs:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
+        self._newest: tuple[Ref, bytes] | None = None  # that was published here
 
     def branches(self) -> list[str]:
         """The branches that have a ref, sorted."""
@@ -69,11 +70,16 @@ class Refs:
             )
         # Numbers have no gaps: if the next is free, the parent is the head.
         taken = self._backend.exists(ref_key(branch, parent.seq + 1))
-        if taken or self.read(branch, parent.seq) != parent:
+        if taken or not self._is_there(parent):
             head = self.head(branch)
             assert head is not None
             raise self._conflict(head, f"ref {parent.seq}")
         return parent.seq + 1
+
+    def _is_there(self, ref: Ref) -> bool:
+        if self._newest is not None and self._newest[0] == ref:
+            return self._backend.read(ref_key(ref.branch, ref.seq)) == self._newest[1]
+        return self.read(ref.branch, ref.seq) == ref
 
     def publish(self, branch: str, seq: int, commit: Commit, *, through: Backend | Draft) -> Ref:
         """Move the branch to `commit`.
@@ -101,6 +107,7 @@ class Refs:
             head = self.head(branch)
             assert head is not None
             raise self._conflict(head, f"ref {seq - 1}") from error
+        self._newest = ref, data
         return ref
 
     def _conflict(self, head: Ref, expected: str) -> Conflict:

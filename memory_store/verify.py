@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from memory_store.arrays import check_sha256, chunk_bytes, chunks
 from memory_store.backend import Backend, Extent
-from memory_store.canonical import canonical, parse
+from memory_store.canonical import parse
 from memory_store.commits import Commits, Scratch, array_folder
 from memory_store.delta import pieces
 from memory_store.errors import Corrupt
@@ -82,7 +82,7 @@ def _check_archive(
     backend: Backend, key: str, manifest: Manifest, arrays: Iterable[Member]
 ) -> None:
     """Check all that stands in a commit's file besides the arrays."""
-    small = {DOCUMENT: canonical(manifest.document)}
+    small = {DOCUMENT: manifest.data}
     small |= {name: b"".join(parts) for name, parts in documents(manifest.arrays).items()}
     first, *others = (Member(name, len(data), crc32_of([data])) for name, data in small.items())
     listed, end = laid_out([first, *arrays, *others])

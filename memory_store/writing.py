@@ -7,7 +7,6 @@ import numpy as np
 
 from memory_store.arrays import chunks, digest
 from memory_store.backend import MAX_DOCUMENT, Buffer, Draft
-from memory_store.canonical import canonical
 from memory_store.errors import Corrupt
 from memory_store.fields import Fields
 from memory_store.manifest import Manifest
@@ -76,7 +75,7 @@ def write_commit(
     """
     specs = {array: parts[array].spec for array in sorted(parts)}
     manifest = describe(specs)
-    document = canonical(manifest.document)
+    document = manifest.data
     _check_readable(manifest, len(document), path)
     contents: dict[str, list[Buffer]] = {DOCUMENT: [document]}
     checksums: dict[str, int] = {}
