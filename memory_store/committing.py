@@ -11,11 +11,11 @@ from memory_store.fields import now
 from memory_store.header import checked_fingerprints
 from memory_store.history import jump_from
 from memory_store.manifest import Manifest, Slots
-from memory_store.names import TOKENS, commit_key, new_commit_name
+from memory_store.names import TOKENS
 from memory_store.protocol import Ref, Snapshot, Window
 from memory_store.refs import Refs
 from memory_store.snapshots import checked
-from memory_store.writing import Part, part, write_commit
+from memory_store.writing import write_commit
 from memory_store.zarrformat import ArraySpec
 
 LIBRARIES = {"python": sys.version.split()[0], "numpy": np.__version__}
@@ -42,49 +42,36 @@ def commit_snapshot(
         if commits.backend.remote
         else {}
     )
-    own = new_commit_name(snapshot.position)
-    with commits.backend.draft(commit_key(own)) as draft:
-        arrays = {**snapshot.arrays, TOKENS: snapshot.tokens}
-        parts: dict[str, Part] = {}
+    todo = plan(snapshot.windows, before, commits, digests)
+    arrays = {
+        name: _from_slot(window, todo.first[name]) for name, window in snapshot.windows.items()
+    }
 
-        def prepare(first: Mapping[str, int]) -> None:
-            """What seems to be new gets its checksums while what was there is compared."""
-            for name, window in snapshot.windows.items():
-                parts[name] = part(name, _from_slot(window, first[name]))
-            parts.update({name: part(name, array) for name, array in arrays.items()})
-
-        todo = plan(snapshot.windows, before, commits, digests, draft.call, prepare)
-        for name, window in snapshot.windows.items():
-            array = _from_slot(window, todo.first[name])
-            if parts[name].spec.shape != array.shape:  # more has changed
-                parts[name] = part(name, array)
-
-        def describe(specs: Mapping[str, ArraySpec]) -> Manifest:
-            return Manifest(
-                session=commits.session,
-                created=now(),
-                position=snapshot.position,
-                depth=depth,
-                parent=before,
-                jump=jump,
-                window=todo.window,
-                slots={name: _slots(window) for name, window in snapshot.windows.items()},
-                arrays=specs,
-                state=snapshot.attributes,
-                fingerprints=recorded,
-                libraries=LIBRARIES,
-            )
-
-        ref, manifest = write_commit(
-            draft,
-            own,
-            parts,
-            describe,
-            refs,
-            branch=branch,
-            seq=seq,
-            path=commits.backend.name(commit_key(own)),
+    def describe(specs: Mapping[str, ArraySpec]) -> Manifest:
+        return Manifest(
+            session=commits.session,
+            created=now(),
+            position=snapshot.position,
+            depth=depth,
+            parent=before,
+            jump=jump,
+            window=todo.window,
+            slots={name: _slots(window) for name, window in snapshot.windows.items()},
+            arrays=specs,
+            state=snapshot.attributes,
+            fingerprints=recorded,
+            libraries=LIBRARIES,
         )
+
+    ref, manifest = write_commit(
+        commits.backend,
+        {**arrays, **snapshot.arrays, TOKENS: snapshot.tokens},
+        describe,
+        refs,
+        branch=branch,
+        seq=seq,
+        position=snapshot.position,
+    )
     commits.remember(ref.commit, manifest, digests)
     return ref
 

@@ -6,8 +6,7 @@ the oldest slot is reached.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -19,8 +18,6 @@ from memory_store.errors import Corrupt, StoreError
 from memory_store.manifest import MAX_WINDOW, Held, Slots, Source
 from memory_store.protocol import Commit, Window
 from memory_store.zarrformat import Stored
-
-WORTH_A_THREAD = 2**20  # bytes
 
 
 @dataclass(frozen=True)
@@ -73,8 +70,6 @@ def plan(
     parent: Commit | None,
     commits: Commits,
     digests: Mapping[str, Sequence[str]],
-    beside: Callable[[Callable[[str], bool], str], "Future[bool]"],
-    expected: Callable[[Mapping[str, int]], None],
 ) -> Plan:
     """What to write so that `windows` can be rebuilt from at most MAX_WINDOW commits.
 
@@ -87,13 +82,9 @@ def plan(
         parent: the commit that they continue.
         commits: reads what is stored.
         digests: of the slots of each window, where there are any to compare with.
-        beside: calls a function beside what follows.
-        expected: is called meanwhile, with the first of the slots that are new if no other has
-            changed.
     """
     whole = {name: window.end - slot_count(window) for name, window in windows.items()}
     if parent is None:
-        expected(whole)
         return Plan(whole, ())
     manifest = commits.manifest(parent)
     sources = manifest.sources(parent)
@@ -104,7 +95,6 @@ def plan(
             with suppress(Corrupt):
                 low = min(whole[name], slots.end)
                 kept[name] = pieces(name, low, slots.end, sources, path=commits.name(parent))
-    new = {name: max(manifest.slots[name].end, whole[name]) for name in kept}
     first = dict(whole)
     needed: dict[Commit, dict[str, Held]] = {}
     remembered = commits.digests(parent)
@@ -114,26 +104,19 @@ def plan(
             for piece in kept[name]:
                 yield piece.commit, piece.held.stored(manifest.slots[name]), name
 
-    def unchanged(name: str) -> bool:
-        window, slots = windows[name], manifest.slots[name]
-        try:
-            if name in remembered:
-                old = remembered[name][whole[name] - slots.start :]
-                return digests[name][: len(old)] == old
-            return all(_equal(name, window, slots, piece, reader) for piece in kept[name])
-        except StoreError:
-            return False  # the caller has the slots: damage on disk ends here
-
     with commits.ahead(wanted) as reader:
-        waits = {
-            name: beside(unchanged, name)
-            for name in kept
-            if windows[name].data.nbytes >= WORTH_A_THREAD
-        }
-        expected({**whole, **new})
         for name, found in kept.items():
-            if waits[name].result() if name in waits else unchanged(name):
-                first[name] = new[name]
+            window, slots = windows[name], manifest.slots[name]
+            try:
+                if name in remembered:
+                    old = remembered[name][whole[name] - slots.start :]
+                    unchanged = digests[name][: len(old)] == old
+                else:
+                    unchanged = all(_equal(name, window, slots, piece, reader) for piece in found)
+            except StoreError:
+                unchanged = False  # the caller has the slots: damage on disk ends here
+            if unchanged:
+                first[name] = max(slots.end, whole[name])
                 for piece in found:
                     needed.setdefault(piece.commit, {})[name] = piece.held
     if len(needed) >= MAX_WINDOW:

@@ -2,20 +2,24 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from memory_store.arrays import chunks, digest
-from memory_store.backend import MAX_DOCUMENT, Buffer, Draft
+from memory_store.backend import MAX_DOCUMENT, Backend, Buffer
 from memory_store.errors import Corrupt
 from memory_store.fields import Fields
 from memory_store.manifest import Manifest
 from memory_store.manifest_reader import from_attributes
+from memory_store.names import commit_key, new_commit_name
 from memory_store.packing import DOCUMENT, documents, packed, placed
 from memory_store.protocol import Commit, Ref
 from memory_store.refs import Refs
 from memory_store.zarrformat import ArraySpec
 from memory_store.zipformat import crc32_of
+
+WORTH_A_THREAD = 2**20  # bytes
 
 
 @dataclass(frozen=True)
@@ -45,27 +49,27 @@ def part(name: str, array: np.ndarray) -> Part:
 
 
 def write_commit(
-    draft: Draft,
-    name: str,
-    parts: Mapping[str, Part],
+    backend: Backend,
+    arrays: Mapping[str, np.ndarray],
     describe: Callable[[Mapping[str, ArraySpec]], Manifest],
     refs: Refs,
     *,
     branch: str,
     seq: int,
-    path: str,
+    position: int,
 ) -> tuple[Ref, Manifest]:
     """Write arrays and attributes as a new commit, and publish it.
 
+    On any error the session is as it was, unless the ref got through: then the commit stays.
+
     Args:
-        draft: of the commit.
-        name: of the commit.
-        parts: what the commit itself holds, by name.
-        describe: makes the manifest of what the arrays are.
+        backend: where to.
+        arrays: what the commit itself holds.
+        describe: makes the manifest, once the arrays' checksums are known.
         refs: publishes the commit.
         branch: the branch to move.
         seq: the number of the new ref.
-        path: what messages call the commit.
+        position: tokens read.
 
     Raises:
         Conflict: somebody else took the number.
@@ -73,19 +77,31 @@ def write_commit(
         StoreError: the medium refused.
         ValueError: the snapshot is larger, or its numbers, than what can be read.
     """
-    specs = {array: parts[array].spec for array in sorted(parts)}
-    manifest = describe(specs)
-    document = manifest.data
-    _check_readable(manifest, len(document), path)
-    contents: dict[str, list[Buffer]] = {DOCUMENT: [document]}
-    checksums: dict[str, int] = {}
-    for array in specs:
-        contents |= parts[array].chunks
-        checksums |= parts[array].crc32
-    draft.write("", list(packed({**contents, **documents(specs)}, checksums)))
-    commit = Commit(name, manifest.id, manifest.position)
-    ref = refs.publish(branch, seq, commit, through=draft)
-    return ref, replace(manifest, arrays=placed(specs, len(document))[0])
+    name = new_commit_name(position)
+    with backend.draft(commit_key(name)) as draft:
+        # sha256 takes longer than all else for large arrays, and leaves the interpreter to others.
+        waits = {
+            each: draft.call(partial(part, each), array)
+            for each, array in arrays.items()
+            if array.nbytes >= WORTH_A_THREAD
+        }
+        parts = {
+            each: waits[each].result() if each in waits else part(each, arrays[each])
+            for each in sorted(arrays)
+        }
+        specs = {each: found.spec for each, found in parts.items()}
+        manifest = describe(specs)
+        document = manifest.data
+        _check_readable(manifest, len(document), backend.name(commit_key(name)))
+        contents: dict[str, list[Buffer]] = {DOCUMENT: [document]}
+        checksums: dict[str, int] = {}
+        for found in parts.values():
+            contents |= found.chunks
+            checksums |= found.crc32
+        draft.write("", list(packed({**contents, **documents(specs)}, checksums)))
+        commit = Commit(name, manifest.id, position)
+        ref = refs.publish(branch, seq, commit, through=draft)
+        return ref, replace(manifest, arrays=placed(specs, len(document))[0])
 
 
 def _check_readable(manifest: Manifest, size: int, path: str) -> None:
