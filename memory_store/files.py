@@ -22,6 +22,7 @@ from memory_store.backend import MAX_DOCUMENT, Buffer, Extent, Result, check_fou
 from memory_store.errors import Corrupt, StoreError, from_os
 
 THREADS = 2  # more of them wait for each other, and take time to begin
+WORTH_A_THREAD = 2**20  # bytes; with fewer, beginning a thread costs more than it saves
 MOST_BUFFERS = 512  # of one call; systems allow 1,024
 # A pipe or a link that somebody planted is refused rather than waited for or followed.
 READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
@@ -203,6 +204,7 @@ class Batch:
     def __init__(self, *, durable: bool) -> None:
         self._durable = durable
         self._open: list[int] = []  # descriptors that wait for `sync`
+        self._written = 0  # bytes
         self._pool: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> "Batch":
@@ -216,6 +218,7 @@ class Batch:
     def write(self, path: str | Path, buffers: Sequence[Buffer]) -> None:
         """Write a new file; the disk may not hold it before `sync`."""
         descriptor = _written(path, buffers)
+        self._written += sum(map(len, buffers))
         if self._durable:
             self._open.append(descriptor)
         else:
@@ -227,7 +230,8 @@ class Batch:
             todo = [partial(sync, descriptor) for descriptor in self._open]
             todo += [partial(sync_folder, folder) for folder in folders]
             # Shares, not a call for each: to hand one over costs as much as to do it.
-            mine, *others = (todo[first::THREADS] for first in range(THREADS))
+            threads = THREADS if self._written > WORTH_A_THREAD else 1
+            mine, *others = (todo[first::threads] for first in range(threads))
             waits = [self.call(_each, share) for share in others if share]
             _each(mine)
             for wait in waits:

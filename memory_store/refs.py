@@ -4,6 +4,8 @@ Two writers that want the same number cannot both have it: every backend creates
 there is none.
 """
 
+from functools import lru_cache
+
 from memory_store.backend import Backend, Draft, Extent, Taken, missing
 from memory_store.canonical import parse, sealed, unsealed
 from memory_store.errors import Conflict, Corrupt, NotFound
@@ -125,8 +127,12 @@ class Refs:
 
 def _read(backend: Backend, branch: str, seq: int) -> Ref:
     key = ref_key(branch, seq)
-    path = backend.name(key)
-    document = parse(backend.read(key), path)
+    return _parsed(backend.read(key), backend.name(key), branch, seq)
+
+
+@lru_cache(maxsize=4096)  # a history is read again and again
+def _parsed(data: bytes, path: str, branch: str, seq: int) -> Ref:
+    document = parse(data, path)
     check_schema(document.get("schema"), path)
     fields = Fields(unsealed(document, path), path)
     if fields.text("branch", BRANCH) != branch or fields.integer("seq") != seq:

@@ -4,6 +4,7 @@ import numpy as np
 
 from memory_store.backend import MAX_DOCUMENT
 from memory_store.canonical import canonical, plain
+from memory_store.fields import LIMIT
 from memory_store.names import ARRAY, MAX_NUMBER, TOKENS
 from memory_store.protocol import Snapshot, Window
 from memory_store.zarrformat import FILL, MAX_NDIM
@@ -61,6 +62,8 @@ def _check_window(name: str, window: Window) -> None:
     if not 0 <= window.axis < window.data.ndim:
         raise ValueError(f"{where}: axis {window.axis} of an array with shape {window.data.shape}")
     count = window.data.shape[window.axis]
+    if max(window.end, window.capacity) > LIMIT:
+        raise ValueError(f"{where}: end {window.end}, capacity {window.capacity}; at most {LIMIT}")
     if not count <= min(window.end, window.capacity):
         raise ValueError(
             f"{where}: {count} slots, but end is {window.end} and capacity {window.capacity}"
