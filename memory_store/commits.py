@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import replace
 
 import numpy as np
 
@@ -20,9 +19,12 @@ from memory_store.names import (
     TOKENS,
     commit_key,
     document_key,
-    log_folder,
+    is_packed,
+    log_key,
     past_key,
+    record_key,
 )
+from memory_store.packing import placed, read_document
 from memory_store.protocol import Commit
 from memory_store.zarrformat import Stored
 
@@ -127,15 +129,22 @@ class Commits:
         try:
             return self.array(commit, spec, TOKENS)
         except Corrupt:
-            log = log_folder(commit.name)
-            if self.backend.exists(f"{log}/{RECORD}"):
-                return read_array(self.backend, log, replace(spec, start=None))
+            if self.backend.exists(record_key(commit.name)):
+                return self._logged_ids(commit, spec)
             if self.backend.exists(past_key(commit.name)):
                 raise NotFound(
                     f"{self.backend.name(past_key(commit.name))}: the tokens up to "
                     f"{commit.position} were forgotten. Ask for later ones."
                 ) from None
             raise
+
+    def _logged_ids(self, commit: Commit, spec: Stored) -> np.ndarray:
+        log = log_key(commit.name)
+        if not is_packed(commit.name):
+            return read_array(self.backend, log, spec)
+        record, _ = read_document(self.backend, log, RECORD)
+        found, _ = placed({TOKENS: spec}, len(record), RECORD)
+        return read_array(self.backend, f"{log}/{TOKENS}", found[TOKENS])
 
     def needs(self, kept: Iterable[Commit]) -> list[list[str]]:
         """For each of the commits that are kept, the names of the others that hold its slots.
@@ -169,13 +178,13 @@ class Commits:
     def _is_record(self, commit: Commit) -> bool:
         exists = self.backend.exists
         return not exists(document_key(commit.name)) and (
-            exists(f"{log_folder(commit.name)}/{RECORD}") or exists(past_key(commit.name))
+            exists(record_key(commit.name)) or exists(past_key(commit.name))
         )
 
     def whole(self, commits: Iterable[Commit]) -> list[bool]:
         """`is_whole` of many."""
         there = self.names()
-        anything_gone = bool(self.backend.folders(LOG) or self.backend.files(PAST))
+        anything_gone = bool(self.logged() or self.backend.files(PAST))
         return [
             commit.name in there and (not anything_gone or self.is_whole(commit))
             for commit in commits
@@ -194,6 +203,10 @@ class Commits:
     def names(self) -> set[str]:
         """What lies in the folder of commits."""
         return {*self.backend.folders(COMMITS), *self.backend.files(COMMITS)}
+
+    def logged(self) -> set[str]:
+        """What lies in the folder of those whose token ids alone are kept."""
+        return {*self.backend.folders(LOG), *self.backend.files(LOG)}
 
     def rows(
         self, commit: Commit, spec: Stored, name: str, *, start: int, stop: int

@@ -8,21 +8,20 @@ from collections.abc import Sequence
 
 from memory_store.arrays import check_sha256, chunks
 from memory_store.backend import Backend, Buffer
-from memory_store.canonical import canonical
 from memory_store.commits import Commits, array_folder
 from memory_store.header import read_header
-from memory_store.manifest import Manifest
+from memory_store.manifest import Manifest, record
 from memory_store.names import (
-    RECORD,
     SESSION_FILE,
     commit_key,
     is_packed,
-    log_folder,
+    log_key,
     past_key,
     pin_key,
+    record_key,
     ref_key,
 )
-from memory_store.packing import DOCUMENT, documents, packed
+from memory_store.packing import DOCUMENT, documents, packed, packed_log
 from memory_store.pins import all_pins
 from memory_store.protocol import Commit
 from memory_store.refs import Refs
@@ -60,14 +59,15 @@ def _copy_commit(commits: Commits, commit: Commit, target: Backend) -> None:
     if manifest.left == "all":
         _copy_whole(commits, commit, manifest, target)
         return
-    record = canonical({"attributes": manifest.attributes})
-    if manifest.left == "log":
-        log = log_folder(commit.name)
-        for chunk in chunks(commits.token_ids(commit)):
-            target.create(f"{log}/{chunk.name}", b"".join(chunk.buffers))
-        target.create(f"{log}/{RECORD}", record)
+    if manifest.left == "record":
+        target.create(past_key(commit.name), record(manifest))
+    elif is_packed(commit.name):
+        ids = commits.token_ids(commit)
+        target.create(log_key(commit.name), packed_log(record(manifest), ids))
     else:
-        target.create(past_key(commit.name), record)
+        for chunk in chunks(commits.token_ids(commit)):
+            target.create(f"{log_key(commit.name)}/{chunk.name}", b"".join(chunk.buffers))
+        target.create(record_key(commit.name), record(manifest))
 
 
 def _copy_whole(commits: Commits, commit: Commit, manifest: Manifest, target: Backend) -> None:

@@ -12,20 +12,19 @@ from dataclasses import dataclass
 
 from memory_store.arrays import chunks
 from memory_store.backend import Backend, Taken
-from memory_store.canonical import canonical
 from memory_store.commits import Commits
-from memory_store.manifest import Manifest
+from memory_store.manifest import Manifest, record
 from memory_store.names import (
     COMMIT,
     COMMITS,
-    LOG,
-    RECORD,
     TOKENS,
     commit_key,
-    log_folder,
+    is_packed,
+    log_key,
     past_key,
-    stem,
+    record_key,
 )
+from memory_store.packing import packed_log
 from memory_store.protocol import Commit, Ref
 from memory_store.retention import Retention
 
@@ -100,9 +99,8 @@ def collect(
         if not dry_run:
             _release(commits, commit, manifest, forget=forget)
     if horizon is not None:
-        logged = {stem(name): commit for name, commit in published.items()}
-        for name in sorted(backend.folders(LOG)):
-            known = logged.get(name)
+        for name in sorted(commits.logged()):
+            known = published.get(name)
             if known is not None and known.position <= horizon and known.name not in needed:
                 manifest = commits.read(known)
                 forgotten, freed = forgotten + 1, freed + manifest.arrays[TOKENS].nbytes
@@ -118,20 +116,23 @@ def _release(commits: Commits, commit: Commit, manifest: Manifest, *, forget: bo
     if forget:
         _record(backend, past_key(commit.name), manifest)
     else:
-        log = log_folder(commit.name)
-        for chunk in chunks(commits.array(commit, manifest.arrays[TOKENS], TOKENS)):
-            _create(backend, f"{log}/{chunk.name}", b"".join(chunk.buffers))
-        _record(backend, f"{log}/{RECORD}", manifest)
+        ids = commits.array(commit, manifest.arrays[TOKENS], TOKENS)
+        if is_packed(commit.name):
+            _create(backend, log_key(commit.name), packed_log(record(manifest), ids))
+        else:
+            for chunk in chunks(ids):
+                _create(backend, f"{log_key(commit.name)}/{chunk.name}", b"".join(chunk.buffers))
+            _record(backend, record_key(commit.name), manifest)
     backend.discard(commit_key(commit.name))
 
 
 def _forget(backend: Backend, name: str, manifest: Manifest) -> None:
     _record(backend, past_key(name), manifest)
-    backend.discard(log_folder(name))
+    backend.discard(log_key(name))
 
 
 def _record(backend: Backend, key: str, manifest: Manifest) -> None:
-    _create(backend, key, canonical({"attributes": manifest.attributes}))
+    _create(backend, key, record(manifest))
 
 
 def _create(backend: Backend, key: str, data: bytes) -> None:

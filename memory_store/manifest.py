@@ -194,5 +194,10 @@ class Manifest:
         return group_document(self.attributes, self.arrays)
 
 
+def record(manifest: Manifest) -> bytes:
+    """What is kept of a commit's document where its arrays are let go of."""
+    return canonical({"attributes": manifest.attributes})
+
+
 def _address(commit: Commit) -> dict[str, Any]:
     return {"commit": commit.name, "id": commit.id, "position": commit.position}

@@ -24,8 +24,8 @@ from memory_store.names import (
     TOKENS,
     document_key,
     is_packed,
-    log_folder,
     past_key,
+    record_key,
 )
 from memory_store.packing import placed, read_document
 from memory_store.protocol import Commit
@@ -62,14 +62,14 @@ def read_manifest(backend: Backend, commit: Commit, session: str | None) -> Mani
     try:
         data, size = read_document(backend, key) if packed else (backend.read(key), 0)
     except Corrupt:
-        record, past = f"{log_folder(commit.name)}/{RECORD}", past_key(commit.name)
-        if backend.exists(record):
-            key, left = record, "log"
-        elif backend.exists(past):
-            key, left = past, "record"
+        if backend.exists(record_key(commit.name)):
+            key, left = record_key(commit.name), "log"
+        elif backend.exists(past_key(commit.name)):
+            key, left = past_key(commit.name), "record"
         else:
             raise
-        data = backend.read(key)
+        in_archive = packed and left == "log"
+        data = read_document(backend, key, RECORD)[0] if in_archive else backend.read(key)
     path = backend.name(key)
     document = parse(data, path)
     attributes = Fields(document.get("attributes"), path, "attributes")

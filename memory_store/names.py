@@ -69,26 +69,29 @@ def document_key(name: str) -> str:
     return commit_key(name) if is_packed(name) else f"{commit_key(name)}/zarr.json"
 
 
-def stem(name: str) -> str:
-    """What a commit is called where only its record is kept."""
-    return name.removesuffix(PACKED)
-
-
 def new_commit_name(position: int) -> str:
     """A name that no other commit has."""
     return f"{position:012d}-{uuid.uuid4().hex}{PACKED}"
 
 
-def log_folder(name: str) -> str:
-    """What is left of a commit whose state was let go: its record and its token ids."""
+def log_key(name: str) -> str:
+    """What is left of a commit whose state was let go: its record and its token ids.
+
+    A file, or a folder if the commit was one.
+    """
     commit_key(name)  # refuses what is no name
-    return f"{LOG}/{stem(name)}"
+    return f"{LOG}/{name}"
+
+
+def record_key(name: str) -> str:
+    """The file that has the record of such a commit."""
+    return log_key(name) if is_packed(name) else f"{log_key(name)}/{RECORD}"
 
 
 def past_key(name: str) -> str:
     """The record of a commit of which nothing else is left."""
     commit_key(name)
-    return f"{PAST}/{stem(name)}.json"
+    return f"{PAST}/{name.removesuffix(PACKED)}.json"
 
 
 def pin_key(name: str) -> str:

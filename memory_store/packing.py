@@ -13,10 +13,11 @@ from typing import TypeVar
 
 import numpy as np
 
-from memory_store.arrays import chunk_bytes, members
+from memory_store.arrays import chunk_bytes, chunks, members
 from memory_store.backend import MAX_DOCUMENT, Backend, Buffer, Extent
 from memory_store.canonical import canonical
 from memory_store.errors import Corrupt
+from memory_store.names import RECORD, TOKENS
 from memory_store.zarrformat import Stored, array_document
 from memory_store.zipformat import Member, crc32_of, directory, first_member, header, header_size
 
@@ -26,13 +27,20 @@ FIRST = 2**16  # bytes read at once, in the hope that the document is among them
 Spec = TypeVar("Spec", bound=Stored)
 
 
-def placed(arrays: Mapping[str, Spec], document_size: int) -> tuple[dict[str, Spec], int]:
-    """The arrays with the byte at which the chunks of each begin, and the one where all end."""
-    found, at = {}, header_size(DOCUMENT) + document_size
-    for name in sorted(arrays):
-        found[name] = replace(arrays[name], start=at)
-        size = chunk_bytes(arrays[name])
-        at += sum(header_size(member) + size for member in members(name, arrays[name]))
+def placed(
+    arrays: Mapping[str, Spec], document_size: int, name: str = DOCUMENT
+) -> tuple[dict[str, Spec], int]:
+    """The arrays with the byte at which the chunks of each begin, and the one where all end.
+
+    Args:
+        document_size: bytes of the member before them.
+        name: that member's.
+    """
+    found, at = {}, header_size(name) + document_size
+    for array in sorted(arrays):
+        found[array] = replace(arrays[array], start=at)
+        size = chunk_bytes(arrays[array])
+        at += sum(header_size(member) + size for member in members(array, arrays[array]))
     return found, at
 
 
@@ -76,19 +84,26 @@ def laid_out(contents: Iterable[Member]) -> tuple[list[tuple[Member, int]], int]
     return found, at
 
 
-def read_document(backend: Backend, key: str) -> tuple[bytes, int]:
-    """The group's `zarr.json` in the archive under `key`, and the size of the archive.
+def packed_log(record: bytes, ids: np.ndarray) -> bytes:
+    """What is left of a commit whose state was let go: an archive of its record and token ids."""
+    contents: dict[str, Sequence[Buffer]] = {RECORD: [record]}
+    contents |= {f"{TOKENS}/{chunk.name}": chunk.buffers for chunk in chunks(ids)}
+    return b"".join(packed(contents, {}))
+
+
+def read_document(backend: Backend, key: str, name: str = DOCUMENT) -> tuple[bytes, int]:
+    """The first member of the archive under `key`, of that name, and the size of the archive.
 
     Raises:
         Corrupt: missing, or no such archive.
     """
     first, size = backend.beginning(key, FIRST)
-    member = first_member(first, DOCUMENT)
+    member = first_member(first, name)
     if member is None or member.size > MAX_DOCUMENT:
         raise Corrupt(
             f"{backend.name(key)}: damaged at its beginning. Restore the file from a copy."
         )
-    begin = header_size(DOCUMENT)
+    begin = header_size(name)
     found = first[begin : begin + member.size]
     if len(found) < member.size:
         at = begin + len(found)

@@ -1,7 +1,8 @@
 """Reading everything that refs reach, and checking it all."""
 
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
+
+import numpy as np
 
 from memory_store.arrays import check_sha256, chunk_bytes, chunks
 from memory_store.backend import Backend, Extent
@@ -9,8 +10,8 @@ from memory_store.canonical import parse
 from memory_store.commits import Commits, Scratch, array_folder
 from memory_store.delta import pieces
 from memory_store.errors import Corrupt
-from memory_store.manifest import Manifest, Slots
-from memory_store.names import TOKENS, commit_key, document_key, is_packed, log_folder
+from memory_store.manifest import Manifest, Slots, record
+from memory_store.names import RECORD, TOKENS, commit_key, document_key, is_packed, log_key
 from memory_store.packing import DOCUMENT, documents, laid_out, read_part
 from memory_store.protocol import Commit, Verified
 from memory_store.zarrformat import ArraySpec, array_document
@@ -42,10 +43,7 @@ def verify(commits: Commits, starts: Iterable[Commit], *, refs: int) -> Verified
         if manifest.left == "all":
             size += _check_arrays(commit, manifest, commits, scratch)
         elif manifest.left == "log":
-            ids = commits.token_ids(commit)
-            spec = replace(manifest.arrays[TOKENS], start=None)
-            check_sha256(commits.backend, log_folder(commit.name), spec, ids)
-            size += ids.nbytes
+            size += _check_log(commit, manifest, commits)
         waiting += [*filter(None, [manifest.parent, manifest.jump and manifest.jump[0]])]
         waiting += [source.commit for source in manifest.window]
     for commit, manifest in seen.items():
@@ -60,15 +58,13 @@ def _check_arrays(commit: Commit, manifest: Manifest, commits: Commits, scratch:
         array = commits.array(commit, spec, name, allocate=scratch.take)
         check_sha256(commits.backend, array_folder(commit, name), spec, array)
         if is_packed(commit.name):
-            size = chunk_bytes(spec)
-            found += [
-                Member(f"{name}/{chunk.name}", size, crc32_of(chunk.buffers))
-                for chunk in chunks(array)
-            ]
+            found += _members(name, spec, array)
         else:
             _check_document(commits.backend, f"{array_folder(commit, name)}/zarr.json", spec)
     if is_packed(commit.name):
-        _check_archive(commits.backend, commit_key(commit.name), manifest, found)
+        small = {DOCUMENT: manifest.data}
+        small |= {name: b"".join(parts) for name, parts in documents(manifest.arrays).items()}
+        _check_archive(commits.backend, commit_key(commit.name), small, found)
     return sum(spec.nbytes for spec in manifest.arrays.values())
 
 
@@ -78,12 +74,29 @@ def _check_document(backend: Backend, key: str, spec: ArraySpec) -> None:
         raise Corrupt(f"{path}: does not fit the array. Restore the file from a copy.")
 
 
+def _check_log(commit: Commit, manifest: Manifest, commits: Commits) -> int:
+    """Returns the bytes of the token ids."""
+    backend, key = commits.backend, log_key(commit.name)
+    ids, spec = commits.token_ids(commit), manifest.arrays[TOKENS]
+    packed = is_packed(commit.name)
+    check_sha256(backend, f"{key}/{TOKENS}" if packed else key, spec, ids)
+    if packed:
+        _check_archive(backend, key, {RECORD: record(manifest)}, _members(TOKENS, spec, ids))
+    return ids.nbytes
+
+
+def _members(name: str, spec: ArraySpec, array: np.ndarray) -> list[Member]:
+    """An array's chunks in an archive."""
+    size = chunk_bytes(spec)
+    return [
+        Member(f"{name}/{chunk.name}", size, crc32_of(chunk.buffers)) for chunk in chunks(array)
+    ]
+
+
 def _check_archive(
-    backend: Backend, key: str, manifest: Manifest, arrays: Iterable[Member]
+    backend: Backend, key: str, small: Mapping[str, bytes], arrays: Iterable[Member]
 ) -> None:
-    """Check all that stands in a commit's file besides the arrays."""
-    small = {DOCUMENT: manifest.data}
-    small |= {name: b"".join(parts) for name, parts in documents(manifest.arrays).items()}
+    """Check all that stands in an archive besides the arrays: `small`, the first one first."""
     first, *others = (Member(name, len(data), crc32_of([data])) for name, data in small.items())
     listed, end = laid_out([first, *arrays, *others])
     for member, at in listed:

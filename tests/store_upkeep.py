@@ -14,7 +14,7 @@ from memory_store.copying import copy_session
 from memory_store.in_memory import InMemory, InMemoryStore
 from memory_store.recovery import Recovered, recover_header
 from memory_store.store import Store
-from tests.stores import Stream, assert_equal, where
+from tests.stores import Stream, assert_equal, members, where
 
 
 def grown(store: Store, n: int) -> tuple[list[Ref], list[Snapshot]]:
@@ -302,10 +302,14 @@ class UpkeepConformance:
         grown(store, 25)
         store.gc(Retention(last=2))
         logged = sorted(key for key in place.files() if key.startswith("log/"))
-        assert any(key.endswith("record.json") for key in logged)
-        for key in logged[:6]:
+        for key in logged[:3]:
             data = place.files()[key]
-            for changed in (None, data[:-1], bytes([data[0] ^ 1]) + data[1:]):
+            assert list(members(data)) == ["record.json", "tokens/c.0"]
+            flipped = (
+                data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+                for at in range(0, len(data), len(data) // 12)
+            )
+            for changed in (None, data[:-1], data + b"0", *flipped):
                 place.write(key, changed)
                 with pytest.raises(Corrupt):
                     place.open().verify()

@@ -28,7 +28,7 @@ import streamlm
 from memory_store import DirectoryStore
 from streamlm.checkpoint import save_checkpoint
 from streamlm.cli import main
-from tests.stores import files
+from tests.stores import files, members, where
 from tokenizer import Tokenizer, train
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -423,14 +423,16 @@ def test_recovering_a_damaged_session(kept: CommandLine) -> None:
     kept.works("feed", "text.txt", "--session", "s")
     assert "s is sound; it is at token" in kept.works("sessions", "recover", "s").out
     newest = kept.works("sessions", "show", "s", "--json").json["snapshots"][-1]
-    folder = next(Path("sessions/s.zarr/commits").glob(f"{newest['position']:012d}-*"))
-    chunk = next(folder.glob("memory/c.*"))
-    chunk.write_bytes(chunk.read_bytes()[:-1])
+    commit = next(Path("sessions/s.zarr/commits").glob(f"{newest['position']:012d}-*"))
+    data = bytearray(commit.read_bytes())
+    chunk = next(name for name in members(bytes(data)) if name.startswith("memory/c."))
+    data[where(bytes(data), chunk)] ^= 1
+    commit.write_bytes(data)
     for command in (["verify", "s"], ["rewind", "s", "--tokens", 3]):
         damaged = kept("sessions", *command)
-        assert damaged.status == 1 and str(chunk) in damaged.err
+        assert damaged.status == 1 and f"{commit}: {chunk}" in damaged.err
     recovered = kept.works("sessions", "recover", "s")
-    assert f"lost: {chunk.resolve()}" in recovered.err.replace("\n", "")
+    assert f"lost: {commit.resolve()}" in recovered.err.replace("\n", "")
     assert "s is back at token" in recovered.out
     kept.works("feed", "-", "--session", "s", stdin=b"And so on.\n")
 

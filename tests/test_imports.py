@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS: tuple[set[str], ...] = (
     {
         *("allocator", "config", "machine", "plots", "positions", "reports", "runs", "sources"),
-        *("stops", "token_types"),
+        *("stops", "tensor_memory", "token_types"),
     },
     {"state"},
     {"adaptive", "attention", "cache", "compression"},

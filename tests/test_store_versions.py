@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from memory_store import DirectoryStore, Ref, Snapshot, UnsupportedSchema
+from memory_store import DirectoryStore, Ref, Retention, Snapshot, UnsupportedSchema, places
 from memory_store.canonical import sealed
 from memory_store.manifest_reader import SUPPORTED
 from tests.stores import ROOT, Stream, assert_equal, assert_helpful, digest, files, new_store
@@ -81,6 +82,31 @@ def test_older_sessions_are_gone_on_with(name: str, tmp_path: Path) -> None:
         snapshot = stream.snapshot()
         assert_equal(store.load(store.commit(snapshot, branch=branch, parent=head)), snapshot)
     store.verify()
+
+
+@pytest.mark.parametrize("name", OLDER)
+def test_older_sessions_are_collected(name: str, tmp_path: Path) -> None:
+    """Of what an early version wrote as a folder, a folder is left."""
+    shutil.copytree(DATA / name, tmp_path / "s.zarr")
+    store, stream = DirectoryStore.open(tmp_path / "s.zarr"), Stream(7)
+    head = store.head("main")
+    assert head
+    stream.resume(store.load(head))
+    before = store.tokens(store.refs("main")[3], 0, 12)
+    for _ in range(20):  # of this version, which in the end stand on none of the older ones
+        stream.read(3, memory=6, compressed=2)
+        head = store.commit(stream.snapshot(), parent=head)
+    store.publish(head, branch="side")
+    told = store.gc(Retention(last=1))
+    assert told.released > 4 and store.verify().commits == 25
+    store = DirectoryStore.open(tmp_path / "s.zarr")
+    assert np.array_equal(store.tokens(store.refs("main")[3], 0, 12), before)
+    assert store.tokens(head, 0, head.position).shape == (head.position,)
+    left = [path.name for path in (store.path / "log").iterdir()]
+    assert {path.endswith(".zip") for path in left} == ({True, False} if "1" in name else {True})
+    copied = tmp_path / "t.zarr"
+    places.copy(store.path, copied)
+    assert files(copied) == {k: d for k, d in files(store.path).items() if ".lock" not in k}
 
 
 def later(path: Path) -> Iterator[Path]:
