@@ -1,4 +1,13 @@
-"""What a session leaves on disk: plain Zarr v3 groups, published by create-only refs."""
+"""What a session leaves on disk: plain Zarr v3 groups, published by create-only refs.
+
+    session.json                      what the session is; written once
+    refs/<branch>/<number>.json       where a branch points; the last one is its head
+    commits/<position>-<random>.zip   what is new in a snapshot: a Zarr group (see `packing`)
+    log/<position>-<random>.zip       token ids and record of one whose state was let go
+    past/<position>-<random>.json     the record alone
+    pins/<name>.json                  what is kept whatever happens
+    lost/                             damaged files that `recover` has set aside
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
