@@ -7,6 +7,8 @@
     past/<position>-<random>.json     the record alone
     pins/<name>.json                  what is kept whatever happens
     lost/                             damaged files that `recover` has set aside
+
+In a folder, in object storage or in memory. Commits of the first schema are folders themselves.
 """
 
 from importlib import import_module
