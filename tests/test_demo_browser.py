@@ -290,6 +290,11 @@ def test_compare(visit: Visit, prose: Any) -> None:
     visitor = visit()
     visitor.read(prose(80))
     visitor.tab("Compare")
+    for side in "ab":  # both sides begin with this session, a moment after the tab is opened
+        visitor.page.wait_for_function(
+            "([side, name]) => document.querySelector(`#compare-${side} input`).value === name",
+            arg=[side, visitor.session],
+        )
     visitor.page.get_by_label("Text", exact=True).last.fill("<i>whale</i> and the sea")
     visitor.page.get_by_label("B: at token").fill("5")
     visitor.page.locator("button#compare").click()
