@@ -120,6 +120,8 @@ class TestS3(StoreConformance):
     walk: ClassVar[int] = 50
     # The server takes seconds for what these do; `TestObjects` sees the same code.
     test_thinning_by_age: Any = None
+    test_the_newest_stay_and_the_log_of_the_others: Any = None
+    test_sound_files_in_the_wrong_place: Any = None
     test_gc_cut_short_goes_on: Any = None
     test_what_is_forgotten_says_so: Any = None
     test_recovery_replaces_refs: Any = None
