@@ -1,6 +1,7 @@
 """While the demo starts: what browsers and programs are told, and that nobody is lost."""
 
 import json
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -140,6 +141,7 @@ def test_the_page_tells_where_the_demo_never_comes(
     ):
         page = chromium.new_page()
         page.goto(server.address)
-        assert server.end() == 130
+        # A shell shows 130 for both: who is ended while importing may die of the signal itself.
+        assert server.end() in (130, -signal.SIGINT)
         page.locator("#said", has_text="does not answer any more").wait_for()
         assert page.url == server.address
