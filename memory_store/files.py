@@ -1,7 +1,7 @@
 """Files that are written once: bounded reads, complete writes, fsync where it is asked for.
 
 Journalling filesystems gather fsyncs that wait at the same time into one write to the disk, so what
-a commit consists of is synced from a few threads. On a busy machine it costs a third less.
+a large commit consists of is synced from two threads.
 """
 
 import errno

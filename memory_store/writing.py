@@ -72,7 +72,7 @@ def write_commit(
         Conflict: somebody else took the number.
         OSError: the disk refused.
         StoreError: the medium refused.
-        ValueError: the snapshot is larger, or its numbers, than what can be read.
+        ValueError: the attributes are larger than what can be read.
     """
     name = new_commit_name(position)
     with backend.draft(commit_key(name)) as draft:
