@@ -27,6 +27,7 @@ from memory_store.manifest_reader import check_schema
 from memory_store.names import SESSION_FILE, ref_key
 
 CONTENTS = "contents.json"  # a name that is damaged would be a file that nobody misses
+LOCAL = 30  # bytes before a member's name; the last four say how long that and what follows are
 EPOCH = (1980, 1, 1, 0, 0, 0)  # archives of equal sessions are equal
 
 
@@ -127,9 +128,17 @@ class Archive:
             return file.read(most), info.file_size
 
     def open(self, extent: Extent) -> "_Member":
-        member = _Member(self._archive.open(self._member(extent)), self.name(extent.key))
-        member.skip(extent.start)
-        return member
+        # Not by zipfile, which goes to a place by reading all that stands before it.
+        info, file = self._member(extent), self._archive.fp
+        assert file is not None
+        file.seek(info.header_offset)
+        begin = file.read(LOCAL)
+        if len(begin) < LOCAL:
+            raise Corrupt(f"{self.name(extent.key)}: ends too soon. Export it again.")
+        around = int.from_bytes(begin[-4:-2], "little") + int.from_bytes(begin[-2:], "little")
+        return _Member(
+            file, info.header_offset + LOCAL + around + extent.start, self.name(extent.key)
+        )
 
     def check_size(self, extent: Extent) -> None:
         self._member(extent)
@@ -197,12 +206,13 @@ class Archive:
 
 
 class _Member:
-    """A file in an archive; see `backend.Content`."""
+    """A part of a file in an archive; see `backend.Content`. Checksums are for who reads it."""
 
-    def __init__(self, file: IO[bytes], path: str) -> None:
-        self._file, self._path = file, path
+    def __init__(self, file: IO[bytes], at: int, path: str) -> None:
+        self._file, self._at, self._path = file, at, path
 
     def read_into(self, *buffers: np.ndarray) -> None:
+        self._file.seek(self._at)
         for buffer in buffers:
             view, done = buffer.data, 0
             while done < len(view):
@@ -211,12 +221,13 @@ class _Member:
                     raise Corrupt(f"{self._path}: ends too soon. Export it again.")
                 view[done : done + len(data)] = data
                 done += len(data)
+            self._at += len(view)
 
     def skip(self, nbytes: int) -> None:
-        self._file.seek(nbytes, os.SEEK_CUR)
+        self._at += nbytes
 
     def close(self) -> None:
-        self._file.close()
+        pass  # the archive's own
 
 
 class _Writer(Archive):
