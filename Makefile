@@ -7,6 +7,8 @@ ARGS ?=
 VENV := .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
+# A test that hangs tells where all threads are, and fails.
+PYTEST := -m pytest -q -o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true
 PARITY := .venv-parity
 PARITY_STAMP := $(PARITY)/.installed
 
@@ -32,17 +34,21 @@ $(STAMP): pyproject.toml constraints.txt
 	    rm -rf $(VENV); \
 	    $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }; }
 	@echo "==> Installing streamlm and its dependencies (a few minutes the first time)"
-	@$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@# pip would compile on one core. Left to importing, it would be done by every process anew where
+	@# PYTHONDONTWRITEBYTECODE is set. Some packages hold templates, which are no Python: no harm.
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt \
+	    -e '.[dev]'
+	@$(RUN) -m compileall -q -j 0 $(VENV)/lib >/dev/null || true
 	@touch $@
 
 quickstart: $(STAMP) ## Run the README's quick start, on a CPU
 	@$(RUN) -m streamlm.quickstart $(ARGS)
 
 test: $(STAMP) ## Run the test suite (ARGS="-m 'not slow'" passes options to pytest)
-	@$(RUN) -m pytest -q -n auto --dist loadfile -m 'not browser' tests/ $(ARGS)
+	@$(RUN) $(PYTEST) -n auto --dist loadfile -m 'not browser' tests/ $(ARGS)
 
 test-browser: $(STAMP) ## Visit the demo with a Chromium, where there is one
-	@$(RUN) -m pytest -q -m browser tests/ $(ARGS)
+	@$(RUN) $(PYTEST) -m browser tests/ $(ARGS)
 
 .venv-parity: $(PARITY_STAMP)
 
@@ -55,7 +61,7 @@ $(PARITY_STAMP): parity-requirements.txt
 	@touch $@
 
 parity: $(PARITY_STAMP) ## Compare the model with other implementations, tensor by tensor
-	@STREAMLM_PARITY=1 $(PARITY)/bin/python -m pytest -q -p no:cacheprovider \
+	@STREAMLM_PARITY=1 $(PARITY)/bin/python $(PYTEST) -p no:cacheprovider \
 	    --confcutdir=tests/parity tests/parity $(ARGS)
 
 demo: $(STAMP) ## Open the demo in a browser (ARGS="--port 8000 --mcp" passes options)
