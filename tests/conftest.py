@@ -15,6 +15,7 @@ from streamlm.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from streamlm.config import ModelConfig
 from streamlm.heads.relative import RelativeModel
 from streamlm.session import Session
+from tests.sessions import End
 from tokenizer import Tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -124,3 +125,27 @@ def token_log() -> Callable[..., list[int]]:
         return [] if head is None else store.tokens(head, 0, head.position).tolist()
 
     return read
+
+
+@pytest.fixture(scope="session")
+def text(prose: Callable[..., str]) -> str:
+    return prose(120)
+
+
+@pytest.fixture(scope="session")
+def whole(
+    text: str,
+    tiny: Checkpoint,
+    token_log: Callable[..., list[int]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> End:
+    """The end of a session that read all the text at once."""
+    path = tmp_path_factory.mktemp("whole") / "s.zarr"
+    with streamlm.open(path, tiny) as session:
+        report = session.feed([text])
+        assert report.position == report.tokens == session.position
+        end = End.of(session, path, token_log)
+    ids = tiny.tokenizer.encode(text).tolist()
+    assert end.log == ids[: len(end.log)] and len(ids) - len(end.log) < 5
+    assert tiny.tokenizer.decode(ids[len(end.log) :]) == end.tail
+    return end

@@ -71,6 +71,7 @@ class StoreConformance(UpkeepConformance):
     """Subclasses have a fixture `place`: a `Place` where there is nothing yet."""
 
     histories: ClassVar[int] = 8  # random histories that are tried
+    steps: ClassVar[int] = 45  # of each
     walk: ClassVar[int] = 200  # commits in the long walk
     every: ClassVar[int] = 1  # of the damages to every file, how many are tried: one in so many
 
@@ -87,7 +88,7 @@ class StoreConformance(UpkeepConformance):
         committed: dict[Commit, Snapshot] = {}
         parents: dict[Commit, Commit | None] = {}
         branch = "main"
-        for step in range(45):
+        for step in range(self.steps):
             action = rng.choice(["commit", "rewind", "fork", "switch"], p=[0.85, 0.05, 0.05, 0.05])
             parent = heads[branch]
             if action == "commit" or not committed or parent is None:

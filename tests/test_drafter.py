@@ -265,7 +265,7 @@ def chi_square(counts: np.ndarray) -> float:
 
 
 def test_odds_are_those_of_the_model(odds: Callable[[int, int], np.ndarray]) -> None:
-    assert abs(chi_square(odds(5000, 1))) < 3.5
+    assert abs(chi_square(odds(3000, 1))) < 3.5
 
 
 @pytest.mark.parametrize(

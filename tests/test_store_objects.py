@@ -116,6 +116,7 @@ class TestObjects(StoreConformance):
 
 class TestS3(StoreConformance):
     histories: ClassVar[int] = 1
+    steps: ClassVar[int] = 20
     every: ClassVar[int] = 20
     walk: ClassVar[int] = 50
     # The server takes seconds for what these do; `TestObjects` sees the same code.
