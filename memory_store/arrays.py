@@ -22,6 +22,7 @@ from memory_store.zarrformat import (
     chunk_count,
     chunk_name,
     chunk_shape,
+    dtype_name,
 )
 from memory_store.zipformat import header_size
 
@@ -54,7 +55,7 @@ def runs(array: np.ndarray) -> Iterator[np.ndarray]:
 
 def chunks(array: np.ndarray) -> Iterator[Chunk]:
     """The chunks of an array."""
-    shape, dtype = array.shape, array.dtype.name
+    shape, dtype = array.shape, dtype_name(array.dtype)
     chunk = chunk_shape(shape, dtype)
     size = math.prod(chunk) * ITEMSIZE[dtype]
     for index in range(chunk_count(shape, dtype)):
@@ -153,18 +154,12 @@ def fill(buffers: Sequence[np.ndarray], backend: Backend, folder: str, spec: Sto
     Raises:
         Corrupt: a chunk is missing, damaged, or a sound one from elsewhere.
     """
-    size, left = chunk_bytes(spec) - CHECKSUM, deque(buffers)
+    size, nbytes, left = chunk_bytes(spec) - CHECKSUM, spec.nbytes, deque(buffers)
     for i, extent in enumerate(extents(folder, spec)):
-        parts, n_bytes = [], min(size, spec.nbytes - i * size)
-        while n_bytes:
-            part = left.popleft()
-            if len(part) > n_bytes:
-                left.appendleft(part[n_bytes:])
-                part = part[:n_bytes]
-            parts.append(part)
-            n_bytes -= len(part)
+        n_bytes = min(size, nbytes - i * size)
+        parts = buffers if n_bytes == nbytes else _first(left, n_bytes)
         # Behind the array's bytes: padding, then the checksum.
-        rest = np.empty(size - sum(map(len, parts)) + CHECKSUM, np.uint8)
+        rest = np.empty(size - n_bytes + CHECKSUM, np.uint8)
         content = backend.open(extent)
         try:
             content.read_into(*parts, rest)
@@ -182,6 +177,19 @@ def fill(buffers: Sequence[np.ndarray], backend: Backend, folder: str, spec: Sto
         chunk = chunk_name(len(spec.shape), i)
         path = f"{called(backend, folder, spec)}/{chunk}"
         raise Corrupt(f"{path}: {problem}. Restore the file from a copy.")
+
+
+def _first(buffers: deque[np.ndarray], nbytes: int) -> list[np.ndarray]:
+    """Take the first bytes of buffers away."""
+    found = []
+    while nbytes:
+        part = buffers.popleft()
+        if len(part) > nbytes:
+            buffers.appendleft(part[nbytes:])
+            part = part[:nbytes]
+        found.append(part)
+        nbytes -= len(part)
+    return found
 
 
 def read_rows(

@@ -7,10 +7,9 @@ says what was being done.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 
@@ -19,7 +18,6 @@ from memory_store.errors import Corrupt, Locked
 MAX_DOCUMENT = 16 * 2**20  # bytes of a JSON file; a hostile one must not fill memory
 
 Buffer = bytes | memoryview
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -62,9 +60,6 @@ class Draft(Protocol):
     def write(self, key: str, buffers: Sequence[Buffer]) -> None:
         """Write a new file; `key` is relative to the commit's, "" is a commit in one file."""
 
-    def call(self, function: Callable[[Any], Result], argument: Any) -> "Future[Result]":
-        """Run `function(argument)` beside what follows."""
-
     def keep(self) -> None:
         """Make all that was written last, under the commit's name, without a ref."""
 
@@ -80,7 +75,7 @@ class Backend(Protocol):
     """A place that keeps the files of one session.
 
     Attributes:
-        remote: whether reading is slow enough that a writer had better remember what it wrote.
+        remote: whether it lies where reading is slow and nothing can be locked.
     """
 
     @property
@@ -106,6 +101,9 @@ class Backend(Protocol):
 
         A backend that gains by it fetches them side by side, before they are asked for.
         """
+
+    def stamp(self, key: str) -> object:
+        """What changes when a file does, as far as that costs next to nothing; None if unknown."""
 
     def exists(self, key: str) -> bool:
         """Whether there is something under a key."""

@@ -15,14 +15,15 @@ import numpy as np
 
 from memory_store.errors import Corrupt
 
+ENCODER = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+)
 MAX_DEPTH = 64  # of nested lists and mappings; far above any state, far below Python's stack
 
 
 def canonical(value: Any) -> bytes:
     """`value`, which `plain` has passed, as canonical JSON."""
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
-    ).encode("ascii")
+    return ENCODER.encode(value).encode("ascii")
 
 
 def parse(data: bytes, path: object) -> dict[str, Any]:

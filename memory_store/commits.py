@@ -3,12 +3,14 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
+from dataclasses import replace
 
 import numpy as np
 
 from memory_store.arrays import extents, fill, memory, read_array, read_rows
 from memory_store.backend import Backend, Extent
 from memory_store.errors import Corrupt, NotFound
+from memory_store.kept import Kept, Sums
 from memory_store.manifest import Manifest
 from memory_store.manifest_reader import read_manifest
 from memory_store.names import (
@@ -29,6 +31,8 @@ from memory_store.protocol import Commit
 from memory_store.zarrformat import Stored
 
 MOST_KNOWN = 64  # attributes that are kept in memory
+WORTH_GATHERING = 2**23  # bytes; of more, a copy takes too much memory
+ALIGNED = 64  # bytes
 
 
 class Scratch:
@@ -43,6 +47,24 @@ class Scratch:
             self._buffer = np.empty(nbytes, np.uint8)
         return self._buffer
 
+    def gathered(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The arrays, each in one piece unless it is large; void at the next call.
+
+        What is in one piece is hashed and written at one go.
+        """
+        found, at = dict(arrays), 0
+        small = {
+            name: array
+            for name, array in arrays.items()
+            if array.nbytes <= WORTH_GATHERING and not array.flags.c_contiguous
+        }
+        buffer = self.take(sum(array.nbytes + ALIGNED for array in small.values()))
+        for name, array in small.items():
+            found[name] = buffer[at : at + array.nbytes].view(array.dtype).reshape(array.shape)
+            found[name][...] = array
+            at += -(-array.nbytes // ALIGNED) * ALIGNED
+        return found
+
 
 class Commits:
     """Reads commits; each is checked against its address."""
@@ -52,8 +74,19 @@ class Commits:
         self.session = session
         # Commits never change; a writer and long walks meet the same ones again and again.
         self._known: dict[Commit, Manifest] = {}
-        self._written: tuple[Commit, Mapping[str, Sequence[str]]] | None = None
+        self._written: tuple[Commit, Kept] | None = None
         self._needs: dict[Commit, list[str]] = {}
+        self._scratch: list[Scratch] = []  # that nobody is using
+
+    @contextmanager
+    def scratch(self) -> Iterator[Scratch]:
+        """Memory for a while; what is put there is void afterwards."""
+        try:
+            scratch = self._scratch.pop()
+        except IndexError:
+            scratch = Scratch()
+        yield scratch
+        self._scratch[:] = [scratch]  # one is enough
 
     def read(self, commit: Commit) -> Manifest:
         """The attributes of a commit, from the medium.
@@ -77,17 +110,30 @@ class Commits:
         self._known[commit] = manifest
         return manifest
 
-    def remember(
-        self, commit: Commit, manifest: Manifest, digests: Mapping[str, Sequence[str]]
-    ) -> None:
-        """Keep what was written: attributes, and of the newest commit the slots' digests."""
+    def remember(self, commit: Commit, manifest: Manifest, kept: Kept) -> None:
+        """Keep what was written: attributes, and of the newest commit what its slots are."""
         self._keep(commit, manifest)
-        self._written = commit, digests
+        stamps = {**kept.stamps, commit: self.stamp(commit)}
+        self._written = commit, replace(kept, stamps=stamps)
 
-    def digests(self, commit: Commit) -> Mapping[str, Sequence[str]]:
-        """By window, the digests of its slots as they were committed, as far as remembered."""
-        written = self._written
-        return written[1] if written and written[0] == commit else {}
+    def kept(self, commit: Commit, stamps: Mapping[Commit, object]) -> Mapping[str, Sums]:
+        """By window, checksums of a commit's slots, if they are remembered and still hold.
+
+        Args:
+            stamps: as they are now, of all that hold slots of it.
+        """
+        if self._written is None or self._written[0] != commit:
+            return {}
+        kept = self._written[1]
+        same = all(
+            stamp is not None and kept.stamps.get(holder) == stamp
+            for holder, stamp in stamps.items()
+        )
+        return kept.sums if same else {}
+
+    def stamp(self, commit: Commit) -> object:
+        """What changes when the file of a commit does, None if nothing tells."""
+        return self.backend.stamp(commit_key(commit.name)) if is_packed(commit.name) else None
 
     @contextmanager
     def ahead(

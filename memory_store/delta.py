@@ -6,18 +6,18 @@ the oldest slot is reached.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 
-from memory_store.arrays import digest
 from memory_store.commits import Commits
 from memory_store.errors import Corrupt, StoreError
+from memory_store.kept import Kept, covers, slot_sums, unchanged
 from memory_store.manifest import MAX_WINDOW, Held, Slots, Source
 from memory_store.protocol import Commit, Window
-from memory_store.zarrformat import Stored
+from memory_store.zarrformat import Stored, dtype_name
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,28 @@ class Plan:
     """What a commit writes.
 
     Attributes:
+        parent: the commit that it continues.
+        stored: name → where the slots lie that need not be written again.
         first: name → first slot of the window that the commit itself holds.
         window: the other commits that its windows need, oldest first.
     """
 
+    parent: Commit | None
+    stored: Mapping[str, list[Piece]]
     first: Mapping[str, int]
     window: tuple[Source, ...]
+
+
+class Differs(Exception):
+    """Slots are not what was committed.
+
+    Attributes:
+        windows: the names of those that have such slots.
+    """
+
+    def __init__(self, windows: Set[str]) -> None:
+        super().__init__(", ".join(sorted(windows)))
+        self.windows = windows
 
 
 def pieces(
@@ -66,67 +82,89 @@ def pieces(
 
 
 def plan(
-    windows: Mapping[str, Window],
-    parent: Commit | None,
-    commits: Commits,
-    digests: Mapping[str, Sequence[str]],
+    windows: Mapping[str, Window], parent: Commit | None, commits: Commits, anew: Set[str]
 ) -> Plan:
     """What to write so that `windows` can be rebuilt from at most MAX_WINDOW commits.
 
-    Slots that the parent has are compared with what is stored; a window in which one differs, or
-    cannot be read, is written whole. What is loaded is thus always what was committed. Where
-    reading is slow, slots are compared by their digests, if `commits` remembers the parent's.
+    It takes for granted that slots that the parent has are the same; `confirm` makes sure of it.
 
     Args:
         windows: what is to be committed.
         parent: the commit that they continue.
         commits: reads what is stored.
-        digests: of the slots of each window, where there are any to compare with.
+        anew: the names of those that are to be written whole.
     """
-    whole = {name: window.end - slot_count(window) for name, window in windows.items()}
+    first = {name: _start(window) for name, window in windows.items()}
     if parent is None:
-        return Plan(whole, ())
+        return Plan(None, {}, first, ())
     manifest = commits.manifest(parent)
     sources = manifest.sources(parent)
-    kept: dict[str, list[Piece]] = {}
+    stored: dict[str, list[Piece]] = {}
+    needed: dict[Commit, dict[str, Held]] = {}
     for name, window in windows.items():
         slots = manifest.slots.get(name)
-        if slots is not None and _continues(window, slots):
+        if slots is not None and name not in anew and _continues(window, slots):
             with suppress(Corrupt):
-                low = min(whole[name], slots.end)
-                kept[name] = pieces(name, low, slots.end, sources, path=commits.name(parent))
-    first = dict(whole)
-    needed: dict[Commit, dict[str, Held]] = {}
-    remembered = commits.digests(parent)
-
-    def wanted() -> Iterator[tuple[Commit, Stored, str]]:
-        for name in kept.keys() - remembered.keys():
-            for piece in kept[name]:
-                yield piece.commit, piece.held.stored(manifest.slots[name]), name
-
-    with commits.ahead(wanted) as reader:
-        for name, found in kept.items():
-            window, slots = windows[name], manifest.slots[name]
-            try:
-                if name in remembered:
-                    old = remembered[name][whole[name] - slots.start :]
-                    unchanged = digests[name][: len(old)] == old
-                else:
-                    unchanged = all(_equal(name, window, slots, piece, reader) for piece in found)
-            except StoreError:
-                unchanged = False  # the caller has the slots: damage on disk ends here
-            if unchanged:
-                first[name] = max(slots.end, whole[name])
-                for piece in found:
+                low = min(first[name], slots.end)
+                stored[name] = pieces(name, low, slots.end, sources, path=commits.name(parent))
+                for piece in stored[name]:
                     needed.setdefault(piece.commit, {})[name] = piece.held
     if len(needed) >= MAX_WINDOW:
-        return Plan(whole, ())
+        return Plan(parent, {}, first, ())
+    first |= {name: max(manifest.slots[name].end, first[name]) for name in stored}
     window_sources = [
         Source(source.commit, needed[source.commit])
         for source in reversed(sources)
         if source.commit in needed
     ]
-    return Plan(first, tuple(window_sources))
+    return Plan(parent, stored, first, tuple(window_sources))
+
+
+def confirm(todo: Plan, windows: Mapping[str, Window], commits: Commits) -> Kept:
+    """Compare slots that are not to be written again with what was committed.
+
+    With the checksums that `commits` remembers, if nobody has touched the files since, or else with
+    what is stored. What is loaded is thus always what was committed.
+
+    Returns:
+        What to know at the next commit.
+
+    Raises:
+        Differs: some are not the same, or cannot be read.
+    """
+    if todo.parent is None:
+        return Kept({name: slot_sums(window) for name, window in windows.items()})
+    manifest = commits.manifest(todo.parent)
+    holders = {piece.commit for found in todo.stored.values() for piece in found}
+    stamps = {commit: commits.stamp(commit) for commit in holders}
+    known = {
+        name: sums
+        for name, sums in commits.kept(todo.parent, stamps).items()
+        if name in todo.stored and covers(sums, windows[name])
+    }
+
+    def wanted() -> Iterator[tuple[Commit, Stored, str]]:
+        for name in todo.stored.keys() - known.keys():
+            for piece in todo.stored[name]:
+                yield piece.commit, piece.held.stored(manifest.slots[name]), name
+
+    differing = {name for name, sums in known.items() if not unchanged(windows[name], sums)}
+    with commits.ahead(wanted) as reader:
+        for name in todo.stored.keys() - known.keys():
+            slots, found = manifest.slots[name], todo.stored[name]
+            try:
+                same = all(_equal(name, windows[name], slots, piece, reader) for piece in found)
+            except StoreError:
+                same = False  # the caller has the slots: damage on disk ends here
+            if not same:
+                differing.add(name)
+    if differing:
+        raise Differs(differing)
+    sums = {
+        name: slot_sums(window, manifest.slots.get(name), known.get(name, {}))
+        for name, window in windows.items()
+    }
+    return Kept(sums, stamps)
 
 
 def assemble(name: str, slots: Slots, sources: Iterable[Source], commits: Commits) -> np.ndarray:
@@ -135,10 +173,13 @@ def assemble(name: str, slots: Slots, sources: Iterable[Source], commits: Commit
     Raises:
         Corrupt: slots are missing or damaged.
     """
-    found = pieces(name, slots.start, slots.end, sources, path=commits.backend.name())
-    for piece in found:
+    found = [
+        (piece, piece.held.stored(slots))
+        for piece in pieces(name, slots.start, slots.end, sources, path=commits.backend.name())
+    ]
+    for piece, stored in found:
         # Before memory is taken: a shape must not promise what is not there.
-        commits.check_sizes(piece.commit, piece.held.stored(slots), name)
+        commits.check_sizes(piece.commit, stored, name)
     try:
         window = np.empty(slots.shape, np.dtype(slots.dtype).newbyteorder("<"))
     except MemoryError as error:
@@ -149,35 +190,24 @@ def assemble(name: str, slots: Slots, sources: Iterable[Source], commits: Commit
     # One row for each index of the axes before that of the slots: there, slots are contiguous.
     rows = window.reshape(math.prod(slots.shape[: slots.axis]), -1).view(np.uint8)
     slot = rows.shape[1] // max(1, slots.shape[slots.axis])  # bytes
-    for piece in found:
+    for piece, stored in found:
         start, stop = (at - slots.start for at in (piece.low, piece.high))
-        # The commit may hold slots beside those, which are read for the checksum alone.
-        beside = np.empty(
-            (len(rows), piece.held.end - piece.held.first - (stop - start), slot), np.uint8
-        )
-        n_before = piece.low - piece.held.first
-        buffers = [
-            buffer
-            for row, aside in zip(rows, beside, strict=True)
-            for buffer in (
-                aside[:n_before].reshape(-1),
-                row[start * slot : stop * slot],
-                aside[n_before:].reshape(-1),
+        buffers = [*rows[:, start * slot : stop * slot]]
+        before, after = piece.low - piece.held.first, piece.held.end - piece.high
+        if before or after:  # slots beside those, which are read for the checksum alone
+            beside = np.empty((len(rows), (before + after) * slot), np.uint8)
+            sides = zip(
+                beside[:, : before * slot], buffers, beside[:, before * slot :], strict=True
             )
-            if len(buffer)
-        ]
-        commits.fill(buffers, piece.commit, piece.held.stored(slots), name)
+            buffers = [part for parts in sides for part in parts if len(part)]
+        commits.fill(buffers, piece.commit, stored, name)
     return window
 
 
-def slot_digests(window: Window) -> list[str]:
-    """sha256 of each slot of a window, oldest first."""
-    return [digest(slot) for slot in np.moveaxis(window.data, window.axis, 0)]
-
-
-def slot_count(window: Window) -> int:
-    """Slots in a window."""
-    return int(window.data.shape[window.axis])
+def from_slot(window: Window, first: int) -> np.ndarray:
+    """The slots of a window from number `first` on."""
+    count = window.data.shape[window.axis]
+    return along(window.data, window.axis, count - (window.end - first), count)
 
 
 def along(array: np.ndarray, axis: int, start: int, stop: int) -> np.ndarray:
@@ -185,12 +215,17 @@ def along(array: np.ndarray, axis: int, start: int, stop: int) -> np.ndarray:
     return array[(slice(None),) * axis + (slice(start, stop),)]
 
 
+def _start(window: Window) -> int:
+    """The number of the oldest slot in a window."""
+    return window.end - int(window.data.shape[window.axis])
+
+
 def _continues(window: Window, slots: Slots) -> bool:
     """Whether a window can be the parent's with slots added."""
     shape = window.data.shape
     return (
         window.axis == slots.axis
-        and window.data.dtype.name == slots.dtype
+        and dtype_name(window.data.dtype) == slots.dtype
         and len(shape) == len(slots.shape)
         and _others(shape, slots.axis) == _others(slots.shape, slots.axis)
         and window.end >= slots.end
@@ -204,7 +239,7 @@ def _others(shape: Iterable[int], axis: int) -> tuple[int, ...]:
 
 def _equal(name: str, window: Window, slots: Slots, piece: Piece, commits: Commits) -> bool:
     """Whether the disk has for a piece what the window has."""
-    start = window.end - slot_count(window)
+    start = _start(window)
     given = along(window.data, window.axis, piece.low - start, piece.high - start)
     low, high = piece.low - piece.held.first, piece.high - piece.held.first
     stored = piece.held.stored(slots)

@@ -142,6 +142,13 @@ class Directory:
     def ahead(self, wanted: Callable[[], Iterable[Extent]]) -> AbstractContextManager["Directory"]:
         return nullcontext(self)
 
+    def stamp(self, key: str) -> object:
+        try:
+            found = os.lstat(self._prefix + key)
+        except OSError:
+            return None
+        return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
     def exists(self, key: str) -> bool:
         path = self._prefix + key
         try:

@@ -9,14 +9,13 @@ import fcntl
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-from memory_store.backend import Buffer, Result, Taken
+from memory_store.backend import Buffer, Taken
 from memory_store.errors import StoreError
 from memory_store.files import Batch, make_folder, sync_folder
 from memory_store.names import ref_key
@@ -46,9 +45,6 @@ class FolderDraft:
                     os.mkdir(folder)
                     self._folders.append(folder)
         self.batch.write(path, buffers)
-
-    def call(self, function: Callable[[Any], Result], argument: Any) -> "Future[Result]":
-        return self.batch.call(function, argument)
 
     def keep(self) -> None:
         with self.batch:  # its threads end here

@@ -1,7 +1,7 @@
 """Files that are written once: bounded reads, complete writes, fsync where it is asked for.
 
-Journalling filesystems gather fsyncs that wait at the same time into one write to the disk, so what
-a large commit consists of is synced from two threads.
+Journalling filesystems gather fsyncs that wait at the same time into one write to the disk, so a
+large file is synced from a thread of its own.
 """
 
 import errno
@@ -9,19 +9,16 @@ import fcntl
 import os
 import stat
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from memory_store.backend import MAX_DOCUMENT, Buffer, Extent, Result, check_found, missing
+from memory_store.backend import MAX_DOCUMENT, Buffer, Extent, check_found, missing
 from memory_store.errors import Corrupt, StoreError, from_os
 
-THREADS = 2  # more of them wait for each other, and take time to begin
 WORTH_A_THREAD = 2**20  # bytes; with fewer, beginning a thread costs more than it saves
 MOST_BUFFERS = 512  # of one call; systems allow 1,024
 # A pipe or a link that somebody planted is refused rather than waited for or followed.
@@ -167,9 +164,15 @@ def make_folder(path: Path) -> None:
     Raises:
         Corrupt: it is a link, and what is written to it would end up elsewhere.
     """
-    if path.is_symlink():
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        path.mkdir(exist_ok=True)
+        return
+    if stat.S_ISLNK(mode):
         raise Corrupt(f"{path}: a link. Put the folder itself there.")
-    path.mkdir(exist_ok=True)
+    if not stat.S_ISDIR(mode):
+        path.mkdir()  # says what is there
 
 
 def sync_folder(path: str | Path) -> None:
@@ -196,15 +199,17 @@ def sync_way(folder: Path) -> None:
 
 
 class Batch:
-    """Files that are written one after the other, and synced side by side at the end.
+    """Files that are written one after the other, and are on the disk at the end.
 
-    Its threads live as long as the `with` block: none is left over when a process forks.
+    A large one is synced while others are written, by a thread that lives as long as the `with`
+    block: none is left over when a process forks.
     """
 
     def __init__(self, *, durable: bool) -> None:
         self._durable = durable
-        self._open: list[int] = []  # descriptors that wait for `sync`
-        self._written = 0  # bytes
+        self._open: list[int] = []  # descriptors
+        self._waiting: list[int] = []  # those that `sync` is to sync
+        self._begun: list[Future[None]] = []  # the others
         self._pool: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> "Batch":
@@ -217,38 +222,25 @@ class Batch:
 
     def write(self, path: str | Path, buffers: Sequence[Buffer]) -> None:
         """Write a new file; the disk may not hold it before `sync`."""
-        descriptor = _written(path, buffers)
-        self._written += sum(map(len, buffers))
-        if self._durable:
-            self._open.append(descriptor)
+        self._open.append(_written(path, buffers))
+        if sum(map(len, buffers)) < WORTH_A_THREAD or not self._durable:
+            self._waiting.append(self._open[-1])
         else:
-            os.close(descriptor)
+            self._pool = self._pool or ThreadPoolExecutor(1)
+            self._begun.append(self._pool.submit(sync, self._open[-1]))
 
     def sync(self, folders: Iterable[str | Path] = ()) -> None:
         """Return when the disk holds all files written so far, and the names in `folders`."""
         if self._durable:
-            todo = [partial(sync, descriptor) for descriptor in self._open]
-            todo += [partial(sync_folder, folder) for folder in folders]
-            # Shares, not a call for each: to hand one over costs as much as to do it.
-            threads = THREADS if self._written > WORTH_A_THREAD else 1
-            mine, *others = (todo[first::threads] for first in range(threads))
-            waits = [self.call(_each, share) for share in others if share]
-            _each(mine)
-            for wait in waits:
-                wait.result()
+            for descriptor in self._waiting:
+                sync(descriptor)
+            for folder in folders:
+                sync_folder(folder)
+            for end in self._begun:
+                end.result()
         self._close()
 
-    def call(self, function: Callable[[Any], Result], argument: Any) -> "Future[Result]":
-        """Run `function(argument)` beside what follows."""
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(THREADS)
-        return self._pool.submit(function, argument)
-
     def _close(self) -> None:
+        self._waiting, self._begun = [], []
         while self._open:
             os.close(self._open.pop())
-
-
-def _each(calls: Iterable[Callable[[], None]]) -> None:
-    for call in calls:
-        call()

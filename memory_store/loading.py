@@ -1,6 +1,10 @@
 """Loading a snapshot: its own arrays, and its windows from the commits that hold their slots."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
 
 from memory_store.commits import Commits
 from memory_store.delta import assemble, pieces
@@ -9,7 +13,10 @@ from memory_store.header import checked_fingerprints
 from memory_store.manifest import Manifest
 from memory_store.names import TOKENS
 from memory_store.protocol import Commit, Snapshot, Window
-from memory_store.zarrformat import Stored
+from memory_store.zarrformat import ITEMSIZE, Stored
+
+THREADS = 2
+WORTH_A_THREAD = 2**20  # bytes
 
 
 def load_snapshot(
@@ -66,15 +73,20 @@ def _assembled(
     wanted: Callable[[], Iterable[tuple[Commit, Stored, str]]],
 ) -> Snapshot:
     sources = manifest.sources(commit)
-    with commits.ahead(wanted) as reader:
+    with commits.ahead(wanted) as reader, ThreadPoolExecutor(THREADS) as pool:
+
+        def window(name: str) -> np.ndarray:
+            return assemble(name, manifest.slots[name], sources, reader)
+
+        # Side by side where one is large: to copy it leaves the interpreter to others.
+        large = any(
+            math.prod(slots.shape) * ITEMSIZE[slots.dtype] >= WORTH_A_THREAD
+            for slots in manifest.slots.values()
+        )
+        found = (pool.map if large else map)(window, manifest.slots)
         windows = {
-            name: Window(
-                assemble(name, slots, sources, reader),
-                slots.axis,
-                slots.end,
-                slots.capacity,
-            )
-            for name, slots in manifest.slots.items()
+            name: Window(data, slots.axis, slots.end, slots.capacity)
+            for (name, slots), data in zip(manifest.slots.items(), found, strict=True)
         }
         arrays = {
             name: reader.array(commit, spec, name)

@@ -6,7 +6,7 @@ id, so an id vouches for everything behind it.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from memory_store.canonical import canonical, sha256
@@ -14,7 +14,7 @@ from memory_store.protocol import Commit
 from memory_store.zarrformat import ArraySpec, Stored, group_document
 
 SCHEMA = 2  # 1 had a folder for each commit
-EMPTY = b'{"attributes":{}'  # attributes come first in a canonical document
+BEFORE = b'{"attributes":'  # they come first in a canonical document
 MAX_WINDOW = 16  # commits that are read to rebuild a state, this one included
 
 
@@ -184,9 +184,8 @@ class Manifest:
     @property
     def data(self) -> bytes:
         """The group's `zarr.json` as it is written, its attributes made only once."""
-        rest = canonical(group_document({}, self.arrays))
-        assert rest.startswith(EMPTY)
-        return EMPTY[:-2] + self._canonical + rest[len(EMPTY) :]
+        arrays = tuple((name, spec.shape, spec.dtype) for name, spec in self.arrays.items())
+        return BEFORE + self._canonical + _after(arrays)
 
     @cached_property
     def document(self) -> dict[str, Any]:
@@ -197,6 +196,15 @@ class Manifest:
 def record(manifest: Manifest) -> bytes:
     """What is kept of a commit's document where its arrays are let go of."""
     return canonical({"attributes": manifest.attributes})
+
+
+@lru_cache(maxsize=64)  # the same for commit after commit
+def _after(arrays: tuple[tuple[str, tuple[int, ...], str], ...]) -> bytes:
+    """What stands behind the attributes in a group's canonical `zarr.json`."""
+    found = {name: Stored(shape, dtype, ()) for name, shape, dtype in arrays}
+    document = canonical(group_document({}, found))
+    assert document.startswith(BEFORE + b"{}")
+    return document[len(BEFORE) + 2 :]
 
 
 def _address(commit: Commit) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
-from memory_store.backend import Backend, Buffer, Extent, Result, Taken, check_found, missing
+from memory_store.backend import Backend, Buffer, Extent, Taken, check_found, missing
 from memory_store.errors import Corrupt, StoreError
 from memory_store.header import create_header, read_header
 from memory_store.in_memory import Held
@@ -161,6 +161,9 @@ class Objects:
             yield reader
         finally:
             pool.shutdown(cancel_futures=True)
+
+    def stamp(self, key: str) -> object:
+        return key  # nobody writes to an object twice
 
     def exists(self, key: str) -> bool:
         with self._errors("looking for", key):
@@ -331,9 +334,6 @@ class _Draft:
     def write(self, key: str, buffers: Sequence[Buffer]) -> None:
         key = f"{self._key}/{key}" if key else self._key
         self._puts[key] = self.pool.submit(self._objects.put, key, b"".join(buffers))
-
-    def call(self, function: Callable[[Any], Result], argument: Any) -> "Future[Result]":
-        return self.pool.submit(function, argument)
 
     def keep(self) -> None:
         for put in self._puts.values():

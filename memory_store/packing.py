@@ -37,10 +37,11 @@ def placed(
         name: that member's.
     """
     found, at = {}, header_size(name) + document_size
-    for array in sorted(arrays):
-        found[array] = replace(arrays[array], start=at)
-        size = chunk_bytes(arrays[array])
-        at += sum(header_size(member) + size for member in members(array, arrays[array]))
+    for array, spec in sorted(arrays.items()):
+        found[array] = replace(spec, start=at)
+        size = chunk_bytes(spec)
+        for member in members(array, spec):
+            at += header_size(member) + size
     return found, at
 
 

@@ -21,7 +21,7 @@ class Refs:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._newest: tuple[Ref, bytes] | None = None  # that was published here
+        self._newest: tuple[Ref, object] | None = None  # that was published here, with its stamp
 
     def branches(self) -> list[str]:
         """The branches that have a ref, sorted."""
@@ -79,8 +79,10 @@ class Refs:
         return parent.seq + 1
 
     def _is_there(self, ref: Ref) -> bool:
-        if self._newest is not None and self._newest[0] == ref:
-            return self._backend.read(ref_key(ref.branch, ref.seq)) == self._newest[1]
+        if not self._backend.remote:  # where a stamp does not tell whether a file is gone
+            stamp = self._backend.stamp(ref_key(ref.branch, ref.seq))
+            if stamp is not None and (ref, stamp) == self._newest:
+                return True
         return self.read(ref.branch, ref.seq) == ref
 
     def publish(self, branch: str, seq: int, commit: Commit, *, through: Backend | Draft) -> Ref:
@@ -109,7 +111,7 @@ class Refs:
             head = self.head(branch)
             assert head is not None
             raise self._conflict(head, f"ref {seq - 1}") from error
-        self._newest = ref, data
+        self._newest = ref, self._backend.stamp(ref_key(branch, seq))
         return ref
 
     def _conflict(self, head: Ref, expected: str) -> Conflict:

@@ -7,7 +7,7 @@ from memory_store.canonical import canonical, plain
 from memory_store.fields import LIMIT
 from memory_store.names import ARRAY, MAX_NUMBER, TOKENS
 from memory_store.protocol import Snapshot, Window
-from memory_store.zarrformat import FILL, MAX_NDIM
+from memory_store.zarrformat import FILL, MAX_NDIM, dtype_name
 
 MAX_ATTRIBUTES = MAX_DOCUMENT // 2  # bytes; leaves room for what the store adds
 
@@ -73,7 +73,7 @@ def _check_window(name: str, window: Window) -> None:
 def _check_array(where: str, array: np.ndarray) -> None:
     if not isinstance(array, np.ndarray):
         raise ValueError(f"{where} is a {type(array).__name__}; it must be a numpy array")
-    if array.dtype.name not in FILL:
+    if dtype_name(array.dtype) not in FILL:
         raise ValueError(f"{where} has dtype {array.dtype}; allowed are {', '.join(FILL)}")
     if array.ndim > MAX_NDIM:
         raise ValueError(f"{where} has {array.ndim} axes; at most {MAX_NDIM} are allowed")

@@ -1,6 +1,8 @@
 """Writing a commit: everything lasts before the ref that makes it visible."""
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -8,12 +10,13 @@ import numpy as np
 
 from memory_store.arrays import chunks, digest
 from memory_store.backend import MAX_DOCUMENT, Backend, Buffer
+from memory_store.kept import Kept
 from memory_store.manifest import Manifest
 from memory_store.names import commit_key, new_commit_name
 from memory_store.packing import DOCUMENT, documents, packed, placed
 from memory_store.protocol import Commit, Ref
 from memory_store.refs import Refs
-from memory_store.zarrformat import ArraySpec
+from memory_store.zarrformat import ArraySpec, dtype_name
 from memory_store.zipformat import crc32_of
 
 WORTH_A_THREAD = 2**20  # bytes
@@ -34,15 +37,28 @@ class Part:
     crc32: Mapping[str, int]
 
 
-def part(name: str, array: np.ndarray) -> Part:
+def _part(name: str, array: np.ndarray, sha256: Callable[[], str]) -> Part:
     """An array with its checksums, which take longer than to write it."""
     found = {f"{name}/{chunk.name}": chunk for chunk in chunks(array)}
+    crc32 = {member: crc32_of(chunk.buffers) for member, chunk in found.items()}
     crcs = tuple(chunk.crc32c for chunk in found.values())
     return Part(
-        ArraySpec(array.shape, array.dtype.name, crcs, digest(array)),
+        ArraySpec(array.shape, dtype_name(array.dtype), crcs, sha256()),
         {member: chunk.buffers for member, chunk in found.items()},
-        {member: crc32_of(chunk.buffers) for member, chunk in found.items()},
+        crc32,
     )
+
+
+def parts(arrays: Mapping[str, np.ndarray]) -> dict[str, Part]:
+    """All arrays, by name, sorted."""
+    large = [name for name, array in arrays.items() if array.nbytes >= WORTH_A_THREAD]
+    with ThreadPoolExecutor(1) if large else nullcontext() as pool:
+        # sha256 takes longer than all else for them, and leaves the interpreter to others.
+        begun = {name: pool.submit(digest, arrays[name]).result for name in large if pool}
+        return {
+            name: _part(name, array, begun.get(name) or partial(digest, array))
+            for name, array in sorted(arrays.items())
+        }
 
 
 def write_commit(
@@ -51,10 +67,11 @@ def write_commit(
     describe: Callable[[Mapping[str, ArraySpec]], Manifest],
     refs: Refs,
     *,
+    confirm: Callable[[], Kept],
     branch: str,
     seq: int,
     position: int,
-) -> tuple[Ref, Manifest]:
+) -> tuple[Ref, Manifest, Kept]:
     """Write arrays and attributes as a new commit, and publish it.
 
     On any error the session is as it was, unless the ref got through: then the commit stays.
@@ -64,6 +81,8 @@ def write_commit(
         arrays: what the commit itself holds.
         describe: makes the manifest, once the arrays' checksums are known.
         refs: publishes the commit.
+        confirm: called once all is written, while the medium may still be at it; what it raises
+            undoes the commit.
         branch: the branch to move.
         seq: the number of the new ref.
         position: tokens read.
@@ -76,17 +95,8 @@ def write_commit(
     """
     name = new_commit_name(position)
     with backend.draft(commit_key(name)) as draft:
-        # sha256 takes longer than all else for large arrays, and leaves the interpreter to others.
-        waits = {
-            each: draft.call(partial(part, each), array)
-            for each, array in arrays.items()
-            if array.nbytes >= WORTH_A_THREAD
-        }
-        parts = {
-            each: waits[each].result() if each in waits else part(each, arrays[each])
-            for each in sorted(arrays)
-        }
-        specs = {each: found.spec for each, found in parts.items()}
+        found = parts(arrays)
+        specs = {each: part.spec for each, part in found.items()}
         manifest = describe(specs)
         document = manifest.data
         if len(document) > MAX_DOCUMENT:  # no reader would accept it
@@ -96,10 +106,11 @@ def write_commit(
             )
         contents: dict[str, list[Buffer]] = {DOCUMENT: [document]}
         checksums: dict[str, int] = {}
-        for found in parts.values():
-            contents |= found.chunks
-            checksums |= found.crc32
+        for part in found.values():
+            contents |= part.chunks
+            checksums |= part.crc32
         draft.write("", list(packed({**contents, **documents(specs)}, checksums)))
+        kept = confirm()
         commit = Commit(name, manifest.id, position)
         ref = refs.publish(branch, seq, commit, through=draft)
-        return ref, replace(manifest, arrays=placed(specs, len(document))[0])
+        return ref, replace(manifest, arrays=placed(specs, len(document))[0]), kept

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+
 MAX_CHUNK = 32 * 2**20  # bytes; larger arrays are split along axis 0
 MAX_ARRAY = 2**48  # bytes; anything above is an absurd shape, not an array
 MAX_NDIM = 16
@@ -59,6 +61,12 @@ class ArraySpec(Stored):
     """
 
     sha256: str
+
+
+@lru_cache
+def dtype_name(dtype: np.dtype) -> str:
+    """What a dtype is called; numpy puts the name together anew each time."""
+    return dtype.name
 
 
 @lru_cache(maxsize=256)
@@ -108,7 +116,7 @@ def array_document(shape: tuple[int, ...], dtype: str) -> dict[str, Any]:
     }
 
 
-def group_document(attributes: dict[str, Any], arrays: Mapping[str, ArraySpec]) -> dict[str, Any]:
+def group_document(attributes: dict[str, Any], arrays: Mapping[str, Stored]) -> dict[str, Any]:
     """The `zarr.json` of a commit, with those of its arrays inside: opening reads one file."""
     return {
         "zarr_format": 3,
