@@ -4,9 +4,11 @@ A commit is written by a thread of its own: waiting for a disk or a network cost
 the model could read on. What is handed to the thread are immutable values.
 """
 
+import os
 import threading
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
@@ -49,31 +51,43 @@ class TokenLog:
         self._pieces = [piece for piece in self._pieces if piece[0] + len(piece[1]) > before]
 
 
-class _Writing(threading.Thread):
-    """A commit under way."""
+class _Writing:
+    """A commit under way: by a thread, or by whoever waits for it before a thread has begun it.
+
+    Who waits may be interrupted at any line, and wait again.
+    """
 
     def __init__(self, commit: Callable[[], Ref], position: int, version: int) -> None:
-        super().__init__(name="streamlm commit")
         self.position = position
         self.version = version
         self.ref: Ref | None = None
         self.error: BaseException | None = None
-        self._commit = commit
-        self._once = threading.Lock()
+        self._commit: Callable[[], Ref] | None = commit
+        self._process = os.getpid()
+        # Held by who commits. Who is interrupted just before letting go can still take it again.
+        self._lock = threading.RLock()
 
     def run(self) -> None:
-        if not self._once.acquire(blocking=False):
-            return  # started twice, by Ctrl-C within `start`
-        try:
-            self.ref = self._commit()
-        except BaseException as error:
-            self.error = error
+        """Commit, unless somebody else does."""
+        if self._lock.acquire(blocking=False):
+            try:
+                self._do()
+            finally:
+                self._lock.release()
 
     def end(self) -> None:
-        """Wait until it is over, beginning it if that was interrupted."""
-        if self.ident is None:
-            self.start()
-        self.join()
+        """Return when it is over; at once where the process that this was forked off from does it."""
+        if self._process == os.getpid():
+            with self._lock:
+                self._do()
+
+    def _do(self) -> None:
+        if self._commit is not None and self.ref is None and self.error is None:
+            try:
+                self.ref = self._commit()
+            except BaseException as error:
+                self.error = error
+        self._commit = None  # and with it the snapshot, however long a thread's queue has this
 
 
 class Keeping:
@@ -104,6 +118,8 @@ class Keeping:
         self._checkpoint = checkpoint
         self._seed = seed
         self._writing: _Writing | None = None
+        # One thread for all commits: to begin one takes as long as a part of a segment.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="streamlm commit")
 
     @property
     def begun(self) -> int:
@@ -140,7 +156,8 @@ class Keeping:
 
         # First noted, then begun: a commit that nobody knows of would stand in the way of the next.
         self._writing = _Writing(commit, position, version)
-        self._writing.start()
+        with suppress(RuntimeError):  # the interpreter is ending: who waits for it does it
+            self._thread.submit(self._writing.run)
 
     def _empty(self) -> Snapshot:
         stream = TextStream.begin(self._checkpoint, seed=self._seed)
@@ -177,6 +194,10 @@ class Keeping:
             return self.ref
         there = self.store.tokens(head, start, head.position)
         return head if np.array_equal(there, self.log.take(start, head.position)) else self.ref
+
+    def close(self) -> None:
+        """End the thread, after what it was given to do."""
+        self._thread.shutdown()
 
     def settled(self) -> None:
         """`settle`, for those who need the store and not what was committed."""

@@ -105,6 +105,8 @@ class Session:
                     self.save()
         finally:
             self._closed = True
+            if self._keeping is not None:
+                self._keeping.close()
             self._resources.close()
 
     # -- reading ----------------------------------------------------------------------------------

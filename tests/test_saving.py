@@ -1,5 +1,7 @@
 """Saving beside reading: commits in the background, what they keep, and what an error leaves."""
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -10,11 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+import streamlm.saving
 from memory_store import Conflict, DirectoryStore, Ref, Retention, StoreError, StoreFull
 from streamlm.checkpoint import Checkpoint
 from streamlm.session import Session
 from streamlm.stream import score
 from tests.invariants import assert_same_state
+from tests.sessions import ctrl_c_at
 
 SEGMENT = 16  # of the tiny model
 Open = Callable[..., Session]
@@ -134,13 +138,81 @@ def test_reading_goes_on_while_a_commit_waits(
     while session.position < 8 * SEGMENT and time.monotonic() < deadline:
         time.sleep(0.005)
     time.sleep(0.05)
-    assert session.position == 8 * SEGMENT and slow.begun == 1 and session.saved is None
+    assert session.position == 8 * SEGMENT and slow.begun == 1 and not session.saved
     slow.go_on.set()
     reader.join(30)
     assert not failed and slow.most == 1 and threading.get_ident() not in slow.threads
     assert positions(session)[:4] == [0, 4 * SEGMENT, 8 * SEGMENT, 12 * SEGMENT]
     assert session.saved == session.history()[-1]
+    assert threading.active_count() <= before + 1  # the same one for all commits
+    session.close()
     assert threading.active_count() == before
+
+
+def test_a_process_that_is_forked_off_waits_for_no_thread(
+    open_: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = open_()
+    session.feed("Call me Ishmael.")
+    list(session.generate(max_tokens=2))
+    keeping, slow = session._bound("save"), Slow(monkeypatch)
+    keeping.settle()
+    session._begin_save(keeping, None)
+    deadline = time.monotonic() + 30
+    while not slow.begun and time.monotonic() < deadline:
+        time.sleep(0.005)
+    child = os.fork()
+    if not child:
+        signal.alarm(20)  # ends who waits
+        try:
+            keeping.settle()
+        finally:
+            os._exit(0 if keeping.ref == session.saved and keeping._writing is None else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    slow.go_on.set()
+    keeping.settle()
+    assert session.saved is not None and session.saved.position == session.position
+
+
+def test_without_a_thread_who_waits_commits(open_: Open) -> None:
+    """As at the end of the interpreter, when no thread is begun any more."""
+    session = open_()
+    session._bound("save").close()
+    session.feed("Call me Ishmael.")
+    list(session.generate(max_tokens=2))
+    assert session.save().position == session.position
+
+
+@pytest.mark.parametrize("who", ["thread", "caller"])
+def test_who_waits_for_a_commit_may_be_interrupted_at_any_line(
+    who: str, open_: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = open_()
+    keeping, n, interrupted = session._bound("save"), 0, True
+    submit = keeping._thread.submit
+
+    def begun_at_once(commit: Callable[[], None]) -> None:
+        begun = threading.Event()
+        submit(lambda: (begun.set(), commit()))
+        assert begun.wait(30)
+
+    if who == "thread":
+        monkeypatch.setattr(keeping._thread, "submit", begun_at_once)
+    else:  # no thread ever begins one
+        keeping.close()
+    while interrupted:
+        list(session.generate("And so.", max_tokens=0))
+        n, interrupted = n + 1, False
+        try:
+            with ctrl_c_at(n, streamlm.saving):
+                session.save()
+        except KeyboardInterrupt:
+            interrupted = True
+        assert session.save().position == session.position
+    assert n > 30
+    # Each once, or twice where the interruption came when the first was visible already.
+    assert positions(session) == sorted(positions(session))
+    assert len(set(positions(session))) == n + 1
 
 
 def test_when_a_call_returns_all_is_saved(
