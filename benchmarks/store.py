@@ -50,7 +50,9 @@ POLICIES = {
 }
 POINTS = 20  # of each curve
 TOKENS = 16_384  # a commit, as `streamlm feed` saves
-READ = {"bundled": 1 << 14, "larger": 1 << 12}  # characters that a model reads at a time
+# Characters that a model reads at a time, and how often for each repeat: short segments take turns
+# more often, for they vary more.
+READ = {"bundled": (1 << 13, 4), "larger": (1 << 12, 1)}
 LARGER = {"n_layers": 12, "d_model": 512, "n_heads": 8, "head_dim": 64, "d_ff": 2048}
 
 
@@ -345,7 +347,7 @@ def main(arguments: list[str] | None = None) -> None:
     steps = {
         "costs": 3 * options.repeats * len(STATES),
         "forks": FORKS,
-        "feeding": options.repeats * len(READ),
+        "feeding": options.repeats * sum(times for _, times in READ.values()),
         "years": options.commits * len(POLICIES),
     }
     with bar("a store", total=sum(steps[part] for part in options.parts)) as (progress, task):
@@ -385,12 +387,13 @@ def measure(
     elif part == "feeding":
         text = next(read_documents(options.data))
         for name, checkpoint in models().items():
+            size, times = READ[name]
             with folder() as where:
                 found[name] = feeding(
                     checkpoint,
-                    text[: READ[name]],
+                    text[:size],
                     Path(where),
-                    repeats=options.repeats,
+                    repeats=options.repeats * times,
                     progress=progress,
                 )
     else:

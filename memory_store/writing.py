@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 
@@ -37,28 +36,33 @@ class Part:
     crc32: Mapping[str, int]
 
 
-def _part(name: str, array: np.ndarray, sha256: Callable[[], str]) -> Part:
-    """An array with its checksums, which take longer than to write it."""
+def parts(arrays: Mapping[str, np.ndarray]) -> dict[str, Part]:
+    """All arrays, by name, sorted."""
+    # sha256 takes longest, and leaves the interpreter to others: a thread begins with the largest
+    # arrays, and this one takes those that are left once it has all other checksums.
+    large = [name for name, array in arrays.items() if array.nbytes >= WORTH_A_THREAD]
+    large.sort(key=lambda name: -arrays[name].nbytes)
+    with ThreadPoolExecutor(1) if large else nullcontext() as pool:
+        begun = {name: pool.submit(digest, arrays[name]) for name in large if pool}
+
+        def sha256(name: str) -> str:
+            there = begun.get(name)
+            return there.result() if there and not there.cancel() else digest(arrays[name])
+
+        found = {name: _checked(name, array) for name, array in sorted(arrays.items())}
+        return {name: make(sha256(name)) for name, make in found.items()}
+
+
+def _checked(name: str, array: np.ndarray) -> Callable[[str], Part]:
+    """An array with all of its checksums but the sha256, with which the part is made."""
     found = {f"{name}/{chunk.name}": chunk for chunk in chunks(array)}
     crc32 = {member: crc32_of(chunk.buffers) for member, chunk in found.items()}
     crcs = tuple(chunk.crc32c for chunk in found.values())
-    return Part(
-        ArraySpec(array.shape, dtype_name(array.dtype), crcs, sha256()),
+    return lambda sha256: Part(
+        ArraySpec(array.shape, dtype_name(array.dtype), crcs, sha256),
         {member: chunk.buffers for member, chunk in found.items()},
         crc32,
     )
-
-
-def parts(arrays: Mapping[str, np.ndarray]) -> dict[str, Part]:
-    """All arrays, by name, sorted."""
-    large = [name for name, array in arrays.items() if array.nbytes >= WORTH_A_THREAD]
-    with ThreadPoolExecutor(1) if large else nullcontext() as pool:
-        # sha256 takes longer than all else for them, and leaves the interpreter to others.
-        begun = {name: pool.submit(digest, arrays[name]).result for name in large if pool}
-        return {
-            name: _part(name, array, begun.get(name) or partial(digest, array))
-            for name, array in sorted(arrays.items())
-        }
 
 
 def write_commit(

@@ -76,7 +76,7 @@ class _Writing:
                 self._lock.release()
 
     def end(self) -> None:
-        """Return when it is over; at once where the process that this was forked off from does it."""
+        """Return when it is over; at once where a process that this was forked from does it."""
         if self._process == os.getpid():
             with self._lock:
                 self._do()

@@ -220,7 +220,7 @@ def test_store_measures_what_it_says(
     book = tmp_path / "book.txt"
     book.write_text(prose(900), encoding="utf-8")
     monkeypatch.setattr(store, "models", lambda: {"tiny": tiny})
-    monkeypatch.setattr(store, "READ", {"tiny": 3000})
+    monkeypatch.setattr(store, "READ", {"tiny": (3000, 1)})
     monkeypatch.setattr(store, "STATES", {"12.6 MB": (2, 160, 8)})
     monkeypatch.setattr(store, "SMALL", (1, 160, 2))
     monkeypatch.setattr(store, "POINTS", 4)
