@@ -1,5 +1,6 @@
 """What every test shares: one thread, CUDA tests only where there is a CUDA device, tiny models."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 settings.register_profile("streamlm", deadline=None)  # a busy machine is not a failing test
 settings.load_profile("streamlm")
-torch.set_num_threads(1)  # tiny models: a second thread costs more than it computes
+# Tiny models: a second thread costs more than it computes, here and in what tests start.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

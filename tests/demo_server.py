@@ -41,7 +41,7 @@ class DemoServer:
         self._process = subprocess.Popen(
             command,
             cwd=store.parent,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
             stdout=self._log,
             stderr=subprocess.PIPE,
             text=True,
@@ -63,6 +63,11 @@ class DemoServer:
         self._process.stderr.close()
         self._log.close()
         return status
+
+    @property
+    def log(self) -> str:
+        """What it wrote to its standard output."""
+        return Path(self._log.name).read_text(encoding="utf-8")
 
     def __enter__(self) -> "DemoServer":
         return self
@@ -148,8 +153,15 @@ class Visitor:
 
     def said(self, where: str, pattern: str) -> str:
         """Wait until a part of the page says something; gives all that it says."""
+        from playwright.sync_api import TimeoutError as TookTooLong
+
         part = self.page.locator(f"#{where}", has_text=re.compile(pattern))
-        part.wait_for()
+        try:
+            part.wait_for()
+        except TookTooLong:
+            found = self.page.locator(f"#{where}").all_inner_texts()
+            told = f"errors of the page: {self.errors}; log of the server:\n{self.server.log}"
+            raise AssertionError(f"{pattern!r} in #{where}, which says {found}; {told}") from None
         return str(part.inner_text())
 
     def read(self, text: str, *, until: str = r"Read [\d,]+ tokens") -> str:

@@ -942,7 +942,7 @@ def slow_model(tiny_folder: Callable[..., Path]) -> Path:
 
 def start(*arguments: object, **options: Any) -> "subprocess.Popen[bytes]":
     """The command line in a process of its own."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS"):
         environment.pop(name, None)
     environment.pop("PYTHONUNBUFFERED", None)  # it hides what is still to be written at the end

@@ -65,8 +65,9 @@ print(json.dumps(answers))
 
 def prefix(checkpoint: Checkpoint, text: str, wanted: Callable[[int], bool]) -> str:
     """The shortest part of a text, from 90 tokens on, after which this many tokens were read."""
-    for size in range(1, len(text)):
-        n = len(StreamEncoder(checkpoint.tokenizer).encode(text[:size]))
+    encoder, n = StreamEncoder(checkpoint.tokenizer), 0
+    for size, character in enumerate(text, 1):
+        n += len(encoder.encode(character))
         if n >= 90 and wanted(n):
             return text[:size]
     raise AssertionError("the text is too short")
