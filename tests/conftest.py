@@ -1,6 +1,8 @@
 """What every test shares: one thread, CUDA tests only where there is a CUDA device, tiny models."""
 
 import os
+import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from streamlm.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from streamlm.config import ModelConfig
 from streamlm.heads.relative import RelativeModel
 from streamlm.session import Session
+from tests.command_line import CommandLine
 from tests.sessions import End
 from tokenizer import Tokenizer
 
@@ -152,3 +155,49 @@ def whole(
     assert end.log == ids[: len(end.log)] and len(ids) - len(end.log) < 5
     assert tiny.tokenizer.decode(ids[len(end.log) :]) == end.tail
     return end
+
+
+# -- the command line ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def model(tiny_folder: Callable[..., Path]) -> Path:
+    return tiny_folder()
+
+
+@pytest.fixture
+def cli(
+    tmp_path: Path,
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Iterator[CommandLine]:
+    """The command line in an empty folder, with a plain environment."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    yield CommandLine(monkeypatch, capsys, model)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture(scope="module")
+def prepared(
+    tmp_path_factory: pytest.TempPathFactory, model: Path, prose: Callable[..., str]
+) -> Path:
+    """A folder with a session `s`, its branch `s@side`, and a text.txt that it has not read."""
+    folder = tmp_path_factory.mktemp("prepared")
+    with streamlm.open(folder / "sessions" / "s.zarr", streamlm.load(model, device="cpu")) as s:
+        s.feed([prose(300)])
+        s.fork("side").close()
+    (folder / "text.txt").write_text(prose(200, seed=1), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def kept(cli: CommandLine, prepared: Path, tmp_path: Path) -> CommandLine:
+    """The command line in a copy of the prepared folder."""
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
+    return cli
