@@ -243,6 +243,9 @@ def test_the_life_of_a_session(
     end, page = visitor.position, visitor.page
     visitor.tab("Sessions")
     assert "whale" in visitor.said("shelf", "whale")
+    page.wait_for_function(  # until the tab is drawn, no token is there to choose
+        "end => document.querySelector('#point input[type=range]').max === String(end)", arg=end
+    )
     page.locator("#point input[type=number]").fill("30")
     page.locator("#point input[type=number]").press("Enter")
     page.get_by_label("Name of the fork").fill("draft")

@@ -16,6 +16,7 @@ from starlette.middleware import Middleware
 
 from apps.demo.app import HERE, build
 from apps.demo.desk import VISITOR, Desk
+from apps.demo.news import LastingNews
 from apps.demo.starting import Starting
 from apps.demo.uploads import MAX_SESSION
 
@@ -74,7 +75,7 @@ def serve(
             theme=theme,
             css=(HERE / "page.css").read_text(encoding="utf-8"),
             head=f"<script>{(HERE / 'page.js').read_text(encoding='utf-8')}</script>",
-            app_kwargs={"middleware": [Middleware(Guard)]},
+            app_kwargs={"middleware": [Middleware(Guard), Middleware(LastingNews, page=page)]},
         )
     # The first page that is there asks for the model; without one, programs should not wait for it.
     later = threading.Timer(UNASKED, desk.warm_up)
