@@ -47,7 +47,7 @@ def work(writer, pipe):
         line = f"{branch} {ref.seq} {ref.commit.name} {ref.commit.id} {position} {writer}"
         os.write(pipe, line.encode() + b"\\n")
 
-while acknowledged < wanted:
+while acknowledged < wanted or rounds < 5:
     children = []
     for i in range(3):
         read, write = os.pipe()

@@ -53,7 +53,7 @@ class LastingNews:
                 await send(message)
 
         while True:
-            await self.app(scope, receive, forward)
+            await self.app(dict(scope), receive, forward)
             if end is None:
                 return
             if not await self._more(who[0], receive):
