@@ -6,6 +6,7 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import pytest
@@ -86,10 +87,10 @@ def refuses(
     assert not Path("sessions/new.zarr").exists()
 
 
-def log(path: Path) -> list[int]:
+def log(path: Path, branch: str = "main") -> list[int]:
     """The token ids of a session, from its beginning to its head."""
     store = DirectoryStore.open(path)
-    head = store.head("main")
+    head = store.head(branch)
     return [] if head is None else store.tokens(head, 0, head.position).tolist()
 
 
@@ -129,9 +130,8 @@ def write_recipe(name: str = "recipe.toml", **replaced: str) -> None:
 
 def interrupt_after(monkeypatch: pytest.MonkeyPatch, name: str, calls: int) -> None:
     """Let the function `name` be called so many times; Ctrl-C comes with the next call."""
-    module, _, attribute = name.rpartition(".")
-    parent, _, owner = module.rpartition(".")
-    target = sys.modules.get(module) or getattr(sys.modules[parent], owner)
+    owner, _, attribute = name.rpartition(".")
+    target = resolve_name(owner)
     original, made = getattr(target, attribute), 0
 
     def wrapped(*args: Any, **options: Any) -> Any:

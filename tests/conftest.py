@@ -13,12 +13,11 @@ import torch
 from hypothesis import settings
 
 import streamlm
-from memory_store import DirectoryStore
 from streamlm.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from streamlm.config import ModelConfig
 from streamlm.heads.relative import RelativeModel
 from streamlm.session import Session
-from tests.command_line import CommandLine
+from tests.command_line import CommandLine, log
 from tests.sessions import End
 from tokenizer import Tokenizer
 
@@ -124,13 +123,7 @@ def prose() -> Callable[..., str]:
 @pytest.fixture(scope="session")
 def token_log() -> Callable[..., list[int]]:
     """Reads the ids of a whole saved session from its store."""
-
-    def read(path: Path, branch: str = "main") -> list[int]:
-        store = DirectoryStore.open(path)
-        head = store.head(branch)
-        return [] if head is None else store.tokens(head, 0, head.position).tolist()
-
-    return read
+    return log
 
 
 @pytest.fixture(scope="session")
