@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from streamlm.attention import attention_mask
-from streamlm.compression import Select
+from streamlm.memory.compression import Select
 from streamlm.config import JOINT
-from streamlm.eviction import Eviction
+from streamlm.memory.eviction import Eviction
 from streamlm.heads.relative import RelativeModel
 from streamlm.layer import Layer
 from streamlm.model import Model

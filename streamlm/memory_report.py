@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from streamlm.compression import MostUsed, Select
+from streamlm.memory.compression import MostUsed, Select
 from streamlm.config import ModelConfig
-from streamlm.eviction import Eviction
+from streamlm.memory.eviction import Eviction
 from streamlm.heads.relative import RelativeModel
 from streamlm.layer import Layer
 from streamlm.model import Model

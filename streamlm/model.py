@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from streamlm.adaptive import AdaptiveEmbedding
 from streamlm.config import ModelConfig
-from streamlm.eviction import Eviction
+from streamlm.memory.eviction import Eviction
 from streamlm.state import State
 
 Observer = Callable[[int, Tensor], None]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from streamlm.compression import COMPRESSORS, Conv, Dilated, MostUsed, Select
+from streamlm.memory.compression import COMPRESSORS, Conv, Dilated, MostUsed, Select
 from streamlm.config import COMPRESSIONS, ModelConfig
 from tests.reference import compression as literal
 

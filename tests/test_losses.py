@@ -7,9 +7,9 @@ from functools import partial
 import pytest
 import torch
 
-from streamlm.compression import Select
+from streamlm.memory.compression import Select
 from streamlm.config import JOINT, TRAINED_BY
-from streamlm.eviction import Eviction
+from streamlm.memory.eviction import Eviction
 from streamlm.heads.relative import RelativeModel
 from streamlm.losses import (
     attention_reconstruction,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import streamlm
 from streamlm.checkpoint import Checkpoint
-from streamlm.compression import MostUsed, Select
+from streamlm.memory.compression import MostUsed, Select
 from streamlm.config import COMPRESSIONS
 from streamlm.heads.relative import RelativeModel
 from streamlm.memory_report import MemoryReport, observe, window

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from streamlm.cache import counted_back
 from streamlm.config import ModelConfig
-from streamlm.eviction import Eviction
+from streamlm.memory.eviction import Eviction
 from streamlm.layer import AnyLayer
 from streamlm.model import Model, Observer
 from streamlm.state import Cache, State

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from streamlm.attention import attention_mask
 from streamlm.cache import build_cache, committed_cache, counted_back
-from streamlm.compression import COMPRESSORS, Conv, Dilated, Select
+from streamlm.memory.compression import COMPRESSORS, Conv, Dilated, Select
 from streamlm.config import ModelConfig
-from streamlm.eviction import Eviction, evict
+from streamlm.memory.eviction import Eviction, evict
 from streamlm.layer import Layer
 from streamlm.model import Model, Observer
 from streamlm.positions import sinusoid

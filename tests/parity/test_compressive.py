@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from streamlm.config import ModelConfig
-from streamlm.eviction import Eviction
+from streamlm.memory.eviction import Eviction
 from streamlm.heads.relative import RelativeModel
 from streamlm.losses import attention_reconstruction
 from streamlm.state import State
