@@ -27,7 +27,7 @@ from benchmarks.tools import parity
 from benchmarks.tools.streaming import stream_figures
 from benchmarks.tools.training import recipe_configs, train_steps, ways_of_training
 from streamlm.config import COMPRESSIONS
-from streamlm.heads import build_model
+from streamlm.models.build import build_model
 from streamlm.machine import describe, write_results
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -28,8 +28,8 @@ from streamlm.allocator import return_freed_memory
 from streamlm.checkpoint import choose_device
 from streamlm.data import Corpus
 from streamlm.display import bar, output
-from streamlm.encoder import Encoder, EncoderConfig, masked_windows
-from streamlm.heads.linformer import SelfAttention, projections
+from streamlm.models.encoder import Encoder, EncoderConfig, masked_windows
+from streamlm.models.heads.linformer import SelfAttention, projections
 from streamlm.machine import describe, peak_memory, reset_peak_memory, usable_cores, write_results
 from streamlm.plots import BLUE, GREEN, GREY, ORANGE, panels, save, tokens_text
 from streamlm.recipe import Recipe

@@ -30,7 +30,7 @@ from streamlm.checkpoint import Checkpoint
 from streamlm.config import ModelConfig
 from streamlm.data import read_documents
 from streamlm.display import bar, output
-from streamlm.heads import build_model
+from streamlm.models.build import build_model
 from streamlm.machine import usable_cores, write_results
 from streamlm.plots import BLUE, GREEN, GREY, ORANGE, panels, save, tokens_text
 from streamlm.saving import collection_is_due

@@ -13,8 +13,8 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 
 from streamlm.config import ModelConfig
-from streamlm.heads import build_model
-from streamlm.model import Model
+from streamlm.models.build import build_model
+from streamlm.models.base import Model
 from tokenizer import Tokenizer
 
 BUNDLED = ("books",)

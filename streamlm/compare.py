@@ -23,7 +23,7 @@ from streamlm.checkpoint import Checkpoint
 from streamlm.config import TRAINED_BY, ModelConfig, TrainConfig
 from streamlm.data import Corpus
 from streamlm.evaluate import evaluate
-from streamlm.heads import build_model
+from streamlm.models.build import build_model
 from streamlm.laboratory import measure
 from streamlm.leaks import gate
 from streamlm.recipe import Recipe

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from streamlm.checkpoint import save_checkpoint
 from streamlm.config import ModelConfig
-from streamlm.heads import build_model
+from streamlm.models.build import build_model
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "model.pt")
 SEGMENT_LEN = 128  # where a configuration has no tgt_len
@@ -118,7 +118,7 @@ def ties(config: ModelConfig, *, original: bool = False) -> dict[str, str]:
 
 
 def _counts(config: ModelConfig) -> tuple[int, int]:
-    """Tables and input projections; see `streamlm.adaptive`."""
+    """Tables and input projections; see `streamlm.models.layers.adaptive`."""
     if config.div_val > 1:
         return len(config.cutoffs) + 1, len(config.cutoffs) + 1
     return 1, int(config.embed_width != config.d_model)

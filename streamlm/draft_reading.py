@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from streamlm.adaptive import AdaptiveEmbedding
+from streamlm.models.layers.adaptive import AdaptiveEmbedding
 from streamlm.checkpoint import Checkpoint
 from streamlm.data import IGNORED, Corpus, SegmentBatches
 from streamlm.drafter import Drafter, DrafterConfig, Known, newest_slots
-from streamlm.model import Model
+from streamlm.models.base import Model
 from streamlm.state import State
 
 

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from streamlm.checkpoint import Checkpoint
-from streamlm.model import Model
-from streamlm.positions import absolute
+from streamlm.models.base import Model
+from streamlm.models.layers.positions import absolute
 from streamlm.state import State
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from streamlm.data import IGNORED, Corpus, SegmentBatches
-from streamlm.model import Model
+from streamlm.models.base import Model
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from torch import Tensor
 from streamlm.memory.compression import MostUsed, Select
 from streamlm.config import ModelConfig
 from streamlm.memory.eviction import Eviction
-from streamlm.heads.relative import RelativeModel
-from streamlm.layer import Layer
-from streamlm.model import Model
+from streamlm.models.transformer_xl import RelativeModel
+from streamlm.models.layers.block import Layer
+from streamlm.models.base import Model
 from streamlm.state import State
 from streamlm.stream import pieces
 

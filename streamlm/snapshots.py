@@ -14,8 +14,8 @@ import torch
 
 from memory_store import Snapshot, Window
 from streamlm.config import ModelConfig
-from streamlm.heads.sketch import MADE
-from streamlm.model import Model
+from streamlm.models.heads.sketch import MADE
+from streamlm.models.base import Model
 from streamlm.state import State, from_numpy
 
 UNBOUNDED = 1 << 32  # slots of a head that lets go of none

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from streamlm.cache import freed
+from streamlm.models.cache import freed
 from streamlm.drafter import Drafter
-from streamlm.model import Model
+from streamlm.models.base import Model
 from streamlm.state import State
 from streamlm.stream import Sampling, draw
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from streamlm.model import Model
+from streamlm.models.base import Model
 from streamlm.state import State
 
 SHORT_LIST = 512  # tokens ranked before a full sort is tried

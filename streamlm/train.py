@@ -18,12 +18,12 @@ from streamlm.checkpoint import choose_device, save_checkpoint
 from streamlm.config import ModelConfig, TrainConfig
 from streamlm.data import IGNORED, Corpus, SegmentBatches
 from streamlm.evaluate import evaluate
-from streamlm.heads import build_model
-from streamlm.heads.sketch import SketchModel
+from streamlm.models.build import build_model
+from streamlm.models.heads.sketch import SketchModel
 from streamlm.losses import compression_loss, target_loss
 from streamlm.recipe import Recipe
 from streamlm.state import State
-from streamlm.token_types import token_types
+from tokenizer.kinds import token_types
 from tokenizer import Tokenizer
 
 STATE_FIELDS = ("past", "segment", "usage", "filled", "position", "carried")

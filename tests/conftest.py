@@ -15,7 +15,7 @@ from hypothesis import settings
 import streamlm
 from streamlm.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from streamlm.config import ModelConfig
-from streamlm.heads.relative import RelativeModel
+from streamlm.models.transformer_xl import RelativeModel
 from streamlm.session import Session
 from tests.command_line import CommandLine, log
 from tests.sessions import End

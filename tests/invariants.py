@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from streamlm.config import ModelConfig
-from streamlm.heads import build_model
-from streamlm.heads.sketch import SketchModel
-from streamlm.model import Model
+from streamlm.models.build import build_model
+from streamlm.models.heads.sketch import SketchModel
+from streamlm.models.base import Model
 from streamlm.state import State, from_numpy
 
 USAGE_TOLERANCE = 1e-5  # sums of float32 weights in another order

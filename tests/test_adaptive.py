@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from streamlm.adaptive import AdaptiveEmbedding
+from streamlm.models.layers.adaptive import AdaptiveEmbedding
 from streamlm.checkpoint import load_checkpoint
-from streamlm.heads.relative import RelativeModel
+from streamlm.models.transformer_xl import RelativeModel
 from streamlm.losses import language_model_loss, target_loss
 from streamlm.session import Session
 from streamlm.stream import score

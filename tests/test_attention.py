@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from streamlm.attention import RelativeAttention, attention_mask, relative_shift
+from streamlm.models.layers.attention import RelativeAttention, attention_mask, relative_shift
 from tests.reference.attention import relative_attention, sinusoid
 
 B, D, H, E = 2, 8, 2, 3

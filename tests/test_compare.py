@@ -26,7 +26,7 @@ from streamlm.compare import (
 )
 from streamlm.config import COMPRESSION_LOSSES, COMPRESSIONS, HEADS, ModelConfig
 from streamlm.data import Corpus
-from streamlm.heads import build_model
+from streamlm.models.build import build_model
 from streamlm.recipe import Recipe
 from streamlm.train import Trainer
 from tokenizer import Tokenizer

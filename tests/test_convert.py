@@ -27,7 +27,7 @@ from streamlm.convert import (
     transfo_xl_config,
     weight_map,
 )
-from streamlm.heads.relative import RelativeModel
+from streamlm.models.transformer_xl import RelativeModel
 
 # wt103's shapes, scaled down: 22 words, three cutoffs, embeddings as wide as the model.
 SMALL: dict[str, Any] = {

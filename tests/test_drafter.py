@@ -23,7 +23,7 @@ from streamlm.data import Corpus
 from streamlm.draft_reading import Reader
 from streamlm.draft_training import DraftTrainer
 from streamlm.drafter import Drafter, DrafterConfig, Known, load_drafter, save_drafter
-from streamlm.model import Model
+from streamlm.models.base import Model
 from streamlm.session import Session
 from streamlm.speculation import Written, write_pass
 from streamlm.state import State

@@ -9,7 +9,7 @@ import torch
 
 from streamlm.data import Corpus
 from streamlm.evaluate import EvalReport, evaluate
-from streamlm.heads.relative import RelativeModel
+from streamlm.models.transformer_xl import RelativeModel
 from tests.invariants import tiny_model
 
 BOS = 0

@@ -14,12 +14,12 @@ import streamlm
 from memory_store import Corrupt, DirectoryStore
 from streamlm.checkpoint import load_checkpoint, save_checkpoint
 from streamlm.config import ModelConfig
-from streamlm.heads import build_model
-from streamlm.heads.informer import MEASURES, SUM, THRESHOLD, Distil, position_noise
-from streamlm.heads.recurrent import MATRICES, Retention
-from streamlm.heads.sketch import SketchModel
+from streamlm.models.build import build_model
+from streamlm.models.heads.informer import MEASURES, SUM, THRESHOLD, Distil, position_noise
+from streamlm.models.heads.recurrent import MATRICES, Retention
+from streamlm.models.heads.sketch import SketchModel
 from streamlm.session import Session
-from streamlm.token_types import token_types
+from tokenizer.kinds import token_types
 from tests.invariants import assert_same_state, random_tokens, read, tiny_model
 from tokenizer import Tokenizer
 

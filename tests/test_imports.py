@@ -81,7 +81,7 @@ def imported(source: str) -> Iterator[str]:
 
 
 def streamlm_module(dotted: str) -> str:
-    """The row entry that a dotted name belongs to: "heads" for `streamlm.heads.linformer.Head`."""
+    """The row entry that a dotted name belongs to: "heads" for `streamlm.models.heads.linformer.Head`."""
     parts = dotted.split(".")
     if len(parts) > 1 and (parts[1] in LEVEL or ".".join(parts[:2]) in submodules()):
         return parts[1]
@@ -132,13 +132,13 @@ def test_every_module_has_a_row() -> None:
     ("package", "module", "source", "refused"),
     [
         ("streamlm", "model", "from streamlm.state import State", False),
-        ("streamlm", "heads", "from streamlm.heads.linformer import Linformer", False),
+        ("streamlm", "heads", "from streamlm.models.heads.linformer import Linformer", False),
         ("streamlm", "model", "from streamlm.session import Session", True),
         ("streamlm", "model", "from streamlm import session", True),
         ("streamlm", "model", "def f():\n    import streamlm.session", True),
         ("streamlm", "model", "from streamlm import __version__", True),
         ("streamlm", "cli", "from streamlm import Session", False),
-        ("streamlm", "config", "from streamlm.positions import sinusoid", True),
+        ("streamlm", "config", "from streamlm.models.layers.positions import sinusoid", True),
         ("streamlm", "cli_demo", "def demo():\n    from apps.demo.launch import run", False),
         ("streamlm", "session", "import apps", True),
         ("tokenizer", "stream", "import torch.nn", True),

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from streamlm.config import COMPRESSIONS, NORMS
-from streamlm.heads.relative import RelativeModel
+from streamlm.models.transformer_xl import RelativeModel
 from tests import invariants
 from tests.invariants import tiny_model
 

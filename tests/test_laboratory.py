@@ -13,7 +13,7 @@ from streamlm.compare import Run, summary
 from streamlm.compare_report import write_report
 from streamlm.config import ModelConfig
 from streamlm.data import Corpus
-from streamlm.heads import build_model
+from streamlm.models.build import build_model
 from streamlm.laboratory import DISTANCES, LENGTHS, mean_of, measure
 from tokenizer import Tokenizer
 

@@ -11,10 +11,10 @@ from torch.nn import functional as F
 from streamlm import compare, leaks
 from streamlm.compare import Variant, admitted
 from streamlm.config import HEADS, ModelConfig
-from streamlm.heads.informer import InformerModel
-from streamlm.heads.key_value import Pair, Places
-from streamlm.heads.linformer import LinformerModel
-from streamlm.heads.relative import RelativeModel
+from streamlm.models.heads.informer import InformerModel
+from streamlm.models.segmented import Pair, Places
+from streamlm.models.heads.linformer import LinformerModel
+from streamlm.models.transformer_xl import RelativeModel
 from streamlm.leaks import find_leak, gate
 from streamlm.state import State
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from streamlm.encoder import GUESSED, Encoder, EncoderConfig, masked_windows
-from streamlm.heads.linformer import (
+from streamlm.models.encoder import GUESSED, Encoder, EncoderConfig, masked_windows
+from streamlm.models.heads.linformer import (
     KINDS,
     SHARING,
     LengthProjection,

@@ -10,7 +10,7 @@ import torch
 from streamlm.memory.compression import Select
 from streamlm.config import JOINT, TRAINED_BY
 from streamlm.memory.eviction import Eviction
-from streamlm.heads.relative import RelativeModel
+from streamlm.models.transformer_xl import RelativeModel
 from streamlm.losses import (
     attention_reconstruction,
     auto_encoding,

@@ -12,7 +12,7 @@ import streamlm
 from streamlm.checkpoint import Checkpoint
 from streamlm.memory.compression import MostUsed, Select
 from streamlm.config import COMPRESSIONS
-from streamlm.heads.relative import RelativeModel
+from streamlm.models.transformer_xl import RelativeModel
 from streamlm.memory_report import MemoryReport, observe, window
 from streamlm.session import Session
 from tests.invariants import random_tokens, read, tiny_model

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from streamlm.config import COMPRESSIONS, NORMS
-from streamlm.heads.relative import RelativeModel
+from streamlm.models.transformer_xl import RelativeModel
 from streamlm.losses import compression_loss, language_model_loss
 from streamlm.state import State
 from tests.invariants import (

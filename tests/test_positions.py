@@ -2,7 +2,7 @@
 
 import torch
 
-from streamlm.positions import buckets, sinusoid
+from streamlm.models.layers.positions import buckets, sinusoid
 from tests.reference.attention import sinusoid as literal
 
 

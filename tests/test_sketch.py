@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 import streamlm
 from streamlm.checkpoint import load_checkpoint, save_checkpoint
 from streamlm.config import ModelConfig
-from streamlm.heads.sketch import COVERAGE, COVERED, LENGTHS, MADE, TYPES, SketchModel
-from streamlm.token_types import token_types
+from streamlm.models.heads.sketch import COVERAGE, COVERED, LENGTHS, MADE, TYPES, SketchModel
+from tokenizer.kinds import token_types
 from tests.invariants import random_tokens, read, tiny_model
 from tests.reference.sketch import Reference, runs
 from tokenizer import Tokenizer

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from streamlm.heads.relative import RelativeModel
+from streamlm.models.transformer_xl import RelativeModel
 from streamlm.state import State, from_numpy
 from tests.invariants import random_tokens, read, reload, row_of, tiny_model
 

@@ -30,7 +30,7 @@ from streamlm.cli import app
 from streamlm.config import COMPRESSIONS, ModelConfig, TrainConfig
 from streamlm.data import Corpus, SegmentBatches
 from streamlm.evaluate import evaluate
-from streamlm.heads.relative import RelativeModel
+from streamlm.models.transformer_xl import RelativeModel
 from streamlm.tasks import REGIONS, Alphabet, Questions, answer, recall
 from streamlm.tasks.context import effective_context, relative_gains
 from streamlm.tasks.frequency import count_words, loss_by_frequency

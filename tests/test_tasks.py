@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from streamlm.config import COMPRESSIONS, ModelConfig
-from streamlm.heads.relative import RelativeModel
+from streamlm.models.transformer_xl import RelativeModel
 from streamlm.state import State
 from streamlm.tasks import (
     REGIONS,

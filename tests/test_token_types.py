@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from streamlm.token_types import TYPES, token_types, type_of
+from tokenizer.kinds import TYPES, token_types, type_of
 from tokenizer import Tokenizer
 
 

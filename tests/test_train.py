@@ -18,11 +18,11 @@ import streamlm.train
 from streamlm.checkpoint import load_checkpoint
 from streamlm.config import ModelConfig, TrainConfig
 from streamlm.data import IGNORED, Corpus, SegmentBatches
-from streamlm.heads.relative import RelativeModel
-from streamlm.heads.sketch import SketchModel
+from streamlm.models.transformer_xl import RelativeModel
+from streamlm.models.heads.sketch import SketchModel
 from streamlm.losses import compression_loss
 from streamlm.recipe import Recipe
-from streamlm.token_types import token_types
+from tokenizer.kinds import token_types
 from streamlm.train import Step, Trainer, trainer_for
 from tokenizer import Tokenizer
 

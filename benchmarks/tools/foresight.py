@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from streamlm.memory_report import observe
-from streamlm.model import Model
+from streamlm.models.base import Model
 from streamlm.tasks import Answers, Questions
 from streamlm.tasks.questions import REGIONS
 

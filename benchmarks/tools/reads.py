@@ -9,8 +9,8 @@ import numpy as np
 from streamlm.checkpoint import Checkpoint
 from streamlm.data import Corpus
 from streamlm.evaluate import EvalReport, evaluate
-from streamlm.heads import build_model
-from streamlm.model import Model
+from streamlm.models.build import build_model
+from streamlm.models.base import Model
 
 WHOLE, RECENT, NONE = "whole memory", "compressed memory off", "memory off"
 

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.tools.timing import median_interval, ratio, side_by_side
 from streamlm.machine import peak_memory, reset_peak_memory
-from streamlm.model import Model
+from streamlm.models.base import Model
 from streamlm.state import State
 from streamlm.stream import Sampling, advance, sample, score
 

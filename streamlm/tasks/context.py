@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from streamlm.data import Corpus
-from streamlm.model import Model
+from streamlm.models.base import Model
 from streamlm.stream import score
 
 LEAST_GAIN = 0.01

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from streamlm.model import Model
+from streamlm.models.base import Model
 from streamlm.tasks.questions import REGIONS, Questions
 
 

@@ -8,7 +8,7 @@ from streamlm.checkpoint import Checkpoint
 from streamlm.config import ModelConfig
 from streamlm.data import Corpus
 from streamlm.evaluate import EvalReport, evaluate
-from streamlm.model import Model
+from streamlm.models.base import Model
 from streamlm.tasks.alphabet import Alphabet
 from streamlm.tasks.context import effective_context
 from streamlm.tasks.copying import copying

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from streamlm.checkpoint import load_model
 from streamlm.convert import convert_transfo_xl, convert_weights, transfo_xl_config
-from streamlm.heads.relative import RelativeModel
+from streamlm.models.transformer_xl import RelativeModel
 from streamlm.stream import score
 from tests.invariants import read
 from tests.parity.peers import Compare, peer

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from streamlm.adaptive import AdaptiveEmbedding
+from streamlm.models.layers.adaptive import AdaptiveEmbedding
 from streamlm.config import ModelConfig
 from streamlm.memory.eviction import Eviction
 from streamlm.state import State

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from streamlm.heads.linformer import SelfAttention, projections
+from streamlm.models.heads.linformer import SelfAttention, projections
 
 GUESSED, HIDDEN, OTHER = 0.15, 0.8, 0.1
 

@@ -4,7 +4,7 @@ from typing import Generic, TypeVar
 
 from torch import Tensor, nn
 
-from streamlm.attention import RelativeAttention
+from streamlm.models.layers.attention import RelativeAttention
 from streamlm.config import ModelConfig
 
 Attention = TypeVar("Attention", bound=nn.Module)

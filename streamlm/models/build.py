@@ -3,14 +3,14 @@
 from collections.abc import Callable
 
 from streamlm.config import ModelConfig
-from streamlm.heads.full import FullModel
-from streamlm.heads.informer import InformerModel
-from streamlm.heads.linformer import LinformerModel
-from streamlm.heads.recurrent import RecurrentModel
-from streamlm.heads.relative import RelativeModel
-from streamlm.heads.sinks import SinksModel
-from streamlm.heads.sketch import SketchModel
-from streamlm.model import Model
+from streamlm.models.heads.full import FullModel
+from streamlm.models.heads.informer import InformerModel
+from streamlm.models.heads.linformer import LinformerModel
+from streamlm.models.heads.recurrent import RecurrentModel
+from streamlm.models.transformer_xl import RelativeModel
+from streamlm.models.heads.sinks import SinksModel
+from streamlm.models.heads.sketch import SketchModel
+from streamlm.models.base import Model
 
 HEADS: dict[str, Callable[[ModelConfig], Model]] = {
     "relative": RelativeModel,

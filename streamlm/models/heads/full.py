@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from streamlm.attention import ProjectingAttention, attention_mask
-from streamlm.cache import project_blocks
+from streamlm.models.layers.attention import ProjectingAttention, attention_mask
+from streamlm.models.cache import project_blocks
 from streamlm.config import ModelConfig
-from streamlm.heads.key_value import KeyValueModel, Pair, Places
-from streamlm.layer import AnyLayer
-from streamlm.model import Observer
-from streamlm.positions import absolute
+from streamlm.models.segmented import KeyValueModel, Pair, Places
+from streamlm.models.layers.block import AnyLayer
+from streamlm.models.base import Observer
+from streamlm.models.layers.positions import absolute
 from streamlm.state import State
 
 
