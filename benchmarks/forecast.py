@@ -20,7 +20,7 @@ import torch
 from rich.table import Table
 from torch.nn import functional as F
 
-from streamlm.checkpoint import choose_device
+from streamlm.checkpoints.checkpoint import choose_device
 from streamlm.display import bar, note, output
 from streamlm.forecast.config import MODELS, ForecastConfig
 from streamlm.forecast.series import Scale, Series, Windows, time_marks

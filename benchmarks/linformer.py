@@ -25,7 +25,7 @@ from rich.table import Table
 
 from benchmarks.tools.timing import median_interval, ratio
 from streamlm.allocator import return_freed_memory
-from streamlm.checkpoint import choose_device
+from streamlm.checkpoints.checkpoint import choose_device
 from streamlm.data import Corpus
 from streamlm.display import bar, output
 from streamlm.models.encoder import Encoder, EncoderConfig, masked_windows

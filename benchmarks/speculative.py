@@ -19,7 +19,7 @@ import streamlm
 from benchmarks.tools.drafting import Drafting, starts
 from benchmarks.tools.speculative_plot import draw
 from benchmarks.tools.timing import ratio, side_by_side
-from streamlm.checkpoint import Checkpoint
+from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.data import load_corpus
 from streamlm.display import bar, output
 from streamlm.draft_reading import offset_nats

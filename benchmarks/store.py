@@ -26,7 +26,7 @@ import streamlm
 from benchmarks.tools.saving import added_bytes, flat, save_synced
 from benchmarks.tools.timing import median_interval, ratio, seconds, side_by_side
 from memory_store import DirectoryStore, Ref, Retention, Snapshot, Window
-from streamlm.checkpoint import Checkpoint
+from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.config import ModelConfig
 from streamlm.data import read_documents
 from streamlm.display import bar, output

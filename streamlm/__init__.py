@@ -13,8 +13,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from streamlm.checkpoint import Checkpoint
-    from streamlm.checkpoint import load_checkpoint as load
+    from streamlm.checkpoints.checkpoint import Checkpoint
+    from streamlm.checkpoints.checkpoint import load_checkpoint as load
     from streamlm.opening import open_session as open
     from streamlm.session import Session
 
@@ -23,9 +23,9 @@ __all__ = ["Checkpoint", "Session", "load", "open"]
 
 # Not imported above: they need torch, which takes longer than many a command.
 _LATER = {
-    "Checkpoint": ("streamlm.checkpoint", "Checkpoint"),
+    "Checkpoint": ("streamlm.checkpoints.checkpoint", "Checkpoint"),
     "Session": ("streamlm.session", "Session"),
-    "load": ("streamlm.checkpoint", "load_checkpoint"),
+    "load": ("streamlm.checkpoints.checkpoint", "load_checkpoint"),
     "open": ("streamlm.opening", "open_session"),
 }
 

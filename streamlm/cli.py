@@ -144,7 +144,7 @@ def _opened(
 ) -> "Session":
     """The session of that name; None stands for one that has read nothing and is not kept."""
     if session is None:
-        from streamlm.checkpoint import load_checkpoint
+        from streamlm.checkpoints.checkpoint import load_checkpoint
         from streamlm.session import Session
 
         return Session(load_checkpoint(model, device=device))
@@ -335,7 +335,7 @@ def evaluate_command(
         given |= {"sequences": sequences, "max_tokens": max_tokens, "batch_size": batch_size}
         return measure_suite(model, files, **given, device=device, as_json=as_json)
     with interruptible(lambda: "nothing is changed"):
-        from streamlm.checkpoint import load_checkpoint
+        from streamlm.checkpoints.checkpoint import load_checkpoint
         from streamlm.data import load_corpus
         from streamlm.evaluate import evaluate
 

@@ -9,7 +9,7 @@ import torch
 import typer
 
 from streamlm.allocator import keep_freed_memory
-from streamlm.checkpoint import choose_device
+from streamlm.checkpoints.checkpoint import choose_device
 from streamlm.cli_common import Device, Json
 from streamlm.compare import COMPARISONS, admitted, load_runs, runs_of, summary
 from streamlm.config import ModelConfig

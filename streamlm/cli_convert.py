@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from streamlm.convert import convert_transfo_xl
+from streamlm.checkpoints.transfo_xl import convert_transfo_xl
 from streamlm.display import note, output
 
 app = typer.Typer(

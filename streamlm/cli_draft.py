@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from streamlm.allocator import keep_freed_memory
-from streamlm.checkpoint import load_checkpoint
+from streamlm.checkpoints.checkpoint import load_checkpoint
 from streamlm.cli_common import SPLITS, Device, Json, Model, data_file, training_run
 from streamlm.data import load_corpus
 from streamlm.display import bar, interruptible, note, output, show_table

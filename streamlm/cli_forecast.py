@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from streamlm.checkpoint import choose_device
+from streamlm.checkpoints.checkpoint import choose_device
 from streamlm.cli_common import Device, Json
 from streamlm.display import bar, interruptible, note, output, show_table
 from streamlm.forecast.config import ForecastConfig

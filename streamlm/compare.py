@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from streamlm.checkpoint import Checkpoint
+from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.config import TRAINED_BY, ModelConfig, TrainConfig
 from streamlm.data import Corpus
 from streamlm.evaluate import evaluate

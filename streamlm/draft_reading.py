@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from streamlm.models.layers.adaptive import AdaptiveEmbedding
-from streamlm.checkpoint import Checkpoint
+from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.data import IGNORED, Corpus, SegmentBatches
 from streamlm.drafter import Drafter, DrafterConfig, Known, newest_slots
 from streamlm.models.base import Model

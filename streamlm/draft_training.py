@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from streamlm.checkpoint import Checkpoint
+from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.config import TrainConfig
 from streamlm.data import IGNORED, Corpus
 from streamlm.draft_reading import Reader, offset_losses, offset_nats

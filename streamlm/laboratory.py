@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from streamlm.checkpoint import Checkpoint
+from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.data import Corpus
 from streamlm.snapshots import to_snapshot, to_state
 from streamlm.state import State

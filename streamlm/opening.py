@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from memory_store import Corrupt, Locked, NotFound, Retention
-from streamlm.checkpoint import Checkpoint, load_checkpoint
+from streamlm.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from streamlm.session import Session
 
 RETENTION = Retention(last=32, thin=True)

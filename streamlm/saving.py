@@ -24,7 +24,7 @@ from memory_store import (
     Snapshot,
     StoreError,
 )
-from streamlm.checkpoint import Checkpoint
+from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.sources import Reading
 from streamlm.text import REPETITION_WINDOW, TextStream
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from memory_store import MemoryStore, Ref, Retention
-from streamlm.checkpoint import Checkpoint
+from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.drafter import Drafter
 from streamlm.memory_report import MemoryReport, observe, window
 from streamlm.reports import Choice, Progress, ProgressCallback, ReadReport

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from memory_store import Snapshot
-from streamlm.checkpoint import Checkpoint
+from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.drafter import LONGEST, Drafter
 from streamlm.reports import Choice, ReadReport
 from streamlm.snapshots import to_snapshot, to_state

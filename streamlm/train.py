@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from streamlm.checkpoint import choose_device, save_checkpoint
+from streamlm.checkpoints.checkpoint import choose_device, save_checkpoint
 from streamlm.config import ModelConfig, TrainConfig
 from streamlm.data import IGNORED, Corpus, SegmentBatches
 from streamlm.evaluate import evaluate

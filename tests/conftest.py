@@ -13,7 +13,7 @@ import torch
 from hypothesis import settings
 
 import streamlm
-from streamlm.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from streamlm.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from streamlm.config import ModelConfig
 from streamlm.models.transformer_xl import RelativeModel
 from streamlm.session import Session

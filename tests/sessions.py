@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from memory_store import Ref
-from streamlm.checkpoint import Checkpoint
+from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.session import Session
 from streamlm.state import State
 from streamlm.stream import advance

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from streamlm.models.layers.adaptive import AdaptiveEmbedding
-from streamlm.checkpoint import load_checkpoint
+from streamlm.checkpoints.checkpoint import load_checkpoint
 from streamlm.models.transformer_xl import RelativeModel
 from streamlm.losses import language_model_loss, target_loss
 from streamlm.session import Session

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from streamlm.checkpoint import (
+from streamlm.checkpoints.checkpoint import (
     Checkpoint,
     choose_device,
     load_checkpoint,

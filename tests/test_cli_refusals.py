@@ -16,7 +16,7 @@ import torch
 
 import streamlm
 from memory_store import DirectoryStore
-from streamlm.checkpoint import save_checkpoint
+from streamlm.checkpoints.checkpoint import save_checkpoint
 from tests.command_line import (
     ROOT,
     CommandLine,

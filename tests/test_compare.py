@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from streamlm.checkpoint import load_checkpoint
+from streamlm.checkpoints.checkpoint import load_checkpoint
 from streamlm.compare import (
     DROP,
     Run,

@@ -18,9 +18,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from typer.testing import CliRunner
 
-from streamlm.checkpoint import load_model
+from streamlm.checkpoints.checkpoint import load_model
 from streamlm.cli import app
-from streamlm.convert import (
+from streamlm.checkpoints.transfo_xl import (
     convert_transfo_xl,
     convert_weights,
     ties,

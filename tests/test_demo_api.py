@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import streamlm
-from streamlm.checkpoint import Checkpoint
+from streamlm.checkpoints.checkpoint import Checkpoint
 from tests.demo_server import ROOT, DemoServer
 
 httpx = pytest.importorskip("httpx", reason="needs gradio: pip install 'streamlm[demo]'")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import streamlm
-from streamlm.checkpoint import Checkpoint
+from streamlm.checkpoints.checkpoint import Checkpoint
 from tests.demo_proxy import proxy
 from tests.demo_server import DemoServer, Visitor, browser
 from tests.test_demo_uploads import bomb

@@ -14,7 +14,7 @@ import gradio as gr
 from apps.demo.clearing import DAY, BrowserShelves
 from apps.demo.desk import VISITOR, Desk
 from apps.demo.shelf import Shelf
-from streamlm.checkpoint import Checkpoint
+from streamlm.checkpoints.checkpoint import Checkpoint
 
 NAMES = ["0" * 32, "1" * 32, "2" * 32]
 START = 1_000_000_000.0

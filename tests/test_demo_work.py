@@ -21,7 +21,7 @@ from apps.demo.pictures import Seen, recall_curve
 from apps.demo.shelf import Refused, Shelf
 from apps.demo.words import Word
 from apps.demo.work import Job, Jobs, Turns
-from streamlm.checkpoint import Checkpoint
+from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.reports import Choice
 from streamlm.session import Session
 from streamlm.stream import Sampling
@@ -129,7 +129,7 @@ def test_visitors_share_the_time(tmp_path: Path, tiny: Checkpoint, prose: Callab
 
 
 def test_a_shelf_refuses_in_words(tmp_path: Path, tiny: Checkpoint, tiny_folder: Callable) -> None:
-    from streamlm.checkpoint import load_checkpoint
+    from streamlm.checkpoints.checkpoint import load_checkpoint
 
     shelf = Shelf(str(tmp_path), limit=2)
     with shelf.open("a", tiny, create=True) as session:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import streamlm
 import streamlm.speculation
-from streamlm.checkpoint import Checkpoint, load_checkpoint
+from streamlm.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from streamlm.cli import main
 from streamlm.config import TrainConfig
 from streamlm.data import Corpus

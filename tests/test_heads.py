@@ -12,7 +12,7 @@ import torch
 
 import streamlm
 from memory_store import Corrupt, DirectoryStore
-from streamlm.checkpoint import load_checkpoint, save_checkpoint
+from streamlm.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from streamlm.config import ModelConfig
 from streamlm.models.build import build_model
 from streamlm.models.heads.informer import MEASURES, SUM, THRESHOLD, Distil, position_noise

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from streamlm.checkpoint import Checkpoint
+from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.compare import Run, summary
 from streamlm.compare_report import write_report
 from streamlm.config import ModelConfig

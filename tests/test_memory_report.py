@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import streamlm
-from streamlm.checkpoint import Checkpoint
+from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.memory.compression import MostUsed, Select
 from streamlm.config import COMPRESSIONS
 from streamlm.models.transformer_xl import RelativeModel

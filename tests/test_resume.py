@@ -16,7 +16,7 @@ import pytest
 
 import streamlm
 from memory_store import DirectoryStore
-from streamlm.checkpoint import Checkpoint, load_checkpoint
+from streamlm.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from streamlm.config import COMPRESSIONS
 from streamlm.session import Session
 from tests.invariants import assert_same_state

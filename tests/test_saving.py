@@ -14,7 +14,7 @@ import pytest
 
 import streamlm.saving
 from memory_store import Conflict, DirectoryStore, Ref, Retention, StoreError, StoreFull
-from streamlm.checkpoint import Checkpoint
+from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.session import Session
 from streamlm.stream import score
 from tests.invariants import assert_same_state

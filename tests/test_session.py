@@ -26,7 +26,7 @@ from memory_store import (
     NotFound,
     StoreFull,
 )
-from streamlm.checkpoint import Checkpoint, load_checkpoint
+from streamlm.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from streamlm.session import Session
 from tests.invariants import assert_same_state
 from tests.sessions import (

@@ -25,7 +25,7 @@ from memory_store import (
     StoreError,
     StoreFull,
 )
-from streamlm.checkpoint import Checkpoint
+from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.reports import Progress
 from streamlm.session import Session
 from streamlm.sources import Source

@@ -11,7 +11,7 @@ import pytest
 import memory_store.lock
 import streamlm
 from memory_store import Corrupt, DirectoryStore, Snapshot, Window
-from streamlm.checkpoint import Checkpoint, load_checkpoint
+from streamlm.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from tests.stores import assert_helpful, files
 
 

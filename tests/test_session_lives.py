@@ -13,7 +13,7 @@ from typing import Any
 
 import streamlm
 from memory_store import DirectoryStore
-from streamlm.checkpoint import Checkpoint, load_checkpoint
+from streamlm.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from streamlm.session import Session
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import streamlm
-from streamlm.checkpoint import Checkpoint
+from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.reports import Progress
 from streamlm.session import Session
 from streamlm.stream import Sampling

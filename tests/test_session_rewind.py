@@ -16,7 +16,7 @@ from memory_store import (
     DirectoryStore,
     Ref,
 )
-from streamlm.checkpoint import Checkpoint
+from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.session import Session
 from tests.invariants import assert_same_state
 from tests.sessions import (

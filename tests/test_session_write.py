@@ -21,7 +21,7 @@ import streamlm.text
 from memory_store import (
     DirectoryStore,
 )
-from streamlm.checkpoint import Checkpoint, load_checkpoint
+from streamlm.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from streamlm.session import Session
 from streamlm.text import TextStream
 from tests.invariants import assert_same_state

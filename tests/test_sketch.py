@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 import streamlm
-from streamlm.checkpoint import load_checkpoint, save_checkpoint
+from streamlm.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from streamlm.config import ModelConfig
 from streamlm.models.heads.sketch import COVERAGE, COVERED, LENGTHS, MADE, TYPES, SketchModel
 from tokenizer.kinds import token_types

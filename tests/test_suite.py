@@ -25,7 +25,7 @@ from benchmarks.tools.recall_models import (
     entries,
     heads_entries,
 )
-from streamlm.checkpoint import Checkpoint
+from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.cli import app
 from streamlm.config import COMPRESSIONS, ModelConfig, TrainConfig
 from streamlm.data import Corpus, SegmentBatches

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import streamlm.train
-from streamlm.checkpoint import load_checkpoint
+from streamlm.checkpoints.checkpoint import load_checkpoint
 from streamlm.config import ModelConfig, TrainConfig
 from streamlm.data import IGNORED, Corpus, SegmentBatches
 from streamlm.models.transformer_xl import RelativeModel

@@ -18,7 +18,7 @@ from streamlm.reports import Progress
 from tokenizer import StreamDecoder
 
 if TYPE_CHECKING:
-    from streamlm.checkpoint import Checkpoint
+    from streamlm.checkpoints.checkpoint import Checkpoint
     from streamlm.session import Session
 
 BLOCK = 2048  # bytes read at a time: some tenths of a second

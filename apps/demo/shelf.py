@@ -19,7 +19,7 @@ from memory_store import Conflict, Locked, Mismatch, Ref, StoreError, places
 from streamlm.cli_common import existing, locate, no_branch
 
 if TYPE_CHECKING:
-    from streamlm.checkpoint import Checkpoint
+    from streamlm.checkpoints.checkpoint import Checkpoint
     from streamlm.session import Session
 
 # Tokens after which reading saves by itself. To look at a memory, the tokens since the snapshot

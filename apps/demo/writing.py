@@ -14,7 +14,7 @@ from streamlm.reports import Choice
 from streamlm.stops import unescaped
 
 if TYPE_CHECKING:
-    from streamlm.checkpoint import Checkpoint
+    from streamlm.checkpoints.checkpoint import Checkpoint
     from streamlm.session import Session
     from streamlm.stream import Sampling
 

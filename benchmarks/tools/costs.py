@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from benchmarks.tools.timing import median_interval, ratio, side_by_side
-from streamlm.checkpoint import Checkpoint
+from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.reports import ReadReport
 from streamlm.session import Session
 from streamlm.stream import Sampling

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from streamlm.checkpoint import Checkpoint
+from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.data import Corpus
 from streamlm.drafter import Drafter
 from streamlm.stream import Sampling

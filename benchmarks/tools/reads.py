@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from streamlm.checkpoint import Checkpoint
+from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.data import Corpus
 from streamlm.evaluate import EvalReport, evaluate
 from streamlm.models.build import build_model

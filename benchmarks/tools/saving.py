@@ -14,7 +14,7 @@ import numpy as np
 import streamlm
 from benchmarks.tools.timing import median_interval, ratio
 from memory_store import DirectoryStore, Ref, Snapshot
-from streamlm.checkpoint import Checkpoint
+from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.text import TextStream
 
 

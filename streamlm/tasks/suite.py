@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from streamlm.checkpoint import Checkpoint
+from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.config import ModelConfig
 from streamlm.data import Corpus
 from streamlm.evaluate import EvalReport, evaluate

@@ -15,8 +15,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from streamlm.checkpoint import load_model
-from streamlm.convert import convert_transfo_xl, convert_weights, transfo_xl_config
+from streamlm.checkpoints.checkpoint import load_model
+from streamlm.checkpoints.transfo_xl import convert_transfo_xl, convert_weights, transfo_xl_config
 from streamlm.models.transformer_xl import RelativeModel
 from streamlm.stream import score
 from tests.invariants import read

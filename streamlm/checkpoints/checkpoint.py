@@ -105,7 +105,7 @@ def load_checkpoint(
     if not (folder / "tokenizer.model").is_file():
         raise FileNotFoundError(
             f"{folder} is no checkpoint: tokenizer.model is missing; a model without it, such as "
-            "one that was converted, reads ids, not text: streamlm.checkpoint.load_model loads it"
+            "one that was converted, reads ids, not text: streamlm.checkpoints.checkpoint.load_model loads it"
         )
     config = ModelConfig.load(folder / "config.json")
     tokenizer = Tokenizer(folder / "tokenizer.model")

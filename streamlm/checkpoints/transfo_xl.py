@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from streamlm.checkpoint import save_checkpoint
+from streamlm.checkpoints.checkpoint import save_checkpoint
 from streamlm.config import ModelConfig
 from streamlm.models.build import build_model
 
@@ -253,7 +253,7 @@ def convert_transfo_xl(folder: str | Path, out: str | Path) -> list[str]:
             f"{config.segment_len} slots more than there"
         )
     notes.append(
-        "the checkpoint has no tokenizer: streamlm.checkpoint.load_model reads ids with it"
+        "the checkpoint has no tokenizer: streamlm.checkpoints.checkpoint.load_model reads ids with it"
     )
     return notes
 
