@@ -22,7 +22,7 @@ from streamlm.data import read_documents
 from streamlm.display import bar, output
 from streamlm.machine import usable_cores, write_results
 from streamlm.plots import BLUE, GREY, panels, save, tokens_text
-from streamlm.stream import score
+from streamlm.runtime.stream import score
 
 PARTS = 10
 

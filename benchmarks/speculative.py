@@ -23,9 +23,9 @@ from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.data import load_corpus
 from streamlm.display import bar, output
 from streamlm.draft_reading import offset_nats
-from streamlm.drafter import Drafter, load_drafter
+from streamlm.runtime.drafter import Drafter, load_drafter
 from streamlm.machine import usable_cores, write_results
-from streamlm.stream import Sampling
+from streamlm.runtime.stream import Sampling
 
 TARGET = 1.2  # faster by so much, it is worth shipping
 TEMPERATURES = (0.0, 0.8, 1.0)

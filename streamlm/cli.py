@@ -45,7 +45,7 @@ from streamlm.display import (
     show_rows,
     size_text,
 )
-from streamlm.stops import unescaped
+from streamlm.runtime.stops import unescaped
 
 # What needs torch is imported by the commands that need it: help and listings are there at once.
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ def generate(
         writer = opened if keep else opened.fork()
         drafter = None
         if draft is not None:
-            from streamlm.drafter import load_drafter
+            from streamlm.runtime.drafter import load_drafter
 
             drafter = load_drafter(draft, opened.checkpoint)
         before, started = writer.position, time.perf_counter()

@@ -13,7 +13,7 @@ from streamlm.data import load_corpus
 from streamlm.display import bar, interruptible, note, output, show_table
 from streamlm.draft_reading import offset_nats
 from streamlm.draft_training import draft_trainer_for
-from streamlm.drafter import load_drafter
+from streamlm.runtime.drafter import load_drafter
 
 app = typer.Typer(
     no_args_is_help=True,

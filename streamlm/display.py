@@ -20,8 +20,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from streamlm.reports import Progress as ReadProgress
-from streamlm.reports import ProgressCallback, ReadReport
+from streamlm.runtime.reports import Progress as ReadProgress
+from streamlm.runtime.reports import ProgressCallback, ReadReport
 
 # Data goes to standard output, everything about it to standard error. Names of files are printed
 # as they are: neither [brackets] nor :colons: in them mean anything.

@@ -15,7 +15,7 @@ from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.config import TrainConfig
 from streamlm.data import IGNORED, Corpus
 from streamlm.draft_reading import Reader, offset_losses, offset_nats
-from streamlm.drafter import (
+from streamlm.runtime.drafter import (
     CONFIG,
     WEIGHTS,
     Drafter,

@@ -18,7 +18,7 @@ from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.data import Corpus
 from streamlm.snapshots import to_snapshot, to_state
 from streamlm.state import State
-from streamlm.stream import advance, score
+from streamlm.runtime.stream import advance, score
 from streamlm.tasks.alphabet import Alphabet
 from streamlm.tasks.recall import recall
 from streamlm.tasks.scoring import answer, by_distance

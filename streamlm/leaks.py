@@ -11,7 +11,7 @@ from torch import Tensor
 from streamlm.config import ModelConfig
 from streamlm.models.build import build_model
 from streamlm.models.base import Model
-from streamlm.stream import pieces
+from streamlm.runtime.stream import pieces
 
 SEGMENTS, STD = 3, 0.2  # segments that are read, and weights large enough for a leak to show
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from streamlm.display import output, show_table, size_text
-from streamlm.memory_report import MemoryReport
+from streamlm.runtime.memory_report import MemoryReport
 
 ROWS = 24
 BLOCKS = " ▁▂▃▄▅▆▇█"

@@ -26,7 +26,7 @@ from memory_store import (
 )
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.sources import Reading
-from streamlm.text import REPETITION_WINDOW, TextStream
+from streamlm.runtime.text_stream import REPETITION_WINDOW, TextStream
 
 
 class TokenLog:

@@ -13,15 +13,15 @@ import torch
 
 from memory_store import MemoryStore, Ref, Retention
 from streamlm.checkpoints.checkpoint import Checkpoint
-from streamlm.drafter import Drafter
-from streamlm.memory_report import MemoryReport, observe, window
-from streamlm.reports import Choice, Progress, ProgressCallback, ReadReport
+from streamlm.runtime.drafter import Drafter
+from streamlm.runtime.memory_report import MemoryReport, observe, window
+from streamlm.runtime.reports import Choice, Progress, ProgressCallback, ReadReport
 from streamlm.saving import Keeping, TokenLog
 from streamlm.sources import OpenSource, Reading, Source, continue_reading
 from streamlm.state import State
-from streamlm.stops import Stops
-from streamlm.stream import Sampling
-from streamlm.text import TextStream
+from streamlm.runtime.stops import Stops
+from streamlm.runtime.stream import Sampling
+from streamlm.runtime.text_stream import TextStream
 from streamlm.trail import Trail
 
 
@@ -325,11 +325,11 @@ class Session:
 
         Args:
             max_tokens: tokens to write at most.
-            temperature, top_k, top_p, min_p, repetition_penalty: see `streamlm.stream.Sampling`.
+            temperature, top_k, top_p, min_p, repetition_penalty: see `streamlm.runtime.stream.Sampling`.
             stop: strings at which to end; the first one found is read but not given out.
             seed: begin the random generator anew; None goes on with the session's own.
             drafter: guesses tokens, which the model then checks several at once (see
-                `streamlm.speculation`): faster where it guesses well. The text is as likely as
+                `streamlm.runtime.speculation`): faster where it guesses well. The text is as likely as
                 without, and at temperature 0 the same; the random numbers are used otherwise.
 
         Returns:

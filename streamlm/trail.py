@@ -5,7 +5,7 @@ from itertools import chain
 
 import numpy as np
 
-from streamlm.text import TextStream
+from streamlm.runtime.text_stream import TextStream
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from memory_store import Ref
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.session import Session
 from streamlm.state import State
-from streamlm.stream import advance
+from streamlm.runtime.stream import advance
 from tests import stores
 from tests.invariants import assert_same_state
 

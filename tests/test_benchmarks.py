@@ -27,7 +27,7 @@ from benchmarks.tools.reading import endless_text
 from benchmarks.tools.reads import NONE, RECENT, WHOLE, encode_books, read_books
 from benchmarks.tools.timing import median_interval, ratio, side_by_side
 from streamlm.checkpoints.checkpoint import Checkpoint, load_checkpoint
-from streamlm.drafter import Drafter, DrafterConfig, save_drafter
+from streamlm.runtime.drafter import Drafter, DrafterConfig, save_drafter
 from streamlm.forecast.config import ForecastConfig
 from streamlm.forecast.series import Series
 from streamlm.session import Session

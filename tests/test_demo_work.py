@@ -22,9 +22,9 @@ from apps.demo.shelf import Refused, Shelf
 from apps.demo.words import Word
 from apps.demo.work import Job, Jobs, Turns
 from streamlm.checkpoints.checkpoint import Checkpoint
-from streamlm.reports import Choice
+from streamlm.runtime.reports import Choice
 from streamlm.session import Session
-from streamlm.stream import Sampling
+from streamlm.runtime.stream import Sampling
 
 
 def test_turns_are_given_in_the_order_of_asking() -> None:

@@ -15,19 +15,19 @@ import torch
 from torch import Tensor
 
 import streamlm
-import streamlm.speculation
+import streamlm.runtime.speculation
 from streamlm.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from streamlm.cli import main
 from streamlm.config import TrainConfig
 from streamlm.data import Corpus
 from streamlm.draft_reading import Reader
 from streamlm.draft_training import DraftTrainer
-from streamlm.drafter import Drafter, DrafterConfig, Known, load_drafter, save_drafter
+from streamlm.runtime.drafter import Drafter, DrafterConfig, Known, load_drafter, save_drafter
 from streamlm.models.base import Model
 from streamlm.session import Session
-from streamlm.speculation import Written, write_pass
+from streamlm.runtime.speculation import Written, write_pass
 from streamlm.state import State
-from streamlm.stream import Sampling, advance
+from streamlm.runtime.stream import Sampling, advance
 from tests.invariants import assert_same_state, random_tokens, tiny_model
 
 SHORT: dict[str, Any] = {"compressed_len": 0, "compression_loss": "none"}
@@ -283,7 +283,7 @@ def test_wrong_rules_are_noticed(
     name: str,
     wrong: Callable[..., Any],
 ) -> None:
-    monkeypatch.setattr(streamlm.speculation, name, wrong)
+    monkeypatch.setattr(streamlm.runtime.speculation, name, wrong)
     assert chi_square(odds(2000, 2)) > 5
 
 

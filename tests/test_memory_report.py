@@ -13,7 +13,7 @@ from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.memory.compression import MostUsed, Select
 from streamlm.config import COMPRESSIONS
 from streamlm.models.transformer_xl import RelativeModel
-from streamlm.memory_report import MemoryReport, observe, window
+from streamlm.runtime.memory_report import MemoryReport, observe, window
 from streamlm.session import Session
 from tests.invariants import random_tokens, read, tiny_model
 from tests.reference.attention import softmax

@@ -16,7 +16,7 @@ import streamlm.saving
 from memory_store import Conflict, DirectoryStore, Ref, Retention, StoreError, StoreFull
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.session import Session
-from streamlm.stream import score
+from streamlm.runtime.stream import score
 from tests.invariants import assert_same_state
 from tests.sessions import ctrl_c_at
 

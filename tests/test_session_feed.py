@@ -19,14 +19,14 @@ import streamlm
 import streamlm.saving
 import streamlm.session
 import streamlm.sources
-import streamlm.text
+import streamlm.runtime.text_stream
 from memory_store import (
     DirectoryStore,
     StoreError,
     StoreFull,
 )
 from streamlm.checkpoints.checkpoint import Checkpoint
-from streamlm.reports import Progress
+from streamlm.runtime.reports import Progress
 from streamlm.session import Session
 from streamlm.sources import Source
 from tests.invariants import assert_same_state
@@ -383,7 +383,7 @@ def test_ctrl_c_may_come_at_any_line(
     files = book(2)
     modules = [
         [streamlm.session, streamlm.saving],
-        [streamlm.session, streamlm.saving, streamlm.text, streamlm.sources],
+        [streamlm.session, streamlm.saving, streamlm.runtime.text_stream, streamlm.sources],
     ]
     chance = random.Random(2)
     # Each line of the first blocks and the first save, and any lines of all the rest.

@@ -9,9 +9,9 @@ import pytest
 
 import streamlm
 from streamlm.checkpoints.checkpoint import Checkpoint
-from streamlm.reports import Progress
+from streamlm.runtime.reports import Progress
 from streamlm.session import Session
-from streamlm.stream import Sampling
+from streamlm.runtime.stream import Sampling
 
 Open = Callable[..., Session]
 

@@ -10,7 +10,7 @@ import streamlm
 import streamlm.saving
 import streamlm.session
 import streamlm.sources
-import streamlm.text
+import streamlm.runtime.text_stream
 from memory_store import (
     Corrupt,
     DirectoryStore,

@@ -17,13 +17,13 @@ import streamlm
 import streamlm.saving
 import streamlm.session
 import streamlm.sources
-import streamlm.text
+import streamlm.runtime.text_stream
 from memory_store import (
     DirectoryStore,
 )
 from streamlm.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from streamlm.session import Session
-from streamlm.text import TextStream
+from streamlm.runtime.text_stream import TextStream
 from tests.invariants import assert_same_state
 from tests.sessions import TOLERANCE, End, Open, TokenLog, assert_same_end, facts, state_after
 from tokenizer import StreamDecoder

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from streamlm.config import COMPRESSIONS
-from streamlm.stream import SHORT_LIST, Sampling, advance, sample, score
+from streamlm.runtime.stream import SHORT_LIST, Sampling, advance, sample, score
 from tests.invariants import assert_same_state, chunkings, random_tokens, read, tiny_model
 from tests.reference.losses import negative_log_likelihood
 

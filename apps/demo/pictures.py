@@ -17,11 +17,11 @@ import numpy as np
 
 from apps.demo.words import safe
 from streamlm.display import duration_text
-from streamlm.reports import Progress
+from streamlm.runtime.reports import Progress
 from tokenizer import StreamDecoder
 
 if TYPE_CHECKING:
-    from streamlm.memory_report import MemoryReport
+    from streamlm.runtime.memory_report import MemoryReport
     from streamlm.session import Session
 
 ZONES = (

@@ -14,7 +14,7 @@ from apps.demo.pictures import Seen, progress_bar
 from apps.demo.shelf import Shelf
 from apps.demo.words import Word
 from apps.demo.work import Job
-from streamlm.reports import Progress
+from streamlm.runtime.reports import Progress
 from tokenizer import StreamDecoder
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ import torch
 
 from benchmarks.tools.timing import median_interval, ratio, side_by_side
 from streamlm.checkpoints.checkpoint import Checkpoint
-from streamlm.reports import ReadReport
+from streamlm.runtime.reports import ReadReport
 from streamlm.session import Session
-from streamlm.stream import Sampling
-from streamlm.text import TextStream
+from streamlm.runtime.stream import Sampling
+from streamlm.runtime.text_stream import TextStream
 
 SEGMENTS_FED = 8  # a measurement feeds so many segments, and writes one: each closes as many
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from streamlm.memory_report import observe
+from streamlm.runtime.memory_report import observe
 from streamlm.models.base import Model
 from streamlm.tasks import Answers, Questions
 from streamlm.tasks.questions import REGIONS

@@ -17,7 +17,7 @@ from streamlm.losses import compression_loss, language_model_loss
 from streamlm.models.base import Model
 from streamlm.snapshots import to_snapshot, to_state
 from streamlm.state import State
-from streamlm.stream import advance, score
+from streamlm.runtime.stream import advance, score
 
 SEGMENTS = 6  # enough that the compressed memory is full and forgets
 

@@ -95,7 +95,7 @@ def main() -> None:
     import streamlm
     from streamlm.allocator import return_freed_memory
     from streamlm.machine import peak_memory, reset_peak_memory
-    from streamlm.reports import Progress
+    from streamlm.runtime.reports import Progress
 
     return_freed_memory()  # as `streamlm feed` does
     torch.set_num_threads(options.threads)

@@ -15,7 +15,7 @@ import streamlm
 from benchmarks.tools.timing import median_interval, ratio
 from memory_store import DirectoryStore, Ref, Snapshot
 from streamlm.checkpoints.checkpoint import Checkpoint
-from streamlm.text import TextStream
+from streamlm.runtime.text_stream import TextStream
 
 
 def added_bytes(before: Snapshot, after: Snapshot) -> np.ndarray:

@@ -23,7 +23,7 @@ import torch
 
 from streamlm.data import Corpus
 from streamlm.models.base import Model
-from streamlm.stream import score
+from streamlm.runtime.stream import score
 
 LEAST_GAIN = 0.01
 SHARES = (1.0, 0.5, 0.1)  # the paper's r

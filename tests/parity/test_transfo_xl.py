@@ -18,7 +18,7 @@ from torch import Tensor
 from streamlm.checkpoints.checkpoint import load_model
 from streamlm.checkpoints.transfo_xl import convert_transfo_xl, convert_weights, transfo_xl_config
 from streamlm.models.transformer_xl import RelativeModel
-from streamlm.stream import score
+from streamlm.runtime.stream import score
 from tests.invariants import read
 from tests.parity.peers import Compare, peer
 

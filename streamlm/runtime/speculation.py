@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from streamlm.models.cache import freed
-from streamlm.drafter import Drafter
+from streamlm.runtime.drafter import Drafter
 from streamlm.models.base import Model
 from streamlm.state import State
-from streamlm.stream import Sampling, draw
+from streamlm.runtime.stream import Sampling, draw
 
 
 @dataclass(frozen=True, eq=False)

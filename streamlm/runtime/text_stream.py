@@ -15,12 +15,12 @@ from torch import Tensor
 
 from memory_store import Snapshot
 from streamlm.checkpoints.checkpoint import Checkpoint
-from streamlm.drafter import LONGEST, Drafter
-from streamlm.reports import Choice, ReadReport
+from streamlm.runtime.drafter import LONGEST, Drafter
+from streamlm.runtime.reports import Choice, ReadReport
 from streamlm.snapshots import to_snapshot, to_state
-from streamlm.speculation import Written, write_pass
+from streamlm.runtime.speculation import Written, write_pass
 from streamlm.state import State
-from streamlm.stream import Sampling, advance, sample, score
+from streamlm.runtime.stream import Sampling, advance, sample, score
 from tokenizer import StreamDecoder, StreamEncoder
 
 REPETITION_WINDOW = 256  # newest tokens that the repetition penalty looks at

@@ -18,7 +18,7 @@ from streamlm.models.transformer_xl import RelativeModel
 from streamlm.models.layers.block import Layer
 from streamlm.models.base import Model
 from streamlm.state import State
-from streamlm.stream import pieces
+from streamlm.runtime.stream import pieces
 
 
 @dataclass(frozen=True, eq=False)
