@@ -33,7 +33,7 @@ from streamlm.display import bar, output
 from streamlm.models.build import build_model
 from streamlm.machine import usable_cores, write_results
 from streamlm.plots import BLUE, GREEN, GREY, ORANGE, panels, save, tokens_text
-from streamlm.saving import collection_is_due
+from streamlm.sessions.saving import collection_is_due
 
 SEGMENT, COMPRESSED = 128, 32
 # Layers, slots of each of the two windows, width: 12.6 MB and 53 MB of bfloat16.

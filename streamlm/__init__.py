@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from streamlm.checkpoints.checkpoint import Checkpoint
     from streamlm.checkpoints.checkpoint import load_checkpoint as load
-    from streamlm.opening import open_session as open
-    from streamlm.session import Session
+    from streamlm.sessions.opening import open_session as open
+    from streamlm.sessions.session import Session
 
 __version__ = "0.1.0"
 __all__ = ["Checkpoint", "Session", "load", "open"]
@@ -24,9 +24,9 @@ __all__ = ["Checkpoint", "Session", "load", "open"]
 # Not imported above: they need torch, which takes longer than many a command.
 _LATER = {
     "Checkpoint": ("streamlm.checkpoints.checkpoint", "Checkpoint"),
-    "Session": ("streamlm.session", "Session"),
+    "Session": ("streamlm.sessions.session", "Session"),
     "load": ("streamlm.checkpoints.checkpoint", "load_checkpoint"),
-    "open": ("streamlm.opening", "open_session"),
+    "open": ("streamlm.sessions.opening", "open_session"),
 }
 
 

@@ -49,7 +49,7 @@ from streamlm.runtime.stops import unescaped
 
 # What needs torch is imported by the commands that need it: help and listings are there at once.
 if TYPE_CHECKING:
-    from streamlm.session import Session
+    from streamlm.sessions.session import Session
     from streamlm.train import Trainer
 
 app = typer.Typer(
@@ -145,7 +145,7 @@ def _opened(
     """The session of that name; None stands for one that has read nothing and is not kept."""
     if session is None:
         from streamlm.checkpoints.checkpoint import load_checkpoint
-        from streamlm.session import Session
+        from streamlm.sessions.session import Session
 
         return Session(load_checkpoint(model, device=device))
     return open_named(store, session, model, device=device, readonly=readonly)

@@ -16,11 +16,11 @@ from memory_store import Mismatch, NotFound
 from memory_store.object_client import is_url, split
 from memory_store.places import named, occupied, open_store, session_names
 from memory_store.store import Store as OpenStore
-from streamlm.sources import Source
+from streamlm.sessions.sources import Source
 
 if TYPE_CHECKING:
     from streamlm.recipe import Recipe
-    from streamlm.session import Session
+    from streamlm.sessions.session import Session
 
 SPLITS = ("valid", "test", "valid-extra", "test-extra")
 
@@ -116,7 +116,7 @@ def open_named(
         kept, _ = existing(store, name)
         if kept.head(branch) is None and not (create and branch == "main"):
             raise no_branch(kept, name)
-    from streamlm.opening import RETENTION, open_session  # needs torch
+    from streamlm.sessions.opening import RETENTION, open_session  # needs torch
 
     try:
         return open_session(

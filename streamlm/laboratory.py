@@ -16,7 +16,7 @@ import torch
 
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.data import Corpus
-from streamlm.snapshots import to_snapshot, to_state
+from streamlm.sessions.snapshots import to_snapshot, to_state
 from streamlm.state import State
 from streamlm.runtime.stream import advance, score
 from streamlm.tasks.alphabet import Alphabet

@@ -16,7 +16,7 @@ import streamlm
 from streamlm.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from streamlm.config import ModelConfig
 from streamlm.models.transformer_xl import RelativeModel
-from streamlm.session import Session
+from streamlm.sessions.session import Session
 from tests.command_line import CommandLine, log
 from tests.sessions import End
 from tokenizer import Tokenizer
@@ -98,7 +98,7 @@ def open_(tmp_path: Path, tiny: Checkpoint) -> Iterator[Callable[..., Session]]:
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> int:
     """Read sources in blocks of so many bytes, so that a short text has many."""
     size = 256
-    monkeypatch.setattr("streamlm.sources.BLOCK", size)
+    monkeypatch.setattr("streamlm.sessions.sources.BLOCK", size)
     return size
 
 

@@ -13,7 +13,7 @@ import torch
 
 from memory_store import Ref
 from streamlm.checkpoints.checkpoint import Checkpoint
-from streamlm.session import Session
+from streamlm.sessions.session import Session
 from streamlm.state import State
 from streamlm.runtime.stream import advance
 from tests import stores

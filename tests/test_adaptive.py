@@ -11,7 +11,7 @@ from streamlm.models.layers.adaptive import AdaptiveEmbedding
 from streamlm.checkpoints.checkpoint import load_checkpoint
 from streamlm.models.transformer_xl import RelativeModel
 from streamlm.losses import language_model_loss, target_loss
-from streamlm.session import Session
+from streamlm.sessions.session import Session
 from streamlm.runtime.stream import score
 from tests.invariants import largest_difference, random_tokens, read, tiny_model
 from tests.reference import adaptive as literal

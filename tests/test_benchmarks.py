@@ -30,7 +30,7 @@ from streamlm.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from streamlm.runtime.drafter import Drafter, DrafterConfig, save_drafter
 from streamlm.forecast.config import ForecastConfig
 from streamlm.forecast.series import Series
-from streamlm.session import Session
+from streamlm.sessions.session import Session
 
 
 @pytest.fixture

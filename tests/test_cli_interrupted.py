@@ -32,7 +32,7 @@ from tests.command_line import (
 @pytest.mark.parametrize(
     ("command", "where", "message"),
     [
-        ("score text.txt --session s", "streamlm.session.Session._read", "nothing is chang"),
+        ("score text.txt --session s", "streamlm.sessions.session.Session._read", "nothing is chang"),
         ("eval MODEL --data text.txt", "streamlm.evaluate.evaluate", "nothing is changed"),
         (
             "generate --session s --no-keep",
@@ -40,7 +40,7 @@ from tests.command_line import (
             "nothing is kept",
         ),
         ("feed text.txt --session new", "streamlm.cli.open_named", "nothing was read"),
-        ("feed text.txt --session new", "streamlm.session.Session._read", "nothing was read"),
+        ("feed text.txt --session new", "streamlm.sessions.session.Session._read", "nothing was read"),
         ("train --recipe recipe.toml", "streamlm.train.Trainer._optimise", "nothing was saved yet"),
     ],
 )

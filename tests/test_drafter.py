@@ -24,7 +24,7 @@ from streamlm.draft_reading import Reader
 from streamlm.draft_training import DraftTrainer
 from streamlm.runtime.drafter import Drafter, DrafterConfig, Known, load_drafter, save_drafter
 from streamlm.models.base import Model
-from streamlm.session import Session
+from streamlm.sessions.session import Session
 from streamlm.runtime.speculation import Written, write_pass
 from streamlm.state import State
 from streamlm.runtime.stream import Sampling, advance

@@ -18,7 +18,7 @@ from streamlm.models.build import build_model
 from streamlm.models.heads.informer import MEASURES, SUM, THRESHOLD, Distil, position_noise
 from streamlm.models.heads.recurrent import MATRICES, Retention
 from streamlm.models.heads.sketch import SketchModel
-from streamlm.session import Session
+from streamlm.sessions.session import Session
 from tokenizer.kinds import token_types
 from tests.invariants import assert_same_state, random_tokens, read, tiny_model
 from tokenizer import Tokenizer

@@ -133,9 +133,9 @@ def test_every_module_has_a_row() -> None:
     [
         ("streamlm", "model", "from streamlm.state import State", False),
         ("streamlm", "heads", "from streamlm.models.heads.linformer import Linformer", False),
-        ("streamlm", "model", "from streamlm.session import Session", True),
+        ("streamlm", "model", "from streamlm.sessions.session import Session", True),
         ("streamlm", "model", "from streamlm import session", True),
-        ("streamlm", "model", "def f():\n    import streamlm.session", True),
+        ("streamlm", "model", "def f():\n    import streamlm.sessions.session", True),
         ("streamlm", "model", "from streamlm import __version__", True),
         ("streamlm", "cli", "from streamlm import Session", False),
         ("streamlm", "config", "from streamlm.models.layers.positions import sinusoid", True),
@@ -192,7 +192,7 @@ def test_the_public_names_are_there() -> None:
     import streamlm
     from streamlm import Checkpoint, Session, load
     from streamlm import open as open_session
-    from streamlm.opening import open_session as same
+    from streamlm.sessions.opening import open_session as same
 
     assert set(streamlm.__all__) <= set(dir(streamlm))
     assert open_session is same and Checkpoint.__name__ == "Checkpoint"

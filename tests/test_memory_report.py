@@ -14,7 +14,7 @@ from streamlm.memory.compression import MostUsed, Select
 from streamlm.config import COMPRESSIONS
 from streamlm.models.transformer_xl import RelativeModel
 from streamlm.runtime.memory_report import MemoryReport, observe, window
-from streamlm.session import Session
+from streamlm.sessions.session import Session
 from tests.invariants import random_tokens, read, tiny_model
 from tests.reference.attention import softmax
 

@@ -18,7 +18,7 @@ import streamlm
 from memory_store import DirectoryStore
 from streamlm.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from streamlm.config import COMPRESSIONS
-from streamlm.session import Session
+from streamlm.sessions.session import Session
 from tests.invariants import assert_same_state
 from tokenizer import StreamEncoder
 
@@ -232,9 +232,9 @@ def test_saving_changes_no_result(
 # the process ended.
 READER = """
 import json, os, sys, torch
-import streamlm, streamlm.sources
+import streamlm, streamlm.sessions.sources
 torch.set_num_threads(1)
-streamlm.sources.BLOCK = 64
+streamlm.sessions.sources.BLOCK = 64
 model = streamlm.load(sys.argv[1], device="cpu")
 
 def tell(now):

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-import streamlm.saving
+import streamlm.sessions.saving
 from memory_store import Conflict, DirectoryStore, Ref, Retention, StoreError, StoreFull
 from streamlm.checkpoints.checkpoint import Checkpoint
-from streamlm.session import Session
+from streamlm.sessions.session import Session
 from streamlm.runtime.stream import score
 from tests.invariants import assert_same_state
 from tests.sessions import ctrl_c_at
@@ -204,7 +204,7 @@ def test_who_waits_for_a_commit_may_be_interrupted_at_any_line(
         list(session.generate("And so.", max_tokens=0))
         n, interrupted = n + 1, False
         try:
-            with ctrl_c_at(n, streamlm.saving):
+            with ctrl_c_at(n, streamlm.sessions.saving):
                 session.save()
         except KeyboardInterrupt:
             interrupted = True

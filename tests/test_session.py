@@ -14,9 +14,9 @@ import pytest
 import torch
 
 import streamlm
-import streamlm.saving
-import streamlm.session
-import streamlm.sources
+import streamlm.sessions.saving
+import streamlm.sessions.session
+import streamlm.sessions.sources
 import streamlm.runtime.text_stream
 from memory_store import (
     Corrupt,
@@ -27,7 +27,7 @@ from memory_store import (
     StoreFull,
 )
 from streamlm.checkpoints.checkpoint import Checkpoint, load_checkpoint
-from streamlm.session import Session
+from streamlm.sessions.session import Session
 from tests.invariants import assert_same_state
 from tests.sessions import (
     TOLERANCE,

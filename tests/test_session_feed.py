@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import streamlm
-import streamlm.saving
-import streamlm.session
-import streamlm.sources
+import streamlm.sessions.saving
+import streamlm.sessions.session
+import streamlm.sessions.sources
 import streamlm.runtime.text_stream
 from memory_store import (
     DirectoryStore,
@@ -27,8 +27,8 @@ from memory_store import (
 )
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.runtime.reports import Progress
-from streamlm.session import Session
-from streamlm.sources import Source
+from streamlm.sessions.session import Session
+from streamlm.sessions.sources import Source
 from tests.invariants import assert_same_state
 from tests.sessions import (
     TOLERANCE,
@@ -338,7 +338,7 @@ def test_an_interrupted_call_goes_on_when_made_again(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("streamlm.sources.BLOCK", 64)
+    monkeypatch.setattr("streamlm.sessions.sources.BLOCK", 64)
     chance = random.Random(n_files)
     files = book(n_files)
     n_bytes = len(text.encode())
@@ -382,8 +382,8 @@ def test_ctrl_c_may_come_at_any_line(
 ) -> None:
     files = book(2)
     modules = [
-        [streamlm.session, streamlm.saving],
-        [streamlm.session, streamlm.saving, streamlm.runtime.text_stream, streamlm.sources],
+        [streamlm.sessions.session, streamlm.sessions.saving],
+        [streamlm.sessions.session, streamlm.sessions.saving, streamlm.runtime.text_stream, streamlm.sessions.sources],
     ]
     chance = random.Random(2)
     # Each line of the first blocks and the first save, and any lines of all the rest.

@@ -14,7 +14,7 @@ from typing import Any
 import streamlm
 from memory_store import DirectoryStore
 from streamlm.checkpoints.checkpoint import Checkpoint, load_checkpoint
-from streamlm.session import Session
+from streamlm.sessions.session import Session
 
 ROOT = Path(__file__).resolve().parents[1]
 SECRETS = {name: f" {name} hides a {thing}." for name, thing in zip("ABC", "🐋漢é", strict=True)}

@@ -10,7 +10,7 @@ import pytest
 import streamlm
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.runtime.reports import Progress
-from streamlm.session import Session
+from streamlm.sessions.session import Session
 from streamlm.runtime.stream import Sampling
 
 Open = Callable[..., Session]

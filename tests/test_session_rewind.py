@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 import streamlm
-import streamlm.saving
-import streamlm.session
-import streamlm.sources
+import streamlm.sessions.saving
+import streamlm.sessions.session
+import streamlm.sessions.sources
 import streamlm.runtime.text_stream
 from memory_store import (
     Corrupt,
@@ -17,7 +17,7 @@ from memory_store import (
     Ref,
 )
 from streamlm.checkpoints.checkpoint import Checkpoint
-from streamlm.session import Session
+from streamlm.sessions.session import Session
 from tests.invariants import assert_same_state
 from tests.sessions import (
     TOLERANCE,

@@ -14,15 +14,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import streamlm
-import streamlm.saving
-import streamlm.session
-import streamlm.sources
+import streamlm.sessions.saving
+import streamlm.sessions.session
+import streamlm.sessions.sources
 import streamlm.runtime.text_stream
 from memory_store import (
     DirectoryStore,
 )
 from streamlm.checkpoints.checkpoint import Checkpoint, load_checkpoint
-from streamlm.session import Session
+from streamlm.sessions.session import Session
 from streamlm.runtime.text_stream import TextStream
 from tests.invariants import assert_same_state
 from tests.sessions import TOLERANCE, End, Open, TokenLog, assert_same_end, facts, state_after

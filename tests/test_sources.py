@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from streamlm.sources import OpenSource, Reading, Source, as_path, continue_reading
+from streamlm.sessions.sources import OpenSource, Reading, Source, as_path, continue_reading
 
 
 def as_bytes(blocks: Iterable[str | bytes]) -> bytes:
@@ -131,7 +131,7 @@ def test_blocks_of_files_end_at_characters(tmp_path: Path, monkeypatch: pytest.M
     path = tmp_path / "text.txt"
     texts = ["é", "漢字漢字", "🐋🐋🐋", "a🐋é漢b", "plain", "\n" * 9]
     for size in range(1, 6):
-        monkeypatch.setattr("streamlm.sources.BLOCK", size)
+        monkeypatch.setattr("streamlm.sessions.sources.BLOCK", size)
         for text in texts:
             path.write_text(text, encoding="utf-8", newline="")
             blocks = list(OpenSource(path))

@@ -22,7 +22,7 @@ from tokenizer import StreamDecoder
 
 if TYPE_CHECKING:
     from streamlm.runtime.memory_report import MemoryReport
-    from streamlm.session import Session
+    from streamlm.sessions.session import Session
 
 ZONES = (
     ("compressed", "Compressed memory", "several old tokens in one slot"),

@@ -19,7 +19,7 @@ from tokenizer import StreamDecoder
 
 if TYPE_CHECKING:
     from streamlm.checkpoints.checkpoint import Checkpoint
-    from streamlm.session import Session
+    from streamlm.sessions.session import Session
 
 BLOCK = 2048  # bytes read at a time: some tenths of a second
 LOOK = 2.0  # seconds between two looks at the memory, at least

@@ -20,7 +20,7 @@ from streamlm.cli_common import existing, locate, no_branch
 
 if TYPE_CHECKING:
     from streamlm.checkpoints.checkpoint import Checkpoint
-    from streamlm.session import Session
+    from streamlm.sessions.session import Session
 
 # Tokens after which reading saves by itself. To look at a memory, the tokens since the snapshot
 # before it are read again: they should be few.
@@ -110,7 +110,7 @@ class Shelf:
                 kept, _ = existing(self.folder, name)
                 if kept.head(branch) is None:
                     raise no_branch(kept, name)
-            from streamlm.opening import open_session  # needs torch
+            from streamlm.sessions.opening import open_session  # needs torch
 
             with open_session(
                 path,

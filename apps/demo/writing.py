@@ -15,7 +15,7 @@ from streamlm.runtime.stops import unescaped
 
 if TYPE_CHECKING:
     from streamlm.checkpoints.checkpoint import Checkpoint
-    from streamlm.session import Session
+    from streamlm.sessions.session import Session
     from streamlm.runtime.stream import Sampling
 
 SHOWN = 60  # tokens before the writing that are shown

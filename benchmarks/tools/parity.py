@@ -15,7 +15,7 @@ from streamlm.config import COMPRESSIONS, TRAINED_BY, ModelConfig
 from streamlm.models.build import build_model
 from streamlm.losses import compression_loss, language_model_loss
 from streamlm.models.base import Model
-from streamlm.snapshots import to_snapshot, to_state
+from streamlm.sessions.snapshots import to_snapshot, to_state
 from streamlm.state import State
 from streamlm.runtime.stream import advance, score
 

@@ -17,7 +17,7 @@ from memory_store import Snapshot
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.runtime.drafter import LONGEST, Drafter
 from streamlm.runtime.reports import Choice, ReadReport
-from streamlm.snapshots import to_snapshot, to_state
+from streamlm.sessions.snapshots import to_snapshot, to_state
 from streamlm.runtime.speculation import Written, write_pass
 from streamlm.state import State
 from streamlm.runtime.stream import Sampling, advance, sample, score

@@ -25,7 +25,7 @@ from memory_store import (
     StoreError,
 )
 from streamlm.checkpoints.checkpoint import Checkpoint
-from streamlm.sources import Reading
+from streamlm.sessions.sources import Reading
 from streamlm.runtime.text_stream import REPETITION_WINDOW, TextStream
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from memory_store import Corrupt, Locked, NotFound, Retention
 from streamlm.checkpoints.checkpoint import Checkpoint, load_checkpoint
-from streamlm.session import Session
+from streamlm.sessions.session import Session
 
 RETENTION = Retention(last=32, thin=True)
 

@@ -16,13 +16,13 @@ from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.runtime.drafter import Drafter
 from streamlm.runtime.memory_report import MemoryReport, observe, window
 from streamlm.runtime.reports import Choice, Progress, ProgressCallback, ReadReport
-from streamlm.saving import Keeping, TokenLog
-from streamlm.sources import OpenSource, Reading, Source, continue_reading
+from streamlm.sessions.saving import Keeping, TokenLog
+from streamlm.sessions.sources import OpenSource, Reading, Source, continue_reading
 from streamlm.state import State
 from streamlm.runtime.stops import Stops
 from streamlm.runtime.stream import Sampling
 from streamlm.runtime.text_stream import TextStream
-from streamlm.trail import Trail
+from streamlm.sessions.recent_tokens import Trail
 
 
 class Session:
@@ -127,11 +127,11 @@ class Session:
 
         Args:
             sources: paths, texts, file objects, iterators of str or bytes; read one after another.
-                A str is a path where it names a file (see `streamlm.sources.as_path`).
+                A str is a path where it names a file (see `streamlm.sessions.sources.as_path`).
             errors: "strict" refuses invalid UTF-8 and binary files, "replace" reads U+FFFD there.
             details: also keep ids and log-probabilities of every token in the report (memory grows
                 with them, unless `progress` takes them out).
-            block_bytes: size of a block; None takes `streamlm.sources.BLOCK`.
+            block_bytes: size of a block; None takes `streamlm.sessions.sources.BLOCK`.
             progress: called after each block, of some thousand tokens unless `block_bytes` differs.
                 What it raises ends the reading there.
 
