@@ -11,7 +11,7 @@ import hashlib
 from pathlib import Path
 
 from benchmarks.tools import compressors
-from streamlm.data import read_documents
+from streamlm.training.data import read_documents
 from streamlm.display import bar, output
 from streamlm.machine import write_results
 

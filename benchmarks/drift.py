@@ -18,7 +18,7 @@ import torch
 import streamlm
 from benchmarks.tools.positions import interval
 from streamlm.checkpoints.checkpoint import Checkpoint
-from streamlm.data import read_documents
+from streamlm.training.data import read_documents
 from streamlm.display import bar, output
 from streamlm.machine import usable_cores, write_results
 from streamlm.plots import BLUE, GREY, panels, save, tokens_text

@@ -20,9 +20,9 @@ from benchmarks.tools.drafting import Drafting, starts
 from benchmarks.tools.speculative_plot import draw
 from benchmarks.tools.timing import ratio, side_by_side
 from streamlm.checkpoints.checkpoint import Checkpoint
-from streamlm.data import load_corpus
+from streamlm.training.data import load_corpus
 from streamlm.display import bar, output
-from streamlm.draft_reading import offset_nats
+from streamlm.training.draft_reading import offset_nats
 from streamlm.runtime.drafter import Drafter, load_drafter
 from streamlm.machine import usable_cores, write_results
 from streamlm.runtime.stream import Sampling

@@ -28,7 +28,7 @@ from benchmarks.tools.timing import median_interval, ratio, seconds, side_by_sid
 from memory_store import DirectoryStore, Ref, Retention, Snapshot, Window
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.config import ModelConfig
-from streamlm.data import read_documents
+from streamlm.training.data import read_documents
 from streamlm.display import bar, output
 from streamlm.models.build import build_model
 from streamlm.machine import usable_cores, write_results

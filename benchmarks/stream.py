@@ -24,7 +24,7 @@ from benchmarks.tools.reading import run_reader
 from benchmarks.tools.saving import commit_costs, resume_costs
 from benchmarks.tools.stream_plot import draw
 from streamlm.checkpoints.checkpoint import Checkpoint
-from streamlm.data import read_documents
+from streamlm.training.data import read_documents
 from streamlm.display import bar, output
 from streamlm.machine import usable_cores, write_results
 

@@ -50,7 +50,7 @@ from streamlm.runtime.stops import unescaped
 # What needs torch is imported by the commands that need it: help and listings are there at once.
 if TYPE_CHECKING:
     from streamlm.sessions.session import Session
-    from streamlm.train import Trainer
+    from streamlm.training.trainer import Trainer
 
 app = typer.Typer(
     cls=WithLater,
@@ -259,7 +259,7 @@ def train(
     chosen, folder, left_behind = training_run(recipe, out, resume=resume, steps=steps)
     keep_freed_memory()
     with interruptible(left_behind):
-        from streamlm.train import trainer_for
+        from streamlm.training.trainer import trainer_for
 
         trainer = trainer_for(chosen, folder, device=device, progress=note)
         if resume:
@@ -336,8 +336,8 @@ def evaluate_command(
         return measure_suite(model, files, **given, device=device, as_json=as_json)
     with interruptible(lambda: "nothing is changed"):
         from streamlm.checkpoints.checkpoint import load_checkpoint
-        from streamlm.data import load_corpus
-        from streamlm.evaluate import evaluate
+        from streamlm.training.data import load_corpus
+        from streamlm.training.evaluate import evaluate
 
         checkpoint = load_checkpoint(model, device=device)
         tokenizer = checkpoint.tokenizer

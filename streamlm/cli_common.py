@@ -19,7 +19,7 @@ from memory_store.store import Store as OpenStore
 from streamlm.sessions.sources import Source
 
 if TYPE_CHECKING:
-    from streamlm.recipe import Recipe
+    from streamlm.training.recipe import Recipe
     from streamlm.sessions.session import Session
 
 SPLITS = ("valid", "test", "valid-extra", "test-extra")
@@ -232,7 +232,7 @@ def training_run(
     Raises:
         ValueError: the folder holds a run that is not gone on with.
     """
-    from streamlm.recipe import Recipe  # needs torch
+    from streamlm.training.recipe import Recipe  # needs torch
 
     chosen = Recipe.load(recipe)
     if steps is not None:

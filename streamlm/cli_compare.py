@@ -15,7 +15,7 @@ from streamlm.compare import COMPARISONS, admitted, load_runs, runs_of, summary
 from streamlm.config import ModelConfig
 from streamlm.display import bar, interruptible, note, output, show_table
 from streamlm.machine import write_results
-from streamlm.recipe import Recipe
+from streamlm.training.recipe import Recipe
 from tokenizer import Tokenizer
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from streamlm.checkpoints.checkpoint import load_checkpoint
-from streamlm.data import load_corpus
+from streamlm.training.data import load_corpus
 from streamlm.display import bar, interruptible, note, output, show_table
 from streamlm.tasks.suite import SuiteConfig, check_names, run_suite, size_of
 

@@ -21,13 +21,13 @@ import torch
 
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.config import TRAINED_BY, ModelConfig, TrainConfig
-from streamlm.data import Corpus
-from streamlm.evaluate import evaluate
+from streamlm.training.data import Corpus
+from streamlm.training.evaluate import evaluate
 from streamlm.models.build import build_model
 from streamlm.laboratory import measure
 from streamlm.leaks import gate
-from streamlm.recipe import Recipe
-from streamlm.train import Step, Trainer
+from streamlm.training.recipe import Recipe
+from streamlm.training.trainer import Step, Trainer
 from tokenizer import Tokenizer
 
 UNTRAINED = ("max", "mean", "most-used")

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from streamlm.checkpoints.checkpoint import Checkpoint
-from streamlm.data import Corpus
+from streamlm.training.data import Corpus
 from streamlm.sessions.snapshots import to_snapshot, to_state
 from streamlm.state import State
 from streamlm.runtime.stream import advance, score

@@ -10,7 +10,7 @@ from torch import Tensor
 from streamlm.models.layers.adaptive import AdaptiveEmbedding
 from streamlm.checkpoints.checkpoint import load_checkpoint
 from streamlm.models.transformer_xl import RelativeModel
-from streamlm.losses import language_model_loss, target_loss
+from streamlm.training.losses import language_model_loss, target_loss
 from streamlm.sessions.session import Session
 from streamlm.runtime.stream import score
 from tests.invariants import largest_difference, random_tokens, read, tiny_model

@@ -58,7 +58,7 @@ def test_resumed_training_ends_with_the_same_weights(
     write_recipe()
     kept.works("train", "--recipe", "recipe.toml", "--out", "whole")
     with monkeypatch.context() as patch:
-        interrupt_after(patch, "streamlm.train.Trainer._optimise", 3)
+        interrupt_after(patch, "streamlm.training.trainer.Trainer._optimise", 3)
         stopped = kept("train", "--recipe", "recipe.toml", "--out", "parts")
     assert stopped.status == 130
     assert stopped.err.endswith("--resume goes on from the last of the saves, in parts/last\n")

@@ -33,7 +33,7 @@ from tests.command_line import (
     ("command", "where", "message"),
     [
         ("score text.txt --session s", "streamlm.sessions.session.Session._read", "nothing is chang"),
-        ("eval MODEL --data text.txt", "streamlm.evaluate.evaluate", "nothing is changed"),
+        ("eval MODEL --data text.txt", "streamlm.training.evaluate.evaluate", "nothing is changed"),
         (
             "generate --session s --no-keep",
             "streamlm.runtime.text_stream.TextStream.write_token",
@@ -41,7 +41,7 @@ from tests.command_line import (
         ),
         ("feed text.txt --session new", "streamlm.cli.open_named", "nothing was read"),
         ("feed text.txt --session new", "streamlm.sessions.session.Session._read", "nothing was read"),
-        ("train --recipe recipe.toml", "streamlm.train.Trainer._optimise", "nothing was saved yet"),
+        ("train --recipe recipe.toml", "streamlm.training.trainer.Trainer._optimise", "nothing was saved yet"),
     ],
 )
 def test_interrupted_before_anything_was_kept(

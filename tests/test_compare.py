@@ -25,10 +25,10 @@ from streamlm.compare import (
     summary,
 )
 from streamlm.config import COMPRESSION_LOSSES, COMPRESSIONS, HEADS, ModelConfig
-from streamlm.data import Corpus
+from streamlm.training.data import Corpus
 from streamlm.models.build import build_model
-from streamlm.recipe import Recipe
-from streamlm.train import Trainer
+from streamlm.training.recipe import Recipe
+from streamlm.training.trainer import Trainer
 from tokenizer import Tokenizer
 
 RECIPE = """

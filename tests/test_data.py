@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamlm.data import IGNORED, Batch, Corpus, SegmentBatches, load_corpus, read_documents
+from streamlm.training.data import IGNORED, Batch, Corpus, SegmentBatches, load_corpus, read_documents
 from tokenizer import Tokenizer
 
 BOS = 1

@@ -19,9 +19,9 @@ import streamlm.runtime.speculation
 from streamlm.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from streamlm.cli import main
 from streamlm.config import TrainConfig
-from streamlm.data import Corpus
-from streamlm.draft_reading import Reader
-from streamlm.draft_training import DraftTrainer
+from streamlm.training.data import Corpus
+from streamlm.training.draft_reading import Reader
+from streamlm.training.drafter import DraftTrainer
 from streamlm.runtime.drafter import Drafter, DrafterConfig, Known, load_drafter, save_drafter
 from streamlm.models.base import Model
 from streamlm.sessions.session import Session

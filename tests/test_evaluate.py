@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from streamlm.data import Corpus
-from streamlm.evaluate import EvalReport, evaluate
+from streamlm.training.data import Corpus
+from streamlm.training.evaluate import EvalReport, evaluate
 from streamlm.models.transformer_xl import RelativeModel
 from tests.invariants import tiny_model
 

@@ -12,7 +12,7 @@ from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.compare import Run, summary
 from streamlm.compare_report import write_report
 from streamlm.config import ModelConfig
-from streamlm.data import Corpus
+from streamlm.training.data import Corpus
 from streamlm.models.build import build_model
 from streamlm.laboratory import DISTANCES, LENGTHS, mean_of, measure
 from tokenizer import Tokenizer

@@ -11,7 +11,7 @@ from streamlm.memory.compression import Select
 from streamlm.config import JOINT, TRAINED_BY
 from streamlm.memory.eviction import Eviction
 from streamlm.models.transformer_xl import RelativeModel
-from streamlm.losses import (
+from streamlm.training.losses import (
     attention_reconstruction,
     auto_encoding,
     compression_loss,

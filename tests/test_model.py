@@ -10,7 +10,7 @@ from torch import Tensor
 
 from streamlm.config import COMPRESSIONS, NORMS
 from streamlm.models.transformer_xl import RelativeModel
-from streamlm.losses import compression_loss, language_model_loss
+from streamlm.training.losses import compression_loss, language_model_loss
 from streamlm.state import State
 from tests.invariants import (
     assert_same_state,

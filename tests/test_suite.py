@@ -28,8 +28,8 @@ from benchmarks.tools.recall_models import (
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.cli import app
 from streamlm.config import COMPRESSIONS, ModelConfig, TrainConfig
-from streamlm.data import Corpus, SegmentBatches
-from streamlm.evaluate import evaluate
+from streamlm.training.data import Corpus, SegmentBatches
+from streamlm.training.evaluate import evaluate
 from streamlm.models.transformer_xl import RelativeModel
 from streamlm.tasks import REGIONS, Alphabet, Questions, answer, recall
 from streamlm.tasks.context import effective_context, relative_gains

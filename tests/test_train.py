@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 import torch
 
-import streamlm.train
+import streamlm.training.trainer
 from streamlm.checkpoints.checkpoint import load_checkpoint
 from streamlm.config import ModelConfig, TrainConfig
-from streamlm.data import IGNORED, Corpus, SegmentBatches
+from streamlm.training.data import IGNORED, Corpus, SegmentBatches
 from streamlm.models.transformer_xl import RelativeModel
 from streamlm.models.heads.sketch import SketchModel
-from streamlm.losses import compression_loss
-from streamlm.recipe import Recipe
+from streamlm.training.losses import compression_loss
+from streamlm.training.recipe import Recipe
 from tokenizer.kinds import token_types
-from streamlm.train import Step, Trainer, trainer_for
+from streamlm.training.trainer import Step, Trainer, trainer_for
 from tokenizer import Tokenizer
 
 MakeTrainer = Callable[..., Trainer]
@@ -432,9 +432,9 @@ def test_a_save_that_is_killed_loses_nothing(
             patch.setattr(os, "replace", die_at(os.replace, "rename"))
             patch.setattr(torch, "save", die_at(torch.save, "torch.save"))
             patch.setattr(
-                streamlm.train,
+                streamlm.training.trainer,
                 "save_checkpoint",
-                die_at(streamlm.train.save_checkpoint, "save_checkpoint"),
+                die_at(streamlm.training.trainer.save_checkpoint, "save_checkpoint"),
             )
             if not (trainer.folder / "last").exists() and at == "rename 2":
                 left = 1  # there is no older folder to be moved away

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from streamlm.checkpoints.checkpoint import Checkpoint
-from streamlm.data import Corpus
+from streamlm.training.data import Corpus
 from streamlm.runtime.drafter import Drafter
 from streamlm.runtime.stream import Sampling
 from streamlm.runtime.text_stream import TextStream

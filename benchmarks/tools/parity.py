@@ -13,7 +13,7 @@ from torch import Tensor
 
 from streamlm.config import COMPRESSIONS, TRAINED_BY, ModelConfig
 from streamlm.models.build import build_model
-from streamlm.losses import compression_loss, language_model_loss
+from streamlm.training.losses import compression_loss, language_model_loss
 from streamlm.models.base import Model
 from streamlm.sessions.snapshots import to_snapshot, to_state
 from streamlm.state import State

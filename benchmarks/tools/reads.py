@@ -7,8 +7,8 @@ from functools import partial
 import numpy as np
 
 from streamlm.checkpoints.checkpoint import Checkpoint
-from streamlm.data import Corpus
-from streamlm.evaluate import EvalReport, evaluate
+from streamlm.training.data import Corpus
+from streamlm.training.evaluate import EvalReport, evaluate
 from streamlm.models.build import build_model
 from streamlm.models.base import Model
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from streamlm.data import Corpus
+from streamlm.training.data import Corpus
 from streamlm.models.base import Model
 from streamlm.runtime.stream import score
 

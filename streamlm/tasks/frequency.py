@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from streamlm.data import Corpus
+from streamlm.training.data import Corpus
 from tokenizer import Tokenizer
 
 WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")

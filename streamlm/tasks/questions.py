@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from streamlm.config import ModelConfig
-from streamlm.data import Corpus
+from streamlm.training.data import Corpus
 
 Region = Literal["open segment", "memory", "compressed memory", "through layers", "beyond reach"]
 REGIONS: tuple[Region, ...] = (

@@ -6,8 +6,8 @@ from typing import Any
 
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.config import ModelConfig
-from streamlm.data import Corpus
-from streamlm.evaluate import EvalReport, evaluate
+from streamlm.training.data import Corpus
+from streamlm.training.evaluate import EvalReport, evaluate
 from streamlm.models.base import Model
 from streamlm.tasks.alphabet import Alphabet
 from streamlm.tasks.context import effective_context

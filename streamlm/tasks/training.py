@@ -7,7 +7,7 @@ import numpy as np
 
 from streamlm.config import ModelConfig, TrainConfig
 from streamlm.tasks.questions import Questions
-from streamlm.train import Trainer
+from streamlm.training.trainer import Trainer
 from tokenizer import Tokenizer
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from streamlm.config import ModelConfig
 from streamlm.memory.eviction import Eviction
 from streamlm.models.transformer_xl import RelativeModel
-from streamlm.losses import attention_reconstruction
+from streamlm.training.losses import attention_reconstruction
 from streamlm.state import State
 from tests.parity.peers import Compare, peer
 

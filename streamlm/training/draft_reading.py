@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from streamlm.models.layers.adaptive import AdaptiveEmbedding
 from streamlm.checkpoints.checkpoint import Checkpoint
-from streamlm.data import IGNORED, Corpus, SegmentBatches
+from streamlm.training.data import IGNORED, Corpus, SegmentBatches
 from streamlm.runtime.drafter import Drafter, DrafterConfig, Known, newest_slots
 from streamlm.models.base import Model
 from streamlm.state import State

@@ -16,12 +16,12 @@ from safetensors.torch import load_file
 
 from streamlm.checkpoints.checkpoint import choose_device, save_checkpoint
 from streamlm.config import ModelConfig, TrainConfig
-from streamlm.data import IGNORED, Corpus, SegmentBatches
-from streamlm.evaluate import evaluate
+from streamlm.training.data import IGNORED, Corpus, SegmentBatches
+from streamlm.training.evaluate import evaluate
 from streamlm.models.build import build_model
 from streamlm.models.heads.sketch import SketchModel
-from streamlm.losses import compression_loss, target_loss
-from streamlm.recipe import Recipe
+from streamlm.training.losses import compression_loss, target_loss
+from streamlm.training.recipe import Recipe
 from streamlm.state import State
 from tokenizer.kinds import token_types
 from tokenizer import Tokenizer

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from streamlm.data import IGNORED, Corpus, SegmentBatches
+from streamlm.training.data import IGNORED, Corpus, SegmentBatches
 from streamlm.models.base import Model
 
 

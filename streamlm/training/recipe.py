@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from streamlm.config import TrainConfig
-from streamlm.data import Corpus, load_corpus
+from streamlm.training.data import Corpus, load_corpus
 from tokenizer import Tokenizer
 
 
