@@ -21,7 +21,7 @@ from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.training.data import read_documents
 from streamlm.display import bar, output
 from streamlm.machine import usable_cores, write_results
-from streamlm.plots import BLUE, GREY, panels, save, tokens_text
+from streamlm.plots.style import BLUE, GREY, panels, save, tokens_text
 from streamlm.runtime.stream import score
 
 PARTS = 10

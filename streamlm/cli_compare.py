@@ -49,7 +49,7 @@ def compare(
     Every finished run is written down. The same command goes on with those that are missing.
     """
     # First: what is missing is told before hours of work.
-    from streamlm.compare_plot import draw
+    from streamlm.plots.compare import draw
     from streamlm.compare_report import write_report
 
     if threads is not None:

@@ -149,7 +149,7 @@ def predict(
             writer.writerow(["date", *names])
             writer.writerows([text, *row] for text, row in zip(texts, values.tolist(), strict=True))
     if plot is not None:
-        from streamlm.forecast.picture import draw_forecast
+        from streamlm.plots.forecast import draw_forecast
 
         known = series.only(names)
         draw_forecast(known, dates, values, plot, input_len=found.config.input_len)

@@ -46,7 +46,7 @@ def measure_suite(
     if max_tokens is not None:
         config = replace(config, tokens=max_tokens)
     if plot is not None:
-        from streamlm.tasks.picture import check_plot, draw  # loads matplotlib, so only when used
+        from streamlm.plots.suite import check_plot, draw  # loads matplotlib, so only when used
 
         check_plot(plot, chosen)
     with interruptible(lambda: "nothing is changed"):

@@ -11,7 +11,7 @@ from typing import Any
 from streamlm.compare import Run
 from streamlm.display import size_text
 from streamlm.laboratory import mean_of
-from streamlm.plots import BLUE, DARK, GREEN, GREY, ORANGE, SKY, panels, save, tokens_text
+from streamlm.plots.style import BLUE, DARK, GREEN, GREY, ORANGE, SKY, panels, save, tokens_text
 
 COLOURS = (BLUE, GREY, ORANGE, GREEN, SKY, DARK)
 STYLE = """

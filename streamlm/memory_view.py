@@ -73,7 +73,7 @@ def draw_memory(report: MemoryReport, path: Path, *, name: str) -> None:
     from matplotlib.colors import LogNorm, Normalize
     from matplotlib.ticker import FuncFormatter
 
-    from streamlm.plots import DARK, GREY, panels, save
+    from streamlm.plots.style import DARK, GREY, panels, save
 
     n_layers = len(report.start)
     figure, (left, right) = panels(2, size=(10.4, 1.6 + 0.34 * n_layers), widths=[1, 1])

@@ -9,7 +9,7 @@ from rich.table import Table
 from benchmarks.tools.positions import ENOUGH
 from benchmarks.tools.reads import NONE, RECENT, WHOLE
 from streamlm.display import output
-from streamlm.plots import BLUE, DARK, GREEN, GREY, ORANGE, panels, save
+from streamlm.plots.style import BLUE, DARK, GREEN, GREY, ORANGE, panels, save
 
 COLOURS = {WHOLE: BLUE, RECENT: GREEN, NONE: ORANGE}
 

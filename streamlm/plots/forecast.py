@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from streamlm.forecast.series import Series
-from streamlm.plots import BLUE, GREY, panels_of, save
+from streamlm.plots.style import BLUE, GREY, panels_of, save
 
 
 def draw_forecast(
