@@ -26,7 +26,7 @@ from benchmarks.tools.reads import NONE, RECENT, WHOLE, Book, encode_books, read
 from streamlm.training.data import read_documents
 from streamlm.display import bar, note
 from streamlm.training.evaluate import EvalReport
-from streamlm.machine import usable_cores, write_results
+from streamlm.lab.results import usable_cores, write_results
 
 LINEAR_BINS = 64  # of a segment each, for the finer view of a book's beginning
 NOTES = [

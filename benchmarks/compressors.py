@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks.tools import compressors
 from streamlm.training.data import read_documents
 from streamlm.display import bar, output
-from streamlm.machine import write_results
+from streamlm.lab.results import write_results
 
 
 def digest(books: list[bytes]) -> str:

@@ -21,7 +21,7 @@ from statistics import median
 from typing import Any
 
 from streamlm.display import output
-from streamlm.machine import write_results
+from streamlm.lab.results import write_results
 
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),

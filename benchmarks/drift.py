@@ -20,7 +20,7 @@ from benchmarks.tools.positions import interval
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.training.data import read_documents
 from streamlm.display import bar, output
-from streamlm.machine import usable_cores, write_results
+from streamlm.lab.results import usable_cores, write_results
 from streamlm.plots.style import BLUE, GREY, panels, save, tokens_text
 from streamlm.runtime.stream import score
 

@@ -28,7 +28,7 @@ from benchmarks.tools.streaming import stream_figures
 from benchmarks.tools.training import recipe_configs, train_steps, ways_of_training
 from streamlm.config import COMPRESSIONS
 from streamlm.models.build import build_model
-from streamlm.machine import describe, write_results
+from streamlm.lab.results import describe, write_results
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 1e-4  # relative difference of float32 results that counts as agreement

@@ -30,7 +30,7 @@ from streamlm.training.data import Corpus
 from streamlm.display import bar, output
 from streamlm.models.encoder import Encoder, EncoderConfig, masked_windows
 from streamlm.models.heads.linformer import SelfAttention, projections
-from streamlm.machine import describe, peak_memory, reset_peak_memory, usable_cores, write_results
+from streamlm.lab.results import describe, peak_memory, reset_peak_memory, usable_cores, write_results
 from streamlm.plots.style import BLUE, GREEN, GREY, ORANGE, panels, save, tokens_text
 from streamlm.training.recipe import Recipe
 from tokenizer import Tokenizer

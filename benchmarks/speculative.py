@@ -24,7 +24,7 @@ from streamlm.training.data import load_corpus
 from streamlm.display import bar, output
 from streamlm.training.draft_reading import offset_nats
 from streamlm.runtime.drafter import Drafter, load_drafter
-from streamlm.machine import usable_cores, write_results
+from streamlm.lab.results import usable_cores, write_results
 from streamlm.runtime.stream import Sampling
 
 TARGET = 1.2  # faster by so much, it is worth shipping

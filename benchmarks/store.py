@@ -31,7 +31,7 @@ from streamlm.config import ModelConfig
 from streamlm.training.data import read_documents
 from streamlm.display import bar, output
 from streamlm.models.build import build_model
-from streamlm.machine import usable_cores, write_results
+from streamlm.lab.results import usable_cores, write_results
 from streamlm.plots.style import BLUE, GREEN, GREY, ORANGE, panels, save, tokens_text
 from streamlm.sessions.saving import collection_is_due
 

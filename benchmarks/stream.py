@@ -26,7 +26,7 @@ from benchmarks.tools.stream_plot import draw
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.training.data import read_documents
 from streamlm.display import bar, output
-from streamlm.machine import usable_cores, write_results
+from streamlm.lab.results import usable_cores, write_results
 
 YOUNG = 1000
 TARGET = 1.1  # a token may cost so much more in an old session

@@ -11,10 +11,10 @@ import typer
 from streamlm.allocator import keep_freed_memory
 from streamlm.checkpoints.checkpoint import choose_device
 from streamlm.cli_common import Device, Json
-from streamlm.compare import COMPARISONS, admitted, load_runs, runs_of, summary
+from streamlm.lab.compare import COMPARISONS, admitted, load_runs, runs_of, summary
 from streamlm.config import ModelConfig
 from streamlm.display import bar, interruptible, note, output, show_table
-from streamlm.machine import write_results
+from streamlm.lab.results import write_results
 from streamlm.training.recipe import Recipe
 from tokenizer import Tokenizer
 
@@ -50,7 +50,7 @@ def compare(
     """
     # First: what is missing is told before hours of work.
     from streamlm.plots.compare import draw
-    from streamlm.compare_report import write_report
+    from streamlm.lab.report import write_report
 
     if threads is not None:
         torch.set_num_threads(threads)

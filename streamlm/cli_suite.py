@@ -9,7 +9,7 @@ from typing import Any
 from streamlm.checkpoints.checkpoint import load_checkpoint
 from streamlm.training.data import load_corpus
 from streamlm.display import bar, interruptible, note, output, show_table
-from streamlm.tasks.suite import SuiteConfig, check_names, run_suite, size_of
+from streamlm.lab.tasks.suite import SuiteConfig, check_names, run_suite, size_of
 
 
 def measure_suite(

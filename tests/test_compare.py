@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from streamlm.checkpoints.checkpoint import load_checkpoint
-from streamlm.compare import (
+from streamlm.lab.compare import (
     DROP,
     Run,
     ablation,

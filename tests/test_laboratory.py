@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from streamlm.checkpoints.checkpoint import Checkpoint
-from streamlm.compare import Run, summary
-from streamlm.compare_report import write_report
+from streamlm.lab.compare import Run, summary
+from streamlm.lab.report import write_report
 from streamlm.config import ModelConfig
 from streamlm.training.data import Corpus
 from streamlm.models.build import build_model
-from streamlm.laboratory import DISTANCES, LENGTHS, mean_of, measure
+from streamlm.lab.costs import DISTANCES, LENGTHS, mean_of, measure
 from tokenizer import Tokenizer
 
 BOOK = Path(__file__).parents[1] / "streamlm" / "assets" / "books" / "beyond-the-city.txt"

@@ -9,13 +9,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from streamlm import compare, leaks
-from streamlm.compare import Variant, admitted
+from streamlm.lab.compare import Variant, admitted
 from streamlm.config import HEADS, ModelConfig
 from streamlm.models.heads.informer import InformerModel
 from streamlm.models.segmented import Pair, Places
 from streamlm.models.heads.linformer import LinformerModel
 from streamlm.models.transformer_xl import RelativeModel
-from streamlm.leaks import find_leak, gate
+from streamlm.lab.causality import find_leak, gate
 from streamlm.state import State
 
 SHAPE: dict[str, Any] = {

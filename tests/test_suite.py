@@ -31,11 +31,11 @@ from streamlm.config import COMPRESSIONS, ModelConfig, TrainConfig
 from streamlm.training.data import Corpus, SegmentBatches
 from streamlm.training.evaluate import evaluate
 from streamlm.models.transformer_xl import RelativeModel
-from streamlm.tasks import REGIONS, Alphabet, Questions, answer, recall
-from streamlm.tasks.context import effective_context, relative_gains
-from streamlm.tasks.frequency import count_words, loss_by_frequency
-from streamlm.tasks.suite import NAMES, SuiteConfig, distances, run_suite
-from streamlm.tasks.training import trainer_on
+from streamlm.lab.tasks import REGIONS, Alphabet, Questions, answer, recall
+from streamlm.lab.tasks.context import effective_context, relative_gains
+from streamlm.lab.tasks.frequency import count_words, loss_by_frequency
+from streamlm.lab.tasks.suite import NAMES, SuiteConfig, distances, run_suite
+from streamlm.lab.tasks.training import trainer_on
 from tests.invariants import tiny_model
 from tokenizer import Tokenizer
 
@@ -123,7 +123,7 @@ def test_effective_context_reads_what_it_says() -> None:
     assert found["tokens"] == 10
     assert read == [5 * (c + 2) for c in list(found["losses"])]
     # The mean loss with c tokens, read token by token.
-    from streamlm.tasks.context import _ends
+    from streamlm.lab.tasks.context import _ends
 
     ends, c = _ends(corpus, 5, need=16, seed=0), contexts[1]
     nats = []

@@ -12,7 +12,7 @@ import torch
 from streamlm.config import COMPRESSIONS, ModelConfig
 from streamlm.models.transformer_xl import RelativeModel
 from streamlm.state import State
-from streamlm.tasks import (
+from streamlm.lab.tasks import (
     REGIONS,
     Alphabet,
     Answers,

@@ -2,7 +2,7 @@
 
 import torch
 
-from streamlm.tensor_memory import peak_tensor_bytes
+from streamlm.lab.tensor_memory import peak_tensor_bytes
 
 
 def test_what_is_let_go_does_not_count_any_more() -> None:

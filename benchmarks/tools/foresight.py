@@ -7,8 +7,8 @@ import torch
 
 from streamlm.runtime.memory_report import observe
 from streamlm.models.base import Model
-from streamlm.tasks import Answers, Questions
-from streamlm.tasks.questions import REGIONS
+from streamlm.lab.tasks import Answers, Questions
+from streamlm.lab.tasks.questions import REGIONS
 
 
 def foresight(

@@ -94,7 +94,7 @@ def main() -> None:
 
     import streamlm
     from streamlm.allocator import return_freed_memory
-    from streamlm.machine import peak_memory, reset_peak_memory
+    from streamlm.lab.results import peak_memory, reset_peak_memory
     from streamlm.runtime.reports import Progress
 
     return_freed_memory()  # as `streamlm feed` does

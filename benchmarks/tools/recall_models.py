@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from streamlm.compare import heads
+from streamlm.lab.compare import heads
 from streamlm.config import COMPRESSION_LOSSES, COMPRESSIONS, ModelConfig
 
 VOCAB, FAMILY = 512, 8  # chance is 1 / FAMILY

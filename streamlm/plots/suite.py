@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from streamlm.plots.style import BLUE, DARK, GREEN, GREY, ORANGE, panels_of, save
-from streamlm.tasks.suite import TASKS
+from streamlm.lab.tasks.suite import TASKS
 
 COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7")  # Okabe & Ito (2008)
 

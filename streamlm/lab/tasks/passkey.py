@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from streamlm.tasks.alphabet import Alphabet
-from streamlm.tasks.questions import Questions, paste, placed
+from streamlm.lab.tasks.alphabet import Alphabet
+from streamlm.lab.tasks.questions import Questions, paste, placed
 
 
 def passkey(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from streamlm.models.base import Model
-from streamlm.tasks.questions import REGIONS, Questions
+from streamlm.lab.tasks.questions import REGIONS, Questions
 
 
 @dataclass(frozen=True, eq=False)

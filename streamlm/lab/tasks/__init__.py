@@ -3,13 +3,13 @@
 Generators are pure functions of an alphabet and a seed; `answer` reads what they made.
 """
 
-from streamlm.tasks.alphabet import Alphabet
-from streamlm.tasks.copying import copying
-from streamlm.tasks.passkey import passkey
-from streamlm.tasks.questions import REGIONS, Questions, joined
-from streamlm.tasks.recall import recall
-from streamlm.tasks.scoring import Answers, answer, binomial_interval, by_compressions, by_distance
-from streamlm.tasks.tracking import tracking
+from streamlm.lab.tasks.alphabet import Alphabet
+from streamlm.lab.tasks.copying import copying
+from streamlm.lab.tasks.passkey import passkey
+from streamlm.lab.tasks.questions import REGIONS, Questions, joined
+from streamlm.lab.tasks.recall import recall
+from streamlm.lab.tasks.scoring import Answers, answer, binomial_interval, by_compressions, by_distance
+from streamlm.lab.tasks.tracking import tracking
 
 __all__ = [
     "REGIONS",

@@ -8,9 +8,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from streamlm.compare import Run
+from streamlm.lab.compare import Run
 from streamlm.display import size_text
-from streamlm.laboratory import mean_of
+from streamlm.lab.costs import mean_of
 from streamlm.plots.style import BLUE, DARK, GREEN, GREY, ORANGE, SKY, panels, save, tokens_text
 
 COLOURS = (BLUE, GREY, ORANGE, GREEN, SKY, DARK)

@@ -9,15 +9,15 @@ from streamlm.config import ModelConfig
 from streamlm.training.data import Corpus
 from streamlm.training.evaluate import EvalReport, evaluate
 from streamlm.models.base import Model
-from streamlm.tasks.alphabet import Alphabet
-from streamlm.tasks.context import effective_context
-from streamlm.tasks.copying import copying
-from streamlm.tasks.frequency import loss_by_frequency
-from streamlm.tasks.passkey import passkey
-from streamlm.tasks.questions import Questions, spans
-from streamlm.tasks.recall import recall
-from streamlm.tasks.scoring import Answers, answer, by_compressions, by_distance
-from streamlm.tasks.tracking import tracking
+from streamlm.lab.tasks.alphabet import Alphabet
+from streamlm.lab.tasks.context import effective_context
+from streamlm.lab.tasks.copying import copying
+from streamlm.lab.tasks.frequency import loss_by_frequency
+from streamlm.lab.tasks.passkey import passkey
+from streamlm.lab.tasks.questions import Questions, spans
+from streamlm.lab.tasks.recall import recall
+from streamlm.lab.tasks.scoring import Answers, answer, by_compressions, by_distance
+from streamlm.lab.tasks.tracking import tracking
 
 BY_DISTANCE: dict[str, Callable[..., Questions]] = {
     "passkey": passkey,

@@ -6,7 +6,7 @@ from typing import cast
 import numpy as np
 
 from streamlm.config import ModelConfig, TrainConfig
-from streamlm.tasks.questions import Questions
+from streamlm.lab.tasks.questions import Questions
 from streamlm.training.trainer import Trainer
 from tokenizer import Tokenizer
 

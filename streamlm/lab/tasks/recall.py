@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from streamlm.tasks.alphabet import Alphabet, distinct
-from streamlm.tasks.questions import Questions
+from streamlm.lab.tasks.alphabet import Alphabet, distinct
+from streamlm.lab.tasks.questions import Questions
 
 
 def recall(

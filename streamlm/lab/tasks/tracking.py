@@ -5,8 +5,8 @@ After the task of that name in RULER (Hsieh et al. 2024, §3), with one decoy ch
 
 import numpy as np
 
-from streamlm.tasks.alphabet import Alphabet, distinct
-from streamlm.tasks.questions import Questions, joined, paste, placed
+from streamlm.lab.tasks.alphabet import Alphabet, distinct
+from streamlm.lab.tasks.questions import Questions, joined, paste, placed
 
 
 def tracking(
