@@ -24,7 +24,7 @@ from benchmarks.tools.books_report import draw, show
 from benchmarks.tools.positions import Bins, compared, curve, interval, linear_edges, log_edges
 from benchmarks.tools.reads import NONE, RECENT, WHOLE, Book, encode_books, read_books
 from streamlm.training.data import read_documents
-from streamlm.display import bar, note
+from streamlm.cli.display import bar, note
 from streamlm.training.evaluate import EvalReport
 from streamlm.lab.results import usable_cores, write_results
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.tools import compressors
 from streamlm.training.data import read_documents
-from streamlm.display import bar, output
+from streamlm.cli.display import bar, output
 from streamlm.lab.results import write_results
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from streamlm.display import output
+from streamlm.cli.display import output
 from streamlm.lab.results import write_results
 
 FLAGS = (

@@ -21,7 +21,7 @@ from rich.table import Table
 from torch.nn import functional as F
 
 from streamlm.checkpoints.checkpoint import choose_device
-from streamlm.display import bar, note, output
+from streamlm.cli.display import bar, note, output
 from streamlm.forecast.config import MODELS, ForecastConfig
 from streamlm.forecast.series import Scale, Series, Windows, time_marks
 from streamlm.forecast.training import Epoch, Forecaster, train

@@ -24,10 +24,10 @@ import torch
 from rich.table import Table
 
 from benchmarks.tools.timing import median_interval, ratio
-from streamlm.allocator import return_freed_memory
+from streamlm.cli.allocator import return_freed_memory
 from streamlm.checkpoints.checkpoint import choose_device
 from streamlm.training.data import Corpus
-from streamlm.display import bar, output
+from streamlm.cli.display import bar, output
 from streamlm.models.encoder import Encoder, EncoderConfig, masked_windows
 from streamlm.models.heads.linformer import SelfAttention, projections
 from streamlm.lab.results import describe, peak_memory, reset_peak_memory, usable_cores, write_results

@@ -21,7 +21,7 @@ from benchmarks.tools.speculative_plot import draw
 from benchmarks.tools.timing import ratio, side_by_side
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.training.data import load_corpus
-from streamlm.display import bar, output
+from streamlm.cli.display import bar, output
 from streamlm.training.draft_reading import offset_nats
 from streamlm.runtime.drafter import Drafter, load_drafter
 from streamlm.lab.results import usable_cores, write_results

@@ -29,7 +29,7 @@ from memory_store import DirectoryStore, Ref, Retention, Snapshot, Window
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.config import ModelConfig
 from streamlm.training.data import read_documents
-from streamlm.display import bar, output
+from streamlm.cli.display import bar, output
 from streamlm.models.build import build_model
 from streamlm.lab.results import usable_cores, write_results
 from streamlm.plots.style import BLUE, GREEN, GREY, ORANGE, panels, save, tokens_text

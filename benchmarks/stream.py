@@ -25,7 +25,7 @@ from benchmarks.tools.saving import commit_costs, resume_costs
 from benchmarks.tools.stream_plot import draw
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.training.data import read_documents
-from streamlm.display import bar, output
+from streamlm.cli.display import bar, output
 from streamlm.lab.results import usable_cores, write_results
 
 YOUNG = 1000

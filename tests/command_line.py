@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from memory_store import DirectoryStore
-from streamlm.cli import main
+from streamlm.cli.app import main
 from tests.stores import files
 
 ROOT = Path(__file__).resolve().parents[1]

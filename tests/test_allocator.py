@@ -9,7 +9,7 @@ import pytest
 # Maps and unmaps 64 MB again and again, and counts the page faults of the later rounds.
 ROUNDS = """
 import resource, sys, torch
-from streamlm.allocator import keep_freed_memory, return_freed_memory
+from streamlm.cli.allocator import keep_freed_memory, return_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 if sys.argv[1] == "return":
@@ -37,7 +37,7 @@ def test_large_blocks_are_not_faulted_in_again() -> None:
 # from the end of the heap, and tells how many bytes of the second the process still holds.
 HELD = """
 import sys, torch
-from streamlm.allocator import return_freed_memory
+from streamlm.cli.allocator import return_freed_memory
 if sys.argv[1] == "return":
     assert return_freed_memory()
 def resident():

@@ -19,7 +19,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from streamlm.checkpoints.checkpoint import load_model
-from streamlm.cli import app
+from streamlm.cli.app import app
 from streamlm.checkpoints.transfo_xl import (
     convert_transfo_xl,
     convert_weights,

@@ -17,7 +17,7 @@ from torch import Tensor
 import streamlm
 import streamlm.runtime.speculation
 from streamlm.checkpoints.checkpoint import Checkpoint, load_checkpoint
-from streamlm.cli import main
+from streamlm.cli.app import main
 from streamlm.config import TrainConfig
 from streamlm.training.data import Corpus
 from streamlm.training.draft_reading import Reader

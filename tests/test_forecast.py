@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from streamlm.cli import main
+from streamlm.cli.app import main
 from streamlm.forecast.attention import Attention, few, prob_sparse, sparsity
 from streamlm.forecast.config import ForecastConfig
 from streamlm.forecast.informer import Distil, Encoder, Informer

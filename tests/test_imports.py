@@ -165,10 +165,10 @@ LIGHT = (
     "import streamlm",
     "from streamlm import __version__",
     "import tokenizer, memory_store",
-    "from streamlm.cli import main; sys.argv[1:] = ['--help']; main()",
-    "from streamlm.cli import main; sys.argv[1:] = ['generate', '--help']; main()",
-    "from streamlm.cli import main; sys.argv[1:] = ['sessions', 'list']; main()",
-    "from streamlm.cli import main; sys.argv[1:] = ['demo', '--mcp', '--auth', 'a:b']; main()",
+    "from streamlm.cli.app import main; sys.argv[1:] = ['--help']; main()",
+    "from streamlm.cli.app import main; sys.argv[1:] = ['generate', '--help']; main()",
+    "from streamlm.cli.app import main; sys.argv[1:] = ['sessions', 'list']; main()",
+    "from streamlm.cli.app import main; sys.argv[1:] = ['demo', '--mcp', '--auth', 'a:b']; main()",
     "from apps.demo import server",
 )
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 import streamlm
 from memory_store import Conflict, NotFound, StoreError, open_store
 from streamlm.checkpoints.checkpoint import Checkpoint
-from streamlm.cli import app
+from streamlm.cli.app import app
 from tests.s3 import S3Server
 
 

@@ -26,7 +26,7 @@ from benchmarks.tools.recall_models import (
     heads_entries,
 )
 from streamlm.checkpoints.checkpoint import Checkpoint
-from streamlm.cli import app
+from streamlm.cli.app import app
 from streamlm.config import COMPRESSIONS, ModelConfig, TrainConfig
 from streamlm.training.data import Corpus, SegmentBatches
 from streamlm.training.evaluate import evaluate

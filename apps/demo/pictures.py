@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from apps.demo.words import safe
-from streamlm.display import duration_text
+from streamlm.cli.display import duration_text
 from streamlm.runtime.reports import Progress
 from tokenizer import StreamDecoder
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memory_store import Conflict, Locked, Mismatch, Ref, StoreError, places
-from streamlm.cli_common import existing, locate, no_branch
+from streamlm.cli.options import existing, locate, no_branch
 
 if TYPE_CHECKING:
     from streamlm.checkpoints.checkpoint import Checkpoint

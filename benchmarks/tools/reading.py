@@ -93,7 +93,7 @@ def main() -> None:
     import torch
 
     import streamlm
-    from streamlm.allocator import return_freed_memory
+    from streamlm.cli.allocator import return_freed_memory
     from streamlm.lab.results import peak_memory, reset_peak_memory
     from streamlm.runtime.reports import Progress
 

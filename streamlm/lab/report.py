@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from streamlm.lab.compare import Run
-from streamlm.display import size_text
+from streamlm.cli.display import size_text
 from streamlm.lab.costs import mean_of
 from streamlm.plots.style import BLUE, DARK, GREEN, GREY, ORANGE, SKY, panels, save, tokens_text
 

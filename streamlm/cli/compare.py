@@ -8,12 +8,12 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from streamlm.allocator import keep_freed_memory
+from streamlm.cli.allocator import keep_freed_memory
 from streamlm.checkpoints.checkpoint import choose_device
-from streamlm.cli_common import Device, Json
+from streamlm.cli.options import Device, Json
 from streamlm.lab.compare import COMPARISONS, admitted, load_runs, runs_of, summary
 from streamlm.config import ModelConfig
-from streamlm.display import bar, interruptible, note, output, show_table
+from streamlm.cli.display import bar, interruptible, note, output, show_table
 from streamlm.lab.results import write_results
 from streamlm.training.recipe import Recipe
 from tokenizer import Tokenizer

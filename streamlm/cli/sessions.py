@@ -10,7 +10,7 @@ import typer
 from memory_store import Corrupt, Ref, StoreError
 from memory_store.places import named, open_store, session_names
 from memory_store.store import Store as OpenStore
-from streamlm.cli_common import (
+from streamlm.cli.options import (
     Device,
     Json,
     Model,
@@ -22,7 +22,7 @@ from streamlm.cli_common import (
     open_named,
     whole_name,
 )
-from streamlm.display import console, note, output, parse_time, show_table, size_text, time_text
+from streamlm.cli.display import console, note, output, parse_time, show_table, size_text, time_text
 
 NEWEST = 20  # snapshots that are listed unless all are asked for
 
@@ -135,7 +135,7 @@ def show(
             report = session.memory_report()
             decode = session.checkpoint.tokenizer.decode
     if plot is not None and report is not None:
-        from streamlm.memory_view import draw_memory
+        from streamlm.cli.memory_view import draw_memory
 
         draw_memory(report, plot, name=name)
     if as_json:
@@ -162,7 +162,7 @@ def show(
     columns = ("snapshot", "position", "saved at", "size", "kept")
     show_table(columns, cells, right=(*columns[:2], "size"))
     if memory and report is not None:
-        from streamlm.memory_view import show_memory
+        from streamlm.cli.memory_view import show_memory
 
         output.print()
         show_memory(report, decode)

@@ -8,17 +8,17 @@ from typer.core import TyperCommand, TyperGroup
 
 # Where each is, and what `streamlm --help` says of it: the first sentence of its own help.
 LATER = {
-    "convert": ("streamlm.cli_convert:app", "Turn pretrained weights into a checkpoint."),
+    "convert": ("streamlm.cli.convert:app", "Turn pretrained weights into a checkpoint."),
     "forecast": (
-        "streamlm.cli_forecast:app",
+        "streamlm.cli.forecast:app",
         "Forecast series: the Informer, and what it is compared with.",
     ),
     "draft": (
-        "streamlm.cli_draft:app",
+        "streamlm.cli.draft:app",
         "Drafters, which guess what a model will write: generate --draft.",
     ),
     "compare": (
-        "streamlm.cli_compare:compare",
+        "streamlm.cli.compare:compare",
         "Train variants of one model, each with several seeds, and show the table.",
     ),
 }

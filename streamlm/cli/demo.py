@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from streamlm.cli_common import Device, Model, place
-from streamlm.display import note
+from streamlm.cli.options import Device, Model, place
+from streamlm.cli.display import note
 
 
 def demo(

@@ -8,7 +8,7 @@ from typing import Any
 
 from streamlm.checkpoints.checkpoint import load_checkpoint
 from streamlm.training.data import load_corpus
-from streamlm.display import bar, interruptible, note, output, show_table
+from streamlm.cli.display import bar, interruptible, note, output, show_table
 from streamlm.lab.tasks.suite import SuiteConfig, check_names, run_suite, size_of
 
 

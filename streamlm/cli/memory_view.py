@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from streamlm.display import output, show_table, size_text
+from streamlm.cli.display import output, show_table, size_text
 from streamlm.runtime.memory_report import MemoryReport
 
 ROWS = 24

@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from memory_store import Retention, places
-from streamlm.cli_common import Json, Name, Store, existing, locate, no_branch, place
-from streamlm.cli_sessions import app
-from streamlm.display import note, output, size_text
+from streamlm.cli.options import Json, Name, Store, existing, locate, no_branch, place
+from streamlm.cli.sessions import app
+from streamlm.cli.display import note, output, size_text
 
 
 @app.command()

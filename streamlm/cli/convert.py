@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from streamlm.checkpoints.transfo_xl import convert_transfo_xl
-from streamlm.display import note, output
+from streamlm.cli.display import note, output
 
 app = typer.Typer(
     no_args_is_help=True,

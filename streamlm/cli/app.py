@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from memory_store import StoreError
-from streamlm.allocator import keep_freed_memory, return_freed_memory
-from streamlm.cli_common import (
+from streamlm.cli.allocator import keep_freed_memory, return_freed_memory
+from streamlm.cli.options import (
     SPLITS,
     Device,
     Errors,
@@ -31,10 +31,10 @@ from streamlm.cli_common import (
     training_run,
     whole_name,
 )
-from streamlm.cli_demo import demo
-from streamlm.cli_later import WithLater
-from streamlm.cli_upkeep import app as sessions_app
-from streamlm.display import (
+from streamlm.cli.demo import demo
+from streamlm.cli.lazy import WithLater
+from streamlm.cli.upkeep import app as sessions_app
+from streamlm.cli.display import (
     bar,
     duration_text,
     interruptible,
@@ -329,7 +329,7 @@ def evaluate_command(
             raise ValueError(f"{name} {value}; allowed: at least 1")
     files = [data_file(name, data_dir) for name in data]
     if suite or names or plot:
-        from streamlm.cli_suite import measure_suite
+        from streamlm.cli.suite import measure_suite
 
         given: Any = {"suite": suite, "memory": memory, "names": names or (), "plot": plot}
         given |= {"sequences": sequences, "max_tokens": max_tokens, "batch_size": batch_size}

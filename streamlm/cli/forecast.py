@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from streamlm.checkpoints.checkpoint import choose_device
-from streamlm.cli_common import Device, Json
-from streamlm.display import bar, interruptible, note, output, show_table
+from streamlm.cli.options import Device, Json
+from streamlm.cli.display import bar, interruptible, note, output, show_table
 from streamlm.forecast.config import ForecastConfig
 from streamlm.forecast.series import Series, time_marks
 from streamlm.forecast.training import LAST, Epoch, Forecaster, train
