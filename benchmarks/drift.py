@@ -18,11 +18,11 @@ import torch
 import streamlm
 from benchmarks.tools.positions import interval
 from streamlm.checkpoints.checkpoint import Checkpoint
-from streamlm.training.data import read_documents
 from streamlm.cli.display import bar, output
 from streamlm.lab.results import usable_cores, write_results
 from streamlm.plots.style import BLUE, GREY, panels, save, tokens_text
 from streamlm.runtime.stream import score
+from streamlm.training.data import read_documents
 
 PARTS = 10
 

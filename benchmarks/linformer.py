@@ -24,14 +24,20 @@ import torch
 from rich.table import Table
 
 from benchmarks.tools.timing import median_interval, ratio
-from streamlm.cli.allocator import return_freed_memory
 from streamlm.checkpoints.checkpoint import choose_device
-from streamlm.training.data import Corpus
+from streamlm.cli.allocator import return_freed_memory
 from streamlm.cli.display import bar, output
+from streamlm.lab.results import (
+    describe,
+    peak_memory,
+    reset_peak_memory,
+    usable_cores,
+    write_results,
+)
 from streamlm.models.encoder import Encoder, EncoderConfig, masked_windows
 from streamlm.models.heads.linformer import SelfAttention, projections
-from streamlm.lab.results import describe, peak_memory, reset_peak_memory, usable_cores, write_results
 from streamlm.plots.style import BLUE, GREEN, GREY, ORANGE, panels, save, tokens_text
+from streamlm.training.data import Corpus
 from streamlm.training.recipe import Recipe
 from tokenizer import Tokenizer
 

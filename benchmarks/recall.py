@@ -38,8 +38,8 @@ from benchmarks.tools.recall_models import (
 )
 from benchmarks.tools.recall_report import draw, show
 from streamlm.cli.allocator import keep_freed_memory
-from streamlm.config import COMPRESSIONS, TrainConfig
 from streamlm.cli.display import bar, note
+from streamlm.config import COMPRESSIONS, TrainConfig
 from streamlm.lab.results import usable_cores, write_results
 from streamlm.lab.tasks import Alphabet, answer, by_compressions, by_distance, recall
 from streamlm.lab.tasks.suite import reach_in_segments

@@ -20,12 +20,12 @@ from benchmarks.tools.drafting import Drafting, starts
 from benchmarks.tools.speculative_plot import draw
 from benchmarks.tools.timing import ratio, side_by_side
 from streamlm.checkpoints.checkpoint import Checkpoint
-from streamlm.training.data import load_corpus
 from streamlm.cli.display import bar, output
-from streamlm.training.draft_reading import offset_nats
-from streamlm.runtime.drafter import Drafter, load_drafter
 from streamlm.lab.results import usable_cores, write_results
+from streamlm.runtime.drafter import Drafter, load_drafter
 from streamlm.runtime.stream import Sampling
+from streamlm.training.data import load_corpus
+from streamlm.training.draft_reading import offset_nats
 
 TARGET = 1.2  # faster by so much, it is worth shipping
 TEMPERATURES = (0.0, 0.8, 1.0)

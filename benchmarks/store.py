@@ -27,13 +27,13 @@ from benchmarks.tools.saving import added_bytes, flat, save_synced
 from benchmarks.tools.timing import median_interval, ratio, seconds, side_by_side
 from memory_store import DirectoryStore, Ref, Retention, Snapshot, Window
 from streamlm.checkpoints.checkpoint import Checkpoint
-from streamlm.config import ModelConfig
-from streamlm.training.data import read_documents
 from streamlm.cli.display import bar, output
-from streamlm.models.build import build_model
+from streamlm.config import ModelConfig
 from streamlm.lab.results import usable_cores, write_results
+from streamlm.models.build import build_model
 from streamlm.plots.style import BLUE, GREEN, GREY, ORANGE, panels, save, tokens_text
 from streamlm.sessions.saving import collection_is_due
+from streamlm.training.data import read_documents
 
 SEGMENT, COMPRESSED = 128, 32
 # Layers, slots of each of the two windows, width: 12.6 MB and 53 MB of bfloat16.

@@ -24,9 +24,9 @@ from benchmarks.tools.reading import run_reader
 from benchmarks.tools.saving import commit_costs, resume_costs
 from benchmarks.tools.stream_plot import draw
 from streamlm.checkpoints.checkpoint import Checkpoint
-from streamlm.training.data import read_documents
 from streamlm.cli.display import bar, output
 from streamlm.lab.results import usable_cores, write_results
+from streamlm.training.data import read_documents
 
 YOUNG = 1000
 TARGET = 1.1  # a token may cost so much more in an old session

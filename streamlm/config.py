@@ -105,9 +105,9 @@ class ModelConfig(_Config):
         div_val: with cutoffs, bin i's embeddings are div_val**i times narrower than bin 0's.
         embed_dim: with cutoffs, width of bin 0's embeddings; 0 stands for d_model.
         clamp_len: distances above it count as it; 0 clamps nothing.
-        head: one of HEADS, what becomes of the past; see `streamlm.models.build`. "recurrent" keeps no
-            slots and "full" keeps all: memory_len and compressed_len must be 0. "linformer",
-            "informer" and "sinks" have no compressed memory; the first two keep whole segments.
+        head: one of HEADS, what becomes of the past; see `streamlm.models.build`. "recurrent"
+            keeps no slots and "full" keeps all: memory_len and compressed_len must be 0.
+            "linformer", "informer" and "sinks" have no compressed memory; the first two keep whole segments.
             "sketch" keeps whole segments too, at least one where there is compressed memory, whose
             slots are runs of up to compression_rate tokens; any lengths go with it, and no
             compression_loss.

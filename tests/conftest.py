@@ -17,8 +17,8 @@ from streamlm.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_ch
 from streamlm.config import ModelConfig
 from streamlm.models.transformer_xl import RelativeModel
 from streamlm.sessions.session import Session
-from tests.command_line import CommandLine, log
-from tests.sessions import End
+from tests.support.command_line import CommandLine, log
+from tests.support.sessions import End
 from tokenizer import Tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -9,7 +9,7 @@ import torch
 
 from streamlm.models.transformer_xl import RelativeModel
 from streamlm.state import State, from_numpy
-from tests.invariants import random_tokens, read, reload, row_of, tiny_model
+from tests.support.invariants import random_tokens, read, reload, row_of, tiny_model
 
 
 @pytest.fixture(scope="module")

@@ -73,7 +73,9 @@ class Desk:
         """The model; loaded when it is first needed."""
         with self._loading:
             if self._checkpoint is None:
-                from streamlm.checkpoints.checkpoint import load_checkpoint  # torch, which takes seconds
+                from streamlm.checkpoints.checkpoint import (
+                    load_checkpoint,  # torch, which takes seconds
+                )
 
                 self._checkpoint = load_checkpoint(self.model, device=self.device)
             return self._checkpoint

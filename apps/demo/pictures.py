@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from apps.demo.words import safe
-from streamlm.cli.display import duration_text
 from streamlm.runtime.reports import Progress
+from streamlm.units import duration_text
 from tokenizer import StreamDecoder
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from streamlm.runtime.stops import unescaped
 
 if TYPE_CHECKING:
     from streamlm.checkpoints.checkpoint import Checkpoint
-    from streamlm.sessions.session import Session
     from streamlm.runtime.stream import Sampling
+    from streamlm.sessions.session import Session
 
 SHOWN = 60  # tokens before the writing that are shown
 OTHERS = 8  # likely tokens told with each that is written

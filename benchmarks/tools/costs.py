@@ -11,9 +11,9 @@ import torch
 from benchmarks.tools.timing import median_interval, ratio, side_by_side
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.runtime.reports import ReadReport
-from streamlm.sessions.session import Session
 from streamlm.runtime.stream import Sampling
 from streamlm.runtime.text_stream import TextStream
+from streamlm.sessions.session import Session
 
 SEGMENTS_FED = 8  # a measurement feeds so many segments, and writes one: each closes as many
 

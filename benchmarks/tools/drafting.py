@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 
 from streamlm.checkpoints.checkpoint import Checkpoint
-from streamlm.training.data import Corpus
 from streamlm.runtime.drafter import Drafter
 from streamlm.runtime.stream import Sampling
 from streamlm.runtime.text_stream import TextStream
+from streamlm.training.data import Corpus
 
 
 def starts(checkpoint: Checkpoint, corpus: Corpus, *, n: int, read: int) -> list[TextStream]:

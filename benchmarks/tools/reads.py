@@ -7,10 +7,10 @@ from functools import partial
 import numpy as np
 
 from streamlm.checkpoints.checkpoint import Checkpoint
+from streamlm.models.base import Model
+from streamlm.models.build import build_model
 from streamlm.training.data import Corpus
 from streamlm.training.evaluate import EvalReport, evaluate
-from streamlm.models.build import build_model
-from streamlm.models.base import Model
 
 WHOLE, RECENT, NONE = "whole memory", "compressed memory off", "memory off"
 

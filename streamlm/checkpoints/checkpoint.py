@@ -13,8 +13,8 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 
 from streamlm.config import ModelConfig
-from streamlm.models.build import build_model
 from streamlm.models.base import Model
+from streamlm.models.build import build_model
 from tokenizer import Tokenizer
 
 BUNDLED = ("books",)
@@ -105,7 +105,8 @@ def load_checkpoint(
     if not (folder / "tokenizer.model").is_file():
         raise FileNotFoundError(
             f"{folder} is no checkpoint: tokenizer.model is missing; a model without it, such as "
-            "one that was converted, reads ids, not text: streamlm.checkpoints.checkpoint.load_model loads it"
+            "one that was converted, reads ids, not text: "
+            "streamlm.checkpoints.checkpoint.load_model loads it"
         )
     config = ModelConfig.load(folder / "config.json")
     tokenizer = Tokenizer(folder / "tokenizer.model")

@@ -253,7 +253,8 @@ def convert_transfo_xl(folder: str | Path, out: str | Path) -> list[str]:
             f"{config.segment_len} slots more than there"
         )
     notes.append(
-        "the checkpoint has no tokenizer: streamlm.checkpoints.checkpoint.load_model reads ids with it"
+        "the checkpoint has no tokenizer: "
+        "streamlm.checkpoints.checkpoint.load_model reads ids with it"
     )
     return notes
 

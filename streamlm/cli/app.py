@@ -14,6 +14,17 @@ import typer
 
 from memory_store import StoreError
 from streamlm.cli.allocator import keep_freed_memory, return_freed_memory
+from streamlm.cli.demo import demo
+from streamlm.cli.display import (
+    bar,
+    interruptible,
+    note,
+    output,
+    reading_bar,
+    show_report,
+    show_rows,
+)
+from streamlm.cli.lazy import WithLater
 from streamlm.cli.options import (
     SPLITS,
     Device,
@@ -31,21 +42,9 @@ from streamlm.cli.options import (
     training_run,
     whole_name,
 )
-from streamlm.cli.demo import demo
-from streamlm.cli.lazy import WithLater
 from streamlm.cli.upkeep import app as sessions_app
-from streamlm.cli.display import (
-    bar,
-    duration_text,
-    interruptible,
-    note,
-    output,
-    reading_bar,
-    show_report,
-    show_rows,
-    size_text,
-)
 from streamlm.runtime.stops import unescaped
+from streamlm.units import duration_text, size_text
 
 # What needs torch is imported by the commands that need it: help and listings are there at once.
 if TYPE_CHECKING:

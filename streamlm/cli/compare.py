@@ -8,12 +8,12 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from streamlm.cli.allocator import keep_freed_memory
 from streamlm.checkpoints.checkpoint import choose_device
-from streamlm.cli.options import Device, Json
-from streamlm.lab.compare import COMPARISONS, admitted, load_runs, runs_of, summary
-from streamlm.config import ModelConfig
+from streamlm.cli.allocator import keep_freed_memory
 from streamlm.cli.display import bar, interruptible, note, output, show_table
+from streamlm.cli.options import Device, Json
+from streamlm.config import ModelConfig
+from streamlm.lab.compare import COMPARISONS, admitted, load_runs, runs_of, summary
 from streamlm.lab.results import write_results
 from streamlm.training.recipe import Recipe
 from tokenizer import Tokenizer
@@ -49,8 +49,8 @@ def compare(
     Every finished run is written down. The same command goes on with those that are missing.
     """
     # First: what is missing is told before hours of work.
-    from streamlm.plots.compare import draw
     from streamlm.lab.report import write_report
+    from streamlm.plots.compare import draw
 
     if threads is not None:
         torch.set_num_threads(threads)

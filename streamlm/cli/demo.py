@@ -1,11 +1,14 @@
 """`streamlm demo`: watch a model read, remember and write, in a browser."""
 
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
-from streamlm.cli.options import Device, Model, place
 from streamlm.cli.display import note
+from streamlm.cli.options import Device, Model, place
+
+APP = "apps.demo.launch"  # imported when called: apps stand above this package
 
 
 def demo(
@@ -55,9 +58,7 @@ def demo(
     browser: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
 ) -> None:
     """Watch a model read, remember and write, in a browser. Needs the extra `demo`."""
-    from apps.demo.launch import run
-
-    run(
+    import_module(APP).run(
         store,
         model=model,
         device=device,

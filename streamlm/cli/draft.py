@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
-from streamlm.cli.allocator import keep_freed_memory
 from streamlm.checkpoints.checkpoint import load_checkpoint
-from streamlm.cli.options import SPLITS, Device, Json, Model, data_file, training_run
-from streamlm.training.data import load_corpus
+from streamlm.cli.allocator import keep_freed_memory
 from streamlm.cli.display import bar, interruptible, note, output, show_table
+from streamlm.cli.options import SPLITS, Device, Json, Model, data_file, training_run
+from streamlm.runtime.drafter import load_drafter
+from streamlm.training.data import load_corpus
 from streamlm.training.draft_reading import offset_nats
 from streamlm.training.drafter import draft_trainer_for
-from streamlm.runtime.drafter import load_drafter
 
 app = typer.Typer(
     no_args_is_help=True,

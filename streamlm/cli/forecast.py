@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from streamlm.checkpoints.checkpoint import choose_device
-from streamlm.cli.options import Device, Json
 from streamlm.cli.display import bar, interruptible, note, output, show_table
+from streamlm.cli.options import Device, Json
 from streamlm.forecast.config import ForecastConfig
 from streamlm.forecast.series import Series, time_marks
 from streamlm.forecast.training import LAST, Epoch, Forecaster, train
@@ -151,8 +151,9 @@ def predict(
     if plot is not None:
         from streamlm.plots.forecast import draw_forecast
 
-        known = series.only(names)
-        draw_forecast(known, dates, values, plot, input_len=found.config.input_len)
+        known, rows = series.only(names), slice(-found.config.input_len, None)
+        past = known.dates[rows], known.values[rows]
+        draw_forecast(known.names, past, (dates, values), plot)
     if as_json:
         print(json.dumps({"columns": list(names), "dates": texts, "values": values.tolist()}))
         return

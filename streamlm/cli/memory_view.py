@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from streamlm.cli.display import output, show_table, size_text
+from streamlm.cli.display import output, show_table
 from streamlm.runtime.memory_report import MemoryReport
+from streamlm.units import size_text
 
 ROWS = 24
 BLOCKS = " ▁▂▃▄▅▆▇█"

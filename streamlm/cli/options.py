@@ -19,8 +19,8 @@ from memory_store.store import Store as OpenStore
 from streamlm.sessions.sources import Source
 
 if TYPE_CHECKING:
-    from streamlm.training.recipe import Recipe
     from streamlm.sessions.session import Session
+    from streamlm.training.recipe import Recipe
 
 SPLITS = ("valid", "test", "valid-extra", "test-extra")
 

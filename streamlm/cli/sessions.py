@@ -10,6 +10,7 @@ import typer
 from memory_store import Corrupt, Ref, StoreError
 from memory_store.places import named, open_store, session_names
 from memory_store.store import Store as OpenStore
+from streamlm.cli.display import console, note, output, show_table
 from streamlm.cli.options import (
     Device,
     Json,
@@ -22,7 +23,7 @@ from streamlm.cli.options import (
     open_named,
     whole_name,
 )
-from streamlm.cli.display import console, note, output, parse_time, show_table, size_text, time_text
+from streamlm.units import parse_time, size_text, time_text
 
 NEWEST = 20  # snapshots that are listed unless all are asked for
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from streamlm.checkpoints.checkpoint import load_checkpoint
-from streamlm.training.data import load_corpus
 from streamlm.cli.display import bar, interruptible, note, output, show_table
-from streamlm.lab.tasks.suite import SuiteConfig, check_names, run_suite, size_of
+from streamlm.lab.tasks.suite import TASKS, SuiteConfig, check_names, run_suite, size_of
+from streamlm.training.data import load_corpus
 
 
 def measure_suite(
@@ -46,9 +46,9 @@ def measure_suite(
     if max_tokens is not None:
         config = replace(config, tokens=max_tokens)
     if plot is not None:
-        from streamlm.plots.suite import check_plot, draw  # loads matplotlib, so only when used
+        from streamlm.plots.suite import draw  # loads matplotlib, so only when used
 
-        check_plot(plot, chosen)
+        _check_plot(plot, chosen)
     with interruptible(lambda: "nothing is changed"):
         checkpoint = load_checkpoint(model, device=device)
         corpus = load_corpus(files, checkpoint.tokenizer, progress=note)
@@ -167,3 +167,16 @@ SHOW: dict[str, Callable[[str, Any], None]] = {
     "frequency": show_frequency,
     "context": show_context,
 }
+
+
+def _check_plot(path: Path, names: list[str]) -> None:
+    """Tell what is missing before anything is measured.
+
+    Raises:
+        ValueError: no task to draw, or a file that is no PNG.
+    """
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"--plot {path}; allowed: a file that ends in .png")
+    if not set(names) & set(TASKS):
+        allowed = ", ".join(TASKS[:-1]) + f" or {TASKS[-1]}"
+        raise ValueError(f"--plot with {', '.join(names)}; allowed: at least one of {allowed}")

@@ -7,9 +7,10 @@ from typing import Annotated
 import typer
 
 from memory_store import Retention, places
+from streamlm.cli.display import note, output
 from streamlm.cli.options import Json, Name, Store, existing, locate, no_branch, place
 from streamlm.cli.sessions import app
-from streamlm.cli.display import note, output, size_text
+from streamlm.units import size_text
 
 
 @app.command()

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from streamlm.config import ModelConfig
-from streamlm.models.build import build_model
 from streamlm.models.base import Model
+from streamlm.models.build import build_model
 from streamlm.runtime.stream import pieces
 
 SEGMENTS, STD = 3, 0.2  # segments that are read, and weights large enough for a leak to show

@@ -21,11 +21,11 @@ import torch
 
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.config import TRAINED_BY, ModelConfig, TrainConfig
+from streamlm.lab.causality import gate
+from streamlm.lab.costs import measure
+from streamlm.models.build import build_model
 from streamlm.training.data import Corpus
 from streamlm.training.evaluate import evaluate
-from streamlm.models.build import build_model
-from streamlm.lab.costs import measure
-from streamlm.lab.causality import gate
 from streamlm.training.recipe import Recipe
 from streamlm.training.trainer import Step, Trainer
 from tokenizer import Tokenizer

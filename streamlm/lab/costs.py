@@ -15,14 +15,14 @@ import numpy as np
 import torch
 
 from streamlm.checkpoints.checkpoint import Checkpoint
-from streamlm.training.data import Corpus
-from streamlm.sessions.snapshots import to_snapshot, to_state
-from streamlm.state import State
-from streamlm.runtime.stream import advance, score
 from streamlm.lab.tasks.alphabet import Alphabet
 from streamlm.lab.tasks.recall import recall
 from streamlm.lab.tasks.scoring import answer, by_distance
 from streamlm.lab.tensor_memory import peak_tensor_bytes
+from streamlm.runtime.stream import advance, score
+from streamlm.sessions.snapshots import to_snapshot, to_state
+from streamlm.state import State
+from streamlm.training.data import Corpus
 
 DISTANCES = (0, 1, 2, 3, 4, 6, 8, 12)  # segments between what is told and what is asked
 LENGTHS = (4, 16, 64)  # segments of a stream after which it is measured

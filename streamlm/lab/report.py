@@ -9,9 +9,9 @@ from statistics import fmean
 from typing import Any
 
 from streamlm.lab.compare import Run
-from streamlm.cli.display import size_text
 from streamlm.lab.costs import mean_of
 from streamlm.plots.style import BLUE, DARK, GREEN, GREY, ORANGE, SKY, panels, save, tokens_text
+from streamlm.units import size_text
 
 COLOURS = (BLUE, GREY, ORANGE, GREEN, SKY, DARK)
 STYLE = """

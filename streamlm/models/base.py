@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from streamlm.models.layers.adaptive import AdaptiveEmbedding
 from streamlm.config import ModelConfig
 from streamlm.memory.eviction import Eviction
+from streamlm.models.layers.adaptive import AdaptiveEmbedding
 from streamlm.state import State
 
 Observer = Callable[[int, Tensor], None]

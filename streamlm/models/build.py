@@ -3,14 +3,14 @@
 from collections.abc import Callable
 
 from streamlm.config import ModelConfig
+from streamlm.models.base import Model
 from streamlm.models.heads.full import FullModel
 from streamlm.models.heads.informer import InformerModel
 from streamlm.models.heads.linformer import LinformerModel
 from streamlm.models.heads.recurrent import RecurrentModel
-from streamlm.models.transformer_xl import RelativeModel
 from streamlm.models.heads.sinks import SinksModel
 from streamlm.models.heads.sketch import SketchModel
-from streamlm.models.base import Model
+from streamlm.models.transformer_xl import RelativeModel
 
 HEADS: dict[str, Callable[[ModelConfig], Model]] = {
     "relative": RelativeModel,

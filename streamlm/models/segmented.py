@@ -13,11 +13,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from streamlm.models.cache import counted_back
 from streamlm.config import ModelConfig
 from streamlm.memory.eviction import Eviction
-from streamlm.models.layers.block import AnyLayer
 from streamlm.models.base import Model, Observer
+from streamlm.models.cache import counted_back
+from streamlm.models.layers.block import AnyLayer
 from streamlm.state import Cache, State
 
 Pair = tuple[Tensor, Tensor]  # keys and values, [B, H, n, E] each

@@ -10,13 +10,13 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from streamlm.models.layers.attention import attention_mask
-from streamlm.models.cache import build_cache, committed_cache, counted_back
-from streamlm.memory.compression import COMPRESSORS, Conv, Dilated, Select
 from streamlm.config import ModelConfig
+from streamlm.memory.compression import COMPRESSORS, Conv, Dilated, Select
 from streamlm.memory.eviction import Eviction, evict
-from streamlm.models.layers.block import Layer
 from streamlm.models.base import Model, Observer
+from streamlm.models.cache import build_cache, committed_cache, counted_back
+from streamlm.models.layers.attention import attention_mask
+from streamlm.models.layers.block import Layer
 from streamlm.models.layers.positions import sinusoid
 from streamlm.state import Cache, State
 

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from streamlm.memory.compression import MostUsed, Select
 from streamlm.config import ModelConfig
+from streamlm.memory.compression import MostUsed, Select
 from streamlm.memory.eviction import Eviction
-from streamlm.models.transformer_xl import RelativeModel
-from streamlm.models.layers.block import Layer
 from streamlm.models.base import Model
-from streamlm.state import State
+from streamlm.models.layers.block import Layer
+from streamlm.models.transformer_xl import RelativeModel
 from streamlm.runtime.stream import pieces
+from streamlm.state import State
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from streamlm.models.base import Model
 from streamlm.models.cache import freed
 from streamlm.runtime.drafter import Drafter
-from streamlm.models.base import Model
-from streamlm.state import State
 from streamlm.runtime.stream import Sampling, draw
+from streamlm.state import State
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,14 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from memory_store import Snapshot
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.runtime.drafter import LONGEST, Drafter
 from streamlm.runtime.reports import Choice, ReadReport
-from streamlm.sessions.snapshots import to_snapshot, to_state
 from streamlm.runtime.speculation import Written, write_pass
-from streamlm.state import State
 from streamlm.runtime.stream import Sampling, advance, sample, score
+from streamlm.state import State
 from tokenizer import StreamDecoder, StreamEncoder
 
 REPETITION_WINDOW = 256  # newest tokens that the repetition penalty looks at
@@ -252,41 +250,3 @@ class TextStream:
     def canonical(self, checkpoint: Checkpoint) -> "TextStream":
         """The same stream, computing the same bits from here on as one resumed; see `Model`."""
         return replace(self, state=checkpoint.model.canonical(self.state), hidden=None)
-
-    def to_snapshot(
-        self, checkpoint: Checkpoint, *, tokens: np.ndarray, attributes: Mapping[str, Any]
-    ) -> Snapshot:
-        """The stream as a store keeps it; `tokens` are the ids since the parent commit."""
-        small = {
-            "pending": self.pending,
-            "tail": dict(self.tail),
-            "cut": dict(self.cut),
-            "random": dict(self.random),
-        }
-        return to_snapshot(
-            self.state,
-            checkpoint.model.config,
-            arrays={"ahead": self.ahead},
-            tokens=tokens,
-            attributes={**small, **attributes},
-        )
-
-    @classmethod
-    def from_snapshot(
-        cls, checkpoint: Checkpoint, snapshot: Snapshot, *, recent: np.ndarray
-    ) -> "TextStream":
-        """The stream that `to_snapshot` saved; `recent` are the newest tokens of the log."""
-        attributes: Any = snapshot.attributes
-        ahead = snapshot.arrays.get("ahead", np.zeros(0, np.int32))
-        known = (ahead >= 0) & (ahead < checkpoint.model.config.vocab_size)
-        if ahead.dtype != np.int32 or ahead.ndim != 1 or not known.all():
-            raise ValueError(f"ahead of {ahead.dtype} {ahead.shape}: not ids of this vocabulary")
-        return cls(
-            state=to_state(snapshot, checkpoint.model),
-            pending=attributes["pending"],
-            recent=recent,
-            ahead=ahead,
-            tail=attributes["tail"],
-            cut=attributes["cut"],
-            random=attributes["random"],
-        )

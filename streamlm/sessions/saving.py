@@ -25,8 +25,9 @@ from memory_store import (
     StoreError,
 )
 from streamlm.checkpoints.checkpoint import Checkpoint
-from streamlm.sessions.sources import Reading
 from streamlm.runtime.text_stream import REPETITION_WINDOW, TextStream
+from streamlm.sessions.snapshots import stream_from_snapshot, stream_to_snapshot
+from streamlm.sessions.sources import Reading
 
 
 class TokenLog:
@@ -139,8 +140,9 @@ class Keeping:
         assert self._writing is None
         parent, position = self.ref, stream.position
         start = parent.position if parent is not None else 0
-        snapshot = stream.to_snapshot(
-            self._checkpoint,
+        snapshot = stream_to_snapshot(
+            stream,
+            self._checkpoint.model.config,
             tokens=self.log.take(start, position),
             attributes={"reading": reading.to_json() if reading else None},
         )
@@ -162,7 +164,8 @@ class Keeping:
     def _empty(self) -> Snapshot:
         stream = TextStream.begin(self._checkpoint, seed=self._seed)
         tokens = np.zeros(0, np.int32)
-        return stream.to_snapshot(self._checkpoint, tokens=tokens, attributes={"reading": None})
+        config = self._checkpoint.model.config
+        return stream_to_snapshot(stream, config, tokens=tokens, attributes={"reading": None})
 
     def settle(self) -> None:
         """Wait for the commit that was begun, if there is one, and note how it ended.
@@ -245,7 +248,7 @@ class Keeping:
         reading: Any = snapshot.attributes["reading"]
         start = max(0, snapshot.position - REPETITION_WINDOW)
         recent = self.store.tokens(source, start, snapshot.position)
-        stream = TextStream.from_snapshot(self._checkpoint, snapshot, recent=recent)
+        stream = stream_from_snapshot(snapshot, self._checkpoint.model, recent=recent)
         return stream, Reading(**reading) if reading else None
 
     def before(self, position: int, length: int) -> tuple[TextStream, np.ndarray] | None:

@@ -16,13 +16,13 @@ from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.runtime.drafter import Drafter
 from streamlm.runtime.memory_report import MemoryReport, observe, window
 from streamlm.runtime.reports import Choice, Progress, ProgressCallback, ReadReport
-from streamlm.sessions.saving import Keeping, TokenLog
-from streamlm.sessions.sources import OpenSource, Reading, Source, continue_reading
-from streamlm.state import State
 from streamlm.runtime.stops import Stops
 from streamlm.runtime.stream import Sampling
 from streamlm.runtime.text_stream import TextStream
 from streamlm.sessions.recent_tokens import Trail
+from streamlm.sessions.saving import Keeping, TokenLog
+from streamlm.sessions.sources import OpenSource, Reading, Source, continue_reading
+from streamlm.state import State
 
 
 class Session:
@@ -325,12 +325,12 @@ class Session:
 
         Args:
             max_tokens: tokens to write at most.
-            temperature, top_k, top_p, min_p, repetition_penalty: see `streamlm.runtime.stream.Sampling`.
+            temperature, top_k, top_p, min_p, repetition_penalty: see `Sampling`.
             stop: strings at which to end; the first one found is read but not given out.
             seed: begin the random generator anew; None goes on with the session's own.
             drafter: guesses tokens, which the model then checks several at once (see
-                `streamlm.runtime.speculation`): faster where it guesses well. The text is as likely as
-                without, and at temperature 0 the same; the random numbers are used otherwise.
+                `streamlm.runtime.speculation`): faster where it guesses well. The text is as likely
+                as without, and at temperature 0 the same; the random numbers are used otherwise.
 
         Returns:
             An iterator of pieces of text, never half a character. If it is dropped halfway, the

@@ -14,8 +14,9 @@ import torch
 
 from memory_store import Snapshot, Window
 from streamlm.config import ModelConfig
-from streamlm.models.heads.sketch import MADE
 from streamlm.models.base import Model
+from streamlm.models.heads.sketch import MADE
+from streamlm.runtime.text_stream import TextStream
 from streamlm.state import State, from_numpy
 
 UNBOUNDED = 1 << 32  # slots of a head that lets go of none
@@ -145,4 +146,49 @@ def to_state(snapshot: Snapshot, model: Model) -> State:
         state.position,
         length=length,
         carried=state.carried,
+    )
+
+
+def stream_to_snapshot(
+    stream: TextStream,
+    config: ModelConfig,
+    *,
+    tokens: np.ndarray,
+    attributes: Mapping[str, Any],
+) -> Snapshot:
+    """The snapshot of a stream of text; `tokens` are the ids since the parent commit."""
+    small = {
+        "pending": stream.pending,
+        "tail": dict(stream.tail),
+        "cut": dict(stream.cut),
+        "random": dict(stream.random),
+    }
+    return to_snapshot(
+        stream.state,
+        config,
+        arrays={"ahead": stream.ahead},
+        tokens=tokens,
+        attributes={**small, **attributes},
+    )
+
+
+def stream_from_snapshot(snapshot: Snapshot, model: Model, *, recent: np.ndarray) -> TextStream:
+    """The stream that `stream_to_snapshot` saved; `recent` are the newest tokens of the log.
+
+    Raises:
+        ValueError: the arrays do not belong to this model.
+    """
+    attributes: Any = snapshot.attributes
+    ahead = snapshot.arrays.get("ahead", np.zeros(0, np.int32))
+    known = (ahead >= 0) & (ahead < model.config.vocab_size)
+    if ahead.dtype != np.int32 or ahead.ndim != 1 or not known.all():
+        raise ValueError(f"ahead of {ahead.dtype} {ahead.shape}: not ids of this vocabulary")
+    return TextStream(
+        state=to_state(snapshot, model),
+        pending=attributes["pending"],
+        recent=recent,
+        ahead=ahead,
+        tail=attributes["tail"],
+        cut=attributes["cut"],
+        random=attributes["random"],
     )

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from streamlm.models.layers.adaptive import AdaptiveEmbedding
 from streamlm.checkpoints.checkpoint import Checkpoint
-from streamlm.training.data import IGNORED, Corpus, SegmentBatches
-from streamlm.runtime.drafter import Drafter, DrafterConfig, Known, newest_slots
 from streamlm.models.base import Model
+from streamlm.models.layers.adaptive import AdaptiveEmbedding
+from streamlm.runtime.drafter import Drafter, DrafterConfig, Known, newest_slots
 from streamlm.state import State
+from streamlm.training.data import IGNORED, Corpus, SegmentBatches
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,6 @@ from safetensors.torch import load_file
 
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.config import TrainConfig
-from streamlm.training.data import IGNORED, Corpus
-from streamlm.training.draft_reading import Reader, offset_losses, offset_nats
 from streamlm.runtime.drafter import (
     CONFIG,
     WEIGHTS,
@@ -22,9 +20,17 @@ from streamlm.runtime.drafter import (
     DrafterConfig,
     save_drafter,
 )
-from streamlm.training.recipe import Recipe
 from streamlm.state import State
-from streamlm.training.trainer import MAY_CHANGE, STATE_FIELDS, last_folder, put_in_place, scheduled_rate
+from streamlm.training.data import IGNORED, Corpus
+from streamlm.training.draft_reading import Reader, offset_losses, offset_nats
+from streamlm.training.recipe import Recipe
+from streamlm.training.trainer import (
+    MAY_CHANGE,
+    STATE_FIELDS,
+    last_folder,
+    put_in_place,
+    scheduled_rate,
+)
 
 PLACES = 48  # of each row's segment, drawn anew each time, that are trained on
 OTHERS = 512  # tokens compared besides those that came

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from streamlm.training.data import IGNORED, Corpus, SegmentBatches
 from streamlm.models.base import Model
+from streamlm.training.data import IGNORED, Corpus, SegmentBatches
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from streamlm.models.layers.attention import attention_mask
-from streamlm.memory.compression import Select
 from streamlm.config import JOINT
+from streamlm.memory.compression import Select
 from streamlm.memory.eviction import Eviction
-from streamlm.models.transformer_xl import RelativeModel
-from streamlm.models.layers.block import Layer
 from streamlm.models.base import Model
+from streamlm.models.layers.attention import attention_mask
+from streamlm.models.layers.block import Layer
+from streamlm.models.transformer_xl import RelativeModel
 
 
 def language_model_loss(logits: Tensor, targets: Tensor) -> Tensor:

@@ -16,15 +16,15 @@ from safetensors.torch import load_file
 
 from streamlm.checkpoints.checkpoint import choose_device, save_checkpoint
 from streamlm.config import ModelConfig, TrainConfig
-from streamlm.training.data import IGNORED, Corpus, SegmentBatches
-from streamlm.training.evaluate import evaluate
 from streamlm.models.build import build_model
 from streamlm.models.heads.sketch import SketchModel
+from streamlm.state import State
+from streamlm.training.data import IGNORED, Corpus, SegmentBatches
+from streamlm.training.evaluate import evaluate
 from streamlm.training.losses import compression_loss, target_loss
 from streamlm.training.recipe import Recipe
-from streamlm.state import State
-from tokenizer.kinds import token_types
 from tokenizer import Tokenizer
+from tokenizer.kinds import token_types
 
 STATE_FIELDS = ("past", "segment", "usage", "filled", "position", "carried")
 # What may differ when a run is resumed; everything else would make it another run.

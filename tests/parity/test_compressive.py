@@ -12,8 +12,8 @@ from torch import Tensor
 from streamlm.config import ModelConfig
 from streamlm.memory.eviction import Eviction
 from streamlm.models.transformer_xl import RelativeModel
-from streamlm.training.losses import attention_reconstruction
 from streamlm.state import State
+from streamlm.training.losses import attention_reconstruction
 from tests.parity.peers import Compare, peer
 
 compressive = peer(

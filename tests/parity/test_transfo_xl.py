@@ -19,8 +19,8 @@ from streamlm.checkpoints.checkpoint import load_model
 from streamlm.checkpoints.transfo_xl import convert_transfo_xl, convert_weights, transfo_xl_config
 from streamlm.models.transformer_xl import RelativeModel
 from streamlm.runtime.stream import score
-from tests.invariants import read
 from tests.parity.peers import Compare, peer
+from tests.support.invariants import read
 
 transfo_xl = peer("transformers.models.transfo_xl.modeling_transfo_xl", "transformers 4.35.2")
 pytestmark = pytest.mark.filterwarnings("ignore")

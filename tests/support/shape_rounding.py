@@ -3,10 +3,10 @@
     python -m pytest -p tests.support.shape_rounding tests
 
 A matrix product adds in an order that its kernel chooses by the operands' shapes, strides and
-alignment; processors differ in how. A test that passes on one may take such an accident for a
-promise. Under this plugin every product is off by a few units in the last place, and by how many
-depends on shape, strides and alignment alone. Equal operations in equal shapes stay bit-equal, which
-is all that streamlm promises; whatever else needs a tolerance.
+alignment, and each processor has its own. A test may take one processor's accident for a promise.
+Under this plugin every product is off by a few units in the last place, which depend on shape,
+strides and alignment alone. Equal operations in equal shapes stay bit-equal, and that is all that
+streamlm promises; everything else needs a tolerance.
 """
 
 import functools

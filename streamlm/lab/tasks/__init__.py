@@ -8,7 +8,13 @@ from streamlm.lab.tasks.copying import copying
 from streamlm.lab.tasks.passkey import passkey
 from streamlm.lab.tasks.questions import REGIONS, Questions, joined
 from streamlm.lab.tasks.recall import recall
-from streamlm.lab.tasks.scoring import Answers, answer, binomial_interval, by_compressions, by_distance
+from streamlm.lab.tasks.scoring import (
+    Answers,
+    answer,
+    binomial_interval,
+    by_compressions,
+    by_distance,
+)
 from streamlm.lab.tasks.tracking import tracking
 
 __all__ = [

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from streamlm.training.data import Corpus
 from streamlm.models.base import Model
 from streamlm.runtime.stream import score
+from streamlm.training.data import Corpus
 
 LEAST_GAIN = 0.01
 SHARES = (1.0, 0.5, 0.1)  # the paper's r

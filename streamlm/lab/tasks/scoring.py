@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from streamlm.models.base import Model
 from streamlm.lab.tasks.questions import REGIONS, Questions
+from streamlm.models.base import Model
 
 
 @dataclass(frozen=True, eq=False)

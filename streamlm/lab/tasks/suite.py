@@ -6,9 +6,6 @@ from typing import Any
 
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.config import ModelConfig
-from streamlm.training.data import Corpus
-from streamlm.training.evaluate import EvalReport, evaluate
-from streamlm.models.base import Model
 from streamlm.lab.tasks.alphabet import Alphabet
 from streamlm.lab.tasks.context import effective_context
 from streamlm.lab.tasks.copying import copying
@@ -18,6 +15,9 @@ from streamlm.lab.tasks.questions import Questions, spans
 from streamlm.lab.tasks.recall import recall
 from streamlm.lab.tasks.scoring import Answers, answer, by_compressions, by_distance
 from streamlm.lab.tasks.tracking import tracking
+from streamlm.models.base import Model
+from streamlm.training.data import Corpus
+from streamlm.training.evaluate import EvalReport, evaluate
 
 BY_DISTANCE: dict[str, Callable[..., Questions]] = {
     "passkey": passkey,

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from streamlm.models.layers.attention import ProjectingAttention, attention_mask
-from streamlm.models.cache import project_blocks
 from streamlm.config import ModelConfig
-from streamlm.models.segmented import KeyValueModel, Pair, Places
-from streamlm.models.layers.block import AnyLayer
 from streamlm.models.base import Observer
+from streamlm.models.cache import project_blocks
+from streamlm.models.layers.attention import ProjectingAttention, attention_mask
+from streamlm.models.layers.block import AnyLayer
 from streamlm.models.layers.positions import absolute
+from streamlm.models.segmented import KeyValueModel, Pair, Places
 from streamlm.state import State
 
 

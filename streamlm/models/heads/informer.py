@@ -19,12 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from streamlm.models.layers.attention import attention_mask, relative_shift
-from streamlm.models.cache import project_blocks
 from streamlm.config import ModelConfig
-from streamlm.models.segmented import KeyValueModel, Pair, Places, newest
+from streamlm.models.cache import project_blocks
+from streamlm.models.layers.attention import attention_mask, relative_shift
 from streamlm.models.layers.block import Layer
 from streamlm.models.layers.positions import sinusoid
+from streamlm.models.segmented import KeyValueModel, Pair, Places, newest
 from streamlm.state import State
 
 # What is carried: measures of the open segment's queries [L, B, H, T], the threshold [L, B, H], and

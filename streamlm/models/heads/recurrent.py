@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from streamlm.models.layers.attention import ProjectingAttention
 from streamlm.config import ModelConfig
-from streamlm.models.segmented import KeyValueModel, Pair, Places
+from streamlm.models.layers.attention import ProjectingAttention
 from streamlm.models.layers.block import AnyLayer
+from streamlm.models.segmented import KeyValueModel, Pair, Places
 from streamlm.state import State
 
 MATRICES = "retention"  # what is carried: [L, B, H, E, E]

@@ -12,12 +12,12 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from streamlm.models.layers.attention import attention_mask
-from streamlm.models.cache import project_blocks
 from streamlm.config import ModelConfig
-from streamlm.models.segmented import KeyValueModel, Pair, Places, newest
+from streamlm.models.cache import project_blocks
+from streamlm.models.layers.attention import attention_mask
 from streamlm.models.layers.block import Layer
 from streamlm.models.layers.positions import sinusoid
+from streamlm.models.segmented import KeyValueModel, Pair, Places, newest
 from streamlm.state import State
 
 PINNED = "pinned"  # what is carried: layer inputs of the first tokens, [L, B, S, D]

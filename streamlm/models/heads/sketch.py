@@ -19,14 +19,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from streamlm.models.layers.attention import attention_mask, look_up, relative_shift
-from streamlm.models.cache import project_blocks
 from streamlm.config import ModelConfig
-from streamlm.models.segmented import KeyValueModel, Pair, Places, newest
-from streamlm.models.layers.block import Layer
 from streamlm.models.base import Observer
-from streamlm.models.layers.positions import buckets, sinusoid
+from streamlm.models.cache import project_blocks
 from streamlm.models.heads.runs import pushed, runs
+from streamlm.models.layers.attention import attention_mask, look_up, relative_shift
+from streamlm.models.layers.block import Layer
+from streamlm.models.layers.positions import buckets, sinusoid
+from streamlm.models.segmented import KeyValueModel, Pair, Places, newest
 from streamlm.state import State
 
 # What is carried with global slots: types of the tokens in [memory | open segment] [1, B, M+T],

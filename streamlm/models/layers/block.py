@@ -4,8 +4,8 @@ from typing import Generic, TypeVar
 
 from torch import Tensor, nn
 
-from streamlm.models.layers.attention import RelativeAttention
 from streamlm.config import ModelConfig
+from streamlm.models.layers.attention import RelativeAttention
 
 Attention = TypeVar("Attention", bound=nn.Module)
 
