@@ -107,10 +107,10 @@ class ModelConfig(_Config):
         clamp_len: distances above it count as it; 0 clamps nothing.
         head: one of HEADS, what becomes of the past; see `streamlm.models.build`. "recurrent"
             keeps no slots and "full" keeps all: memory_len and compressed_len must be 0.
-            "linformer", "informer" and "sinks" have no compressed memory; the first two keep whole segments.
-            "sketch" keeps whole segments too, at least one where there is compressed memory, whose
-            slots are runs of up to compression_rate tokens; any lengths go with it, and no
-            compression_loss.
+            "linformer", "informer" and "sinks" have no compressed memory; the first two keep whole
+            segments. "sketch" keeps whole segments too, at least one where there is compressed
+            memory, whose slots are runs of up to compression_rate tokens; any lengths go with it,
+            and no compression_loss.
         projected_len: with "linformer", k, keys and values that each segment is shortened to.
         projection, sharing: with "linformer", one of `heads.linformer.KINDS` and of `SHARING`.
         factor: with "informer", c: of a segment's T queries, c·⌈ln T⌉ are to attend.

@@ -14,8 +14,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# The rooms of each package, lowest first. A room is a folder of the package, or a module beside them.
-# It imports from rooms of rows before its own, and from itself. `streamlm` is what
+# The rooms of each package, lowest first. A room is a folder of the package, or a module beside
+# them; it imports from rooms of rows before its own, and from itself. `streamlm` is what
 # `streamlm/__init__` offers.
 ROOMS: dict[str, tuple[set[str], ...]] = {
     "streamlm": (
