@@ -15,7 +15,7 @@ from hypothesis import settings
 import streamlm
 from streamlm.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from streamlm.config import ModelConfig
-from streamlm.models.transformer_xl import RelativeModel
+from streamlm.models.transformer_xl import TransformerXL
 from streamlm.sessions.session import Session
 from tests.support.command_line import CommandLine, log
 from tests.support.sessions import End
@@ -63,7 +63,7 @@ def tiny_folder(
             **{"norm": "pre", "final_norm": True, "init_std": 0.2},
         }
         torch.manual_seed(seed)
-        model = RelativeModel(ModelConfig.from_dict({**shape, **options}))
+        model = TransformerXL(ModelConfig.from_dict({**shape, **options}))
         with torch.no_grad():
             for id in set(books_tokenizer.encode(likes).tolist()):
                 model.output_bias[id] += 14.0

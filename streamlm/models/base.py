@@ -5,8 +5,8 @@ comes out. How attention sees the past, and what becomes of it, is the head's: s
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from streamlm.config import ModelConfig
 from streamlm.memory.eviction import Eviction
+from streamlm.models.cache import Cache
 from streamlm.models.layers.adaptive import AdaptiveEmbedding
 from streamlm.state import State
 
@@ -23,8 +24,14 @@ Observer = Callable[[int, Tensor], None]
 class Model(nn.Module, ABC):
     """A language model with bounded memory; see the module's text.
 
-    Nothing about a stream lives here: one model serves any number of states.
+    Nothing about a stream lives here: one model serves any number of states, and any number of
+    threads once it is frozen.
+
+    Attributes:
+        reads_any_phase: rows in different phases are read at once; else phase by phase.
     """
+
+    reads_any_phase = False
 
     output_bias: nn.Parameter
     final_norm: nn.Module
@@ -38,7 +45,7 @@ class Model(nn.Module, ABC):
             if config.cutoffs
             else nn.Embedding(config.vocab_size, config.d_model)
         )
-        self._mode_changes = 0
+        self._frozen: Any = None
 
     def _add_output(self) -> None:
         config = self.config
@@ -97,37 +104,103 @@ class Model(nn.Module, ABC):
 
     @abstractmethod
     def read(
-        self, x: Tensor, state: State, *, observe: Observer | None = None
+        self,
+        x: Tensor,
+        state: State,
+        *,
+        cache: Cache | None = None,
+        observe: Observer | None = None,
     ) -> tuple[Tensor, State]:
         """Embedded tokens [B, t, D] through all layers, and the state after them.
 
         Args:
-            observe: see `hidden`.
+            cache, observe: see `hidden`.
         """
 
     @abstractmethod
-    def commit(self, state: State) -> tuple[State, Eviction | None]:
-        """Close the full open segment.
+    def commit(self, state: State, cache: Cache | None = None) -> tuple[State, Eviction | None]:
+        """Close the open segment of every row where it is full.
+
+        Args:
+            cache: see `hidden`; it moves on with the state.
 
         Returns:
-            The state with an empty open segment, and what was evicted and compressed, if any.
+            The state with these segments empty, and what was evicted and compressed; None where
+            nothing was, or where only some of the rows were closed.
 
         Raises:
-            ValueError: the open segment is not full.
+            ValueError: no open segment is full.
         """
 
     @abstractmethod
-    def canonical(self, state: State) -> State:
-        """The same state, computing from here on the same bits as one that was saved and loaded."""
+    def settle(self, state: State, cache: Cache) -> None:
+        """Make a cache what it would be had the state just been loaded.
+
+        The last bits of a matrix product depend on how many rows are multiplied at once, so a
+        session that read its open segment in pieces differs in them from one that was loaded from a
+        snapshot. After this, both compute the same from here on, bit for bit.
+        """
+
+    def derive(self) -> Any:
+        """What inference needs of the weights alone; kept while the model is frozen."""
+        return ()
+
+    # -- inference --------------------------------------------------------------------------------
+
+    def freeze(self) -> Self:
+        """Evaluation mode, with what depends on the weights alone derived once.
+
+        Until `train()`, the weights must not change; moving or loading them derives anew. Caches
+        are reused from call to call only while the model is frozen.
+        """
+        self.eval()
+        with torch.no_grad():
+            self._frozen = _Frozen(self.derive())
+        return self
+
+    @property
+    def frozen(self) -> Any:
+        """What identifies the frozen weights; None unless frozen."""
+        return self._frozen
+
+    def derived(self) -> Any:
+        """`derive`, computed once while the model is frozen."""
+        if self._frozen is not None and not torch.is_grad_enabled():
+            return self._frozen.values
+        return self.derive()
+
+    def train(self, mode: bool = True) -> Self:
+        """As in torch; training thaws."""
+        if mode:
+            self._frozen = None
+        return super().train(mode)
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """As in torch; a frozen model derives anew."""
+        found = super().load_state_dict(state_dict, strict, assign)
+        if self._frozen is not None:
+            self.freeze()
+        return found
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        if self._frozen is not None:
+            self.freeze()
+        return self
 
     # -- reading ----------------------------------------------------------------------------------
 
-    def forward(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+    def forward(
+        self, tokens: Tensor, state: State, cache: Cache | None = None
+    ) -> tuple[Tensor, State]:
         """Read tokens into the open segment.
 
         Args:
-            tokens: [B, t] ids, t from 1 to what is left of the segment.
+            tokens: [B, t] ids, t from 1 to what is left of the fullest segment.
             state: of the same batch size; it stays as it is.
+            cache: see `hidden`.
 
         Returns:
             Logits [B, t, V] for the token after each (see `logits`), and the state after the last.
@@ -136,7 +209,7 @@ class Model(nn.Module, ABC):
             ValueError: wrong shape, or more tokens than the open segment has room for.
         """
         # The output layer shares the embedding's weights; see Transformer-XL, tied adaptive inputs.
-        hidden, state = self.hidden(tokens, state)
+        hidden, state = self.hidden(tokens, state, cache)
         return self.logits(hidden), state
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -164,35 +237,60 @@ class Model(nn.Module, ABC):
         return found.view(targets.shape)
 
     def hidden(
-        self, tokens: Tensor, state: State, *, observe: Observer | None = None
+        self,
+        tokens: Tensor,
+        state: State,
+        cache: Cache | None = None,
+        *,
+        observe: Observer | None = None,
     ) -> tuple[Tensor, State]:
         """`forward` without the output layer: [B, t, D] and the new state.
 
         Args:
+            cache: the caller's workspace for this stream (see `streamlm.models.cache`), which moves
+                on with the state. Without one, keys and values of the past are derived for this
+                call alone. Not used with gradients on.
             observe: without gradients only, called with the index of each layer and its attention
                 weights [B, H, t, P + length + t], at the price of the fused kernel.
         """
         self._check(tokens, state)
+        if not state.aligned and (torch.is_grad_enabled() or not self.reads_any_phase):
+            return self._by_phase(tokens, state, observe)
         x = self.dropout(self.embedding(tokens) * self.config.d_model**0.5)
-        x, state = self.read(x, state, observe=observe)
+        x, state = self.read(x, state, cache=cache, observe=observe)
         return self.dropout(self.final_norm(x)), state
 
+    def _by_phase(
+        self, tokens: Tensor, state: State, observe: Observer | None
+    ) -> tuple[Tensor, State]:
+        """Rows of each phase by themselves."""
+        groups = [
+            [row for row, n in enumerate(state.length) if n == phase]
+            for phase in sorted(set(state.length))
+        ]
+        found: list[Tensor] = []
+        for rows in groups:
+            at = torch.tensor(rows, device=tokens.device)
+            hidden, after = self.hidden(tokens[at], state.rows(rows), observe=observe)
+            found.append(hidden)
+            state = state.put(rows, after)
+        order = torch.tensor(_inverse([row for rows in groups for row in rows]))
+        return torch.cat(found).index_select(0, order.to(tokens.device)), state
+
     @torch.no_grad()
-    def cut(self, before: State, tokens: Tensor, after: State, n: int) -> State:
-        """The state as if only the first n tokens had been read, of those that led to `after`.
+    def truncate(
+        self, before: State, tokens: Tensor, after: State, n: int, cache: Cache | None = None
+    ) -> State:
+        """The state after the first n of the tokens that led from `before` to `after`.
 
         Nothing is left of the others, and both states stay good.
 
         Args:
             before: the state that read them, in one call; tokens: [B, t] all of them.
             n: 1 to t.
+            cache: see `hidden`.
         """
-        return after if n == tokens.shape[1] else self.hidden(tokens[:, :n], before)[1]
-
-    def train(self, mode: bool = True) -> Self:
-        """As in torch; a change of mode also lets go of what was derived from the weights."""
-        self._mode_changes += mode != self.training
-        return super().train(mode)
+        return after if n == tokens.shape[1] else self.hidden(tokens[:, :n], before, cache)[1]
 
     def _check(self, tokens: Tensor, state: State) -> None:
         config = self.config
@@ -201,8 +299,22 @@ class Model(nn.Module, ABC):
                 f"tokens of shape {tuple(tokens.shape)}; allowed: [{state.batch_size}, t], "
                 "as many rows as the state has"
             )
-        room = config.segment_len - state.length
+        room = config.segment_len - max(state.length)
         if not 1 <= tokens.shape[1] <= room:
             raise ValueError(
                 f"{tokens.shape[1]} tokens; allowed: 1 to {room}, the room of the open segment"
             )
+
+
+class _Frozen:
+    """What was derived from weights that stand still. Its identity tells them from any others."""
+
+    def __init__(self, values: Any) -> None:
+        self.values = values
+
+
+def _inverse(order: Sequence[int]) -> list[int]:
+    places = [0] * len(order)
+    for place, row in enumerate(order):
+        places[row] = place
+    return places

@@ -10,10 +10,10 @@ from streamlm.models.heads.linformer import LinformerModel
 from streamlm.models.heads.recurrent import RecurrentModel
 from streamlm.models.heads.sinks import SinksModel
 from streamlm.models.heads.sketch import SketchModel
-from streamlm.models.transformer_xl import RelativeModel
+from streamlm.models.transformer_xl import TransformerXL
 
 HEADS: dict[str, Callable[[ModelConfig], Model]] = {
-    "relative": RelativeModel,
+    "relative": TransformerXL,
     "recurrent": RecurrentModel,
     "full": FullModel,
     "linformer": LinformerModel,

@@ -1,134 +1,173 @@
-"""Keys and values of past slots, derived from a state so that nothing is projected twice.
+"""Cache: keys and values of a state's slots, kept from one call to the next.
 
-The last bits of a matrix product depend on how many rows are multiplied at once. So past slots are
-always projected in the same blocks: memory by whole segments, compressed slots by the T / c of
-one commit. A cache built from a loaded state then equals the one that grew with the stream, bit
-for bit.
+A state is a value that anybody may hold; a cache is a workspace that one caller owns. Threads and
+forks have one each, so no call can see another's tokens. A call that is given the wrong cache, or
+none, derives keys and values anew.
+
+The last bits of a matrix product depend on how many rows are multiplied at once, and on where they
+lie. So past slots are always projected in the same blocks: memory by whole segments, compressed
+slots by the T / c of one commit. A cache made from a loaded state then equals the one that grew
+with the stream, bit for bit.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from streamlm.config import ModelConfig
-from streamlm.state import Cache, State
+from streamlm.state import State
+
+Pair = tuple[Tensor, Tensor]  # keys and values, [B, H, n, E] each
+ALIGNMENT = 64  # bytes, as torch aligns what it allocates
 
 
-class Projector(Protocol):
-    """A layer, as far as the cache is concerned."""
+class Cache:
+    """Keys and values of [past | open segment], and the buffer that new slots are written to.
 
-    def project(self, slots: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of slots: [B, n, W] → two [B, H, n, E]."""
+    Make an empty one and hand it to every call that continues the stream; see `Model.hidden`.
 
-
-def build_cache(
-    config: ModelConfig, layers: Sequence[Projector], state: State, *, version: int
-) -> Cache:
-    """The cache of a state that has none, as if it had been loaded."""
-    shape = (state.batch_size, config.n_heads, config.past_len + config.segment_len)
-    keys: list[Tensor] = []
-    values: list[Tensor] = []
-    for index, layer in enumerate(layers):
-        past, parts = state.past[index], []
-        if config.compressed_len:
-            old = past[:, : config.compressed_len]
-            parts.append(project_blocks(layer.project, old, config.evicted_len))
-        if config.memory_len:
-            recent = past[:, config.compressed_len :]
-            parts.append(project_blocks(layer.project, recent, config.segment_len))
-        if state.length:
-            parts.append(layer.project(state.segment[index, :, : state.length].contiguous()))
-        for store, column in ((keys, 0), (values, 1)):
-            buffer = state.past.new_zeros(*shape, config.head_dim)
-            if parts:
-                filled = torch.cat([part[column] for part in parts], dim=2)
-                buffer[:, :, : filled.shape[2]] = filled
-            store.append(buffer)
-    return Cache(keys, values, state.segment.clone(), state.length, 1, version)
-
-
-def committed_cache(
-    config: ModelConfig,
-    layers: Sequence[Projector],
-    cache: Cache,
-    *,
-    state: State,
-    compressed: Tensor | None,
-) -> Cache:
-    """Move a cache on as `commit` moved the slots, projecting only what is new.
-
-    Args:
-        cache: of the state before the commit; state: after it.
-        compressed: [L, B, T/c, W] the slots that the commit made, None when C = 0.
+    Attributes:
+        keys, values: L tensors [B, H, N + T, E], N columns of the past. Columns behind those of the
+            open segment are void but finite.
+        segment: [L, B, T, W] slots of the open segment. States share this buffer, so no column is
+            written twice: stepping back makes a copy.
+        length: columns of the open segment that are valid, by row.
+        calls: calls that wrote them.
     """
-    t, c_len, p_len = config.segment_len, config.compressed_len, config.past_len
-    if config.memory_len < t or cache.used != t:
-        return build_cache(config, layers, state, version=cache.weights_version)
-    keys: list[Tensor] = []
-    values: list[Tensor] = []
-    for index, layer in enumerate(layers):
-        old = cache.keys[index], cache.values[index]
-        # Memory keeps its newest M - T columns; the segment's T follow.
-        stop = p_len + t if cache.calls == 1 else p_len
-        parts = [tuple(half[:, :, c_len + t : stop] for half in old)]
-        if cache.calls > 1:  # read in pieces: project it as the whole segment that it is now
-            parts.append(layer.project(state.past[index, :, -t:].contiguous()))
-        if compressed is not None:
-            new = layer.project(compressed[index].contiguous())
-            kept = [
-                torch.cat([o[:, :, :c_len], n], 2)[:, :, -c_len:]
-                for o, n in zip(old, new, strict=True)
-            ]
-            parts.insert(0, tuple(kept))
-        for store, column in ((keys, 0), (values, 1)):
-            buffer = torch.zeros_like(old[0])
-            buffer[:, :, :p_len] = torch.cat([part[column] for part in parts], dim=2)
-            store.append(buffer)
-    return replace(
-        cache, keys=keys, values=values, segment=torch.zeros_like(cache.segment), used=0, calls=0
-    )
+
+    def __init__(self) -> None:
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
+        self.segment: Tensor | None = None
+        self.length: tuple[int, ...] = ()
+        self.calls = 0
+        self._written: tuple[int, ...] = ()  # columns of `segment` that some state may hold
+        self._weights: object = None
+        self._past: Tensor | None = None
+        self._slots: Tensor | None = None  # the `segment` of the state that this follows
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in (*self.keys, *self.values))
+
+    def copy(self) -> "Cache":
+        """A cache of its own that follows the same state."""
+        other = Cache()
+        if self.segment is not None:
+            other.hold(
+                [key.clone() for key in self.keys],
+                [value.clone() for value in self.values],
+                segment=self.segment.clone(),
+                length=self.length,
+                calls=self.calls,
+            )
+            other._weights, other._past, other._slots = self._weights, self._past, self._slots
+        return other
+
+    def clear(self) -> None:
+        """Derive everything anew at the next call."""
+        self._weights = None
+
+    def hold(
+        self,
+        keys: list[Tensor],
+        values: list[Tensor],
+        *,
+        segment: Tensor,
+        length: tuple[int, ...],
+        calls: int,
+    ) -> None:
+        """Take over tensors that nobody else writes to."""
+        self.keys, self.values, self.segment = keys, values, segment
+        self.length, self.calls = length, calls
+        self._written = length
+
+    def follow(self, state: State, weights: object) -> None:
+        """Note that this belongs to `state` and to these frozen weights (None: to no weights)."""
+        self._past, self._slots, self._weights = state.past, state.segment, weights
+
+    def follows(self, state: State, weights: object) -> bool:
+        """Whether keys and values are those of `state`; steps back to it where that suffices."""
+        if weights is None or weights is not self._weights or state.past is not self._past:
+            return False
+        if state.segment is not self._slots or len(state.length) != len(self.length):
+            return False
+        if state.length == self.length:
+            return True
+        # An earlier state of the same segment: its columns are here, and were not written since.
+        if self._slots is not self.segment:
+            return False
+        if any(n > there for n, there in zip(state.length, self.length, strict=True)):
+            return False
+        self.length, self.calls = state.length, max(self.calls, 2)
+        return True
+
+    def release_tail(self) -> None:
+        """Allow columns behind `length` to be written again: no state that holds them is left."""
+        self._written = self.length
+
+    def extend(self, t: int) -> Tensor:
+        """Claim the next t columns of every row; returns the segment buffer to write them to."""
+        assert self.segment is not None
+        if self._written != self.length:
+            self.segment = self.segment.clone()
+        self.calls = self.calls + 1 if any(self.length) else 1
+        self.length = self._written = tuple(n + t for n in self.length)
+        return self.segment
+
+    # -- rows -------------------------------------------------------------------------------------
+
+    def rows(self, index: Sequence[int]) -> "Cache":
+        """Copies of some rows, which follow no state yet."""
+        assert self.segment is not None
+        at = torch.tensor(list(index), device=self.segment.device)
+        other = Cache()
+        other.hold(
+            [key.index_select(0, at) for key in self.keys],
+            [value.index_select(0, at) for value in self.values],
+            segment=self.segment.index_select(1, at),
+            length=tuple(self.length[row] for row in index),
+            calls=self.calls,
+        )
+        return other
+
+    def put(self, index: Sequence[int], other: "Cache", state: State) -> None:
+        """Replace rows; `state` is the whole batch afterwards, whose segment is taken over."""
+        at = torch.tensor(list(index), device=state.segment.device)
+        for mine, new in zip((*self.keys, *self.values), (*other.keys, *other.values), strict=True):
+            mine.index_copy_(0, at, new)
+        self.hold(
+            self.keys, self.values, segment=state.segment, length=state.length, calls=self.calls
+        )
 
 
-def counted_back(before: State, after: State, n: int) -> State:
-    """The state n tokens after `before`, where all that it had to say of more are void columns.
-
-    The cache still counts them as taken: who goes on copies it first. See `freed`.
-    """
-    length = before.length + n
-    if length == after.length:
-        return after
-    cache = after.cache
-    if cache is not None:  # its columns were not projected by themselves
-        cache = replace(cache, calls=max(cache.calls, 2))
-    return replace(after, position=before.position + n, length=length, cache=cache)
-
-
-def freed(state: State) -> State:
-    """The state, with the columns behind its own free: for when nobody else goes on with them."""
-    if state.cache is None or state.cache.used == state.length:
-        return state
-    return replace(state, cache=replace(state.cache, used=state.length))
+def standard(slots: Tensor) -> Tensor:
+    """The same values contiguous and aligned: a kernel may be chosen by either."""
+    slots = slots.contiguous()
+    return slots if slots.data_ptr() % ALIGNMENT == 0 else slots.clone()
 
 
 def project_blocks(
-    project: Callable[[Tensor], tuple[Tensor, Tensor]],
+    project: Callable[[Tensor], Pair],
     slots: Tensor,
     block: int,
     *,
     made: int | None = None,
-) -> tuple[Tensor, Tensor]:
+) -> Pair:
     """Project slots block by block from the right: every block has the shape of a commit.
 
+    With gradients on, where nothing is promised to the bit, all of them at once.
+
     Args:
+        slots: [B, n, W].
         made: keys that a block gives, if they are fewer; only of whole blocks.
     """
     n = slots.shape[1]
-    padded = F.pad(slots, (0, 0, -n % block, 0))
-    pairs = [project(part.contiguous()) for part in padded.split(block, dim=1)]
-    keys, values = (torch.cat(halves, dim=2) for halves in zip(*pairs, strict=True))
     n_made = n if made is None else n // block * made
+    if torch.is_grad_enabled() and made is None:
+        return project(slots)
+    padded = F.pad(slots, (0, 0, -n % block, 0))
+    pairs = [project(standard(part)) for part in padded.split(block, dim=1)]
+    keys, values = (torch.cat(halves, dim=2) for halves in zip(*pairs, strict=True))
     return keys[:, :, keys.shape[2] - n_made :], values[:, :, values.shape[2] - n_made :]

@@ -247,9 +247,9 @@ def newest_slots(state: State, n: int) -> tuple[Tensor, Tensor]:
     """
     past = state.past[-1, :, max(0, state.past.shape[2] - n) :]
     past = F.pad(past, (0, 0, n - past.shape[1], 0))
-    slots = torch.cat([past, state.segment[-1, :, : state.length]], dim=1)
+    slots = torch.cat([past, state.segment[-1, :, : state.phase]], dim=1)
     age = torch.arange(n - 1, -1, -1, device=slots.device)
-    real = F.pad(age < state.filled[:, None], (0, state.length), value=True)
+    real = F.pad(age < state.filled[:, None], (0, state.phase), value=True)
     return slots, real
 
 

@@ -14,7 +14,7 @@ class ReadReport:
 
     Attributes:
         tokens, n_bytes: tokens read and the UTF-8 bytes they stand for.
-        nats: their negative log-likelihood, given everything before them.
+        nats: negative log-likelihood of the `scored_bytes` among them, given everything before.
         seconds: wall time; position: tokens of the whole stream afterwards.
         skipped_bytes: bytes that an earlier, interrupted call had read already.
         ids, log_probs: per token, only where they were asked for.
@@ -23,6 +23,7 @@ class ReadReport:
     tokens: int = 0
     n_bytes: int = 0
     nats: float = 0.0
+    scored_bytes: int = 0
     seconds: float = 0.0
     position: int = 0
     skipped_bytes: int = 0
@@ -31,16 +32,21 @@ class ReadReport:
 
     @property
     def bits_per_byte(self) -> float | None:
-        """Bits of information per byte of text; None when nothing was read."""
-        return self.nats / math.log(2) / self.n_bytes if self.n_bytes else None
+        """Bits of information per byte of text; None when nothing was scored."""
+        return self.nats / math.log(2) / self.scored_bytes if self.scored_bytes else None
 
     @property
     def tokens_per_second(self) -> float:
         return self.tokens / self.seconds if self.seconds else 0.0
 
-    def add(self, ids: np.ndarray, log_probs: np.ndarray, n_bytes: int, *, keep: bool) -> None:
+    def add(
+        self, ids: np.ndarray, log_probs: np.ndarray | None, n_bytes: int, *, keep: bool
+    ) -> None:
         self.tokens += len(ids)
         self.n_bytes += n_bytes
+        if log_probs is None:
+            return
+        self.scored_bytes += n_bytes
         self.nats -= float(log_probs.sum(dtype=np.float64))
         if keep:
             self.ids += ids.tolist()
@@ -51,7 +57,7 @@ class ReadReport:
         values: dict[str, Any] = {
             "tokens": self.tokens,
             "bytes": self.n_bytes,
-            "nats": self.nats,
+            "nats": self.nats if self.scored_bytes else None,
             "bits_per_byte": self.bits_per_byte,
             "seconds": self.seconds,
             "tokens_per_second": self.tokens_per_second,

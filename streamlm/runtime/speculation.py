@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from streamlm.models.base import Model
-from streamlm.models.cache import freed
+from streamlm.models.cache import Cache
 from streamlm.runtime.drafter import Drafter
-from streamlm.runtime.stream import Sampling, draw
+from streamlm.runtime.stream import Sampling, close, draw
 from streamlm.state import State
 
 
@@ -46,6 +46,7 @@ def write_pass(
     *,
     known: np.ndarray,
     state: State,
+    cache: Cache,
     hidden: Tensor | None,
     sampling: Sampling,
     recent: np.ndarray,
@@ -58,6 +59,7 @@ def write_pass(
     Args:
         known: newest tokens, of which the model has read all but the last.
         state: with room in its open segment; no pass goes past its end.
+        cache: the caller's workspace for this stream; see `Model.hidden`.
         hidden: [1, D] the model's output before the last token; None drafts nothing.
         recent: ids that the repetition penalty looks at.
         random: the stream's generator, which moves on.
@@ -65,7 +67,7 @@ def write_pass(
     """
     device = model.device
     numbers = np.random.Generator(random)
-    room = model.config.segment_len - state.length
+    room = model.config.segment_len - state.phase
     n_drafts = 0 if hidden is None else min(drafter.config.n_tokens, limit - 1, room - 1)
     drafts: list[int] = []
     drawn_from: list[Tensor] = []
@@ -78,7 +80,7 @@ def write_pass(
             drawn_from.append(sampling.probabilities(logits, before))
             drafts.append(draw(drawn_from[-1], numbers))
     tokens = torch.tensor([[int(known[-1]), *drafts]], device=device)
-    outputs, after = model.hidden(tokens, state)
+    outputs, after = model.hidden(tokens, state, cache)
     written: list[Written] = []
     for index in range(tokens.shape[1]):
         # Row by row: those behind the first guess that is not taken are not needed.
@@ -94,12 +96,10 @@ def write_pass(
             token = draw(rest(wanted, drawn_from[index]), numbers)
         else:
             token = draw(wanted, numbers)
-        reached = model.cut(state, tokens, after, index + 1)
-        if not taken:
-            # The last one: those before it hold fewer columns, and `after` is let go of.
-            reached = freed(reached)
-        if reached.length == model.config.segment_len:
-            reached, _ = model.commit(reached)
+        reached = model.truncate(state, tokens, after, index + 1, cache)
+        if not taken and cache.follows(reached, model.frozen):
+            cache.release_tail()  # `after` is dropped, and the states before hold fewer columns
+        reached = close(model, reached, cache)
         held = cast("Mapping[str, Any]", random.state)
         written.append(Written(token, reached, outputs[:, index], held, taken))
         if not taken:

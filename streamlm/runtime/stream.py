@@ -13,36 +13,44 @@ import torch
 from torch import Tensor
 
 from streamlm.models.base import Model
+from streamlm.models.cache import Cache
 from streamlm.state import State
 
 SHORT_LIST = 512  # tokens ranked before a full sort is tried
 
 
 @torch.no_grad()
-def advance(model: Model, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+def advance(
+    model: Model, tokens: Tensor, state: State, cache: Cache | None = None
+) -> tuple[Tensor, State]:
     """Read any number of tokens, closing segments where they end.
 
     Args:
         tokens: [B, n] ids, n ≥ 1.
+        cache: the caller's workspace for this stream; see `Model.hidden`.
 
     Returns:
         The output layer's input after the last token, [B, D], and the state.
     """
-    hidden, state = None, _close(model, state)
+    cache = Cache() if cache is None else cache
+    hidden, state = None, close(model, state, cache)
     for piece in pieces(model, tokens, state):
-        hidden, state = model.hidden(piece, state)
-        state = _close(model, state)
+        hidden, state = model.hidden(piece, state, cache)
+        state = close(model, state, cache)
     if hidden is None:
         raise ValueError("no tokens to read; allowed: at least one")
     return hidden[:, -1], state
 
 
 @torch.no_grad()
-def score(model: Model, tokens: Tensor, targets: Tensor, state: State) -> tuple[Tensor, State]:
+def score(
+    model: Model, tokens: Tensor, targets: Tensor, state: State, cache: Cache | None = None
+) -> tuple[Tensor, State]:
     """Read `tokens` and say how likely each of `targets` was.
 
     Args:
         tokens: [B, n] ids, the first of them the pending one; targets: [B, n] the ids that follow.
+        cache: the caller's workspace for this stream; see `Model.hidden`.
 
     Returns:
         Log-probabilities in nats, [B, n] float32, and the state.
@@ -50,12 +58,13 @@ def score(model: Model, tokens: Tensor, targets: Tensor, state: State) -> tuple[
     if tokens.shape != targets.shape:
         given = f"{tuple(targets.shape)} for tokens of shape {tuple(tokens.shape)}"
         raise ValueError(f"targets of shape {given}; allowed: the same shape")
-    found, state = [], _close(model, state)
+    cache = Cache() if cache is None else cache
+    found, state = [], close(model, state, cache)
     for piece, wanted in zip(
         pieces(model, tokens, state), pieces(model, targets, state), strict=True
     ):
-        hidden, state = model.hidden(piece, state)
-        state = _close(model, state)
+        hidden, state = model.hidden(piece, state, cache)
+        state = close(model, state, cache)
         found.append(model.log_prob(hidden, wanted))
     if not found:
         raise ValueError("no tokens to score; allowed: at least one")
@@ -63,14 +72,20 @@ def score(model: Model, tokens: Tensor, targets: Tensor, state: State) -> tuple[
 
 
 def pieces(model: Model, tokens: Tensor, state: State) -> list[Tensor]:
-    """Cut at the ends of segments, which lie at absolute multiples of T."""
+    """Cut where any row's segment ends: at absolute multiples of T of the row's position."""
     n, segment_len = tokens.shape[1], model.config.segment_len
-    bounds = [0, *range(segment_len - state.length, n, segment_len), n]
+    ends = {
+        end for phase in set(state.length) for end in range(segment_len - phase, n, segment_len)
+    }
+    bounds = sorted(ends | {0, n})
     return [tokens[:, start:stop] for start, stop in pairwise(bounds) if stop > start]
 
 
-def _close(model: Model, state: State) -> State:
-    return model.commit(state)[0] if state.length == model.config.segment_len else state
+def close(model: Model, state: State, cache: Cache | None = None) -> State:
+    """Commit the rows whose open segment is full, if there are any."""
+    if model.config.segment_len in state.length:
+        return model.commit(state, cache)[0]
+    return state
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from streamlm.checkpoints.checkpoint import Checkpoint
+from streamlm.models.cache import Cache
 from streamlm.runtime.drafter import LONGEST, Drafter
 from streamlm.runtime.reports import Choice, ReadReport
 from streamlm.runtime.speculation import Written, write_pass
@@ -31,6 +32,7 @@ class TextStream:
 
     Attributes:
         state: what the model remembers; it has read everything but the newest token.
+        position: tokens read and written.
         pending: the newest token, bos at the beginning.
         recent: the newest REPETITION_WINDOW tokens.
         ahead: ids of text that has come and is to be read next.
@@ -41,6 +43,7 @@ class TextStream:
     """
 
     state: State
+    position: int
     pending: int
     recent: np.ndarray
     ahead: np.ndarray
@@ -55,6 +58,7 @@ class TextStream:
         tokenizer = checkpoint.tokenizer
         return cls(
             state=checkpoint.model.init_state(1),
+            position=0,
             pending=tokenizer.bos_id,
             recent=np.zeros(0, np.int32),
             ahead=np.zeros(0, np.int32),
@@ -62,11 +66,6 @@ class TextStream:
             cut=StreamDecoder(tokenizer).state,
             random=np.random.PCG64(seed).state,
         )
-
-    @property
-    def position(self) -> int:
-        """Tokens read and written."""
-        return int(self.state.position)
 
     def seeded(self, seed: int) -> "TextStream":
         """The same stream with a fresh random generator."""
@@ -102,16 +101,20 @@ class TextStream:
         checkpoint: Checkpoint,
         limit: int | None = None,
         *,
+        cache: Cache | None = None,
         report: ReadReport | None = None,
+        scored: bool = True,
         keep: bool = False,
     ) -> tuple["TextStream", np.ndarray]:
-        """Read the text that has come, `limit` tokens of it at most.
+        """Read the text that has come, `limit` tokens of it at most; see `read_ids`.
 
         Returns:
             The stream afterwards, and the ids read.
         """
         ids = self.ahead[:limit]
-        stream = self.read_ids(checkpoint, ids, report=report, keep=keep)
+        stream = self.read_ids(
+            checkpoint, ids, cache=cache, report=report, scored=scored, keep=keep
+        )
         return replace(stream, ahead=self.ahead[len(ids) :]), ids
 
     def read_ids(
@@ -119,26 +122,38 @@ class TextStream:
         checkpoint: Checkpoint,
         ids: np.ndarray,
         *,
+        cache: Cache | None = None,
         report: ReadReport | None = None,
+        scored: bool = True,
         keep: bool = False,
     ) -> "TextStream":
-        """Read tokens; with a report, also find out how likely they were and add it up there."""
+        """Read tokens.
+
+        Args:
+            cache: the caller's workspace for this stream; see `Model.hidden`.
+            report: where to add up what was read.
+            scored: also add up how likely it was, if there is a report.
+            keep: also keep ids and log-probabilities there.
+        """
         if not len(ids):
             return self
         model, tokenizer = checkpoint.model, checkpoint.tokenizer
         inputs = np.concatenate([[self.pending], ids[:-1]]).astype(np.int64)
         tokens = torch.from_numpy(inputs)[None].to(model.device)
-        hidden = None
-        if report is None:
-            hidden, state = advance(model, tokens, self.state)
+        hidden, log_probs = None, None
+        if report is None or not scored:
+            hidden, state = advance(model, tokens, self.state, cache)
         else:
             targets = torch.from_numpy(ids.astype(np.int64))[None].to(model.device)
-            log_probs, state = score(model, tokens, targets, self.state)
+            found, state = score(model, tokens, targets, self.state, cache)
+            log_probs = found[0].cpu().numpy()
+        if report is not None:
             n_bytes = int(tokenizer.token_lengths[ids].sum())
-            report.add(ids, log_probs[0].cpu().numpy(), n_bytes, keep=keep)
+            report.add(ids, log_probs, n_bytes, keep=keep)
         return replace(
             self,
             state=state,
+            position=self.position + len(ids),
             pending=int(ids[-1]),
             recent=np.concatenate([self.recent, ids])[-REPETITION_WINDOW:],
             cut=StreamDecoder(tokenizer).state,
@@ -154,12 +169,13 @@ class TextStream:
 
     @torch.no_grad()
     def write_token(
-        self, checkpoint: Checkpoint, sampling: Sampling
+        self, checkpoint: Checkpoint, sampling: Sampling, cache: Cache | None = None
     ) -> tuple["TextStream", int, str]:
         """Draw one token and take it in; also returns its id and the characters it completes."""
         model = checkpoint.model
-        tokens = torch.tensor([[self.pending]], device=model.device)
-        hidden, state = advance(model, tokens, self.state)
+        # Filled on the device: a copy from the host would wait for it.
+        tokens = torch.full((1, 1), self.pending, device=model.device)
+        hidden, state = advance(model, tokens, self.state, cache)
         logits = model.logits(hidden)[0].masked_fill(checkpoint.silent, -math.inf)
         bits = self._generator()
         chosen = sample(logits, sampling, random=np.random.Generator(bits), recent=self.recent)
@@ -174,6 +190,7 @@ class TextStream:
         drafter: Drafter | None = None,
         *,
         limit: int,
+        cache: Cache | None = None,
     ) -> Iterator[tuple["TextStream", int, str]]:
         """Draw as many tokens as one pass of the model gives: one, or some more with a drafter.
 
@@ -181,9 +198,10 @@ class TextStream:
 
         Args:
             limit: tokens to write at most.
+            cache: the caller's workspace for this stream; see `Model.hidden`.
         """
         if drafter is None:
-            yield self.write_token(checkpoint, sampling)
+            yield self.write_token(checkpoint, sampling, cache)
             return
         bos = checkpoint.tokenizer.bos_id
         stream = self
@@ -193,6 +211,7 @@ class TextStream:
             # bos is the first token of a stream, though no log has it.
             known=np.append(np.int32(bos), self.recent)[-LONGEST:],
             state=self.state,
+            cache=Cache() if cache is None else cache,
             hidden=self.hidden,
             sampling=sampling,
             recent=self.recent,
@@ -237,6 +256,7 @@ class TextStream:
         stream = replace(
             self,
             state=written.state,
+            position=self.position + 1,
             pending=written.token,
             recent=np.append(self.recent, np.int32(written.token))[-REPETITION_WINDOW:],
             cut=decoder.state,
@@ -247,6 +267,11 @@ class TextStream:
 
     # -- saving -----------------------------------------------------------------------------------
 
-    def canonical(self, checkpoint: Checkpoint) -> "TextStream":
-        """The same stream, computing the same bits from here on as one resumed; see `Model`."""
-        return replace(self, state=checkpoint.model.canonical(self.state), hidden=None)
+    def settled(self, checkpoint: Checkpoint, cache: Cache) -> "TextStream":
+        """The same stream, computing the same bits from here on as one resumed.
+
+        Args:
+            cache: the caller's workspace for this stream; see `Model.settle`.
+        """
+        checkpoint.model.settle(self.state, cache)
+        return replace(self, hidden=None)

@@ -1,51 +1,90 @@
-"""Trail: how a stream came to be where it is, for as far back as its memory reaches."""
+"""The newest token ids of a stream, and how to read them again. Both are bounded."""
 
 from dataclasses import dataclass, replace
-from itertools import chain
 
 import numpy as np
 
 from streamlm.runtime.text_stream import TextStream
 
 
-@dataclass(frozen=True, eq=False)
-class Trail:
-    """The newest tokens of a stream, and the stream before them: bounded, however long it runs.
+class TokenLog:
+    """The newest token ids of a stream, by position.
 
-    Two beginnings are kept. When the younger has `length` tokens behind it, the older is let go.
+    Putting one costs the same however many there are.
 
     Attributes:
-        length: tokens to keep at least, once there were so many.
-        beginnings: one or two streams without derived keys and values, each with what was read
-            since, oldest first.
+        keep_from: ids from this position on are not dropped; None drops any.
+    """
+
+    def __init__(self, start: int = 0, ids: np.ndarray | None = None) -> None:
+        self.keep_from: int | None = None
+        self._start = start
+        self._ids = np.zeros(64, np.int32) if ids is None else ids.astype(np.int32)
+        self._n = 0 if ids is None else len(ids)
+
+    def copy(self) -> "TokenLog":
+        other = TokenLog(self._start, self._ids[: self._n].copy())
+        other.keep_from = self.keep_from
+        return other
+
+    def put(self, position: int, ids: np.ndarray) -> None:
+        """Note the ids from `position` on; what was noted there before is void."""
+        at = position - self._start
+        if not 0 <= at <= self._n:  # nothing leads there
+            self._start, at = position, 0
+        stop = at + len(ids)
+        if stop > len(self._ids):
+            grown = np.zeros(max(stop, 2 * len(self._ids)), np.int32)
+            grown[:at] = self._ids[:at]
+            self._ids = grown
+        self._ids[at:stop] = ids
+        self._n = stop
+
+    def take(self, start: int, stop: int) -> np.ndarray:
+        """The ids at [start, stop), as far as they are here, int32."""
+        return self._ids[
+            max(0, start - self._start) : max(0, min(stop - self._start, self._n))
+        ].copy()
+
+    def drop(self, before: int) -> None:
+        """Forget the ids before a position."""
+        if self.keep_from is not None:
+            before = min(before, self.keep_from)
+        n = min(before - self._start, self._n)
+        if n > 0:
+            self._ids = self._ids[n : max(self._n, n + 64)].copy()
+            self._start, self._n = self._start + n, self._n - n
+
+
+@dataclass(frozen=True, eq=False)
+class Trail:
+    """Streams before the newest tokens, from which they can be read again.
+
+    Two are kept. When the younger has `length` tokens behind it, the older is dropped.
+
+    Attributes:
+        length: tokens that can be read again at least, once there were so many.
+        beginnings: one or two streams, oldest first.
     """
 
     length: int
-    beginnings: tuple[tuple[TextStream, tuple[np.ndarray, ...]], ...]
+    beginnings: tuple[TextStream, ...]
 
     @classmethod
-    def begin(cls, stream: TextStream, *read: np.ndarray, length: int) -> "Trail":
-        """A trail that begins here, and what was read since."""
-        return cls(length, ((_bare(stream), read),))
-
-    def moved(self, before: TextStream, ids: np.ndarray) -> "Trail":
-        """The trail after the stream, which stood at `before`, read or wrote ids."""
-        beginnings = self.beginnings
-        if sum(map(len, beginnings[-1][1])) >= self.length:
-            beginnings = (beginnings[-1], (_bare(before), ()))
-        return replace(self, beginnings=tuple((b, (*read, ids)) for b, read in beginnings))
+    def begin(cls, stream: TextStream, *, length: int) -> "Trail":
+        return cls(length, (stream,))
 
     @property
-    def whole(self) -> bool:
-        """Does it go back to the beginning, or by `length` tokens?"""
-        stream, read = self.beginnings[0]
-        return stream.position == 0 or sum(map(len, read)) >= self.length
+    def start(self) -> int:
+        """The position of the oldest."""
+        return self.beginnings[0].position
 
-    def source(self) -> tuple[TextStream, np.ndarray]:
-        """A stream, and the ids that lead from it to where the stream stands now."""
-        stream, read = self.beginnings[0]
-        return stream, np.fromiter(chain.from_iterable(read), np.int32)
+    def moved(self, stream: TextStream) -> "Trail":
+        """The trail of a stream that is about to move on from here."""
+        if stream.position - self.beginnings[-1].position < self.length:
+            return self
+        return replace(self, beginnings=(self.beginnings[-1], replace(stream, hidden=None)))
 
-
-def _bare(stream: TextStream) -> TextStream:
-    return replace(stream, state=replace(stream.state, cache=None))
+    def whole(self, position: int) -> bool:
+        """Whether it goes back to the beginning, or by `length` tokens, from a position."""
+        return self.start == 0 or position - self.start >= self.length

@@ -144,7 +144,7 @@ def to_state(snapshot: Snapshot, model: Model) -> State:
         state.usage,
         state.filled,
         state.position,
-        length=length,
+        length=(length,),
         carried=state.carried,
     )
 
@@ -185,6 +185,7 @@ def stream_from_snapshot(snapshot: Snapshot, model: Model, *, recent: np.ndarray
         raise ValueError(f"ahead of {ahead.dtype} {ahead.shape}: not ids of this vocabulary")
     return TextStream(
         state=to_state(snapshot, model),
+        position=snapshot.position,
         pending=attributes["pending"],
         recent=recent,
         ahead=ahead,

@@ -17,7 +17,7 @@ from streamlm.memory.eviction import Eviction
 from streamlm.models.base import Model
 from streamlm.models.layers.attention import attention_mask
 from streamlm.models.layers.block import Layer
-from streamlm.models.transformer_xl import RelativeModel
+from streamlm.models.transformer_xl import TransformerXL
 
 
 def language_model_loss(logits: Tensor, targets: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ def target_loss(model: Model, hidden: Tensor, targets: Tensor) -> Tensor:
 def compression_loss(model: Model, eviction: Eviction) -> Tensor:
     """The configured compression loss of one commit, a scalar; 0 where nothing is to be trained."""
     kind = model.config.compression_loss
-    assert isinstance(model, RelativeModel)  # no other head compresses
+    assert isinstance(model, TransformerXL)  # no other head compresses
     if kind in ("none", "bptt"):
         return eviction.compressed.new_zeros(())
     if kind == "auto-encoding":
@@ -54,7 +54,7 @@ def compression_loss(model: Model, eviction: Eviction) -> Tensor:
     return attention_reconstruction(model, eviction)
 
 
-def attention_reconstruction(model: RelativeModel, eviction: Eviction) -> Tensor:
+def attention_reconstruction(model: TransformerXL, eviction: Eviction) -> Tensor:
     """Mean squared difference between attending to the evicted slots and to the compressed ones.
 
     Content attention only, as in Algorithm 2: no u, w, positions or causal mask, and before W_o.
@@ -75,7 +75,7 @@ def attention_reconstruction(model: RelativeModel, eviction: Eviction) -> Tensor
     return total / (len(model.layers) * rows.sum().clamp(min=1))
 
 
-def auto_encoding(model: RelativeModel, eviction: Eviction) -> Tensor:
+def auto_encoding(model: TransformerXL, eviction: Eviction) -> Tensor:
     """Mean squared error of the evicted slots rebuilt from the compressed ones."""
     real = eviction.real[..., None]  # [B, T, 1]
     total = eviction.compressed.new_zeros(())
@@ -86,7 +86,7 @@ def auto_encoding(model: RelativeModel, eviction: Eviction) -> Tensor:
     return total / (len(model.decoders) * real.sum().clamp(min=1) * width)
 
 
-def joint_attention_reconstruction(model: RelativeModel, eviction: Eviction) -> Tensor:
+def joint_attention_reconstruction(model: TransformerXL, eviction: Eviction) -> Tensor:
     """Mean squared difference that compressing makes to what the segment attended to; our own.
 
     The segment's attention as it was, over everything it saw, with positions, against the same with

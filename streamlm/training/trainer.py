@@ -26,7 +26,6 @@ from streamlm.training.recipe import Recipe
 from tokenizer import Tokenizer
 from tokenizer.kinds import token_types
 
-STATE_FIELDS = ("past", "segment", "usage", "filled", "position", "carried")
 # What may differ when a run is resumed; everything else would make it another run.
 MAY_CHANGE = {
     *("steps", "learning_rate", "min_learning_rate", "warmup_steps", "compile"),
@@ -248,9 +247,7 @@ class Trainer:
             "tokens": self.tokens,
             "optimizer": self.optimizer.state_dict(),
             "batches": [batches.state() for batches in self.batches],
-            "states": [
-                {name: getattr(state, name) for name in STATE_FIELDS} for state in self.states
-            ],
+            "states": [state.to_dict() for state in self.states],
             "random": random,
             "config": self.config.to_dict(),
         }
@@ -279,7 +276,7 @@ class Trainer:
         self.step, self.tokens = saved["step"], saved["tokens"]
         for batches, state in zip(self.batches, saved["batches"], strict=True):
             batches.restore(state)
-        self.states = [State(**state, length=0) for state in saved["states"]]
+        self.states = [State.from_dict({"length": [0] * self.config.batch_size, **state}) for state in saved["states"]]
         torch.set_rng_state(saved["random"]["cpu"].cpu())
         if "cuda" in saved["random"] and self.device.type == "cuda":
             torch.cuda.set_rng_state(saved["random"]["cuda"].cpu(), self.device)

@@ -27,7 +27,7 @@ from streamlm.checkpoints.transfo_xl import (
     weight_map,
 )
 from streamlm.cli.app import app
-from streamlm.models.transformer_xl import RelativeModel
+from streamlm.models.transformer_xl import TransformerXL
 
 # wt103's shapes, scaled down: 22 words, three cutoffs, embeddings as wide as the model.
 SMALL: dict[str, Any] = {
@@ -104,7 +104,7 @@ def source(values: Mapping[str, Any], *, original: bool = False) -> dict[str, Te
     return {**found, f"{prefix}pos_emb.inv_freq": rates}
 
 
-def output(model: RelativeModel, theirs: Mapping[str, Tensor], *, original: bool) -> Tensor:
+def output(model: TransformerXL, theirs: Mapping[str, Tensor], *, original: bool) -> Tensor:
     """What the model makes of a stream that overflows its memory, with these weights."""
     model.load_state_dict(convert_weights(theirs, model.config, original=original))
     state, found = model.init_state(1), []
@@ -137,7 +137,7 @@ def test_every_tensor_is_used_or_tied(kind: dict[str, Any], original: bool) -> N
     assert not used & set(second)
     assert used | set(second) == {name for name in theirs if not name.endswith("inv_freq")}
     made = convert_weights(theirs, config, original=original)
-    wanted = {name: weight.shape for name, weight in RelativeModel(config).state_dict().items()}
+    wanted = {name: weight.shape for name, weight in TransformerXL(config).state_dict().items()}
     assert {name: weight.shape for name, weight in made.items()} == wanted
     assert sum(weight.numel() for weight in made.values()) == sum(
         theirs[name].numel() for name in used
@@ -153,7 +153,7 @@ def test_every_tensor_matters(kind: str, original: bool) -> None:
     values = {**SMALL, **KINDS[kind]}
     theirs = source(values, original=original)
     config = transfo_xl_config(values, original=original)
-    model = RelativeModel(config).eval()
+    model = TransformerXL(config).eval()
     before = output(model, theirs, original=original)
     second = ties(config, original=original)
     random = torch.Generator().manual_seed(5)
@@ -205,7 +205,7 @@ def test_the_authors_state_dict_is_the_same_model() -> None:
         if not re.search(r"layers\.\d+\.dec_attn\.r_._bias", name)
     }
     assert original.keys() == source(SMALL, original=True).keys()
-    model = RelativeModel(transfo_xl_config(values)).eval()
+    model = TransformerXL(transfo_xl_config(values)).eval()
     wanted = output(model, theirs, original=False)
     assert torch.equal(output(model, original, original=True), wanted)
 

@@ -16,7 +16,7 @@ from streamlm.lab.compare import Variant, admitted
 from streamlm.models.heads.informer import InformerModel
 from streamlm.models.heads.linformer import LinformerModel
 from streamlm.models.segmented import Pair, Places
-from streamlm.models.transformer_xl import RelativeModel
+from streamlm.models.transformer_xl import TransformerXL
 from streamlm.state import State
 
 SHAPE: dict[str, Any] = {
@@ -68,7 +68,7 @@ class BestQueries(InformerModel):
         return chosen.to(found.dtype)
 
 
-class OneAhead(RelativeModel):
+class OneAhead(TransformerXL):
     """A mask that is off by one."""
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ class OnlyInTraining(OneAhead):
     def logits(self, hidden: Tensor) -> Tensor:
         if torch.is_grad_enabled():
             return super().logits(hidden)
-        return RelativeModel.logits(self, hidden)
+        return TransformerXL.logits(self, hidden)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_who_looks_ahead_is_not_admitted(monkeypatch: pytest.MonkeyPatch) -> Non
     leaky = Variant("leaky", config("linformer"))
 
     def build(settings: ModelConfig) -> Any:
-        return (Shortened if settings.head == "linformer" else RelativeModel)(settings)
+        return (Shortened if settings.head == "linformer" else TransformerXL)(settings)
 
     monkeypatch.setattr(leaks, "build_model", build)
     kept, refused = admitted([honest, leaky])

@@ -33,7 +33,7 @@ from streamlm.lab.tasks.context import effective_context, relative_gains
 from streamlm.lab.tasks.frequency import count_words, loss_by_frequency
 from streamlm.lab.tasks.suite import NAMES, SuiteConfig, distances, run_suite
 from streamlm.lab.tasks.training import trainer_on
-from streamlm.models.transformer_xl import RelativeModel
+from streamlm.models.transformer_xl import TransformerXL
 from streamlm.training.data import Corpus, SegmentBatches
 from streamlm.training.evaluate import evaluate
 from tests.support.invariants import tiny_model
@@ -333,7 +333,7 @@ def test_every_compression_is_entered_with_every_loss_that_trains_it() -> None:
     assert [entry.config.compression_loss for entry in entries(["mean"])[2:]] == ["none"]
     assert {entry.slots for entry in found[1:]} == {64} and found[0].slots == 32 + 4 * 32
     for entry in found:
-        RelativeModel(entry.config)
+        TransformerXL(entry.config)
     with pytest.raises(ValueError, match="--compressions men; allowed: max, mean"):
         entries(["men"])
 

@@ -25,7 +25,7 @@ from streamlm.lab.tasks import (
     recall,
     tracking,
 )
-from streamlm.models.transformer_xl import RelativeModel
+from streamlm.models.transformer_xl import TransformerXL
 from streamlm.state import State
 from tests.support.invariants import tiny_model
 from tokenizer import Tokenizer
@@ -279,7 +279,7 @@ def test_regions_are_where_the_answer_can_be_read(shape: tuple[int, int, int]) -
     assert ("compressed memory" in seen) == (compressed > 0)
 
 
-def logits_at(model: RelativeModel, tokens: np.ndarray, place: int) -> torch.Tensor:
+def logits_at(model: TransformerXL, tokens: np.ndarray, place: int) -> torch.Tensor:
     inputs = torch.from_numpy(np.concatenate([[[0]], tokens], axis=1)[:, : place + 1])
     state = model.init_state(1)
     with torch.no_grad():
@@ -293,7 +293,7 @@ def logits_at(model: RelativeModel, tokens: np.ndarray, place: int) -> torch.Ten
 # -- scoring --------------------------------------------------------------------------------------
 
 
-class Scripted(RelativeModel):
+class Scripted(TransformerXL):
     """A model that answers as it was told to: [N, n, V] logits by row and place."""
 
     def __init__(self, script: np.ndarray, config: ModelConfig) -> None:

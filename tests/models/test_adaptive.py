@@ -9,7 +9,7 @@ from torch import Tensor
 
 from streamlm.checkpoints.checkpoint import load_checkpoint
 from streamlm.models.layers.adaptive import AdaptiveEmbedding
-from streamlm.models.transformer_xl import RelativeModel
+from streamlm.models.transformer_xl import TransformerXL
 from streamlm.runtime.stream import score
 from streamlm.sessions.session import Session
 from streamlm.training.losses import language_model_loss, target_loss
@@ -27,7 +27,7 @@ SHAPES: dict[str, dict[str, object]] = {
 everywhere = pytest.mark.parametrize("options", SHAPES.values(), ids=SHAPES)
 
 
-def adaptive(**options: object) -> RelativeModel:
+def adaptive(**options: object) -> TransformerXL:
     return tiny_model(**{"cutoffs": (4, 7), **options})
 
 
@@ -57,7 +57,7 @@ def test_is_the_literal_one(options: dict[str, object]) -> None:
 def test_shapes_of_the_weights() -> None:
     """Widths fall by div_val, P_0 is there twice, and div 1 at full width projects nothing."""
 
-    def shapes(model: RelativeModel) -> dict[str, tuple[int, ...]]:
+    def shapes(model: TransformerXL) -> dict[str, tuple[int, ...]]:
         named = model.embedding.named_parameters()
         return {name: tuple(weight.shape) for name, weight in named}
 
@@ -152,7 +152,7 @@ def test_a_stream_is_scored_as_it_is_predicted(options: dict[str, object]) -> No
 
 def test_initial_weights() -> None:
     options = {"vocab_size": 3000, "cutoffs": (1000, 2000), "d_model": 64, "init_std": 0.05}
-    model = RelativeModel(adaptive(div_val=2, **options).config)
+    model = TransformerXL(adaptive(div_val=2, **options).config)
     model.reset_parameters()
     for name, weight in model.embedding.named_parameters():
         if name == "cluster_bias":

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from streamlm.config import COMPRESSIONS, NORMS
-from streamlm.models.transformer_xl import RelativeModel
+from streamlm.models.transformer_xl import TransformerXL
 from tests.support import invariants
 from tests.support.invariants import tiny_model
 
@@ -77,7 +77,7 @@ in_both_precisions = pytest.mark.parametrize(
 )
 
 
-def build(name: str, dtype: torch.dtype, **options: object) -> RelativeModel:
+def build(name: str, dtype: torch.dtype, **options: object) -> TransformerXL:
     return tiny_model(dtype=dtype, **MODELS[name], **options)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from streamlm.config import COMPRESSIONS, NORMS
-from streamlm.models.transformer_xl import RelativeModel
+from streamlm.models.transformer_xl import TransformerXL
 from streamlm.state import State
 from streamlm.training.losses import compression_loss, language_model_loss
 from tests.reference import losses as literal
@@ -42,7 +42,7 @@ def of(options: dict[str, object]) -> str:
     return "-".join(str(value) for value in options.values())
 
 
-def reference(model: RelativeModel, weights: dict[str, Tensor] | None = None) -> Reference:
+def reference(model: TransformerXL, weights: dict[str, Tensor] | None = None) -> Reference:
     config = model.config
     return Reference(
         dict(model.named_parameters()) if weights is None else weights,
@@ -57,12 +57,12 @@ def reference(model: RelativeModel, weights: dict[str, Tensor] | None = None) ->
     )
 
 
-def segments(model: RelativeModel, tokens: Tensor) -> Iterator[list[int]]:
+def segments(model: TransformerXL, tokens: Tensor) -> Iterator[list[int]]:
     for piece in tokens[0].split(model.config.segment_len):
         yield piece.tolist()
 
 
-def assert_slots(model: RelativeModel, state: State, wanted: Reference) -> None:
+def assert_slots(model: TransformerXL, state: State, wanted: Reference) -> None:
     """The real slots are those of the reference; for most-used, so is what they received."""
     for index in range(model.config.n_layers):
         memory = [slot.vector for slot in wanted.memory[index]]
@@ -143,7 +143,7 @@ def test_gradients_are_those_of_the_literal_model(compression: str, loss: str, n
         assert largest_difference(a, b) <= 1e-9 * max(1.0, float(b.abs().max())), name
 
 
-def literal_loss(model: RelativeModel, index: int, what: object) -> Tensor:
+def literal_loss(model: TransformerXL, index: int, what: object) -> Tensor:
     queries, slots, compressed = what.queries, what.slots, what.compressed  # type: ignore
     layer, kind = model.layers[index], model.config.compression_loss
     if kind == "auto-encoding":
@@ -268,7 +268,7 @@ def test_memory_is_a_constant_that_keys_and_values_learn_from() -> None:
 # -- what the model equals ------------------------------------------------------------------------
 
 
-def twin(model: RelativeModel, **options: object) -> RelativeModel:
+def twin(model: TransformerXL, **options: object) -> TransformerXL:
     """A model of another shape with the same weights, as far as both have them."""
     other = tiny_model(**{**model.config.to_dict(), **options})
     missing = other.load_state_dict(model.state_dict(), strict=False).missing_keys
@@ -353,10 +353,10 @@ def test_filled_follows_from_the_position() -> None:
 
 
 @pytest.fixture
-def projected() -> Callable[[RelativeModel], list[list[int]]]:
+def projected() -> Callable[[TransformerXL], list[list[int]]]:
     """Counts, by layer, the slots of each call of the key and value projection."""
 
-    def watch(model: RelativeModel) -> list[list[int]]:
+    def watch(model: TransformerXL) -> list[list[int]]:
         calls: list[list[int]] = [[] for _ in model.layers]
         for index, layer in enumerate(model.layers):
             layer.attention.key_value.register_forward_hook(
@@ -371,7 +371,7 @@ def projected() -> Callable[[RelativeModel], list[list[int]]]:
 @pytest.mark.parametrize("shape", [{}, {"memory_len": 8, "compressed_len": 6}])
 @torch.no_grad()
 def test_nothing_is_projected_twice(
-    projected: Callable[[RelativeModel], list[list[int]]],
+    projected: Callable[[TransformerXL], list[list[int]]],
     compression: str,
     shape: dict[str, object],
 ) -> None:
@@ -417,7 +417,7 @@ def test_a_fork_shares_the_cache_until_both_go_on() -> None:
     assert on.cache is one.cache
 
 
-def trained_for_a_step(model: RelativeModel, **options: object) -> None:
+def trained_for_a_step(model: TransformerXL, **options: object) -> None:
     """As a trainer does it: training mode, gradients, one step, and back."""
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, **options)
@@ -427,20 +427,20 @@ def trained_for_a_step(model: RelativeModel, **options: object) -> None:
     model.eval()
 
 
-def nudge(name: str) -> Callable[[RelativeModel], None]:
-    def change(model: RelativeModel) -> None:
+def nudge(name: str) -> Callable[[TransformerXL], None]:
+    def change(model: TransformerXL) -> None:
         with torch.no_grad():
             model.get_parameter(name).mul_(1.5)
 
     return change
 
 
-def load(model: RelativeModel, **options: bool) -> None:
+def load(model: TransformerXL, **options: bool) -> None:
     other = tiny_model(**{**model.config.to_dict(), "seed": 50})
     model.load_state_dict(other.state_dict(), **options)
 
 
-CHANGES: dict[str, Callable[[RelativeModel], None]] = {
+CHANGES: dict[str, Callable[[TransformerXL], None]] = {
     "one optimiser step": trained_for_a_step,
     "one foreach step": lambda model: trained_for_a_step(model, foreach=True),
     "one fused step": lambda model: trained_for_a_step(model, fused=True),
@@ -453,7 +453,7 @@ CHANGES: dict[str, Callable[[RelativeModel], None]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_derived_keys_and_values_are_never_stale(change: Callable[[RelativeModel], None]) -> None:
+def test_derived_keys_and_values_are_never_stale(change: Callable[[TransformerXL], None]) -> None:
     model = tiny_model(norm="pre")
     tokens = random_tokens(model, 26)
     with torch.no_grad():
@@ -555,7 +555,7 @@ def test_initial_weights() -> None:
     """N(0, std) everywhere, LayerNorm N(1, std), biases 0; compressors begin near the mean."""
     torch.manual_seed(0)
     options = {"vocab_size": 500, "d_model": 64, "d_ff": 200, "head_dim": 32, "init_std": 0.05}
-    model = RelativeModel(replace(tiny_model().config, compression_loss="auto-encoding", **options))
+    model = TransformerXL(replace(tiny_model().config, compression_loss="auto-encoding", **options))
     for name, weight in model.named_parameters():
         values = weight.detach()
         if name.startswith("compressors"):

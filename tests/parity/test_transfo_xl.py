@@ -17,7 +17,7 @@ from torch import Tensor
 
 from streamlm.checkpoints.checkpoint import load_model
 from streamlm.checkpoints.transfo_xl import convert_transfo_xl, convert_weights, transfo_xl_config
-from streamlm.models.transformer_xl import RelativeModel
+from streamlm.models.transformer_xl import TransformerXL
 from streamlm.runtime.stream import score
 from tests.parity.peers import Compare, peer
 from tests.support.invariants import read
@@ -69,9 +69,9 @@ def peer_model(**options: Any) -> Any:
     return model
 
 
-def converted(theirs: Any, **lengths: int) -> RelativeModel:
+def converted(theirs: Any, **lengths: int) -> TransformerXL:
     config = replace(transfo_xl_config(theirs.config.to_dict()), **lengths)
-    model = RelativeModel(config).eval()
+    model = TransformerXL(config).eval()
     model.load_state_dict(convert_weights(theirs.state_dict(), config))
     return model
 

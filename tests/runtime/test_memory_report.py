@@ -12,7 +12,7 @@ import streamlm
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.config import COMPRESSIONS
 from streamlm.memory.compression import MostUsed, Select
-from streamlm.models.transformer_xl import RelativeModel
+from streamlm.models.transformer_xl import TransformerXL
 from streamlm.runtime.memory_report import MemoryReport, observe, window
 from streamlm.sessions.session import Session
 from tests.reference.attention import softmax
@@ -21,7 +21,7 @@ from tests.support.invariants import random_tokens, read, tiny_model
 N = 45  # tokens; the tiny model forgets after some 20
 
 
-def report_of(model: RelativeModel, *, n: int = N, start: int = 0) -> MemoryReport:
+def report_of(model: TransformerXL, *, n: int = N, start: int = 0) -> MemoryReport:
     tokens = random_tokens(model, n)
     with torch.no_grad():
         _, state = read(model, tokens[:, :start], model.init_state(1)) if start else (
@@ -30,7 +30,7 @@ def report_of(model: RelativeModel, *, n: int = N, start: int = 0) -> MemoryRepo
     return observe(model, tokens[:, start:], state)
 
 
-def inputs_of(model: RelativeModel, n: int) -> tuple[list[Tensor], Tensor]:
+def inputs_of(model: TransformerXL, n: int) -> tuple[list[Tensor], Tensor]:
     """Layer inputs [L, W] of every position, and the slots of the state after them."""
     tokens, state, found = random_tokens(model, n), model.init_state(1), []
     with torch.no_grad():
@@ -99,7 +99,7 @@ def test_attention_is_the_mean_over_queries_that_could_see(compression: str) -> 
             np.testing.assert_allclose(found.attention[index, :, i], wanted, atol=1e-12)
 
 
-def names_before(model: RelativeModel, at: int, index: int) -> list[tuple[int, int]]:
+def names_before(model: TransformerXL, at: int, index: int) -> list[tuple[int, int]]:
     """(compressions, stop) of the slots that the query at `at` sees, itself the last."""
     before = report_of(model, n=at) if at else None
     names = [] if before is None else [

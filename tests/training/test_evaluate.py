@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from streamlm.models.transformer_xl import RelativeModel
+from streamlm.models.transformer_xl import TransformerXL
 from streamlm.training.data import Corpus
 from streamlm.training.evaluate import EvalReport, evaluate
 from tests.support.invariants import tiny_model
@@ -18,7 +18,7 @@ LENGTHS = [17, 1, 4, 30, 8, 5]  # T = 4: with rests and without, and far beyond 
 
 
 @pytest.fixture(scope="module")
-def model() -> RelativeModel:
+def model() -> TransformerXL:
     return tiny_model()
 
 
@@ -30,7 +30,7 @@ def corpus() -> Corpus:
     return Corpus(tokens, offsets, int(TOKEN_LENGTHS[tokens].sum()), 40)
 
 
-def run(model: RelativeModel, corpus: Corpus, **options: object) -> EvalReport:
+def run(model: TransformerXL, corpus: Corpus, **options: object) -> EvalReport:
     return evaluate(
         model,
         corpus,
@@ -41,7 +41,7 @@ def run(model: RelativeModel, corpus: Corpus, **options: object) -> EvalReport:
 
 
 @torch.no_grad()
-def losses_of(model: RelativeModel, document: np.ndarray, *, memory: bool) -> list[float]:
+def losses_of(model: TransformerXL, document: np.ndarray, *, memory: bool) -> list[float]:
     """Nats of every token of one document, read alone, in a plain loop."""
     found = []
     state = model.init_state(1)
@@ -65,7 +65,7 @@ def assert_same(a: EvalReport, b: EvalReport) -> None:
 @pytest.mark.parametrize("memory", [True, False])
 @pytest.mark.parametrize("batch_size", [1, 4, 16])
 def test_sums_are_those_of_a_plain_loop(
-    model: RelativeModel, corpus: Corpus, memory: bool, batch_size: int
+    model: TransformerXL, corpus: Corpus, memory: bool, batch_size: int
 ) -> None:
     report = run(model, corpus, memory=memory, batch_size=batch_size, details=True)
     documents = [corpus.document(index) for index in range(len(corpus))]
@@ -92,7 +92,7 @@ def test_sums_are_those_of_a_plain_loop(
         assert (sums.tokens, sums.n_bytes) == (len(document), TOKEN_LENGTHS[document].sum())
 
 
-def test_memory_matters_here(model: RelativeModel, corpus: Corpus) -> None:
+def test_memory_matters_here(model: TransformerXL, corpus: Corpus) -> None:
     with_memory, without = run(model, corpus), run(model, corpus, memory=False)
     assert not math.isclose(with_memory.nats, without.nats, rel_tol=1e-3)
     # The first segment of every document is the same; behind it, it is not.
@@ -115,7 +115,7 @@ def test_what_the_report_says_of_its_sums() -> None:
     assert replace(report, nats=1e9).word_perplexity > 1e300  # not an overflow
 
 
-def test_a_part_is_read_until_max_tokens(model: RelativeModel, corpus: Corpus) -> None:
+def test_a_part_is_read_until_max_tokens(model: TransformerXL, corpus: Corpus) -> None:
     seen: list[int] = []
     report = run(model, corpus, batch_size=2, max_tokens=10, progress=seen.append)
     assert report.tokens == sum(seen) and sum(seen[:-1]) < 10 <= sum(seen)
@@ -127,7 +127,7 @@ def test_a_part_is_read_until_max_tokens(model: RelativeModel, corpus: Corpus) -
     assert_same(whole, run(model, corpus, batch_size=2))
 
 
-def test_the_model_is_left_as_it_was(model: RelativeModel, corpus: Corpus) -> None:
+def test_the_model_is_left_as_it_was(model: TransformerXL, corpus: Corpus) -> None:
     model.train()
     try:
         in_training = run(model, corpus)

@@ -10,7 +10,7 @@ import torch
 from streamlm.config import JOINT, TRAINED_BY
 from streamlm.memory.compression import Select
 from streamlm.memory.eviction import Eviction
-from streamlm.models.transformer_xl import RelativeModel
+from streamlm.models.transformer_xl import TransformerXL
 from streamlm.training.losses import (
     attention_reconstruction,
     auto_encoding,
@@ -35,7 +35,7 @@ everywhere = pytest.mark.parametrize(
 )
 
 
-def an_eviction(model: RelativeModel, rows: tuple[str, ...] = ("old", "new", "young")) -> Eviction:
+def an_eviction(model: TransformerXL, rows: tuple[str, ...] = ("old", "new", "young")) -> Eviction:
     """A commit at which the rows evict a whole segment, nothing, and half a segment."""
     t = model.config.segment_len
     begins = torch.tensor([{"old": 0, "young": 3, "new": 4}[row] for row in rows])
@@ -52,7 +52,7 @@ def an_eviction(model: RelativeModel, rows: tuple[str, ...] = ("old", "new", "yo
     return eviction
 
 
-def reference(model: RelativeModel, eviction: Eviction, kind: str) -> torch.Tensor:
+def reference(model: TransformerXL, eviction: Eviction, kind: str) -> torch.Tensor:
     """Every layer, row and slot on its own; the slots of the attention as its queries read them."""
     weights = dict(model.named_parameters())
     total, count = torch.zeros((), dtype=torch.float64), 0
@@ -88,7 +88,7 @@ def reference(model: RelativeModel, eviction: Eviction, kind: str) -> torch.Tens
 
 
 def joint(
-    model: RelativeModel,
+    model: TransformerXL,
     eviction: Eviction,
     index: int,
     row: int,

@@ -18,7 +18,7 @@ import streamlm.training.trainer
 from streamlm.checkpoints.checkpoint import load_checkpoint
 from streamlm.config import ModelConfig, TrainConfig
 from streamlm.models.heads.sketch import SketchModel
-from streamlm.models.transformer_xl import RelativeModel
+from streamlm.models.transformer_xl import TransformerXL
 from streamlm.training.data import IGNORED, Corpus, SegmentBatches
 from streamlm.training.losses import compression_loss
 from streamlm.training.recipe import Recipe
@@ -225,7 +225,7 @@ def test_accumulated_gradients_are_the_mean_of_the_groups(
 ) -> None:
     trainer = make(accumulate=2, unroll=2, clip=1e9, memory_len=8)
     torch.manual_seed(trainer.config.seed)
-    model = RelativeModel(trainer.model.config)
+    model = TransformerXL(trainer.model.config)
     for index in range(2):
         batches = SegmentBatches(
             corpus,

@@ -4,19 +4,18 @@ Vaswani et al. (2017), with absolute sinusoids added to the embeddings. A contro
 memory can at most hope for, at a price that rises with every token. Its state is not bounded.
 """
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from streamlm.config import ModelConfig
+from streamlm.memory.eviction import Eviction
 from streamlm.models.base import Observer
-from streamlm.models.cache import project_blocks
+from streamlm.models.cache import Cache, Pair, project_blocks
 from streamlm.models.layers.attention import ProjectingAttention, attention_mask
 from streamlm.models.layers.block import AnyLayer
 from streamlm.models.layers.positions import absolute
-from streamlm.models.segmented import KeyValueModel, Pair, Places
+from streamlm.models.segmented import Attended, Call, SegmentedModel
 from streamlm.state import State
 
 
@@ -42,7 +41,7 @@ class FullAttention(ProjectingAttention):
         return out
 
 
-class FullModel(KeyValueModel):
+class FullModel(SegmentedModel):
     """A causal Transformer whose past holds all that was read."""
 
     def __init__(self, config: ModelConfig) -> None:
@@ -58,17 +57,23 @@ class FullModel(KeyValueModel):
         return self.empty_state(batch_size)
 
     def read(
-        self, x: Tensor, state: State, *, observe: Observer | None = None
+        self,
+        x: Tensor,
+        state: State,
+        *,
+        cache: Cache | None = None,
+        observe: Observer | None = None,
     ) -> tuple[Tensor, State]:
         """All layers, over tokens that know their absolute positions; see `Model.read`."""
         at = state.position[:, None] + torch.arange(x.shape[1], device=x.device)  # [B, t]
         # As large beside the embeddings as in the paper, where those begin with a variance of 1;
         # ours begin smaller, and would be drowned by sines of their full size.
         size = self.config.init_std * x.shape[2] ** 0.5
-        return super().read(x + (size * absolute(at, x.shape[2])).to(x.dtype), state)
+        x = x + (size * absolute(at, x.shape[2])).to(x.dtype)
+        return super().read(x, state, cache=cache, observe=observe)
 
     def project_past(self, index: int, state: State) -> Pair:
-        """Keys and values of all segments that were closed; see `KeyValueModel.project_past`."""
+        """Keys and values of all segments that were closed; see `SegmentedModel.project_past`."""
         past = state.past[index]
         if not past.shape[1]:
             return super().project_past(index, state)
@@ -77,23 +82,26 @@ class FullModel(KeyValueModel):
             lambda slots: layer.attention.project(layer.read(slots)), past, self.config.segment_len
         )
 
-    def past_after(self, index: int, past: Pair, segment: Pair, state: State) -> Pair:
+    def past_after(
+        self, index: int, past: Pair, segment: Pair, state: State, eviction: Eviction | None
+    ) -> Pair:
         """All of it, but for columns that no row needs any more."""
         n = state.past.shape[2]
         key, value = (torch.cat(both, dim=2)[:, :, -n:] for both in zip(past, segment, strict=True))
         return key, value
 
-    def attend(
-        self, index: int, seen: Tensor, pair: Pair, state: State, places: Places
-    ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Attention of a layer; see `KeyValueModel.attend`."""
-        (key, value), past_len, t = pair, state.past.shape[2], seen.shape[1]
-        mask = attention_mask(state.filled, past_len, key.shape[2] - past_len - t, t)
-        out: Tensor = self._layers[index].attention.read(seen, key, value, mask)
-        return out, {}
+    def look(self, call: Call) -> Tensor:
+        """Where queries may look: [B, 1, t, K]."""
+        state = call.state
+        return attention_mask(state.filled, state.past.shape[2], state.phase, call.n_queries)
 
-    def closed(self, state: State, keys: list[Tensor], values: list[Tensor]) -> State:
-        """The segment put behind the past; see `KeyValueModel.closed`."""
+    def attend(self, index: int, seen: Tensor, pair: Pair, call: Call) -> Attended:
+        """Attention of a layer; see `SegmentedModel.attend`."""
+        out: Tensor = self._layers[index].attention.read(seen, *pair, call.look)
+        return Attended(out)
+
+    def closed(self, state: State, keys: list[Tensor], values: list[Tensor]) -> tuple[State, None]:
+        """The segment put behind the past; see `SegmentedModel.closed`."""
         # Rows that began anew may need less than others did.
         longest = int(state.filled.max()) + self.config.segment_len
-        return self.shifted(state, kept=longest)
+        return self.shifted(state, kept=longest), None

@@ -11,8 +11,6 @@ Choosing queries saves no time here, where the scores of a window are computed a
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import replace
 from typing import cast
 
 import torch
@@ -20,11 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from streamlm.config import ModelConfig
-from streamlm.models.cache import project_blocks
+from streamlm.memory.eviction import Eviction
+from streamlm.models.cache import Pair, project_blocks
 from streamlm.models.layers.attention import attention_mask, relative_shift
 from streamlm.models.layers.block import Layer
 from streamlm.models.layers.positions import sinusoid
-from streamlm.models.segmented import KeyValueModel, Pair, Places, newest
+from streamlm.models.segmented import Attended, Call, PositionKeys, SegmentedModel, newest
 from streamlm.state import State
 
 # What is carried: measures of the open segment's queries [L, B, H, T], the threshold [L, B, H], and
@@ -46,8 +45,10 @@ class Distil(nn.Module):
         return out.mT
 
 
-class InformerModel(KeyValueModel):
+class InformerModel(SegmentedModel):
     """A language model with a window of distilled segments, and queries that choose to attend."""
+
+    closes_with_keys = True
 
     position_table: Tensor
 
@@ -88,9 +89,11 @@ class InformerModel(KeyValueModel):
             THRESHOLD: zeros(),
             SUM: zeros(config.head_dim),
         }
-        state = self.empty_state(batch_size, carried)
-        past = state.past.new_zeros(*lead[:2], config.memory_len, config.d_model)
-        return replace(state, past=past)
+        return self.empty_state(batch_size, past_len=config.memory_len, carried=carried)
+
+    def past_columns(self, state: State) -> int:
+        """Half of the slots in memory."""
+        return self.n_far
 
     def project_past(self, index: int, state: State) -> Pair:
         """Keys and values of distilled segments, empty ones too."""
@@ -103,19 +106,23 @@ class InformerModel(KeyValueModel):
             made=self.config.segment_len // 2,
         )
 
-    def past_after(self, index: int, past: Pair, segment: Pair, state: State) -> Pair:
+    def past_after(
+        self, index: int, past: Pair, segment: Pair, state: State, eviction: Eviction | None
+    ) -> Pair:
         """The newest segments, the one just closed distilled."""
         if not self.n_far:
             return past
         closed = state.past[index, :, -self.config.segment_len :].contiguous()
         return newest(past, self._distilled(index, closed))
 
-    def attend(
-        self, index: int, seen: Tensor, pair: Pair, state: State, places: Places
-    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+    def look(self, call: Call) -> Tensor:
+        """Where queries may look: [B, 1, t, K]."""
+        return attention_mask(call.state.filled // 2, self.n_far, call.state.phase, call.n_queries)
+
+    def attend(self, index: int, seen: Tensor, pair: Pair, call: Call) -> Attended:
         """Attention of those that stand out, the mean for the others."""
         attention = cast(Layer, self.layers[index]).attention
-        (key, value), (projected,) = pair, places
+        (key, value), (projected,), state = pair, call.keys_of_positions[index], call.state
         n_far, t = self.n_far, seen.shape[1]
         n_open = key.shape[2] - n_far
         length = n_open - t
@@ -126,14 +133,12 @@ class InformerModel(KeyValueModel):
         near = relative_shift((query + w) @ projected.mT)  # [B, H, t, M + n_open]
         # A distilled slot stands at the younger of the two tokens that it is strided over.
         bias = torch.cat([near[..., 1:memory:2], near[..., memory:]], dim=3)
-        filled = state.filled // 2
-        mask = attention_mask(filled, n_far, length, t)
-        scores = ((query + u) @ key.mT + bias).masked_fill(~mask, -torch.inf)
+        scores = ((query + u) @ key.mT + bias).masked_fill(~call.look, -torch.inf)
         with torch.no_grad():
             measures = self._measured(scores, state, length)
         dropout = attention.dropout if self.training else 0.0
         attended = F.dropout(scores.softmax(dim=-1), dropout) @ value
-        first = state.position[:, None] - state.length < self.config.segment_len  # nothing learned
+        first = state.position[:, None] - length < self.config.segment_len  # nothing learned
         stands_out = measures >= state.carried[THRESHOLD][index][..., None]
         active = stands_out | first[..., None] | (self.active_share >= 1)
         lazy = self._means(value[:, :, n_far:], state, index)[:, :, length:]
@@ -141,24 +146,21 @@ class InformerModel(KeyValueModel):
         out: Tensor = attention.output(heads.transpose(1, 2).flatten(2))
         held = state.carried[MEASURES][index]
         noted = torch.cat([held[..., :length], measures.to(held.dtype), held[..., n_open:]], dim=2)
-        return out, {MEASURES: noted}
+        return Attended(out, carried={MEASURES: noted})
 
-    def closed(self, state: State, keys: list[Tensor], values: list[Tensor]) -> State:
+    def closed(self, state: State, keys: list[Tensor], values: list[Tensor]) -> tuple[State, None]:
         """The segment put into memory, its values added up, the threshold moved."""
         total = state.carried[SUM]
         new = torch.stack([value[:, :, self.n_far :].sum(dim=2) for value in values])
         found = state.carried[MEASURES].quantile(1 - self.active_share, dim=3)
         old = state.carried[THRESHOLD]
         first = (state.position <= self.config.segment_len)[None, :, None]
-        return self.shifted(
-            state,
-            kept=self.config.memory_len,
-            carried={
-                MEASURES: torch.zeros_like(state.carried[MEASURES]),
-                THRESHOLD: torch.where(first, found, old + RATE * (found - old)),
-                SUM: total + new.detach().to(total.dtype),
-            },
-        )
+        carried = {
+            MEASURES: torch.zeros_like(state.carried[MEASURES]),
+            THRESHOLD: torch.where(first, found, old + RATE * (found - old)),
+            SUM: total + new.detach().to(total.dtype),
+        }
+        return self.shifted(state, kept=self.config.memory_len, carried=carried), None
 
     def _measured(self, scores: Tensor, state: State, length: int) -> Tensor:
         """Max-mean of each query over keys sampled up to it: [B, H, t]."""
@@ -178,7 +180,7 @@ class InformerModel(KeyValueModel):
     def _means(self, value: Tensor, state: State, index: int) -> Tensor:
         """The mean of all values up to each token of the open segment: [B, H, n, E]."""
         total = state.carried[SUM][index]
-        n_before = (state.position - state.length)[:, None]  # tokens of closed segments
+        n_before = (state.position - state.phase)[:, None]  # tokens of closed segments
         count = n_before + torch.arange(1, value.shape[2] + 1, device=value.device)
         summed = total[:, :, None] + value.to(total.dtype).cumsum(dim=2)
         return summed / count[:, None, :, None]
@@ -188,14 +190,10 @@ class InformerModel(KeyValueModel):
         distil = cast(Distil, self.distils[index])
         return layer.attention.project(distil(layer.read(slots)))
 
-    def project_places(self, index: int) -> Places:
+    def project_positions(self, index: int) -> PositionKeys:
         """W_R R, [H, M + T + 1, E]."""
         table = self.dropout(self.position_table.to(self.output_bias.dtype))
         return (cast(Layer, self.layers[index]).attention.project_positions(table),)
-
-    def derived_from(self) -> list[Tensor]:
-        """As `KeyValueModel.derived_from`, and what distils."""
-        return [*super().derived_from(), *self.distils.parameters()]
 
 
 def position_noise(positions: Tensor, n: int) -> Tensor:

@@ -8,8 +8,6 @@ open segment attention is exact and causal.
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import replace
 from typing import cast
 
 import torch
@@ -17,11 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from streamlm.config import ModelConfig
-from streamlm.models.cache import project_blocks
+from streamlm.memory.eviction import Eviction
+from streamlm.models.cache import Pair, project_blocks, standard
 from streamlm.models.layers.attention import attention_mask, relative_shift
 from streamlm.models.layers.block import Layer
 from streamlm.models.layers.positions import absolute, sinusoid
-from streamlm.models.segmented import KeyValueModel, Pair, Places, newest
+from streamlm.models.segmented import Attended, Call, PositionKeys, SegmentedModel, newest
 from streamlm.state import State
 
 SHARING = ("none", "headwise", "key-value", "layerwise")
@@ -127,7 +126,7 @@ class SelfAttention(nn.Module):
         return out
 
 
-class LinformerModel(KeyValueModel):
+class LinformerModel(SegmentedModel):
     """A language model whose memory is seen through E and F, segment by segment.
 
     Memory holds the layer inputs of whole segments; what attention sees of each are k shortened
@@ -170,10 +169,11 @@ class LinformerModel(KeyValueModel):
 
     def init_state(self, batch_size: int = 1) -> State:
         """Streams that have read nothing."""
-        state = self.empty_state(batch_size)
-        lead = state.past.shape[:2]
-        memory = state.past.new_zeros(*lead, self.config.memory_len, self.config.d_model)
-        return replace(state, past=memory)
+        return self.empty_state(batch_size, past_len=self.config.memory_len)
+
+    def past_columns(self, state: State) -> int:
+        """k for each segment in memory."""
+        return self.n_blocks * self.config.projected_len
 
     def project_past(self, index: int, state: State) -> Pair:
         """Shortened keys and values of every segment in memory, empty ones too."""
@@ -183,18 +183,24 @@ class LinformerModel(KeyValueModel):
         pair = project_blocks(layer.project, state.past[index], self.config.segment_len)
         return self._shortened(index, pair)
 
-    def past_after(self, index: int, past: Pair, segment: Pair, state: State) -> Pair:
-        """The newest segments; see `KeyValueModel.past_after`."""
+    def past_after(
+        self, index: int, past: Pair, segment: Pair, state: State, eviction: Eviction | None
+    ) -> Pair:
+        """The newest segments; see `SegmentedModel.past_after`."""
         if not self.n_blocks:
             return past
         return newest(past, self._shortened(index, segment))
 
-    def attend(
-        self, index: int, seen: Tensor, pair: Pair, state: State, places: Places
-    ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Relative attention, the past by its segments' middles; see `KeyValueModel.attend`."""
+    def look(self, call: Call) -> Tensor:
+        """Where queries may look: [B, 1, t, K]."""
+        state, k = call.state, self.config.projected_len
+        filled = state.filled // self.config.segment_len * k
+        return attention_mask(filled, self.n_blocks * k, state.phase, call.n_queries)
+
+    def attend(self, index: int, seen: Tensor, pair: Pair, call: Call) -> Attended:
+        """Relative attention, the past by its segments' middles; see `SegmentedModel.attend`."""
         attention, k = cast(Layer, self.layers[index]).attention, self.config.projected_len
-        (key, value), (near, far) = pair, places
+        (key, value), (near, far) = pair, call.keys_of_positions[index]
         n_far, t = self.n_blocks * k, seen.shape[1]
         n_open = key.shape[2] - n_far
         u, w = (bias[:, None] * self.config.head_dim**-0.5 for bias in self.biases(index))
@@ -204,22 +210,20 @@ class LinformerModel(KeyValueModel):
             own = far[:, :, n_open - t : n_open]  # [H, m, t, E], oldest segment first
             old = torch.einsum("bhte,hmte->bhtm", query + w, own)
             scores = torch.cat([old.repeat_interleave(k, dim=3), scores], dim=3)
-        filled = state.filled // self.config.segment_len * k
-        mask = attention_mask(filled, n_far, n_open - t, t)
         heads = F.scaled_dot_product_attention(
             query + u,
             key,
             value,
-            attn_mask=scores.masked_fill(~mask, -torch.inf),
+            attn_mask=scores.masked_fill(~call.look, -torch.inf),
             dropout_p=attention.dropout if self.training else 0.0,
             scale=1.0,
         )
         out: Tensor = attention.output(heads.transpose(1, 2).flatten(2))
-        return out, {}
+        return Attended(out)
 
-    def closed(self, state: State, keys: list[Tensor], values: list[Tensor]) -> State:
-        """The segment put into memory, the oldest one let go; see `KeyValueModel.closed`."""
-        return self.shifted(state, kept=self.config.memory_len)
+    def closed(self, state: State, keys: list[Tensor], values: list[Tensor]) -> tuple[State, None]:
+        """The segment put into memory, the oldest one let go; see `SegmentedModel.closed`."""
+        return self.shifted(state, kept=self.config.memory_len), None
 
     def _shortened(self, index: int, pair: Pair) -> Pair:
         """Each segment of [B, H, m·T, E] by itself: [B, H, m·k, E]."""
@@ -228,11 +232,11 @@ class LinformerModel(KeyValueModel):
             shorten = self.lengths[which]
             b, h, _, width = part.shape
             blocks = part.unflatten(2, (-1, self.config.segment_len)).transpose(1, 2)
-            made = shorten(blocks.flatten(0, 1))  # [B·m, H, k, E]
+            made = shorten(standard(blocks.flatten(0, 1)))  # [B·m, H, k, E]
             shorter.append(made.unflatten(0, (b, -1)).transpose(1, 2).reshape(b, h, -1, width))
         return shorter[0], shorter[1]
 
-    def project_places(self, index: int) -> Places:
+    def project_positions(self, index: int) -> PositionKeys:
         """W_R R of the open segment [H, T+1, E], and of memory [H, m, T, E], oldest first."""
         attention, dtype = cast(Layer, self.layers[index]).attention, self.output_bias.dtype
         near, far = (
@@ -241,7 +245,3 @@ class LinformerModel(KeyValueModel):
         )
         far = far.unflatten(1, (self.n_blocks, -1)) if self.n_blocks else far[:, None]
         return near, far.flip(1)
-
-    def derived_from(self) -> list[Tensor]:
-        """As `KeyValueModel.derived_from`, and E and F."""
-        return [*super().derived_from(), *self.lengths.parameters()]

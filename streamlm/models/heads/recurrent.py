@@ -6,16 +6,15 @@ Retention (Sun et al., "Retentive Network", 2023, eq. 6 to 9) without its rotati
 its gate: distance shows in the decays γ alone. A control: it remembers in as few bytes as can be.
 """
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from streamlm.config import ModelConfig
+from streamlm.models.cache import Pair
 from streamlm.models.layers.attention import ProjectingAttention
 from streamlm.models.layers.block import AnyLayer
-from streamlm.models.segmented import KeyValueModel, Pair, Places
+from streamlm.models.segmented import Attended, Call, SegmentedModel
 from streamlm.state import State
 
 MATRICES = "retention"  # what is carried: [L, B, H, E, E]
@@ -68,8 +67,10 @@ class Retention(ProjectingAttention):
         return decay**exponents
 
 
-class RecurrentModel(KeyValueModel):
+class RecurrentModel(SegmentedModel):
     """A language model that carries matrices instead of slots."""
+
+    closes_with_keys = True
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -85,23 +86,21 @@ class RecurrentModel(KeyValueModel):
         dtype = torch.promote_types(weight.dtype, torch.float32)  # sums of all that was read
         shape = (config.n_layers, batch_size, config.n_heads, config.head_dim, config.head_dim)
         matrices = torch.zeros(shape, dtype=dtype, device=weight.device)
-        return self.empty_state(batch_size, {MATRICES: matrices})
+        return self.empty_state(batch_size, carried={MATRICES: matrices})
 
-    def attend(
-        self, index: int, seen: Tensor, pair: Pair, state: State, places: Places
-    ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """The recurrence of a layer; see `KeyValueModel.attend`."""
+    def attend(self, index: int, seen: Tensor, pair: Pair, call: Call) -> Attended:
+        """The recurrence of a layer; see `SegmentedModel.attend`."""
         out: Tensor = self._layers[index].attention.read(
-            seen, *pair, state.carried[MATRICES][index]
+            seen, *pair, call.state.carried[MATRICES][index]
         )
-        return out, {}
+        return Attended(out)
 
-    def closed(self, state: State, keys: list[Tensor], values: list[Tensor]) -> State:
-        """The segment taken into the matrices; see `KeyValueModel.closed`."""
+    def closed(self, state: State, keys: list[Tensor], values: list[Tensor]) -> tuple[State, None]:
+        """The segment taken into the matrices; see `SegmentedModel.closed`."""
         matrices = [
             layer.attention.closed(key, value, matrix).detach()
             for layer, key, value, matrix in zip(
                 self._layers, keys, values, state.carried[MATRICES], strict=True
             )
         ]
-        return self.shifted(state, kept=0, carried={MATRICES: torch.stack(matrices)})
+        return self.shifted(state, kept=0, carried={MATRICES: torch.stack(matrices)}), None

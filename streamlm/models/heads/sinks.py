@@ -5,7 +5,6 @@ place for what it has no use for, and learns to put it on the first tokens; when
 window, a model falls apart. A control: what a window can at best do without compressing anything.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import cast
 
@@ -13,17 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from streamlm.config import ModelConfig
-from streamlm.models.cache import project_blocks
+from streamlm.memory.eviction import Eviction
+from streamlm.models.cache import Pair, project_blocks
 from streamlm.models.layers.attention import attention_mask
 from streamlm.models.layers.block import Layer
 from streamlm.models.layers.positions import sinusoid
-from streamlm.models.segmented import KeyValueModel, Pair, Places, newest
+from streamlm.models.segmented import Attended, Call, PositionKeys, SegmentedModel, joined, newest
 from streamlm.state import State
 
 PINNED = "pinned"  # what is carried: layer inputs of the first tokens, [L, B, S, D]
 
 
-class SinksModel(KeyValueModel):
+class SinksModel(SegmentedModel):
     """A Transformer-XL with pinned slots: [pinned S | memory M | open segment].
 
     A pinned slot is seen from when it has left memory; it stands S columns or fewer to the left of
@@ -45,12 +45,15 @@ class SinksModel(KeyValueModel):
     def init_state(self, batch_size: int = 1) -> State:
         """Streams that have read nothing."""
         config = self.config
-        state = self.empty_state(batch_size)
+        state = self.empty_state(batch_size, past_len=config.memory_len)
         lead, width = state.past.shape[:2], config.d_model
         dtype = torch.promote_types(state.past.dtype, torch.float32)
         pinned = state.past.new_zeros(*lead, config.pinned_len, width, dtype=dtype)
-        memory = state.past.new_zeros(*lead, config.memory_len, width)
-        return replace(state, past=memory, carried={PINNED: pinned})
+        return replace(state, carried={PINNED: pinned})
+
+    def past_columns(self, state: State) -> int:
+        """Pinned slots and memory."""
+        return self.config.pinned_len + self.config.memory_len
 
     def project_past(self, index: int, state: State) -> Pair:
         """Keys and values of pinned slots and of memory, empty ones too."""
@@ -61,7 +64,9 @@ class SinksModel(KeyValueModel):
         memory = project_blocks(layer.project, state.past[index], self.config.segment_len)
         return joined(pinned, memory)
 
-    def past_after(self, index: int, past: Pair, segment: Pair, state: State) -> Pair:
+    def past_after(
+        self, index: int, past: Pair, segment: Pair, state: State, eviction: Eviction | None
+    ) -> Pair:
         """Memory moved on; the pinned slots, a handful, are projected anew."""
         pinned = self._project_pinned(index, state)
         if not self.config.memory_len:
@@ -69,37 +74,37 @@ class SinksModel(KeyValueModel):
         key, value = (half[:, :, self.config.pinned_len :] for half in past)
         return joined(pinned, newest((key, value), segment))
 
-    def attend(
-        self, index: int, seen: Tensor, pair: Pair, state: State, places: Places
-    ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Relative attention over pinned slots and window; see `KeyValueModel.attend`."""
-        (key, value), (positions,) = pair, places
-        n_pinned, memory_len, t = self.config.pinned_len, self.config.memory_len, seen.shape[1]
-        length = key.shape[2] - n_pinned - memory_len - t
-        near = attention_mask(state.filled, memory_len, length, t)
+    def look(self, call: Call) -> Tensor:
+        """Where queries may look: [B, 1, t, K]."""
+        state, t, memory_len = call.state, call.n_queries, self.config.memory_len
+        near = attention_mask(state.filled, memory_len, state.phase, t)
         # Of the first tokens, those that have left memory.
-        gone = (state.position - state.length - memory_len)[:, None]  # [B, 1]
-        real = torch.arange(n_pinned, device=gone.device) < gone  # [B, S]
-        mask = torch.cat([real[:, None, None].expand(-1, -1, t, -1), near], dim=3)
+        gone = (state.position - state.phase - memory_len)[:, None]  # [B, 1]
+        real = torch.arange(self.config.pinned_len, device=gone.device) < gone  # [B, S]
+        return torch.cat([real[:, None, None].expand(-1, -1, t, -1), near], dim=3)
+
+    def attend(self, index: int, seen: Tensor, pair: Pair, call: Call) -> Attended:
+        """Relative attention over pinned slots and window; see `SegmentedModel.attend`."""
+        (key, value), (positions,) = pair, call.keys_of_positions[index]
         out, _ = cast(Layer, self.layers[index]).attention.attend(
             seen,
             key,
             value,
             positions=positions[:, -(key.shape[2] + 1) :],
             biases=self.biases(index),
-            mask=mask,
+            mask=call.look,
         )
-        return out, {}
+        return Attended(out)
 
-    def closed(self, state: State, keys: list[Tensor], values: list[Tensor]) -> State:
+    def closed(self, state: State, keys: list[Tensor], values: list[Tensor]) -> tuple[State, None]:
         """The segment put into memory, and the stream's first tokens pinned."""
         first = (state.position == self.config.segment_len)[None, :, None, None]
         pinned = state.carried[PINNED]
         begun = state.segment[:, :, : self.config.pinned_len].to(pinned.dtype)
         carried = {PINNED: torch.where(first, begun, pinned)}
-        return self.shifted(state, kept=self.config.memory_len, carried=carried)
+        return self.shifted(state, kept=self.config.memory_len, carried=carried), None
 
-    def project_places(self, index: int) -> Places:
+    def project_positions(self, index: int) -> PositionKeys:
         """W_R R, [H, S + M + T + 1, E]."""
         table = self.dropout(self.position_table.to(self.output_bias.dtype))
         return (cast(Layer, self.layers[index]).attention.project_positions(table),)
@@ -107,9 +112,3 @@ class SinksModel(KeyValueModel):
     def _project_pinned(self, index: int, state: State) -> Pair:
         slots = state.carried[PINNED][index].to(self.output_bias.dtype)
         return cast(Layer, self.layers[index]).project(slots)
-
-
-def joined(left: Pair, right: Pair) -> Pair:
-    """Keys and values side by side."""
-    key, value = (torch.cat(both, dim=2) for both in zip(left, right, strict=True))
-    return key, value

@@ -20,13 +20,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from streamlm.config import ModelConfig
+from streamlm.memory.eviction import Eviction
 from streamlm.models.base import Observer
-from streamlm.models.cache import project_blocks
+from streamlm.models.cache import Cache, Pair, project_blocks
 from streamlm.models.heads.runs import pushed, runs
 from streamlm.models.layers.attention import attention_mask, look_up, relative_shift
 from streamlm.models.layers.block import Layer
 from streamlm.models.layers.positions import buckets, sinusoid
-from streamlm.models.segmented import KeyValueModel, Pair, Places, newest
+from streamlm.models.segmented import Attended, Call, PositionKeys, SegmentedModel, newest
 from streamlm.state import State
 
 # What is carried with global slots: types of the tokens in [memory | open segment] [1, B, M+T],
@@ -38,7 +39,7 @@ COVERAGE, COVERED = "coverage", "covered"
 PER_OCTAVE = 4  # buckets of distances
 
 
-class SketchModel(KeyValueModel):
+class SketchModel(SegmentedModel):
     """A Transformer-XL that sees what left its memory as a sketch of runs.
 
     Attributes:
@@ -104,18 +105,21 @@ class SketchModel(KeyValueModel):
             shape = (*lead, config.compressed_len + near)
             carried[COVERAGE] = torch.zeros(shape, dtype=dtype, device=weight.device)
             carried[COVERED] = torch.zeros(lead, dtype=dtype, device=weight.device)
-        state = self.empty_state(batch_size, carried)
-        past = state.past.new_zeros(config.n_layers, batch_size, config.past_len, config.d_model)
-        return replace(state, past=past)
+        return self.empty_state(batch_size, past_len=config.past_len, carried=carried)
 
     def hidden(
-        self, tokens: Tensor, state: State, *, observe: Observer | None = None
+        self,
+        tokens: Tensor,
+        state: State,
+        cache: Cache | None = None,
+        *,
+        observe: Observer | None = None,
     ) -> tuple[Tensor, State]:
         """As `Model.hidden`; the state learns the types of the tokens."""
-        hidden, after = super().hidden(tokens, state, observe=observe)
-        if not self.config.compressed_len:
+        hidden, after = super().hidden(tokens, state, cache, observe=observe)
+        if not self.config.compressed_len or not state.aligned:  # each phase has done it for itself
             return hidden, after
-        types, start = after.carried[TYPES], self.config.memory_len + state.length
+        types, start = after.carried[TYPES], self.config.memory_len + state.phase
         new, stop = self.token_types[tokens][None], start + tokens.shape[1]
         types = torch.cat([types[:, :, :start], new, types[:, :, stop:]], dim=2)
         return hidden, replace(after, carried={**after.carried, TYPES: types})
@@ -128,7 +132,7 @@ class SketchModel(KeyValueModel):
         """
         if not self.config.coverage:
             return None
-        return self.config.coverage * state.carried[COVERED].mean() / state.length
+        return self.config.coverage * state.carried[COVERED].mean() / state.phase
 
     # -- reading ----------------------------------------------------------------------------------
 
@@ -143,7 +147,9 @@ class SketchModel(KeyValueModel):
         key, value = (torch.cat(halves, dim=2) for halves in zip(*parts, strict=True))
         return key, value
 
-    def past_after(self, index: int, past: Pair, segment: Pair, state: State) -> Pair:
+    def past_after(
+        self, index: int, past: Pair, segment: Pair, state: State, eviction: Eviction | None
+    ) -> Pair:
         """Memory moves on; global slots are projected anew, in the shape they always are."""
         c_len = self.config.compressed_len
         key, value = past
@@ -154,25 +160,28 @@ class SketchModel(KeyValueModel):
             key, value = torch.cat([far_key, key], dim=2), torch.cat([far_value, value], dim=2)
         return key, value
 
-    def attend(
-        self, index: int, seen: Tensor, pair: Pair, state: State, places: Places
-    ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Local and global attention, mixed by the gate; see `KeyValueModel.attend`."""
+    def look(self, call: Call) -> Tensor:
+        """Where queries may look among memory and the open segment: [B, 1, t, M + n]."""
+        state, m_len = call.state, self.config.memory_len
+        filled = state.filled.clamp(max=m_len)
+        return attention_mask(filled, m_len, state.phase, call.n_queries)
+
+    def attend(self, index: int, seen: Tensor, pair: Pair, call: Call) -> Attended:
+        """Local and global attention, mixed by the gate; see `SegmentedModel.attend`."""
         config, attention = self.config, cast(Layer, self.layers[index]).attention
-        (key, value), (near, *far) = pair, places
+        (key, value), (near, *far), state = pair, call.keys_of_positions[index], call.state
         c_len, m_len, t = config.compressed_len, config.memory_len, seen.shape[1]
         n_near = key.shape[2] - c_len  # [memory | open segment]
         length = n_near - m_len - t
         u, w = (bias[:, None] * config.head_dim**-0.5 for bias in self.biases(index))
         query = attention.queries(seen)
         scores = relative_shift((query + w) @ near[:, -(n_near + 1) :].mT)
-        mask = attention_mask(state.filled.clamp(max=m_len), m_len, length, t)
         dropout = attention.dropout if self.training else 0.0
         heads, weights = look_up(
             query + u,
             key[:, :, c_len:],
             value[:, :, c_len:],
-            scores.masked_fill(~mask, -torch.inf),
+            scores.masked_fill(~call.look, -torch.inf),
             dropout=dropout,
             want_weights=config.coverage > 0,
         )
@@ -198,7 +207,9 @@ class SketchModel(KeyValueModel):
             if weights is not None and far_weights is not None:
                 weights = torch.cat([(1 - gate) * far_weights, gate * weights], dim=3)
         out: Tensor = attention.output(heads.transpose(1, 2).flatten(2))
-        return out, {} if weights is None else self._covered(index, weights.mean(dim=1), state)
+        if weights is None:
+            return Attended(out)
+        return Attended(out, carried=self._covered(index, weights.mean(dim=1), state))
 
     def _distances(self, state: State, length: int, t: int) -> Tensor:
         """Tokens from each query back to the first of each run: [B, t, C].
@@ -222,7 +233,7 @@ class SketchModel(KeyValueModel):
 
     # -- closing a segment ------------------------------------------------------------------------
 
-    def closed(self, state: State, keys: list[Tensor], values: list[Tensor]) -> State:
+    def closed(self, state: State, keys: list[Tensor], values: list[Tensor]) -> tuple[State, None]:
         """The segment put into memory, and the runs of the one that leaves into global slots."""
         config, carried = self.config, dict(state.carried)
         t, c_len, m_len = config.segment_len, config.compressed_len, config.memory_len
@@ -251,15 +262,15 @@ class SketchModel(KeyValueModel):
                 far = pushed(far, torch.zeros_like(coverage[:, :, :t]), n_new)
         if config.coverage:
             carried[COVERAGE] = F.pad(torch.cat([far, local], dim=2), (0, t))
-        return replace(
+        committed = replace(
             state,
             past=past,
             segment=torch.zeros_like(state.segment),
             filled=filled,
-            length=0,
+            length=(0,) * state.batch_size,
             carried=carried,
-            cache=None,
         )
+        return committed, None
 
     # -- what is derived --------------------------------------------------------------------------
 
@@ -270,15 +281,10 @@ class SketchModel(KeyValueModel):
         slots = slots + F.embedding((lengths - 1).clamp(min=0), self.length_table[index])
         return cast(Layer, self.layers[index]).project(slots)
 
-    def project_places(self, index: int) -> Places:
+    def project_positions(self, index: int) -> PositionKeys:
         """W_R R of near distances [H, M+T+1, E], and of the buckets of far ones [H, n, E]."""
         attention, dtype = cast(Layer, self.layers[index]).attention, self.output_bias.dtype
         tables = [self.position_table.to(dtype)]
         if self.config.compressed_len:
             tables.append(self.bucket_table)
         return tuple(attention.project_positions(self.dropout(table)) for table in tables)
-
-    def derived_from(self) -> list[Tensor]:
-        """As `KeyValueModel.derived_from`, and the tables of lengths and buckets."""
-        tables = [self.bucket_table, self.length_table] if self.config.compressed_len else []
-        return [*super().derived_from(), *tables]

@@ -108,17 +108,25 @@ class RelativeAttention(ProjectingAttention):
         projected: Tensor = self.position(table)
         return projected.unflatten(1, (self.n_heads, self.head_dim)).transpose(0, 1)
 
-    def position_scores(self, query: Tensor, w: Tensor, positions: Tensor) -> Tensor:
+    def position_scores(
+        self, query: Tensor, w: Tensor, positions: Tensor, column: Tensor | None = None
+    ) -> Tensor:
         """(q_i + w)·r of every query and key.
 
         Args:
             query: [B, H, t, E], divided by √E; w: [H, E].
-            positions: [H, K+1, E], of the distances K, …, 0.
+            positions: [H, K+1, E], of the distances K, …, 0; with `column`, of any.
+            column: [B or 1, 1, t, K] where in `positions` the distance of each query and key is.
 
         Returns:
             [B, H, t, K].
         """
         query = query + self._scaled(w)
+        if column is not None:
+            scores = query @ positions.mT
+            if column.shape[0] == column.shape[2] == 1:
+                return scores.index_select(3, column.flatten())
+            return scores.gather(3, column.expand(*scores.shape[:3], -1))
         if query.shape[2] == 1:  # one query: every distance already stands at its key
             return query @ positions[:, 1:].mT
         return relative_shift(query @ positions.mT)
@@ -135,14 +143,15 @@ class RelativeAttention(ProjectingAttention):
         positions: Tensor,
         biases: tuple[Tensor, Tensor],
         mask: Tensor,
+        column: Tensor | None = None,
         want_weights: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """One layer of attention.
 
         Args:
-            x: [B, t, D] inputs of the queries, which stand on the last t key columns.
+            x: [B, t, D] inputs of the queries; without `column`, on the last t key columns.
             key, value: [B, H, K, E].
-            positions: see `position_scores`.
+            positions, column: see `position_scores`.
             biases: u and w, each [H, E].
             mask: [B or 1, 1, t, K], True where a query may look.
             want_weights: also return the attention weights, at the price of the fused kernel.
@@ -152,7 +161,7 @@ class RelativeAttention(ProjectingAttention):
         """
         query = self.queries(x)
         u, w = biases
-        scores = self.position_scores(query, w, positions)
+        scores = self.position_scores(query, w, positions, column)
         bias = scores.masked_fill(~mask, -torch.inf)
         content = query + self._scaled(u)
         dropout = self.dropout if self.training else 0.0
