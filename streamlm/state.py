@@ -94,17 +94,19 @@ class State:
         """
         if self.length:
             raise ValueError(f"rows reset between segments only; {self.length} tokens are open")
-        keep = ~rows
+
+        def cleared(tensor: Tensor) -> Tensor:  # [L or 1, B, ...]
+            # A product with 0 would keep NaN and infinity.
+            return tensor.masked_fill(rows.view(1, -1, *[1] * (tensor.ndim - 2)), 0)
+
         return replace(
             self,
-            past=self.past * keep[None, :, None, None],
-            usage=self.usage * keep[None, :, None],
-            filled=self.filled * keep,
-            position=self.position * keep,
-            carried={
-                name: tensor.masked_fill(rows.view(1, -1, *[1] * (tensor.ndim - 2)), 0)
-                for name, tensor in self.carried.items()
-            },
+            past=cleared(self.past),
+            segment=cleared(self.segment),
+            usage=cleared(self.usage),
+            filled=self.filled.masked_fill(rows, 0),
+            position=self.position.masked_fill(rows, 0),
+            carried={name: cleared(tensor) for name, tensor in self.carried.items()},
             cache=None,
         )
 
