@@ -25,7 +25,7 @@ from benchmarks.tools.positions import Bins, compared, curve, interval, linear_e
 from benchmarks.tools.reads import NONE, RECENT, WHOLE, Book, encode_books, read_books
 from streamlm.cli.display import bar, note
 from streamlm.lab.results import usable_cores, write_results
-from streamlm.training.data import read_documents
+from streamlm.training.documents import read_documents
 from streamlm.training.evaluate import EvalReport
 
 LINEAR_BINS = 64  # of a segment each, for the finer view of a book's beginning

@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks.tools import compressors
 from streamlm.cli.display import bar, output
 from streamlm.lab.results import write_results
-from streamlm.training.data import read_documents
+from streamlm.training.documents import read_documents
 
 
 def digest(books: list[bytes]) -> str:

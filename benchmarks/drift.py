@@ -22,7 +22,7 @@ from streamlm.cli.display import bar, output
 from streamlm.lab.results import usable_cores, write_results
 from streamlm.plots.style import BLUE, GREY, panels, save, tokens_text
 from streamlm.runtime.stream import score
-from streamlm.training.data import read_documents
+from streamlm.training.documents import read_documents
 
 PARTS = 10
 

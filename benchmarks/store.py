@@ -33,7 +33,7 @@ from streamlm.lab.results import usable_cores, write_results
 from streamlm.models.build import build_model
 from streamlm.plots.style import BLUE, GREEN, GREY, ORANGE, panels, save, tokens_text
 from streamlm.sessions.saving import collection_is_due
-from streamlm.training.data import read_documents
+from streamlm.training.documents import read_documents
 
 SEGMENT, COMPRESSED = 128, 32
 # Layers, slots of each of the two windows, width: 12.6 MB and 53 MB of bfloat16.

@@ -26,7 +26,7 @@ from benchmarks.tools.stream_plot import draw
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.cli.display import bar, output
 from streamlm.lab.results import usable_cores, write_results
-from streamlm.training.data import read_documents
+from streamlm.training.documents import read_documents
 
 YOUNG = 1000
 TARGET = 1.1  # a token may cost so much more in an old session

@@ -116,6 +116,22 @@ def test_reset_rows(model: TransformerXL) -> None:
     assert same.digest() == state.digest()
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_a_reset_row_is_zero_whatever_it_held(model: RelativeModel, value: float) -> None:
+    empty = model.init_state(2)
+    carried = {"slots": torch.zeros(2, 2, 3, 8), "shared": torch.zeros(1, 2, 5)}
+    state = replace(empty, carried=carried)
+    tensors = {"past": state.past, "segment": state.segment, "usage": state.usage, **carried}
+    for tensor in tensors.values():
+        tensor.fill_(value)
+    reset = state.reset_rows(torch.tensor([True, False]))
+    after = {"past": reset.past, "segment": reset.segment, "usage": reset.usage, **reset.carried}
+    for name, tensor in after.items():
+        assert tensor[:, 0].eq(0).all(), name
+        assert torch.equal(tensor[:, 1], tensors[name][:, 1]) or value != value, name
+        assert not tensor[:, 1].isfinite().any(), name
+
+
 def test_detach() -> None:
     model = tiny_model(compression_loss="bptt")
     _, state = read(model, random_tokens(model, 14), model.init_state(1))

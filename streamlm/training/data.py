@@ -1,43 +1,34 @@
 """Training and evaluation data: documents → token files → segment batches.
 
-Documents are plain text files, or .xz of them; a line holding only a form feed stands between two
-documents. A corpus is encoded once and kept as a memory-mapped file of ids.
+A corpus is encoded once, block by block, and kept as a memory-mapped file of ids.
 """
 
 import hashlib
+import io
 import json
-import lzma
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from streamlm.training.cached import computed_once
+from streamlm.training.documents import (
+    Block,
+    cut_blocks,
+    document_blocks,
+    encode_documents,
+    some_documents,
+    without_empty,
+)
 from tokenizer import Tokenizer
 
 IGNORED = -100  # a target that is not scored
-
-
-def read_documents(path: str | Path) -> Iterator[str]:
-    """The documents of one file, .txt or .xz, split at lines that hold only a form feed.
-
-    Raises:
-        ValueError: names the file that is damaged, or no UTF-8 text.
-    """
-    path = Path(path)
-    opener: Any = lzma.open if path.suffix == ".xz" else open
-    with opener(path, "rt", encoding="utf-8", newline="") as file:
-        try:
-            text = file.read()
-        except UnicodeDecodeError as error:
-            at = f"{error.reason} at byte {error.start:,}"
-            raise ValueError(f"{path} is no UTF-8 text: {at}") from None
-        except (lzma.LZMAError, EOFError) as error:
-            raise ValueError(f"{path} is damaged: {error}") from None
-    yield from text.split("\f\n")
+FORMAT = "corpus 2"  # of the files in a cache
+TOKENS, OFFSETS, META = "tokens.bin", "offsets.npy", "corpus.json"
 
 
 @dataclass(frozen=True)
@@ -75,9 +66,13 @@ def load_corpus(
 ) -> Corpus:
     """Encode files, or take the ids from `cache` where the same files were encoded before.
 
+    Text is read and encoded block by block. With a cache, ids go to its disk and are mapped into
+    memory, so that what is held does not grow with the files; without, the ids are held.
+
     Args:
         cut_bytes: cut documents at line ends into pieces of about so many bytes; 0 keeps them.
         part: which of the documents to take, as shares of their number.
+        cache: a folder for encoded corpora; see `computed_once` for what others see of it.
 
     Raises:
         ValueError: no files, or no text in them.
@@ -85,51 +80,55 @@ def load_corpus(
     """
     if not paths:
         raise ValueError("no data files given")
-    key = hashlib.sha256(tokenizer.fingerprint.encode())
+    key = hashlib.sha256(f"{FORMAT} {tokenizer.fingerprint}".encode())
     if cut_bytes or part != (0.0, 1.0):
         key.update(f"{cut_bytes} {part}".encode())
     for file in map(Path, paths):
         stat = file.stat()
         key.update(f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode())
-    folder = Path(cache) / key.hexdigest()[:16] if cache else None
-    if folder and (folder / "corpus.json").exists():
-        meta = json.loads((folder / "corpus.json").read_text())
-        tokens = np.load(folder / "tokens.npy", mmap_mode="r")
-        return Corpus(tokens, np.array(meta["offsets"]), meta["n_bytes"], meta["n_words"])
-    dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.int32
-    texts: list[str] = []
-    for path in paths:
-        progress(f"encoding {Path(path).name}")
-        for text in read_documents(path):
-            texts += _cut(text, cut_bytes) if cut_bytes else [text]
-    texts = [text for text in texts if text]
-    texts = texts[round(part[0] * len(texts)) : round(part[1] * len(texts))]
-    if not texts:
-        raise ValueError(f"no text in {', '.join(map(str, paths))}")
-    ids = [tokenizer.encode(text).astype(dtype) for text in texts]
-    n_bytes = sum(len(text.encode()) for text in texts)
-    n_words = sum(len(text.split()) for text in texts)
-    offsets = np.concatenate([[0], np.cumsum([len(one) for one in ids])])
-    corpus = Corpus(np.concatenate(ids), offsets, n_bytes, n_words)
-    if folder:
-        folder.mkdir(parents=True, exist_ok=True)
-        np.save(folder / "tokens.npy", corpus.tokens)
-        meta = {"offsets": offsets.tolist(), "n_bytes": n_bytes, "n_words": n_words}
-        (folder / "corpus.json").write_text(json.dumps(meta))
-    return corpus
+    dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<i4")
+
+    def blocks(verb: str) -> Iterator[Block]:
+        for path in paths:
+            progress(f"{verb} {Path(path).name}")
+            found = document_blocks(path)
+            yield from without_empty(cut_blocks(found, cut_bytes) if cut_bytes else found)
+
+    def encode(tokens: IO[bytes]) -> tuple[np.ndarray, int, int]:
+        if part == (0.0, 1.0):
+            wanted = blocks("encoding")
+        else:
+            n = sum(ends for _, ends in blocks("counting documents of"))
+            wanted = some_documents(blocks("encoding"), round(part[0] * n), round(part[1] * n))
+        offsets, n_bytes, n_words = encode_documents(wanted, tokenizer, tokens, dtype=dtype)
+        if len(offsets) == 1:
+            raise ValueError(f"no text in {', '.join(map(str, paths))}")
+        return offsets, n_bytes, n_words
+
+    def write(folder: Path) -> None:
+        with open(folder / TOKENS, "wb") as tokens:
+            offsets, n_bytes, n_words = encode(tokens)
+        np.save(folder / OFFSETS, offsets)
+        meta = {"dtype": dtype.str, "n_bytes": n_bytes, "n_words": n_words}
+        (folder / META).write_text(json.dumps(meta))
+
+    if cache is None:
+        held = io.BytesIO()
+        offsets, n_bytes, n_words = encode(held)
+        return Corpus(np.frombuffer(held.getbuffer(), dtype), offsets, n_bytes, n_words)
+    return computed_once(Path(cache) / key.hexdigest()[:16], read=_read_cached, write=write)
 
 
-def _cut(text: str, n_bytes: int) -> Iterator[str]:
-    """Pieces of at least n bytes, the last but for that, that end with a line."""
-    lines: list[str] = []
-    size = 0
-    for line in text.splitlines(keepends=True):
-        lines.append(line)
-        size += len(line.encode())
-        if size >= n_bytes:
-            yield "".join(lines)
-            lines, size = [], 0
-    yield "".join(lines)
+def _read_cached(folder: Path) -> Corpus | None:
+    """A corpus in a cache, or None where it is missing or damaged."""
+    try:
+        meta = json.loads((folder / META).read_text())
+        offsets = np.load(folder / OFFSETS)
+        tokens = np.memmap(folder / TOKENS, meta["dtype"], mode="r")
+        whole = len(tokens) == offsets[-1]
+        return Corpus(tokens, offsets, meta["n_bytes"], meta["n_words"]) if whole else None
+    except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError):
+        return None
 
 
 @dataclass(frozen=True)

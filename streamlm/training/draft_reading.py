@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.models.base import Model
 from streamlm.models.layers.adaptive import AdaptiveEmbedding
+from streamlm.models.modes import in_mode
 from streamlm.runtime.drafter import Drafter, DrafterConfig, Known, newest_slots
 from streamlm.state import State
 from streamlm.training.data import IGNORED, Corpus, SegmentBatches
@@ -151,22 +152,21 @@ def offset_nats(
     Returns:
         Mean nats a token of each offset, and the number of places.
     """
-    model, was_training = checkpoint.model, drafter.training
-    drafter.eval()
+    model = checkpoint.model
     reader = Reader(checkpoint, drafter.config, corpus, min(batch_size, len(corpus)))
     total, count, read = torch.zeros(drafter.config.n_tokens).double(), 0, 0
-    while True:
-        places = reader.read(lambda n: torch.arange(0, n, stride)[None])
-        if places is None or (max_tokens is not None and read >= max_tokens):
-            break
-        whole = (places.targets != IGNORED).all(dim=1)
-        found = -model.log_prob(drafter(model, places.known), places.targets)
-        total += found[whole].sum(dim=0).double().cpu()
-        count += int(whole.sum())
-        n = len(reader.batches.document) * reader.segment_len
-        read += n
-        progress(n)
-    drafter.train(was_training)
+    with in_mode(drafter, training=False):
+        while True:
+            places = reader.read(lambda n: torch.arange(0, n, stride)[None])
+            if places is None or (max_tokens is not None and read >= max_tokens):
+                break
+            whole = (places.targets != IGNORED).all(dim=1)
+            found = -model.log_prob(drafter(model, places.known), places.targets)
+            total += found[whole].sum(dim=0).double().cpu()
+            count += int(whole.sum())
+            n = len(reader.batches.document) * reader.segment_len
+            read += n
+            progress(n)
     if not count:
         raise ValueError("no place with enough text behind it; allowed: longer documents")
     return (total / count).tolist(), count

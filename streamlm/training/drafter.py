@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.config import TrainConfig
+from streamlm.models.modes import in_mode
 from streamlm.runtime.drafter import (
     CONFIG,
     WEIGHTS,
@@ -90,7 +91,6 @@ class DraftTrainer:
         """Train to the end, yielding after every step; saves and evaluates on the way."""
         config = self.config
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.drafter.train()
         started, per_step = time.perf_counter(), config.batch_size * self.reader.segment_len
         while self.step < config.steps:
             rate = scheduled_rate(config, self.step)
@@ -131,9 +131,10 @@ class DraftTrainer:
         assert places is not None  # shuffled, it never ends
         model = self.checkpoint.model
         others = torch.from_numpy(random.integers(0, model.config.vocab_size, OTHERS))
-        losses = offset_losses(self.drafter, model, places, others.to(model.device)).sum(dim=0)
-        losses = losses / (places.targets != IGNORED).sum(dim=0).clamp(min=1)
-        losses.mean().backward()
+        with in_mode(self.drafter, training=True):
+            losses = offset_losses(self.drafter, model, places, others.to(model.device)).sum(dim=0)
+            losses = losses / (places.targets != IGNORED).sum(dim=0).clamp(min=1)
+            losses.mean().backward()
         norm = torch.nn.utils.clip_grad_norm_(self.drafter.parameters(), self.config.clip)
         if bool(torch.isfinite(norm)):
             self.optimizer.step()

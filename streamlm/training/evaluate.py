@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from streamlm.models.base import Model
+from streamlm.models.modes import in_mode
 from streamlm.training.data import IGNORED, Corpus, SegmentBatches
 
 
@@ -83,8 +84,6 @@ def evaluate(
         details: also keep the loss of every token (4 bytes each).
         progress: called with the number of tokens of each batch.
     """
-    was_training = model.training
-    model.eval()
     batches = SegmentBatches(
         corpus, min(batch_size, len(corpus)), segment_len=model.config.segment_len, bos=bos
     )
@@ -92,33 +91,33 @@ def evaluate(
     bins, counts = np.zeros(64), np.zeros(64, dtype=np.int64)
     nats, tokens, n_bytes = (np.zeros(len(corpus)) for _ in range(3))  # by document
     kept = [np.full(n, np.nan, np.float32) for n in np.diff(corpus.offsets)] if details else None
-    for batch in batches:
-        begins = batch.begins if memory else torch.ones_like(batch.begins)
-        if bool(begins.any()):
-            state = state.reset_rows(begins.to(model.device))
-        hidden, state = model.hidden(batch.inputs.to(model.device), state)
-        state, _ = model.commit(state)
-        loss = -model.log_prob(hidden, batch.targets.to(model.device))
-        losses, targets = loss.double().cpu().numpy(), batch.targets.numpy()
-        scored = targets != IGNORED
-        places = batch.offsets[:, None] + np.arange(targets.shape[1])
-        which = np.log2(np.maximum(places[scored], 1)).astype(int)
-        bins += np.bincount(which, losses[scored], minlength=64)
-        counts += np.bincount(which, minlength=64)
-        whose = np.broadcast_to(batch.document[:, None], targets.shape)[scored]
-        for sums, weights in (
-            (nats, losses[scored]),
-            (tokens, None),
-            (n_bytes, token_lengths[targets[scored]]),
-        ):
-            sums += np.bincount(whose, weights, minlength=len(corpus))
-        if kept is not None:
-            for row, document in enumerate(batch.document):
-                kept[document][places[row, scored[row]]] = losses[row, scored[row]]
-        progress(int(scored.sum()))
-        if max_tokens is not None and tokens.sum() >= max_tokens:
-            break
-    model.train(was_training)
+    with in_mode(model, training=False):
+        for batch in batches:
+            begins = batch.begins if memory else torch.ones_like(batch.begins)
+            if bool(begins.any()):
+                state = state.reset_rows(begins.to(model.device))
+            hidden, state = model.hidden(batch.inputs.to(model.device), state)
+            state, _ = model.commit(state)
+            loss = -model.log_prob(hidden, batch.targets.to(model.device))
+            losses, targets = loss.double().cpu().numpy(), batch.targets.numpy()
+            scored = targets != IGNORED
+            places = batch.offsets[:, None] + np.arange(targets.shape[1])
+            which = np.log2(np.maximum(places[scored], 1)).astype(int)
+            bins += np.bincount(which, losses[scored], minlength=64)
+            counts += np.bincount(which, minlength=64)
+            whose = np.broadcast_to(batch.document[:, None], targets.shape)[scored]
+            for sums, weights in (
+                (nats, losses[scored]),
+                (tokens, None),
+                (n_bytes, token_lengths[targets[scored]]),
+            ):
+                sums += np.bincount(whose, weights, minlength=len(corpus))
+            if kept is not None:
+                for row, document in enumerate(batch.document):
+                    kept[document][places[row, scored[row]]] = losses[row, scored[row]]
+            progress(int(scored.sum()))
+            if max_tokens is not None and tokens.sum() >= max_tokens:
+                break
     n, size = int(tokens.sum()), int(n_bytes.sum())
     whole = n == len(corpus.tokens)
     words = corpus.n_words if whole else max(1, round(corpus.n_words * size / corpus.n_bytes))

@@ -18,6 +18,7 @@ from streamlm.checkpoints.checkpoint import choose_device, save_checkpoint
 from streamlm.config import ModelConfig, TrainConfig
 from streamlm.models.build import build_model
 from streamlm.models.heads.sketch import SketchModel
+from streamlm.models.modes import in_mode
 from streamlm.state import State
 from streamlm.training.data import IGNORED, Corpus, SegmentBatches
 from streamlm.training.evaluate import evaluate
@@ -121,11 +122,11 @@ class Trainer:
         """Train to the end, yielding after every step; saves and evaluates on the way."""
         config = self.config
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.model.train()
         rate, last = 0.0, time.perf_counter()
         while self.step < config.steps:
             before = self.tokens
-            loss, bits, auxiliary, norm, lr = self._optimise()
+            with in_mode(self.model, training=True):
+                loss, bits, auxiliary, norm, lr = self._optimise()
             self.step += 1
             now = time.perf_counter()
             speed = (self.tokens - before) / (now - last)

@@ -101,6 +101,11 @@ def test_rows(name: str, dtype: torch.dtype) -> None:
     invariants.check_rows(build(name, dtype), tolerance=TOLERANCE[dtype])
 
 
+@everywhere
+def test_a_reset_row_keeps_nothing(name: str) -> None:
+    invariants.check_reset(build(name, torch.float64), tolerance=TOLERANCE[torch.float64])
+
+
 @in_both_precisions
 def test_resume(name: str, dtype: torch.dtype) -> None:
     invariants.check_resume(build(name, dtype))

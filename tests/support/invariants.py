@@ -183,6 +183,27 @@ def check_causality(model: Model) -> None:
                 assert not bool(same[edited, edited]), f"token {edited} changed nothing"
 
 
+def check_reset(model: Model, *, tolerance: float) -> None:
+    """A row that is reset reads as a new stream does, even where all of it was NaN or infinite."""
+    t = model.config.segment_len
+    before, after = random_tokens(model, 3 * t, rows=3), random_tokens(model, 2 * t + 1, rows=3)
+    rows = torch.tensor([True, False, True])
+    for gradients in (False, True):
+        with torch.set_grad_enabled(gradients):
+            wanted, _ = read(model, after, model.init_state(3))
+            _, old = read(model, before, model.init_state(3))
+            poisoned = old.detach()
+            for tensor in (poisoned.past, poisoned.segment, poisoned.usage):
+                tensor[:, 0], tensor[:, 2] = torch.nan, torch.inf
+            for tensor in poisoned.carried.values():
+                if tensor.is_floating_point():
+                    tensor[:, 0], tensor[:, 2] = torch.nan, torch.inf
+            logits, _ = read(model, after, poisoned.reset_rows(rows))
+        difference = largest_difference(logits[rows], wanted[rows])
+        assert difference <= tolerance, f"{gradients=}: logits differ by {difference}"
+        assert bool(logits[1].isfinite().all()), "a row that was not reset saw the others"
+
+
 def check_purity(model: Model) -> None:
     """Reading and committing leave a state as it was; forks do not see each other."""
     t = model.config.segment_len

@@ -1,40 +1,31 @@
 """Data: documents and their ids, and batches that read every token of every document once."""
 
-import lzma
 import os
+import signal
+import subprocess
+import sys
+import tracemalloc
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamlm.training.data import (
-    IGNORED,
-    Batch,
-    Corpus,
-    SegmentBatches,
-    load_corpus,
-    read_documents,
-)
+from streamlm.training.data import IGNORED, Batch, Corpus, SegmentBatches, load_corpus
 from tokenizer import Tokenizer
 
 BOS = 1
+ROOT = Path(__file__).resolve().parents[2]
 LENGTHS = st.lists(st.integers(1, 12), min_size=1, max_size=8)
 ROWS = st.integers(1, 5)
 SEGMENT = st.integers(1, 5)
 
 
-# -- documents --------------------------------------------------------------------------------
-
-
-def test_documents_are_split_at_form_feeds(tmp_path: Path) -> None:
-    plain, packed = tmp_path / "a.txt", tmp_path / "a.txt.xz"
-    plain.write_bytes("One é\r\nline\n\f\n漢字\n\f\nend".encode())
-    packed.write_bytes(lzma.compress(plain.read_bytes()))
-    documents = ["One é\r\nline\n", "漢字\n", "end"]
-    assert list(read_documents(plain)) == list(read_documents(str(packed))) == documents
+# -- corpora ----------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -100,12 +91,12 @@ def test_another_tokenizer_is_another_corpus(
         vocab_size = 1 << 20
 
         def encode(self, text: str) -> np.ndarray:
-            return np.full(2, self.vocab_size - 1, np.int32)
+            return np.full(len(text), self.vocab_size - 1, np.int32)
 
     load_corpus(files, books_tokenizer, cache=tmp_path / "cache")
     for _ in range(2):  # encoded, then from the cache: ids above 65535 are kept
         corpus = load_corpus(files, Other(), cache=tmp_path / "cache")  # type: ignore[arg-type]
-        assert corpus.tokens.tolist() == 6 * [(1 << 20) - 1]
+        assert corpus.tokens.tolist() == 55 * [(1 << 20) - 1]
 
 
 def test_what_is_no_corpus_is_refused(tmp_path: Path, books_tokenizer: Tokenizer) -> None:
@@ -117,6 +108,109 @@ def test_what_is_no_corpus_is_refused(tmp_path: Path, books_tokenizer: Tokenizer
     for cache in (None, tmp_path / "cache"):
         with pytest.raises(ValueError, match=r"no text in .*empty\.txt"):
             load_corpus([tmp_path / "empty.txt"], books_tokenizer, cache=cache)
+
+
+@pytest.mark.parametrize("options", [{}, {"cut_bytes": 100}, {"part": (0.0, 0.5)}])
+def test_memory_does_not_grow_with_the_files(
+    options: dict[str, Any],
+    tmp_path: Path,
+    books_tokenizer: Tokenizer,
+    prose: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Twelve times as much text is read, in documents and in lines of any length."""
+    monkeypatch.setattr("streamlm.training.documents.BLOCK", 1 << 13)
+    peaks = []
+    for times in (1, 12):
+        path = tmp_path / f"{times}.txt"
+        path.write_text(f"{prose(6000)}\n\f\n" * times + prose(6000 * times), encoding="utf-8")
+        tracemalloc.start()
+        try:
+            corpus = load_corpus([path], books_tokenizer, cache=tmp_path / "cache", **options)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    # What may grow are offsets, one for each document; and blocks vary, by their characters.
+    assert peaks[1] < 1.5 * peaks[0] + 32 * len(corpus), peaks
+
+
+def test_an_interrupted_encoding_leaves_nothing(
+    files: list[Path], tmp_path: Path, books_tokenizer: Tokenizer
+) -> None:
+    cache = tmp_path / "cache"
+
+    def stop(message: str) -> None:
+        if message == "encoding b.txt":
+            assert [path.suffix for path in cache.iterdir()] == [".new"]  # nothing to be read yet
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        load_corpus(files, books_tokenizer, cache=cache, progress=stop)
+    assert not list(cache.iterdir())
+    found = load_corpus(files, books_tokenizer, cache=cache)
+    assert_same(found, load_corpus(files, books_tokenizer))
+
+
+KILLED = """
+import os, signal, sys
+from streamlm.training.data import load_corpus
+from tokenizer import Tokenizer
+
+def die(message):
+    if message == "encoding b.txt":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+load_corpus(sys.argv[2:4], Tokenizer(sys.argv[1]), cache=sys.argv[4], progress=die)
+"""
+
+
+def test_what_a_killed_encoding_left_is_removed(
+    files: list[Path], tmp_path: Path, books_tokenizer: Tokenizer
+) -> None:
+    model, cache = tmp_path / "books.model", tmp_path / "cache"
+    model.write_bytes(books_tokenizer.model_bytes)
+    words = [sys.executable, "-c", KILLED, model, *files, cache]
+    ended = subprocess.run(words, env=os.environ | {"PYTHONPATH": str(ROOT)}, cwd=tmp_path)
+    assert ended.returncode == -signal.SIGKILL
+    assert [path.suffix for path in cache.iterdir()] == [".new"]
+    found = load_corpus(files, books_tokenizer, cache=cache)
+    assert_same(found, load_corpus(files, books_tokenizer))
+    assert [path.suffix for path in cache.iterdir()] == [""]
+
+
+def test_two_encode_the_same_at_once(
+    files: list[Path], tmp_path: Path, books_tokenizer: Tokenizer
+) -> None:
+    cache, inner = tmp_path / "cache", []
+
+    def begin_another(message: str) -> None:
+        if message == "encoding b.txt":
+            inner.append(load_corpus(files, books_tokenizer, cache=cache))
+
+    outer = load_corpus(files, books_tokenizer, cache=cache, progress=begin_another)
+    assert_same(outer, inner[0])
+    assert [path.suffix for path in cache.iterdir()] == [""]
+    assert_same(outer, load_corpus(files, books_tokenizer, cache=cache))
+
+
+@pytest.mark.parametrize("name", ["tokens.bin", "offsets.npy", "corpus.json"])
+@pytest.mark.parametrize("size", [None, 0, 1])
+def test_a_damaged_cache_is_written_anew(
+    name: str, size: int | None, files: list[Path], tmp_path: Path, books_tokenizer: Tokenizer
+) -> None:
+    cache = tmp_path / "cache"
+    load_corpus(files, books_tokenizer, cache=cache)
+    path = next(cache.iterdir()) / name
+    if size is None:
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:size])
+    assert_same(
+        load_corpus(files, books_tokenizer, cache=cache), load_corpus(files, books_tokenizer)
+    )
+    messages: list[str] = []
+    load_corpus(files, books_tokenizer, cache=cache, progress=messages.append)
+    assert not messages and [each.suffix for each in cache.iterdir()] == [""]
 
 
 # -- batches ----------------------------------------------------------------------------------

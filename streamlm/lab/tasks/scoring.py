@@ -10,6 +10,7 @@ import torch
 
 from streamlm.lab.tasks.questions import REGIONS, Questions
 from streamlm.models.base import Model
+from streamlm.models.modes import in_mode
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,32 +89,32 @@ def _read(
     progress: Callable[[int], None],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Of each token of the answers, when `tokens` are read: is it the likeliest, its margin."""
-    was_training = model.training
-    model.eval()
     n, length = tokens.shape
     right = np.zeros(questions.asked.shape, dtype=bool)
     margin = np.zeros(questions.asked.shape)
     segment_len = model.config.segment_len
-    for begin in range(0, n, batch_size):
-        rows = tokens[begin : begin + batch_size].astype(np.int64)
-        inputs = np.concatenate([np.full((len(rows), 1), bos), rows[:, :-1]], axis=1)
-        state = model.init_state(len(rows))
-        of_rows = (questions.row >= begin) & (questions.row < begin + len(rows))
-        for start in range(0, length, segment_len):
-            piece = torch.from_numpy(inputs[:, start : start + segment_len]).to(model.device)
-            hidden, state = model.hidden(piece, state)
-            if state.length == segment_len:
-                state, _ = model.commit(state)
-            here = (questions.asked >= start) & (questions.asked < start + segment_len)
-            which, token = np.nonzero(here & of_rows[:, None])
-            if len(which):
-                at = questions.asked[which, token] - start
-                asked = hidden[_tensor(questions.row[which] - begin, model), _tensor(at, model)]
-                logits = model.logits(asked).float()
-                found = _judge(logits, questions.answers[which, token], questions.choices[which])
-                right[which, token], margin[which, token] = found
-            progress(piece.numel())
-    model.train(was_training)
+    with in_mode(model, training=False):
+        for begin in range(0, n, batch_size):
+            rows = tokens[begin : begin + batch_size].astype(np.int64)
+            inputs = np.concatenate([np.full((len(rows), 1), bos), rows[:, :-1]], axis=1)
+            state = model.init_state(len(rows))
+            of_rows = (questions.row >= begin) & (questions.row < begin + len(rows))
+            for start in range(0, length, segment_len):
+                piece = torch.from_numpy(inputs[:, start : start + segment_len]).to(model.device)
+                hidden, state = model.hidden(piece, state)
+                if state.length == segment_len:
+                    state, _ = model.commit(state)
+                here = (questions.asked >= start) & (questions.asked < start + segment_len)
+                which, token = np.nonzero(here & of_rows[:, None])
+                if len(which):
+                    at = questions.asked[which, token] - start
+                    asked = hidden[_tensor(questions.row[which] - begin, model), _tensor(at, model)]
+                    logits = model.logits(asked).float()
+                    found = _judge(
+                        logits, questions.answers[which, token], questions.choices[which]
+                    )
+                    right[which, token], margin[which, token] = found
+                progress(piece.numel())
     return right, margin
 
 
