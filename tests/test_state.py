@@ -117,7 +117,7 @@ def test_reset_rows(model: TransformerXL) -> None:
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-def test_a_reset_row_is_zero_whatever_it_held(model: RelativeModel, value: float) -> None:
+def test_a_reset_row_is_zero_whatever_it_held(model: TransformerXL, value: float) -> None:
     empty = model.init_state(2)
     carried = {"slots": torch.zeros(2, 2, 3, 8), "shared": torch.zeros(1, 2, 5)}
     state = replace(empty, carried=carried)

@@ -56,7 +56,7 @@ class Seen:
             return None
         decoder = StreamDecoder(session.checkpoint.tokenizer)
         pieces = [decoder.decode([id]) for id in report.ids]
-        return cls(report, pieces, int(session.state.length))
+        return cls(report, pieces, session.state.phase)
 
     def picture(self, *, layers: bool = True) -> str:
         """The picture; without `layers`, their mean as a narrow strip."""

@@ -25,7 +25,7 @@ class Checkpoint:
     """A model with its tokenizer, ready to read.
 
     Attributes:
-        model: in evaluation mode, on its device.
+        model: frozen (see `Model.freeze`), on its device.
         tokenizer: text ↔ ids.
         name: the directory's name, for people.
         weights_digest: sha256 of the weights file.
@@ -116,7 +116,7 @@ def load_checkpoint(
             f"the model's vocab_size is {config.vocab_size}"
         )
     model, digest = _load_weights(folder, config)
-    return Checkpoint(model.to(chosen), tokenizer, folder.resolve().name, digest)
+    return Checkpoint(model.to(chosen).freeze(), tokenizer, folder.resolve().name, digest)
 
 
 def load_model(folder: str | Path, *, device: str | torch.device = "auto") -> Model:
@@ -128,7 +128,7 @@ def load_model(folder: str | Path, *, device: str | torch.device = "auto") -> Mo
     chosen, folder = choose_device(device), Path(folder)
     _require_files(folder, "config.json", "model.safetensors")
     model, _ = _load_weights(folder, ModelConfig.load(folder / "config.json"))
-    return model.to(chosen)
+    return model.to(chosen).freeze()
 
 
 def _require_files(folder: Path, *names: str) -> None:

@@ -11,7 +11,8 @@ from torch import Tensor
 from streamlm.config import ModelConfig
 from streamlm.models.base import Model
 from streamlm.models.build import build_model
-from streamlm.runtime.stream import pieces
+from streamlm.models.cache import Cache
+from streamlm.runtime.stream import close, pieces
 
 SEGMENTS, STD = 3, 0.2  # segments that are read, and weights large enough for a leak to show
 
@@ -57,10 +58,9 @@ def gate(config: ModelConfig) -> str | None:
 
 
 def _logits(model: Model, tokens: Tensor) -> Tensor:
-    found, state = [], model.init_state(len(tokens))
+    found, state, cache = [], model.init_state(len(tokens)), Cache()
     for piece in pieces(model, tokens, state):
-        logits, state = model(piece, state)
-        if state.length == model.config.segment_len:
-            state = model.commit(state)[0]
+        logits, state = model(piece, state, cache)
+        state = close(model, state, cache)
         found.append(logits.detach())
     return torch.cat(found, dim=1)

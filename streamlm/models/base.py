@@ -5,7 +5,8 @@ comes out. How attention sees the past, and what becomes of it, is the head's: s
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Self
 
 import torch
@@ -16,6 +17,7 @@ from streamlm.config import ModelConfig
 from streamlm.memory.eviction import Eviction
 from streamlm.models.cache import Cache
 from streamlm.models.layers.adaptive import AdaptiveEmbedding
+from streamlm.models.modes import in_mode
 from streamlm.state import State
 
 Observer = Callable[[int, Tensor], None]
@@ -157,6 +159,18 @@ class Model(nn.Module, ABC):
         with torch.no_grad():
             self._frozen = _Frozen(self.derive())
         return self
+
+    @contextmanager
+    def inference(self) -> Iterator[Self]:
+        """Freeze for as long as a piece of work takes; however it ends, all is as it was before."""
+        before = self._frozen
+        with in_mode(self, training=False):
+            if before is None:
+                self.freeze()
+            try:
+                yield self
+            finally:
+                self._frozen = before
 
     @property
     def frozen(self) -> Any:

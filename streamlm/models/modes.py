@@ -20,7 +20,7 @@ def in_mode(module: nn.Module, *, training: bool) -> Iterator[None]:
         module.train(training)
         yield
     finally:
-        # As a whole first, because a model counts its changes of mode; see `Model.train`.
+        # As a whole first, because training thaws a model; see `Model.train`.
         module.train(before[0][1])
         for each, was_training in before:
             each.training = was_training

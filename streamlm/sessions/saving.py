@@ -26,30 +26,9 @@ from memory_store import (
 )
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.runtime.text_stream import REPETITION_WINDOW, TextStream
+from streamlm.sessions.recent_tokens import TokenLog
 from streamlm.sessions.snapshots import stream_from_snapshot, stream_to_snapshot
 from streamlm.sessions.sources import Reading
-
-
-class TokenLog:
-    """The newest token ids of a stream, by position."""
-
-    def __init__(self) -> None:
-        self._pieces: list[tuple[int, np.ndarray]] = []
-
-    def put(self, position: int, ids: np.ndarray) -> None:
-        """Note the ids from `position` on; what was noted there before is void."""
-        while self._pieces and self._pieces[-1][0] >= position:
-            self._pieces.pop()
-        self._pieces.append((position, ids))
-
-    def take(self, start: int, stop: int) -> np.ndarray:
-        """The ids at [start, stop), int32."""
-        parts = [ids[max(0, start - at) : stop - at] for at, ids in self._pieces if at < stop]
-        return np.concatenate([np.zeros(0, np.int32), *parts])
-
-    def drop(self, before: int) -> None:
-        """Let go of the ids before a position."""
-        self._pieces = [piece for piece in self._pieces if piece[0] + len(piece[1]) > before]
 
 
 class _Writing:
@@ -97,7 +76,7 @@ class Keeping:
     Attributes:
         ref: the newest snapshot that is known to be saved, None before the first.
         version: which of the session's versions it is.
-        log: the ids since then, at least.
+        log: the session's, with the ids since then at least.
         retention: which old states are kept; None keeps all.
     """
 
@@ -251,7 +230,7 @@ class Keeping:
         stream = stream_from_snapshot(snapshot, self._checkpoint.model, recent=recent)
         return stream, Reading(**reading) if reading else None
 
-    def before(self, position: int, length: int) -> tuple[TextStream, np.ndarray] | None:
+    def before(self, position: int, length: int) -> tuple[TextStream, np.ndarray]:
         """A stream some `length` tokens before the newest snapshot, and the ids read since then.
 
         Args:
@@ -259,7 +238,7 @@ class Keeping:
         """
         self.settled()
         if self.ref is None:
-            return None
+            return TextStream.begin(self._checkpoint, seed=self._seed), self.log.take(0, position)
         commit = self.store.nearest(self.ref, max(0, self.ref.position - length))
         ids = self.store.tokens(self.ref, commit.position, self.ref.position)
         unsaved = self.log.take(self.ref.position, position)

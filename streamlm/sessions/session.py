@@ -13,14 +13,15 @@ import torch
 
 from memory_store import MemoryStore, Ref, Retention
 from streamlm.checkpoints.checkpoint import Checkpoint
+from streamlm.models.cache import Cache
 from streamlm.runtime.drafter import Drafter
 from streamlm.runtime.memory_report import MemoryReport, observe, window
 from streamlm.runtime.reports import Choice, Progress, ProgressCallback, ReadReport
 from streamlm.runtime.stops import Stops
 from streamlm.runtime.stream import Sampling
 from streamlm.runtime.text_stream import TextStream
-from streamlm.sessions.recent_tokens import Trail
-from streamlm.sessions.saving import Keeping, TokenLog
+from streamlm.sessions.recent_tokens import TokenLog, Trail
+from streamlm.sessions.saving import Keeping
 from streamlm.sessions.sources import OpenSource, Reading, Source, continue_reading
 from streamlm.state import State
 
@@ -45,8 +46,13 @@ class Session:
         self.checkpoint = checkpoint
         self.save_every = 1 << 14
         self.readonly = False
+        if checkpoint.model.frozen is None and not checkpoint.model.training:
+            checkpoint.model.freeze()
         self._stream = TextStream.begin(checkpoint, seed=seed)
-        self._trail = self._new_trail(self._stream)
+        self._cache = Cache()  # of keys and values: a workspace that no other session shares
+        self._log = TokenLog()
+        # A session with a store reads what it needs from there; see `memory_report`.
+        self._trail: Trail | None = self._new_trail(self._stream)
         self._reading: Reading | None = None
         self._version = 0  # counts changes
         self._keeping: Keeping | None = None
@@ -105,6 +111,7 @@ class Session:
                     self.save()
         finally:
             self._closed = True
+            self._cache = Cache()
             if self._keeping is not None:
                 self._keeping.close()
             self._resources.close()
@@ -115,6 +122,7 @@ class Session:
         self,
         *sources: Source,
         errors: Literal["strict", "replace"] = "strict",
+        scored: bool = False,
         details: bool = False,
         block_bytes: int | None = None,
         progress: ProgressCallback | None = None,
@@ -129,8 +137,9 @@ class Session:
             sources: paths, texts, file objects, iterators of str or bytes; read one after another.
                 A str is a path where it names a file (see `streamlm.sessions.sources.as_path`).
             errors: "strict" refuses invalid UTF-8 and binary files, "replace" reads U+FFFD there.
-            details: also keep ids and log-probabilities of every token in the report (memory grows
-                with them, unless `progress` takes them out).
+            scored: also find out how likely the text was, which takes time; see `ReadReport`.
+            details: score, and keep ids and log-probabilities of every token in the report (memory
+                grows with them, unless `progress` takes them out).
             block_bytes: size of a block; None takes `streamlm.sessions.sources.BLOCK`.
             progress: called after each block, of some thousand tokens unless `block_bytes` differs.
                 What it raises ends the reading there.
@@ -150,13 +159,14 @@ class Session:
         if report.skipped_bytes:  # but for what came of them and is still to be read
             lengths = self.checkpoint.tokenizer.token_lengths
             report.skipped_bytes -= int(lengths[self._stream.ahead].sum())
+        scored = scored or details
         if len(self._stream.ahead):
-            self._read(self._stream, self._reading, report, keep=details)
+            self._read(self._stream, self._reading, report, scored=scored, keep=details)
         for source in opened[len(done) :]:
             for block in source:
                 reached = Reading(done, source.n_bytes, source.digest) if source.is_file else None
                 stream = self._with_block(source, block, errors)
-                self._read(stream, reached, report, keep=details)
+                self._read(stream, reached, report, scored=scored, keep=details)
                 report.seconds = time.perf_counter() - started
                 report.position = self.position
                 if progress is not None:
@@ -234,6 +244,7 @@ class Session:
         reading: Reading | None,
         report: ReadReport | None = None,
         *,
+        scored: bool = True,
         keep: bool = False,
     ) -> None:
         """Read the text that has come, and save where it is due.
@@ -246,7 +257,9 @@ class Session:
         """
         while True:
             limit = self._until_due()
-            stream, ids = stream.read_ahead(self.checkpoint, limit, report=report, keep=keep)
+            stream, ids = stream.read_ahead(
+                self.checkpoint, limit, cache=self._cache, report=report, scored=scored, keep=keep
+            )
             self._moved(stream, ids, reading)
             self._save_when_due()
             if not len(stream.ahead):
@@ -256,9 +269,13 @@ class Session:
     def _moved(self, stream: TextStream, ids: np.ndarray, reading: Reading | None) -> None:
         trail = self._trail
         if len(ids):
-            trail = trail.moved(self._stream, ids)
-            if self._keeping is not None:
-                self._keeping.log.put(self.position, ids)
+            if trail is not None or self._keeping is not None:
+                self._log.put(self.position, ids)
+            if trail is not None and (moved := trail.moved(self._stream)) is not trail:
+                trail = moved
+                self._log.keep_from = trail.start
+                if self._keeping is None:
+                    self._log.drop(trail.start)
         # One statement: an interruption finds either all of it done or nothing.
         self._stream, self._trail, self._reading, self._version = (
             stream, trail, reading, self._version + 1
@@ -287,23 +304,29 @@ class Session:
         Raises:
             ValueError: not known, in a session without a store that was forked from a snapshot.
         """
-        stream, ids = self._whole_trail().source()
-        if not len(ids):
+        self._lengthen_trail()
+        if self._trail is None or self._trail.start == self.position:
             raise ValueError("nothing was read yet")
+        stream = self._trail.beginnings[0]
+        ids = self._log.take(stream.position, self.position)
         inputs = np.concatenate([[stream.pending], ids[:-1]]).astype(np.int64)
         tokens = torch.from_numpy(inputs)[None].to(self.checkpoint.model.device)
         report = observe(self.checkpoint.model, tokens, stream.state)
         return replace(report, first=stream.position, ids=ids)
 
-    def _new_trail(self, stream: TextStream, *read: np.ndarray) -> Trail:
-        return Trail.begin(stream, *read, length=window(self.checkpoint.model.config))
+    def _new_trail(self, stream: TextStream) -> Trail:
+        return Trail.begin(stream, length=window(self.checkpoint.model.config))
 
-    def _whole_trail(self) -> Trail:
-        """The trail; where it began with a snapshot, as long as the store can make it."""
-        if self._trail.whole or self._keeping is None:
-            return self._trail
-        found = self._keeping.before(self.position, self._trail.length)
-        return self._new_trail(*found) if found is not None else self._trail
+    def _lengthen_trail(self) -> None:
+        """Make the trail as long as the store can; from here on it is kept in memory."""
+        keeping, trail = self._keeping, self._trail
+        if keeping is None or (trail is not None and trail.whole(self.position)):
+            return
+        stream, ids = keeping.before(self.position, window(self.checkpoint.model.config))
+        log = TokenLog(stream.position, ids)
+        log.keep_from = stream.position
+        self._log = keeping.log = log
+        self._trail = self._new_trail(stream)
 
     # -- writing ----------------------------------------------------------------------------------
 
@@ -432,7 +455,7 @@ class Session:
         while left:
             before = self._stream
             for stream, chosen, piece in before.write_tokens(
-                self.checkpoint, sampling, drafter, limit=left
+                self.checkpoint, sampling, drafter, limit=left, cache=self._cache
             ):
                 self._writable("generate")  # who reads on may have closed it meanwhile
                 if self._stream is not before:
@@ -460,8 +483,9 @@ class Session:
         if branch is None and tokens is not None:
             return self._branch_off_at(tokens)
         if branch is None:
+            self._lengthen_trail()
             other = self._branch_off()
-            other._trail = self._whole_trail()
+            other._trail, other._log = self._trail, self._log.copy()
             return other
         keeping = self._bound("fork to a branch")
         if keeping.store.head(branch) is not None:
@@ -477,7 +501,9 @@ class Session:
 
     def _branch_off(self) -> "Session":
         other = Session(self.checkpoint)
-        other._stream = self._stream
+        other._stream, other._trail = self._stream, None
+        if self._cache.follows(self._stream.state, self.checkpoint.model.frozen):
+            other._cache = self._cache.copy()
         return other
 
     def _branch_off_at(self, tokens: int) -> "Session":
@@ -491,8 +517,9 @@ class Session:
         stream, _ = keeping.load(commit)
         ids = keeping.store.tokens(head, commit.position, tokens)
         other = Session(self.checkpoint)
-        other._trail = self._new_trail(stream, ids)
-        other._stream = stream.read_ids(self.checkpoint, ids).without_held_text(self.checkpoint)
+        other._trail, other._log = self._new_trail(stream), TokenLog(stream.position, ids)
+        stream = stream.read_ids(self.checkpoint, ids, cache=other._cache)
+        other._stream = stream.without_held_text(self.checkpoint)
         return other
 
     def save(self) -> Ref:
@@ -518,7 +545,7 @@ class Session:
 
     def _begin_save(self, keeping: Keeping, reading: Reading | None) -> None:
         # From here on this session and one resumed from the snapshot compute the same bits.
-        self._stream = self._stream.canonical(self.checkpoint)
+        self._stream = self._stream.settled(self.checkpoint, self._cache)
         keeping.begin(self._stream, reading, version=self._version)
 
     def _save_when_due(self) -> None:
@@ -576,7 +603,7 @@ class Session:
                     self._restore(keeping, moved, loaded)
         if ids is not None and (len(ids) or self._stream.holds_text):
             # The snapshot's tail is part of what is replayed; its reading is not gone on with.
-            stream = self._stream.read_ids(self.checkpoint, ids)
+            stream = self._stream.read_ids(self.checkpoint, ids, cache=self._cache)
             self._moved(stream.without_held_text(self.checkpoint), ids, None)
             self.save()
 
@@ -601,6 +628,8 @@ class Session:
                 ref = store.head(branch)  # who held the branch until now may have moved it
             if ref is not None:
                 self._restore(keeping, ref, keeping.load(ref))
+            else:
+                self._trail, keeping.log = None, self._log
             self._keeping = keeping
         except BaseException:
             self._resources.close()
@@ -609,10 +638,11 @@ class Session:
     def _restore(
         self, keeping: Keeping, ref: Ref, loaded: tuple[TextStream, Reading | None]
     ) -> None:
-        trail, log = self._new_trail(loaded[0]), TokenLog()
-        self._stream, self._reading, self._trail, keeping.ref, keeping.log, keeping.version = (
-            *loaded, trail, ref, log, self._version
+        log = TokenLog(loaded[0].position)
+        self._stream, self._reading, self._trail, self._log, keeping.ref, keeping.log = (
+            *loaded, None, log, ref, log
         )  # fmt: skip
+        keeping.version = self._version
 
     def _bound(self, doing: str) -> Keeping:
         if self._keeping is None:

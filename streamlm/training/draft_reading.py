@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.models.base import Model
+from streamlm.models.cache import Cache
 from streamlm.models.layers.adaptive import AdaptiveEmbedding
 from streamlm.models.modes import in_mode
 from streamlm.runtime.drafter import Drafter, DrafterConfig, Known, newest_slots
@@ -49,7 +50,7 @@ class Reader:
             corpus, batch_size, segment_len=self.segment_len, bos=checkpoint.tokenizer.bos_id,
             shuffle=shuffle,
         )  # fmt: skip
-        self.state = model.init_state(batch_size)
+        self.state, self.cache = model.init_state(batch_size), Cache()
         self.tail = torch.full((batch_size, config.label_len), IGNORED, device=model.device)
 
     @torch.no_grad()
@@ -68,14 +69,14 @@ class Reader:
         if bool(begins.any()):
             state = state.reset_rows(begins)
         inputs, targets = batch.inputs.to(model.device), batch.targets.to(model.device)
-        hidden, read = model.hidden(inputs, state)
+        hidden, read = model.hidden(inputs, state, self.cache)
         tail = torch.cat([tail[:, :-1], inputs[:, :1]], dim=1)  # where documents begin, bos
         tokens = torch.cat([tail, targets], dim=1)
         rows = torch.arange(len(inputs), device=model.device)[:, None]
         places = at(self.segment_len - config.n_tokens).to(model.device).expand(len(inputs), -1)
         found = self._places(rows, places, tokens, hidden, read)
         self.tail = tokens[:, -config.label_len :]
-        self.state = model.commit(read)[0]
+        self.state = model.commit(read, self.cache)[0]
         return found
 
     def _places(

@@ -27,7 +27,6 @@ from streamlm.training.draft_reading import Reader, offset_losses, offset_nats
 from streamlm.training.recipe import Recipe
 from streamlm.training.trainer import (
     MAY_CHANGE,
-    STATE_FIELDS,
     last_folder,
     put_in_place,
     scheduled_rate,
@@ -148,12 +147,11 @@ class DraftTrainer:
         """Write everything needed to go on into `last/`, replacing it at once."""
         with put_in_place(self.folder) as fresh:
             save_drafter(fresh, self.drafter)
-            state = {name: getattr(self.reader.state, name) for name in STATE_FIELDS}
             training = {
                 "step": self.step,
                 "optimizer": self.optimizer.state_dict(),
                 "batches": self.reader.batches.state(),
-                "state": state,
+                "state": self.reader.state.to_dict(),
                 "tail": self.reader.tail,
                 "config": self.config.to_dict(),
             }
@@ -182,7 +180,8 @@ class DraftTrainer:
         self.optimizer.load_state_dict(saved["optimizer"])
         self.step = saved["step"]
         self.reader.batches.restore(saved["batches"])
-        self.reader.state = State(**saved["state"], length=0)
+        closed = {"length": [0] * self.config.batch_size}  # older runs do not say so
+        self.reader.state = State.from_dict({**closed, **saved["state"]})
         self.reader.tail = saved["tail"]
 
 

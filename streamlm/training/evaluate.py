@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from streamlm.models.base import Model
-from streamlm.models.modes import in_mode
+from streamlm.models.cache import Cache
 from streamlm.training.data import IGNORED, Corpus, SegmentBatches
 
 
@@ -91,13 +91,14 @@ def evaluate(
     bins, counts = np.zeros(64), np.zeros(64, dtype=np.int64)
     nats, tokens, n_bytes = (np.zeros(len(corpus)) for _ in range(3))  # by document
     kept = [np.full(n, np.nan, np.float32) for n in np.diff(corpus.offsets)] if details else None
-    with in_mode(model, training=False):
+    cache = Cache()
+    with model.inference():
         for batch in batches:
             begins = batch.begins if memory else torch.ones_like(batch.begins)
             if bool(begins.any()):
                 state = state.reset_rows(begins.to(model.device))
-            hidden, state = model.hidden(batch.inputs.to(model.device), state)
-            state, _ = model.commit(state)
+            hidden, state = model.hidden(batch.inputs.to(model.device), state, cache)
+            state, _ = model.commit(state, cache)
             loss = -model.log_prob(hidden, batch.targets.to(model.device))
             losses, targets = loss.double().cpu().numpy(), batch.targets.numpy()
             scored = targets != IGNORED

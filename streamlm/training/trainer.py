@@ -277,7 +277,8 @@ class Trainer:
         self.step, self.tokens = saved["step"], saved["tokens"]
         for batches, state in zip(self.batches, saved["batches"], strict=True):
             batches.restore(state)
-        self.states = [State.from_dict({"length": [0] * self.config.batch_size, **state}) for state in saved["states"]]
+        closed = {"length": [0] * self.config.batch_size}  # older runs do not say so
+        self.states = [State.from_dict({**closed, **state}) for state in saved["states"]]
         torch.set_rng_state(saved["random"]["cpu"].cpu())
         if "cuda" in saved["random"] and self.device.type == "cuda":
             torch.cuda.set_rng_state(saved["random"]["cuda"].cpu(), self.device)

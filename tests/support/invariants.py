@@ -1,6 +1,6 @@
 """What holds for every head, compression and norm: each check takes a model.
 
-The checks use `init_state`, the call, `commit` and `canonical`, and the fields of `State`; a new
+The checks use `init_state`, the call, `commit` and `settle`, and the fields of `State`; a new
 head passes them by standing in the matrix of `test_invariants`. Equality is bitwise unless a check
 takes a tolerance: the largest difference of logits and slots. Usage is float32 always.
 """
@@ -17,7 +17,9 @@ from torch import Tensor
 from streamlm.config import ModelConfig
 from streamlm.models.base import Model
 from streamlm.models.build import build_model
+from streamlm.models.cache import Cache
 from streamlm.models.heads.sketch import SketchModel
+from streamlm.runtime.stream import close
 from streamlm.state import State, from_numpy
 
 USAGE_TOLERANCE = 1e-5  # sums of float32 weights in another order
@@ -48,7 +50,7 @@ def tiny_model(*, seed: int = 1, dtype: torch.dtype = torch.float64, **options: 
                 weight.copy_(noise / weight[0].numel() ** 0.5)
     if isinstance(model, SketchModel):
         model.set_token_types(torch.arange(model.config.vocab_size) % 3)
-    return model
+    return model.freeze()
 
 
 def random_tokens(model: Model, n: int, *, rows: int = 1, seed: int = 2) -> Tensor:
@@ -57,21 +59,28 @@ def random_tokens(model: Model, n: int, *, rows: int = 1, seed: int = 2) -> Tens
 
 
 def read(
-    model: Model, tokens: Tensor, state: State, *, sizes: Sequence[int] | None = None
+    model: Model,
+    tokens: Tensor,
+    state: State,
+    *,
+    sizes: Sequence[int] | None = None,
+    cache: Cache | None = None,
 ) -> tuple[Tensor, State]:
     """Read in calls of the given sizes (None: as few as possible), closing full segments.
+
+    Args:
+        cache: of the stream; None takes one for this reading.
 
     Returns:
         Logits of all tokens [B, n, V], and the state.
     """
-    start, found = 0, []
+    start, found, cache = 0, [], Cache() if cache is None else cache
     for stop in accumulate(sizes or [tokens.shape[1]]):
         while start < stop:
-            end = min(stop, start + model.config.segment_len - state.length)
-            logits, state = model(tokens[:, start:end], state)
+            end = min(stop, start + model.config.segment_len - max(state.length))
+            logits, state = model(tokens[:, start:end], state, cache)
             found.append(logits)
-            if state.length == model.config.segment_len:
-                state, _ = model.commit(state)
+            state = close(model, state, cache)
             start = end
     assert start == tokens.shape[1], f"sizes {sizes} do not read {tokens.shape[1]} tokens"
     return torch.cat(found, dim=1), state
@@ -106,27 +115,13 @@ def assert_same_state(a: State, b: State, *, tolerance: float) -> None:
     for row, filled in enumerate(a.filled.tolist()):
         real = (state.past[:, row, state.past.shape[2] - filled :] for state in (a, b))
         past = largest_difference(*real)
-        segment = largest_difference(a.segment[:, row, : a.length], b.segment[:, row, : b.length])
+        n = a.length[row]
+        segment = largest_difference(a.segment[:, row, :n], b.segment[:, row, :n])
         assert max(past, segment) <= tolerance, f"row {row}: slots differ by {past}, {segment}"
     assert largest_difference(a.usage, b.usage) <= (USAGE_TOLERANCE if tolerance else 0)
     assert a.carried.keys() == b.carried.keys()
     for name, carried in a.carried.items():
         assert largest_difference(carried, b.carried[name]) <= tolerance, name
-
-
-def row_of(state: State, row: int) -> State:
-    """One row of a batch, as a state of its own."""
-    at = slice(row, row + 1)
-    return replace(
-        state,
-        past=state.past[:, at],
-        segment=state.segment[:, at],
-        usage=state.usage[:, at],
-        filled=state.filled[at],
-        position=state.position[at],
-        carried={name: carried[:, at] for name, carried in state.carried.items()},
-        cache=None,
-    )
 
 
 def reload(model: Model, state: State) -> State:
@@ -140,7 +135,7 @@ def reload(model: Model, state: State) -> State:
     start = fresh.past.shape[2] - filled
     dtype = state.past.dtype
     fresh.past[:, 0, start:] = from_numpy(arrays["past"].copy(), dtype)
-    fresh.segment[:, 0, : state.length] = from_numpy(arrays["segment"].copy(), dtype)
+    fresh.segment[:, 0, : state.phase] = from_numpy(arrays["segment"].copy(), dtype)
     fresh.usage[:, 0] = torch.from_numpy(arrays["usage"].copy())
     for name, carried in fresh.carried.items():
         carried[:, 0] = torch.from_numpy(arrays[name].copy())
@@ -237,15 +232,16 @@ def _check_forks(model: Model, n: int) -> None:
     for (logits, digest), wanted in zip(_one_by_one(model, left, shared), alone[0], strict=True):
         assert torch.equal(logits, wanted[0]) and digest == wanted[1]
     # A full segment is a state, too: it can be closed more than once.
-    _, full = model(random_tokens(model, t - shared.length), shared)
+    _, full = model(random_tokens(model, t - shared.phase), shared)
     before = _bits(full)
     once, twice = model.commit(full)[0], model.commit(full)[0]
     assert once.digest() == twice.digest() != full.digest() and _bits(full) == before
 
 
 def _one_by_one(model: Model, tokens: Tensor, state: State) -> Iterator[tuple[Tensor, str]]:
+    cache = Cache()
     for column in range(tokens.shape[1]):
-        logits, state = read(model, tokens[:, column : column + 1], state)
+        logits, state = read(model, tokens[:, column : column + 1], state, cache=cache)
         yield logits, state.digest()
 
 
@@ -277,20 +273,20 @@ def check_rows(model: Model, *, tolerance: float) -> None:
                 alone, state = read(model, tokens[row : row + 1, begin:], model.init_state(1))
                 difference = largest_difference(wanted[row : row + 1, begin:], alone)
                 assert difference <= tolerance, f"row {row}: logits differ by {difference}"
-                assert_same_state(row_of(end, row), state, tolerance=tolerance)
+                assert_same_state(end.rows(row), state, tolerance=tolerance)
             other = tokens.clone()
             other[1] = (other[1] + 1) % model.config.vocab_size
             logits, state = batch(other)
             same = (logits == wanted).flatten(1).all(dim=1).tolist()
             assert same == [True, False, True], f"a change in row 1 changed rows: {same}"
             for row in (0, 2):
-                assert row_of(state, row).digest() == row_of(end, row).digest()
+                assert state.rows(row).digest() == end.rows(row).digest()
     with torch.no_grad():
         _, state = read(model, tokens[:, : 5 * t], model.init_state(3))
         reset = state.reset_rows(torch.tensor([False, True, False]))
-        assert row_of(reset, 1).digest() == model.init_state(1).digest()
+        assert reset.rows(1).digest() == model.init_state(1).digest()
         for row in (0, 2):
-            assert row_of(reset, row).digest() == row_of(state, row).digest()
+            assert reset.rows(row).digest() == state.rows(row).digest()
         rest, _ = read(model, tokens[:, 5 * t :], reset)
         wanted, _ = read(model, tokens[:, 5 * t :], state)
         same = (rest == wanted).flatten(1).all(dim=1).tolist()
@@ -302,18 +298,14 @@ def check_rows(model: Model, *, tolerance: float) -> None:
 def check_bounded(model: Model, *, n_segments: int = 200) -> None:
     """A state never grows: neither its tensors nor what is derived from them."""
     t = model.config.segment_len
-    state = model.init_state(1)
+    state, cache = model.init_state(1), Cache()
     tokens = random_tokens(model, n_segments * t)
     sizes = set()
     with torch.no_grad():
         for start in range(0, n_segments * t, t):
-            logits, state = read(model, tokens[:, start : start + t], state)
+            logits, state = read(model, tokens[:, start : start + t], state, cache=cache)
             assert bool(logits.isfinite().all())
-            cache = state.cache
-            derived = 0
-            if cache is not None:
-                derived = sum(x.nbytes for x in (*cache.keys, *cache.values, cache.segment))
-            sizes.add((model.init_state(1).nbytes, state.nbytes, derived))
+            sizes.add((model.init_state(1).nbytes, state.nbytes, cache.nbytes))
             assert int(state.filled) <= state.past.shape[2]
     assert int(state.position) == n_segments * t
     assert len(sizes) == 1 and {a - b for a, b, _ in sizes} == {0}, f"bytes {sizes}"
@@ -329,15 +321,16 @@ def check_resume(model: Model) -> None:
         calls = [1] * (t + 1) + random_sizes(t + 1, t, random)
         for sizes in ([n], [1] * n, random_sizes(n, 2 * t, random)) if n > 1 else ([1],):
             with torch.no_grad():
-                _, state = read(model, tokens, model.init_state(1), sizes=sizes)
-                digest = state.digest()
-                canonical, loaded = model.canonical(state), reload(model, state)
-                assert digest == canonical.digest() == loaded.digest() == state.digest()
-                live, back, start = canonical, loaded, 0
+                cache, fresh = Cache(), Cache()
+                _, state = read(model, tokens, model.init_state(1), sizes=sizes, cache=cache)
+                digest, loaded = state.digest(), reload(model, state)
+                model.settle(state, cache)
+                assert digest == loaded.digest() == state.digest()
+                live, back, start = state, loaded, 0
                 for size in calls:
                     piece = rest[:, start : start + size]
-                    wanted, live = read(model, piece, live)
-                    logits, back = read(model, piece, back)
+                    wanted, live = read(model, piece, live, cache=cache)
+                    logits, back = read(model, piece, back, cache=fresh)
                     where = f"{n} tokens in {sizes}, then {calls}, at {start}"
                     assert torch.equal(logits, wanted), f"logits differ: {where}"
                     assert live.digest() == back.digest(), f"states differ: {where}"

@@ -10,7 +10,8 @@ import torch
 
 from streamlm.lab.tasks.questions import REGIONS, Questions
 from streamlm.models.base import Model
-from streamlm.models.modes import in_mode
+from streamlm.models.cache import Cache
+from streamlm.runtime.stream import close
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,17 +94,16 @@ def _read(
     right = np.zeros(questions.asked.shape, dtype=bool)
     margin = np.zeros(questions.asked.shape)
     segment_len = model.config.segment_len
-    with in_mode(model, training=False):
+    with model.inference():
         for begin in range(0, n, batch_size):
             rows = tokens[begin : begin + batch_size].astype(np.int64)
             inputs = np.concatenate([np.full((len(rows), 1), bos), rows[:, :-1]], axis=1)
-            state = model.init_state(len(rows))
+            state, cache = model.init_state(len(rows)), Cache()
             of_rows = (questions.row >= begin) & (questions.row < begin + len(rows))
             for start in range(0, length, segment_len):
                 piece = torch.from_numpy(inputs[:, start : start + segment_len]).to(model.device)
-                hidden, state = model.hidden(piece, state)
-                if state.length == segment_len:
-                    state, _ = model.commit(state)
+                hidden, state = model.hidden(piece, state, cache)
+                state = close(model, state, cache)
                 here = (questions.asked >= start) & (questions.asked < start + segment_len)
                 which, token = np.nonzero(here & of_rows[:, None])
                 if len(which):
