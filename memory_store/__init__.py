@@ -24,8 +24,8 @@ from memory_store.errors import (
     StoreFull,
     UnsupportedSchema,
 )
-from memory_store.protocol import JSON, Commit, MemoryStore, Ref, Snapshot, Verified, Window
-from memory_store.retention import Retention
+from memory_store.protocol import MemoryStore
+from memory_store.types import JSON, Commit, Ref, Retention, Snapshot, Verified, Window
 
 if TYPE_CHECKING:
     from memory_store.directory import DirectoryStore

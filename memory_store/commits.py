@@ -27,7 +27,7 @@ from memory_store.names import (
     record_key,
 )
 from memory_store.packing import placed, read_document
-from memory_store.protocol import Commit
+from memory_store.types import Commit
 from memory_store.zarrformat import Stored
 
 MOST_KNOWN = 64  # attributes that are kept in memory

@@ -13,9 +13,9 @@ from memory_store.header import checked_fingerprints
 from memory_store.history import jump_from
 from memory_store.manifest import Manifest, Slots
 from memory_store.names import TOKENS
-from memory_store.protocol import Ref, Snapshot, Window
 from memory_store.refs import Refs
 from memory_store.snapshots import checked
+from memory_store.types import Ref, Snapshot, Window
 from memory_store.writing import write_commit
 from memory_store.zarrformat import ArraySpec, dtype_name
 

@@ -23,8 +23,8 @@ from memory_store.names import (
 )
 from memory_store.packing import DOCUMENT, documents, packed, packed_log
 from memory_store.pins import all_pins
-from memory_store.protocol import Commit
 from memory_store.refs import Refs
+from memory_store.types import Commit
 
 
 def copy_session(source: Backend, target: Backend) -> None:

@@ -16,7 +16,7 @@ from memory_store.commits import Commits
 from memory_store.errors import Corrupt, StoreError
 from memory_store.kept import Kept, covers, slot_sums, unchanged
 from memory_store.manifest import MAX_WINDOW, Held, Slots, Source
-from memory_store.protocol import Commit, Window
+from memory_store.types import Commit, Window
 from memory_store.zarrformat import Stored, dtype_name
 
 

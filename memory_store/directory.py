@@ -34,8 +34,8 @@ from memory_store.names import (
     commit_key,
     is_packed,
 )
-from memory_store.protocol import JSON, Commit, Ref
 from memory_store.store import Store
+from memory_store.types import JSON, Commit, Ref
 
 if TYPE_CHECKING:
     import zarr

@@ -8,7 +8,6 @@ the record is written, then the commit goes.
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 
 from memory_store.arrays import chunks
 from memory_store.backend import Backend, Taken
@@ -25,29 +24,9 @@ from memory_store.names import (
     record_key,
 )
 from memory_store.packing import packed_log
-from memory_store.protocol import Commit, Ref
-from memory_store.retention import Retention
+from memory_store.types import Collected, Commit, Ref, Retention
 
 GRACE = 3600.0  # seconds; longer than any write
-
-
-@dataclass(frozen=True)
-class Collected:
-    """What `gc` has done, or would do.
-
-    Attributes:
-        kept: snapshots that can still be loaded.
-        released: commits whose state was let go.
-        forgotten: commits whose token ids were let go too.
-        leftovers: pieces of writes that never ended.
-        bytes: that were freed, about.
-    """
-
-    kept: int
-    released: int
-    forgotten: int
-    leftovers: int
-    bytes: int
 
 
 def collect(

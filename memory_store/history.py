@@ -10,7 +10,7 @@ from memory_store.commits import Commits
 from memory_store.errors import Corrupt, NotFound
 from memory_store.manifest import Manifest
 from memory_store.names import COMMIT, TOKENS
-from memory_store.protocol import Commit
+from memory_store.types import Commit
 
 
 def jump_from(parent: Commit, commits: Commits) -> tuple[Commit, int]:

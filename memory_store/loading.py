@@ -12,7 +12,7 @@ from memory_store.errors import Corrupt, Mismatch, NotFound
 from memory_store.header import checked_fingerprints
 from memory_store.manifest import Manifest
 from memory_store.names import TOKENS
-from memory_store.protocol import Commit, Snapshot, Window
+from memory_store.types import Commit, Snapshot, Window
 from memory_store.zarrformat import ITEMSIZE, Stored
 
 THREADS = 2

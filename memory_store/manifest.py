@@ -10,7 +10,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from memory_store.canonical import canonical, sha256
-from memory_store.protocol import Commit
+from memory_store.types import Commit
 from memory_store.zarrformat import ArraySpec, Stored, group_document
 
 SCHEMA = 2  # 1 had a folder for each commit

@@ -28,7 +28,7 @@ from memory_store.names import (
     record_key,
 )
 from memory_store.packing import placed, read_document
-from memory_store.protocol import Commit
+from memory_store.types import Commit
 from memory_store.zarrformat import FILL, ITEMSIZE, MAX_ARRAY, MAX_NDIM, ArraySpec, chunk_count
 
 SUPPORTED = (1, 2)

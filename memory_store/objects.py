@@ -19,8 +19,8 @@ from memory_store.header import create_header, read_header
 from memory_store.in_memory import Held
 from memory_store.names import SESSION_FILE, ref_key
 from memory_store.object_errors import is_no_bucket, is_obstores, is_refusal, reason, refused
-from memory_store.protocol import JSON
 from memory_store.store import Store
+from memory_store.types import JSON
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore as Client

@@ -7,7 +7,7 @@ from memory_store.fields import Fields, now
 from memory_store.manifest import SCHEMA
 from memory_store.manifest_reader import check_schema, read_address
 from memory_store.names import BRANCH, PINS, pin_key
-from memory_store.protocol import Commit
+from memory_store.types import Commit
 
 
 def all_pins(backend: Backend) -> dict[str, Commit]:

@@ -12,9 +12,9 @@ from memory_store.directory import Directory, DirectoryStore, Durability
 from memory_store.errors import NotFound, os_errors
 from memory_store.object_client import is_url
 from memory_store.objects import Objects, ObjectStore
-from memory_store.protocol import JSON
 from memory_store.recovery import recover_header
 from memory_store.store import Store
+from memory_store.types import JSON
 
 SUFFIX = ".zarr"
 Place = str | os.PathLike[str]

@@ -6,7 +6,6 @@ with one ref more, which leads to the state that was found.
 
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import count
 
 from memory_store.backend import Backend, Taken
@@ -17,21 +16,8 @@ from memory_store.loading import load_snapshot
 from memory_store.manifest import Manifest
 from memory_store.manifest_reader import read_manifest
 from memory_store.names import BRANCH, LOST, REF_FILE, REFS, SESSION_FILE, branch_folder, ref_key
-from memory_store.protocol import Commit, Ref
 from memory_store.refs import Refs
-
-
-@dataclass(frozen=True)
-class Recovered:
-    """What `recover` has found, and made of it.
-
-    Attributes:
-        head: the branch's head now; its state can be loaded.
-        damage: a sentence for everything that could not be read; empty if all was well.
-    """
-
-    head: Ref
-    damage: tuple[str, ...]
+from memory_store.types import Commit, Recovered, Ref
 
 
 def recover(commits: Commits, refs: Refs, branch: str) -> Recovered:

@@ -13,7 +13,7 @@ from memory_store.fields import Fields, now
 from memory_store.manifest import SCHEMA
 from memory_store.manifest_reader import check_schema, read_address
 from memory_store.names import BRANCH, MAX_NUMBER, REF_FILE, REFS, branch_folder, ref_key
-from memory_store.protocol import Commit, Ref
+from memory_store.types import Commit, Ref
 
 
 class Refs:

@@ -6,7 +6,7 @@ from memory_store.backend import MAX_DOCUMENT
 from memory_store.canonical import canonical, plain
 from memory_store.fields import LIMIT
 from memory_store.names import ARRAY, MAX_NUMBER, TOKENS
-from memory_store.protocol import Snapshot, Window
+from memory_store.types import Snapshot, Window
 from memory_store.zarrformat import FILL, MAX_NDIM, dtype_name
 
 MAX_ATTRIBUTES = MAX_DOCUMENT // 2  # bytes; leaves room for what the store adds

@@ -13,7 +13,7 @@ from memory_store.errors import Corrupt
 from memory_store.manifest import Manifest, Slots, record
 from memory_store.names import RECORD, TOKENS, commit_key, document_key, is_packed, log_key
 from memory_store.packing import DOCUMENT, documents, laid_out, read_part
-from memory_store.protocol import Commit, Verified
+from memory_store.types import Commit, Verified
 from memory_store.zarrformat import ArraySpec, array_document
 from memory_store.zipformat import Member, crc32_of, directory, header
 

@@ -13,8 +13,8 @@ from memory_store.kept import Kept
 from memory_store.manifest import Manifest
 from memory_store.names import commit_key, new_commit_name
 from memory_store.packing import DOCUMENT, documents, packed, placed
-from memory_store.protocol import Commit, Ref
 from memory_store.refs import Refs
+from memory_store.types import Commit, Ref
 from memory_store.zarrformat import ArraySpec, dtype_name
 from memory_store.zipformat import crc32_of
 

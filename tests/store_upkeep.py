@@ -12,8 +12,9 @@ from memory_store import Corrupt, NotFound, Ref, Retention, Snapshot, StoreError
 from memory_store.archive import export_session, import_session
 from memory_store.copying import copy_session
 from memory_store.in_memory import InMemory, InMemoryStore
-from memory_store.recovery import Recovered, recover_header
+from memory_store.recovery import recover_header
 from memory_store.store import Store
+from memory_store.types import Recovered
 from tests.stores import Stream, assert_equal, members, where
 
 
