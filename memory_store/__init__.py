@@ -2,7 +2,7 @@
 
     session.json                      what the session is; written once
     refs/<branch>/<number>.json       where a branch points; the last one is its head
-    commits/<position>-<random>.zip   what is new in a snapshot: a Zarr group (see `packing`)
+    commits/<position>-<random>.zip   what is new in a snapshot: a Zarr group (see `format.packing`)
     log/<position>-<random>.zip       token ids and record of one whose state was let go
     past/<position>-<random>.json     the record alone
     pins/<name>.json                  what is kept whatever happens

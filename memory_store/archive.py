@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, NoReturn
 import numpy as np
 
 from memory_store.backend import Backend, Buffer, Extent, check_found, missing
-from memory_store.canonical import parse, sealed, unsealed
 from memory_store.copying import copy_session
 from memory_store.drafts import temporary
 from memory_store.errors import Corrupt, NotFound, StoreError, os_errors
 from memory_store.files import sync, sync_folder
-from memory_store.manifest import SCHEMA
-from memory_store.manifest_reader import check_schema
-from memory_store.names import SESSION_FILE, ref_key
+from memory_store.format.json import parse, sealed, unsealed
+from memory_store.format.manifest import SCHEMA
+from memory_store.format.manifest_reader import check_schema
+from memory_store.format.names import SESSION_FILE, ref_key
 
 CONTENTS = "contents.json"  # a name that is damaged would be a file that nobody misses
 LOCAL = 30  # bytes before a member's name; the last four say how long that and what follows are

@@ -7,13 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from memory_store.arrays import extents, fill, memory, read_array, read_rows
 from memory_store.backend import Backend, Extent
 from memory_store.errors import Corrupt, NotFound
-from memory_store.kept import Kept, Sums
-from memory_store.manifest import Manifest
-from memory_store.manifest_reader import read_manifest
-from memory_store.names import (
+from memory_store.format.chunks import extents, fill, memory, read_array, read_rows
+from memory_store.format.manifest import Manifest
+from memory_store.format.manifest_reader import read_manifest
+from memory_store.format.names import (
     COMMITS,
     LOG,
     PAST,
@@ -26,9 +25,10 @@ from memory_store.names import (
     past_key,
     record_key,
 )
-from memory_store.packing import placed, read_document
+from memory_store.format.packing import placed, read_document
+from memory_store.format.zarr import Stored
+from memory_store.kept import Kept, Sums
 from memory_store.types import Commit
-from memory_store.zarrformat import Stored
 
 MOST_KNOWN = 64  # attributes that are kept in memory
 WORTH_GATHERING = 2**23  # bytes; of more, a copy takes too much memory
@@ -162,7 +162,7 @@ class Commits:
         return read_array(self.backend, array_folder(commit, name), spec, allocate)
 
     def fill(self, buffers: Sequence[np.ndarray], commit: Commit, spec: Stored, name: str) -> None:
-        """Read an array of a commit into buffers; see `arrays.fill`."""
+        """Read an array of a commit into buffers; see `chunks.fill`."""
         fill(buffers, self.backend, array_folder(commit, name), spec)
 
     def token_ids(self, commit: Commit) -> np.ndarray:
@@ -257,7 +257,7 @@ class Commits:
     def rows(
         self, commit: Commit, spec: Stored, name: str, *, start: int, stop: int
     ) -> Iterator[tuple[int, int, np.ndarray]]:
-        """Rows of an array of a commit, unchecked; see `arrays.read_rows`."""
+        """Rows of an array of a commit, unchecked; see `chunks.read_rows`."""
         return read_rows(self.backend, array_folder(commit, name), spec, start, stop)
 
     def check_sizes(self, commit: Commit, spec: Stored, name: str) -> None:

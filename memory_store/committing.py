@@ -8,16 +8,16 @@ import numpy as np
 
 from memory_store.commits import Commits
 from memory_store.delta import Differs, Plan, confirm, from_slot, plan
-from memory_store.fields import now
-from memory_store.header import checked_fingerprints
+from memory_store.format.header import checked_fingerprints
+from memory_store.format.json import now
+from memory_store.format.manifest import Manifest, Slots
+from memory_store.format.names import TOKENS
+from memory_store.format.zarr import ArraySpec, dtype_name
 from memory_store.history import jump_from
-from memory_store.manifest import Manifest, Slots
-from memory_store.names import TOKENS
 from memory_store.refs import Refs
 from memory_store.snapshots import checked
 from memory_store.types import Ref, Snapshot, Window
 from memory_store.writing import write_commit
-from memory_store.zarrformat import ArraySpec, dtype_name
 
 LIBRARIES = {"python": sys.version.split()[0], "numpy": np.__version__}
 

@@ -6,12 +6,12 @@ what it was at one moment. Everything is checked on the way: damage is not copie
 
 from collections.abc import Sequence
 
-from memory_store.arrays import check_sha256, chunks
 from memory_store.backend import Backend, Buffer
 from memory_store.commits import Commits, array_folder
-from memory_store.header import read_header
-from memory_store.manifest import Manifest, record
-from memory_store.names import (
+from memory_store.format.chunks import check_sha256, chunks
+from memory_store.format.header import read_header
+from memory_store.format.manifest import Manifest, record
+from memory_store.format.names import (
     SESSION_FILE,
     commit_key,
     is_packed,
@@ -21,7 +21,7 @@ from memory_store.names import (
     record_key,
     ref_key,
 )
-from memory_store.packing import DOCUMENT, documents, packed, packed_log
+from memory_store.format.packing import DOCUMENT, documents, packed, packed_log
 from memory_store.pins import all_pins
 from memory_store.refs import Refs
 from memory_store.types import Commit

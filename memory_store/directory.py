@@ -24,9 +24,8 @@ from memory_store.files import (
     sync_way,
     write_new,
 )
-from memory_store.header import Header, create_header, read_header
-from memory_store.lock import NamingLock, WriterLock
-from memory_store.names import (
+from memory_store.format.header import Header, create_header, read_header
+from memory_store.format.names import (
     COMMITS,
     REFS,
     SESSION_FILE,
@@ -34,6 +33,7 @@ from memory_store.names import (
     commit_key,
     is_packed,
 )
+from memory_store.lock import NamingLock, WriterLock
 from memory_store.store import Store
 from memory_store.types import JSON, Commit, Ref
 

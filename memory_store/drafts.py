@@ -18,7 +18,7 @@ from typing import Self
 from memory_store.backend import Buffer, Taken
 from memory_store.errors import StoreError
 from memory_store.files import Batch, make_folder, sync_folder
-from memory_store.names import ref_key
+from memory_store.format.names import ref_key
 
 NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)
 

@@ -9,11 +9,11 @@ the record is written, then the commit goes.
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
-from memory_store.arrays import chunks
 from memory_store.backend import Backend, Taken
 from memory_store.commits import Commits
-from memory_store.manifest import Manifest, record
-from memory_store.names import (
+from memory_store.format.chunks import chunks
+from memory_store.format.manifest import Manifest, record
+from memory_store.format.names import (
     COMMIT,
     COMMITS,
     TOKENS,
@@ -23,7 +23,7 @@ from memory_store.names import (
     past_key,
     record_key,
 )
-from memory_store.packing import packed_log
+from memory_store.format.packing import packed_log
 from memory_store.types import Collected, Commit, Ref, Retention
 
 GRACE = 3600.0  # seconds; longer than any write

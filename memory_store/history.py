@@ -8,8 +8,8 @@ import numpy as np
 
 from memory_store.commits import Commits
 from memory_store.errors import Corrupt, NotFound
-from memory_store.manifest import Manifest
-from memory_store.names import COMMIT, TOKENS
+from memory_store.format.manifest import Manifest
+from memory_store.format.names import COMMIT, TOKENS
 from memory_store.types import Commit
 
 

@@ -17,8 +17,8 @@ from memory_store.backend import (
     missing,
 )
 from memory_store.errors import StoreError
-from memory_store.header import create_header, read_header
-from memory_store.names import SESSION_FILE, branch_folder, ref_key
+from memory_store.format.header import create_header, read_header
+from memory_store.format.names import SESSION_FILE, branch_folder, ref_key
 from memory_store.store import Store
 from memory_store.types import JSON
 

@@ -12,8 +12,8 @@ from types import MappingProxyType
 
 import numpy as np
 
-from memory_store.canonical import crc32c
-from memory_store.manifest import Slots
+from memory_store.format.json import crc32c
+from memory_store.format.manifest import Slots
 from memory_store.types import Commit, Window
 
 MOST = 64  # checksums of a window; with more, calls would cost more than bytes

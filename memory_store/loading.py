@@ -9,11 +9,11 @@ import numpy as np
 from memory_store.commits import Commits
 from memory_store.delta import assemble, pieces
 from memory_store.errors import Corrupt, Mismatch, NotFound
-from memory_store.header import checked_fingerprints
-from memory_store.manifest import Manifest
-from memory_store.names import TOKENS
+from memory_store.format.header import checked_fingerprints
+from memory_store.format.manifest import Manifest
+from memory_store.format.names import TOKENS
+from memory_store.format.zarr import ITEMSIZE, Stored
 from memory_store.types import Commit, Snapshot, Window
-from memory_store.zarrformat import ITEMSIZE, Stored
 
 THREADS = 2
 WORTH_A_THREAD = 2**20  # bytes

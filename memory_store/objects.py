@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from memory_store.backend import Backend, Buffer, Extent, Taken, check_found, missing
 from memory_store.errors import Corrupt, StoreError
-from memory_store.header import create_header, read_header
+from memory_store.format.header import create_header, read_header
+from memory_store.format.names import SESSION_FILE, ref_key
 from memory_store.in_memory import Held
-from memory_store.names import SESSION_FILE, ref_key
 from memory_store.object_errors import is_no_bucket, is_obstores, is_refusal, reason, refused
 from memory_store.store import Store
 from memory_store.types import JSON

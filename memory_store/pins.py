@@ -1,12 +1,11 @@
 """Pins: names for commits whose state is to be kept, whatever else is let go."""
 
 from memory_store.backend import Backend, Taken
-from memory_store.canonical import parse, sealed, unsealed
 from memory_store.errors import NotFound, StoreError
-from memory_store.fields import Fields, now
-from memory_store.manifest import SCHEMA
-from memory_store.manifest_reader import check_schema, read_address
-from memory_store.names import BRANCH, PINS, pin_key
+from memory_store.format.json import Fields, now, parse, sealed, unsealed
+from memory_store.format.manifest import SCHEMA
+from memory_store.format.manifest_reader import check_schema, read_address
+from memory_store.format.names import BRANCH, PINS, pin_key
 from memory_store.types import Commit
 
 

@@ -11,11 +11,19 @@ from itertools import count
 from memory_store.backend import Backend, Taken
 from memory_store.commits import Commits
 from memory_store.errors import Corrupt, NotFound, StoreError
-from memory_store.header import Header, read_header, sealed_header
+from memory_store.format.header import Header, read_header, sealed_header
+from memory_store.format.manifest import Manifest
+from memory_store.format.manifest_reader import read_manifest
+from memory_store.format.names import (
+    BRANCH,
+    LOST,
+    REF_FILE,
+    REFS,
+    SESSION_FILE,
+    branch_folder,
+    ref_key,
+)
 from memory_store.loading import load_snapshot
-from memory_store.manifest import Manifest
-from memory_store.manifest_reader import read_manifest
-from memory_store.names import BRANCH, LOST, REF_FILE, REFS, SESSION_FILE, branch_folder, ref_key
 from memory_store.refs import Refs
 from memory_store.types import Commit, Recovered, Ref
 

@@ -7,12 +7,11 @@ there is none.
 from functools import lru_cache
 
 from memory_store.backend import Backend, Draft, Extent, Taken, missing
-from memory_store.canonical import parse, sealed, unsealed
 from memory_store.errors import Conflict, Corrupt, NotFound
-from memory_store.fields import Fields, now
-from memory_store.manifest import SCHEMA
-from memory_store.manifest_reader import check_schema, read_address
-from memory_store.names import BRANCH, MAX_NUMBER, REF_FILE, REFS, branch_folder, ref_key
+from memory_store.format.json import Fields, now, parse, sealed, unsealed
+from memory_store.format.manifest import SCHEMA
+from memory_store.format.manifest_reader import check_schema, read_address
+from memory_store.format.names import BRANCH, MAX_NUMBER, REF_FILE, REFS, branch_folder, ref_key
 from memory_store.types import Commit, Ref
 
 

@@ -3,11 +3,10 @@
 import numpy as np
 
 from memory_store.backend import MAX_DOCUMENT
-from memory_store.canonical import canonical, plain
-from memory_store.fields import LIMIT
-from memory_store.names import ARRAY, MAX_NUMBER, TOKENS
+from memory_store.format.json import LIMIT, canonical, plain
+from memory_store.format.names import ARRAY, MAX_NUMBER, TOKENS
+from memory_store.format.zarr import FILL, MAX_NDIM, dtype_name
 from memory_store.types import Snapshot, Window
-from memory_store.zarrformat import FILL, MAX_NDIM, dtype_name
 
 MAX_ATTRIBUTES = MAX_DOCUMENT // 2  # bytes; leaves room for what the store adds
 

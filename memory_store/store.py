@@ -11,10 +11,10 @@ from memory_store.backend import Backend
 from memory_store.commits import Commits
 from memory_store.committing import commit_snapshot
 from memory_store.errors import os_errors
+from memory_store.format.header import Header, read_header
+from memory_store.format.names import branch_folder
 from memory_store.garbage import GRACE, collect
-from memory_store.header import Header, read_header
 from memory_store.loading import let_go, load_snapshot
-from memory_store.names import branch_folder
 from memory_store.pins import add_pin, all_pins, remove_pin
 from memory_store.protocol import MemoryStore
 from memory_store.recovery import recover

@@ -7,16 +7,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from memory_store.arrays import chunks, digest
 from memory_store.backend import MAX_DOCUMENT, Backend, Buffer
+from memory_store.format.chunks import chunks, digest
+from memory_store.format.manifest import Manifest
+from memory_store.format.names import commit_key, new_commit_name
+from memory_store.format.packing import DOCUMENT, documents, packed, placed
+from memory_store.format.zarr import ArraySpec, dtype_name
+from memory_store.format.zip import crc32_of
 from memory_store.kept import Kept
-from memory_store.manifest import Manifest
-from memory_store.names import commit_key, new_commit_name
-from memory_store.packing import DOCUMENT, documents, packed, placed
 from memory_store.refs import Refs
 from memory_store.types import Commit, Ref
-from memory_store.zarrformat import ArraySpec, dtype_name
-from memory_store.zipformat import crc32_of
 
 WORTH_A_THREAD = 2**20  # bytes
 

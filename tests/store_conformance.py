@@ -23,10 +23,10 @@ from memory_store import (
     UnsupportedSchema,
     Window,
 )
-from memory_store.canonical import sealed
-from memory_store.manifest import MAX_WINDOW, Manifest
+from memory_store.format.json import sealed
+from memory_store.format.manifest import MAX_WINDOW, Manifest
+from memory_store.format.zarr import FILL
 from memory_store.store import Store
-from memory_store.zarrformat import FILL
 from tests.store_upkeep import UpkeepConformance
 from tests.stores import (
     FINGERPRINTS,

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from memory_store import Corrupt, DirectoryStore, Snapshot, StoreError, Window
-from memory_store.packing import packed
-from memory_store.zipformat import header_size
+from memory_store.format.packing import packed
+from memory_store.format.zip import header_size
 
 ROOT = Path(__file__).resolve().parents[1]
 FINGERPRINTS = {"model": "m" * 64, "tokenizer": "t" * 64}

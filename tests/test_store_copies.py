@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import memory_store.fields
+import memory_store.format.json
 from memory_store import Conflict, Corrupt, DirectoryStore, Ref, Snapshot, StoreError, Window
 from tests.crashes import Disk, Image, Recorder, Site, crashes
 from tests.stores import Stream, assert_equal, assert_helpful, new_store
@@ -138,7 +138,7 @@ def test_nothing_depends_on_the_clock(
     store, times = new_store(tmp_path / "s.zarr"), [1.7e9, 1.7e9, now, now, 1.6e9, 1.6e9]
     made = []
     for time in times:
-        monkeypatch.setattr(memory_store.fields.time, "time", lambda time=time: time)
+        monkeypatch.setattr(memory_store.format.json.time, "time", lambda time=time: time)
         made += write(DirectoryStore.open(store.path), 1)
     made.append(store.publish(made[2], branch="main"))
     store = DirectoryStore.open(store.path)
@@ -146,7 +146,7 @@ def test_nothing_depends_on_the_clock(
     assert [store.nearest(made[5], i) for i in range(6)] == [ref.commit for ref in made[:6]]
     for ref in made:
         check(store, ref)
-    monkeypatch.setattr(memory_store.fields.time, "time", lambda: now)
+    monkeypatch.setattr(memory_store.format.json.time, "time", lambda: now)
     new_store(tmp_path / "t.zarr")
     DirectoryStore.open(tmp_path / "t.zarr").verify()
     store.verify()

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from memory_store import DirectoryStore, Ref, Snapshot, StoreError, StoreFull, Window
-from memory_store.zipformat import header_size
+from memory_store.format.zip import header_size
 from tests.store_conformance import damages, same_json
 from tests.stores import ROOT, Stream, assert_equal, assert_helpful, files, new_store
 

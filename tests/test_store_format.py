@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from memory_store import Snapshot, Window
-from memory_store.canonical import canonical, sha256
-from memory_store.zarrformat import FILL, array_document
+from memory_store.format.json import canonical, sha256
+from memory_store.format.zarr import FILL, array_document
 from tests.stores import ROOT, Stream, assert_same_bits, files, members, new_store
 
 

@@ -26,9 +26,9 @@ import numpy as np
 import pytest
 
 from memory_store import Commit, Corrupt, DirectoryStore, Ref, Snapshot, StoreError
-from memory_store.canonical import canonical, sealed, sha256
-from memory_store.zarrformat import array_document, chunk_shape
-from memory_store.zipformat import HEADER, Member, directory, header_size
+from memory_store.format.json import canonical, sealed, sha256
+from memory_store.format.zarr import array_document, chunk_shape
+from memory_store.format.zip import HEADER, Member, directory, header_size
 from tests.stores import (
     ROOT,
     Stream,

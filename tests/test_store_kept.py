@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from memory_store import DirectoryStore, Ref, Snapshot, Window, files
 from memory_store.backend import Extent
+from memory_store.format.manifest import Slots
 from memory_store.kept import MOST, covers, slot_sums, unchanged
-from memory_store.manifest import Slots
 from tests.stores import Stream, assert_equal, new_store
 
 

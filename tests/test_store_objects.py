@@ -26,7 +26,7 @@ from memory_store import (
     open_store,
     places,
 )
-from memory_store.header import create_header, read_header
+from memory_store.format.header import create_header, read_header
 from memory_store.objects import Objects
 from memory_store.places import named, occupied, session_names
 from tests.s3 import KEY, SECRET, Request, S3Server

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from memory_store import Commit, Corrupt, DirectoryStore, Ref, Snapshot, UnsupportedSchema, Window
-from memory_store.canonical import canonical, sealed, sha256
-from memory_store.zipformat import header_size
+from memory_store.format.json import canonical, sealed, sha256
+from memory_store.format.zip import header_size
 from tests.stores import (
     ROOT,
     Stream,

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from memory_store import DirectoryStore, Ref, Retention, Snapshot, UnsupportedSchema, places
-from memory_store.canonical import sealed
-from memory_store.manifest_reader import SUPPORTED
+from memory_store.format.json import sealed
+from memory_store.format.manifest_reader import SUPPORTED
 from tests.stores import ROOT, Stream, assert_equal, assert_helpful, digest, files, new_store
 
 DATA = ROOT / "tests" / "data"

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
-from memory_store.canonical import canonical, sha256
+from memory_store.format.json import canonical, sha256
+from memory_store.format.zarr import ArraySpec, Stored, group_document
 from memory_store.types import Commit
-from memory_store.zarrformat import ArraySpec, Stored, group_document
 
 SCHEMA = 2  # 1 had a folder for each commit
 BEFORE = b'{"attributes":'  # they come first in a canonical document
@@ -24,7 +24,7 @@ class Slots:
 
     Attributes:
         shape: of the whole window.
-        dtype: a key of `zarrformat.FILL`.
+        dtype: a key of `zarr.FILL`.
         axis: the axis that grows.
         end: slots appended since the stream began.
         capacity: most slots that the window holds.
@@ -48,7 +48,7 @@ class Held:
 
     Attributes:
         crc32c: of their chunks.
-        start: where they lie; see `zarrformat.Stored`.
+        start: where they lie; see `zarr.Stored`.
     """
 
     first: int

@@ -1,7 +1,7 @@
 """Arrays as chunks: the bytes in C order, little-endian, then their crc32c.
 
 A chunk is a member of the commit's file, `<array>/c.0.0…`, or a file of its own in the folders that
-early versions wrote; see `zarrformat` for how large arrays are split, `packing` for the file.
+early versions wrote; see `zarr` for how large arrays are split, `packing` for the file.
 """
 
 import hashlib
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from memory_store.backend import Backend, Buffer, Extent
-from memory_store.canonical import crc32c
 from memory_store.errors import Corrupt
-from memory_store.zarrformat import (
+from memory_store.format.json import crc32c
+from memory_store.format.zarr import (
     ITEMSIZE,
     ArraySpec,
     Stored,
@@ -24,7 +24,7 @@ from memory_store.zarrformat import (
     chunk_shape,
     dtype_name,
 )
-from memory_store.zipformat import header_size
+from memory_store.format.zip import header_size
 
 CHECKSUM = 4  # bytes at the end of a chunk
 WORTH_A_PIECE = 2**12  # bytes; less is copied

@@ -13,13 +13,13 @@ from typing import TypeVar
 
 import numpy as np
 
-from memory_store.arrays import chunk_bytes, chunks, members
 from memory_store.backend import MAX_DOCUMENT, Backend, Buffer, Extent
-from memory_store.canonical import canonical
 from memory_store.errors import Corrupt
-from memory_store.names import RECORD, TOKENS
-from memory_store.zarrformat import Stored, array_document
-from memory_store.zipformat import Member, crc32_of, directory, first_member, header, header_size
+from memory_store.format.chunks import chunk_bytes, chunks, members
+from memory_store.format.json import canonical
+from memory_store.format.names import RECORD, TOKENS
+from memory_store.format.zarr import Stored, array_document
+from memory_store.format.zip import Member, crc32_of, directory, first_member, header, header_size
 
 DOCUMENT = "zarr.json"
 FIRST = 2**16  # bytes read at once, in the hope that the document is among them

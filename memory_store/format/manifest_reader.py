@@ -10,11 +10,10 @@ from dataclasses import replace
 from typing import Any
 
 from memory_store.backend import Backend
-from memory_store.canonical import canonical, parse, sha256
 from memory_store.errors import Corrupt, UnsupportedSchema
-from memory_store.fields import Fields
-from memory_store.manifest import MAX_WINDOW, SCHEMA, Held, Manifest, Slots, Source
-from memory_store.names import (
+from memory_store.format.json import Fields, canonical, parse, sha256
+from memory_store.format.manifest import MAX_WINDOW, SCHEMA, Held, Manifest, Slots, Source
+from memory_store.format.names import (
     ARRAY,
     COMMIT,
     ID,
@@ -27,9 +26,9 @@ from memory_store.names import (
     past_key,
     record_key,
 )
-from memory_store.packing import placed, read_document
+from memory_store.format.packing import placed, read_document
+from memory_store.format.zarr import FILL, ITEMSIZE, MAX_ARRAY, MAX_NDIM, ArraySpec, chunk_count
 from memory_store.types import Commit
-from memory_store.zarrformat import FILL, ITEMSIZE, MAX_ARRAY, MAX_NDIM, ArraySpec, chunk_count
 
 SUPPORTED = (1, 2)
 DTYPE = re.compile("|".join(FILL))

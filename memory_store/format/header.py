@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from memory_store.backend import MAX_DOCUMENT, Backend
-from memory_store.canonical import parse, plain, sealed, unsealed
 from memory_store.errors import NotFound, os_errors
-from memory_store.fields import Fields, now
-from memory_store.manifest import SCHEMA
-from memory_store.manifest_reader import check_schema
-from memory_store.names import SESSION, SESSION_FILE
+from memory_store.format.json import Fields, now, parse, plain, sealed, unsealed
+from memory_store.format.manifest import SCHEMA
+from memory_store.format.manifest_reader import check_schema
+from memory_store.format.names import SESSION, SESSION_FILE
 
 
 @dataclass(frozen=True)
