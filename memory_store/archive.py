@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, NoReturn
 import numpy as np
 
 from memory_store.backend import Backend, Buffer, Extent, check_found, missing
+from memory_store.backends.directory_draft import temporary
+from memory_store.backends.files import sync, sync_folder
 from memory_store.copying import copy_session
-from memory_store.drafts import temporary
 from memory_store.errors import Corrupt, NotFound, StoreError, os_errors
-from memory_store.files import sync, sync_folder
 from memory_store.format.json import parse, sealed, unsealed
 from memory_store.format.manifest import SCHEMA
 from memory_store.format.manifest_reader import check_schema

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from memory_store.archive import export_session, import_session
 from memory_store.backend import Backend
+from memory_store.backends.directory import Directory, Durability
+from memory_store.backends.object_client import is_url
+from memory_store.backends.object_storage import Objects
 from memory_store.copying import copy_session
-from memory_store.directory import Directory, DirectoryStore, Durability
 from memory_store.errors import NotFound, os_errors
-from memory_store.object_client import is_url
-from memory_store.objects import Objects, ObjectStore
+from memory_store.media import DirectoryStore, ObjectStore
 from memory_store.recovery import recover_header
 from memory_store.store import Store
 from memory_store.types import JSON

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memory_store import DirectoryStore, Ref, Snapshot, Window, files
+from memory_store import DirectoryStore, Ref, Snapshot, Window
 from memory_store.backend import Extent
+from memory_store.backends import files
 from memory_store.format.manifest import Slots
 from memory_store.kept import MOST, covers, slot_sums, unchanged
 from tests.stores import Stream, assert_equal, new_store
@@ -94,7 +95,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             found.append(os.path.basename(path))
         return open_regular(path, extent)
 
-    monkeypatch.setattr("memory_store.directory.open_regular", noted)
+    monkeypatch.setattr("memory_store.backends.directory.open_regular", noted)
     return found
 
 

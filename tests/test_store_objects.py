@@ -22,12 +22,12 @@ from memory_store import (
     Snapshot,
     StoreError,
     create_store,
-    object_client,
     open_store,
     places,
 )
+from memory_store.backends import object_client
+from memory_store.backends.object_storage import Objects
 from memory_store.format.header import create_header, read_header
-from memory_store.objects import Objects
 from memory_store.places import named, occupied, session_names
 from tests.s3 import KEY, SECRET, Request, S3Server
 from tests.store_conformance import Place, StoreConformance

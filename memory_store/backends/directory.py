@@ -1,19 +1,18 @@
-"""A memory store in a folder of a local filesystem."""
+"""A session in a folder of a local filesystem."""
 
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from memory_store.backend import Backend, Extent, Taken
-from memory_store.drafts import FolderDraft, Pending, create_only, temporary
-from memory_store.errors import Corrupt, StoreError, from_os, os_errors
-from memory_store.files import (
+from memory_store.backends.directory_draft import FolderDraft, Pending, create_only, temporary
+from memory_store.backends.files import (
     check_size,
     make_folder,
     open_regular,
@@ -24,91 +23,16 @@ from memory_store.files import (
     sync_way,
     write_new,
 )
-from memory_store.format.header import Header, create_header, read_header
+from memory_store.backends.lock import NamingLock, WriterLock
+from memory_store.errors import Corrupt, StoreError, from_os, os_errors
 from memory_store.format.names import (
     COMMITS,
     REFS,
     SESSION_FILE,
     branch_folder,
-    commit_key,
-    is_packed,
 )
-from memory_store.lock import NamingLock, WriterLock
-from memory_store.store import Store
-from memory_store.types import JSON, Commit, Ref
-
-if TYPE_CHECKING:
-    import zarr
 
 Durability = Literal["full", "normal"]
-
-
-class DirectoryStore(Store):
-    """One session in a folder; see `protocol.MemoryStore` for what it does.
-
-    `create` and `open` make one. Opening writes nothing, so a session in a read-only folder can be
-    listed, loaded and verified. A store may be shared by threads, and by processes that fork.
-
-    Attributes:
-        path: the session's folder, absolute.
-    """
-
-    path: Path
-
-    @classmethod
-    def create(
-        cls,
-        path: str | os.PathLike[str],
-        *,
-        attributes: Mapping[str, JSON] | None = None,
-        fingerprints: Mapping[str, str] | None = None,
-        durability: Durability = "full",
-    ) -> Self:
-        """Begin a session in a new or empty folder.
-
-        Args:
-            path: the folder; its parents are made if need be.
-            attributes: what the session is; never changes.
-            fingerprints: of the weights, the tokenizer, …: recorded with commits that name none.
-            durability: "full" waits for the disk at each commit. "normal" does not: after a crash
-                of the system (not of the process) the newest commits may be damaged, which is
-                noticed, and older ones are still there.
-
-        Raises:
-            StoreError: the folder holds something, or cannot be written to.
-        """
-        directory = Directory(path, durability)
-        header = create_header(directory, attributes=attributes, fingerprints=fingerprints)
-        return cls(directory, header)
-
-    @classmethod
-    def open(cls, path: str | os.PathLike[str], *, durability: Durability = "full") -> Self:
-        """Open the session in a folder.
-
-        Raises:
-            NotFound: no session there.
-            Corrupt: its description is damaged.
-            UnsupportedSchema: a later version wrote it.
-        """
-        directory = Directory(path, durability)
-        header = read_header(directory)
-        for folder in (directory.root / REFS, directory.root / COMMITS):
-            if folder.is_symlink() or not folder.is_dir():
-                raise Corrupt(f"{folder}: missing, or not a folder. Restore it from a copy.")
-        return cls(directory, header)
-
-    def __init__(self, directory: "Directory", header: Header) -> None:
-        super().__init__(directory, header)
-        self.path = directory.root
-
-    def group(self, ref: Ref | Commit) -> "zarr.Group":
-        """The commit as a read-only Zarr group, for looking around with Zarr's own tools."""
-        import zarr
-
-        commit = ref.commit if isinstance(ref, Ref) else ref
-        place = self.path / commit_key(commit.name)
-        kind = zarr.storage.ZipStore if is_packed(commit.name) else zarr.storage.LocalStore
-        return zarr.open_group(kind(place, read_only=True), mode="r")
 
 
 class Directory:

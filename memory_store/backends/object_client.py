@@ -1,7 +1,8 @@
-"""Where a URL of object storage leads, and with whose credentials.
+"""Where a URL of object storage leads, with whose credentials, and what its errors mean.
 
-They come from the environment, or from the files that the providers' own tools keep; never from
-the URL, and nothing of them is written, logged or shown.
+Credentials come from the environment, or from the files that the providers' own tools keep; never
+from the URL, and nothing of them is written, logged or shown. obstore's own text of an error may
+name a URL with its signature, so only the storage's code or the status is taken from it.
 """
 
 import configparser
@@ -21,6 +22,8 @@ URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 PART = re.compile(r"(?!\.{1,2}\Z)[^\x00-\x1f\x7f?#\\]+")
 ALLOWED = "s3://bucket/prefix, gs://bucket/prefix or az://container/prefix"
+
+NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
 
 RETRY: Any = {  # about ten seconds, then the caller is told
     "max_retries": 5,
@@ -128,3 +131,48 @@ def _aws_files() -> dict[str, Any]:
     if "region" in found and not {"AWS_REGION", "AWS_DEFAULT_REGION"} & os.environ.keys():
         given["region"] = found["region"]
     return given
+
+
+def is_obstores(error: Exception) -> bool:
+    """Whether the error is of the storage or the way there, and not of this program."""
+    return isinstance(error, OSError) or type(error).__module__ == "obstore.exceptions"
+
+
+def is_no_bucket(error: Exception) -> bool:
+    """Whether the bucket is missing, and not only an object."""
+    return _code(error) in NO_BUCKET
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether the storage understood, and will not."""
+    return is_no_bucket(error) or _status(error) in ("401", "403")
+
+
+def reason(error: Exception) -> str:
+    """The storage's own word for an error, or its status."""
+    return _code(error) or _status(error) or "no answer"
+
+
+def refused(error: Exception, doing: str, name: str) -> StoreError:
+    """The error for what could not be done to the object or prefix `name`."""
+    if is_no_bucket(error):
+        return StoreError(f"{name}: no such bucket. Check the name, or create it first.")
+    if is_refusal(error):
+        return StoreError(
+            f"{name}: not permitted while {doing} ({reason(error)}). Check the credentials in the "
+            "environment, and what they allow."
+        )
+    return StoreError(
+        f"{name}: the storage refused while {doing} ({reason(error)}). "
+        "Check the endpoint and the network, then try again."
+    )
+
+
+def _code(error: Exception) -> str | None:
+    match = re.search(r"<Code>(\w{1,60})</Code>", str(error))
+    return match[1] if match else None
+
+
+def _status(error: Exception) -> str | None:
+    match = re.search(r"status code: (\d{3})", str(error))
+    return match[1] if match else None

@@ -1,11 +1,11 @@
-"""A memory store in object storage: Amazon S3 and what speaks like it, Google Cloud, Azure.
+"""A session in object storage: Amazon S3 and what speaks like it, Google Cloud, Azure.
 
 There are no folders to rename and no disk to sync: the storage keeps what it has acknowledged, and
 an object appears whole or not at all. A commit's objects are put side by side; when all of them are
 acknowledged its ref is put, on the condition that there is none of that number.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from copy import copy
@@ -14,13 +14,17 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from memory_store.backend import Backend, Buffer, Extent, Taken, check_found, missing
+from memory_store.backends.memory import Held
+from memory_store.backends.object_client import (
+    connect,
+    is_no_bucket,
+    is_obstores,
+    is_refusal,
+    reason,
+    refused,
+)
 from memory_store.errors import Corrupt, StoreError
-from memory_store.format.header import create_header, read_header
 from memory_store.format.names import SESSION_FILE, ref_key
-from memory_store.in_memory import Held
-from memory_store.object_errors import is_no_bucket, is_obstores, is_refusal, reason, refused
-from memory_store.store import Store
-from memory_store.types import JSON
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore as Client
@@ -28,55 +32,6 @@ if TYPE_CHECKING:
 THREADS = 16  # requests that are under way at the same time
 LARGE = 2**25  # bytes; more is written, and read, with several requests
 GAP = 2**12  # bytes; fewer are fetched along with what lies around them
-
-
-class ObjectStore(Store):
-    """One session in object storage; see `protocol.MemoryStore` for what it does.
-
-    `create` and `open` make one. What `commit` returns for has been acknowledged by the storage. No
-    lock keeps a second writer out: the one that commits later gets `Conflict`. A store may be
-    shared by threads.
-
-    Args of both: `url` is `s3://bucket/prefix`, `gs://bucket/prefix` or `az://container/prefix`;
-    see `object_client.connect` for where credentials come from.
-    """
-
-    @classmethod
-    def create(
-        cls,
-        url: str,
-        *,
-        attributes: Mapping[str, JSON] | None = None,
-        fingerprints: Mapping[str, str] | None = None,
-    ) -> Self:
-        """Begin a session under a prefix that has no objects.
-
-        Args:
-            url: the bucket and the prefix.
-            attributes: what the session is; never changes.
-            fingerprints: of the weights, the tokenizer, …: recorded with commits that name none.
-
-        Raises:
-            ValueError: not such a URL.
-            StoreError: there are objects, or the storage refuses.
-        """
-        backend = Objects.at(url)
-        header = create_header(backend, attributes=attributes, fingerprints=fingerprints)
-        return cls(backend, header)
-
-    @classmethod
-    def open(cls, url: str) -> Self:
-        """Open the session under a prefix.
-
-        Raises:
-            ValueError: not such a URL.
-            NotFound: no session there.
-            Corrupt: its description is damaged.
-            UnsupportedSchema: a later version wrote it.
-            StoreError: the storage refuses.
-        """
-        backend = Objects.at(url)
-        return cls(backend, read_header(backend))
 
 
 class Objects:
@@ -97,8 +52,6 @@ class Objects:
     @classmethod
     def at(cls, url: str) -> Self:
         """The objects below a URL."""
-        from memory_store.object_client import connect  # loads obstore
-
         return cls(*connect(url))
 
     def name(self, key: str = "") -> str:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Self
 
 from memory_store.backend import Buffer, Taken
+from memory_store.backends.files import Batch, make_folder, sync_folder
 from memory_store.errors import StoreError
-from memory_store.files import Batch, make_folder, sync_folder
 from memory_store.format.names import ref_key
 
 NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)

@@ -1,9 +1,9 @@
-"""A memory store in a dict: for tests, and for sessions that need not outlive the process."""
+"""A session in a dict: for tests, and for sessions that need not outlive the process."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,48 +17,9 @@ from memory_store.backend import (
     missing,
 )
 from memory_store.errors import StoreError
-from memory_store.format.header import create_header, read_header
 from memory_store.format.names import SESSION_FILE, branch_folder, ref_key
-from memory_store.store import Store
-from memory_store.types import JSON
 
 Files = MutableMapping[str, bytes]
-
-
-class InMemoryStore(Store):
-    """One session in a dict of the files that a folder would hold.
-
-    The dict is the session: `open` with the same one gives another store of the same session, in
-    this thread or another. Nothing outlives the process.
-    """
-
-    @classmethod
-    def create(
-        cls,
-        files: Files | None = None,
-        *,
-        attributes: Mapping[str, JSON] | None = None,
-        fingerprints: Mapping[str, str] | None = None,
-    ) -> Self:
-        """Begin a session in an empty dict, a new one if None.
-
-        Raises:
-            StoreError: the dict holds something.
-        """
-        backend = InMemory({} if files is None else files)
-        header = create_header(backend, attributes=attributes, fingerprints=fingerprints)
-        return cls(backend, header)
-
-    @classmethod
-    def open(cls, files: Files) -> Self:
-        """Open the session in a dict.
-
-        Raises:
-            NotFound: no session there.
-            Corrupt: its description is damaged.
-        """
-        backend = InMemory(files)
-        return cls(backend, read_header(backend))
 
 
 class InMemory:

@@ -10,8 +10,8 @@ import socket
 from pathlib import Path
 
 from memory_store.backend import locked
+from memory_store.backends.files import make_folder
 from memory_store.errors import os_errors
-from memory_store.files import make_folder
 
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
