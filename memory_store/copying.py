@@ -7,7 +7,6 @@ what it was at one moment. Everything is checked on the way: damage is not copie
 from collections.abc import Sequence
 
 from memory_store.backend import Backend, Buffer
-from memory_store.commits import Commits, array_folder
 from memory_store.format.chunks import check_sha256, chunks
 from memory_store.format.header import read_header
 from memory_store.format.manifest import Manifest, record
@@ -22,8 +21,8 @@ from memory_store.format.names import (
     ref_key,
 )
 from memory_store.format.packing import DOCUMENT, documents, packed, packed_log
-from memory_store.pins import all_pins
-from memory_store.refs import Refs
+from memory_store.history.reading import Commits, array_folder
+from memory_store.history.refs import Refs, all_pins
 from memory_store.types import Commit
 
 

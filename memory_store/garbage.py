@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
 from memory_store.backend import Backend, Taken
-from memory_store.commits import Commits
 from memory_store.format.chunks import chunks
 from memory_store.format.manifest import Manifest, record
 from memory_store.format.names import (
@@ -24,6 +23,7 @@ from memory_store.format.names import (
     record_key,
 )
 from memory_store.format.packing import packed_log
+from memory_store.history.reading import Commits
 from memory_store.types import Collected, Commit, Ref, Retention
 
 GRACE = 3600.0  # seconds; longer than any write

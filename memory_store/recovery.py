@@ -9,7 +9,6 @@ from contextlib import suppress
 from itertools import count
 
 from memory_store.backend import Backend, Taken
-from memory_store.commits import Commits
 from memory_store.errors import Corrupt, NotFound, StoreError
 from memory_store.format.header import Header, read_header, sealed_header
 from memory_store.format.manifest import Manifest
@@ -23,8 +22,9 @@ from memory_store.format.names import (
     branch_folder,
     ref_key,
 )
-from memory_store.loading import load_snapshot
-from memory_store.refs import Refs
+from memory_store.history.loading import load_snapshot
+from memory_store.history.reading import Commits
+from memory_store.history.refs import Refs
 from memory_store.types import Commit, Recovered, Ref
 
 

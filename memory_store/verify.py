@@ -5,8 +5,6 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from memory_store.backend import Backend, Extent
-from memory_store.commits import Commits, Scratch, array_folder
-from memory_store.delta import pieces
 from memory_store.errors import Corrupt
 from memory_store.format.chunks import check_sha256, chunk_bytes, chunks
 from memory_store.format.json import parse
@@ -15,6 +13,8 @@ from memory_store.format.names import RECORD, TOKENS, commit_key, document_key, 
 from memory_store.format.packing import DOCUMENT, documents, laid_out, read_part
 from memory_store.format.zarr import ArraySpec, array_document
 from memory_store.format.zip import Member, crc32_of, directory, header
+from memory_store.history.delta import pieces
+from memory_store.history.reading import Commits, Scratch, array_folder
 from memory_store.types import Commit, Verified
 
 

@@ -14,7 +14,7 @@ from memory_store import DirectoryStore, Ref, Snapshot, Window
 from memory_store.backend import Extent
 from memory_store.backends import files
 from memory_store.format.manifest import Slots
-from memory_store.kept import MOST, covers, slot_sums, unchanged
+from memory_store.history.checksums import MOST, covers, slot_sums, unchanged
 from tests.stores import Stream, assert_equal, new_store
 
 

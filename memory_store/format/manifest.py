@@ -84,7 +84,7 @@ class Manifest:
         position: tokens read.
         depth: commits before it on the way to the first.
         parent: the commit it continues, None for the first.
-        jump: a commit further back and its depth, for long walks (see `history`); None for the
+        jump: a commit further back and its depth, for long walks (see `walk`); None for the
             first.
         window: the other commits that hold slots of its windows, oldest first.
         slots: name → window.

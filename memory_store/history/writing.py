@@ -1,24 +1,94 @@
-"""Writing a commit: everything lasts before the ref that makes it visible."""
+"""Writing a commit: what is new in a snapshot, and all of it on the medium before its ref is."""
 
+import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from memory_store.backend import MAX_DOCUMENT, Backend, Buffer
 from memory_store.format.chunks import chunks, digest
-from memory_store.format.manifest import Manifest
-from memory_store.format.names import commit_key, new_commit_name
+from memory_store.format.header import checked_fingerprints
+from memory_store.format.json import now
+from memory_store.format.manifest import Manifest, Slots
+from memory_store.format.names import TOKENS, commit_key, new_commit_name
 from memory_store.format.packing import DOCUMENT, documents, packed, placed
 from memory_store.format.zarr import ArraySpec, dtype_name
 from memory_store.format.zip import crc32_of
-from memory_store.kept import Kept
-from memory_store.refs import Refs
-from memory_store.types import Commit, Ref
+from memory_store.history.checksums import Kept
+from memory_store.history.delta import Differs, Plan, confirm, from_slot, plan
+from memory_store.history.reading import Commits
+from memory_store.history.refs import Refs
+from memory_store.history.validation import checked
+from memory_store.history.walk import jump_from
+from memory_store.types import Commit, Ref, Snapshot, Window
 
+LIBRARIES = {"python": sys.version.split()[0], "numpy": np.__version__}
 WORTH_A_THREAD = 2**20  # bytes
+
+
+def commit_snapshot(
+    snapshot: Snapshot,
+    commits: Commits,
+    refs: Refs,
+    *,
+    branch: str,
+    parent: Ref | None,
+    fingerprints: Mapping[str, str],
+) -> Ref:
+    """Write a snapshot and move the branch from `parent` to it; see `MemoryStore.commit`."""
+    snapshot = checked(snapshot, parent.position if parent else None)
+    recorded = checked_fingerprints(fingerprints)
+    seq = refs.next_number(branch, parent)
+    before = parent.commit if parent else None
+    depth = commits.manifest(before).depth + 1 if before else 0
+    jump = jump_from(before, commits) if before else None
+    anew: frozenset[str] = frozenset()
+    while True:
+        todo = plan(snapshot.windows, before, commits, anew)
+
+        def describe(specs: Mapping[str, ArraySpec], todo: Plan = todo) -> Manifest:
+            return Manifest(
+                session=commits.session,
+                created=now(),
+                position=snapshot.position,
+                depth=depth,
+                parent=before,
+                jump=jump,
+                window=todo.window,
+                slots={name: _slots(window) for name, window in snapshot.windows.items()},
+                arrays=specs,
+                state=snapshot.attributes,
+                fingerprints=recorded,
+                libraries=LIBRARIES,
+            )
+
+        new = {name: from_slot(each, todo.first[name]) for name, each in snapshot.windows.items()}
+        try:
+            with commits.scratch() as scratch:
+                ref, manifest, kept = write_commit(
+                    commits.backend,
+                    {**scratch.gathered(new), **snapshot.arrays, TOKENS: snapshot.tokens},
+                    describe,
+                    refs,
+                    confirm=partial(confirm, todo, snapshot.windows, commits),
+                    branch=branch,
+                    seq=seq,
+                    position=snapshot.position,
+                )
+        except Differs as found:
+            anew |= found.windows
+            continue
+        commits.remember(ref.commit, manifest, kept)
+        return ref
+
+
+def _slots(window: Window) -> Slots:
+    data = window.data
+    return Slots(data.shape, dtype_name(data.dtype), window.axis, window.end, window.capacity)
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from memory_store.commits import Commits
 from memory_store.errors import Corrupt, StoreError
 from memory_store.format.manifest import MAX_WINDOW, Held, Slots, Source
 from memory_store.format.zarr import Stored, dtype_name
-from memory_store.kept import Kept, covers, slot_sums, unchanged
+from memory_store.history.checksums import Kept, covers, slot_sums, unchanged
+from memory_store.history.reading import Commits
 from memory_store.types import Commit, Window
 
 

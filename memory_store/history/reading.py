@@ -27,7 +27,7 @@ from memory_store.format.names import (
 )
 from memory_store.format.packing import placed, read_document
 from memory_store.format.zarr import Stored
-from memory_store.kept import Kept, Sums
+from memory_store.history.checksums import Kept, Sums
 from memory_store.types import Commit
 
 MOST_KNOWN = 64  # attributes that are kept in memory

@@ -6,13 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from memory_store.commits import Commits
-from memory_store.delta import assemble, pieces
 from memory_store.errors import Corrupt, Mismatch, NotFound
 from memory_store.format.header import checked_fingerprints
 from memory_store.format.manifest import Manifest
 from memory_store.format.names import TOKENS
 from memory_store.format.zarr import ITEMSIZE, Stored
+from memory_store.history.delta import assemble, pieces
+from memory_store.history.reading import Commits
 from memory_store.types import Commit, Snapshot, Window
 
 THREADS = 2

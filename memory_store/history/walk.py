@@ -6,10 +6,10 @@ commits is reached in O(log n) steps (Myers, "An applicative random-access stack
 
 import numpy as np
 
-from memory_store.commits import Commits
 from memory_store.errors import Corrupt, NotFound
 from memory_store.format.manifest import Manifest
 from memory_store.format.names import COMMIT, TOKENS
+from memory_store.history.reading import Commits
 from memory_store.types import Commit
 
 
