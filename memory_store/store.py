@@ -10,14 +10,12 @@ from memory_store.backend import Backend
 from memory_store.errors import os_errors
 from memory_store.format.header import Header, read_header
 from memory_store.format.names import branch_folder
-from memory_store.garbage import GRACE, collect
+from memory_store.history import walk
 from memory_store.history.loading import let_go, load_snapshot
 from memory_store.history.reading import Commits
 from memory_store.history.refs import Refs, add_pin, all_pins, no_branch, remove_pin
-from memory_store.history import walk
 from memory_store.history.writing import commit_snapshot
 from memory_store.protocol import MemoryStore
-from memory_store.recovery import recover
 from memory_store.types import (
     JSON,
     Collected,
@@ -28,7 +26,9 @@ from memory_store.types import (
     Snapshot,
     Verified,
 )
-from memory_store.verify import verify
+from memory_store.upkeep.gc import GRACE, collect
+from memory_store.upkeep.recovery import recover
+from memory_store.upkeep.verify import verify
 
 
 class Store:

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from memory_store import Corrupt, NotFound, Ref, Retention, Snapshot, StoreError, UnsupportedSchema
-from memory_store.archive import export_session, import_session
 from memory_store.backends.memory import InMemory
-from memory_store.copying import copy_session
 from memory_store.media import InMemoryStore
-from memory_store.recovery import recover_header
 from memory_store.store import Store
 from memory_store.types import Recovered
+from memory_store.upkeep.copying import copy_session
+from memory_store.upkeep.export import export_session, import_session
+from memory_store.upkeep.recovery import recover_header
 from tests.stores import Stream, assert_equal, members, where
 
 

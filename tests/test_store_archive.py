@@ -10,10 +10,10 @@ import pytest
 import zarr
 
 from memory_store import Corrupt, NotFound, StoreError
-from memory_store.archive import export_session, import_session
 from memory_store.backends.directory import Directory
 from memory_store.media import DirectoryStore
 from memory_store.store import Store
+from memory_store.upkeep.export import export_session, import_session
 from tests.store_upkeep import grown
 from tests.stores import new_store
 

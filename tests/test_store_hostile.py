@@ -555,7 +555,7 @@ EXECUTED = """
 import sys, warnings
 import numpy, json
 from memory_store import DirectoryStore, StoreError
-import memory_store.backends.directory, memory_store.verify
+import memory_store.backends.directory, memory_store.upkeep.verify
 from tests.stores import assert_helpful
 store = DirectoryStore.open(sys.argv[1])
 head = store.head("main")

@@ -18,12 +18,12 @@ import numpy as np
 from memory_store.backend import Backend, Buffer, Extent, check_found, missing
 from memory_store.backends.directory_draft import temporary
 from memory_store.backends.files import sync, sync_folder
-from memory_store.copying import copy_session
 from memory_store.errors import Corrupt, NotFound, StoreError, os_errors
 from memory_store.format.json import parse, sealed, unsealed
 from memory_store.format.manifest import SCHEMA
 from memory_store.format.manifest_reader import check_schema
 from memory_store.format.names import SESSION_FILE, ref_key
+from memory_store.upkeep.copying import copy_session
 
 CONTENTS = "contents.json"  # a name that is damaged would be a file that nobody misses
 LOCAL = 30  # bytes before a member's name; the last four say how long that and what follows are
