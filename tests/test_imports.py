@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,20 @@ LAYERS: tuple[set[str], ...] = (
     {"__main__", "quickstart"},
 )
 LEVEL = {module: level for level, row in enumerate(LAYERS) for module in row}
+
+# The rooms of memory_store, lowest first: a folder or a module at the top. A room imports only from
+# itself and from rows below its own. "memory_store" stands for the public names in its `__init__`.
+STORE_ROOMS: tuple[set[str], ...] = (
+    {"errors", "types"},
+    {"backend", "protocol"},
+    {"format"},
+    {"backends", "history"},
+    {"upkeep"},
+    {"store"},
+    {"media"},
+    {"places"},
+    {"memory_store"},
+)
 
 # Packages that a part of the project must not import. `cli_demo` alone may reach up: it starts the
 # app.
@@ -126,6 +141,92 @@ def test_imports_run_one_way(package: str) -> None:
 def test_every_module_has_a_row() -> None:
     missing = {name.removeprefix("streamlm.") for name in submodules()} - set(LEVEL)
     assert not missing, f"give {sorted(missing)} a row in LAYERS"
+
+
+def modules(package: str) -> dict[str, str]:
+    """The source of each module of a package, by its dotted name."""
+    found = {}
+    for path in sorted((ROOT / package).rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        found[name] = path.read_text(encoding="utf-8")
+    return found
+
+
+def store_room(dotted: str) -> str:
+    """The room that a dotted name belongs to: "format" for `memory_store.format.json.parse`."""
+    parts = dotted.split(".")
+    known = len(parts) > 1 and any(parts[1] in row for row in STORE_ROOMS)
+    return parts[1] if known else "memory_store"
+
+
+def climbs(module: str, source: str) -> list[str]:
+    """The imports in `source` that lead from the room of `module` to one that is not below it."""
+    level = {room: i for i, row in enumerate(STORE_ROOMS) for room in row}
+    own = store_room(module)
+    return [
+        f"{module} imports {dotted}, which is not below it"
+        for dotted in imported(source)
+        if dotted.split(".")[0] == "memory_store"
+        and store_room(dotted) != own
+        and level[store_room(dotted)] >= level[own]
+    ]
+
+
+def circle(sources: dict[str, str]) -> list[str]:
+    """Modules that import each other in a circle, the first one twice; empty if there are none."""
+    graph: dict[str, set[str]] = {name: set() for name in sources}
+    for name, source in sources.items():
+        for dotted in imported(source):
+            while dotted and dotted not in sources:  # the module that defines the name
+                dotted = dotted.rpartition(".")[0]
+            if dotted and dotted != name:
+                graph[name].add(dotted)
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_the_store_has_a_row_for_every_room() -> None:
+    found = {name.split(".")[1] if "." in name else name for name in modules("memory_store")}
+    assert found == set().union(*STORE_ROOMS)
+
+
+def test_the_store_imports_room_by_room() -> None:
+    found = [line for each in modules("memory_store").items() for line in climbs(*each)]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_no_module_imports_itself_by_way_of_others(package: str) -> None:
+    assert not (found := circle(modules(package))), " -> ".join(found)
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "refused"),
+    [
+        ("format.json", "from memory_store.errors import Corrupt", False),
+        ("format.header", "from memory_store.format import json", False),
+        ("format.json", "from memory_store.history.refs import Refs", True),
+        ("format.json", "def f():\n    import memory_store.store", True),
+        ("errors", "from memory_store.types import Ref", True),  # of the same row
+        ("backends.memory", "from memory_store.history.refs import Refs", True),
+        ("upkeep.gc", "from memory_store.history.reading import Commits", False),
+        ("store", "from memory_store import Ref", True),
+        ("places", "from memory_store.media import DirectoryStore", False),
+        ("places", "import zarr", False),
+    ],
+)
+def test_the_rule_of_rooms_refuses(module: str, source: str, refused: bool) -> None:
+    assert bool(climbs(f"memory_store.{module}", source)) == refused
+
+
+def test_circles_are_seen() -> None:
+    around = {"p": "", "p.a": "from p.b import x", "p.b": "import p.c", "p.c": "from p import a"}
+    assert set(circle(around)) == {"p.a", "p.b", "p.c"}
+    assert not circle({**around, "p.c": "import q.a"})
 
 
 @pytest.mark.parametrize(
