@@ -16,8 +16,8 @@ from streamlm.checkpoint import Checkpoint
 from streamlm.session import Session
 from streamlm.state import State
 from streamlm.stream import advance
-from tests import stores
 from tests.invariants import assert_same_state
+from tests.support import stores
 
 TOLERANCE = 1e-4  # of slots near 1, computed in float32 by other chunks
 

@@ -19,7 +19,7 @@ from tests.command_line import (
     refuses,
     write_recipe,
 )
-from tests.stores import members, where
+from tests.support.stores import members, where
 
 
 def test_from_a_recipe_to_generated_text(kept: CommandLine) -> None:

@@ -12,7 +12,7 @@ import memory_store.backends.lock
 import streamlm
 from memory_store import Corrupt, DirectoryStore, Snapshot, Window
 from streamlm.checkpoint import Checkpoint, load_checkpoint
-from tests.stores import assert_helpful, files
+from tests.support.stores import assert_helpful, files
 
 
 def lacking(key: str) -> Callable[[Snapshot], Snapshot]:

@@ -15,7 +15,7 @@ from memory_store.backend import Extent
 from memory_store.backends import files
 from memory_store.format.manifest import Slots
 from memory_store.history.checksums import MOST, covers, slot_sums, unchanged
-from tests.stores import Stream, assert_equal, new_store
+from tests.support.stores import Stream, assert_equal, new_store
 
 
 def made(random: np.random.Generator, axis: int, start: int, end: int) -> Window:

@@ -14,7 +14,7 @@ import numpy as np
 from memory_store import Snapshot, Window
 from memory_store.format.json import canonical, sha256
 from memory_store.format.zarr import FILL, array_document
-from tests.stores import ROOT, Stream, assert_same_bits, files, members, new_store
+from tests.support.stores import ROOT, Stream, assert_same_bits, files, members, new_store
 
 
 def test_zarr_reads_and_writes_the_same(tmp_path: Path) -> None:

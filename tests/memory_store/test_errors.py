@@ -25,7 +25,7 @@ from memory_store import (
     Window,
 )
 from memory_store.errors import from_os
-from tests.stores import ROOT, Stream, assert_helpful, new_store
+from tests.support.stores import ROOT, Stream, assert_helpful, new_store
 
 
 @pytest.fixture

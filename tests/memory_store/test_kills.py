@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from memory_store import Commit, DirectoryStore, Snapshot, Window
-from tests.stores import ROOT, assert_equal, new_store
+from tests.support.stores import ROOT, assert_equal, new_store
 
 
 def snapshot(position: int, writer: int, tokens: list[int]) -> Snapshot:
@@ -26,7 +26,7 @@ def snapshot(position: int, writer: int, tokens: list[int]) -> Snapshot:
 WRITERS = """
 import os, random, signal, sys, time
 from memory_store import Conflict, DirectoryStore
-from tests.test_store_kills import snapshot
+from tests.memory_store.test_kills import snapshot
 path, wanted = sys.argv[1], int(sys.argv[2])
 chance, acknowledged, rounds = random.Random(0), 0, 0
 
@@ -103,7 +103,7 @@ def test_no_acknowledged_commit_is_lost(tmp_path: Path) -> None:
 NO_LINKS = """
 import errno, os, sys
 from memory_store import Conflict, DirectoryStore
-from tests.test_store_kills import snapshot
+from tests.memory_store.test_kills import snapshot
 path, me, links = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "links"
 
 def refuse(*_):

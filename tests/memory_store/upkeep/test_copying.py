@@ -11,8 +11,8 @@ import pytest
 
 import memory_store.format.json
 from memory_store import Conflict, Corrupt, DirectoryStore, Ref, Snapshot, StoreError, Window
-from tests.crashes import Disk, Image, Recorder, Site, crashes
-from tests.stores import Stream, assert_equal, assert_helpful, new_store
+from tests.memory_store.crashes import Disk, Image, Recorder, Site, crashes
+from tests.support.stores import Stream, assert_equal, assert_helpful, new_store
 
 
 def snapshot(position: int) -> Snapshot:

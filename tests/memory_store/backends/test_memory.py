@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from memory_store import InMemoryStore, Locked
-from tests.store_conformance import Place, StoreConformance
+from tests.memory_store.conformance import Place, StoreConformance
 
 
 class Dict(Place):

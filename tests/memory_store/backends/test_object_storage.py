@@ -29,10 +29,10 @@ from memory_store.backends import object_client
 from memory_store.backends.object_storage import Objects
 from memory_store.format.header import create_header, read_header
 from memory_store.places import named, occupied, session_names
-from tests.s3 import KEY, SECRET, Request, S3Server
-from tests.store_conformance import Place, StoreConformance
-from tests.store_upkeep import grown
-from tests.stores import ROOT, Stream, assert_equal, assert_same_bits
+from tests.memory_store.conformance import Place, StoreConformance
+from tests.memory_store.conformance_upkeep import grown
+from tests.support.s3 import KEY, SECRET, Request, S3Server
+from tests.support.stores import ROOT, Stream, assert_equal, assert_same_bits
 
 BUCKET = "shelf"
 

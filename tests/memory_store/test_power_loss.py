@@ -17,8 +17,18 @@ import numpy as np
 import pytest
 
 from memory_store import DirectoryStore, NotFound, Ref, Snapshot, StoreError
-from tests.crashes import Disk, Image, Killed, Names, Recorder, Site, Step, Sync, crashes
-from tests.stores import Stream, assert_equal, assert_helpful, new_store
+from tests.memory_store.crashes import (
+    Disk,
+    Image,
+    Killed,
+    Names,
+    Recorder,
+    Site,
+    Step,
+    Sync,
+    crashes,
+)
+from tests.support.stores import Stream, assert_equal, assert_helpful, new_store
 
 HOME = Path("deep") / "er" / "s.zarr"  # folders on the way are made, and must last as well
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from memory_store import Conflict, Corrupt, DirectoryStore, Locked, NotFound, Snapshot, StoreError
-from tests.store_conformance import Place, StoreConformance
-from tests.stores import FINGERPRINTS, ROOT, Stream, assert_equal, files, new_store, where
+from tests.memory_store.conformance import Place, StoreConformance
+from tests.support.stores import FINGERPRINTS, ROOT, Stream, assert_equal, files, new_store, where
 
 
 class Folder(Place):

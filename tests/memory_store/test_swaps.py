@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from memory_store import DirectoryStore, Ref, Snapshot, StoreError
-from tests.stores import (
+from tests.support.stores import (
     ROOT,
     Stream,
     assert_equal,

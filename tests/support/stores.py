@@ -15,7 +15,7 @@ from memory_store import Corrupt, DirectoryStore, Snapshot, StoreError, Window
 from memory_store.format.packing import packed
 from memory_store.format.zip import header_size
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FINGERPRINTS = {"model": "m" * 64, "tokenizer": "t" * 64}
 
 

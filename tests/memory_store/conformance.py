@@ -27,8 +27,8 @@ from memory_store.format.json import sealed
 from memory_store.format.manifest import MAX_WINDOW, Manifest
 from memory_store.format.zarr import FILL
 from memory_store.store import Store
-from tests.store_upkeep import UpkeepConformance
-from tests.stores import (
+from tests.memory_store.conformance_upkeep import UpkeepConformance
+from tests.support.stores import (
     FINGERPRINTS,
     Stream,
     assert_equal,

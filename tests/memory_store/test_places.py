@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from memory_store import DirectoryStore, Locked, NotFound, Snapshot, StoreError, places
-from tests.stores import ROOT, Stream, assert_equal, assert_helpful, new_store
+from tests.support.stores import ROOT, Stream, assert_equal, assert_helpful, new_store
 
 NAMES = [
     "two\nlines",
@@ -175,7 +175,7 @@ import os, sys
 sys.path.insert(0, sys.argv[2])
 import numpy
 from memory_store import DirectoryStore, NotFound, StoreError
-from tests.stores import assert_helpful
+from tests.support.stores import assert_helpful
 if os.getuid() == 0:
     os.setgroups([]), os.setgid(65534), os.setuid(65534)
 try:

@@ -19,8 +19,8 @@ import pytest
 
 from memory_store import DirectoryStore, Ref, Snapshot, StoreError, StoreFull, Window
 from memory_store.format.zip import header_size
-from tests.store_conformance import damages, same_json
-from tests.stores import ROOT, Stream, assert_equal, assert_helpful, files, new_store
+from tests.memory_store.conformance import damages, same_json
+from tests.support.stores import ROOT, Stream, assert_equal, assert_helpful, files, new_store
 
 
 def test_files_of_another_session(tmp_path: Path) -> None:

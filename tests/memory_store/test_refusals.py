@@ -15,7 +15,7 @@ import pytest
 from memory_store import Commit, Corrupt, DirectoryStore, Ref, Snapshot, UnsupportedSchema, Window
 from memory_store.format.json import canonical, sealed, sha256
 from memory_store.format.zip import header_size
-from tests.stores import (
+from tests.support.stores import (
     ROOT,
     Stream,
     assert_helpful,

@@ -13,7 +13,15 @@ import pytest
 from memory_store import DirectoryStore, Ref, Retention, Snapshot, UnsupportedSchema, places
 from memory_store.format.json import sealed
 from memory_store.format.manifest_reader import SUPPORTED
-from tests.stores import ROOT, Stream, assert_equal, assert_helpful, digest, files, new_store
+from tests.support.stores import (
+    ROOT,
+    Stream,
+    assert_equal,
+    assert_helpful,
+    digest,
+    files,
+    new_store,
+)
 
 DATA = ROOT / "tests" / "data"
 OLDER = sorted(path.name for path in DATA.glob("*.zarr"))

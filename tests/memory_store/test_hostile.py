@@ -29,7 +29,7 @@ from memory_store import Commit, Corrupt, DirectoryStore, Ref, Snapshot, StoreEr
 from memory_store.format.json import canonical, sealed, sha256
 from memory_store.format.zarr import array_document, chunk_shape
 from memory_store.format.zip import HEADER, Member, directory, header_size
-from tests.stores import (
+from tests.support.stores import (
     ROOT,
     Stream,
     assert_equal,
@@ -556,7 +556,7 @@ import sys, warnings
 import numpy, json
 from memory_store import DirectoryStore, StoreError
 import memory_store.backends.directory, memory_store.upkeep.verify
-from tests.stores import assert_helpful
+from tests.support.stores import assert_helpful
 store = DirectoryStore.open(sys.argv[1])
 head = store.head("main")
 store.load(head), store.verify()

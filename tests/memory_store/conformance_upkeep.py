@@ -16,7 +16,7 @@ from memory_store.types import Recovered
 from memory_store.upkeep.copying import copy_session
 from memory_store.upkeep.export import export_session, import_session
 from memory_store.upkeep.recovery import recover_header
-from tests.stores import Stream, assert_equal, members, where
+from tests.support.stores import Stream, assert_equal, members, where
 
 
 def grown(store: Store, n: int) -> tuple[list[Ref], list[Snapshot]]:
