@@ -25,12 +25,7 @@ from memory_store.backends.files import (
 )
 from memory_store.backends.lock import NamingLock, WriterLock
 from memory_store.errors import Corrupt, StoreError, from_os, os_errors
-from memory_store.format.names import (
-    COMMITS,
-    REFS,
-    SESSION_FILE,
-    branch_folder,
-)
+from memory_store.format.names import COMMITS, REFS, SESSION_FILE, branch_folder
 
 Durability = Literal["full", "normal"]
 

@@ -7,15 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from memory_store.backend import (
-    Backend,
-    Buffer,
-    Extent,
-    Taken,
-    check_found,
-    locked,
-    missing,
-)
+from memory_store.backend import Backend, Buffer, Extent, Taken, check_found, locked, missing
 from memory_store.errors import StoreError
 from memory_store.format.names import SESSION_FILE, branch_folder, ref_key
 

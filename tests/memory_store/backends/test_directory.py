@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from memory_store import Conflict, Corrupt, DirectoryStore, Locked, NotFound, Snapshot, StoreError
-from tests.memory_store.conformance import Place, StoreConformance
+from tests.memory_store.conformance.place import Place
+from tests.memory_store.conformance.store import StoreConformance
 from tests.support.stores import FINGERPRINTS, ROOT, Stream, assert_equal, files, new_store, where
 
 

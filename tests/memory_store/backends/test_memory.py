@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from memory_store import InMemoryStore, Locked
-from tests.memory_store.conformance import Place, StoreConformance
+from tests.memory_store.conformance.place import Place
+from tests.memory_store.conformance.store import StoreConformance
 
 
 class Dict(Place):

@@ -1,11 +1,5 @@
 """The memory store in object storage, against an S3 server on this machine."""
 
-import subprocess
-import sys
-import traceback
-import uuid
-from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,9 +9,6 @@ import pytest
 from memory_store import (
     Conflict,
     Corrupt,
-    NotFound,
-    ObjectStore,
-    Ref,
     Retention,
     Snapshot,
     StoreError,
@@ -25,85 +16,11 @@ from memory_store import (
     open_store,
     places,
 )
-from memory_store.backends import object_client
-from memory_store.backends.object_storage import Objects
-from memory_store.format.header import create_header, read_header
-from memory_store.places import named, occupied, session_names
-from tests.memory_store.conformance import Place, StoreConformance
-from tests.memory_store.conformance_upkeep import grown
-from tests.support.s3 import KEY, SECRET, Request, S3Server
+from tests.memory_store.backends.buckets import Bucket, Prefix, saved
+from tests.memory_store.conformance.store import StoreConformance
+from tests.memory_store.conformance.upkeep import grown
+from tests.support.s3 import Request, S3Server
 from tests.support.stores import ROOT, Stream, assert_equal, assert_same_bits
-
-BUCKET = "shelf"
-
-
-class Prefix(Place):
-    """Objects of an obstore client."""
-
-    def __init__(self, client: Any) -> None:
-        self.client = client
-
-    def create(self, **options: Any) -> ObjectStore:
-        objects = Objects(self.client, "memory://s")
-        options = {"attributes": None, "fingerprints": None, **options}
-        return ObjectStore(objects, create_header(objects, **options))
-
-    def open(self) -> ObjectStore:
-        objects = Objects(self.client, "memory://s")
-        return ObjectStore(objects, read_header(objects))
-
-    def files(self) -> dict[str, bytes]:
-        keys = [each["path"] for batch in self.client.list() for each in batch]
-        return {key: bytes(self.client.get(key).bytes()) for key in sorted(keys)}
-
-    def write(self, key: str, data: bytes | None) -> None:
-        if data is None:
-            self.client.delete(key)
-        else:
-            self.client.put(key, data)
-
-
-class Bucket(Prefix):
-    """A prefix of its own in the bucket of the S3 server."""
-
-    def __init__(self, name: str = "s.zarr") -> None:
-        self.url = f"s3://{BUCKET}/{uuid.uuid4().hex}/{name}"
-        super().__init__(object_client.connect(self.url)[0])
-
-    def create(self, **options: Any) -> ObjectStore:
-        store = create_store(self.url, **options)
-        assert isinstance(store, ObjectStore)
-        return store
-
-    def open(self) -> ObjectStore:
-        store = open_store(self.url)
-        assert isinstance(store, ObjectStore)
-        return store
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[S3Server]:
-    server = S3Server()
-    server.make_bucket(BUCKET)
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def server(running: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
-    for name, value in running.environment().items():
-        monkeypatch.setenv(name, value)
-    quick = {"init_backoff": timedelta(milliseconds=5), "max_backoff": timedelta(milliseconds=20)}
-    retry = {"max_retries": 2, "retry_timeout": timedelta(seconds=5), "backoff": quick}
-    monkeypatch.setattr(object_client, "RETRY", {**retry, "backoff": {**quick, "base": 2}})
-    running.clear()
-    yield running
-    running.clear()
-
-
-@pytest.fixture
-def bucket(server: S3Server) -> Bucket:
-    return Bucket()
 
 
 class TestObjects(StoreConformance):
@@ -135,16 +52,6 @@ class TestS3(StoreConformance):
 
 
 # --- how much is asked
-
-
-def saved(place: Place, commits: int) -> tuple[Stream, Ref, Snapshot]:
-    store, stream, ref = place.new(), Stream(memory=64, compressed=32), None
-    for _ in range(commits):
-        stream.read(4, memory=4, compressed=1)
-        snapshot = stream.snapshot()
-        ref = store.commit(snapshot, parent=ref)
-    assert ref is not None
-    return stream, ref, snapshot
 
 
 def test_a_commit_asks_little(bucket: Bucket, server: S3Server) -> None:
@@ -303,52 +210,6 @@ def test_what_was_written_before_an_error_is_removed(bucket: Bucket, server: S3S
     assert other.open().verify() == open_store(old).verify()
 
 
-# --- what is refused
-
-
-def whole(error: BaseException) -> str:
-    return "".join(traceback.format_exception(error))
-
-
-def test_wrong_credentials(bucket: Bucket, server: S3Server) -> None:
-    store = bucket.new()
-    ref = store.commit(Snapshot(0), parent=None)
-    server.authenticate(check=True)
-    try:
-        for use in (
-            bucket.open,
-            bucket.new,
-            lambda: store.load(ref),
-            lambda: store.refs("main"),
-            lambda: store.commit(Snapshot(0), parent=ref),
-            lambda: store.publish(ref, branch="side"),
-            store.size,
-            store.verify,
-            store.delete,
-        ):
-            with pytest.raises(StoreError, match=r"not permitted.*Check the credentials") as caught:
-                use()
-            assert bucket.url in str(caught.value)
-            shown = whole(caught.value)
-            assert KEY not in shown and SECRET not in shown and "Debug source" not in shown
-    finally:
-        server.authenticate(check=False)
-    assert bucket.open().head("main") == ref
-
-
-def test_no_such_bucket(server: S3Server) -> None:
-    for use in (open_store, create_store, occupied, session_names):
-        with pytest.raises(StoreError, match=r"s3://nowhere.*: no such bucket. Check the name"):
-            use("s3://nowhere/s.zarr")
-
-
-def test_no_server(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    with pytest.raises(StoreError, match=r"no answer.*Check the endpoint") as caught:
-        open_store(f"s3://{BUCKET}/s.zarr")
-    assert KEY not in whole(caught.value) and SECRET not in whole(caught.value)
-
-
 def test_a_lost_object_is_named(bucket: Bucket) -> None:
     _, ref, _ = saved(bucket, 3)
     for key, data in bucket.files().items():
@@ -361,76 +222,6 @@ def test_a_lost_object_is_named(bucket: Bucket) -> None:
     bucket.open().verify()
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        "http://host/s.zarr",
-        "file:///tmp/s.zarr",
-        "S3://bucket/s.zarr",
-        "s3://",
-        "s3:///s.zarr",
-        "s3://bucket/a//b",
-        "s3://bucket/../b",
-        "s3://bucket/a?key=hush",
-        "s3://user:hush@bucket/a",
-        "az://bucket/a#hush",
-    ],
-)
-def test_urls_that_are_refused(url: str) -> None:
-    for use in (open_store, create_store, occupied, session_names):
-        with pytest.raises(ValueError, match=r"allowed: .*s3://bucket/prefix, gs://") as caught:
-            use(url)
-        assert "hush" not in str(caught.value)
-
-
-def test_without_obstore(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "obstore", None)
-    monkeypatch.setitem(sys.modules, "obstore.store", None)
-    with pytest.raises(StoreError, match=r"pip install 'streamlm\[objects\]'"):
-        open_store("s3://bucket/s.zarr")
-
-
-# --- where it is, and whose
-
-
-def test_sessions_side_by_side(server: S3Server) -> None:
-    shelf = f"s3://{BUCKET}/{uuid.uuid4().hex}"
-    assert session_names(shelf) == [] and not occupied(named(shelf, "a"))
-    for name in ("b", "a", "a-2"):
-        create_store(named(shelf, name))
-    assert session_names(shelf) == session_names(f"{shelf}/") == ["a-2", "a", "b"]
-    assert occupied(named(shelf, "a"))
-    open_store(named(shelf, "a")).delete()
-    assert session_names(shelf) == ["a-2", "b"]
-    with pytest.raises(NotFound):
-        open_store(named(shelf, "a"))
-    with pytest.raises(StoreError, match=r"holds 'a-2.zarr' already"):
-        create_store(shelf)
-
-
-def test_credentials_from_the_files_of_amazons_tools(
-    server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    (tmp_path / ".aws").mkdir()
-    (tmp_path / ".aws" / "credentials").write_text(
-        f"[default]\naws_access_key_id = x\n[me]\naws_access_key_id = {KEY}\n"
-        f"aws_secret_access_key = {SECRET}\n"
-    )
-    (tmp_path / ".aws" / "config").write_text("[profile me]\nregion = eu-west-1\nx = %(y)s\n")
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"):
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("AWS_PROFILE", "me")
-    assert object_client._aws_files() == {
-        "aws_access_key_id": KEY,
-        "aws_secret_access_key": SECRET,
-        "region": "eu-west-1",
-    }
-    store = create_store(f"s3://{BUCKET}/{uuid.uuid4().hex}")
-    assert store.commit(Snapshot(0), parent=None).seq == 0
-    assert SECRET not in repr(store) and SECRET not in store.name
-
-
 def test_zarr_reads_it(bucket: Bucket, tmp_path: Path) -> None:
     import zarr
 
@@ -440,17 +231,6 @@ def test_zarr_reads_it(bucket: Bucket, tmp_path: Path) -> None:
     group = zarr.open_group(zarr.storage.ZipStore(commit), mode="r")
     for name, array in snapshot.arrays.items():
         assert_same_bits(np.asarray(group[name]), array)
-
-
-def test_a_folder_needs_no_obstore(tmp_path: Path) -> None:
-    code = """
-import sys
-from memory_store import InMemoryStore, Snapshot, create_store, open_store
-create_store(sys.argv[1]).commit(Snapshot(0), parent=None)
-open_store(sys.argv[1]), InMemoryStore.create()
-assert not {"obstore", "zarr"} & sys.modules.keys()
-"""
-    subprocess.run([sys.executable, "-c", code, str(tmp_path / "s")], cwd=ROOT, check=True)
 
 
 def test_copies_to_object_storage_and_back(server: S3Server, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from memory_store.backends.directory import Directory
 from memory_store.media import DirectoryStore
 from memory_store.store import Store
 from memory_store.upkeep.export import export_session, import_session
-from tests.memory_store.conformance_upkeep import grown
+from tests.memory_store.conformance.upkeep import grown
 from tests.support.stores import new_store
 
 
