@@ -2,7 +2,7 @@
 
     session.json                      what the session is; written once
     refs/<branch>/<number>.json       where a branch points; the last one is its head
-    commits/<position>-<random>.zip   what is new in a snapshot: a Zarr group (see `packing`)
+    commits/<position>-<random>.zip   what is new in a snapshot: a Zarr group (see `format.packing`)
     log/<position>-<random>.zip       token ids and record of one whose state was let go
     past/<position>-<random>.json     the record alone
     pins/<name>.json                  what is kept whatever happens
@@ -24,13 +24,11 @@ from memory_store.errors import (
     StoreFull,
     UnsupportedSchema,
 )
-from memory_store.protocol import JSON, Commit, MemoryStore, Ref, Snapshot, Verified, Window
-from memory_store.retention import Retention
+from memory_store.protocol import MemoryStore
+from memory_store.types import JSON, Commit, Ref, Retention, Snapshot, Verified, Window
 
 if TYPE_CHECKING:
-    from memory_store.directory import DirectoryStore
-    from memory_store.in_memory import InMemoryStore
-    from memory_store.objects import ObjectStore
+    from memory_store.media import DirectoryStore, InMemoryStore, ObjectStore
     from memory_store.places import create_store, open_store
 
 __all__ = [
@@ -59,9 +57,9 @@ __all__ = [
 
 # Not imported above: what only needs the types does not need the stores' own libraries.
 _LATER = {
-    "DirectoryStore": "memory_store.directory",
-    "InMemoryStore": "memory_store.in_memory",
-    "ObjectStore": "memory_store.objects",
+    "DirectoryStore": "memory_store.media",
+    "InMemoryStore": "memory_store.media",
+    "ObjectStore": "memory_store.media",
     "create_store": "memory_store.places",
     "open_store": "memory_store.places",
 }

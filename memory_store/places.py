@@ -5,16 +5,17 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-from memory_store.archive import export_session, import_session
 from memory_store.backend import Backend
-from memory_store.copying import copy_session
-from memory_store.directory import Directory, DirectoryStore, Durability
+from memory_store.backends.directory import Directory, Durability
+from memory_store.backends.object_client import is_url
+from memory_store.backends.object_storage import Objects
 from memory_store.errors import NotFound, os_errors
-from memory_store.object_client import is_url
-from memory_store.objects import Objects, ObjectStore
-from memory_store.protocol import JSON
-from memory_store.recovery import recover_header
+from memory_store.media import DirectoryStore, ObjectStore
 from memory_store.store import Store
+from memory_store.types import JSON
+from memory_store.upkeep.copying import copy_session
+from memory_store.upkeep.export import export_session, import_session
+from memory_store.upkeep.recovery import recover_header
 
 SUFFIX = ".zarr"
 Place = str | os.PathLike[str]
@@ -66,12 +67,12 @@ def open_store(where: Place, *, durability: Durability = "full") -> Store:
 
 
 def export(where: Place, path: Place) -> int:
-    """Write the session at `where` to one file; see `archive.export_session`."""
+    """Write the session at `where` to one file; see `export.export_session`."""
     return export_session(_backend(where), path)
 
 
 def import_(path: Place, where: Place) -> None:
-    """Unpack a file of `export` at `where`; see `archive.import_session`."""
+    """Unpack a file of `export` at `where`; see `export.import_session`."""
     import_session(path, _backend(where))
 
 

@@ -1,117 +1,21 @@
-"""What is committed, what is loaded, and what every memory store offers.
+"""What every memory store offers, whatever medium keeps it."""
 
-A session's state is a few windows of slots that grow at one end, some small arrays, the token ids
-read since the parent commit, and small JSON attributes. A *commit* is one such snapshot, written
-once and never changed. A *ref* says that a branch pointed at a commit; the refs of a branch, oldest
-first, are its history, and the last one is its head.
-"""
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import Protocol
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from memory_store.garbage import Collected
-    from memory_store.recovery import Recovered
-    from memory_store.retention import Retention
-
-JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
-
-
-@dataclass(frozen=True, eq=False)
-class Window:
-    """An array of which only the newest slots are kept.
-
-    Slots are only ever appended: a slot, once part of a committed window, keeps its value and its
-    number (0 for the first slot of the stream). Thus only new slots are written. The store compares
-    the others with what it has, and writes a window whole if one of them has changed all the same.
-
-    Attributes:
-        data: the whole window as it is now, real slots only, slots along `axis`, newest last.
-        axis: the axis of `data` along which it grows.
-        end: slots appended since the stream began; `data` holds the slots [end - n, end).
-        capacity: the window never holds more slots than this.
-    """
-
-    data: np.ndarray
-    axis: int
-    end: int
-    capacity: int
-
-
-@dataclass(frozen=True, eq=False)
-class Snapshot:
-    """One state of a session, as it is committed and as it is loaded.
-
-    Arrays are boolean, integer or float; bfloat16 travels as uint16, and the caller notes in
-    `attributes` (`stored_dtype`) what the bits are. Names match [A-Za-z0-9][A-Za-z0-9._-]*, differ
-    by more than case, and are shared by windows and arrays; "tokens" is taken.
-
-    Attributes:
-        position: tokens read since the stream began.
-        windows: name → window; only slots that the parent commit lacks are written.
-        arrays: name → small array, written whole at each commit.
-        tokens: ids read since the parent commit, [n] int32; n is position − the parent's position.
-            A first commit may know fewer: its log then begins at position − n.
-        attributes: small JSON state: text tails, random generator, settings. Tuples come back as
-            lists. NaN and infinity are refused.
-    """
-
-    position: int
-    windows: Mapping[str, Window] = field(default_factory=dict)
-    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
-    tokens: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
-    attributes: Mapping[str, JSON] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Commit:
-    """The address of a commit.
-
-    Attributes:
-        name: its folder, "<position, 12 digits>-<32 hex digits>".
-        id: sha256 of its attributes, in hex; covers its content and, through the ids of its parent
-            and window, its history.
-        position: tokens read when it was made.
-    """
-
-    name: str
-    id: str
-    position: int
-
-
-@dataclass(frozen=True)
-class Ref:
-    """An entry in a branch's history.
-
-    Attributes:
-        branch: the branch.
-        seq: 0 for the branch's first entry, then counting up.
-        commit: the commit that the branch pointed at from then on.
-        created: when, in seconds since 1970.
-    """
-
-    branch: str
-    seq: int
-    commit: Commit
-    created: float
-
-    @property
-    def position(self) -> int:
-        """Tokens read when the commit was made."""
-        return self.commit.position
-
-
-@dataclass(frozen=True)
-class Verified:
-    """What `verify` has read and found right."""
-
-    refs: int
-    commits: int
-    bytes: int
+from memory_store.types import (
+    JSON,
+    Collected,
+    Commit,
+    Recovered,
+    Ref,
+    Retention,
+    Snapshot,
+    Verified,
+)
 
 
 class MemoryStore(Protocol):
@@ -246,11 +150,11 @@ class MemoryStore(Protocol):
 
     def gc(
         self,
-        retention: "Retention | None" = None,
+        retention: Retention | None = None,
         *,
         grace: float = 3600.0,
         dry_run: bool = False,
-    ) -> "Collected":
+    ) -> Collected:
         """Let go of the states that nothing asks to keep, and sweep what writers left behind.
 
         Heads and pinned commits stay, and all that they are loaded from. Of every other commit its
@@ -267,7 +171,7 @@ class MemoryStore(Protocol):
             Corrupt: a ref, a pin or a commit's record is damaged; nothing more is removed then.
         """
 
-    def recover(self, branch: str = "main") -> "Recovered":
+    def recover(self, branch: str = "main") -> Recovered:
         """Make the newest state of a branch that can be loaded its head, and say what was lost.
 
         The one thing that falls back to an older state: everything else raises on damage. Nothing

@@ -6,21 +6,29 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from memory_store import history
 from memory_store.backend import Backend
-from memory_store.commits import Commits
-from memory_store.committing import commit_snapshot
 from memory_store.errors import os_errors
-from memory_store.garbage import GRACE, Collected, collect
-from memory_store.header import Header, read_header
-from memory_store.loading import let_go, load_snapshot
-from memory_store.names import branch_folder
-from memory_store.pins import add_pin, all_pins, remove_pin
-from memory_store.protocol import JSON, Commit, MemoryStore, Ref, Snapshot, Verified
-from memory_store.recovery import Recovered, recover
-from memory_store.refs import Refs, no_branch
-from memory_store.retention import Retention
-from memory_store.verify import verify
+from memory_store.format.header import Header, read_header
+from memory_store.format.names import branch_folder
+from memory_store.history import walk
+from memory_store.history.loading import let_go, load_snapshot
+from memory_store.history.reading import Commits
+from memory_store.history.refs import Refs, add_pin, all_pins, no_branch, remove_pin
+from memory_store.history.writing import commit_snapshot
+from memory_store.protocol import MemoryStore
+from memory_store.types import (
+    JSON,
+    Collected,
+    Commit,
+    Recovered,
+    Ref,
+    Retention,
+    Snapshot,
+    Verified,
+)
+from memory_store.upkeep.gc import GRACE, collect
+from memory_store.upkeep.recovery import recover
+from memory_store.upkeep.verify import verify
 
 
 class Store:
@@ -127,11 +135,11 @@ class Store:
             if head is None:
                 raise no_branch(self.name, start)
             start = head
-        return history.nearest(_commit(start), position, self._commits)
+        return walk.nearest(_commit(start), position, self._commits)
 
     def tokens(self, ref: Ref | Commit, start: int, stop: int) -> np.ndarray:
         """The token ids at positions [start, stop) on the way to `ref`, int32."""
-        return history.tokens(_commit(ref), start, stop, self._commits)
+        return walk.tokens(_commit(ref), start, stop, self._commits)
 
     def is_whole(self, ref: Ref | Commit) -> bool:
         """Whether the state at `ref` is kept; see `gc`."""

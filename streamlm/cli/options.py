@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from memory_store import Mismatch, NotFound
-from memory_store.object_client import is_url, split
+from memory_store.backends.object_client import is_url, split
 from memory_store.places import named, occupied, open_store, session_names
 from memory_store.store import Store as OpenStore
 from streamlm.sessions.sources import Source

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from memory_store import DirectoryStore
-from tests.stores import members, where
 from tests.support.command_line import (
     READ_KEYS,
     CommandLine,
@@ -20,6 +19,7 @@ from tests.support.command_line import (
     refuses,
     write_recipe,
 )
+from tests.support.stores import members, where
 
 
 def test_from_a_recipe_to_generated_text(kept: CommandLine) -> None:

@@ -380,7 +380,7 @@ def test_damage_in_the_history_keeps_nobody_from_saving(
 def test_rewind_to_a_time(open_: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     session = open_()
     ends, clock = [], [1_800_000_000.0]
-    for name in ("memory_store.refs.now", "memory_store.committing.now"):
+    for name in ("memory_store.history.refs.now", "memory_store.history.writing.now"):
         monkeypatch.setattr(name, lambda: clock[0])
     for sentence in ("Call me Ishmael.", " Some years ago", " the sea was white."):
         session.feed([sentence])

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-import memory_store.lock
+import memory_store.backends.lock
 import streamlm
 from memory_store import Corrupt, DirectoryStore, Snapshot, Window
 from streamlm.checkpoints.checkpoint import Checkpoint, load_checkpoint
-from tests.stores import assert_helpful, files
+from tests.support.stores import assert_helpful, files
 
 
 def lacking(key: str) -> Callable[[Snapshot], Snapshot]:
@@ -93,7 +93,7 @@ def test_a_session_that_another_began_meanwhile_is_kept(
     tiny: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who has read nothing leaves nothing behind, but takes away nothing of others."""
-    path, leave = tmp_path / "s.zarr", memory_store.lock.WriterLock.__exit__
+    path, leave = tmp_path / "s.zarr", memory_store.backends.lock.WriterLock.__exit__
     first = streamlm.open(path, tiny)
 
     def slowly(lock: Any, *exception: object) -> None:
@@ -102,7 +102,7 @@ def test_a_session_that_another_began_meanwhile_is_kept(
         with streamlm.open(path, tiny) as second:
             second.feed("What another was told is safe.")
 
-    monkeypatch.setattr(memory_store.lock.WriterLock, "__exit__", slowly)
+    monkeypatch.setattr(memory_store.backends.lock.WriterLock, "__exit__", slowly)
     first.close()
     with streamlm.open(path, tiny, create=False) as session:
         assert session.position > 0

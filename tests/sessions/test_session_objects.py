@@ -12,7 +12,7 @@ import streamlm
 from memory_store import Conflict, NotFound, StoreError, open_store
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.cli.app import app
-from tests.s3 import S3Server
+from tests.support.s3 import S3Server
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 
 from memory_store import DirectoryStore
 from streamlm.cli.app import main
-from tests.stores import files
+from tests.support.stores import files
 
 ROOT = Path(__file__).resolve().parents[2]
 BOOKS = ROOT / "streamlm" / "assets" / "books"

@@ -16,7 +16,7 @@ from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.runtime.stream import advance
 from streamlm.sessions.session import Session
 from streamlm.state import State
-from tests import stores
+from tests.support import stores
 from tests.support.invariants import assert_same_state
 
 TOLERANCE = 1e-4  # of slots near 1, computed in float32 by other chunks

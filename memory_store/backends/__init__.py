@@ -1,0 +1,1 @@
+"""The media that keep a session: a folder, object storage, a dict."""

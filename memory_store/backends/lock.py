@@ -1,0 +1,86 @@
+"""Locks in a folder: one tells a second writer early, one keeps the collector of garbage apart.
+
+What guards the commits is the create-only ref.
+"""
+
+import errno
+import fcntl
+import os
+import socket
+from pathlib import Path
+
+from memory_store.backend import locked
+from memory_store.backends.files import make_folder
+from memory_store.errors import os_errors
+
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+class _Held:
+    """Whoever has the file open holds the lock; the system lets go when the process ends."""
+
+    _descriptor: int | None = None
+
+    def __exit__(self, *_: object) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+class WriterLock(_Held):
+    """Holds a branch's folder from entry to exit; the system lets go when the process ends.
+
+    Raises:
+        Locked: on entry, if another holds it.
+        StoreError: on entry, if the folder cannot be written to.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __enter__(self) -> "WriterLock":
+        path = self._folder / ".lock"  # never removed: two processes must lock the same file
+        with os_errors("locking the branch", path):
+            make_folder(self._folder)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+            descriptor = os.open(path, flags, 0o666)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"{os.getpid()} on {socket.gethostname()}".encode(), 0)
+            except BlockingIOError as error:
+                holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "of unknown id"
+                os.close(descriptor)
+                raise locked(path, self._folder.name, holder) from error
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    os.close(descriptor)
+                    raise
+        self._descriptor = descriptor
+        return self
+
+
+class NamingLock(_Held):
+    """Shared by those who name old commits; held alone by who removes what nobody names.
+
+    Waits for the others; where the filesystem has no locks, for nobody.
+
+    Raises:
+        StoreError: on entry, if the folder is not there.
+    """
+
+    def __init__(self, folder: Path, *, alone: bool) -> None:
+        self._folder = folder
+        self._mode = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
+
+    def __enter__(self) -> "NamingLock":
+        with os_errors("locking the session", self._folder):
+            descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, self._mode)
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    os.close(descriptor)
+                    raise
+        self._descriptor = descriptor
+        return self

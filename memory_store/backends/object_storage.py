@@ -1,0 +1,317 @@
+"""A session in object storage: Amazon S3 and what speaks like it, Google Cloud, Azure.
+
+There are no folders to rename and no disk to sync: the storage keeps what it has acknowledged, and
+an object appears whole or not at all. A commit's objects are put side by side; when all of them are
+acknowledged its ref is put, on the condition that there is none of that number.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from copy import copy
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self
+
+from memory_store.backend import Backend, Buffer, Extent, Taken, check_found, missing
+from memory_store.backends.memory import Held
+from memory_store.backends.object_client import (
+    connect,
+    is_no_bucket,
+    is_obstores,
+    is_refusal,
+    reason,
+    refused,
+)
+from memory_store.errors import Corrupt, StoreError
+from memory_store.format.names import SESSION_FILE, ref_key
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore as Client
+
+THREADS = 16  # requests that are under way at the same time
+LARGE = 2**25  # bytes; more is written, and read, with several requests
+GAP = 2**12  # bytes; fewer are fetched along with what lies around them
+
+
+class Objects:
+    """The files of a session as objects; see `backend.Backend`.
+
+    Args:
+        client: of `obstore`, for the prefix.
+        url: what messages call the prefix.
+    """
+
+    remote = True
+
+    def __init__(self, client: "Client", url: str) -> None:
+        self._client = client
+        self._url = url
+        self._coming: dict[Extent, Callable[[], memoryview]] = {}
+
+    @classmethod
+    def at(cls, url: str) -> Self:
+        """The objects below a URL."""
+        return cls(*connect(url))
+
+    def name(self, key: str = "") -> str:
+        return f"{self._url}/{key}" if key else self._url
+
+    def read(self, key: str) -> bytes:
+        return bytes(self._take(Extent(key, 0, None, whole=True)))
+
+    def beginning(self, key: str, most: int) -> tuple[bytes, int]:
+        data, size = self._get(key, {"range": (0, most)})
+        return bytes(data), size
+
+    def open(self, extent: Extent) -> Held:
+        return Held(self._take(extent))
+
+    def check_size(self, extent: Extent) -> None:
+        if extent in self._coming:
+            self._coming[extent]()
+        else:
+            self._fetch([extent])
+
+    def _take(self, extent: Extent) -> memoryview:
+        coming = self._coming.pop(extent, None)
+        return self._fetch([extent])[0] if coming is None else coming()
+
+    def _fetch(self, extents: Sequence[Extent]) -> list[memoryview]:
+        """Extents of one object that lie behind each other, with one request."""
+        first, last = extents[0], extents[-1]
+        options: Any = {}
+        if first.size is not None and (first.start or not first.whole):
+            options["range"] = (first.start, last.start + (last.size or 0))
+        found, size = self._get(first.key, options, last)
+        for extent in extents:
+            check_found(self.name(first.key), size, extent)
+        return [found[extent.start - first.start :][: extent.size] for extent in extents]
+
+    def _get(self, key: str, options: Any, due: Extent | None = None) -> tuple[memoryview, int]:
+        """What an object holds, or a part of it, and the size of all of it."""
+        with self._errors("reading", key):
+            try:
+                found = self._client.get(key, options=options)
+            except FileNotFoundError as error:
+                if is_no_bucket(error):
+                    raise
+                raise missing(self.name(key)) from None
+            # The size is known before the content is on its way.
+            if due is not None:
+                check_found(self.name(key), found.meta["size"], due)
+            return memoryview(found.bytes()), found.meta["size"]
+
+    @contextmanager
+    def ahead(self, wanted: Callable[[], Iterable[Extent]]) -> Iterator["Objects"]:
+        pool, reader = ThreadPoolExecutor(THREADS), copy(self)
+        try:
+            coming: dict[Extent, Callable[[], memoryview]] = {}
+            for extents in _gathered(wanted()):
+                future = pool.submit(self._fetch, extents)
+                coming |= {each: partial(_nth, future, at) for at, each in enumerate(extents)}
+            reader._coming = coming
+            yield reader
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def stamp(self, key: str) -> object:
+        return key  # nobody writes to an object twice
+
+    def exists(self, key: str) -> bool:
+        with self._errors("looking for", key):
+            try:
+                self._client.get(key)  # what a HEAD refuses it does not explain
+            except FileNotFoundError as error:
+                if is_no_bucket(error):
+                    raise
+                return False
+        return True
+
+    def files(self, folder: str) -> list[str]:
+        return [path.rpartition("/")[2] for path in self._list(folder)[0]]
+
+    def folders(self, folder: str) -> list[str]:
+        return [path.rpartition("/")[2] for path in self._list(folder)[1]]
+
+    def _list(self, folder: str) -> tuple[list[str], list[str]]:
+        with self._errors("listing", folder):
+            found = self._client.list_with_delimiter(folder)
+            return [each["path"] for each in found["objects"]], list(found["common_prefixes"])
+
+    def begin(self, data: bytes) -> None:
+        objects, folders = self._list("")
+        if SESSION_FILE in objects:
+            raise self._used("a session")
+        if objects or folders:
+            raise self._used(repr([*objects, *folders][0]))
+        if not self._create(SESSION_FILE, data):
+            raise self._used("a session")
+
+    def _used(self, what: str) -> StoreError:
+        return StoreError(f"{self._url}: holds {what} already. Open it, or give another prefix.")
+
+    @contextmanager
+    def draft(self, key: str) -> Iterator["_Draft"]:
+        draft = _Draft(self, key)
+        try:
+            yield draft
+        except BaseException:
+            draft.undo()
+            raise
+        finally:
+            draft.pool.shutdown(cancel_futures=True)
+
+    def publish(self, branch: str, seq: int, data: bytes) -> None:
+        if not self._create(ref_key(branch, seq), data):
+            raise Taken
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write an object, in parts if it is large; returns once it is acknowledged."""
+        with self._errors("writing", key):
+            self._client.put(key, data, use_multipart=len(data) > LARGE)
+
+    def _create(self, key: str, data: bytes) -> bool:
+        """Write an object unless there is one; False if there is one, and not from this attempt."""
+        try:
+            self._client.put(key, data, mode="create", use_multipart=False)
+        except Exception as error:
+            if not is_obstores(error):
+                raise
+            if is_refusal(error):
+                raise refused(error, "writing", self.name(key)) from None
+            # The answer to a request that got through may be lost, and its repetition refused.
+            try:
+                found: bytes | None = self.read(key)
+            except Corrupt:  # not there, or not what it should be
+                found = None
+            except StoreError:
+                raise self._unknown(key, error) from None
+            if found == data:
+                return True
+            if found is not None:
+                return False
+            raise self._unknown(key, error) from None
+        return True
+
+    def _unknown(self, key: str, error: Exception) -> StoreError:
+        return StoreError(
+            f"{self.name(key)}: the storage did not answer ({reason(error)}), so whether it was "
+            "written is not known. Look again when the storage is back, then go on from there."
+        )
+
+    def create(self, key: str, data: bytes) -> None:
+        if not self._create(key, data):
+            raise Taken
+
+    def discard(self, key: str) -> None:
+        self.remove([each["path"] for each in self._all(key)])
+
+    def age(self, key: str) -> float:
+        written = [each["last_modified"] for each in self._all(key)]
+        return (datetime.now(UTC) - max(written)).total_seconds() if written else 0.0
+
+    def unfinished(self) -> list[str]:
+        return []  # an object is there or not
+
+    def naming(self, *, alone: bool) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def remove(self, keys: Sequence[str]) -> None:
+        """Delete objects."""
+        if keys:
+            with self._errors("deleting", ""):
+                self._client.delete(keys)
+
+    def writer(self, branch: str) -> AbstractContextManager[object]:
+        return nullcontext()
+
+    def size(self) -> int:
+        return sum(each["size"] for each in self._all())
+
+    def delete(self) -> None:
+        # Without its header it is no session any more, whatever a crash leaves after that.
+        self.remove([SESSION_FILE])
+        self.remove([each["path"] for each in self._all()])
+
+    def _all(self, key: str = "") -> list[Any]:
+        """What lies at and below a key."""
+        with self._errors("listing", key):
+            found = [each for batch in self._client.list(key or None) for each in batch]
+            return found or ([self._client.head(key)] if key and self.exists(key) else [])
+
+    @contextmanager
+    def _errors(self, doing: str, key: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if not is_obstores(error):
+                raise
+            # What obstore says may hold the whole request, signature included: it is not passed on.
+            raise refused(error, doing, self.name(key)) from None
+
+
+def _gathered(extents: Iterable[Extent]) -> Iterator[list[Extent]]:
+    """Extents that one request fetches: of one object, close to each other, not too large."""
+    batch: list[Extent] = []
+    for extent in sorted(extents, key=lambda extent: (extent.key, extent.start)):
+        if batch:
+            last = batch[-1]
+            joined = not (extent.whole or last.whole) and extent.key == last.key
+            end = extent.start + (extent.size or 0)
+            if (
+                not joined
+                or extent.start - last.start - (last.size or 0) > GAP
+                or end - batch[0].start > LARGE
+            ):
+                yield batch
+                batch = []
+        batch.append(extent)
+    if batch:
+        yield batch
+
+
+def _nth(future: "Future[list[memoryview]]", at: int) -> memoryview:
+    return future.result()[at]
+
+
+class _Draft:
+    """A commit's objects, of which nobody knows before the ref is there."""
+
+    def __init__(self, objects: Objects, key: str) -> None:
+        self.pool = ThreadPoolExecutor(THREADS)
+        self._objects, self._key = objects, key
+        self._puts: dict[str, Future[None]] = {}
+        self._may_be_published = False
+
+    def write(self, key: str, buffers: Sequence[Buffer]) -> None:
+        key = f"{self._key}/{key}" if key else self._key
+        self._puts[key] = self.pool.submit(self._objects.put, key, b"".join(buffers))
+
+    def keep(self) -> None:
+        for put in self._puts.values():
+            put.result()
+
+    def publish(self, branch: str, seq: int, data: bytes) -> None:
+        self.keep()
+        self._may_be_published = True
+        try:
+            self._objects.publish(branch, seq, data)
+        except Taken:
+            self._may_be_published = False
+            raise
+
+    def undo(self) -> None:
+        """Leave nothing, unless the ref got through or may yet: then the commit stays."""
+        self.pool.shutdown(cancel_futures=True)
+        if not self._may_be_published:
+            with suppress(StoreError):  # objects that nothing names do no harm
+                self._objects.remove(
+                    [key for key, put in self._puts.items() if not put.cancelled()]
+                )
+
+
+if TYPE_CHECKING:
+
+    def _conforms(backend: Objects) -> Backend:
+        return backend

@@ -1,0 +1,1 @@
+"""The commits of a session: written, found, and loaded again."""

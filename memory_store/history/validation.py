@@ -1,0 +1,94 @@
+"""Checking a snapshot before anything is written."""
+
+import numpy as np
+
+from memory_store.backend import MAX_DOCUMENT
+from memory_store.format.json import LIMIT, canonical, plain
+from memory_store.format.names import ARRAY, MAX_NUMBER, TOKENS
+from memory_store.format.zarr import FILL, MAX_NDIM, dtype_name
+from memory_store.types import Snapshot, Window
+
+MAX_ATTRIBUTES = MAX_DOCUMENT // 2  # bytes; leaves room for what the store adds
+
+
+def checked(snapshot: Snapshot, begin: int | None) -> Snapshot:
+    """The snapshot with plain attributes and int32 tokens; arrays are not copied.
+
+    Args:
+        snapshot: as the caller gave it.
+        begin: the parent's position; None if there is no parent.
+
+    Raises:
+        ValueError: it breaks the rules of `Snapshot` or `Window`.
+    """
+    position = snapshot.position
+    if type(position) is not int or not 0 <= position <= MAX_NUMBER:
+        raise ValueError(f"position {position!r}: must be an int from 0 to {MAX_NUMBER}")
+    _check_names([*snapshot.windows, *snapshot.arrays])
+    for name, window in snapshot.windows.items():
+        _check_window(name, window)
+    for name, array in snapshot.arrays.items():
+        _check_array(f"arrays[{name!r}]", array)
+    attributes = plain(snapshot.attributes, "attributes")
+    size = len(canonical(attributes))
+    if size > MAX_ATTRIBUTES:
+        raise ValueError(
+            f"attributes take {size} bytes; at most {MAX_ATTRIBUTES} are allowed (put numbers into "
+            "`arrays`)"
+        )
+    tokens = _checked_tokens(snapshot.tokens, position, begin)
+    return Snapshot(position, snapshot.windows, snapshot.arrays, tokens, attributes)
+
+
+def _check_names(names: list[str]) -> None:
+    taken = {TOKENS}
+    for name in names:
+        if not isinstance(name, str) or not ARRAY.fullmatch(name):
+            raise ValueError(
+                f"array name {name!r}: 1 to 128 of A-Z, a-z, 0-9, '.', '_', '-', beginning with a "
+                "letter or digit"
+            )
+        if name.lower() in taken:  # some filesystems take "A" and "a" for the same
+            raise ValueError(f"array name {name!r} is taken; names differ by more than case")
+        taken.add(name.lower())
+
+
+def _check_window(name: str, window: Window) -> None:
+    where = f"windows[{name!r}]"
+    _check_array(where, window.data)
+    if not all(type(number) is int for number in (window.axis, window.end, window.capacity)):
+        raise ValueError(f"{where}: axis, end and capacity must be int")
+    if not 0 <= window.axis < window.data.ndim:
+        raise ValueError(f"{where}: axis {window.axis} of an array with shape {window.data.shape}")
+    count = window.data.shape[window.axis]
+    if max(window.end, window.capacity) > LIMIT:
+        raise ValueError(f"{where}: end {window.end}, capacity {window.capacity}; at most {LIMIT}")
+    if not count <= min(window.end, window.capacity):
+        raise ValueError(
+            f"{where}: {count} slots, but end is {window.end} and capacity {window.capacity}"
+        )
+
+
+def _check_array(where: str, array: np.ndarray) -> None:
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{where} is a {type(array).__name__}; it must be a numpy array")
+    if dtype_name(array.dtype) not in FILL:
+        raise ValueError(f"{where} has dtype {array.dtype}; allowed are {', '.join(FILL)}")
+    if array.ndim > MAX_NDIM:
+        raise ValueError(f"{where} has {array.ndim} axes; at most {MAX_NDIM} are allowed")
+
+
+def _checked_tokens(tokens: np.ndarray, position: int, begin: int | None) -> np.ndarray:
+    if not isinstance(tokens, np.ndarray) or tokens.ndim != 1 or tokens.dtype.kind not in "iu":
+        raise ValueError("tokens must be a one-dimensional array of integers")
+    count = len(tokens)
+    if count and not (tokens.min() >= -(2**31) and tokens.max() < 2**31):
+        raise ValueError("tokens must fit in int32")
+    if begin is None and count > position:
+        raise ValueError(f"{count} tokens lead to position {position}: more than were read")
+    if begin is not None and begin + count != position:
+        raise ValueError(
+            f"{count} tokens lead from the parent's position {begin} to {begin + count}, not to "
+            f"position {position}; give all the ids read since the parent commit"
+        )
+    return tokens.astype(np.int32)

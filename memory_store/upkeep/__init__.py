@@ -1,0 +1,1 @@
+"""Care of a session as a whole: garbage, damage, copies and exports."""

@@ -1,0 +1,247 @@
+"""The memory store in object storage, against an S3 server on this machine."""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from memory_store import (
+    Conflict,
+    Corrupt,
+    Retention,
+    Snapshot,
+    StoreError,
+    create_store,
+    open_store,
+    places,
+)
+from tests.memory_store.backends.buckets import Bucket, Prefix, saved
+from tests.memory_store.conformance.store import StoreConformance
+from tests.memory_store.conformance.upkeep import grown
+from tests.support.s3 import Request, S3Server
+from tests.support.stores import ROOT, Stream, assert_equal, assert_same_bits
+
+
+class TestObjects(StoreConformance):
+    @pytest.fixture
+    def place(self) -> Prefix:
+        from obstore.store import MemoryStore
+
+        return Prefix(MemoryStore())
+
+
+class TestS3(StoreConformance):
+    histories: ClassVar[int] = 1
+    steps: ClassVar[int] = 20
+    every: ClassVar[int] = 20
+    walk: ClassVar[int] = 50
+    # The server takes seconds for what these do; `TestObjects` sees the same code.
+    test_thinning_by_age: Any = None
+    test_the_newest_stay_and_the_log_of_the_others: Any = None
+    test_sound_files_in_the_wrong_place: Any = None
+    test_gc_cut_short_goes_on: Any = None
+    test_what_is_forgotten_says_so: Any = None
+    test_recovery_replaces_refs: Any = None
+    test_a_new_header_from_a_commit: Any = None
+    test_damage_to_what_is_left_is_noticed: Any = None
+
+    @pytest.fixture
+    def place(self, bucket: Bucket) -> Bucket:
+        return bucket
+
+
+# --- how much is asked
+
+
+def test_a_commit_asks_little(bucket: Bucket, server: S3Server) -> None:
+    """A put for the commit and one for the ref; nothing is read back."""
+    store, stream, ref = bucket.new(), Stream(memory=64, compressed=32), None
+    counts = []
+    for _ in range(40):
+        stream.read(4, memory=4, compressed=1)
+        snapshot = stream.snapshot()
+        server.clear()
+        ref = store.commit(snapshot, parent=ref)
+        counts.append(server.counted())
+    assert all(count["PUT"] == 2 for count in counts)
+    # Is the next number free? Is the parent the head?
+    assert all(count["GET"] <= 2 for count in counts)
+    assert all(count.keys() <= {"PUT", "GET"} for count in counts)
+
+
+def test_the_first_commit_after_opening_reads_the_windows_back(
+    bucket: Bucket, server: S3Server
+) -> None:
+    stream, ref, _ = saved(bucket, 16)
+    store = bucket.open()
+    stream.read(1)
+    server.clear()
+    ref = store.commit(stream.snapshot(), parent=ref)
+    assert server.counted()["GET"] <= 16 + 5  # of each commit both windows at once
+    stream.read(1)
+    server.clear()
+    store.commit(stream.snapshot(), parent=ref)
+    assert server.counted()["GET"] <= 3
+
+
+def test_resuming_asks_little(bucket: Bucket, server: S3Server) -> None:
+    """One part of each of at most 16 commits, and a few documents."""
+    _, _, snapshot = saved(bucket, 16)
+    server.clear()
+    store = bucket.open()
+    head = store.head("main")
+    assert head is not None
+    assert_equal(store.load(head), snapshot)
+    # The header (is it there, and what does it say), the list of refs, the ref, the attributes.
+    assert sum(server.counted().values()) == 16 + 5
+
+
+# --- when answers are lost
+
+
+def is_ref(request: Request) -> bool:
+    return request.create_only and "/refs/" in request.path
+
+
+def test_a_lost_answer_is_found_out(bucket: Bucket, server: S3Server) -> None:
+    """The ref got through, though the client was not told: it recognizes its own."""
+    store, first = bucket.new(), None
+    for lost in (1, 2, 9):  # the answer to the request, to its repetition too, to all
+        left = [lost]
+
+        def unanswered(request: Request, left: list[int] = left) -> bool:
+            left[0] -= is_ref(request)
+            return is_ref(request) and left[0] >= 0
+
+        server.clear()
+        server.unanswered = unanswered
+        ref = store.commit(Snapshot(0), parent=first)
+        assert left[0] < lost
+        server.clear()
+        assert store.head("main") == ref and (first is None or ref.seq == first.seq + 1)
+        first = ref
+    server.unanswered = is_ref
+    again = store.publish(ref, branch="main")
+    server.clear()
+    assert store.head("main") == again
+    store.verify()
+
+
+@pytest.mark.parametrize("reached", [True, False])
+def test_silence_after_the_ref(bucket: Bucket, server: S3Server, reached: bool) -> None:
+    """Nobody knows whether it got through: the commit's objects stay, in case that it did."""
+    store = bucket.new()
+    first = store.commit(Snapshot(0), parent=None)
+    gone: list[bool] = []
+
+    def unheard(request: Request) -> bool:
+        if is_ref(request) and not gone:
+            gone.append(True)
+            return not reached
+        return bool(gone) and "/refs/" in request.path  # objects could be removed
+
+    server.unheard, server.unanswered = unheard, is_ref
+    with pytest.raises(StoreError, match=r"main/000000000001\.json: the storage did not answer"):
+        store.commit(Snapshot(0), parent=first)
+    server.clear()
+    head = bucket.open().head("main")
+    assert head is not None and head.seq == int(reached)
+    assert_equal(bucket.open().load(head), Snapshot(0))
+    assert len(bucket.commits()) == 2
+    if reached:
+        with pytest.raises(Conflict):
+            store.commit(Snapshot(0), parent=first)
+    else:
+        head = store.commit(Snapshot(0), parent=first)
+    assert store.commit(Snapshot(0), parent=head).seq == 2
+    store.verify()
+
+
+def test_the_server_goes_in_the_middle_of_a_commit(bucket: Bucket, server: S3Server) -> None:
+    """Whichever request is the last: the branch is at the old commit or at the new one."""
+    store, stream = bucket.new(), Stream()
+    stream.read(4, memory=4)
+    old = stream.snapshot()
+    parent = store.commit(old, parent=None)
+    stream.read(4, memory=4)
+    new = stream.snapshot()
+    server.clear()
+    done, served = False, 0
+    while not done:
+        left = [served]
+
+        def unheard(request: Request, left: list[int] = left) -> bool:
+            left[0] -= 1
+            return left[0] < 0
+
+        server.unheard = unheard
+        try:
+            ref = store.commit(new, parent=parent)
+            done = True
+        except StoreError as error:
+            assert bucket.url in str(error)
+        server.clear()
+        head = bucket.open().head("main")
+        assert head is not None
+        assert head == (ref if done else parent)
+        assert_equal(bucket.open().load(head), new if done else old)
+        served += 1
+    assert served > 4
+    store.verify()
+
+
+def test_what_was_written_before_an_error_is_removed(bucket: Bucket, server: S3Server) -> None:
+    store = bucket.new()
+    before = bucket.files()
+    server.unheard = lambda request: request.method == "PUT" and "/commits/" in request.path
+    with pytest.raises(StoreError, match=r"commits/.*\.zip: the storage refused while writing"):
+        store.commit(Snapshot(0), parent=None)
+    server.clear()
+    assert bucket.files() == before
+    # Commits of an early version are many objects, of which some were written already.
+    old, other = ROOT / "tests" / "data" / "schema-1.zarr", Bucket()
+    server.unheard = lambda request: request.method == "PUT" and "/tokens/" in request.path
+    with pytest.raises(StoreError, match=r"tokens/.*: the storage refused while writing"):
+        places.copy(old, other.url)
+    server.clear()
+    assert other.files() == {}
+    places.copy(old, other.url)
+    assert other.open().verify() == open_store(old).verify()
+
+
+def test_a_lost_object_is_named(bucket: Bucket) -> None:
+    _, ref, _ = saved(bucket, 3)
+    for key, data in bucket.files().items():
+        if ref.commit.name in key and "/c." in key:
+            for damaged in (None, data[:-1], bytes(len(data))):
+                bucket.write(key, damaged)
+                with pytest.raises(Corrupt, match=f"{bucket.url}/{key}: "):
+                    bucket.open().load(ref)
+            bucket.write(key, data)
+    bucket.open().verify()
+
+
+def test_zarr_reads_it(bucket: Bucket, tmp_path: Path) -> None:
+    import zarr
+
+    _, ref, snapshot = saved(bucket, 1)
+    commit = tmp_path / ref.commit.name
+    commit.write_bytes(bucket.files()[f"commits/{ref.commit.name}"])
+    group = zarr.open_group(zarr.storage.ZipStore(commit), mode="r")
+    for name, array in snapshot.arrays.items():
+        assert_same_bits(np.asarray(group[name]), array)
+
+
+def test_copies_to_object_storage_and_back(server: S3Server, tmp_path: Path) -> None:
+    store = create_store(tmp_path / "s.zarr", durability="normal")
+    grown(store, 25)
+    store.pin(store.refs("main")[3], "pin")
+    store.gc(Retention(last=3))
+    far = Bucket("far.zarr")
+    places.copy(tmp_path / "s.zarr", far.url)
+    assert far.open().verify() == store.verify()
+    places.copy(far.url, tmp_path / "t.zarr")
+    again = open_store(tmp_path / "t.zarr")
+    assert again.verify() == store.verify() and again.pins() == store.pins()
+    assert again.refs("main") == store.refs("main")

@@ -1,0 +1,144 @@
+"""Branches: rewinds, forks, writers that race, names."""
+
+import threading
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from memory_store import Commit, Conflict, Ref, Snapshot, Window
+from memory_store.store import Store
+from tests.memory_store.conformance.place import Place
+from tests.support.stores import Stream, assert_equal
+
+
+class BranchConformance:
+    """Part of `StoreConformance`."""
+
+    def test_rewind_and_fork_copy_nothing(self, place: Place) -> None:
+        store, stream, refs = place.new(), Stream(), []
+        for _ in range(3):
+            stream.read(4, memory=4)
+            refs.append(store.commit(stream.snapshot(), parent=refs[-1] if refs else None))
+        before = place.files()
+        back = store.publish(refs[0], branch="main")
+        fork = store.publish(refs[1].commit, branch="side")
+        added = place.files().keys() - before.keys()
+        assert added == {"refs/main/000000000003.json", "refs/side/000000000000.json"}
+
+        assert [ref.seq for ref in store.refs("main")] == [0, 1, 2, 3]
+        assert store.refs("main") == [*refs, back] and back.commit == refs[0].commit
+        assert store.head("side") == fork and fork.commit == refs[1].commit
+        assert store.branches() == ["main", "side"]
+        assert store.nearest("side", 5) == refs[0].commit
+        # Both go on from there.
+        for branch, parent in (("main", back), ("side", fork)):
+            stream.resume(store.load(parent))
+            stream.read(2, memory=2)
+            snapshot = stream.snapshot()
+            assert_equal(store.load(store.commit(snapshot, branch=branch, parent=parent)), snapshot)
+
+    def test_a_writer_that_is_behind_gets_a_conflict(self, place: Place) -> None:
+        store = place.new()
+        first = store.commit(Snapshot(0), parent=None)
+        second = store.commit(Snapshot(0), parent=first)
+        before = place.files()
+        for stale in (None, first, replace(second, commit=first.commit)):
+            with pytest.raises(Conflict, match=r"branch 'main' is at ref 1 .* fork"):
+                store.commit(Snapshot(0), parent=stale)
+        with pytest.raises(ValueError, match="fork first"):
+            store.commit(Snapshot(0), branch="side", parent=second)
+        assert place.files() == before
+
+    def test_a_lost_race_leaves_nothing(
+        self, place: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Another writer publishes between this one's first look and its ref."""
+        store, won = place.new(), []
+        first = store.commit(Snapshot(0), parent=None)
+        rival, publish = place.open(), store._refs.publish
+
+        def late(*arguments: Any, **options: Any) -> Ref:
+            won.append(rival.commit(Snapshot(0), parent=first))
+            return publish(*arguments, **options)
+
+        monkeypatch.setattr(store._refs, "publish", late)
+        with pytest.raises(Conflict):
+            store.commit(Snapshot(0), parent=first)
+        assert store.refs("main") == [first, *won]
+        assert len(place.commits()) == 2
+        assert not [key for key in place.files() if ".tmp" in key]
+
+    @pytest.mark.parametrize("writers", [2, 4])
+    def test_racing_writers_lose_nothing(self, place: Place, writers: int) -> None:
+        store, each = place.new(), 12 // writers
+        empty = Window(np.zeros(0, np.int64), 0, 0, 8)
+        store.commit(Snapshot(0, {"w": empty}), parent=None)
+        acknowledged: dict[int, tuple[Commit, int]] = {}
+        start = threading.Barrier(writers)
+
+        def write(mine: Store, first: int) -> None:
+            made = 0
+            start.wait()
+            while made < each:
+                head = mine.head("main")
+                assert head is not None
+                past = mine.load(head)
+                window, token = past.windows["w"], first + made
+                data = np.append(window.data, np.int64(token))[-8:]
+                windows = {"w": Window(data, 0, window.end + 1, 8)}
+                try:
+                    ref = mine.commit(
+                        Snapshot(past.position + 1, windows, tokens=np.array([token])), parent=head
+                    )
+                except Conflict:
+                    continue
+                made += 1
+                assert ref.seq not in acknowledged
+                acknowledged[ref.seq] = ref.commit, token
+
+        threads = [
+            threading.Thread(target=write, args=(place.open(), 1000 * i)) for i in range(writers)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(120)
+        refs = store.refs("main")
+        count = each * writers
+        assert [ref.seq for ref in refs] == list(range(count + 1))
+        assert {ref.seq: ref.commit for ref in refs[1:]} == {
+            seq: commit for seq, (commit, _) in acknowledged.items()
+        }
+        # Each went on from the one before: the log holds every token, in the order of the refs.
+        log = [acknowledged[seq][1] for seq in range(1, count + 1)]
+        assert store.tokens(refs[-1], 0, count).tolist() == log
+        assert len(place.commits()) == count + 1  # losers leave nothing
+        store.verify()
+
+    @pytest.mark.parametrize(
+        "name", ["", ".", "..", ".hidden", "a/b", "../x", "a b", "é", "a\n", "x" * 200]
+    )
+    def test_branch_names(self, place: Place, name: str) -> None:
+        store = place.new()
+        ref = store.commit(Snapshot(0), parent=None)
+        before = place.files()
+        for use in (
+            lambda: store.commit(Snapshot(0), branch=name, parent=None),
+            lambda: store.publish(ref, branch=name),
+            lambda: store.head(name),
+            lambda: store.refs(name),
+            lambda: store.writer(name),
+        ):
+            with pytest.raises(ValueError, match="a branch name has"):
+                use()
+        assert place.files() == before
+
+    def test_a_writer_holds_its_branch_while_it_writes(self, place: Place) -> None:
+        store, ref = place.new(), None
+        with store.writer(), store.writer("side"):
+            ref = store.commit(Snapshot(0), parent=None)
+            place.open().commit(Snapshot(0), parent=ref)  # a courtesy, no guard
+        with store.writer():
+            assert store.branches() == ["main"]

@@ -1,0 +1,182 @@
+"""Damage to files: it is noticed wherever it is, and what loads is what was committed."""
+
+import io
+import random
+import re
+import shutil
+import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from memory_store import DirectoryStore, Ref, Snapshot, StoreError
+from memory_store.format.zip import header_size
+from tests.memory_store.conformance.damage import damages, same_json
+from tests.support.stores import ROOT, Stream, assert_equal, assert_helpful, files, new_store
+
+
+def test_files_of_another_session(tmp_path: Path) -> None:
+    """Sound ones, in the place of this session's own."""
+    store, stream = new_store(tmp_path / "s.zarr"), Stream()
+    stream.read(4, memory=4, compressed=1)
+    snapshot = stream.snapshot()
+    ref = store.commit(snapshot, parent=None)
+    twin = new_store(tmp_path / "twin.zarr")
+    other = twin.commit(snapshot, parent=None)
+    for one, foreign in (
+        (store.path / "session.json", twin.path / "session.json"),
+        (
+            store.path / "commits" / ref.commit.name,
+            twin.path / "commits" / other.commit.name,
+        ),
+    ):
+        swap(one, foreign)
+        with pytest.raises(StoreError, match=r"s\.zarr"):
+            DirectoryStore.open(store.path).verify()
+        try:
+            assert_equal(DirectoryStore.open(store.path).load(ref), snapshot)
+        except StoreError as error:
+            assert str(store.path) in str(error)
+        swap(one, foreign)
+        DirectoryStore.open(store.path).verify()
+
+
+def swap(one: Path, other: Path) -> None:
+    aside = one.with_name("aside")
+    one.rename(aside)
+    other.rename(one)
+    aside.rename(other)
+
+
+def regions(data: bytes) -> Iterator[tuple[str, int, int]]:
+    """The parts of a commit's file: header and content of each member, the directory, its end."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        for info in archive.infolist():
+            begin = info.header_offset + header_size(info.filename)
+            yield f"header of {info.filename}", info.header_offset, begin
+            yield info.filename, begin, begin + info.file_size
+        end = data.rindex(b"PK\x06\x06")
+        yield "directory", archive.start_dir, end
+        yield "end", end, len(data)
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> tuple[DirectoryStore, list[tuple[Ref, Snapshot]]]:
+    """Two commits, of which the second needs the first for its window."""
+    store, stream = new_store(tmp_path / "s.zarr"), Stream()
+    made: list[tuple[Ref, Snapshot]] = []
+    for _ in range(2):
+        stream.read(4, memory=4, compressed=1)
+        snapshot = replace(stream.snapshot(), arrays={})
+        made.append((store.commit(snapshot, parent=made[-1][0] if made else None), snapshot))
+    return store, made
+
+
+def noticed(
+    store: DirectoryStore, made: list[tuple[Ref, Snapshot]], name: str, data: bytes | None
+) -> list[bool]:
+    """Whether loading each notices a damaged file, which `verify` must; that is undone again."""
+    path, found = store.path / name, []
+    honest = path.read_bytes()
+    path.unlink()
+    if data is not None:
+        path.write_bytes(data)
+    with pytest.raises(StoreError) as caught:
+        DirectoryStore.open(store.path).verify()
+    assert_helpful(caught.value)
+    for ref, snapshot in made:
+        try:
+            assert_equal(DirectoryStore.open(store.path).load(ref), snapshot)
+        except StoreError as error:
+            assert_helpful(error)
+            found.append(True)
+        else:
+            found.append(False)
+    if data is not None:
+        path.unlink()
+    path.write_bytes(honest)
+    return found
+
+
+def test_every_byte_of_a_commit(two: tuple[DirectoryStore, list[tuple[Ref, Snapshot]]]) -> None:
+    """A flipped bit is told wherever it is; what is loaded nevertheless is what was committed."""
+    store, made = two
+    name = f"commits/{made[0][0].commit.name}"
+    data, chance, end = (store.path / name).read_bytes(), random.Random(0), 0
+    seen = 0
+    for region, begin, after in regions(data):
+        assert begin == end  # nothing lies between the parts
+        end = after
+        step = 1 if after - begin < 120 else 5  # of documents, some
+        for at in range(begin, after, step):
+            flipped = bytearray(data)
+            flipped[at] ^= 1 << chance.randrange(8)
+            first, second = noticed(store, made, name, bytes(flipped))
+            if region == "header of zarr.json":
+                assert first or 14 <= at < 18  # its crc32 is for others
+            elif region == "zarr.json":
+                assert first and not second  # it has in its own all that it needs of this one
+            elif region in ("memory/c.0.0.0.0", "compressed/c.0.0.0.0", "tokens/c.0"):
+                assert first and second == (region != "tokens/c.0")
+            else:
+                assert not first and not second  # told by `verify` alone
+            seen += 1
+    assert end == len(data) and seen > 1200, seen
+    store.verify()
+
+
+def test_every_part_of_a_commit_cut_off_or_lost(
+    two: tuple[DirectoryStore, list[tuple[Ref, Snapshot]]],
+) -> None:
+    """Cut off, lost, there twice, or full of zeros, from each part on or within."""
+    store, made = two
+    tried = 0
+    for ref, _ in made:
+        name = f"commits/{ref.commit.name}"
+        data = (store.path / name).read_bytes()
+        for _, begin, end in regions(data):
+            half = (begin + end) // 2
+            for damaged in (
+                data[:begin],
+                data[:half],
+                data[: end - 1],
+                data[:begin] + data[end:],
+                data[:half] + data[half + 1 :],
+                data[:half] + b"\0" + data[half:],
+                data[:end] + data[begin:end] + data[end:],
+                data[:begin] + bytes(end - begin) + data[end:],
+                data[:begin] + bytes(len(data) - begin),
+            ):
+                noticed(store, made, name, damaged)
+                tried += 1
+        for other in (data + b"\0", data + data, bytes(len(data)), b"", None):
+            noticed(store, made, name, other)
+            tried += 1
+    store.verify()
+    assert tried > 250
+
+
+def test_damage_to_a_session_of_folders(tmp_path: Path) -> None:
+    """The first schema's guards: every file flipped, cut off, made longer or removed."""
+    path = tmp_path / "s.zarr"
+    shutil.copytree(ROOT / "tests" / "data" / "schema-1.zarr", path)
+    store, chance = DirectoryStore.open(path), random.Random(0)
+    refs = [ref for branch in store.branches() for ref in store.refs(branch)]
+    made = [(ref, store.load(ref)) for ref in refs]
+    newest = {
+        f"refs/{branch}/{store.refs(branch)[-1].seq:012d}.json" for branch in ("main", "side")
+    }
+    tried: dict[str, int] = {}
+    for name, data in files(path).items():
+        some = chance.sample(made, 2)
+        for damaged in damages(data, chance):
+            if damaged == data or same_json(damaged, data) or (damaged is None and name in newest):
+                continue
+            noticed(store, some, name, damaged)
+            kind = re.sub(r"/c\.[0-9.]*$", "/c", re.sub(r"/[^/]*(?=/|\.json$)", "", name))
+            tried[kind] = tried.get(kind, 0) + 1
+    store.verify()
+    assert tried.keys() == {"commits/c", "commits.json", "refs.json", "session.json"}
+    assert tried["commits/c"] > 200 and tried["commits.json"] > 250 and tried["refs.json"] > 50

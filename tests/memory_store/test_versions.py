@@ -1,0 +1,152 @@
+"""Sessions of other versions: older ones are read and gone on with, later ones are refused."""
+
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from memory_store import DirectoryStore, Ref, Retention, Snapshot, UnsupportedSchema, places
+from memory_store.format.json import sealed
+from memory_store.format.manifest_reader import SUPPORTED
+from tests.support.stores import (
+    ROOT,
+    Stream,
+    assert_equal,
+    assert_helpful,
+    digest,
+    files,
+    new_store,
+)
+
+DATA = ROOT / "tests" / "data"
+OLDER = sorted(path.name for path in DATA.glob("*.zarr"))
+
+
+def make(path: Path) -> DirectoryStore:
+    """A session with what the format knows: windows of several commits, a fork, a rewind."""
+    store = new_store(path, attributes={"title": "Märchen"})
+    stream, head = Stream(memory=6, compressed=2), None
+    for _ in range(4):
+        stream.read(3, memory=3, compressed=1)
+        head = store.commit(stream.snapshot(), parent=head)
+    fork = store.publish(store.refs("main")[1], branch="side")
+    stream.resume(store.load(fork))
+    stream.read(5, memory=2)
+    store.commit(stream.snapshot(), branch="side", parent=fork)
+    store.publish(store.refs("main")[0], branch="main")
+    return store
+
+
+def contents(store: DirectoryStore) -> dict[str, Any]:
+    """Everything that a reader finds, in few words."""
+
+    def describe(ref: Ref) -> dict[str, Any]:
+        snapshot = store.load(ref)
+        return {
+            "commit": ref.commit.name,
+            "id": ref.commit.id,
+            "snapshot": digest(snapshot),
+            "attributes": snapshot.attributes,
+            "tokens": store.tokens(ref, 0, ref.position).tolist(),
+        }
+
+    return {
+        "session": store.session,
+        "attributes": store.attributes,
+        "fingerprints": store.fingerprints,
+        "branches": {
+            branch: [describe(ref) for ref in store.refs(branch)] for branch in store.branches()
+        },
+    }
+
+
+def test_there_is_one_of_every_schema() -> None:
+    assert [f"schema-{number}.zarr" for number in SUPPORTED] == OLDER
+    assert sum(path.stat().st_size for path in DATA.rglob("*") if path.is_file()) < 100_000
+
+
+@pytest.mark.parametrize("name", OLDER)
+def test_older_sessions_are_read(name: str) -> None:
+    store = DirectoryStore.open(DATA / name)
+    expected = json.loads((DATA / name).with_suffix(".json").read_text())
+    assert contents(store) == expected
+    assert store.verify().commits == 5
+
+
+@pytest.mark.parametrize("name", OLDER)
+def test_older_sessions_are_gone_on_with(name: str, tmp_path: Path) -> None:
+    shutil.copytree(DATA / name, tmp_path / "s.zarr")
+    store, stream = DirectoryStore.open(tmp_path / "s.zarr"), Stream(7)
+    for branch in store.branches():
+        head = store.head(branch)
+        assert head
+        stream.resume(store.load(head))
+        stream.read(3, memory=3)
+        snapshot = stream.snapshot()
+        assert_equal(store.load(store.commit(snapshot, branch=branch, parent=head)), snapshot)
+    store.verify()
+
+
+@pytest.mark.parametrize("name", OLDER)
+def test_older_sessions_are_collected(name: str, tmp_path: Path) -> None:
+    """Of what an early version wrote as a folder, a folder is left."""
+    shutil.copytree(DATA / name, tmp_path / "s.zarr")
+    store, stream = DirectoryStore.open(tmp_path / "s.zarr"), Stream(7)
+    head = store.head("main")
+    assert head
+    stream.resume(store.load(head))
+    before = store.tokens(store.refs("main")[3], 0, 12)
+    for _ in range(20):  # of this version, which in the end stand on none of the older ones
+        stream.read(3, memory=6, compressed=2)
+        head = store.commit(stream.snapshot(), parent=head)
+    store.publish(head, branch="side")
+    told = store.gc(Retention(last=1))
+    assert told.released > 4 and store.verify().commits == 25
+    store = DirectoryStore.open(tmp_path / "s.zarr")
+    assert np.array_equal(store.tokens(store.refs("main")[3], 0, 12), before)
+    assert store.tokens(head, 0, head.position).shape == (head.position,)
+    left = [path.name for path in (store.path / "log").iterdir()]
+    assert {path.endswith(".zip") for path in left} == ({True, False} if "1" in name else {True})
+    copied = tmp_path / "t.zarr"
+    places.copy(store.path, copied)
+    assert files(copied) == {k: d for k, d in files(store.path).items() if ".lock" not in k}
+
+
+def later(path: Path) -> Iterator[Path]:
+    """A store's documents, one at a time as a later version might have written them."""
+    for name in ("session.json", "refs/main/000000000000.json"):
+        honest = (path / name).read_bytes()
+        document = {**json.loads(honest), "schema": 3, "new": [{"key": "value"}]}
+        del document["crc32c"]
+        (path / name).write_bytes(sealed(document))
+        yield path / name
+        (path / name).write_bytes(honest)
+
+
+def test_later_sessions_are_refused_by_name(tmp_path: Path) -> None:
+    store = new_store(tmp_path / "s.zarr")
+    ref = store.commit(Snapshot(0), parent=None)
+    for path in later(store.path):
+        before = files(store.path)
+        for action in (
+            lambda: DirectoryStore.open(store.path).head("main"),
+            lambda: DirectoryStore.open(store.path).verify(),
+            lambda: DirectoryStore.open(store.path).refs("main"),
+            lambda: DirectoryStore.open(store.path).commit(Snapshot(0), parent=ref),
+        ):
+            with pytest.raises(UnsupportedSchema, match=r"schema 3 .* reads 1, 2\.") as caught:
+                action()
+            assert str(path) in str(caught.value)
+            assert_helpful(caught.value)
+        assert files(store.path) == before
+    store.verify()
+
+
+if __name__ == "__main__":
+    made = make(Path(sys.argv[1]))
+    Path(sys.argv[1]).with_suffix(".json").write_text(json.dumps(contents(made), indent=1) + "\n")
