@@ -26,7 +26,9 @@ from memory_store import (
     StoreFull,
 )
 from streamlm.checkpoints.checkpoint import Checkpoint
+from streamlm.models.cache import Cache
 from streamlm.runtime.reports import Progress
+from streamlm.runtime.stream import close
 from streamlm.sessions.session import Session
 from streamlm.sessions.sources import Source
 from tests.support.invariants import assert_same_state
@@ -141,21 +143,20 @@ def test_bits_per_byte_are_those_of_the_model_and_add_up(
     reports = []
     session = Session(tiny)
     for piece in split(text, 100, 333):
-        reports.append(session.feed([piece]))
-    nats, state = 0.0, tiny.model.init_state(1)
+        reports.append(session.feed([piece], score=True))
+    nats, state, cache = 0.0, tiny.model.init_state(1), Cache()
     with torch.no_grad():
         for before, id in zip([tiny.tokenizer.bos_id, *whole.log], whole.log, strict=False):
-            logits, state = tiny.model(torch.tensor([[before]]), state)
+            logits, state = tiny.model(torch.tensor([[before]]), state, cache)
             nats -= float(logits[0, 0].log_softmax(0)[id])
-            if state.length == tiny.model.config.segment_len:
-                state, _ = tiny.model.commit(state)
+            state = close(tiny.model, state, cache)
     assert sum(report.nats for report in reports) == pytest.approx(nats, rel=1e-5)
     assert sum(report.tokens for report in reports) == len(whole.log)
     n_bytes = len(text.encode()) - len(whole.tail.encode())
     assert sum(report.n_bytes for report in reports) == n_bytes
     for report in reports:
         assert report.bits_per_byte == pytest.approx(report.nats / math.log(2) / report.n_bytes)
-    one = Session(tiny).feed([text])
+    one = Session(tiny).feed([text], score=True)
     assert one.bits_per_byte == pytest.approx(nats / math.log(2) / n_bytes, rel=1e-5)
 
 
@@ -510,3 +511,11 @@ def test_a_file_that_was_changed_is_read_anew(
     session.save()
     read = tiny.tokenizer.decode(token_log(tmp_path / "s.zarr")[n_before:])
     assert read == first.read_text(encoding="utf-8") + second.read_text(encoding="utf-8")
+
+
+def test_reading_without_scoring_is_the_same_reading(text: str, tiny: Checkpoint) -> None:
+    plain, scored = Session(tiny), Session(tiny)
+    report, other = plain.feed([text]), scored.feed([text], score=True)
+    assert report.bits_per_byte is None and report.to_dict()["nats"] is None
+    assert (report.tokens, report.n_bytes) == (other.tokens, other.n_bytes)
+    assert plain.state.digest() == scored.state.digest()
