@@ -183,7 +183,7 @@ try:
     store.branches(), store.head("main"), store.verify()
 except StoreError as error:
     assert "not permitted" in str(error), error
-    assert str(error).endswith("to a folder of your own."), error
+    assert str(error).endswith("to a folder you own."), error
 else:
     raise AssertionError("read")
 """

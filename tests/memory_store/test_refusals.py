@@ -34,9 +34,9 @@ def ones(*shape: int, dtype: Any = np.uint16) -> np.ndarray:
 @pytest.mark.parametrize(
     ("snapshot", "message"),
     [
-        (Snapshot(-1), "position -1"),
-        (Snapshot(2.0), "position 2.0"),  # type: ignore[arg-type]
-        (Snapshot(10**12), "position 10"),
+        (Snapshot(-1), "position = -1"),
+        (Snapshot(2.0), "position = 2.0"),  # type: ignore[arg-type]
+        (Snapshot(10**12), "position = 10"),
         (Snapshot(0, {"w": Window(ones(2, 3), 2, 3, 3)}), "axis 2"),
         (Snapshot(0, {"w": Window(ones(2, 3), -1, 3, 3)}), "axis -1"),
         (Snapshot(0, {"w": Window(ones(2, 3), 1, 2, 3)}), "3 slots, but end is 2"),
@@ -233,7 +233,7 @@ def test_verify_goes_beyond_crc32c(tmp_path: Path) -> None:
     for changes, message in (
         ({"arrays/segment/sha256": "0" * 64}, "segment.*sha256"),
         ({"depth": 7}, "another depth"),
-        ({"window/0/slots/memory/end": 9}, "does not hold them"),
+        ({"window/0/slots/memory/end": 9}, "does not hold"),
     ):
         file = store.path / "commits" / head.commit.name
         entry = store.path / "refs" / "main" / "000000000001.json"
@@ -266,17 +266,17 @@ def test_slots_are_not_taken_from_another_array(tmp_path: Path) -> None:
             start = where(data, chunk) - header_size("memory/c.0.0.0.0") + distance
             honest = path.read_bytes(), entry.read_bytes()
             lie = forge(store, head, {"window/0/slots/memory/start": start})
-            what = "damaged" if distance else "a sound chunk, but not the one"
+            what = "damaged" if distance else "an intact chunk, but not the one"
             with pytest.raises(Corrupt, match=f"{parent.commit.name}: memory/.*: {what}") as caught:
                 DirectoryStore.open(store.path).load(lie)
             assert_helpful(caught.value)
-            with pytest.raises(Corrupt, match="does not hold them") as caught:
+            with pytest.raises(Corrupt, match="does not hold") as caught:
                 DirectoryStore.open(store.path).verify()
             assert_helpful(caught.value)
             if not distance:  # with its crc32c as well: what is loaded is what all ids vouch for
                 lie = forge(store, lie, {"window/0/slots/memory/crc32c": [crc]})
                 DirectoryStore.open(store.path).load(lie)
-                with pytest.raises(Corrupt, match="does not hold them") as caught:
+                with pytest.raises(Corrupt, match="does not hold") as caught:
                     DirectoryStore.open(store.path).verify()
                 assert_helpful(caught.value)
             path.write_bytes(honest[0]), entry.write_bytes(honest[1])

@@ -96,7 +96,7 @@ def test_paths(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_create_takes_no_folder_that_is_in_use(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="'full' or 'normal', not 'some'"):
+    with pytest.raises(ValueError, match="durability = 'some'; allowed: 'full' or 'normal'"):
         new_store(tmp_path / "s.zarr", durability="some")
     new_store(tmp_path / "s.zarr")
     with pytest.raises(StoreError, match="a session already"):
@@ -236,12 +236,12 @@ def test_who_names_a_commit_and_who_collects_wait_for_each_other(tmp_path: Path)
     stream.read(4, memory=4)
     ref = store.commit(stream.snapshot(), parent=None)
     other = DirectoryStore.open(store.path)
-    with store._backend.naming(alone=True):
+    with store._backend.commits_lock(exclusive=True):
         thread = threading.Thread(target=other.publish, args=(ref,), kwargs={"branch": "fork"})
         thread.start()
         thread.join(0.2)
         assert thread.is_alive() and store.branches() == ["main"]
     thread.join(10)
     assert not thread.is_alive() and store.branches() == ["fork", "main"]
-    with store._backend.naming(alone=False), other._backend.naming(alone=False):
+    with store._backend.commits_lock(exclusive=False), other._backend.commits_lock(exclusive=False):
         pass

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from memory_store import DirectoryStore, Ref, Snapshot, Window
 from memory_store.backend import Extent
 from memory_store.backends import files
-from memory_store.format.manifest import Slots
-from memory_store.history.checksums import MOST, covers, slot_sums, unchanged
+from memory_store.format.manifest import WindowSpec
+from memory_store.history.checksums import MAX_CHECKSUMS, covers, slot_checksums, unchanged
 from tests.support.stores import Stream, assert_equal, new_store
 
 
@@ -24,9 +24,9 @@ def made(random: np.random.Generator, axis: int, start: int, end: int) -> Window
     return Window(random.integers(0, 2**16, shape, dtype=np.uint16), axis, end, 10**6)
 
 
-def as_slots(window: Window) -> Slots:
+def as_slots(window: Window) -> WindowSpec:
     dtype = window.data.dtype.name
-    return Slots(window.data.shape, dtype, window.axis, window.end, window.capacity)
+    return WindowSpec(window.data.shape, dtype, window.axis, window.end, window.capacity)
 
 
 @given(
@@ -43,9 +43,9 @@ def test_checksums_tell_whether_slots_are_the_same(
     random = np.random.default_rng(seed)
     window = made(random, axis, start, start + count)
     before = replace(as_slots(window), end=window.end - added)
-    sums = slot_sums(window, before)
+    sums = slot_checksums(window, before)
     edges = sorted({number for each in sums for number in each} or {start})
-    assert list(sums) == list(pairwise(edges)) and len(sums) <= MOST
+    assert list(sums) == list(pairwise(edges)) and len(sums) <= MAX_CHECKSUMS
     assert (edges[0], edges[-1]) == (start, window.end)
     assert covers(sums, window) and unchanged(window, sums)
 
@@ -57,7 +57,7 @@ def test_checksums_tell_whether_slots_are_the_same(
     assert covers(sums, following) == (start + lost in edges)
     if covers(sums, following):
         assert unchanged(following, sums)
-        assert unchanged(following, slot_sums(following, as_slots(window), sums))
+        assert unchanged(following, slot_checksums(following, as_slots(window), sums))
         if kept.size:  # not one bit of what was there may differ
             byte = data.draw(st.integers(0, kept.nbytes - 1))
             kept = kept.copy()
@@ -77,11 +77,11 @@ def test_a_stream_by_segments_is_covered_once_its_segment_is_known(steps: list[i
         return Window(stream[:, start:end], 1, end, capacity)
 
     before, end = at(segment * 6), segment * 7
-    sums = slot_sums(at(end), as_slots(before))
+    sums = slot_checksums(at(end), as_slots(before))
     for step in steps:
         before, end = at(end), end + step * segment
         assert covers(sums, at(end)) and unchanged(at(end), sums)
-        sums = slot_sums(at(end), as_slots(before), sums)
+        sums = slot_checksums(at(end), as_slots(before), sums)
 
 
 @pytest.fixture
