@@ -40,7 +40,7 @@ class Prefix(Place):
 
 
 class Bucket(Prefix):
-    """A prefix of its own in the bucket of the S3 server."""
+    """A new prefix in the bucket of the S3 server."""
 
     def __init__(self, name: str = "s.zarr") -> None:
         self.url = f"s3://{BUCKET}/{uuid.uuid4().hex}/{name}"

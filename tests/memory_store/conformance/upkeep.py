@@ -1,4 +1,4 @@
-"""What every memory store does about old snapshots: pins, retention, garbage."""
+"""Maintenance: retention, pins, garbage collection, recovery, copies."""
 
 import re
 from collections.abc import Iterable
@@ -32,7 +32,7 @@ def grown(store: Store, n: int) -> tuple[list[Ref], list[Snapshot]]:
 
 
 def loadable(store: Store, refs: Iterable[Ref]) -> list[int]:
-    """The positions that can be loaded; the others must say that they were let go."""
+    """The loadable positions; the others must raise NotFound and name gc."""
     found = []
     for ref in refs:
         try:
@@ -52,23 +52,23 @@ def ids_of(snapshots: Iterable[Snapshot]) -> np.ndarray:
 class UpkeepConformance:
     """Part of `StoreConformance`."""
 
-    def test_the_newest_stay_and_the_log_of_the_others(self, place: Any) -> None:
+    def test_gc_keeps_the_newest_and_the_log(self, place: Any) -> None:
         store = place.new()
         refs, snapshots = grown(store, 40)
         before = store.size()
-        told = store.gc(Retention(last=5), dry_run=True)
-        assert store.size() == before and told.deleted > 0
-        assert store.gc(Retention(last=5)) == told
+        report = store.gc(Retention(last=5), dry_run=True)
+        assert store.size() == before and report.deleted > 0
+        assert store.gc(Retention(last=5)) == report
         for again in (store, place.open()):
             assert loadable(again, refs)[-5:] == [ref.position for ref in refs[-5:]]
-            assert len(loadable(again, refs)) < 5 + 16  # what those are loaded from
+            assert len(loadable(again, refs)) < 5 + 16  # and the commits they are loaded from
             for ref, snapshot in zip(refs[-5:], snapshots[-5:], strict=True):
                 assert_equal(again.load(ref), snapshot)
             assert np.array_equal(again.tokens(refs[-1], 0, 400), ids_of(snapshots))
             assert again.verify().commits == 40
             near = again.nearest("main", 395)
             assert near.position == 390 and again.is_loadable(near)
-            first = again.nearest("main", 20)  # all positions are within reach
+            first = again.nearest("main", 20)  # every position can be recomputed
             assert first == refs[0].commit and again.is_loadable(first)
             with pytest.raises(NotFound, match="deleted by gc"):
                 again.publish(refs[1], branch="fork")
@@ -80,13 +80,13 @@ class UpkeepConformance:
         following = stream.snapshot()
         assert_equal(store.load(store.commit(following, parent=refs[-1])), following)
 
-    def test_what_is_forgotten_says_so(self, place: Any) -> None:
+    def test_deleted_tokens_raise_not_found(self, place: Any) -> None:
         store = place.new()
         refs, snapshots = grown(store, 30)
         store.gc(Retention(last=8))
-        told = store.gc(Retention(last=4, log=False), dry_run=True)
-        assert store.gc(Retention(last=4, log=False)) == told and told.tokens_deleted
-        assert store.verify().commits == 30  # the chain of ids is whole
+        report = store.gc(Retention(last=4, log=False), dry_run=True)
+        assert store.gc(Retention(last=4, log=False)) == report and report.tokens_deleted
+        assert store.verify().commits == 30  # the chain of ids is complete
         oldest = refs[-4].position
         assert np.array_equal(store.tokens(refs[-1], oldest, 300), ids_of(snapshots)[oldest:])
         with pytest.raises(NotFound, match=r"token ids up to \d+ were deleted"):
@@ -95,11 +95,11 @@ class UpkeepConformance:
             store.nearest("main", 20)
         assert not store.gc(Retention(last=4, log=False)).tokens_deleted
 
-    def test_pins_forks_and_heads_stay(self, place: Any) -> None:
+    def test_gc_keeps_pins_forks_and_heads(self, place: Any) -> None:
         store = place.new()
         refs, snapshots = grown(store, 30)
         store.pin(refs[3], "beginning")
-        store.pin(refs[3], "beginning")  # again is nothing new
+        store.pin(refs[3], "beginning")  # pinning again changes nothing
         fork = store.publish(refs[11], branch="fork")
         store.gc(Retention(last=1))
         for index in (3, 11, 29):
@@ -135,7 +135,7 @@ class UpkeepConformance:
             assert np.array_equal(replay, ids_of(snapshots)[near.position : target])
 
     @pytest.mark.parametrize("kind", ["zarr.json", "memory/c.0.0.0.0", "segment/c.0.0.0.0"])
-    def test_recovery_finds_the_newest_sound_state(self, place: Any, kind: str) -> None:
+    def test_recovery_finds_the_newest_loadable_snapshot(self, place: Any, kind: str) -> None:
         store = place.new()
         refs, snapshots = grown(store, 6)
         assert store.recover() == Recovered(refs[-1], ())
@@ -165,7 +165,7 @@ class UpkeepConformance:
         store = place.new()
         refs, snapshots = grown(store, 6)
         if not damaged and 5 in lost:
-            pytest.skip("nobody can know of a newest ref that is gone")
+            pytest.skip("a missing newest ref cannot be detected")
         held = {seq: place.files()[f"refs/main/{seq:012d}.json"] for seq in lost}
         for seq in lost:
             data = held[seq].replace(b'"seq"', b'"sEq"') if damaged else None
@@ -185,13 +185,13 @@ class UpkeepConformance:
         assert store.recover() == Recovered(found.head, ())
 
     @pytest.mark.parametrize("damage", [None, b"", b"{}", b'{"schema":1}'])
-    def test_a_new_header_from_a_commit(self, place: Any, damage: bytes | None) -> None:
+    def test_the_header_is_rebuilt_from_a_commit(self, place: Any, damage: bytes | None) -> None:
         store = place.new()
         assert recover_header(store._backend) is None
         place.write("session.json", damage)
         with pytest.raises((Corrupt, NotFound, UnsupportedSchema)):
             place.open()
-        if damage in (None, b"", b'{"schema":1}'):  # nothing was committed: nobody can know
+        if damage in (None, b"", b'{"schema":1}'):  # no commit contains the header's values
             with pytest.raises((Corrupt, NotFound)):
                 recover_header(store._backend)
         refs, snapshots = grown(store, 2)
@@ -206,7 +206,7 @@ class UpkeepConformance:
         assert again.verify().commits == 2
         assert ("lost/session-0.json" in place.files()) == (damage is not None)
 
-    def test_recovery_needs_something_sound(self, place: Any) -> None:
+    def test_recovery_needs_a_loadable_snapshot(self, place: Any) -> None:
         store = place.new()
         with pytest.raises(NotFound, match="no branch"):
             store.recover()
@@ -218,7 +218,7 @@ class UpkeepConformance:
             place.open().recover()
         assert place.files() == before
 
-    def test_a_copy_has_all_and_is_a_session_of_its_own(self, place: Any, tmp_path: Path) -> None:
+    def test_a_copy_is_complete_and_independent(self, place: Any, tmp_path: Path) -> None:
         store = place.new()
         refs, snapshots = grown(store, 25)
         fork = store.publish(refs[20], branch="fork")
@@ -240,7 +240,7 @@ class UpkeepConformance:
         copy.commit(stream.snapshot(), parent=refs[-1])
         assert store.refs("main") == refs
 
-    def test_nothing_is_left_of_a_copy_that_fails(self, place: Any, tmp_path: Path) -> None:
+    def test_a_failed_copy_leaves_nothing(self, place: Any, tmp_path: Path) -> None:
         store = place.new()
         refs, _ = grown(store, 5)
         key = f"commits/{refs[2].commit.name}"
@@ -260,15 +260,15 @@ class UpkeepConformance:
             copy_session(damaged, MemoryBackend(kept))
         assert kept == {"other": b"in use"}
 
-    def test_all_is_kept_unless_asked(self, place: Any) -> None:
+    def test_gc_keeps_everything_by_default(self, place: Any) -> None:
         store = place.new()
         refs, _ = grown(store, 20)
-        told = store.gc()
-        assert (told.kept, told.deleted, told.leftovers, told.bytes) == (20, 0, 0, 0)
+        report = store.gc()
+        assert (report.kept, report.deleted, report.leftovers, report.bytes) == (20, 0, 0, 0)
         assert len(loadable(store, refs)) == 20
 
     @pytest.mark.parametrize("after", range(6))
-    def test_gc_cut_short_goes_on(
+    def test_an_interrupted_gc_can_be_repeated(
         self, place: Any, after: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         store = place.new()
@@ -299,7 +299,7 @@ class UpkeepConformance:
         assert loadable(store, refs)[-3:] == [230, 240, 250]
         assert np.array_equal(store.tokens(refs[-1], 0, 250), ids_of(snapshots))
 
-    def test_damage_to_what_is_left_is_noticed(self, place: Any) -> None:
+    def test_damage_to_logs_is_detected(self, place: Any) -> None:
         store = place.new()
         grown(store, 25)
         store.gc(Retention(last=2))

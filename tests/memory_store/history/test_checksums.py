@@ -1,4 +1,4 @@
-"""What a writer remembers of the slots it wrote, and what it does where that is not enough."""
+"""Slot checksums: a writer remembers them, and reads slots back only where they do not suffice."""
 
 import os
 from dataclasses import replace
@@ -37,7 +37,7 @@ def as_slots(window: Window) -> WindowSpec:
     added=st.integers(0, 50),
     data=st.data(),
 )
-def test_checksums_tell_whether_slots_are_the_same(
+def test_checksums_detect_changed_slots(
     seed: int, axis: int, start: int, count: int, added: int, data: st.DataObject
 ) -> None:
     random = np.random.default_rng(seed)
@@ -49,7 +49,7 @@ def test_checksums_tell_whether_slots_are_the_same(
     assert (edges[0], edges[-1]) == (start, window.end)
     assert covers(sums, window) and unchanged(window, sums)
 
-    # The next window loses slots at its beginning and has new ones at its end.
+    # The next window drops old slots and appends new ones.
     lost = data.draw(st.integers(0, count))
     kept = np.moveaxis(np.moveaxis(window.data, axis, 0)[lost:], 0, axis)
     grown = np.concatenate([kept, made(random, axis, 0, added).data], axis)
@@ -58,7 +58,7 @@ def test_checksums_tell_whether_slots_are_the_same(
     if covers(sums, following):
         assert unchanged(following, sums)
         assert unchanged(following, slot_checksums(following, as_slots(window), sums))
-        if kept.size:  # not one bit of what was there may differ
+        if kept.size:  # a single changed bit is detected
             byte = data.draw(st.integers(0, kept.nbytes - 1))
             kept = kept.copy()
             kept.reshape(-1).view(np.uint8)[byte] ^= 1 << data.draw(st.integers(0, 7))
@@ -67,8 +67,8 @@ def test_checksums_tell_whether_slots_are_the_same(
 
 
 @given(steps=st.lists(st.integers(1, 4), min_size=2, max_size=12))
-def test_a_stream_by_segments_is_covered_once_its_segment_is_known(steps: list[int]) -> None:
-    """Whatever number of segments is added at a time, each at least once alone."""
+def test_streams_by_segments_stay_covered(steps: list[int]) -> None:
+    """Each step appends one to four segments."""
     random, segment, capacity = np.random.default_rng(0), 8, 37
     stream = random.integers(0, 2**16, (2, 1000, 3), dtype=np.uint16)
 
@@ -86,7 +86,7 @@ def test_a_stream_by_segments_is_covered_once_its_segment_is_known(steps: list[i
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The commits that are opened to be read."""
+    """The names of the commits that are opened for reading."""
     found: list[str] = []
     open_regular = files.open_regular
 
@@ -118,7 +118,7 @@ def test_a_writer_reads_nothing_back(tmp_path: Path, opened: list[str]) -> None:
     assert_equal(DirectoryStore.open(store.path).load(ref), snapshot)
 
 
-def test_files_that_somebody_touched_are_read_back(tmp_path: Path, opened: list[str]) -> None:
+def test_touched_files_are_read_back(tmp_path: Path, opened: list[str]) -> None:
     store, stream = new_store(tmp_path / "s.zarr"), Stream()
     ref, _ = commits(store, stream, 6)
     opened.clear()
@@ -130,7 +130,7 @@ def test_files_that_somebody_touched_are_read_back(tmp_path: Path, opened: list[
     assert opened == []
 
 
-def test_what_another_writer_committed_is_read_back(tmp_path: Path, opened: list[str]) -> None:
+def test_commits_of_other_writers_are_read_back(tmp_path: Path, opened: list[str]) -> None:
     store, stream = new_store(tmp_path / "s.zarr"), Stream()
     ref, _ = commits(store, stream, 6)
     opened.clear()
@@ -138,7 +138,7 @@ def test_what_another_writer_committed_is_read_back(tmp_path: Path, opened: list
     assert ref.commit.name in opened
 
 
-def test_slots_that_differ_are_written_and_nothing_else_is_left(tmp_path: Path) -> None:
+def test_changed_slots_are_rewritten(tmp_path: Path) -> None:
     store, stream = new_store(tmp_path / "s.zarr"), Stream()
     commits(store, stream, 6)
     stream.window["memory"] = stream.window["memory"] ^ 1
