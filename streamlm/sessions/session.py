@@ -591,7 +591,7 @@ class Session:
         else:
             ref = keeping.snapshot_at(snapshot, time)
             commit, ids = ref.commit, None
-            if not keeping.store.is_whole(commit):  # its tokens are still there
+            if not keeping.store.is_loadable(commit):  # its tokens are still there
                 commit, ids = keeping.way_to(ref, ref.position)
         if commit != head.commit:
             loaded = keeping.load(commit)  # first, for it may be damaged

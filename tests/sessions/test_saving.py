@@ -337,8 +337,8 @@ def test_old_states_are_let_go_of(open_: Open, prose: Callable[..., str], tmp_pa
     store = DirectoryStore.open(tmp_path / "s.zarr")
     refs = session.history()
     assert len(refs) == len(keeper.history()) > 128
-    assert all(everything.whole(keeper.history()))
-    kept = [ref for ref, whole in zip(refs, store.whole(refs), strict=True) if whole]
+    assert all(everything.loadable(keeper.history()))
+    kept = [ref for ref, whole in zip(refs, store.loadable(refs), strict=True) if whole]
     assert 4 < len(kept) < 60 and kept[-1] == refs[-1]
     # All positions are within reach, also in a session opened another day: the policy is its own.
     session.close()
