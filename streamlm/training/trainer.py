@@ -40,7 +40,7 @@ class Step:
 
     Attributes:
         loss: the language model's, in nats per token.
-        compression_loss: or what else the head adds to it (`Model.segment_loss`).
+        compression_loss: and what else the head adds to it (`Model.segment_loss`).
     """
 
     step: int
@@ -228,7 +228,7 @@ class Trainer:
             state, eviction = self.model.commit(state)
             auxiliary = nats.new_zeros(()) if added is None else added.float()
             if eviction is not None:
-                auxiliary = compression_loss(self.model, eviction).float()
+                auxiliary = auxiliary + compression_loss(self.model, eviction).float()
         return nats, auxiliary, state
 
     # -- stop and go on ---------------------------------------------------------------------------

@@ -17,8 +17,10 @@ import torch
 import streamlm.training.trainer
 from streamlm.checkpoints.checkpoint import load_checkpoint
 from streamlm.config import ModelConfig, TrainConfig
+from streamlm.models.build import HEADS
 from streamlm.models.heads.sketch import SketchModel
 from streamlm.models.transformer_xl import TransformerXL
+from streamlm.state import State
 from streamlm.training.data import IGNORED, Corpus, SegmentBatches
 from streamlm.training.losses import compression_loss
 from streamlm.training.recipe import Recipe
@@ -281,6 +283,32 @@ def test_the_sketch_learns_types_and_its_coverage_loss_is_added(
     (without,), (with_it,) = (list(islice(each.run(), 1)) for each in (plain, covered))
     assert without.compression_loss == 0.0 < with_it.compression_loss <= 0.5
     assert losses[plain] == pytest.approx(losses[covered], rel=1e-5)
+
+
+class Penalised(TransformerXL):
+    """A head that compresses, and adds a loss of its own to that of the segment."""
+
+    def segment_loss(self, state: State) -> torch.Tensor:
+        return self.output_bias.mean() + 0.25
+
+
+def test_a_heads_own_loss_and_its_compression_loss_are_both_added(
+    make: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"clip": 1e9, "compression_loss": "attention-reconstruction"}
+    # The weights stay as they are.
+    options |= {"steps": 3, "learning_rate": 1e-9, "min_learning_rate": 0.0}
+    plain = make("plain", **options)
+    monkeypatch.setitem(HEADS, "relative", Penalised)
+    both = make("both", **options)
+    compression = list(islice(plain.run(), 2))[-1].compression_loss
+    assert compression > 0  # a segment was compressed
+    assert list(islice(both.run(), 2))[-1].compression_loss == pytest.approx(0.25 + compression)
+    wanted, found = gradients(plain), gradients(both)
+    share = 1 / len(wanted["output_bias"])
+    torch.testing.assert_close(found.pop("output_bias"), wanted.pop("output_bias") + share)
+    assert any("compressors" in name and bool(each.any()) for name, each in wanted.items())
+    torch.testing.assert_close(found, wanted)
 
 
 def test_gradients_are_clipped_the_compressor_apart(make: MakeTrainer) -> None:
