@@ -23,6 +23,7 @@ from streamlm.state import State
 from streamlm.training.data import IGNORED, Corpus, SegmentBatches
 from streamlm.training.evaluate import evaluate
 from streamlm.training.losses import compression_loss, target_loss
+from streamlm.training.parameter_groups import parameter_groups, regrouped
 from streamlm.training.recipe import Recipe
 from tokenizer import Tokenizer
 from tokenizer.kinds import token_types
@@ -86,7 +87,9 @@ class Trainer:
         self._backbone = [p for p in self.model.parameters() if id(p) not in apart]
         self.step = self.tokens = 0
         self.optimizer = torch.optim.AdamW(
-            self._parameter_groups(), betas=(config.beta1, config.beta2), fused=True
+            parameter_groups(self.model, weight_decay=config.weight_decay),
+            betas=(config.beta1, config.beta2),
+            fused=True,
         )
         self.batches = [
             SegmentBatches(
@@ -103,16 +106,6 @@ class Trainer:
         self._read: Callable[..., Any] = self._read_segment
         if config.compile:
             self._read = torch.compile(self._read_segment, dynamic=False)
-
-    def _parameter_groups(self) -> list[dict[str, Any]]:
-        parameters = list(self.model.parameters())
-        decayed = [p for p in parameters if p.ndim >= 2]
-        others = [p for p in parameters if p.ndim < 2]
-        decay = self.config.weight_decay
-        return [
-            {"params": decayed, "weight_decay": decay},
-            {"params": others, "weight_decay": 0.0},
-        ]
 
     def learning_rate(self, step: int) -> float:
         """See `scheduled_rate`."""
@@ -272,8 +265,9 @@ class Trainer:
         found = ModelConfig.load(last / "config.json")
         if found != self.model.config:
             raise ValueError(f"the run in {self.folder} was begun with another model: {found}")
+        optimizer = regrouped(saved["optimizer"], self.optimizer, self.model)
         self.model.load_state_dict(load_file(last / "model.safetensors"))
-        self.optimizer.load_state_dict(saved["optimizer"])
+        self.optimizer.load_state_dict(optimizer)
         self.step, self.tokens = saved["step"], saved["tokens"]
         for batches, state in zip(self.batches, saved["batches"], strict=True):
             batches.restore(state)

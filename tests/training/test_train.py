@@ -429,6 +429,37 @@ def test_what_may_change_may_change(saved: Trainer, make: MakeTrainer) -> None:
     assert steps[0].learning_rate == other.learning_rate(3) <= 1e-3
 
 
+def test_a_run_of_older_groups_goes_on(make: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Biases of two dimensions and more decayed once, and nothing was saved by name."""
+
+    def groups(module: torch.nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:
+        wide = [each for each in module.parameters() if each.ndim >= 2]
+        flat = [each for each in module.parameters() if each.ndim < 2]
+        return [
+            {"params": wide, "weight_decay": weight_decay},
+            {"params": flat, "weight_decay": 0.0},
+        ]
+
+    options = {"steps": 3, "weight_decay": 0.5}
+    with monkeypatch.context() as patch:
+        patch.setattr(streamlm.training.trainer, "parameter_groups", groups)
+        old = make(**options)
+        list(old.run())
+    new = make(**{**options, "steps": 5})
+    new.resume()
+    assert_identical(new.model.state_dict(), old.model.state_dict())
+    moments = (
+        (trainer.model.named_parameters(), trainer.optimizer.state) for trainer in (new, old)
+    )
+    now, then = ({name: state[each] for name, each in named} for named, state in moments)
+    assert_identical(now, then)
+    bias = new.model.content_bias
+    decays = [group["weight_decay"] for group in new.optimizer.param_groups]
+    inside = [any(each is bias for each in group["params"]) for group in new.optimizer.param_groups]
+    assert (decays, inside) == ([0.5, 0.0], [False, True])
+    assert [step.step for step in new.run()] == [4, 5]
+
+
 class Killed(BaseException):
     """Ends the program where it is raised."""
 
