@@ -110,6 +110,7 @@ def gradients(trainer: Trainer, steps: int = 1) -> dict[str, torch.Tensor]:
 
     trainer.optimizer.step = look  # type: ignore[method-assign]
     list(islice(trainer.run(), steps))
+    trainer.optimizer.step = step  # type: ignore[method-assign]
     return found
 
 
@@ -222,12 +223,13 @@ def test_the_compressor_learns_from_the_language_model_only_with_bptt(make: Make
         )
 
 
-def test_accumulated_gradients_are_the_mean_of_the_groups(
+def test_gradients_are_of_the_mean_over_all_targets(
     make: MakeTrainer, corpus: Corpus, books_tokenizer: Tokenizer
 ) -> None:
     trainer = make(accumulate=2, unroll=2, clip=1e9, memory_len=8)
     torch.manual_seed(trainer.config.seed)
     model = TransformerXL(trainer.model.config)
+    nats, losses, weights, counts = [], [], [], []
     for index in range(2):
         batches = SegmentBatches(
             corpus,
@@ -242,14 +244,68 @@ def test_accumulated_gradients_are_the_mean_of_the_groups(
             logits, state = model(batch.inputs, state)
             state, eviction = model.commit(state)
             assert eviction is not None
-            loss = torch.nn.functional.cross_entropy(
-                logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED
+            of_targets = (logits.flatten(0, 1), batch.targets.flatten())
+            nats.append(
+                torch.nn.functional.cross_entropy(
+                    *of_targets, ignore_index=IGNORED, reduction="sum"
+                )
             )
-            ((loss + compression_loss(model, eviction)) / 4).backward()
+            counts.append(int((batch.targets != IGNORED).sum()))
+            losses.append(compression_loss(model, eviction))
+            weights.append(int(eviction.real.any(dim=1).sum()))
+    compression = sum(loss * n for loss, n in zip(losses, weights, strict=True)) / sum(weights)
+    assert isinstance(compression, torch.Tensor)
+    (sum(nats) / sum(counts) + compression).backward()
     found = gradients(trainer)
     for name, weight in model.named_parameters():
         assert weight.grad is not None
         torch.testing.assert_close(found[name], weight.grad, rtol=1e-4, atol=1e-7)
+
+
+ROWS = [90, 30, 13, 110]  # targets of four documents: many in some rows and groups, few in others
+
+
+def of_documents(make: MakeTrainer, groups: list[list[int]], **options: object) -> Trainer:
+    """A trainer in float64 whose groups of rows read these documents."""
+    sizes = {"accumulate": len(groups), "batch_size": len(groups[0])}
+    trainer = make(f"{groups}", **{**options, **sizes})
+    random = np.random.default_rng(0)
+    documents = [random.integers(3, 8000, n).astype(np.uint16) for n in ROWS]
+    trainer.model.double()
+    trainer.states = [trainer.model.init_state(len(rows)) for rows in groups]
+    trainer.batches = []
+    for rows in groups:
+        tokens = np.concatenate([documents[row] for row in rows])
+        corpus = Corpus(tokens, np.cumsum([0, *(ROWS[row] for row in rows)]), 1, 1)
+        trainer.batches.append(SegmentBatches(corpus, len(rows), segment_len=16, bos=1))
+    return trainer
+
+
+@pytest.mark.parametrize(
+    ("variant", "unroll"),
+    [
+        *((name, n) for name in ("conv", "dilated", "select", "max", "sketch") for n in (1, 3)),
+        *(("bptt", 3), ("plain", 1)),
+    ],
+)
+def test_row_groups_are_as_one_batch(make: MakeTrainer, variant: str, unroll: int) -> None:
+    options = {**VARIANTS[variant], "unroll": unroll, "clip": 1e9, "steps": 9}
+    options |= {"dropout": 0.0, "attention_dropout": 0.0, "learning_rate": 1e-6}
+    options |= {"min_learning_rate": 0.0}
+    one = of_documents(make, [[0, 1, 2, 3]], **options)
+    two = of_documents(make, [[0, 1], [2, 3]], **options)
+    compressed = False
+    for _ in range(6 // unroll):
+        wanted, found = gradients(one), gradients(two)
+        assert one.tokens == two.tokens
+        compressed |= any("compressors" in name for name in wanted)
+        assert wanted.keys() == found.keys()
+        for name, gradient in wanted.items():
+            # The loss is computed in float32.
+            tolerance = 1e-5 * float(gradient.abs().max())
+            torch.testing.assert_close(found[name], gradient, rtol=0, atol=tolerance, msg=name)
+    assert compressed == (variant in ("conv", "dilated", "select", "bptt"))
+    assert one.tokens == sum(min(n, 96) for n in ROWS)
 
 
 def test_the_sketch_learns_types_and_its_coverage_loss_is_added(
