@@ -134,8 +134,8 @@ class Session:
         files; what was read is recognised by its content.
 
         Args:
-            sources: paths, texts, file objects, iterators of str or bytes; read one after another.
-                A str is a path where it names a file (see `streamlm.sessions.sources.as_path`).
+            sources: read one after another. A str is text; a `pathlib.Path` (or any `os.PathLike`)
+                is a file; a file object or an iterator gives str or bytes.
             errors: "strict" refuses invalid UTF-8 and binary files, "replace" reads U+FFFD there.
             score: also find out how likely the text was, which takes time; see `ReadReport`.
             logprobs: score, and keep ids and log-probabilities of every token in the report (memory
@@ -192,6 +192,7 @@ class Session:
         """How likely a text is after all that was read; the session stays as it is.
 
         Args:
+            sources, errors, progress: as in `feed`: a str is text, a path is a file.
             logprobs: also keep ids and log-probabilities of every token (memory grows with them).
 
         Raises:

@@ -62,7 +62,6 @@ def two_files(folder: Path, text: str) -> list[Source]:
 KINDS: dict[str, Callable[[Path, str], list[Source]]] = {
     "str": lambda path, text: [text],
     "Path": lambda path, text: [path],
-    "name": lambda path, text: [str(path)],
     "text file": lambda path, text: [open(path, encoding="utf-8", newline="")],  # noqa: SIM115
     "binary file": lambda path, text: [open(path, "rb")],  # noqa: SIM115
     "pipe": lambda path, text: [io.BytesIO(text.encode())],
@@ -163,14 +162,13 @@ def test_bits_per_byte_are_those_of_the_model_and_add_up(
 # -- feed: what is refused --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("wrong", ["missing", "folder", "slip", "bytes"])
+@pytest.mark.parametrize("wrong", ["missing", "folder", "bytes"])
 def test_what_cannot_be_read_is_told_before_anything_is_read(
     wrong: str, open_: Open, tmp_path: Path
 ) -> None:
     source, error = {
         "missing": (tmp_path / "missing.txt", FileNotFoundError),
         "folder": (tmp_path, IsADirectoryError),
-        "slip": ("mobby.txt", FileNotFoundError),
         "bytes": (b"Call me", TypeError),
     }[wrong]
     session = open_()
@@ -181,6 +179,24 @@ def test_what_cannot_be_read_is_told_before_anything_is_read(
         assert facts(session) == before
     with pytest.raises(ValueError, match="no source given; allowed: paths, texts"):
         session.feed()
+
+
+@pytest.mark.parametrize("words", ["and/or", "e.g", "text.txt", "folder"])
+def test_a_str_is_read_as_text(
+    words: str, open_: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it looks like, and though there is a file and a folder of such names."""
+    monkeypatch.chdir(tmp_path)
+    Path("text.txt").write_text("Call me Ishmael.")
+    Path("folder").mkdir()
+    session = open_()
+    scored = session.score(words, details=True)
+    session.feed(words)
+    assert session.text() + session.tail == words
+    assert session.checkpoint.tokenizer.decode(scored.ids) == words
+    other = open_("other")
+    other.feed(Path("text.txt"))
+    assert other.text() + other.tail == "Call me Ishmael."
 
 
 @pytest.mark.parametrize("empty", ["", [], [""], b"file", iter(())])
