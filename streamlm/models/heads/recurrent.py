@@ -33,7 +33,8 @@ class Retention(ProjectingAttention):
         self.key_value = nn.Linear(config.d_model, 2 * inner, bias=False)
         self.output = nn.Linear(inner, config.d_model, bias=False)
         # The paper's: heads forget by half within some 22, 44, 88, … tokens.
-        decay = 1 - 2.0 ** (-5 - torch.arange(config.n_heads, dtype=torch.float64))
+        heads = torch.arange(config.n_heads, dtype=torch.float64, device="cpu")
+        decay = 1 - 2.0 ** (-5 - heads)
         self.register_buffer("decay", decay.to(torch.get_default_dtype()), persistent=False)
 
     def read(self, x: Tensor, key: Tensor, value: Tensor, matrix: Tensor) -> Tensor:
