@@ -272,6 +272,7 @@ class SegmentedModel(Model):
         cache = self._cache_of(state, cache)
         self._settle(state, cache)
         committed, eviction = self.closed(state, cache.keys, cache.values)
+        cache.clear()  # an interruption must not leave columns moved that still count as `state`'s
         for index, (key, value) in enumerate(zip(cache.keys, cache.values, strict=True)):
             past = key[:, :, :-t], value[:, :, :-t]
             segment = key[:, :, -t:], value[:, :, -t:]
