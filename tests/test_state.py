@@ -227,7 +227,7 @@ def test_rows_are_replaced(head: str) -> None:
 
 
 def test_a_past_that_grows_is_as_wide_as_its_longest_row() -> None:
-    model, (old, young, middle) = streams("full")
+    _, (old, young, middle) = streams("full")
     assert [each.past.shape[2] for each in (old, young, middle)] == [20, 0, 12]
     for both in (State.stack([young, old]), young.put(0, old)):
         assert both.past.shape[2] == 20
