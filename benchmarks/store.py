@@ -179,11 +179,11 @@ def feeding(
         config = checkpoint.model.config
         while once.position < config.memory_len + config.compressed_len * config.compression_rate:
             for session in (often, once):
-                session.feed([text])
+                session.feed(text)
         start, n_before = often.position, len(often.history())
         with_commits, without = side_by_side(
-            lambda: seconds(lambda: often.feed([text])),
-            lambda: seconds(lambda: once.feed([text])),
+            lambda: seconds(lambda: often.feed(text)),
+            lambda: seconds(lambda: once.feed(text)),
             repeats=repeats,
             progress=progress,
         )

@@ -1,14 +1,14 @@
-"""What a session leaves on disk: plain Zarr v3 groups, published by create-only refs.
+"""Sessions on disk: plain Zarr v3 groups, published by create-only refs.
 
     session.json                      what the session is; written once
     refs/<branch>/<number>.json       where a branch points; the last one is its head
     commits/<position>-<random>.zip   what is new in a snapshot: a Zarr group (see `format.packing`)
-    log/<position>-<random>.zip       token ids and record of one whose state was let go
-    past/<position>-<random>.json     the record alone
-    pins/<name>.json                  what is kept whatever happens
-    lost/                             damaged files that `recover` has set aside
+    log/<position>-<random>.zip       record and token ids of a commit whose snapshot was deleted
+    past/<position>-<random>.json     record alone: the token ids were deleted too
+    pins/<name>.json                  commits that garbage collection never deletes
+    lost/                             damaged files that `recover` replaced
 
-In a folder, in object storage or in memory. Commits of the first schema are folders themselves.
+A session lies in a folder, in object storage or in memory. Commits of schema 1 are folders.
 """
 
 from importlib import import_module
@@ -55,7 +55,7 @@ __all__ = [
     "open_store",
 ]
 
-# Not imported above: what only needs the types does not need the stores' own libraries.
+# Imported on first use: the types alone do not need the libraries of the stores.
 _LATER = {
     "DirectoryStore": "memory_store.media",
     "InMemoryStore": "memory_store.media",

@@ -1,9 +1,8 @@
-"""What a store asks of the medium that keeps a session: files by key, drafts of commits, refs.
+"""The interface between the store and a medium: files by key, drafts of commits, refs.
 
-Keys are relative, with "/" between their parts: `refs/main/000000000000.json`. All that is known
-about the format and the history lies above this interface; all that is known about disks and
-networks, below it. A backend raises `StoreError`s; an `OSError` may come through where the caller
-says what was being done.
+Keys are relative paths with "/" between their parts: `refs/main/000000000000.json`. Format and
+history live above this interface, disks and networks below it. A backend raises `StoreError`; an
+`OSError` may pass through where the caller converts it (see `errors.os_errors`).
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -15,20 +14,20 @@ import numpy as np
 
 from memory_store.errors import Corrupt, Locked
 
-MAX_DOCUMENT = 16 * 2**20  # bytes of a JSON file; a hostile one must not fill memory
+MAX_DOCUMENT = 16 * 2**20  # bytes of a JSON file; a hostile file must not exhaust memory
 
 Buffer = bytes | memoryview
 
 
 @dataclass(frozen=True)
 class Extent:
-    """A part of a file, or all of it.
+    """A byte range of a file, or the whole file.
 
     Attributes:
         key: the file.
-        start: its first byte.
-        size: bytes; None for all of a small file, however many.
-        whole: the file ends where the extent does.
+        start: the first byte.
+        size: number of bytes; None for a whole document of unknown size.
+        whole: the file must end where the extent ends.
     """
 
     key: str
@@ -37,146 +36,146 @@ class Extent:
     whole: bool = False
 
 
-class Taken(Exception):
-    """The number of a ref is taken, and not by this very attempt."""
+class AlreadyExists(Exception):
+    """A file of this name exists, and this attempt did not create it."""
 
 
 class Content(Protocol):
-    """A part of a file that is being read, from its beginning on."""
+    """An open extent, read from its first byte on."""
 
     def read_into(self, *buffers: np.ndarray) -> None:
-        """Fill the buffers, one-dimensional uint8, one after the other with what comes next."""
+        """Fill the buffers, one-dimensional uint8, one after another with the next bytes."""
 
     def skip(self, nbytes: int) -> None:
-        """Pass over bytes."""
+        """Skip `nbytes` bytes."""
 
     def close(self) -> None:
-        """Let go of it."""
+        """Release the file."""
 
 
 class Draft(Protocol):
-    """A commit while it is written; nobody sees it before it is published."""
+    """A commit that is being written; it is invisible until it is published."""
 
     def write(self, key: str, buffers: Sequence[Buffer]) -> None:
-        """Write a new file; `key` is relative to the commit's, "" is a commit in one file."""
+        """Write a new file; `key` is relative to the commit's key, "" for a commit in one file."""
 
-    def keep(self) -> None:
-        """Make all that was written last, under the commit's name, without a ref."""
+    def persist(self) -> None:
+        """Make all written files durable under the commit's name, without a ref."""
 
     def publish(self, branch: str, seq: int, data: bytes) -> None:
-        """Make all that was written last, then create the ref.
+        """Make all written files durable, then create the ref.
 
         Raises:
-            Taken: the branch has a ref of that number.
+            AlreadyExists: the branch has a ref of that number.
         """
 
 
 class Backend(Protocol):
-    """A place that keeps the files of one session.
+    """A medium that holds the files of one session.
 
     Attributes:
-        remote: whether it lies where reading is slow and nothing can be locked.
+        remote: whether the medium is a network service: reads are slow, nothing can be locked.
     """
 
     @property
     def remote(self) -> bool: ...
 
     def name(self, key: str = "") -> str:
-        """What messages call a key, or the whole place."""
+        """The path or URL of a key, or of the session, for messages."""
 
     def read(self, key: str) -> bytes:
-        """A small file; Corrupt if it is missing, no file or larger than `MAX_DOCUMENT`."""
+        """The bytes of a document; Corrupt if missing, not a file or above `MAX_DOCUMENT`."""
 
-    def beginning(self, key: str, most: int) -> tuple[bytes, int]:
-        """The first bytes of a file, at most so many, and its size; Corrupt if it is missing."""
+    def read_prefix(self, key: str, limit: int) -> tuple[bytes, int]:
+        """The first bytes of a file, at most `limit`, and its size; Corrupt if missing."""
 
     def open(self, extent: Extent) -> Content:
-        """A part of a file to be read; Corrupt if the file is missing, no file or too short."""
+        """Open an extent for reading; Corrupt if the file is missing, not a file or too short."""
 
     def check_size(self, extent: Extent) -> None:
-        """Raise what `open` raises."""
+        """Raise the errors of `open` without opening the file."""
 
-    def ahead(self, wanted: Callable[[], Iterable[Extent]]) -> "AbstractContextManager[Backend]":
-        """This place while the extents `wanted()` are read.
+    def prefetch(self, wanted: Callable[[], Iterable[Extent]]) -> "AbstractContextManager[Backend]":
+        """This backend while the extents `wanted()` are read.
 
-        A backend that gains by it fetches them side by side, before they are asked for.
+        A backend with slow reads fetches them concurrently, before they are requested.
         """
 
     def stamp(self, key: str) -> object:
-        """What changes when a file does, as far as that costs next to nothing; None if unknown."""
+        """A cheap value that changes whenever the file changes; None if there is none."""
 
     def exists(self, key: str) -> bool:
-        """Whether there is something under a key."""
+        """Whether anything exists under a key."""
 
     def files(self, folder: str) -> list[str]:
-        """Names in a folder, in any order; none if there is no such folder."""
+        """The names in a folder, in any order; empty if the folder does not exist."""
 
     def folders(self, folder: str) -> list[str]:
-        """Names of the folders in a folder; none if it is one that is made when it is needed."""
+        """The names of the subfolders of a folder; empty if the folder is created on demand."""
 
     def begin(self, data: bytes) -> None:
-        """Make this the place of a session: create `session.json`.
+        """Create the session: write `data` as `session.json`.
 
         Raises:
-            StoreError: something is there already.
+            StoreError: the place is not empty.
         """
 
     def draft(self, key: str) -> AbstractContextManager[Draft]:
-        """A new commit. Unless its ref is created in the `with` block, nothing is left of it."""
+        """A new commit; an exception in the `with` block removes it unless its ref was created."""
 
     def publish(self, branch: str, seq: int, data: bytes) -> None:
-        """Create a ref; it lasts once this returns. Raises `Taken` like `Draft.publish`."""
+        """Create a ref, durable on return. Raises `AlreadyExists` like `Draft.publish`."""
 
     def create(self, key: str, data: bytes) -> None:
-        """Create a small file; it lasts once this returns. Raises `Taken` if there is one."""
+        """Create a small file, durable on return. Raises `AlreadyExists`."""
 
     def discard(self, key: str) -> None:
-        """Remove a file, or a folder with all that is in it; nothing happens if it is not there."""
+        """Remove a file, or a folder with its contents; does nothing if it does not exist."""
 
     def age(self, key: str) -> float:
-        """Seconds since something in a file or folder was last written; 0 if it is not there."""
+        """Seconds since the last write to a file or folder; 0 if it does not exist."""
 
     def unfinished(self) -> list[str]:
-        """Files that writes have begun and not ended, but for drafts of commits."""
+        """Temporary files of interrupted writes, except drafts of commits."""
 
-    def naming(self, *, alone: bool) -> AbstractContextManager[object]:
-        """Held by who names an old commit, and `alone` by who removes those that nobody names.
+    def commits_lock(self, *, exclusive: bool) -> AbstractContextManager[object]:
+        """A lock on the set of commits: shared to reference one, `exclusive` to delete some.
 
-        Where the medium can, neither goes on while the other holds it.
+        A medium without locks returns one that excludes nobody.
         """
 
     def writer(self, branch: str) -> AbstractContextManager[object]:
-        """Keep other writers out of a branch, where the medium can; raises `Locked`."""
+        """An exclusive lock on a branch, if the medium has locks. Raises `Locked`."""
 
     def size(self) -> int:
-        """Bytes of all files."""
+        """Total bytes of all files."""
 
     def delete(self) -> None:
-        """Remove everything."""
+        """Delete the session."""
 
 
 def missing(name: str) -> Corrupt:
-    """The error for a file that is not there."""
+    """The error for a missing file."""
     return Corrupt(f"{name}: missing. Restore the file from a copy.")
 
 
-def check_found(name: str, found: int, extent: Extent) -> None:
-    """Refuse a file of `found` bytes that cannot have an extent.
+def check_extent(name: str, size: int, extent: Extent) -> None:
+    """Check that a file of `size` bytes can contain an extent.
 
     Raises:
-        Corrupt: says what was found.
+        Corrupt: the file is too short or too long; states both sizes.
     """
     if extent.size is None:
-        if found <= MAX_DOCUMENT:
+        if size <= MAX_DOCUMENT:
             return
         raise Corrupt(
-            f"{name}: has {found} bytes; documents have at most {MAX_DOCUMENT}. "
+            f"{name}: has {size} bytes; documents have at most {MAX_DOCUMENT}. "
             "Restore the file from a copy."
         )
     end = extent.start + extent.size
-    if found < end or (extent.whole and found > end):
+    if size < end or (extent.whole and size > end):
         raise Corrupt(
-            f"{name}: has {found} bytes where {end} were written. Restore the file from a copy."
+            f"{name}: has {size} bytes where {end} were written. Restore the file from a copy."
         )
 
 

@@ -1,7 +1,7 @@
-"""Errors of the memory store: one class per thing a caller may want to handle.
+"""Errors of the memory store: one class for each condition that a caller may handle.
 
-Every message names the file or thing and ends with a remedy. Wrong arguments are `ValueError`, as
-everywhere; what the disk holds or refuses is a `StoreError`.
+Every message names the file or object and ends with a remedy. Invalid arguments raise `ValueError`;
+whatever the medium holds or refuses raises a `StoreError`.
 """
 
 import errno
@@ -10,19 +10,19 @@ from contextlib import contextmanager
 
 
 class StoreError(Exception):
-    """Base of all errors of a memory store."""
+    """Base class of all errors of a memory store."""
 
 
 class NotFound(StoreError):
-    """The session, branch, position or token asked for is not there."""
+    """The requested session, branch, position or token does not exist."""
 
 
 class Corrupt(StoreError):
-    """A file is damaged, missing, out of place or absurd; the message names it."""
+    """A file is damaged, missing, misplaced or implausible; the message names it."""
 
 
 class Conflict(StoreError):
-    """Somebody else moved the branch: the commit was not made, and nothing was changed."""
+    """Another writer moved the branch; nothing was committed and nothing changed."""
 
 
 class Locked(StoreError):
@@ -33,7 +33,7 @@ class Mismatch(StoreError):
     """The snapshot was made with other weights, another tokenizer or other settings.
 
     Attributes:
-        differing: {name: (recorded, given)}; a value that is not known is None.
+        differing: {name: (recorded, given)}; an unknown value is None.
     """
 
     def __init__(self, message: str, differing: dict[str, tuple[str | None, str | None]]) -> None:
@@ -42,20 +42,20 @@ class Mismatch(StoreError):
 
 
 class UnsupportedSchema(StoreError):
-    """The session was written in a format that this version does not know."""
+    """The session was written in a format that this version does not support."""
 
 
 class StoreFull(StoreError):
-    """No space left; the last commit is still readable and nothing half-written remains."""
+    """No space is left; the last commit stays readable and no partial commit remains."""
 
 
 @contextmanager
 def os_errors(doing: str, path: object) -> Iterator[None]:
-    """Turn an OSError into the StoreError that says what was being done to `path`.
+    """Convert an OSError into the StoreError that says what was being done to `path`.
 
     Raises:
-        StoreFull: no space or quota left.
-        StoreError: anything else that the operating system refused.
+        StoreFull: no space or quota is left.
+        StoreError: any other error of the operating system.
     """
     try:
         yield
@@ -64,7 +64,7 @@ def os_errors(doing: str, path: object) -> Iterator[None]:
 
 
 def from_os(error: OSError, doing: str, path: object) -> StoreError:
-    """The StoreError that stands for `error`, met while `doing` something to `path`."""
+    """The StoreError for `error`, which occurred while `doing` something to `path`."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StoreFull(
             f"{path}: no space left while {doing}; the last commit is intact. "
@@ -73,9 +73,9 @@ def from_os(error: OSError, doing: str, path: object) -> StoreError:
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return StoreError(
             f"{path}: not permitted while {doing} ({error.strerror}). "
-            "Check the owner and mode of the folder, or copy the session to a folder of your own."
+            "Check the owner and mode of the folder, or copy the session to a folder you own."
         )
     return StoreError(
-        f"{path}: the system refused while {doing} ({error.strerror or error}). "
+        f"{path}: the system failed while {doing} ({error.strerror or error}). "
         "Check the path and the disk, then try again."
     )

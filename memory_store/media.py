@@ -1,13 +1,13 @@
-"""The store on each medium: a folder, object storage, a dict."""
+"""The memory store on each medium: a folder, object storage, a dict."""
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from memory_store.backends.directory import Directory, Durability
-from memory_store.backends.memory import Files, InMemory
-from memory_store.backends.object_storage import Objects
+from memory_store.backends.directory import DirectoryBackend, Durability
+from memory_store.backends.memory import Files, MemoryBackend
+from memory_store.backends.object_storage import ObjectBackend
 from memory_store.errors import Corrupt
 from memory_store.format.header import Header, create_header, read_header
 from memory_store.format.names import COMMITS, REFS, commit_key, is_packed
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 class DirectoryStore(Store):
-    """One session in a folder; see `protocol.MemoryStore` for what it does.
+    """One session in a folder; `protocol.MemoryStore` documents the methods.
 
-    `create` and `open` make one. Opening writes nothing, so a session in a read-only folder can be
-    listed, loaded and verified. A store may be shared by threads, and by processes that fork.
+    Construct it with `create` or `open`. Opening writes nothing, so a session in a read-only folder
+    can be listed, loaded and verified. Threads may share a store, and so may forked processes.
 
     Attributes:
         path: the session's folder, absolute.
@@ -39,20 +39,20 @@ class DirectoryStore(Store):
         fingerprints: Mapping[str, str] | None = None,
         durability: Durability = "full",
     ) -> Self:
-        """Begin a session in a new or empty folder.
+        """Create a session in a new or empty folder.
 
         Args:
-            path: the folder; its parents are made if need be.
-            attributes: what the session is; never changes.
-            fingerprints: of the weights, the tokenizer, …: recorded with commits that name none.
-            durability: "full" waits for the disk at each commit. "normal" does not: after a crash
-                of the system (not of the process) the newest commits may be damaged, which is
-                noticed, and older ones are still there.
+            path: the folder; missing parents are created.
+            attributes: a description of the session; it never changes.
+            fingerprints: of the weights, the tokenizer, …: the default of `commit`.
+            durability: "full" waits for the disk at each commit. "normal" does not: a crash of the
+                system (not of the process) may damage the newest commits; the damage is detected,
+                and older commits remain.
 
         Raises:
-            StoreError: the folder holds something, or cannot be written to.
+            StoreError: the folder is not empty, or cannot be written to.
         """
-        directory = Directory(path, durability)
+        directory = DirectoryBackend(path, durability)
         header = create_header(directory, attributes=attributes, fingerprints=fingerprints)
         return cls(directory, header)
 
@@ -61,40 +61,40 @@ class DirectoryStore(Store):
         """Open the session in a folder.
 
         Raises:
-            NotFound: no session there.
-            Corrupt: its description is damaged.
-            UnsupportedSchema: a later version wrote it.
+            NotFound: the folder holds no session.
+            Corrupt: `session.json` is damaged, or a folder of the session is missing.
+            UnsupportedSchema: a later version wrote the session.
         """
-        directory = Directory(path, durability)
+        directory = DirectoryBackend(path, durability)
         header = read_header(directory)
         for folder in (directory.root / REFS, directory.root / COMMITS):
             if folder.is_symlink() or not folder.is_dir():
                 raise Corrupt(f"{folder}: missing, or not a folder. Restore it from a copy.")
         return cls(directory, header)
 
-    def __init__(self, directory: Directory, header: Header) -> None:
+    def __init__(self, directory: DirectoryBackend, header: Header) -> None:
         super().__init__(directory, header)
         self.path = directory.root
 
     def group(self, ref: Ref | Commit) -> "zarr.Group":
-        """The commit as a read-only Zarr group, for looking around with Zarr's own tools."""
+        """The commit as a read-only Zarr group, to inspect it with Zarr's own tools."""
         import zarr
 
         commit = ref.commit if isinstance(ref, Ref) else ref
-        place = self.path / commit_key(commit.name)
+        path = self.path / commit_key(commit.name)
         kind = zarr.storage.ZipStore if is_packed(commit.name) else zarr.storage.LocalStore
-        return zarr.open_group(kind(place, read_only=True), mode="r")
+        return zarr.open_group(kind(path, read_only=True), mode="r")
 
 
 class ObjectStore(Store):
-    """One session in object storage; see `protocol.MemoryStore` for what it does.
+    """One session in object storage; `protocol.MemoryStore` documents the methods.
 
-    `create` and `open` make one. What `commit` returns for has been acknowledged by the storage. No
-    lock keeps a second writer out: the one that commits later gets `Conflict`. A store may be
-    shared by threads.
+    Construct it with `create` or `open`. `commit` returns when the storage has acknowledged every
+    object. There are no locks: of two concurrent writers, the later commit raises `Conflict`.
+    Threads may share a store.
 
-    Args of both: `url` is `s3://bucket/prefix`, `gs://bucket/prefix` or `az://container/prefix`;
-    see `object_client.connect` for where credentials come from.
+    URLs are `s3://bucket/prefix`, `gs://bucket/prefix` and `az://container/prefix`;
+    `object_client.connect` documents the credentials.
     """
 
     @classmethod
@@ -105,18 +105,18 @@ class ObjectStore(Store):
         attributes: Mapping[str, JSON] | None = None,
         fingerprints: Mapping[str, str] | None = None,
     ) -> Self:
-        """Begin a session under a prefix that has no objects.
+        """Create a session under a prefix without objects.
 
         Args:
             url: the bucket and the prefix.
-            attributes: what the session is; never changes.
-            fingerprints: of the weights, the tokenizer, …: recorded with commits that name none.
+            attributes: a description of the session; it never changes.
+            fingerprints: of the weights, the tokenizer, …: the default of `commit`.
 
         Raises:
-            ValueError: not such a URL.
-            StoreError: there are objects, or the storage refuses.
+            ValueError: an unsupported URL.
+            StoreError: the prefix holds objects, or the storage refuses.
         """
-        backend = Objects.at(url)
+        backend = ObjectBackend.at(url)
         header = create_header(backend, attributes=attributes, fingerprints=fingerprints)
         return cls(backend, header)
 
@@ -125,21 +125,21 @@ class ObjectStore(Store):
         """Open the session under a prefix.
 
         Raises:
-            ValueError: not such a URL.
-            NotFound: no session there.
-            Corrupt: its description is damaged.
-            UnsupportedSchema: a later version wrote it.
+            ValueError: an unsupported URL.
+            NotFound: the prefix holds no session.
+            Corrupt: `session.json` is damaged.
+            UnsupportedSchema: a later version wrote the session.
             StoreError: the storage refuses.
         """
-        backend = Objects.at(url)
+        backend = ObjectBackend.at(url)
         return cls(backend, read_header(backend))
 
 
 class InMemoryStore(Store):
-    """One session in a dict of the files that a folder would hold.
+    """One session in a dict of file names and contents, as a folder would hold them.
 
-    The dict is the session: `open` with the same one gives another store of the same session, in
-    this thread or another. Nothing outlives the process.
+    The dict is the session: `open` with the same dict returns another store of the same session,
+    in any thread. The session ends with the process.
     """
 
     @classmethod
@@ -150,12 +150,12 @@ class InMemoryStore(Store):
         attributes: Mapping[str, JSON] | None = None,
         fingerprints: Mapping[str, str] | None = None,
     ) -> Self:
-        """Begin a session in an empty dict, a new one if None.
+        """Create a session in an empty dict; None makes a new dict.
 
         Raises:
-            StoreError: the dict holds something.
+            StoreError: the dict is not empty.
         """
-        backend = InMemory({} if files is None else files)
+        backend = MemoryBackend({} if files is None else files)
         header = create_header(backend, attributes=attributes, fingerprints=fingerprints)
         return cls(backend, header)
 
@@ -164,8 +164,9 @@ class InMemoryStore(Store):
         """Open the session in a dict.
 
         Raises:
-            NotFound: no session there.
-            Corrupt: its description is damaged.
+            NotFound: the dict holds no session.
+            Corrupt: `session.json` is damaged.
+            UnsupportedSchema: a later version wrote the session.
         """
-        backend = InMemory(files)
+        backend = MemoryBackend(files)
         return cls(backend, read_header(backend))

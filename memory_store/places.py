@@ -1,4 +1,4 @@
-"""Stores by path or URL: a folder, or a prefix in object storage."""
+"""Sessions by path or URL: in a folder, or under a prefix of object storage."""
 
 import os
 from collections.abc import Mapping
@@ -6,9 +6,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from memory_store.backend import Backend
-from memory_store.backends.directory import Directory, Durability
+from memory_store.backends.directory import DirectoryBackend, Durability
 from memory_store.backends.object_client import is_url
-from memory_store.backends.object_storage import Objects
+from memory_store.backends.object_storage import ObjectBackend
 from memory_store.errors import NotFound, os_errors
 from memory_store.media import DirectoryStore, ObjectStore
 from memory_store.store import Store
@@ -28,17 +28,17 @@ def create_store(
     fingerprints: Mapping[str, str] | None = None,
     durability: Durability = "full",
 ) -> Store:
-    """Begin a session in a folder, or under a prefix of object storage.
+    """Create a session in a folder, or under a prefix of object storage.
 
     Args:
         where: a path, or `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix`.
-        attributes: what the session is; never changes.
-        fingerprints: of the weights, the tokenizer, …: recorded with commits that name none.
+        attributes: a description of the session; it never changes.
+        fingerprints: of the weights, the tokenizer, …: the default of `commit`.
         durability: of a folder, see `DirectoryStore.create`; object storage is always "full".
 
     Raises:
-        ValueError: a URL that is none of these.
-        StoreError: something is there already, or the medium refuses.
+        ValueError: an unsupported URL.
+        StoreError: the place is not empty, or the medium refuses.
     """
     if is_url(where):
         return ObjectStore.create(str(where), attributes=attributes, fingerprints=fingerprints)
@@ -55,10 +55,10 @@ def open_store(where: Place, *, durability: Durability = "full") -> Store:
         durability: see `create_store`.
 
     Raises:
-        ValueError: a URL that is none of those allowed.
-        NotFound: no session there.
-        Corrupt: its description is damaged.
-        UnsupportedSchema: a later version wrote it.
+        ValueError: an unsupported URL.
+        NotFound: there is no session.
+        Corrupt: `session.json` is damaged.
+        UnsupportedSchema: a later version wrote the session.
         StoreError: the medium refuses.
     """
     if is_url(where):
@@ -72,7 +72,7 @@ def export(where: Place, path: Place) -> int:
 
 
 def import_(path: Place, where: Place) -> None:
-    """Unpack a file of `export` at `where`; see `export.import_session`."""
+    """Create the session at `where` from an exported file; see `export.import_session`."""
     import_session(path, _backend(where))
 
 
@@ -82,18 +82,19 @@ def copy(where: Place, to: Place) -> None:
 
 
 def _backend(where: Place) -> Backend:
-    return Objects.at(str(where)) if is_url(where) else Directory(where, "full")
+    return ObjectBackend.at(str(where)) if is_url(where) else DirectoryBackend(where, "full")
 
 
 def rename(where: Place, to: Place) -> None:
-    """Give a session another place beside it; nobody may be writing to it.
+    """Move a session that has no writer.
 
-    In object storage, which renames nothing, it is copied, and then deleted.
+    A folder moves within its file system. Object storage has no rename: a session that moves from
+    or to a URL is copied and then deleted.
 
     Raises:
-        NotFound, Corrupt: the source is no session, or damaged.
+        NotFound, Corrupt: the source is not a session, or it is damaged.
         Locked: a writer holds one of its branches.
-        StoreError: the target holds something, or the medium refuses.
+        StoreError: the target exists, or the medium refuses.
     """
     store = open_store(where)
     with ExitStack() as stack, os_errors("renaming", where):
@@ -103,20 +104,20 @@ def rename(where: Place, to: Place) -> None:
             copy(where, to)
             _backend(where).delete()
         else:
-            Directory(where, "full").move(Path(to))
+            DirectoryBackend(where, "full").move(Path(to))
 
 
-def mend_header(where: Place) -> str | None:
-    """Write a session's description anew if it is damaged or gone; see `recovery.recover_header`.
+def repair_header(where: Place) -> str | None:
+    """Rewrite a damaged or missing `session.json`; see `recovery.recover_header`.
 
     Returns:
-        What was wrong, None if nothing was.
+        A description of the damage, or None if there was none.
     """
     return recover_header(_backend(where))
 
 
 def occupied(where: Place) -> bool:
-    """Whether there is something where a session would begin: a folder, or a session's prefix."""
+    """Whether a path exists, or a prefix of object storage holds a session."""
     if not is_url(where):
         return os.path.exists(where)
     try:
@@ -127,14 +128,14 @@ def occupied(where: Place) -> bool:
 
 
 def session_names(where: Place) -> list[str]:
-    """The names of the sessions `<name>.zarr` side by side in a folder or prefix, sorted.
+    """The names of the sessions `<name>.zarr` in a folder or under a prefix, sorted.
 
     Raises:
-        ValueError: a URL that is none of those allowed.
+        ValueError: an unsupported URL.
         StoreError: the medium refuses.
     """
     if is_url(where):
-        names = Objects.at(str(where)).folders("")
+        names = ObjectBackend.at(str(where)).folders("")
     else:
         with os_errors("listing", where):
             names = [path.name for path in Path(where).glob(f"*{SUFFIX}")]
@@ -142,7 +143,7 @@ def session_names(where: Place) -> list[str]:
 
 
 def named(where: Place, name: str) -> str:
-    """Where the session `name` of a folder or prefix lies."""
+    """The path or URL of the session `name` in a folder or under a prefix."""
     if is_url(where):
         return f"{str(where).rstrip('/')}/{name}{SUFFIX}"
     return os.path.join(where, f"{name}{SUFFIX}")

@@ -1,4 +1,4 @@
-"""What every memory store offers, whatever medium keeps it."""
+"""The interface of a memory store, on any medium."""
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -19,35 +19,35 @@ from memory_store.types import (
 
 
 class MemoryStore(Protocol):
-    """Keeps one session: its commits, its branches, its token log.
+    """One session: its commits, its branches and its token log.
 
-    All methods may raise `StoreError` where the medium refuses, and `Corrupt` where it lies.
+    All methods may raise `StoreError` if the medium fails, and `Corrupt` if stored data is damaged.
     """
 
     @property
     def session(self) -> str:
-        """The session's id, 32 hex digits, given at creation."""
+        """The session's id, 32 hex digits, assigned at creation."""
 
     @property
     def attributes(self) -> Mapping[str, JSON]:
-        """What the creator wrote about the session; never changes."""
+        """The attributes given at creation; they never change."""
 
     @property
     def fingerprints(self) -> Mapping[str, str]:
-        """The fingerprints given at creation; commits that name none record these."""
+        """The fingerprints given at creation, the default of `commit`."""
 
     @property
     def remote(self) -> bool:
-        """Whether it lies where nothing can be locked; see `gc`."""
+        """Whether the medium is a network service without locks; see `gc`."""
 
     def branches(self) -> list[str]:
         """The branches that have a head, sorted."""
 
     def head(self, branch: str) -> Ref | None:
-        """The newest ref of `branch`, or None if there is no such branch."""
+        """The newest ref of `branch`, or None if the branch does not exist."""
 
     def refs(self, branch: str) -> list[Ref]:
-        """The history of `branch`, oldest first; empty if there is no such branch."""
+        """The history of `branch`, oldest first; empty if the branch does not exist."""
 
     def commit(
         self,
@@ -59,19 +59,19 @@ class MemoryStore(Protocol):
     ) -> Ref:
         """Write `snapshot` and move the head of `branch` from `parent` to it.
 
-        Once this returns, the snapshot lasts: in object storage as the storage promises; in a
-        folder it survives a killed process and, with durability "full", a crash of the system. If
-        it raises, the branch is as it was, unless the message says that this is not known.
+        The snapshot is durable on return: in object storage as the storage guarantees; in a folder
+        it survives a killed process and, with durability "full", a crash of the system. On an
+        exception the branch is unchanged, unless the message says that the outcome is unknown.
 
         Args:
-            snapshot: the state; only what the parent commit lacks is written.
+            snapshot: the state; only the slots that the parent commit lacks are written.
             branch: the branch to move.
             parent: the head of `branch` that the snapshot continues; None begins the branch.
-            fingerprints: of the weights, the tokenizer, …; those of the session if None.
+            fingerprints: of the weights, the tokenizer, …; None uses those of the session.
 
         Raises:
             Conflict: the head of `branch` is not `parent`.
-            StoreFull: no space left.
+            StoreFull: no space is left.
             ValueError: the snapshot breaks the rules of `Snapshot` or `Window`, or its tokens do
                 not lead from the parent's position to its own.
         """
@@ -83,16 +83,17 @@ class MemoryStore(Protocol):
         fingerprints: Mapping[str, str] | None = None,
         allow_mismatch: bool = False,
     ) -> Snapshot:
-        """The snapshot at `ref`, bit for bit as it was committed, checked as it is read.
+        """The snapshot at `ref`, bit for bit as it was committed; checksums are verified.
 
         Args:
             ref: a ref or commit of this store.
             fingerprints: must equal those recorded with the commit, name by name; None, for tools
-                that do not run a model, checks nothing.
-            allow_mismatch: load all the same when fingerprints differ.
+                that do not run a model, skips the check.
+            allow_mismatch: load even if fingerprints differ.
 
         Raises:
-            Mismatch: fingerprints differ; the message says which.
+            Mismatch: fingerprints differ; the message lists them.
+            NotFound: the snapshot was deleted by `gc`.
             Corrupt: a file is damaged, missing or not the one that was committed.
         """
 
@@ -102,50 +103,51 @@ class MemoryStore(Protocol):
     def publish(self, ref: Ref | Commit, *, branch: str) -> Ref:
         """Make the commit at `ref` the head of `branch`: a rewind, or the fork of a new branch.
 
-        No data is copied, and the history of `branch` keeps what it had.
+        No data is copied; the history of `branch` grows by one ref.
 
         Raises:
-            Conflict: the branch was moved meanwhile.
+            Conflict: another writer moved the branch at the same time.
+            NotFound: the snapshot was deleted by `gc`.
         """
 
     def nearest(self, start: str | Ref | Commit, position: int) -> Commit:
-        """The newest commit at or before `position` on the way to `start`.
+        """The newest loadable commit at or before `position` among the ancestors of `start`.
 
         Args:
-            start: where to look back from: a branch (its head), a ref or a commit.
+            start: a branch (its head), a ref or a commit; it counts as its own ancestor.
             position: tokens read.
 
         Raises:
-            NotFound: no such branch, or the history begins after `position`.
+            NotFound: the branch does not exist, or its loadable history begins after `position`.
         """
 
     def tokens(self, ref: Ref | Commit, start: int, stop: int) -> np.ndarray:
-        """The token ids at positions [start, stop) on the way to `ref`, int32.
+        """The token ids at positions [start, stop) of the stream that ends at `ref`, int32.
 
         Raises:
             ValueError: not 0 ≤ start ≤ stop ≤ the position of `ref`.
             NotFound: the log begins after `start`.
         """
 
-    def is_whole(self, ref: Ref | Commit) -> bool:
-        """Whether the state at `ref` is kept: `gc` may have let go of it."""
+    def is_loadable(self, ref: Ref | Commit) -> bool:
+        """Whether the snapshot at `ref` still exists: `gc` may have deleted it."""
 
     def pins(self) -> dict[str, Commit]:
-        """The commits that are pinned, by the names of the pins."""
+        """The pinned commits, by the names of the pins."""
 
     def pin(self, ref: Ref | Commit, name: str) -> None:
-        """Keep the state at `ref`, whatever `gc` is told.
+        """Protect the snapshot at `ref` from garbage collection.
 
         Raises:
-            NotFound: its state was let go already.
-            StoreError: the name is taken by another commit.
+            NotFound: the snapshot was deleted already.
+            StoreError: the name pins another commit.
         """
 
     def unpin(self, name: str) -> None:
         """Remove a pin.
 
         Raises:
-            NotFound: there is none of that name.
+            NotFound: no pin has that name.
         """
 
     def gc(
@@ -155,55 +157,55 @@ class MemoryStore(Protocol):
         grace: float = 3600.0,
         dry_run: bool = False,
     ) -> Collected:
-        """Let go of the states that nothing asks to keep, and sweep what writers left behind.
+        """Delete the snapshots that `retention` does not keep, and files of interrupted writes.
 
-        Heads and pinned commits stay, and all that they are loaded from. Of every other commit its
-        record stays, so that the chain of ids is whole, and its token ids if the retention says so.
-        A session may be written while this runs. In object storage, where nothing can be locked,
-        nobody may fork, rewind to or pin an old snapshot meanwhile: it may be gone.
+        Heads and pinned commits stay, and the commits that they are loaded from. Every deleted
+        commit leaves its record, so that the chain of ids stays complete, and its token ids if the
+        retention keeps them. The session may be written to during the collection. Object storage
+        has no locks: there, forking, rewinding to or pinning an old snapshot during the collection
+        is unsafe, because the snapshot may be deleted.
 
         Args:
-            retention: which snapshots to keep; None keeps all, and sweeps.
-            grace: seconds; what is younger is not taken for something left behind.
-            dry_run: only tell what would be done.
+            retention: the snapshots to keep; None keeps all of them.
+            grace: seconds; younger files are never taken for those of an interrupted write.
+            dry_run: report what would be deleted, and delete nothing.
 
         Raises:
-            Corrupt: a ref, a pin or a commit's record is damaged; nothing more is removed then.
+            Corrupt: a ref, a pin or a commit's record is damaged; the collection stops there.
         """
 
     def recover(self, branch: str = "main") -> Recovered:
-        """Make the newest state of a branch that can be loaded its head, and say what was lost.
+        """Make the newest loadable snapshot of a branch its head, and report the damage.
 
-        The one thing that falls back to an older state: everything else raises on damage. Nothing
-        is thrown away; refs that cannot be read are kept in `lost/`.
+        This is the only operation that falls back to an older snapshot; all others raise on damage.
+        Nothing is deleted; unreadable refs move to `lost/`.
 
         Raises:
-            NotFound: no such branch, or none of its states can be loaded.
+            NotFound: the branch does not exist, or none of its snapshots can be loaded.
             Locked: another writer holds the branch.
         """
 
     def writer(self, branch: str = "main") -> AbstractContextManager[object]:
-        """Hold the branch while writing, so that a second writer is told early.
+        """An advisory lock on the branch, so that a second writer fails early.
 
-        The guard against lost commits is `commit` itself; this one is a courtesy, which object
-        storage does not offer.
+        `commit` itself prevents lost updates. Object storage has no locks, and excludes nobody.
 
         Raises:
-            Locked: on entry, if another writer holds it; the message names the process.
+            Locked: on entry, if another writer holds the branch; the message names its process.
         """
 
     def verify(self, ref: Ref | Commit | None = None) -> Verified:
-        """Read everything that `ref` (default: every ref) reaches, and check it all.
+        """Read and check everything reachable from `ref` (default: from every ref).
 
         Raises:
-            Corrupt: names the first file that is not as it was written.
+            Corrupt: names the first file that differs from what was written.
         """
 
     def size(self, ref: Ref | Commit | None = None) -> int:
-        """Bytes of all files of the session, or of the arrays that one commit itself holds."""
+        """Bytes of all files of the session, or of the arrays stored in one commit."""
 
     def delete(self) -> None:
-        """Remove the session with all its branches.
+        """Delete the session with all its branches.
 
         Raises:
             Locked: another writer holds a branch.

@@ -1,4 +1,4 @@
-"""A memory store over any backend: the same format, history and rules everywhere."""
+"""The memory store on any backend: one format, one history and one set of rules for all media."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -11,7 +11,7 @@ from memory_store.errors import os_errors
 from memory_store.format.header import Header, read_header
 from memory_store.format.names import branch_folder
 from memory_store.history import walk
-from memory_store.history.loading import let_go, load_snapshot
+from memory_store.history.loading import load_snapshot, snapshot_deleted
 from memory_store.history.reading import Commits
 from memory_store.history.refs import Refs, add_pin, all_pins, no_branch, remove_pin
 from memory_store.history.writing import commit_snapshot
@@ -32,7 +32,7 @@ from memory_store.upkeep.verify import verify
 
 
 class Store:
-    """One session on a backend; see `protocol.MemoryStore` for what it does."""
+    """One session on a backend; `protocol.MemoryStore` documents the methods."""
 
     def __init__(self, backend: Backend, header: Header) -> None:
         self._backend = backend
@@ -42,7 +42,7 @@ class Store:
 
     @property
     def name(self) -> str:
-        """Where the session lies: a path or a URL."""
+        """The session's path or URL."""
         return self._backend.name()
 
     @property
@@ -52,7 +52,7 @@ class Store:
 
     @property
     def attributes(self) -> Mapping[str, JSON]:
-        """What the creator wrote about the session."""
+        """The attributes given at creation."""
         return self._header.attributes
 
     @property
@@ -62,7 +62,7 @@ class Store:
 
     @property
     def remote(self) -> bool:
-        """Whether it lies where nothing can be locked; see `gc`."""
+        """Whether the medium is a network service without locks; see `gc`."""
         return self._backend.remote
 
     def branches(self) -> list[str]:
@@ -117,19 +117,19 @@ class Store:
     def publish(self, ref: Ref | Commit, *, branch: str) -> Ref:
         """Make the commit at `ref` the head of `branch`; see `MemoryStore.publish`."""
         commit = _commit(ref)
-        with self._backend.naming(alone=False):
-            self._check_kept(commit)
+        with self._backend.commits_lock(exclusive=False):
+            self._check_loadable(commit)
             head = self.head(branch)
             with os_errors("moving the branch", self.name):
                 seq = head.seq + 1 if head else 0
                 return self._refs.publish(branch, seq, commit, through=self._backend)
 
-    def _check_kept(self, commit: Commit) -> None:
-        if self._commits.was_let_go(commit):
-            raise let_go(self._commits, commit)
+    def _check_loadable(self, commit: Commit) -> None:
+        if self._commits.was_deleted(commit):
+            raise snapshot_deleted(self._commits, commit)
 
     def nearest(self, start: str | Ref | Commit, position: int) -> Commit:
-        """The newest commit at or before `position` on the way to `start`."""
+        """The newest loadable commit at or before `position` among the ancestors of `start`."""
         if isinstance(start, str):
             head = self.head(start)
             if head is None:
@@ -138,29 +138,29 @@ class Store:
         return walk.nearest(_commit(start), position, self._commits)
 
     def tokens(self, ref: Ref | Commit, start: int, stop: int) -> np.ndarray:
-        """The token ids at positions [start, stop) on the way to `ref`, int32."""
+        """The token ids at positions [start, stop) of the stream that ends at `ref`, int32."""
         return walk.tokens(_commit(ref), start, stop, self._commits)
 
-    def is_whole(self, ref: Ref | Commit) -> bool:
-        """Whether the state at `ref` is kept; see `gc`."""
-        return self._commits.is_whole(_commit(ref))
+    def is_loadable(self, ref: Ref | Commit) -> bool:
+        """Whether the snapshot at `ref` still exists; see `gc`."""
+        return self._commits.is_loadable(_commit(ref))
 
-    def whole(self, refs: Sequence[Ref]) -> list[bool]:
-        """`is_whole` of many, at less cost."""
-        return self._commits.whole([ref.commit for ref in refs])
+    def loadable(self, refs: Sequence[Ref]) -> list[bool]:
+        """`is_loadable` of several refs, at less cost."""
+        return self._commits.loadable([ref.commit for ref in refs])
 
     def pins(self) -> dict[str, Commit]:
-        """What is pinned, by name."""
+        """The pinned commits, by the names of the pins."""
         return all_pins(self._backend)
 
     def pin(self, ref: Ref | Commit, name: str) -> None:
-        """Keep the state at `ref`, whatever the retention; see `MemoryStore.pin`."""
-        with self._backend.naming(alone=False):
-            self._check_kept(_commit(ref))
+        """Protect the snapshot at `ref` from garbage collection; see `MemoryStore.pin`."""
+        with self._backend.commits_lock(exclusive=False):
+            self._check_loadable(_commit(ref))
             add_pin(self._backend, name, _commit(ref))
 
     def unpin(self, name: str) -> None:
-        """Let go of a pin; see `MemoryStore.unpin`."""
+        """Remove a pin; see `MemoryStore.unpin`."""
         remove_pin(self._backend, name)
 
     def gc(
@@ -170,31 +170,31 @@ class Store:
         grace: float = GRACE,
         dry_run: bool = False,
     ) -> Collected:
-        """Let go of what nothing asks to keep; see `MemoryStore.gc`."""
-        with self._backend.naming(alone=True), os_errors("collecting garbage", self.name):
-            there = self._commits.names()  # first: what is published from here on is not among it
+        """Delete the snapshots that `retention` does not keep; see `MemoryStore.gc`."""
+        with self._backend.commits_lock(exclusive=True), os_errors("collecting garbage", self.name):
+            listed = self._commits.names()  # first: commits published later must not be collected
             return collect(
                 self._commits,
                 {branch: self.refs(branch) for branch in self.branches()},
                 self.pins().values(),
                 retention or Retention(),
-                there=there,
+                listed=listed,
                 grace=grace,
                 dry_run=dry_run,
             )
 
     def recover(self, branch: str = "main") -> Recovered:
-        """Make the newest sound state of a branch its head; see `MemoryStore.recover`."""
+        """Make the newest loadable snapshot of a branch its head; see `MemoryStore.recover`."""
         with self.writer(branch), os_errors("recovering", self.name):
             return recover(self._commits, self._refs, branch)
 
     def writer(self, branch: str = "main") -> AbstractContextManager[object]:
-        """Hold the branch while writing; see `MemoryStore.writer`."""
-        branch_folder(branch)  # refuses what is no name
+        """An advisory lock on the branch; see `MemoryStore.writer`."""
+        branch_folder(branch)  # refuses an invalid name
         return self._backend.writer(branch)
 
     def verify(self, ref: Ref | Commit | None = None) -> Verified:
-        """Read everything that `ref` (default: every ref) reaches, and check it all."""
+        """Read and check everything reachable from `ref` (default: from every ref)."""
         if ref is not None:
             return verify(self._commits, [_commit(ref)], refs=0)
         read_header(self._backend)
@@ -202,14 +202,14 @@ class Store:
         return verify(self._commits, [ref.commit for ref in refs], refs=len(refs))
 
     def size(self, ref: Ref | Commit | None = None) -> int:
-        """Bytes of all files of the session, or of the arrays that one commit itself holds."""
+        """Bytes of all files of the session, or of the arrays stored in one commit."""
         if ref is not None:
             return self._commits.size(_commit(ref))
         with os_errors("measuring", self.name):
             return self._backend.size()
 
     def delete(self) -> None:
-        """Remove the session with all its branches; see `MemoryStore.delete`."""
+        """Delete the session with all its branches; see `MemoryStore.delete`."""
         with ExitStack() as stack, os_errors("deleting", self.name):
             for branch in self.branches():
                 stack.enter_context(self.writer(branch))

@@ -1,9 +1,9 @@
-"""What is committed, what is loaded, and what the store reports.
+"""The values of the store: what is committed, what is loaded, and what is reported.
 
-A session's state is a few windows of slots that grow at one end, some small arrays, the token ids
-read since the parent commit, and small JSON attributes. A *commit* is one such snapshot, written
-once and never changed. A *ref* says that a branch pointed at a commit; the refs of a branch, oldest
-first, are its history, and the last one is its head.
+The state of a session consists of windows of slots that grow at one end, small arrays, the token
+ids read since the parent commit, and small JSON attributes. A *snapshot* is one such state. A
+*commit* is a stored snapshot; it is written once and never changed. A *ref* records that a branch
+pointed at a commit. The refs of a branch, oldest first, are its history; the last one is its head.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,17 +18,17 @@ JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """An array of which only the newest slots are kept.
+    """An array that holds the newest slots of a stream.
 
-    Slots are only ever appended: a slot, once part of a committed window, keeps its value and its
-    number (0 for the first slot of the stream). Thus only new slots are written. The store compares
-    the others with what it has, and writes a window whole if one of them has changed all the same.
+    Slots are append-only: a committed slot keeps its value and its number (0 for the first slot of
+    the stream), so a commit writes new slots only. The store compares the other slots with the
+    parent commit and rewrites the whole window if one of them has changed.
 
     Attributes:
-        data: the whole window as it is now, real slots only, slots along `axis`, newest last.
+        data: the current slots along `axis`, newest last, without padding.
         axis: the axis of `data` along which it grows.
         end: slots appended since the stream began; `data` holds the slots [end - n, end).
-        capacity: the window never holds more slots than this.
+        capacity: the maximal number of slots in the window.
     """
 
     data: np.ndarray
@@ -41,17 +41,17 @@ class Window:
 class Snapshot:
     """One state of a session, as it is committed and as it is loaded.
 
-    Arrays are boolean, integer or float; bfloat16 travels as uint16, and the caller notes in
-    `attributes` (`stored_dtype`) what the bits are. Names match [A-Za-z0-9][A-Za-z0-9._-]*, differ
-    by more than case, and are shared by windows and arrays; "tokens" is taken.
+    Arrays are boolean, integer or float; bfloat16 is stored as uint16, and the caller records the
+    real dtype in `attributes` (`stored_dtype`). Names match [A-Za-z0-9][A-Za-z0-9._-]*, differ by
+    more than case, and are unique among windows and arrays; "tokens" is reserved.
 
     Attributes:
         position: tokens read since the stream began.
-        windows: name → window; only slots that the parent commit lacks are written.
+        windows: name → window; a commit writes only the slots that its parent lacks.
         arrays: name → small array, written whole at each commit.
         tokens: ids read since the parent commit, [n] int32; n is position − the parent's position.
-            A first commit may know fewer: its log then begins at position − n.
-        attributes: small JSON state: text tails, random generator, settings. Tuples come back as
+            A first commit may have fewer: its log then begins at position − n.
+        attributes: small JSON state: text tails, random generator, settings. Tuples are loaded as
             lists. NaN and infinity are refused.
     """
 
@@ -67,10 +67,11 @@ class Commit:
     """The address of a commit.
 
     Attributes:
-        name: its folder, "<position, 12 digits>-<32 hex digits>".
+        name: its file name, "<position, 12 digits>-<32 hex digits>.zip"; without ".zip" for a
+            folder of schema 1.
         id: sha256 of its attributes, in hex; covers its content and, through the ids of its parent
-            and window, its history.
-        position: tokens read when it was made.
+            and of the commits that hold its slots, its history.
+        position: tokens read when it was committed.
     """
 
     name: str
@@ -84,9 +85,9 @@ class Ref:
 
     Attributes:
         branch: the branch.
-        seq: 0 for the branch's first entry, then counting up.
-        commit: the commit that the branch pointed at from then on.
-        created: when, in seconds since 1970.
+        seq: the number of the entry, from 0.
+        commit: the commit that the branch points at from this entry on.
+        created: seconds since 1970.
     """
 
     branch: str
@@ -96,22 +97,22 @@ class Ref:
 
     @property
     def position(self) -> int:
-        """Tokens read when the commit was made."""
+        """Tokens read at the commit."""
         return self.commit.position
 
 
 @dataclass(frozen=True)
 class Retention:
-    """Which snapshots of a branch stay loadable; heads and pinned ones always do.
+    """Which snapshots of a branch garbage collection keeps; heads and pinned snapshots always stay.
 
     Attributes:
-        last: the newest so many of each branch; None keeps all.
-        thin: and of the older ones about `last` for each doubling of their age in tokens, instead
-            of none. From the nearest one, any position is reached by reading `last`ths of its age
-            in tokens again.
-        log: keep the token ids of the others, 4 bytes a token, and the first snapshot, so that all
-            positions stay within reach. Without, what is older than the oldest snapshot that is
-            kept is forgotten.
+        last: keep the newest `last` snapshots of each branch; None keeps all.
+        thin: also keep about `last` older snapshots for each doubling of their age in tokens. Any
+            position is then restored from the nearest kept snapshot by reading at most about
+            1/`last` of its age in tokens again.
+        log: keep the token ids of deleted snapshots, 4 bytes a token, and the first snapshot, so
+            that every position can be restored. Without it, token ids older than the oldest kept
+            snapshot are deleted.
 
     Raises:
         ValueError: `last` below 1, or thin without `last`.
@@ -125,12 +126,15 @@ class Retention:
         if self.last is not None and (type(self.last) is not int or self.last < 1):
             raise ValueError(f"last = {self.last!r}; allowed: an integer of at least 1, or None")
         if self.last is None and (self.thin or not self.log):
-            raise ValueError("thin and log = False say what happens to others than the `last`")
+            raise ValueError(
+                f"thin = {self.thin}, log = {self.log} with last = None; thin and log = False need "
+                "`last`, an integer of at least 1"
+            )
 
     def kept(self, refs: Sequence[Ref]) -> list[Ref]:
-        """Those of a branch's refs, oldest first, that stay loadable.
+        """The refs of a branch, oldest first, whose snapshots stay loadable.
 
-        Applied again and again while the branch grows, it keeps the same ones as at once at the
+        Incremental collection while the branch grows keeps the same refs as one collection at the
         end.
         """
         if self.last is None or len(refs) <= self.last:
@@ -138,8 +142,8 @@ class Retention:
         thinned: list[Ref] = []
         if self.thin:
             now = refs[-1].position
-            # A block is half of a larger one, and of each the newest stays: what goes early would
-            # also go late.
+            # Blocks nest by halves and the newest ref of each block stays, so a ref deleted early
+            # would also be deleted late.
             for ref, following in pairwise(refs[: len(refs) - self.last + 1]):
                 age = max(0, now - ref.position)
                 size = 1 << max(0, (age // self.last).bit_length() - 1)
@@ -150,7 +154,7 @@ class Retention:
 
 @dataclass(frozen=True)
 class Verified:
-    """What `verify` has read and found right."""
+    """What `verify` has read and checked: refs, commits, and bytes of arrays."""
 
     refs: int
     commits: int
@@ -162,27 +166,27 @@ class Collected:
     """What `gc` has done, or would do.
 
     Attributes:
-        kept: snapshots that can still be loaded.
-        released: commits whose state was let go.
-        forgotten: commits whose token ids were let go too.
-        leftovers: pieces of writes that never ended.
-        bytes: that were freed, about.
+        kept: snapshots that stay loadable.
+        deleted: commits whose snapshot was deleted.
+        tokens_deleted: commits whose token ids were deleted.
+        leftovers: files of interrupted writes that were removed.
+        bytes: approximate number of bytes freed.
     """
 
     kept: int
-    released: int
-    forgotten: int
+    deleted: int
+    tokens_deleted: int
     leftovers: int
     bytes: int
 
 
 @dataclass(frozen=True)
 class Recovered:
-    """What `recover` has found, and made of it.
+    """The result of `recover`.
 
     Attributes:
-        head: the branch's head now; its state can be loaded.
-        damage: a sentence for everything that could not be read; empty if all was well.
+        head: the new head of the branch; its snapshot can be loaded.
+        damage: one message for each damaged ref or commit; empty if there was none.
     """
 
     head: Ref

@@ -1,10 +1,12 @@
 """streamlm: language models that read without end in bounded memory.
 
+from pathlib import Path
+
 import streamlm
 
 model = streamlm.load()
 with streamlm.open("sessions/moby.zarr", model) as session:
-    session.feed("moby.txt")
+    session.feed(Path("moby.txt"))
     for piece in session.generate("And so", max_tokens=200):
         print(piece, end="")
 """

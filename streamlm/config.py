@@ -292,10 +292,12 @@ class TrainConfig(_Config):
     Attributes:
         steps: optimiser steps of the whole run.
         batch_size: rows, each reading its own part of the data segment by segment.
-        accumulate: row groups of `batch_size` rows whose gradients are added before a step.
+        accumulate: row groups of `batch_size` rows whose gradients are added before a step, as if
+            all were read at once.
         unroll: consecutive segments per optimiser step; "bptt" needs at least 2.
         learning_rate, min_learning_rate, warmup_steps: linear warm-up, then a cosine down.
-        weight_decay: AdamW, on matrices only; beta1, beta2: its moments.
+        weight_decay: AdamW, on matrices only, so on no bias or gain, whatever its shape.
+        beta1, beta2: AdamW's moments.
         clip: largest gradient norm.
         seed: of the initial weights, dropout and the order of the books.
         precision: "float32" or "bfloat16" (autocast; weights stay float32).

@@ -26,8 +26,9 @@ ROOT = Path(__file__).resolve().parents[1]
 settings.register_profile("streamlm", deadline=None)  # a busy machine is not a failing test
 settings.load_profile("streamlm")
 # Tiny models: a second thread costs more than it computes, here and in what tests start.
-torch.set_num_threads(1)
-os.environ["OMP_NUM_THREADS"] = "1"
+THREADS = os.environ.setdefault("STREAMLM_TEST_THREADS", "1")
+torch.set_num_threads(int(THREADS))
+os.environ["OMP_NUM_THREADS"] = THREADS
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

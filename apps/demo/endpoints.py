@@ -110,7 +110,7 @@ def add_endpoints(desk: Desk) -> None:
 
             def work(job: Job) -> float:
                 with shelf.open(session, checkpoint, readonly=True) as opened:
-                    return opened.score([words]).bits_per_byte or 0.0
+                    return opened.score(words).bits_per_byte or 0.0
 
             found: float = desk.jobs.do(work, visitor=visitor(request))
             return found

@@ -75,7 +75,7 @@ def read(job: Job, shelf: Shelf, name: str, *, text: str, checkpoint: Checkpoint
         file = Path(folder) / "text.txt"
         file.write_bytes(text.encode("utf-8", "replace"))
         with shelf.open(name, checkpoint, create=True) as session, job.turn():
-            report = session.feed(file, details=True, block_bytes=BLOCK, progress=tell)
+            report = session.feed(file, logprobs=True, block_bytes=BLOCK, progress=tell)
             size = file.stat().st_size
             bar = progress_bar(Progress("", size, size, report), skipped=report.skipped_bytes)
             bits = report.bits_per_byte

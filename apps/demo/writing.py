@@ -171,7 +171,7 @@ def compare(
     with shelf.told(sides[0].name):
         reports = []
         for fork in forks(shelf, sides, checkpoint):
-            reports.append(fork.score([text], details=True))
+            reports.append(fork.score(text, logprobs=True))
             job.pass_turn()
         first, second = reports
         tokenizer = checkpoint.tokenizer

@@ -133,7 +133,7 @@ def main() -> None:
 
     with session:
         text = endless_text(options.data, lambda: session.position, stops)
-        report = session.feed(text, progress=progress)
+        report = session.feed(text, score=True, progress=progress)
         saved = session.saved
     found = {
         "position": report.position,

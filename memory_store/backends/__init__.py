@@ -1,1 +1,1 @@
-"""The media that keep a session: a folder, object storage, a dict."""
+"""The media that hold a session: a folder, object storage, a dict."""

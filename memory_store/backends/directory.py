@@ -10,37 +10,37 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from memory_store.backend import Backend, Extent, Taken
-from memory_store.backends.directory_draft import FolderDraft, Pending, create_only, temporary
+from memory_store.backend import AlreadyExists, Backend, Extent
+from memory_store.backends.directory_draft import DirectoryDraft, PendingRef, create_only, temporary
 from memory_store.backends.files import (
     check_size,
     make_folder,
     open_regular,
-    read_beginning,
     read_document,
     read_into,
+    read_prefix,
     sync_folder,
-    sync_way,
+    sync_parents,
     write_new,
 )
-from memory_store.backends.lock import NamingLock, WriterLock
+from memory_store.backends.lock import CommitsLock, WriterLock
 from memory_store.errors import Corrupt, StoreError, from_os, os_errors
 from memory_store.format.names import COMMITS, REFS, SESSION_FILE, branch_folder
 
 Durability = Literal["full", "normal"]
 
 
-class Directory:
+class DirectoryBackend:
     """The files of a session in a folder; see `backend.Backend`."""
 
     remote = False
 
     def __init__(self, path: str | os.PathLike[str], durability: Durability) -> None:
         if durability not in ("full", "normal"):
-            raise ValueError(f"durability is 'full' or 'normal', not {durability!r}")
+            raise ValueError(f"durability = {durability!r}; allowed: 'full' or 'normal'")
         self.root = Path(path).absolute()
         self.durable = durability == "full"
-        self._prefix = os.path.join(self.root, "")  # Path costs as much as reading a small file
+        self._prefix = os.path.join(self.root, "")  # a Path takes as long as reading a small file
 
     def name(self, key: str = "") -> str:
         return self._prefix + key if key else str(self.root)
@@ -48,8 +48,8 @@ class Directory:
     def read(self, key: str) -> bytes:
         return read_document(self._prefix + key)
 
-    def beginning(self, key: str, most: int) -> tuple[bytes, int]:
-        return read_beginning(self._prefix + key, most)
+    def read_prefix(self, key: str, limit: int) -> tuple[bytes, int]:
+        return read_prefix(self._prefix + key, limit)
 
     def open(self, extent: Extent) -> "_File":
         path = self._prefix + extent.key
@@ -58,15 +58,17 @@ class Directory:
     def check_size(self, extent: Extent) -> None:
         check_size(self._prefix + extent.key, extent)
 
-    def ahead(self, wanted: Callable[[], Iterable[Extent]]) -> AbstractContextManager["Directory"]:
+    def prefetch(
+        self, wanted: Callable[[], Iterable[Extent]]
+    ) -> AbstractContextManager["DirectoryBackend"]:
         return nullcontext(self)
 
     def stamp(self, key: str) -> object:
         try:
-            found = os.lstat(self._prefix + key)
+            status = os.lstat(self._prefix + key)
         except OSError:
             return None
-        return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+        return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
     def exists(self, key: str) -> bool:
         path = self._prefix + key
@@ -74,7 +76,7 @@ class Directory:
             os.lstat(path)
         except (FileNotFoundError, NotADirectoryError):
             return False
-        except OSError as error:  # there may be one, but it is not for us to see
+        except OSError as error:  # it may exist in a folder that we may not read
             raise from_os(error, "reading", path) from error
         return True
 
@@ -83,7 +85,7 @@ class Directory:
         try:
             return os.listdir(path)
         except FileNotFoundError:
-            # A branch that was never begun is not the same as a disk that is gone.
+            # Tell a branch that does not exist from a disk that is unmounted.
             parent = os.path.dirname(path)
             if not os.path.lexists(parent):
                 raise Corrupt(f"{parent}: missing. Restore it from a copy.") from None
@@ -94,7 +96,7 @@ class Directory:
     def folders(self, folder: str) -> list[str]:
         path = self._prefix + folder
         if folder not in (REFS, COMMITS) and not os.path.lexists(path):
-            return []  # made when they are needed
+            return []  # created on demand
         with os_errors("listing", path):
             return [name for name in os.listdir(path) if os.path.isdir(f"{path}/{name}")]
 
@@ -104,7 +106,7 @@ class Directory:
         for folder in (REFS, COMMITS):
             (self.root / folder).mkdir(exist_ok=True)
         if self.durable:
-            sync_way(self.root)  # a header that is seen has all around it on disk
+            sync_parents(self.root)  # durable before the header makes the session visible
         source = temporary(self.root)
         try:
             write_new(source, [data], durable=self.durable)
@@ -116,7 +118,7 @@ class Directory:
             sync_folder(self.root)
 
     def _check_vacant(self) -> None:
-        """Pass over what a creation that was cut short has left; refuse anything else."""
+        """Accept the files of an interrupted creation; refuse anything else."""
         for name in os.listdir(self.root):
             unfinished = name in (REFS, COMMITS) and not os.listdir(self.root / name)
             if not unfinished and not name.startswith(".tmp-"):
@@ -126,8 +128,8 @@ class Directory:
                 )
 
     @contextmanager
-    def draft(self, key: str) -> Iterator[FolderDraft]:
-        draft = FolderDraft(self.root, key, durable=self.durable)
+    def draft(self, key: str) -> Iterator[DirectoryDraft]:
+        draft = DirectoryDraft(self.root, key, durable=self.durable)
         try:
             with draft.batch:
                 yield draft
@@ -136,7 +138,7 @@ class Directory:
             raise
 
     def publish(self, branch: str, seq: int, data: bytes) -> None:
-        ref = Pending.prepare(self.root, branch, seq, data)
+        ref = PendingRef.prepare(self.root, branch, seq, data)
         try:
             write_new(ref.temporary, [data], durable=self.durable)
             ref.publish(durable=self.durable)
@@ -153,7 +155,7 @@ class Directory:
                 write_new(source, [data], durable=self.durable)
                 create_only(source, target)
             except FileExistsError as error:
-                raise Taken from error
+                raise AlreadyExists from error
             finally:
                 source.unlink(missing_ok=True)
             if self.durable:
@@ -164,9 +166,9 @@ class Directory:
         path = self.root / key
         with os_errors("removing", path), suppress(FileNotFoundError):
             if path.is_dir() and not path.is_symlink():
-                grave = temporary(path.parent)  # at once, for those who read
-                os.rename(path, grave)
-                shutil.rmtree(grave)
+                trash = temporary(path.parent)
+                os.rename(path, trash)  # atomic for readers
+                shutil.rmtree(trash)
             else:
                 path.unlink()
 
@@ -180,16 +182,16 @@ class Directory:
         return 0.0
 
     def unfinished(self) -> list[str]:
-        found = []
+        paths = []
         for folder, folders, names in os.walk(self.root):
             if folder == str(self.root):
-                folders.remove(COMMITS)  # drafts, which are looked at one by one
-            each = [*names, *folders]  # a folder whose removal was cut short is one too
-            found += [os.path.join(folder, name) for name in each if name.startswith(".tmp-")]
-        return [os.path.relpath(path, self.root) for path in found]
+                folders.remove(COMMITS)  # the collector checks drafts one by one
+            each = [*names, *folders]  # also a folder whose removal was interrupted
+            paths += [os.path.join(folder, name) for name in each if name.startswith(".tmp-")]
+        return [os.path.relpath(path, self.root) for path in paths]
 
-    def naming(self, *, alone: bool) -> NamingLock:
-        return NamingLock(self.root, alone=alone)
+    def commits_lock(self, *, exclusive: bool) -> CommitsLock:
+        return CommitsLock(self.root, exclusive=exclusive)
 
     def writer(self, branch: str) -> WriterLock:
         return WriterLock(self.root / branch_folder(branch))
@@ -200,32 +202,32 @@ class Directory:
             for name in names:
                 try:
                     total += os.lstat(os.path.join(folder, name)).st_size
-                except FileNotFoundError:  # a temporary file that is gone again
+                except FileNotFoundError:  # a temporary file that was removed meanwhile
                     continue
         return total
 
     def move(self, target: Path) -> None:
-        """Give the session another place in the same file system."""
+        """Move the session within the file system."""
         root = Path(os.path.realpath(self.root))
         if os.path.lexists(target):
-            raise StoreError(f"{target}: something is there already. Give another name.")
-        os.rename(root, target)  # refuses a folder with something in it, made meanwhile
+            raise StoreError(f"{target}: exists already. Give another name.")
+        os.rename(root, target)  # refuses a non-empty folder that was created meanwhile
         if self.durable:
             for folder in {root.parent, target.parent}:
                 sync_folder(folder)
 
     def delete(self) -> None:
-        # One rename ends the session; what a crash leaves after it is no session any more.
+        # One rename deletes the session; a crash after it leaves garbage, but no session.
         root = Path(os.path.realpath(self.root))
-        grave = temporary(root.parent)
-        os.rename(root, grave)
+        trash = temporary(root.parent)
+        os.rename(root, trash)
         if self.durable:
             sync_folder(root.parent)
-        shutil.rmtree(grave)
+        shutil.rmtree(trash)
 
 
 class _File:
-    """A file that is being read; see `backend.Content`."""
+    """An open file; see `backend.Content`."""
 
     __slots__ = ("_descriptor", "_path")
 
@@ -244,5 +246,5 @@ class _File:
 
 if TYPE_CHECKING:
 
-    def _conforms(directory: Directory) -> Backend:
+    def _conforms(directory: DirectoryBackend) -> Backend:
         return directory

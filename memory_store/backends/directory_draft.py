@@ -1,7 +1,7 @@
 """A commit in a session's folder, from its first byte to its ref.
 
-Two writers that want the same ref cannot both have it, because a hard link to an existing name is
-refused by the filesystem. Where there are no hard links, a lock and a rename stand in.
+Two writers cannot both create a ref, because the filesystem refuses a hard link to an existing
+name. On filesystems without hard links, a lock and a rename take their place.
 """
 
 import errno
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from memory_store.backend import Buffer, Taken
+from memory_store.backend import AlreadyExists, Buffer
 from memory_store.backends.files import Batch, make_folder, sync_folder
 from memory_store.errors import StoreError
 from memory_store.format.names import ref_key
@@ -23,10 +23,10 @@ from memory_store.format.names import ref_key
 NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)
 
 
-class FolderDraft:
-    """A commit while it is written: complete or not, nobody reads it before a ref names it.
+class DirectoryDraft:
+    """A commit that is being written; nobody reads it before a ref names it.
 
-    So nothing need be on disk before all of it is waited for, once.
+    Therefore all its files are synced together, once, before the ref is created.
     """
 
     def __init__(self, root: Path, key: str, *, durable: bool) -> None:
@@ -35,7 +35,7 @@ class FolderDraft:
         self._root = root
         self._durable = durable
         self._folders: list[str] = []
-        self._ref: Pending | None = None
+        self._ref: PendingRef | None = None
 
     def write(self, key: str, buffers: Sequence[Buffer]) -> None:
         path = f"{self.path}/{key}" if key else self.path
@@ -46,18 +46,18 @@ class FolderDraft:
                     self._folders.append(folder)
         self.batch.write(path, buffers)
 
-    def keep(self) -> None:
-        with self.batch:  # its threads end here
+    def persist(self) -> None:
+        with self.batch:  # joins its thread
             self.batch.sync([*self._folders[::-1], os.path.dirname(self.path)])
 
     def publish(self, branch: str, seq: int, data: bytes) -> None:
-        self._ref = ref = Pending.prepare(self._root, branch, seq, data)
+        self._ref = ref = PendingRef.prepare(self._root, branch, seq, data)
         self.batch.write(ref.temporary, [data])
-        self.keep()
+        self.persist()
         ref.publish(durable=self._durable)
 
     def undo(self) -> None:
-        """Leave all as it was, unless the ref got through: then the commit stays."""
+        """Remove the commit, unless its ref was created."""
         if self._ref is None or not self._ref.is_published():
             if os.path.isdir(self.path):
                 shutil.rmtree(self.path, ignore_errors=True)
@@ -69,8 +69,8 @@ class FolderDraft:
 
 
 @dataclass(frozen=True)
-class Pending:
-    """A ref that is on disk under a temporary name, or will be, and not published yet."""
+class PendingRef:
+    """A ref under a temporary name, not yet published."""
 
     branch: str
     seq: int
@@ -80,7 +80,7 @@ class Pending:
 
     @classmethod
     def prepare(cls, root: Path, branch: str, seq: int, data: bytes) -> Self:
-        """To be written to its temporary name, then published; makes the branch's folder.
+        """Choose a temporary name in the branch's folder, which is created if it is missing.
 
         Raises:
             Corrupt: the branch's folder is a link.
@@ -90,46 +90,51 @@ class Pending:
         return cls(branch, seq, data, temporary(target.parent), target)
 
     def publish(self, *, durable: bool) -> None:
-        """Give the ref its name. All that it leads to must be on disk before."""
+        """Give the ref its name. Everything that it refers to must be durable before.
+
+        Raises:
+            AlreadyExists: another writer published a ref of that number.
+            StoreError: the ref was published, but the disk did not confirm it.
+        """
         folder = self.target.parent
         if durable and self.seq == 0:
-            # Who finds a ref goes on from it: by then the way to it is on disk, whoever made it.
+            # Another writer may continue from this ref at once, so its folders are durable first.
             sync_folder(folder.parent.parent)
             sync_folder(folder.parent)
         try:
             create_only(self.temporary, self.target)
         except FileExistsError as error:
-            raise Taken from error
+            raise AlreadyExists from error
         try:
             if durable:
                 sync_folder(folder)
         except OSError as error:
             raise StoreError(
                 f"{self.target}: published, but the disk did not confirm it ({error.strerror}). "
-                f"Check the disk, then see head({self.branch!r})."
+                f"Check the disk, then head({self.branch!r})."
             ) from error
 
     def is_published(self) -> bool:
-        """Whether the branch was moved, however the attempt ended; True where that is unknown."""
+        """Whether the ref was created, even by an attempt that failed; True if unknown."""
         try:
             return self.target.read_bytes() == self.data
         except FileNotFoundError:
             return False
         except OSError as error:
-            return error.errno != errno.ENAMETOOLONG  # what has no name cannot be there
+            return error.errno != errno.ENAMETOOLONG  # such a file cannot exist
 
 
 def temporary(folder: Path) -> Path:
-    """A name in `folder` for a file that is not complete; readers pass over it."""
+    """A name in `folder` for an incomplete file; readers ignore it."""
     return folder / f".tmp-{uuid.uuid4().hex}"
 
 
 def create_only(source: Path, target: Path) -> None:
-    """Give `source` the name `target` and take its own away; FileExistsError if it is taken."""
+    """Rename `source` to `target`; FileExistsError if `target` exists."""
     try:
         os.link(source, target)
     except FileExistsError:
-        # A network filesystem may repeat a request whose answer was lost.
+        # A network filesystem may repeat a request whose response was lost.
         if not os.path.samefile(source, target):
             raise
     except OSError as error:
@@ -141,7 +146,7 @@ def create_only(source: Path, target: Path) -> None:
 
 
 def _locked_rename(source: Path, target: Path) -> None:
-    """The same without hard links."""
+    """`create_only` without hard links."""
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     lock = os.open(target.parent / ".publish", flags, 0o666)
     try:

@@ -1,7 +1,7 @@
-"""Files that are written once: bounded reads, complete writes, fsync where it is asked for.
+"""Write-once files: bounded reads, complete writes, fsync on request.
 
-Journalling filesystems gather fsyncs that wait at the same time into one write to the disk, so a
-large file is synced from a thread of its own.
+Journaling filesystems merge concurrent fsyncs into one write to the disk, so a thread syncs a large
+file while others are written.
 """
 
 import errno
@@ -16,19 +16,19 @@ from pathlib import Path
 
 import numpy as np
 
-from memory_store.backend import MAX_DOCUMENT, Buffer, Extent, check_found, missing
+from memory_store.backend import MAX_DOCUMENT, Buffer, Extent, check_extent, missing
 from memory_store.errors import Corrupt, StoreError, from_os
 
-WORTH_A_THREAD = 2**20  # bytes; with fewer, beginning a thread costs more than it saves
-MOST_BUFFERS = 512  # of one call; systems allow 1,024
-# A pipe or a link that somebody planted is refused rather than waited for or followed.
+THREAD_THRESHOLD = 2**20  # bytes of a file; below, starting a thread costs more than it saves
+MAX_BUFFERS = 512  # per call; systems allow 1,024
+# A planted pipe or link is refused; it is neither waited for nor followed.
 READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
-# Folders that others made and keep, or that are on no disk, may refuse to be read or synced.
-NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EINVAL, errno.ENOSYS)
+# Folders of other users, or on virtual filesystems, may refuse to be opened or synced.
+UNSYNCABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EINVAL, errno.ENOSYS)
 
 
 def open_regular(path: str, extent: Extent) -> int:
-    """A descriptor to read an extent of the regular file at `path`, standing at its first byte.
+    """A descriptor of the regular file at `path`, positioned at the start of an extent.
 
     Raises:
         Corrupt: missing, not a regular file, or too short.
@@ -49,12 +49,12 @@ def open_regular(path: str, extent: Extent) -> int:
 
 
 def check_size(path: str, extent: Extent) -> None:
-    """Check that the regular file at `path` has an extent; raises what `open_regular` raises."""
+    """Check that a regular file contains an extent; raises the errors of `open_regular`."""
     try:
-        found = os.lstat(path)
+        status = os.lstat(path)
     except OSError as error:
         raise _unreadable(path, error) from error
-    _check_regular(path, found, extent)
+    _check_regular(path, status, extent)
 
 
 def _unreadable(path: str, error: OSError) -> StoreError:
@@ -69,29 +69,29 @@ def _link(path: str) -> Corrupt:
     return Corrupt(f"{path}: a link. Put the file itself there.")
 
 
-def _check_regular(path: str, found: os.stat_result, extent: Extent) -> None:
-    if stat.S_ISLNK(found.st_mode):
+def _check_regular(path: str, status: os.stat_result, extent: Extent) -> None:
+    if stat.S_ISLNK(status.st_mode):
         raise _link(path)
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise Corrupt(f"{path}: not a regular file. Restore the file from a copy.")
-    check_found(path, found.st_size, extent)
+    check_extent(path, status.st_size, extent)
 
 
 def read_into(descriptor: int, buffers: Iterable[np.ndarray], path: str) -> None:
-    """Fill the buffers, one-dimensional uint8, from where the descriptor stands."""
+    """Fill the buffers, one-dimensional uint8, from the descriptor's position."""
     views = deque(buffer.data for buffer in buffers if len(buffer))
     while views:
         try:
-            count = os.readv(descriptor, [*islice(views, MOST_BUFFERS)])
+            count = os.readv(descriptor, [*islice(views, MAX_BUFFERS)])
         except OSError as error:
             raise from_os(error, "reading", path) from error
         if not count:
-            raise Corrupt(f"{path}: ends too early. Restore the file from a copy.")
-        _pass(views, count)
+            raise Corrupt(f"{path}: too short. Restore the file from a copy.")
+        _advance(views, count)
 
 
-def _pass(views: deque[memoryview], count: int) -> None:
-    """Take the first `count` bytes away."""
+def _advance(views: deque[memoryview], count: int) -> None:
+    """Drop the first `count` bytes."""
     while views and count >= len(views[0]):
         count -= len(views.popleft())
     if count:
@@ -99,28 +99,28 @@ def _pass(views: deque[memoryview], count: int) -> None:
 
 
 def read_document(path: str) -> bytes:
-    """The bytes of a small file.
+    """The bytes of a document.
 
     Raises:
-        Corrupt: missing, not a regular file, or larger than any document.
+        Corrupt: missing, not a regular file, or larger than `MAX_DOCUMENT`.
     """
     return _first(path, Extent(path, 0, None), MAX_DOCUMENT)[0]
 
 
-def read_beginning(path: str, most: int) -> tuple[bytes, int]:
-    """The first bytes of a regular file, at most so many, and its size.
+def read_prefix(path: str, limit: int) -> tuple[bytes, int]:
+    """The first bytes of a regular file, at most `limit`, and its size.
 
     Raises:
         Corrupt: missing, or not a regular file.
     """
-    return _first(path, Extent(path, 0, 0), most)
+    return _first(path, Extent(path, 0, 0), limit)
 
 
-def _first(path: str, extent: Extent, most: int) -> tuple[bytes, int]:
+def _first(path: str, extent: Extent, limit: int) -> tuple[bytes, int]:
     descriptor = open_regular(path, extent)
     try:
         size = os.fstat(descriptor).st_size
-        buffer = np.empty(min(size, most), np.uint8)
+        buffer = np.empty(min(size, limit), np.uint8)
         read_into(descriptor, [buffer], path)
         return buffer.tobytes(), size
     finally:
@@ -128,7 +128,7 @@ def _first(path: str, extent: Extent, most: int) -> tuple[bytes, int]:
 
 
 def sync(descriptor: int) -> None:
-    """Have the disk hold what was written, not only its cache."""
+    """Make the file durable: flush it to the disk, past all caches."""
     if hasattr(fcntl, "F_FULLFSYNC"):  # macOS: fsync stops at the disk's own cache
         fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
     else:
@@ -136,7 +136,7 @@ def sync(descriptor: int) -> None:
 
 
 def write_new(path: str | Path, buffers: Sequence[Buffer], *, durable: bool) -> None:
-    """Write `buffers`, one after the other, to a file that must not exist."""
+    """Write `buffers`, one after another, to a file that must not exist."""
     descriptor = _written(path, buffers)
     try:
         if durable:
@@ -146,12 +146,12 @@ def write_new(path: str | Path, buffers: Sequence[Buffer], *, durable: bool) -> 
 
 
 def _written(path: str | Path, buffers: Sequence[Buffer]) -> int:
-    """A descriptor of a new file that holds `buffers`, for the system at least."""
+    """A descriptor of a new file that contains `buffers`, not yet synced."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         views = deque(memoryview(buffer) for buffer in buffers if len(buffer))
         while views:
-            _pass(views, os.writev(descriptor, [*islice(views, MOST_BUFFERS)]))
+            _advance(views, os.writev(descriptor, [*islice(views, MAX_BUFFERS)]))
     except BaseException:
         os.close(descriptor)
         raise
@@ -159,10 +159,10 @@ def _written(path: str | Path, buffers: Sequence[Buffer]) -> int:
 
 
 def make_folder(path: Path) -> None:
-    """Make the folder `path` unless it is there.
+    """Create the folder `path` if it does not exist.
 
     Raises:
-        Corrupt: it is a link, and what is written to it would end up elsewhere.
+        Corrupt: it is a link, which would redirect writes to another place.
     """
     try:
         mode = os.lstat(path).st_mode
@@ -172,11 +172,11 @@ def make_folder(path: Path) -> None:
     if stat.S_ISLNK(mode):
         raise Corrupt(f"{path}: a link. Put the folder itself there.")
     if not stat.S_ISDIR(mode):
-        path.mkdir()  # says what is there
+        path.mkdir()  # raises FileExistsError
 
 
 def sync_folder(path: str | Path) -> None:
-    """Have the disk hold the names in a folder."""
+    """Make the entries of a folder durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         sync(descriptor)
@@ -184,32 +184,32 @@ def sync_folder(path: str | Path) -> None:
         os.close(descriptor)
 
 
-def sync_way(folder: Path) -> None:
-    """Have the disk hold the names in a folder, and those of all the folders that lead to it.
+def sync_parents(folder: Path) -> None:
+    """Make the entries of a folder and of all its parents durable.
 
-    Who made them is not known: it may have been killed before it could wait for the disk.
+    A process that created the parents may have been killed before it synced them.
     """
     sync_folder(folder)
     for parent in Path(os.path.realpath(folder)).parents:
         try:
             sync_folder(parent)
         except OSError as error:
-            if error.errno not in NOT_OURS:
+            if error.errno not in UNSYNCABLE:
                 raise
 
 
 class Batch:
-    """Files that are written one after the other, and are on the disk at the end.
+    """Files that are written one after another and made durable together.
 
-    A large one is synced while others are written, by a thread that lives as long as the `with`
-    block: none is left over when a process forks.
+    A thread syncs large files while others are written. It ends with the `with` block, so that no
+    thread is running when the process forks.
     """
 
     def __init__(self, *, durable: bool) -> None:
         self._durable = durable
         self._open: list[int] = []  # descriptors
-        self._waiting: list[int] = []  # those that `sync` is to sync
-        self._begun: list[Future[None]] = []  # the others
+        self._waiting: list[int] = []  # descriptors to be synced by `sync`
+        self._begun: list[Future[None]] = []  # syncs of the others, in progress
         self._pool: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> "Batch":
@@ -221,23 +221,23 @@ class Batch:
         self._close()
 
     def write(self, path: str | Path, buffers: Sequence[Buffer]) -> None:
-        """Write a new file; the disk may not hold it before `sync`."""
+        """Write a new file; it is durable after `sync`."""
         self._open.append(_written(path, buffers))
-        if sum(map(len, buffers)) < WORTH_A_THREAD or not self._durable:
+        if sum(map(len, buffers)) < THREAD_THRESHOLD or not self._durable:
             self._waiting.append(self._open[-1])
         else:
             self._pool = self._pool or ThreadPoolExecutor(1)
             self._begun.append(self._pool.submit(sync, self._open[-1]))
 
     def sync(self, folders: Iterable[str | Path] = ()) -> None:
-        """Return when the disk holds all files written so far, and the names in `folders`."""
+        """Make all files written so far durable, and the entries of `folders`."""
         if self._durable:
             for descriptor in self._waiting:
                 sync(descriptor)
             for folder in folders:
                 sync_folder(folder)
-            for end in self._begun:
-                end.result()
+            for future in self._begun:
+                future.result()
         self._close()
 
     def _close(self) -> None:

@@ -1,6 +1,6 @@
-"""Locks in a folder: one tells a second writer early, one keeps the collector of garbage apart.
+"""Locks in a folder: one per branch for writers, and one for the set of commits.
 
-What guards the commits is the create-only ref.
+Both are advisory; create-only refs prevent lost updates.
 """
 
 import errno
@@ -16,8 +16,8 @@ from memory_store.errors import os_errors
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
-class _Held:
-    """Whoever has the file open holds the lock; the system lets go when the process ends."""
+class _FileLock:
+    """A lock held by an open file; the system releases it when the process ends."""
 
     _descriptor: int | None = None
 
@@ -27,11 +27,11 @@ class _Held:
             self._descriptor = None
 
 
-class WriterLock(_Held):
-    """Holds a branch's folder from entry to exit; the system lets go when the process ends.
+class WriterLock(_FileLock):
+    """An exclusive lock on a branch, from entry to exit.
 
     Raises:
-        Locked: on entry, if another holds it.
+        Locked: on entry, if another writer holds it.
         StoreError: on entry, if the folder cannot be written to.
     """
 
@@ -39,7 +39,7 @@ class WriterLock(_Held):
         self._folder = folder
 
     def __enter__(self) -> "WriterLock":
-        path = self._folder / ".lock"  # never removed: two processes must lock the same file
+        path = self._folder / ".lock"  # never removed: all processes must lock the same file
         with os_errors("locking the branch", path):
             make_folder(self._folder)
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -60,20 +60,20 @@ class WriterLock(_Held):
         return self
 
 
-class NamingLock(_Held):
-    """Shared by those who name old commits; held alone by who removes what nobody names.
+class CommitsLock(_FileLock):
+    """A lock on the set of commits: shared to reference one, exclusive to delete some.
 
-    Waits for the others; where the filesystem has no locks, for nobody.
+    Entering waits for conflicting holders, but not on filesystems without locks.
 
     Raises:
-        StoreError: on entry, if the folder is not there.
+        StoreError: on entry, if the folder does not exist.
     """
 
-    def __init__(self, folder: Path, *, alone: bool) -> None:
+    def __init__(self, folder: Path, *, exclusive: bool) -> None:
         self._folder = folder
-        self._mode = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
+        self._mode = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
 
-    def __enter__(self) -> "NamingLock":
+    def __enter__(self) -> "CommitsLock":
         with os_errors("locking the session", self._folder):
             descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:

@@ -1,4 +1,4 @@
-"""A session in a dict: for tests, and for sessions that need not outlive the process."""
+"""A session in a dict, for tests and for sessions that end with the process."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
@@ -7,17 +7,25 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from memory_store.backend import Backend, Buffer, Extent, Taken, check_found, locked, missing
+from memory_store.backend import (
+    AlreadyExists,
+    Backend,
+    Buffer,
+    Extent,
+    check_extent,
+    locked,
+    missing,
+)
 from memory_store.errors import StoreError
 from memory_store.format.names import SESSION_FILE, branch_folder, ref_key
 
 Files = MutableMapping[str, bytes]
 
 
-class InMemory:
+class MemoryBackend:
     """The files of a session in a dict; see `backend.Backend`.
 
-    Each step that must not be divided is one call of the dict, which threads cannot divide.
+    Every atomic step is a single method call on the dict, which is atomic among threads.
     """
 
     remote = False
@@ -31,12 +39,12 @@ class InMemory:
     def read(self, key: str) -> bytes:
         return self._get(Extent(key, 0, None))
 
-    def beginning(self, key: str, most: int) -> tuple[bytes, int]:
+    def read_prefix(self, key: str, limit: int) -> tuple[bytes, int]:
         data = self._get(Extent(key, 0, 0))
-        return data[:most], len(data)
+        return data[:limit], len(data)
 
-    def open(self, extent: Extent) -> "Held":
-        return Held(memoryview(self._get(extent))[extent.start :])
+    def open(self, extent: Extent) -> "BytesContent":
+        return BytesContent(memoryview(self._get(extent))[extent.start :])
 
     def check_size(self, extent: Extent) -> None:
         self._get(extent)
@@ -45,14 +53,16 @@ class InMemory:
         data = self._files.get(extent.key)
         if data is None:
             raise missing(self.name(extent.key))
-        check_found(self.name(extent.key), len(data), extent)
+        check_extent(self.name(extent.key), len(data), extent)
         return data
 
-    def ahead(self, wanted: Callable[[], Iterable[Extent]]) -> AbstractContextManager["InMemory"]:
+    def prefetch(
+        self, wanted: Callable[[], Iterable[Extent]]
+    ) -> AbstractContextManager["MemoryBackend"]:
         return nullcontext(self)
 
     def stamp(self, key: str) -> object:
-        return None  # comparing costs little here
+        return None  # comparing contents is cheap in memory
 
     def exists(self, key: str) -> bool:
         return key in self._files
@@ -82,23 +92,23 @@ class InMemory:
 
     def publish(self, branch: str, seq: int, data: bytes) -> None:
         if self._files.setdefault(ref_key(branch, seq), data) is not data:
-            raise Taken
+            raise AlreadyExists
 
     def create(self, key: str, data: bytes) -> None:
         if self._files.setdefault(key, data) is not data:
-            raise Taken
+            raise AlreadyExists
 
     def discard(self, key: str) -> None:
         for name in [key, *(f"{key}/{name}" for name in self._below(key))]:
             self._files.pop(name, None)
 
     def age(self, key: str) -> float:
-        return 0.0  # a dict does not tell
+        return 0.0  # a dict has no time stamps
 
     def unfinished(self) -> list[str]:
         return []
 
-    def naming(self, *, alone: bool) -> AbstractContextManager[None]:
+    def commits_lock(self, *, exclusive: bool) -> AbstractContextManager[None]:
         return nullcontext()
 
     @contextmanager
@@ -119,8 +129,8 @@ class InMemory:
         self._files.clear()
 
 
-class Held:
-    """A file whose bytes are in memory; see `backend.Content`."""
+class BytesContent:
+    """A file in memory; see `backend.Content`."""
 
     def __init__(self, data: bytes | memoryview) -> None:
         self._data = np.frombuffer(data, np.uint8)
@@ -139,9 +149,9 @@ class Held:
 
 
 class _Draft:
-    """A commit whose files join the others at once, before its ref does."""
+    """A commit that is being written; its files enter the dict together, before its ref."""
 
-    def __init__(self, backend: InMemory, files: Files, key: str) -> None:
+    def __init__(self, backend: MemoryBackend, files: Files, key: str) -> None:
         self._backend, self._files, self._key = backend, files, key
         self._written: dict[str, bytes] = {}
         self._published = False
@@ -149,16 +159,16 @@ class _Draft:
     def write(self, key: str, buffers: Sequence[Buffer]) -> None:
         self._written[f"{self._key}/{key}" if key else self._key] = b"".join(buffers)
 
-    def keep(self) -> None:
+    def persist(self) -> None:
         self._files.update(self._written)
 
     def publish(self, branch: str, seq: int, data: bytes) -> None:
-        self.keep()
+        self.persist()
         self._backend.publish(branch, seq, data)
         self._published = True
 
     def undo(self) -> None:
-        """Leave nothing, unless the ref got through."""
+        """Remove the commit, unless its ref was created."""
         if not self._published:
             for key in self._written:
                 self._files.pop(key, None)
@@ -166,5 +176,5 @@ class _Draft:
 
 if TYPE_CHECKING:
 
-    def _conforms(backend: InMemory) -> Backend:
+    def _conforms(backend: MemoryBackend) -> Backend:
         return backend

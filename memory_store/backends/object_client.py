@@ -1,8 +1,8 @@
-"""Where a URL of object storage leads, with whose credentials, and what its errors mean.
+"""Clients of object storage: URLs, credentials, and the errors of the storage.
 
-Credentials come from the environment, or from the files that the providers' own tools keep; never
-from the URL, and nothing of them is written, logged or shown. obstore's own text of an error may
-name a URL with its signature, so only the storage's code or the status is taken from it.
+Credentials come from the environment or from the files of the providers' own tools, never from the
+URL; they are not written, logged or shown. obstore's error messages may contain a signed URL, so
+only the storage's error code or the HTTP status is taken from them.
 """
 
 import configparser
@@ -25,7 +25,7 @@ ALLOWED = "s3://bucket/prefix, gs://bucket/prefix or az://container/prefix"
 
 NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
 
-RETRY: Any = {  # about ten seconds, then the caller is told
+RETRY: Any = {  # for about ten seconds, then the error is raised
     "max_retries": 5,
     "retry_timeout": timedelta(seconds=30),
     "backoff": {
@@ -34,19 +34,20 @@ RETRY: Any = {  # about ten seconds, then the caller is told
         "base": 2,
     },
 }
-TIMEOUT = "120s"  # of one request: many large ones may share a slow line
+TIMEOUT = "120s"  # per request: many large requests may share a slow line
 
 
 def is_url(place: object) -> bool:
-    """Whether a place is given as a URL, of whatever scheme, and not as a path."""
+    """Whether a place is a URL of any scheme, not a path."""
     return isinstance(place, str) and URL.fullmatch(place) is not None
 
 
 def split(url: str) -> tuple[str, str, str]:
-    """Scheme, bucket and prefix ("" for all of the bucket).
+    """The scheme, bucket and prefix of a URL; the prefix "" is the whole bucket.
 
     Raises:
-        ValueError: says what is allowed. What the URL may hold of a secret is not repeated.
+        ValueError: an unsupported URL; lists the allowed forms, and does not repeat the URL, which
+            may contain a secret.
     """
     match = URL.fullmatch(url)
     scheme = match[1] if match else ""
@@ -55,7 +56,7 @@ def split(url: str) -> tuple[str, str, str]:
     bucket, *parts = match[2].rstrip("/").split("/")
     if not BUCKET.fullmatch(bucket) or not all(map(PART.fullmatch, parts)):
         raise ValueError(
-            f"a URL with the scheme {scheme!r} that names no bucket and prefix; allowed: "
+            f"a URL with the scheme {scheme!r} without a valid bucket and prefix; allowed: "
             f"{ALLOWED}, without '?', '#', a user or empty parts; credentials belong in the "
             "environment"
         )
@@ -63,16 +64,16 @@ def split(url: str) -> tuple[str, str, str]:
 
 
 def connect(url: str) -> "tuple[Client, str]":
-    """A client for what lies below a URL, and what to call it; nothing is asked of the network.
+    """A client for the prefix of a URL, and the prefix's name in messages; sends no request.
 
     S3: the variables AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION,
     AWS_ENDPOINT_URL, …; else the profile AWS_PROFILE of ~/.aws/credentials and ~/.aws/config.
-    Google Cloud: GOOGLE_APPLICATION_CREDENTIALS, or what `gcloud auth` keeps.
+    Google Cloud: GOOGLE_APPLICATION_CREDENTIALS, or the credentials of `gcloud auth`.
     Azure: the variables AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY, ….
 
     Raises:
-        ValueError: not such a URL.
-        StoreError: obstore is not installed, or refuses the configuration.
+        ValueError: an unsupported URL.
+        StoreError: obstore is not installed, or rejects the configuration.
     """
     scheme, bucket, prefix = split(url)
     try:
@@ -82,7 +83,7 @@ def connect(url: str) -> "tuple[Client, str]":
             f"{scheme}://{bucket}: object storage needs the package obstore. Install the extra: "
             "pip install 'streamlm[objects]'."
         ) from None
-    # Options given here hide the variable that allows http, for servers on the own machine.
+    # These options override the variable that allows http, which local servers need.
     provider = {"s3": "AWS", "gs": "GOOGLE", "az": "AZURE"}[scheme]
     http = os.environ.get(f"{provider}_ALLOW_HTTP", "").lower() in ("1", "true")
     options: Any = {
@@ -98,21 +99,21 @@ def connect(url: str) -> "tuple[Client, str]":
             client = GCSStore(bucket, **options)
         else:
             client = AzureStore(bucket, **options)
-    except Exception as error:  # its text may name a secret
+    except Exception as error:  # its message may contain a secret
         raise StoreError(
-            f"{scheme}://{bucket}: the client refuses its configuration ({type(error).__name__}). "
-            "Check the variables in the environment."
+            f"{scheme}://{bucket}: the client rejects its configuration ({type(error).__name__}). "
+            "Check the environment variables."
         ) from None
     return client, f"{scheme}://{bucket}" + (f"/{prefix}" if prefix else "")
 
 
 def _aws_files() -> dict[str, Any]:
-    """What the files of Amazon's tools say and the environment does not."""
+    """The settings of the AWS configuration files that the environment does not override."""
     if "AWS_ACCESS_KEY_ID" in os.environ:
         return {}
     profile = os.environ.get("AWS_PROFILE", "default")
     home = Path.home() / ".aws"
-    found: dict[str, str] = {}
+    settings: dict[str, str] = {}
     for variable, name, section in (
         ("AWS_CONFIG_FILE", "config", profile if profile == "default" else f"profile {profile}"),
         ("AWS_SHARED_CREDENTIALS_FILE", "credentials", profile),
@@ -123,44 +124,44 @@ def _aws_files() -> dict[str, Any]:
         except (configparser.Error, ValueError):
             continue
         if parser.has_section(section):
-            found.update(parser[section])
+            settings.update(parser[section])
     keys = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
-    if not found.get(keys[0]):
+    if not settings.get(keys[0]):
         return {}
-    given: dict[str, Any] = {key: found[key] for key in keys if found.get(key)}
-    if "region" in found and not {"AWS_REGION", "AWS_DEFAULT_REGION"} & os.environ.keys():
-        given["region"] = found["region"]
+    given: dict[str, Any] = {key: settings[key] for key in keys if settings.get(key)}
+    if "region" in settings and not {"AWS_REGION", "AWS_DEFAULT_REGION"} & os.environ.keys():
+        given["region"] = settings["region"]
     return given
 
 
 def is_obstores(error: Exception) -> bool:
-    """Whether the error is of the storage or the way there, and not of this program."""
+    """Whether an error comes from the storage or the network, not from this program."""
     return isinstance(error, OSError) or type(error).__module__ == "obstore.exceptions"
 
 
 def is_no_bucket(error: Exception) -> bool:
-    """Whether the bucket is missing, and not only an object."""
+    """Whether the bucket, not only an object, is missing."""
     return _code(error) in NO_BUCKET
 
 
 def is_refusal(error: Exception) -> bool:
-    """Whether the storage understood, and will not."""
+    """Whether the storage refused the request permanently."""
     return is_no_bucket(error) or _status(error) in ("401", "403")
 
 
 def reason(error: Exception) -> str:
-    """The storage's own word for an error, or its status."""
+    """The storage's code for an error, or its HTTP status."""
     return _code(error) or _status(error) or "no answer"
 
 
 def refused(error: Exception, doing: str, name: str) -> StoreError:
-    """The error for what could not be done to the object or prefix `name`."""
+    """The StoreError for `error`, which occurred while `doing` something to `name`."""
     if is_no_bucket(error):
         return StoreError(f"{name}: no such bucket. Check the name, or create it first.")
     if is_refusal(error):
         return StoreError(
             f"{name}: not permitted while {doing} ({reason(error)}). Check the credentials in the "
-            "environment, and what they allow."
+            "environment and their permissions."
         )
     return StoreError(
         f"{name}: the storage refused while {doing} ({reason(error)}). "

@@ -1,8 +1,8 @@
-"""A session in object storage: Amazon S3 and what speaks like it, Google Cloud, Azure.
+"""A session in object storage: Amazon S3 and compatible services, Google Cloud, Azure.
 
-There are no folders to rename and no disk to sync: the storage keeps what it has acknowledged, and
-an object appears whole or not at all. A commit's objects are put side by side; when all of them are
-acknowledged its ref is put, on the condition that there is none of that number.
+Objects are atomic, and durable once the storage acknowledges them. The objects of a commit are
+uploaded concurrently. When all of them are acknowledged, a conditional put creates the ref, which
+fails if a ref of that number exists.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
-from memory_store.backend import Backend, Buffer, Extent, Taken, check_found, missing
-from memory_store.backends.memory import Held
+from memory_store.backend import AlreadyExists, Backend, Buffer, Extent, check_extent, missing
+from memory_store.backends.memory import BytesContent
 from memory_store.backends.object_client import (
     connect,
     is_no_bucket,
@@ -29,17 +29,17 @@ from memory_store.format.names import SESSION_FILE, ref_key
 if TYPE_CHECKING:
     from obstore.store import ObjectStore as Client
 
-THREADS = 16  # requests that are under way at the same time
-LARGE = 2**25  # bytes; more is written, and read, with several requests
-GAP = 2**12  # bytes; fewer are fetched along with what lies around them
+THREADS = 16  # concurrent requests
+MAX_REQUEST = 2**25  # bytes; larger reads and writes are split into several requests
+MAX_GAP = 2**12  # bytes; extents with a smaller gap between them share a request
 
 
-class Objects:
+class ObjectBackend:
     """The files of a session as objects; see `backend.Backend`.
 
     Args:
-        client: of `obstore`, for the prefix.
-        url: what messages call the prefix.
+        client: an `obstore` client for the prefix.
+        url: the name of the prefix in messages.
     """
 
     remote = True
@@ -51,7 +51,7 @@ class Objects:
 
     @classmethod
     def at(cls, url: str) -> Self:
-        """The objects below a URL."""
+        """The objects under the prefix of a URL."""
         return cls(*connect(url))
 
     def name(self, key: str = "") -> str:
@@ -60,12 +60,12 @@ class Objects:
     def read(self, key: str) -> bytes:
         return bytes(self._take(Extent(key, 0, None, whole=True)))
 
-    def beginning(self, key: str, most: int) -> tuple[bytes, int]:
-        data, size = self._get(key, {"range": (0, most)})
+    def read_prefix(self, key: str, limit: int) -> tuple[bytes, int]:
+        data, size = self._get(key, {"range": (0, limit)})
         return bytes(data), size
 
-    def open(self, extent: Extent) -> Held:
-        return Held(self._take(extent))
+    def open(self, extent: Extent) -> BytesContent:
+        return BytesContent(self._take(extent))
 
     def check_size(self, extent: Extent) -> None:
         if extent in self._coming:
@@ -78,32 +78,32 @@ class Objects:
         return self._fetch([extent])[0] if coming is None else coming()
 
     def _fetch(self, extents: Sequence[Extent]) -> list[memoryview]:
-        """Extents of one object that lie behind each other, with one request."""
+        """Fetch adjacent extents of one object with one request."""
         first, last = extents[0], extents[-1]
         options: Any = {}
         if first.size is not None and (first.start or not first.whole):
             options["range"] = (first.start, last.start + (last.size or 0))
-        found, size = self._get(first.key, options, last)
+        data, size = self._get(first.key, options, last)
         for extent in extents:
-            check_found(self.name(first.key), size, extent)
-        return [found[extent.start - first.start :][: extent.size] for extent in extents]
+            check_extent(self.name(first.key), size, extent)
+        return [data[extent.start - first.start :][: extent.size] for extent in extents]
 
     def _get(self, key: str, options: Any, due: Extent | None = None) -> tuple[memoryview, int]:
-        """What an object holds, or a part of it, and the size of all of it."""
+        """The content of an object or of a byte range, and the size of the whole object."""
         with self._errors("reading", key):
             try:
-                found = self._client.get(key, options=options)
+                response = self._client.get(key, options=options)
             except FileNotFoundError as error:
                 if is_no_bucket(error):
                     raise
                 raise missing(self.name(key)) from None
-            # The size is known before the content is on its way.
+            # The size is known before the content is transferred.
             if due is not None:
-                check_found(self.name(key), found.meta["size"], due)
-            return memoryview(found.bytes()), found.meta["size"]
+                check_extent(self.name(key), response.meta["size"], due)
+            return memoryview(response.bytes()), response.meta["size"]
 
     @contextmanager
-    def ahead(self, wanted: Callable[[], Iterable[Extent]]) -> Iterator["Objects"]:
+    def prefetch(self, wanted: Callable[[], Iterable[Extent]]) -> Iterator["ObjectBackend"]:
         pool, reader = ThreadPoolExecutor(THREADS), copy(self)
         try:
             coming: dict[Extent, Callable[[], memoryview]] = {}
@@ -116,12 +116,12 @@ class Objects:
             pool.shutdown(cancel_futures=True)
 
     def stamp(self, key: str) -> object:
-        return key  # nobody writes to an object twice
+        return key  # objects are written once
 
     def exists(self, key: str) -> bool:
         with self._errors("looking for", key):
             try:
-                self._client.get(key)  # what a HEAD refuses it does not explain
+                self._client.get(key)  # unlike GET, a refused HEAD has no error code
             except FileNotFoundError as error:
                 if is_no_bucket(error):
                     raise
@@ -136,8 +136,8 @@ class Objects:
 
     def _list(self, folder: str) -> tuple[list[str], list[str]]:
         with self._errors("listing", folder):
-            found = self._client.list_with_delimiter(folder)
-            return [each["path"] for each in found["objects"]], list(found["common_prefixes"])
+            listing = self._client.list_with_delimiter(folder)
+            return [each["path"] for each in listing["objects"]], list(listing["common_prefixes"])
 
     def begin(self, data: bytes) -> None:
         objects, folders = self._list("")
@@ -164,15 +164,15 @@ class Objects:
 
     def publish(self, branch: str, seq: int, data: bytes) -> None:
         if not self._create(ref_key(branch, seq), data):
-            raise Taken
+            raise AlreadyExists
 
     def put(self, key: str, data: bytes) -> None:
-        """Write an object, in parts if it is large; returns once it is acknowledged."""
+        """Upload an object, in parts if it is large; returns when it is acknowledged."""
         with self._errors("writing", key):
-            self._client.put(key, data, use_multipart=len(data) > LARGE)
+            self._client.put(key, data, use_multipart=len(data) > MAX_REQUEST)
 
     def _create(self, key: str, data: bytes) -> bool:
-        """Write an object unless there is one; False if there is one, and not from this attempt."""
+        """Create an object; False if it exists and this attempt did not create it."""
         try:
             self._client.put(key, data, mode="create", use_multipart=False)
         except Exception as error:
@@ -180,29 +180,29 @@ class Objects:
                 raise
             if is_refusal(error):
                 raise refused(error, "writing", self.name(key)) from None
-            # The answer to a request that got through may be lost, and its repetition refused.
+            # The response to a successful request may be lost, and its retry refused.
             try:
-                found: bytes | None = self.read(key)
-            except Corrupt:  # not there, or not what it should be
-                found = None
+                existing: bytes | None = self.read(key)
+            except Corrupt:  # missing, or too large
+                existing = None
             except StoreError:
                 raise self._unknown(key, error) from None
-            if found == data:
+            if existing == data:
                 return True
-            if found is not None:
+            if existing is not None:
                 return False
             raise self._unknown(key, error) from None
         return True
 
     def _unknown(self, key: str, error: Exception) -> StoreError:
         return StoreError(
-            f"{self.name(key)}: the storage did not answer ({reason(error)}), so whether it was "
-            "written is not known. Look again when the storage is back, then go on from there."
+            f"{self.name(key)}: the storage did not answer ({reason(error)}); whether the object "
+            "was written is unknown. Check the head of the branch when the storage is back."
         )
 
     def create(self, key: str, data: bytes) -> None:
         if not self._create(key, data):
-            raise Taken
+            raise AlreadyExists
 
     def discard(self, key: str) -> None:
         self.remove([each["path"] for each in self._all(key)])
@@ -212,9 +212,9 @@ class Objects:
         return (datetime.now(UTC) - max(written)).total_seconds() if written else 0.0
 
     def unfinished(self) -> list[str]:
-        return []  # an object is there or not
+        return []  # objects are atomic
 
-    def naming(self, *, alone: bool) -> AbstractContextManager[None]:
+    def commits_lock(self, *, exclusive: bool) -> AbstractContextManager[None]:
         return nullcontext()
 
     def remove(self, keys: Sequence[str]) -> None:
@@ -230,15 +230,15 @@ class Objects:
         return sum(each["size"] for each in self._all())
 
     def delete(self) -> None:
-        # Without its header it is no session any more, whatever a crash leaves after that.
+        # Without its header it is no session, even if a crash leaves other objects.
         self.remove([SESSION_FILE])
         self.remove([each["path"] for each in self._all()])
 
     def _all(self, key: str = "") -> list[Any]:
-        """What lies at and below a key."""
+        """The objects at and under a key."""
         with self._errors("listing", key):
-            found = [each for batch in self._client.list(key or None) for each in batch]
-            return found or ([self._client.head(key)] if key and self.exists(key) else [])
+            objects = [each for batch in self._client.list(key or None) for each in batch]
+            return objects or ([self._client.head(key)] if key and self.exists(key) else [])
 
     @contextmanager
     def _errors(self, doing: str, key: str) -> Iterator[None]:
@@ -247,12 +247,12 @@ class Objects:
         except Exception as error:
             if not is_obstores(error):
                 raise
-            # What obstore says may hold the whole request, signature included: it is not passed on.
+            # obstore's message may contain the whole request with its signature: it is dropped.
             raise refused(error, doing, self.name(key)) from None
 
 
 def _gathered(extents: Iterable[Extent]) -> Iterator[list[Extent]]:
-    """Extents that one request fetches: of one object, close to each other, not too large."""
+    """Batches of extents for one request each: of one object, close together, not too large."""
     batch: list[Extent] = []
     for extent in sorted(extents, key=lambda extent: (extent.key, extent.start)):
         if batch:
@@ -261,8 +261,8 @@ def _gathered(extents: Iterable[Extent]) -> Iterator[list[Extent]]:
             end = extent.start + (extent.size or 0)
             if (
                 not joined
-                or extent.start - last.start - (last.size or 0) > GAP
-                or end - batch[0].start > LARGE
+                or extent.start - last.start - (last.size or 0) > MAX_GAP
+                or end - batch[0].start > MAX_REQUEST
             ):
                 yield batch
                 batch = []
@@ -276,9 +276,9 @@ def _nth(future: "Future[list[memoryview]]", at: int) -> memoryview:
 
 
 class _Draft:
-    """A commit's objects, of which nobody knows before the ref is there."""
+    """A commit that is being uploaded; its objects are unreferenced until its ref is created."""
 
-    def __init__(self, objects: Objects, key: str) -> None:
+    def __init__(self, objects: ObjectBackend, key: str) -> None:
         self.pool = ThreadPoolExecutor(THREADS)
         self._objects, self._key = objects, key
         self._puts: dict[str, Future[None]] = {}
@@ -288,24 +288,24 @@ class _Draft:
         key = f"{self._key}/{key}" if key else self._key
         self._puts[key] = self.pool.submit(self._objects.put, key, b"".join(buffers))
 
-    def keep(self) -> None:
+    def persist(self) -> None:
         for put in self._puts.values():
             put.result()
 
     def publish(self, branch: str, seq: int, data: bytes) -> None:
-        self.keep()
+        self.persist()
         self._may_be_published = True
         try:
             self._objects.publish(branch, seq, data)
-        except Taken:
+        except AlreadyExists:
             self._may_be_published = False
             raise
 
     def undo(self) -> None:
-        """Leave nothing, unless the ref got through or may yet: then the commit stays."""
+        """Remove the commit, unless its ref was created or may have been created."""
         self.pool.shutdown(cancel_futures=True)
         if not self._may_be_published:
-            with suppress(StoreError):  # objects that nothing names do no harm
+            with suppress(StoreError):  # unreferenced objects are harmless
                 self._objects.remove(
                     [key for key, put in self._puts.items() if not put.cancelled()]
                 )
@@ -313,5 +313,5 @@ class _Draft:
 
 if TYPE_CHECKING:
 
-    def _conforms(backend: Objects) -> Backend:
+    def _conforms(backend: ObjectBackend) -> Backend:
         return backend

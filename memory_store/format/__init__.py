@@ -1,1 +1,1 @@
-"""The bytes of a session: its JSON documents, its arrays, and the archives that hold them."""
+"""The bytes of a session: JSON documents, arrays as Zarr chunks, and the archives around them."""

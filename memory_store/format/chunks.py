@@ -1,7 +1,7 @@
-"""Arrays as chunks: the bytes in C order, little-endian, then their crc32c.
+"""Arrays as chunks: little-endian bytes in C order, followed by their crc32c.
 
-A chunk is a member of the commit's file, `<array>/c.0.0…`, or a file of its own in the folders that
-early versions wrote; see `zarr` for how large arrays are split, `packing` for the file.
+A chunk is a member of the commit's file, `<array>/c.0.0…`, or a file in a commit folder of schema
+1. Module `zarr` defines how large arrays are split, module `packing` the layout of the file.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from memory_store.format.json import crc32c
 from memory_store.format.zarr import (
     ITEMSIZE,
     ArraySpec,
-    Stored,
+    StoredArray,
     chunk_count,
     chunk_name,
     chunk_shape,
@@ -27,30 +27,30 @@ from memory_store.format.zarr import (
 from memory_store.format.zip import header_size
 
 CHECKSUM = 4  # bytes at the end of a chunk
-WORTH_A_PIECE = 2**12  # bytes; less is copied
-BLOCK = 2**19  # bytes that are read at once where they need not be kept: these stay in the cache
+ZERO_COPY_THRESHOLD = 2**12  # bytes of a row; shorter rows are copied
+BLOCK = 2**19  # bytes per read of `read_rows`; fits in the processor's cache
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """A chunk ready to be written: its file name and content."""
+    """A chunk to be written: its name, its content and the checksum of its bytes."""
 
     name: str
     buffers: list[Buffer]
     crc32c: int
 
 
-def runs(array: np.ndarray) -> Iterator[np.ndarray]:
-    """The bytes of an array in C order and little-endian, one-dimensional, piece by piece.
+def contiguous_runs(array: np.ndarray) -> Iterator[np.ndarray]:
+    """The little-endian bytes of an array in C order, as one-dimensional uint8 runs.
 
-    They share its memory where they can: to copy a window costs more than to write it.
+    Runs share the array's memory where possible: copying a window takes longer than writing it.
     """
-    if array.ndim < 2 or array.flags.c_contiguous or array[:1].nbytes < WORTH_A_PIECE:
+    if array.ndim < 2 or array.flags.c_contiguous or array[:1].nbytes < ZERO_COPY_THRESHOLD:
         # ascontiguousarray makes a scalar one-dimensional
         yield np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
     else:
         for row in array:
-            yield from runs(row)
+            yield from contiguous_runs(row)
 
 
 def chunks(array: np.ndarray) -> Iterator[Chunk]:
@@ -60,8 +60,8 @@ def chunks(array: np.ndarray) -> Iterator[Chunk]:
     size = math.prod(chunk) * ITEMSIZE[dtype]
     for index in range(chunk_count(shape, dtype)):
         part = array[index * chunk[0] : (index + 1) * chunk[0]] if shape else array
-        buffers = list(runs(part))
-        buffers.append(np.zeros(size - part.nbytes, np.uint8))  # Zarr's chunks all have one size
+        buffers = list(contiguous_runs(part))
+        buffers.append(np.zeros(size - part.nbytes, np.uint8))  # Zarr pads the last chunk
         crc = 0
         for buffer in buffers:
             crc = crc32c(buffer, crc)
@@ -71,40 +71,40 @@ def chunks(array: np.ndarray) -> Iterator[Chunk]:
 
 
 def digest(array: np.ndarray) -> str:
-    """sha256 of the bytes of an array in C order, in hex."""
-    found = hashlib.sha256()
-    for run in runs(array):
-        found.update(run.data)
-    return found.hexdigest()
+    """sha256 of the little-endian bytes of an array in C order, in hex."""
+    hasher = hashlib.sha256()
+    for run in contiguous_runs(array):
+        hasher.update(run.data)
+    return hasher.hexdigest()
 
 
-def members(name: str, spec: Stored) -> Iterator[str]:
-    """What the chunks of the array `name` are called in the commit's file."""
+def member_names(name: str, spec: StoredArray) -> Iterator[str]:
+    """The names of the chunks of array `name` in the commit's file."""
     for index in range(len(spec.crc32c)):
         yield f"{name}/{chunk_name(len(spec.shape), index)}"
 
 
-def extents(folder: str, spec: Stored) -> Iterator[Extent]:
-    """Where the chunks of an array lie.
+def extents(folder: str, spec: StoredArray) -> Iterator[Extent]:
+    """The extents of the chunks of an array.
 
     Args:
-        folder: the array's, be it in a folder or in a file: `<commit>/<array>`.
-        spec: what is known of it.
+        folder: the array's key, in a folder or in a file: `<commit>/<array>`.
+        spec: its location and shape.
     """
     size = chunk_bytes(spec)
     if spec.start is None:
-        yield from (Extent(key, 0, size, whole=True) for key in members(folder, spec))
+        yield from (Extent(key, 0, size, whole=True) for key in member_names(folder, spec))
         return
     key, _, name = folder.rpartition("/")
     at = spec.start
-    for member in members(name, spec):
+    for member in member_names(name, spec):
         at += header_size(member)
         yield Extent(key, at, size)
         at += size
 
 
-def called(backend: Backend, folder: str, spec: Stored) -> str:
-    """What messages call an array: a path that is there, and which part of it if it is a file."""
+def array_label(backend: Backend, folder: str, spec: StoredArray) -> str:
+    """The name of an array in messages: its folder, or the commit's file and the array in it."""
     if spec.start is None:
         return backend.name(folder)
     key, _, name = folder.rpartition("/")
@@ -112,53 +112,56 @@ def called(backend: Backend, folder: str, spec: Stored) -> str:
 
 
 def memory(nbytes: int) -> np.ndarray:
-    """New memory, one-dimensional uint8."""
+    """Uninitialized memory, one-dimensional uint8."""
     return np.empty(nbytes, np.uint8)
 
 
 def read_array(
-    backend: Backend, folder: str, spec: Stored, allocate: Callable[[int], np.ndarray] = memory
+    backend: Backend, folder: str, spec: StoredArray, allocate: Callable[[int], np.ndarray] = memory
 ) -> np.ndarray:
-    """Read the array in `folder` and check that it is the one that `spec` describes.
+    """Read an array and check it against `spec`.
 
     Args:
-        backend: where it is kept.
-        folder: the array's folder.
-        spec: what is known of it.
-        allocate: where to read it to: that many bytes or more, one-dimensional uint8.
+        backend: the medium.
+        folder: the array's key.
+        spec: its location, shape and checksums.
+        allocate: returns the given number of bytes or more, one-dimensional uint8, to read into.
 
     Raises:
-        Corrupt: a chunk is missing, damaged, or a sound one from elsewhere.
+        Corrupt: a chunk is missing, damaged, or an intact chunk of another array.
     """
-    # All sizes are checked before memory is taken: a shape must not promise what is not there.
+    # Sizes are checked before memory is allocated: a shape may claim more than the files hold.
     for extent in extents(folder, spec):
         backend.check_size(extent)
     try:
         data = allocate(spec.nbytes)[: spec.nbytes]
     except MemoryError as error:
         raise Corrupt(
-            f"{called(backend, folder, spec)}: {spec.nbytes} bytes do not fit in memory. Free "
-            "some, or load it elsewhere."
+            f"{array_label(backend, folder, spec)}: {spec.nbytes} bytes do not fit in memory. Free "
+            "some, or load the session on a larger machine."
         ) from error
     fill([data], backend, folder, spec)
     return _shaped(data, spec.dtype, spec.shape)
 
 
-def fill(buffers: Sequence[np.ndarray], backend: Backend, folder: str, spec: Stored) -> None:
-    """Read the array in `folder` into buffers, and check that it is the one `spec` describes.
+def fill(buffers: Sequence[np.ndarray], backend: Backend, folder: str, spec: StoredArray) -> None:
+    """Read an array into buffers and check it against `spec`.
 
     Args:
-        buffers: one-dimensional uint8, together as long as the array; its bytes in C order go into
-            them, one after the other. So they need not be copied to where they belong.
+        buffers: one-dimensional uint8, together as long as the array. They receive its bytes in C
+            order, one after another, so that the bytes need not be copied to their destination.
+        backend: the medium.
+        folder: the array's key.
+        spec: its location, shape and checksums.
 
     Raises:
-        Corrupt: a chunk is missing, damaged, or a sound one from elsewhere.
+        Corrupt: a chunk is missing, damaged, or an intact chunk of another array.
     """
     size, nbytes, left = chunk_bytes(spec) - CHECKSUM, spec.nbytes, deque(buffers)
     for i, extent in enumerate(extents(folder, spec)):
         n_bytes = min(size, nbytes - i * size)
         parts = buffers if n_bytes == nbytes else _first(left, n_bytes)
-        # Behind the array's bytes: padding, then the checksum.
+        # After the array's bytes: padding, then the checksum.
         rest = np.empty(size - n_bytes + CHECKSUM, np.uint8)
         content = backend.open(extent)
         try:
@@ -169,39 +172,39 @@ def fill(buffers: Sequence[np.ndarray], backend: Backend, folder: str, spec: Sto
         for part in (*parts, rest[:-CHECKSUM]):
             crc = crc32c(part, crc)
         if crc != int.from_bytes(rest[-CHECKSUM:].tobytes(), "little"):
-            problem = "damaged, its crc32c does not fit"
+            problem = "damaged, its crc32c does not match"
         elif crc != spec.crc32c[i]:
-            problem = "a sound chunk, but not the one that was committed here"
+            problem = "an intact chunk, but not the one that was committed here"
         else:
             continue
         chunk = chunk_name(len(spec.shape), i)
-        path = f"{called(backend, folder, spec)}/{chunk}"
+        path = f"{array_label(backend, folder, spec)}/{chunk}"
         raise Corrupt(f"{path}: {problem}. Restore the file from a copy.")
 
 
 def _first(buffers: deque[np.ndarray], nbytes: int) -> list[np.ndarray]:
-    """Take the first bytes of buffers away."""
-    found = []
+    """Remove the first `nbytes` bytes from the buffers, and return them."""
+    taken = []
     while nbytes:
         part = buffers.popleft()
         if len(part) > nbytes:
             buffers.appendleft(part[nbytes:])
             part = part[:nbytes]
-        found.append(part)
+        taken.append(part)
         nbytes -= len(part)
-    return found
+    return taken
 
 
 def read_rows(
-    backend: Backend, folder: str, spec: Stored, start: int, stop: int
+    backend: Backend, folder: str, spec: StoredArray, start: int, stop: int
 ) -> Iterator[tuple[int, int, np.ndarray]]:
-    """The rows [start, stop) along axis 0, a few at a time, as (first, end, rows).
+    """The rows [start, stop) along axis 0, in blocks, as (first, end, rows).
 
-    No checksum is looked at: this is for those who know what should be there. Each array is void
-    when the next one is read.
+    Checksums are not verified: the caller compares the rows with known data. Each block overwrites
+    the one before.
 
     Raises:
-        Corrupt: a chunk is missing, or not as large as promised.
+        Corrupt: a chunk is missing or has another size.
     """
     row = spec.nbytes // max(1, spec.shape[0])
     per_chunk = chunk_shape(spec.shape, spec.dtype)[0]
@@ -225,20 +228,20 @@ def read_rows(
 
 
 def check_sha256(backend: Backend, folder: str, spec: ArraySpec, array: np.ndarray) -> None:
-    """Check an array that was read from a folder against its sha256.
+    """Check an array that was read from `folder` against its sha256.
 
     Raises:
-        Corrupt: they do not fit.
+        Corrupt: they do not match.
     """
     if digest(array) != spec.sha256:
-        name = called(backend, folder, spec)
-        raise Corrupt(f"{name}: damaged, its sha256 does not fit. Restore it from a copy.")
+        name = array_label(backend, folder, spec)
+        raise Corrupt(f"{name}: damaged, its sha256 does not match. Restore it from a copy.")
 
 
 def _shaped(data: np.ndarray, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
     return data.view(np.dtype(dtype).newbyteorder("<")).reshape(shape)
 
 
-def chunk_bytes(spec: Stored) -> int:
-    """Bytes of a chunk, its checksum among them."""
+def chunk_bytes(spec: StoredArray) -> int:
+    """The size of a chunk including its checksum, in bytes."""
     return math.prod(chunk_shape(spec.shape, spec.dtype)) * ITEMSIZE[spec.dtype] + CHECKSUM

@@ -1,4 +1,4 @@
-"""`session.json`: what a session is, written once."""
+"""`session.json`: the id, attributes and fingerprints of a session, written once."""
 
 import uuid
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from memory_store.format.names import SESSION, SESSION_FILE
 
 @dataclass(frozen=True)
 class Header:
-    """A session's id and what its creator wrote about it."""
+    """The content of `session.json`."""
 
     session: str
     created: float
@@ -24,12 +24,12 @@ class Header:
 
 
 def read_header(backend: Backend) -> Header:
-    """The header of the session that a backend keeps.
+    """The header of the session on a backend.
 
     Raises:
-        NotFound: no session there.
-        Corrupt: damaged.
-        UnsupportedSchema: of a later version.
+        NotFound: there is no session.
+        Corrupt: the header is damaged.
+        UnsupportedSchema: a later version wrote it.
     """
     if not backend.exists(SESSION_FILE):
         raise NotFound(f"{backend.name()}: no session here. Check the path, or create one.")
@@ -51,11 +51,12 @@ def create_header(
     attributes: Mapping[str, Any] | None,
     fingerprints: Mapping[str, str] | None,
 ) -> Header:
-    """Begin a new session: only its header makes it one.
+    """Create a session by writing its header.
 
     Raises:
-        StoreError: something else is there already, or the medium refuses.
-        ValueError: attributes that are no JSON, fingerprints that are no text.
+        StoreError: the place is not empty, or the medium refuses.
+        ValueError: the attributes are not JSON, the fingerprints are not strings, or both together
+            exceed `MAX_DOCUMENT`.
     """
     with os_errors("creating the session", backend.name()):
         header = Header(
@@ -75,16 +76,16 @@ def create_header(
 
 
 def sealed_header(header: Header) -> bytes:
-    """`session.json`."""
+    """The bytes of `session.json`."""
     return sealed({"schema": SCHEMA, **vars(header)})
 
 
 def checked_fingerprints(fingerprints: Mapping[str, str]) -> dict[str, str]:
-    """Fingerprints as they are recorded.
+    """The fingerprints as a dict.
 
     Raises:
-        ValueError: not a mapping from text to text.
+        ValueError: not a mapping from strings to strings.
     """
     if not all(type(item) is str for pair in fingerprints.items() for item in pair):
-        raise ValueError(f"fingerprints must map text to text, not {dict(fingerprints)!r}")
+        raise ValueError(f"fingerprints = {dict(fingerprints)!r}; allowed: strings by strings")
     return dict(fingerprints)

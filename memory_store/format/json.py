@@ -1,8 +1,7 @@
-"""JSON that hashes the same everywhere, checksums, and mappings whose every value is checked.
+"""Canonical JSON, checksums, and checked access to untrusted mappings.
 
-A document is canonical when its keys are sorted, nothing is spaced and everything is ASCII: equal
-values are equal bytes, so their sha256 can stand for them. `Fields` reads a mapping that nobody has
-vouched for.
+Canonical JSON has sorted keys, no whitespace and ASCII characters only: equal values have equal
+bytes, so a sha256 identifies them. `Fields` checks every value of an untrusted mapping on access.
 """
 
 import hashlib
@@ -21,66 +20,69 @@ from memory_store.errors import Corrupt
 ENCODER = json.JSONEncoder(
     sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
 )
-LIMIT = 2**53  # above it some readers of JSON lose digits
-MAX_DEPTH = 64  # of nested lists and mappings; far above any state, far below Python's stack
+LIMIT = 2**53  # some JSON readers lose digits of larger integers
+MAX_DEPTH = 64  # levels of nesting; far more than any state has, far less than Python's stack
 
 
 def canonical(value: Any) -> bytes:
-    """`value`, which `plain` has passed, as canonical JSON."""
+    """The canonical JSON of a value that `plain` returned."""
     return ENCODER.encode(value).encode("ascii")
 
 
 def parse(data: bytes, path: object) -> dict[str, Any]:
-    """The mapping that a JSON file holds.
+    """The mapping in a JSON file.
 
     Raises:
-        Corrupt: not JSON, not a mapping, or nested without sense.
+        Corrupt: not JSON, not a mapping, nested too deeply, or a key occurs twice.
     """
 
     def refuse(name: str) -> NoReturn:
-        raise ValueError(f"{name} is no JSON number")
+        raise ValueError(f"{name} is not a JSON number")
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):  # readers disagree on which of them counts
-            raise ValueError("a key is there twice")
-        return found
+        mapping = dict(pairs)
+        if len(mapping) < len(pairs):  # readers disagree on which of the two is valid
+            raise ValueError("a key occurs twice")
+        return mapping
 
     try:
         value = json.loads(data, parse_constant=refuse, object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:  # JSON and Unicode errors are ValueErrors
         raise Corrupt(
-            f"{path}: damaged, not JSON any more ({error}). Restore the file from a copy."
+            f"{path}: damaged, not JSON ({error}). Restore the file from a copy."
         ) from error
     if not isinstance(value, dict):
-        raise Corrupt(f"{path}: damaged, holds no JSON object. Restore the file from a copy.")
+        raise Corrupt(f"{path}: damaged, not a JSON object. Restore the file from a copy.")
     return value
 
 
 def plain(value: Any, where: str, depth: int = 0) -> Any:
-    """`value` as JSON keeps it: tuples become lists, everything else stays what it is.
+    """`value` as JSON preserves it: tuples become lists, everything else stays unchanged.
+
+    Args:
+        where: the name of `value` in error messages.
 
     Raises:
-        ValueError: `where` in it something is that JSON would lose or change.
+        ValueError: JSON would lose or change a part of `value`; names the part.
     """
     if depth > MAX_DEPTH:
-        raise ValueError(f"{where} is nested deeper than {MAX_DEPTH} levels")
+        raise ValueError(f"{where} is nested deeper than the allowed {MAX_DEPTH} levels")
     if value is None or type(value) in (bool, int, str):
         return value
     if type(value) is float:
         if not math.isfinite(value):
-            raise ValueError(f"{where} is {value}; JSON has finite numbers only")
+            raise ValueError(f"{where} is {value}; allowed: finite numbers")
         return value
     if isinstance(value, Mapping):
         for key in value:
             if type(key) is not str:
-                raise ValueError(f"{where} has the key {key!r}; keys must be strings")
+                raise ValueError(f"{where} has the key {key!r}; allowed: strings")
         return {key: plain(item, f"{where}[{key!r}]", depth + 1) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray):
         return [plain(item, f"{where}[{i}]", depth + 1) for i, item in enumerate(value)]
     raise ValueError(
-        f"{where} is a {type(value).__name__}; allowed are None, bool, int, float, str, "
-        "lists and mappings of them (arrays belong in `arrays`)"
+        f"{where} is a {type(value).__name__}; allowed: None, bool, int, float, str, and lists and "
+        "mappings of them (arrays belong in `arrays`)"
     )
 
 
@@ -90,20 +92,20 @@ def sha256(data: bytes) -> str:
 
 
 def crc32c(data: bytes | np.ndarray, start: int = 0) -> int:
-    """crc32c of bytes, or of a C-contiguous array's bytes, going on from `start`."""
+    """crc32c of bytes or of a C-contiguous array, continued from the checksum `start`."""
     return int(google_crc32c.extend(start, data))
 
 
 def sealed(document: dict[str, Any]) -> bytes:
-    """`document` with its own crc32c added, as the bytes of a file."""
+    """The bytes of `document` with its crc32c added."""
     return canonical({**document, "crc32c": crc32c(canonical(document))})
 
 
 def unsealed(document: dict[str, Any], path: object) -> dict[str, Any]:
-    """A document that `sealed` made, without its crc32c.
+    """A document of `sealed` without its crc32c.
 
     Raises:
-        Corrupt: the crc32c is missing or does not fit the rest.
+        Corrupt: the crc32c is missing or does not match the document.
     """
     rest = {key: value for key, value in document.items() if key != "crc32c"}
     try:
@@ -111,17 +113,17 @@ def unsealed(document: dict[str, Any], path: object) -> dict[str, Any]:
     except (ValueError, RecursionError):  # 1e999 reads as infinity
         fits = False
     if not fits:
-        raise Corrupt(f"{path}: damaged, its crc32c does not fit. Restore the file from a copy.")
+        raise Corrupt(f"{path}: damaged, its crc32c does not match. Restore the file from a copy.")
     return rest
 
 
 def now() -> float:
-    """Seconds since 1970, to the millisecond: every digit counts, so every damaged one shows."""
-    return max(0.0, round(time.time(), 3))  # a clock that was never set may say less
+    """Seconds since 1970, rounded to milliseconds, so that every stored digit is significant."""
+    return max(0.0, round(time.time(), 3))  # an unset clock may be before 1970
 
 
 class Fields:
-    """A mapping from a file, with the file's name for the error messages."""
+    """An untrusted mapping from a file; `path` names the file in error messages."""
 
     def __init__(self, value: Any, path: object, key: str = "") -> None:
         self.path = path
@@ -131,7 +133,7 @@ class Fields:
         self.value: dict[str, Any] = value
 
     def corrupt(self, key: str, problem: str) -> Corrupt:
-        """The error that says which value of which file is wrong."""
+        """The error for an invalid value; names the file and the key."""
         name = ".".join(part for part in (self.key, key) if part) or "the document"
         return Corrupt(f"{self.path}: {name} {problem}. Restore the file from a copy.")
 
@@ -143,14 +145,14 @@ class Fields:
         return value
 
     def seconds(self, key: str) -> float:
-        """A time in seconds since 1970."""
+        """A time, in seconds since 1970."""
         value = self.value.get(key)
         if not isinstance(value, int | float) or not 0 <= value <= LIMIT:
             raise self.corrupt(key, "should be a time in seconds")
         return float(value)
 
     def text(self, key: str, pattern: re.Pattern[str]) -> str:
-        """A string that matches `pattern` from end to end."""
+        """A string that `pattern` matches completely."""
         value = self.value.get(key)
         if not isinstance(value, str) or not pattern.fullmatch(value):
             raise self.corrupt(key, f"should be text like {pattern.pattern}")
@@ -168,24 +170,24 @@ class Fields:
         return tuple(value)
 
     def mapping(self, key: str) -> "Fields":
-        """A mapping."""
+        """A nested mapping."""
         return Fields(self.value.get(key), self.path, f"{self.key}.{key}" if self.key else key)
 
     def optional(self, key: str) -> "Fields | None":
-        """A mapping, or None where the file says null."""
+        """A nested mapping, or None for null."""
         if key in self.value and self.value[key] is None:
             return None
         return self.mapping(key)
 
     def items(self, pattern: re.Pattern[str]) -> Iterator[tuple[str, "Fields"]]:
-        """The mappings inside this one, by name; names match `pattern`."""
+        """The nested mappings by name; every name matches `pattern`."""
         for name in self.value:
             if not pattern.fullmatch(name):
                 raise self.corrupt(name[:80], f"should have a name like {pattern.pattern}")
             yield name, self.mapping(name)
 
     def list(self, key: str, *, longest: int) -> Iterator["Fields"]:
-        """The mappings in a list of at most `longest`."""
+        """The mappings in a list of at most `longest` items."""
         value = self.value.get(key)
         if not isinstance(value, list) or len(value) > longest:
             raise self.corrupt(key, f"should be a list of at most {longest}")
@@ -193,8 +195,8 @@ class Fields:
             yield Fields(item, self.path, f"{self.key}.{key}[{i}]" if self.key else f"{key}[{i}]")
 
     def strings(self, key: str) -> dict[str, str]:
-        """A mapping from text to text."""
+        """A mapping from strings to strings."""
         value = self.mapping(key).value
         if not all(isinstance(item, str) for item in value.values()):
-            raise self.corrupt(key, "should map text to text")
+            raise self.corrupt(key, "should map strings to strings")
         return dict(value)

@@ -1,7 +1,7 @@
-"""The attributes of a commit: all that is known about it besides the arrays' bytes.
+"""The manifest of a commit: its attributes, which describe everything but the arrays' bytes.
 
-The sha256 of the canonical attributes is the commit's id. They name the parent and the window by
-id, so an id vouches for everything behind it.
+The sha256 of the canonical attributes is the commit's id. They name the parent and the commits that
+hold slots of the windows by id, so an id authenticates the whole history behind it.
 """
 
 from collections.abc import Mapping
@@ -10,24 +10,24 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from memory_store.format.json import canonical, sha256
-from memory_store.format.zarr import ArraySpec, Stored, group_document
+from memory_store.format.zarr import ArraySpec, StoredArray, group_document
 from memory_store.types import Commit
 
-SCHEMA = 2  # 1 had a folder for each commit
-BEFORE = b'{"attributes":'  # they come first in a canonical document
-MAX_WINDOW = 16  # commits that are read to rebuild a state, this one included
+SCHEMA = 2  # commits of schema 1 are folders
+BEFORE = b'{"attributes":'  # the beginning of a canonical document
+MAX_WINDOW = 16  # commits that hold slots of one snapshot, including its own commit
 
 
 @dataclass(frozen=True)
-class Slots:
-    """A window of this commit as a whole; its array holds only the newest of its slots.
+class WindowSpec:
+    """A whole window of a commit, whose own array holds the newest slots only.
 
     Attributes:
         shape: of the whole window.
         dtype: a key of `zarr.FILL`.
         axis: the axis that grows.
         end: slots appended since the stream began.
-        capacity: most slots that the window holds.
+        capacity: the maximal number of slots in the window.
     """
 
     shape: tuple[int, ...]
@@ -43,12 +43,14 @@ class Slots:
 
 
 @dataclass(frozen=True)
-class Held:
-    """The slots [first, end) of a window that some commit holds.
+class StoredSlots:
+    """The slots [first, end) of a window, stored in one commit.
 
     Attributes:
-        crc32c: of their chunks.
-        start: where they lie; see `zarr.Stored`.
+        first: number of the first slot.
+        end: number after the last slot.
+        crc32c: of each chunk, in order.
+        start: offset in the commit's file; see `zarr.StoredArray`.
     """
 
     first: int
@@ -56,44 +58,44 @@ class Held:
     crc32c: tuple[int, ...]
     start: int | None
 
-    def stored(self, slots: Slots) -> Stored:
-        """The array that holds them, a part of the window `slots`."""
+    def as_array(self, slots: WindowSpec) -> StoredArray:
+        """The array that holds these slots of the window `slots`."""
         shape = list(slots.shape)
         shape[slots.axis] = self.end - self.first
-        return Stored(tuple(shape), slots.dtype, self.crc32c, start=self.start)
+        return StoredArray(tuple(shape), slots.dtype, self.crc32c, start=self.start)
 
 
 @dataclass(frozen=True)
 class Source:
-    """A commit and those of its slots that a later one still needs, by window.
+    """A commit and the slots in it that a later commit needs, by window.
 
-    With them in its own attributes, a commit is loaded without reading those of the others.
+    The later commit repeats their checksums, so that it loads without reading other manifests.
     """
 
     commit: Commit
-    held: Mapping[str, Held]
+    held: Mapping[str, StoredSlots]
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A commit's attributes, checked.
+    """The checked attributes of a commit.
 
     Attributes:
-        session: the session it belongs to.
+        session: the id of its session.
         created: seconds since 1970.
         position: tokens read.
-        depth: commits before it on the way to the first.
-        parent: the commit it continues, None for the first.
-        jump: a commit further back and its depth, for long walks (see `walk`); None for the
-            first.
+        depth: number of ancestors.
+        parent: the commit it continues; None for the first commit.
+        jump: an older ancestor and its depth, for long walks (see `history.walk`); None for the
+            first commit.
         window: the other commits that hold slots of its windows, oldest first.
         slots: name → window.
-        arrays: name → array in this commit: windows, small arrays, tokens.
-        state: the snapshot's own attributes.
+        arrays: name → array in this commit: new slots, small arrays, tokens.
+        state: the attributes of the snapshot.
         fingerprints: of the weights, the tokenizer, ….
-        libraries: versions that wrote it.
-        left: what the medium has of it: "all", "log" (this and the token ids) or "record" (this).
-        schema: of what was written.
+        libraries: versions of the libraries that wrote it.
+        retained: what still exists: "all"; "log", the record and the token ids; or "record".
+        schema: the version of the format.
     """
 
     session: str
@@ -103,27 +105,29 @@ class Manifest:
     parent: Commit | None
     jump: tuple[Commit, int] | None
     window: tuple[Source, ...]
-    slots: Mapping[str, Slots]
+    slots: Mapping[str, WindowSpec]
     arrays: Mapping[str, ArraySpec]
     state: Mapping[str, Any]
     fingerprints: Mapping[str, str]
     libraries: Mapping[str, str]
-    left: str = "all"
+    retained: str = "all"
     schema: int = SCHEMA
 
-    def held(self, name: str) -> Held:
-        """The slots of window `name` that this commit itself holds."""
+    def held(self, name: str) -> StoredSlots:
+        """The slots of window `name` that are stored in this commit."""
         slots, array = self.slots[name], self.arrays[name]
-        return Held(slots.end - array.shape[slots.axis], slots.end, array.crc32c, array.start)
+        return StoredSlots(
+            slots.end - array.shape[slots.axis], slots.end, array.crc32c, array.start
+        )
 
     def sources(self, commit: Commit) -> list[Source]:
-        """Who holds its slots, newest first; `commit` is its own address."""
+        """The commits that hold its slots, newest first; `commit` is its own address."""
         own = Source(commit, {name: self.held(name) for name in self.slots})
         return [own, *reversed(self.window)]
 
     @cached_property
     def attributes(self) -> dict[str, Any]:
-        """As they stand in the group's `zarr.json`."""
+        """The attributes in the group's `zarr.json`."""
         jump = self.jump and {**_address(self.jump[0]), "depth": self.jump[1]}
         return {
             "schema": self.schema,
@@ -183,26 +187,26 @@ class Manifest:
 
     @property
     def data(self) -> bytes:
-        """The group's `zarr.json` as it is written, its attributes made only once."""
+        """The bytes of the group's `zarr.json`; the attributes are encoded once."""
         arrays = tuple((name, spec.shape, spec.dtype) for name, spec in self.arrays.items())
         return BEFORE + self._canonical + _after(arrays)
 
     @cached_property
     def document(self) -> dict[str, Any]:
-        """The group's `zarr.json`."""
+        """The content of the group's `zarr.json`."""
         return group_document(self.attributes, self.arrays)
 
 
 def record(manifest: Manifest) -> bytes:
-    """What is kept of a commit's document where its arrays are let go of."""
+    """The record of a commit: the part of its document that survives its arrays."""
     return canonical({"attributes": manifest.attributes})
 
 
-@lru_cache(maxsize=64)  # the same for commit after commit
+@lru_cache(maxsize=64)  # consecutive commits have equal shapes
 def _after(arrays: tuple[tuple[str, tuple[int, ...], str], ...]) -> bytes:
-    """What stands behind the attributes in a group's canonical `zarr.json`."""
-    found = {name: Stored(shape, dtype, ()) for name, shape, dtype in arrays}
-    document = canonical(group_document({}, found))
+    """The part of a group's canonical `zarr.json` after its attributes."""
+    specs = {name: StoredArray(shape, dtype, ()) for name, shape, dtype in arrays}
+    document = canonical(group_document({}, specs))
     assert document.startswith(BEFORE + b"{}")
     return document[len(BEFORE) + 2 :]
 

@@ -1,6 +1,7 @@
-"""Reading a commit's attributes: checked against its address, and for sense, before anything else.
+"""Reading manifests: checked against the commit's id, and for consistency, before any use.
 
-A hostile store may claim anything; nothing is allocated, opened or unpickled on its word.
+A hostile store may claim anything. Nothing is allocated, opened or unpickled because a manifest
+claims that it exists.
 """
 
 import math
@@ -12,7 +13,14 @@ from typing import Any
 from memory_store.backend import Backend
 from memory_store.errors import Corrupt, UnsupportedSchema
 from memory_store.format.json import Fields, canonical, parse, sha256
-from memory_store.format.manifest import MAX_WINDOW, SCHEMA, Held, Manifest, Slots, Source
+from memory_store.format.manifest import (
+    MAX_WINDOW,
+    SCHEMA,
+    Manifest,
+    Source,
+    StoredSlots,
+    WindowSpec,
+)
 from memory_store.format.names import (
     ARRAY,
     COMMIT,
@@ -35,93 +43,98 @@ DTYPE = re.compile("|".join(FILL))
 
 
 def read_address(fields: Fields) -> Commit:
-    """The commit that a file names.
+    """The address of a commit in a document.
 
     Raises:
-        Corrupt: not an address.
+        Corrupt: not a valid address.
     """
     name = fields.text("commit", COMMIT)
     position = fields.integer("position", high=MAX_NUMBER)
     if int(name[:12]) != position:
-        raise fields.corrupt("commit", "is named after another position")
+        raise fields.corrupt("commit", "has a name with another position")
     return Commit(name, fields.text("id", ID), position)
 
 
 def read_manifest(backend: Backend, commit: Commit, session: str | None) -> Manifest:
-    """The attributes of a commit, or of what is left of it, checked against its address.
+    """The manifest of a commit, or of a deleted snapshot's record, checked against its address.
 
     Args:
-        session: that it belongs to; None if nobody knows.
+        backend: the medium.
+        commit: its address.
+        session: the id of its session; None if it is unknown.
 
     Raises:
-        Corrupt: missing, damaged, or another commit than `commit`.
-        UnsupportedSchema: written by a later version.
+        Corrupt: the manifest is missing, damaged, or that of another commit.
+        UnsupportedSchema: a later version wrote it.
     """
-    key, left, packed, size = document_key(commit.name), "all", is_packed(commit.name), 0
+    key, retained, packed, size = document_key(commit.name), "all", is_packed(commit.name), 0
     try:
         data, size = read_document(backend, key) if packed else (backend.read(key), 0)
     except Corrupt:
         if backend.exists(record_key(commit.name)):
-            key, left = record_key(commit.name), "log"
+            key, retained = record_key(commit.name), "log"
         elif backend.exists(past_key(commit.name)):
-            key, left = past_key(commit.name), "record"
+            key, retained = past_key(commit.name), "record"
         else:
             raise
-        in_archive = packed and left == "log"
+        in_archive = packed and retained == "log"
         data = read_document(backend, key, RECORD)[0] if in_archive else backend.read(key)
     path = backend.name(key)
     document = parse(data, path)
     attributes = Fields(document.get("attributes"), path, "attributes")
     try:
-        found = sha256(canonical(attributes.value))
+        digest = sha256(canonical(attributes.value))
     except (ValueError, RecursionError) as error:
-        raise attributes.corrupt("", f"cannot be: {error}") from error
-    if found != commit.id:
+        raise attributes.corrupt("", f"are invalid: {error}") from error
+    if digest != commit.id:
         raise Corrupt(
-            f"{path}: not the commit that was published: its id is {found[:12]}…, "
+            f"{path}: not the commit that was published: its id is {digest[:12]}…, "
             f"not {commit.id[:12]}…. Restore the file from a copy."
         )
     check_schema(attributes.value.get("schema"), path)
     manifest = from_attributes(attributes)
     if packed != (manifest.schema > 1):
-        raise Corrupt(f"{path}: of another schema than its name. Restore the file from a copy.")
+        raise Corrupt(f"{path}: its schema does not match its name. Restore the file from a copy.")
     if manifest.position != commit.position or session not in (None, manifest.session):
-        raise Corrupt(f"{path}: of another session or position. Restore the file from a copy.")
-    if left != "all":
-        data = manifest.data  # what was there, for those that need to know where
+        raise Corrupt(
+            f"{path}: belongs to another session or position. Restore the file from a copy."
+        )
+    if retained != "all":
+        data = manifest.data  # of the deleted commit, for the offsets of its arrays
     elif manifest.document != document:
         raise Corrupt(
-            f"{path}: its Zarr metadata does not fit its attributes. Restore the file from a copy."
+            f"{path}: its Zarr metadata does not match its attributes. Restore the file from a "
+            "copy."
         )
     arrays = manifest.arrays
     if packed:
         arrays, end = placed(arrays, len(data))
-        if left == "all" and end > size:  # a shape must not promise what is not there
+        if retained == "all" and end > size:  # a shape may claim more than the file holds
             raise Corrupt(
                 f"{path}: has {size} bytes where more than {end} were written. "
                 "Restore the file from a copy."
             )
-    return replace(manifest, arrays=arrays, left=left)
+    return replace(manifest, arrays=arrays, retained=retained)
 
 
-def check_schema(found: Any, path: object) -> None:
-    """Refuse what this version cannot read.
+def check_schema(schema: Any, path: object) -> None:
+    """Refuse a schema that this version cannot read.
 
     Raises:
-        UnsupportedSchema: says what was found and what is supported.
+        UnsupportedSchema: states the schema and the supported ones.
     """
-    if type(found) is not int or found not in SUPPORTED:
+    if type(schema) is not int or schema not in SUPPORTED:
         raise UnsupportedSchema(
-            f"{path}: schema {found!r} is not supported; this version reads "
-            f"{', '.join(map(str, SUPPORTED))}. Open it with the version that wrote it, or a later."
+            f"{path}: schema {schema!r} is not supported; this version reads "
+            f"{', '.join(map(str, SUPPORTED))}. Open it with the version that wrote it, or later."
         )
 
 
 def from_attributes(fields: Fields) -> Manifest:
-    """The manifest that attributes describe; nothing is allocated by what they claim.
+    """The manifest of untrusted attributes.
 
     Raises:
-        Corrupt: they contradict themselves, or claim what cannot be.
+        Corrupt: they are invalid or inconsistent.
     """
     parent, jump = fields.optional("parent"), fields.optional("jump")
     slots = dict(_slots(fields.mapping("slots")))
@@ -144,29 +157,29 @@ def from_attributes(fields: Fields) -> Manifest:
     return manifest
 
 
-def _slots(fields: Fields) -> Iterator[tuple[str, Slots]]:
+def _slots(fields: Fields) -> Iterator[tuple[str, WindowSpec]]:
     for name, item in fields.items(ARRAY):
         shape, dtype = _shape(item)
         axis = item.integer("axis", high=max(0, len(shape) - 1))
         end, capacity = item.integer("end"), item.integer("capacity")
         if not shape or shape[axis] > min(end, capacity):
-            raise item.corrupt("shape", "has more slots than there can be")
-        yield name, Slots(shape, dtype, axis, end, capacity)
+            raise item.corrupt("shape", "has more slots than its end or its capacity")
+        yield name, WindowSpec(shape, dtype, axis, end, capacity)
 
 
-def _sources(fields: Fields, slots: Mapping[str, Slots]) -> Iterator[Source]:
+def _sources(fields: Fields, slots: Mapping[str, WindowSpec]) -> Iterator[Source]:
     for item in fields.list("window", longest=MAX_WINDOW - 1):
         held, commit = {}, read_address(item)
         for name, part in item.mapping("slots").items(ARRAY):
             if name not in slots:
-                raise part.corrupt("", "is part of no window")
+                raise part.corrupt("", "belongs to no window")
             end = part.integer("end")
             first = part.integer("first", high=end)
-            shape = Held(first, end, (), None).stored(slots[name]).shape
+            shape = StoredSlots(first, end, (), None).as_array(slots[name]).shape
             _check_shape(shape, slots[name].dtype, part)
             crcs = _checksums(part, shape, slots[name].dtype)
             start = part.integer("start") if is_packed(commit.name) else None
-            held[name] = Held(first, end, crcs, start)
+            held[name] = StoredSlots(first, end, crcs, start)
         yield Source(commit, held)
 
 
@@ -194,19 +207,19 @@ def _shape(fields: Fields) -> tuple[tuple[int, ...], str]:
 
 def _check_shape(shape: tuple[int, ...], dtype: str, fields: Fields) -> None:
     if math.prod(max(1, length) for length in shape) * ITEMSIZE[dtype] > MAX_ARRAY:
-        raise fields.corrupt("", f"claims the absurd shape {list(shape)}")
+        raise fields.corrupt("", f"has the implausible shape {list(shape)}")
 
 
 def _check(manifest: Manifest, fields: Fields) -> None:
-    """What the values say together."""
+    """Check the values against each other."""
     if (manifest.depth == 0) != (manifest.parent is None) or (
         (manifest.parent is None) != (manifest.jump is None)
     ):
-        raise fields.corrupt("parent", "and depth and jump do not fit together")
+        raise fields.corrupt("parent", "is inconsistent with depth and jump")
     if manifest.parent and manifest.parent.position > manifest.position:
         raise fields.corrupt("parent", "has read more tokens than its child")
     if manifest.jump and manifest.jump[1] >= manifest.depth:
-        raise fields.corrupt("jump", "does not lead back")
+        raise fields.corrupt("jump", "is not an ancestor")
     for name, slots in manifest.slots.items():
         array = manifest.arrays.get(name)
         axis = slots.axis
@@ -218,7 +231,7 @@ def _check(manifest: Manifest, fields: Fields) -> None:
             or array.shape[:axis] + array.shape[axis + 1 :]
             != slots.shape[:axis] + slots.shape[axis + 1 :]
         ):
-            raise fields.corrupt(f"slots.{name}", "does not fit its array")
+            raise fields.corrupt(f"slots.{name}", "does not match its array")
     tokens = manifest.arrays.get(TOKENS)
     begin = manifest.parent.position if manifest.parent else 0
     if (

@@ -1,7 +1,7 @@
-"""Where things lie in a session, and what names they may have.
+"""The layout of a session: the keys of its files, and the names that are allowed in them.
 
-Every name that becomes part of a key is matched against one of these patterns first, whether it
-comes from a caller or from a file: none of them can lead out of the session.
+Every name is matched against one of these patterns before it becomes part of a key, whether it
+comes from a caller or from a file. No matching name can lead out of the session.
 """
 
 import re
@@ -24,33 +24,33 @@ LOST = "lost"
 PAST = "past"
 PINS = "pins"
 RECORD = "record.json"
-PACKED = ".zip"  # commits of the first versions were folders
+PACKED = ".zip"  # commits of schema 1 are folders
 
 
 def branch_folder(branch: str) -> str:
     """The folder of a branch's refs.
 
     Raises:
-        ValueError: not a name for a branch.
+        ValueError: not a valid branch name.
     """
     if not isinstance(branch, str) or not BRANCH.fullmatch(branch):
         raise ValueError(
-            f"branch {branch!r}: a branch name has 1 to 128 of A-Z, a-z, 0-9, '.', '_', '-' and "
-            "does not begin with '.'"
+            f"branch {branch!r}: a branch name has 1 to 128 characters of A-Z, a-z, 0-9, '.', '_', "
+            "'-' and does not begin with '.'"
         )
     return f"{REFS}/{branch}"
 
 
 def ref_key(branch: str, seq: int) -> str:
-    """The file of a branch's ref number `seq`."""
+    """The file of ref number `seq` of a branch."""
     return f"{branch_folder(branch)}/{seq:012d}.json"
 
 
 def commit_key(name: str) -> str:
-    """The file of a commit, or its folder if an early version wrote it.
+    """The file of a commit, or its folder for a commit of schema 1.
 
     Raises:
-        ValueError: not a name of a commit.
+        ValueError: not a valid commit name.
     """
     if not COMMIT.fullmatch(name):
         raise ValueError(
@@ -60,36 +60,36 @@ def commit_key(name: str) -> str:
 
 
 def is_packed(name: str) -> bool:
-    """Whether a commit is one file."""
+    """Whether a commit is one file, not a folder."""
     return name.endswith(PACKED)
 
 
 def document_key(name: str) -> str:
-    """The file that says what a commit is."""
+    """The file that contains the attributes of a commit."""
     return commit_key(name) if is_packed(name) else f"{commit_key(name)}/zarr.json"
 
 
 def new_commit_name(position: int) -> str:
-    """A name that no other commit has."""
+    """A unique name for a commit."""
     return f"{position:012d}-{uuid.uuid4().hex}{PACKED}"
 
 
 def log_key(name: str) -> str:
-    """What is left of a commit whose state was let go: its record and its token ids.
+    """The file with the record and the token ids of a commit whose snapshot was deleted.
 
-    A file, or a folder if the commit was one.
+    A folder for a commit of schema 1.
     """
-    commit_key(name)  # refuses what is no name
+    commit_key(name)  # refuses an invalid name
     return f"{LOG}/{name}"
 
 
 def record_key(name: str) -> str:
-    """The file that has the record of such a commit."""
+    """The file that contains the record of a commit whose snapshot was deleted."""
     return log_key(name) if is_packed(name) else f"{log_key(name)}/{RECORD}"
 
 
 def past_key(name: str) -> str:
-    """The record of a commit of which nothing else is left."""
+    """The file with the record of a commit whose token ids were deleted too."""
     commit_key(name)
     return f"{PAST}/{name.removesuffix(PACKED)}.json"
 
@@ -98,11 +98,11 @@ def pin_key(name: str) -> str:
     """The file of a pin.
 
     Raises:
-        ValueError: not a name for a pin.
+        ValueError: not a valid pin name.
     """
     if not isinstance(name, str) or not BRANCH.fullmatch(name):
         raise ValueError(
-            f"pin {name!r}: a pin's name has 1 to 128 of A-Z, a-z, 0-9, '.', '_', '-' and does "
-            "not begin with '.'"
+            f"pin {name!r}: a pin name has 1 to 128 characters of A-Z, a-z, 0-9, '.', '_', '-' and "
+            "does not begin with '.'"
         )
     return f"{PINS}/{name}.json"

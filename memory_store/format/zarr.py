@@ -1,8 +1,8 @@
-"""The Zarr v3 documents and chunks of a commit, written as zarr-python itself would write them.
+"""The Zarr v3 documents and chunk grid of a commit, identical to those of zarr-python.
 
-A commit is a plain group that any Zarr v3 reader opens. The store writes and reads it directly: the
-format of an uncompressed array is its bytes and a checksum, and going through zarr-python costs
-about ten times as much as the disk for states of a few megabytes.
+A commit is a plain group that any Zarr v3 reader opens. The store reads and writes it without
+zarr-python: an uncompressed array is its bytes and a checksum, and for states of a few megabytes
+zarr-python takes about ten times as long as the disk.
 
 Specification: https://zarr-specs.readthedocs.io/en/latest/v3/core/index.html
 """
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 MAX_CHUNK = 32 * 2**20  # bytes; larger arrays are split along axis 0
-MAX_ARRAY = 2**48  # bytes; anything above is an absurd shape, not an array
+MAX_ARRAY = 2**48  # bytes; a larger shape is implausible
 MAX_NDIM = 16
 
 FILL: dict[str, bool | int | float] = {
@@ -30,14 +30,14 @@ ITEMSIZE = {
 
 
 @dataclass(frozen=True)
-class Stored:
-    """What must be known of an array to read it.
+class StoredArray:
+    """The location and the checksums of an array.
 
     Attributes:
         shape: its shape.
         dtype: a key of `FILL`.
         crc32c: of each chunk, in order.
-        start: the byte of the commit's file at which its chunks begin; None where each chunk is a
+        start: offset of its first chunk in the commit's file, in bytes; None if each chunk is a
             file.
     """
 
@@ -53,8 +53,8 @@ class Stored:
 
 
 @dataclass(frozen=True)
-class ArraySpec(Stored):
-    """What a commit's attributes say about one of its arrays.
+class ArraySpec(StoredArray):
+    """An array as the commit's attributes describe it.
 
     Attributes:
         sha256: of the array's bytes in C order, in hex.
@@ -65,13 +65,13 @@ class ArraySpec(Stored):
 
 @lru_cache
 def dtype_name(dtype: np.dtype) -> str:
-    """What a dtype is called; numpy puts the name together anew each time."""
+    """The name of a dtype; cached, because numpy builds it on every access."""
     return dtype.name
 
 
 @lru_cache(maxsize=256)
 def chunk_shape(shape: tuple[int, ...], dtype: str) -> tuple[int, ...]:
-    """The shape of an array's chunks: the array itself, or some of its rows if it is large."""
+    """The shape of an array's chunks: the whole array, or some of its rows if it is large."""
     whole = tuple(max(1, length) for length in shape)
     nbytes = math.prod(whole) * ITEMSIZE[dtype]
     if nbytes <= MAX_CHUNK:
@@ -81,14 +81,14 @@ def chunk_shape(shape: tuple[int, ...], dtype: str) -> tuple[int, ...]:
 
 
 def chunk_count(shape: tuple[int, ...], dtype: str) -> int:
-    """How many chunks an array has; an empty one has none."""
+    """The number of chunks of an array; 0 for an empty array."""
     if 0 in shape:
         return 0
     return -(-shape[0] // chunk_shape(shape, dtype)[0]) if shape else 1
 
 
 def chunk_name(ndim: int, index: int) -> str:
-    """The file of chunk `index` along axis 0."""
+    """The name of chunk `index` along axis 0."""
     return ".".join(["c", *(str(index if axis == 0 else 0) for axis in range(ndim))])
 
 
@@ -116,8 +116,8 @@ def array_document(shape: tuple[int, ...], dtype: str) -> dict[str, Any]:
     }
 
 
-def group_document(attributes: dict[str, Any], arrays: Mapping[str, Stored]) -> dict[str, Any]:
-    """The `zarr.json` of a commit, with those of its arrays inside: opening reads one file."""
+def group_document(attributes: dict[str, Any], arrays: Mapping[str, StoredArray]) -> dict[str, Any]:
+    """The `zarr.json` of a commit with consolidated metadata, so that opening reads one file."""
     return {
         "zarr_format": 3,
         "node_type": "group",

@@ -1,6 +1,6 @@
-"""Zip archives whose members are not compressed, as every other Zip tool reads them.
+"""Uncompressed Zip archives that any Zip tool reads.
 
-Sizes are 64 bits wide throughout (Zip64): one layout, whatever the size.
+All sizes are 64 bits wide (Zip64), so that one layout fits every size.
 
 Specification: https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT
 """
@@ -12,13 +12,13 @@ from zlib import crc32
 
 from memory_store.backend import Buffer
 
-HEADER = struct.Struct("<IHHHHHIIIHH")  # of a member
-SIZES = struct.Struct("<HHQQ")  # behind its name
-ENTRY = struct.Struct("<IHHHHHHIIIHHHHHII")  # of the directory
-PLACE = struct.Struct("<HHQQQ")  # behind its name
-END = struct.Struct("<IQHHIIQQQQ IIQI IHHHHIIH")  # with wide numbers, where that is, and without
-VERSION, EPOCH, ELSEWHERE = 45, 0x21, 0xFFFFFFFF  # 4.5 has Zip64; 1 January 1980
-MADE, MODE = 3 << 8 | VERSION, 0o100644 << 16  # on Unix
+HEADER = struct.Struct("<IHHHHHIIIHH")  # local file header
+SIZES = struct.Struct("<HHQQ")  # its Zip64 extra field, after the name
+ENTRY = struct.Struct("<IHHHHHHIIIHHHHHII")  # central directory header
+PLACE = struct.Struct("<HHQQQ")  # its Zip64 extra field, after the name
+END = struct.Struct("<IQHHIIQQQQ IIQI IHHHHIIH")  # Zip64 end record, its locator, end record
+VERSION, EPOCH, ELSEWHERE = 45, 0x21, 0xFFFFFFFF  # 4.5 has Zip64; 1 January 1980; see extra field
+MADE, MODE = 3 << 8 | VERSION, 0o100644 << 16  # made on Unix; a regular file
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Member:
     """A file in an archive.
 
     Attributes:
-        name: ASCII.
-        size: bytes.
+        name: in ASCII.
+        size: of its content, in bytes.
         crc32: of its content.
     """
 
@@ -37,12 +37,12 @@ class Member:
 
 
 def header_size(name: str) -> int:
-    """Bytes before a member's content."""
+    """The size of the header before a member's content, in bytes."""
     return HEADER.size + len(name) + SIZES.size
 
 
 def header(member: Member) -> bytes:
-    """What stands before a member's content."""
+    """The header before a member's content."""
     name = member.name.encode("ascii")
     return (
         HEADER.pack(
@@ -55,7 +55,7 @@ def header(member: Member) -> bytes:
 
 
 def first_member(data: bytes, name: str) -> Member | None:
-    """The member that an archive's first bytes are the header of, if it has that name."""
+    """The member whose header `data` begins with, or None if it is not called `name`."""
     if len(data) < header_size(name):
         return None
     checksum = HEADER.unpack_from(data)[6]
@@ -65,7 +65,7 @@ def first_member(data: bytes, name: str) -> Member | None:
 
 
 def directory(members: Sequence[tuple[Member, int]], start: int) -> bytes:
-    """The end of an archive, which begins at byte `start`: its members and where they are."""
+    """The central directory of an archive, at offset `start`, of members and their offsets."""
     entries = []
     for member, at in members:
         name = member.name.encode("ascii")
@@ -77,17 +77,17 @@ def directory(members: Sequence[tuple[Member, int]], start: int) -> bytes:
             name,
             PLACE.pack(1, PLACE.size - 4, member.size, member.size, at),
         ]
-    found = b"".join(entries)
-    return found + END.pack(
-        *(0x06064B50, 44, MADE, VERSION, 0, 0, len(members), len(members), len(found), start),
-        *(0x07064B50, 0, start + len(found), 1),
+    listing = b"".join(entries)
+    return listing + END.pack(
+        *(0x06064B50, 44, MADE, VERSION, 0, 0, len(members), len(members), len(listing), start),
+        *(0x07064B50, 0, start + len(listing), 1),
         *(0x06054B50, 0, 0, 0xFFFF, 0xFFFF, ELSEWHERE, ELSEWHERE, 0),
     )
 
 
 def crc32_of(buffers: Iterable[Buffer]) -> int:
-    """Zip's checksum of what the buffers hold together."""
-    found = 0
+    """crc32 of the concatenated buffers, the checksum of Zip."""
+    checksum = 0
     for buffer in buffers:
-        found = crc32(buffer, found)
-    return found
+        checksum = crc32(buffer, checksum)
+    return checksum

@@ -1,1 +1,1 @@
-"""The commits of a session: written, found, and loaded again."""
+"""The commits of a session: writing, reading, loading, walking, and the refs that name them."""

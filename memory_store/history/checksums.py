@@ -1,7 +1,7 @@
-"""Whether a window's slots are still what was committed, told without reading them back.
+"""Checksums of slots, to detect changed slots without reading stored ones back.
 
-A writer remembers of its newest commit a checksum for every few slots, and how the files looked
-that hold them. While neither has changed, what the disk has is what the window has.
+A writer remembers a checksum for every few slots of its newest commit, and the stamps of the files
+that hold the slots. While neither changes, the stored slots equal those of the window.
 """
 
 import math
@@ -13,67 +13,69 @@ from types import MappingProxyType
 import numpy as np
 
 from memory_store.format.json import crc32c
-from memory_store.format.manifest import Slots
+from memory_store.format.manifest import WindowSpec
 from memory_store.types import Commit, Window
 
-MOST = 64  # checksums of a window; with more, calls would cost more than bytes
+MAX_CHECKSUMS = 64  # per window; with more, the calls take longer than the bytes
 
-Sums = Mapping[tuple[int, int], int]  # crc32c of the slots [first, end), by these numbers
+Checksums = Mapping[tuple[int, int], int]  # (first, end) → crc32c of the slots [first, end)
 
 
 @dataclass(frozen=True)
-class Kept:
-    """What a writer knows of the windows of a commit that it wrote.
+class SlotChecksums:
+    """The slot checksums that a writer remembers of its newest commit.
 
     Attributes:
-        sums: of each window.
-        stamps: of the files of the commits that hold the slots; see `Backend.stamp`.
+        checksums: of each window, by name.
+        stamps: of the commits that hold the slots; see `Backend.stamp`.
     """
 
-    sums: Mapping[str, Sums] = field(default_factory=dict)
+    checksums: Mapping[str, Checksums] = field(default_factory=dict)
     stamps: Mapping[Commit, object] = field(default_factory=dict)
 
 
-def slot_sums(
-    window: Window, before: Slots | None = None, known: Sums = MappingProxyType({})
+def slot_checksums(
+    window: Window, before: WindowSpec | None = None, known: Checksums = MappingProxyType({})
 ) -> dict[tuple[int, int], int]:
     """Checksums of all slots of a window.
 
+    The ranges are chosen so that the next window begins at the start of a range: streams append
+    slots by the segment, so every increment is a multiple of some number of slots.
+
     Args:
         window: the window.
-        before: the one that it continues.
-        known: those of slots that the window still has.
-
-    The next window shall begin where a checksum does. Streams add slots by the segment, so what is
-    added at a time is a multiple of some number of slots.
+        before: the window of the parent commit.
+        known: checksums of slots that are still in the window; they are not computed again.
     """
     rows, start = _rows(window)
     added = window.end - (before.end if before is not None else start)
     step = math.gcd(added, *[end - first for first, end in known][:-1])
     count = window.end - start
-    step = max(step or count, -(-count // MOST), 1)
+    step = max(step or count, -(-count // MAX_CHECKSUMS), 1)
     ranges = pairwise([*range(start, window.end, step), window.end])
-    return {each: known[each] if each in known else _sum(rows, start, *each) for each in ranges}
+    return {
+        each: known[each] if each in known else _checksum(rows, start, *each) for each in ranges
+    }
 
 
-def covers(sums: Sums, window: Window) -> bool:
-    """Whether checksums can be compared with a window: it does not begin within one."""
+def covers(checksums: Checksums, window: Window) -> bool:
+    """Whether checksums are comparable with a window: it begins at the start of a range."""
     start = window.end - window.data.shape[window.axis]
-    return not any(first < start < end for first, end in sums)
+    return not any(first < start < end for first, end in checksums)
 
 
-def unchanged(window: Window, sums: Sums) -> bool:
-    """Whether the slots that checksums are of are the same in a window, but for those it lost."""
+def unchanged(window: Window, checksums: Checksums) -> bool:
+    """Whether the slots of a window match their checksums; dropped slots are ignored."""
     rows, start = _rows(window)
     return all(
-        _sum(rows, start, first, end) == found
-        for (first, end), found in sums.items()
+        _checksum(rows, start, first, end) == expected
+        for (first, end), expected in checksums.items()
         if first >= start
     )
 
 
 def _rows(window: Window) -> tuple[np.ndarray, int]:
-    """The bytes of a window, [rows, slots, bytes of a slot in a row], and its first slot."""
+    """The bytes of a window, uint8 [rows, slots, bytes per slot and row], and its first slot."""
     data, axis = window.data, window.axis
     start = window.end - data.shape[axis]
     shape = (math.prod(data.shape[:axis]), data.shape[axis], math.prod(data.shape[axis + 1 :]))
@@ -83,8 +85,8 @@ def _rows(window: Window) -> tuple[np.ndarray, int]:
     return data.view(np.uint8), start
 
 
-def _sum(rows: np.ndarray, start: int, first: int, end: int) -> int:
-    found = 0
+def _checksum(rows: np.ndarray, start: int, first: int, end: int) -> int:
+    checksum = 0
     for row in rows[:, first - start : end - start]:
-        found = crc32c(row, found)
-    return found
+        checksum = crc32c(row, checksum)
+    return checksum

@@ -1,8 +1,7 @@
-"""Which slots a commit writes, and how the windows are put together again.
+"""Delta encoding of windows: which slots a commit stores, and how a window is reassembled.
 
-Each commit holds the slots [first, end) that its parent lacked. A window is rebuilt from its newest
-slot backwards: this commit's slots, then those before them from the commit that holds them, until
-the oldest slot is reached.
+A commit stores the slots [first, end) that its parent lacks. A window is reassembled from its
+newest slot backwards: the slots of this commit, then older slots from the commits that hold them.
 """
 
 import math
@@ -13,45 +12,45 @@ from dataclasses import dataclass
 import numpy as np
 
 from memory_store.errors import Corrupt, StoreError
-from memory_store.format.manifest import MAX_WINDOW, Held, Slots, Source
-from memory_store.format.zarr import Stored, dtype_name
-from memory_store.history.checksums import Kept, covers, slot_sums, unchanged
+from memory_store.format.manifest import MAX_WINDOW, Source, StoredSlots, WindowSpec
+from memory_store.format.zarr import StoredArray, dtype_name
+from memory_store.history.checksums import SlotChecksums, covers, slot_checksums, unchanged
 from memory_store.history.reading import Commits
 from memory_store.types import Commit, Window
 
 
 @dataclass(frozen=True)
 class Piece:
-    """The slots [low, high) of a window, and the commit that holds them among others."""
+    """The slots [low, high) of a window, a part of the slots that a commit holds."""
 
     commit: Commit
-    held: Held
+    held: StoredSlots
     low: int
     high: int
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a commit writes.
+    """The slots that a commit writes and reuses.
 
     Attributes:
         parent: the commit that it continues.
-        stored: name → where the slots lie that need not be written again.
-        first: name → first slot of the window that the commit itself holds.
-        window: the other commits that its windows need, oldest first.
+        reused: name → stored slots that are not written again.
+        first: name → number of the first slot that the commit writes.
+        window: the other commits that hold slots of its windows, oldest first.
     """
 
     parent: Commit | None
-    stored: Mapping[str, list[Piece]]
+    reused: Mapping[str, list[Piece]]
     first: Mapping[str, int]
     window: tuple[Source, ...]
 
 
-class Differs(Exception):
-    """Slots are not what was committed.
+class SlotsChanged(Exception):
+    """Slots differ from those that were committed.
 
     Attributes:
-        windows: the names of those that have such slots.
+        windows: the names of the windows with such slots.
     """
 
     def __init__(self, windows: Set[str]) -> None:
@@ -62,37 +61,44 @@ class Differs(Exception):
 def pieces(
     name: str, start: int, end: int, sources: Iterable[Source], *, path: object
 ) -> list[Piece]:
-    """Where the slots [start, end) of a window lie, newest piece first.
+    """The pieces that make up the slots [start, end) of a window, newest first.
+
+    Args:
+        name: the window.
+        start: number of the first slot.
+        end: number after the last slot.
+        sources: the commits that hold the slots, newest first.
+        path: the file that lists the sources, for messages.
 
     Raises:
-        Corrupt: the sources, newest first, do not hold them all, as `path` says they do.
+        Corrupt: the sources do not hold all of the slots.
     """
-    found, low = [], end
+    result, low = [], end
     for source in sources:
         held = source.held.get(name)
         if held is not None and held.first < low <= held.end and start < low:
-            found.append(Piece(source.commit, held, max(held.first, start), low))
-            low = found[-1].low
+            result.append(Piece(source.commit, held, max(held.first, start), low))
+            low = result[-1].low
     if low != start:
         raise Corrupt(
-            f"{path}: slots {start} to {low} of window {name!r} are in none of the commits that "
-            "should hold them. Load an older commit."
+            f"{path}: none of the listed commits holds the slots {start} to {low} of window "
+            f"{name!r}. Load an older commit."
         )
-    return found
+    return result
 
 
 def plan(
-    windows: Mapping[str, Window], parent: Commit | None, commits: Commits, anew: Set[str]
+    windows: Mapping[str, Window], parent: Commit | None, commits: Commits, rewrite: Set[str]
 ) -> Plan:
-    """What to write so that `windows` can be rebuilt from at most MAX_WINDOW commits.
+    """Choose the slots to write so that at most MAX_WINDOW commits hold each window.
 
-    It takes for granted that slots that the parent has are the same; `confirm` makes sure of it.
+    The plan assumes that the slots of the parent are unchanged; `confirm` verifies it.
 
     Args:
-        windows: what is to be committed.
+        windows: the windows to be committed.
         parent: the commit that they continue.
-        commits: reads what is stored.
-        anew: the names of those that are to be written whole.
+        commits: the stored commits.
+        rewrite: the names of windows to be written whole.
     """
     first = {name: _start(window) for name, window in windows.items()}
     if parent is None:
@@ -100,10 +106,10 @@ def plan(
     manifest = commits.manifest(parent)
     sources = manifest.sources(parent)
     stored: dict[str, list[Piece]] = {}
-    needed: dict[Commit, dict[str, Held]] = {}
+    needed: dict[Commit, dict[str, StoredSlots]] = {}
     for name, window in windows.items():
         slots = manifest.slots.get(name)
-        if slots is not None and name not in anew and _continues(window, slots):
+        if slots is not None and name not in rewrite and _continues(window, slots):
             with suppress(Corrupt):
                 low = min(first[name], slots.end)
                 stored[name] = pieces(name, low, slots.end, sources, path=commits.name(parent))
@@ -120,81 +126,90 @@ def plan(
     return Plan(parent, stored, first, tuple(window_sources))
 
 
-def confirm(todo: Plan, windows: Mapping[str, Window], commits: Commits) -> Kept:
-    """Compare slots that are not to be written again with what was committed.
+def confirm(todo: Plan, windows: Mapping[str, Window], commits: Commits) -> SlotChecksums:
+    """Verify that the reused slots of a plan equal those that were committed.
 
-    With the checksums that `commits` remembers, if nobody has touched the files since, or else with
-    what is stored. What is loaded is thus always what was committed.
+    They are compared with remembered checksums if the files are unchanged, and with the stored
+    slots otherwise. A loaded snapshot therefore always equals the committed one.
+
+    Args:
+        todo: the plan.
+        windows: the windows to be committed.
+        commits: the stored commits.
 
     Returns:
-        What to know at the next commit.
+        The checksums to remember for the next commit.
 
     Raises:
-        Differs: some are not the same, or cannot be read.
+        SlotsChanged: some slots differ, or cannot be read.
     """
     if todo.parent is None:
-        return Kept({name: slot_sums(window) for name, window in windows.items()})
+        return SlotChecksums({name: slot_checksums(window) for name, window in windows.items()})
     manifest = commits.manifest(todo.parent)
-    holders = {piece.commit for found in todo.stored.values() for piece in found}
+    holders = {piece.commit for reused_pieces in todo.reused.values() for piece in reused_pieces}
     stamps = {commit: commits.stamp(commit) for commit in holders}
     known = {
-        name: sums
-        for name, sums in commits.kept(todo.parent, stamps).items()
-        if name in todo.stored and covers(sums, windows[name])
+        name: checksums
+        for name, checksums in commits.known_checksums(todo.parent, stamps).items()
+        if name in todo.reused and covers(checksums, windows[name])
     }
 
-    def wanted() -> Iterator[tuple[Commit, Stored, str]]:
-        for name in todo.stored.keys() - known.keys():
-            for piece in todo.stored[name]:
-                yield piece.commit, piece.held.stored(manifest.slots[name]), name
+    def wanted() -> Iterator[tuple[Commit, StoredArray, str]]:
+        for name in todo.reused.keys() - known.keys():
+            for piece in todo.reused[name]:
+                yield piece.commit, piece.held.as_array(manifest.slots[name]), name
 
-    differing = {name for name, sums in known.items() if not unchanged(windows[name], sums)}
-    with commits.ahead(wanted) as reader:
-        for name in todo.stored.keys() - known.keys():
-            slots, found = manifest.slots[name], todo.stored[name]
+    differing = {
+        name for name, checksums in known.items() if not unchanged(windows[name], checksums)
+    }
+    with commits.prefetch(wanted) as reader:
+        for name in todo.reused.keys() - known.keys():
+            slots, reused = manifest.slots[name], todo.reused[name]
             try:
-                same = all(_equal(name, windows[name], slots, piece, reader) for piece in found)
+                same = all(_equal(name, windows[name], slots, piece, reader) for piece in reused)
             except StoreError:
-                same = False  # the caller has the slots: damage on disk ends here
+                same = False  # the caller has the slots, so a rewrite repairs the damage
             if not same:
                 differing.add(name)
     if differing:
-        raise Differs(differing)
-    sums = {
-        name: slot_sums(window, manifest.slots.get(name), known.get(name, {}))
+        raise SlotsChanged(differing)
+    checksums = {
+        name: slot_checksums(window, manifest.slots.get(name), known.get(name, {}))
         for name, window in windows.items()
     }
-    return Kept(sums, stamps)
+    return SlotChecksums(checksums, stamps)
 
 
-def assemble(name: str, slots: Slots, sources: Iterable[Source], commits: Commits) -> np.ndarray:
-    """The whole window, from the commits that hold its slots.
+def assemble(
+    name: str, slots: WindowSpec, sources: Iterable[Source], commits: Commits
+) -> np.ndarray:
+    """A whole window, read from the commits that hold its slots.
 
     Raises:
         Corrupt: slots are missing or damaged.
     """
-    found = [
-        (piece, piece.held.stored(slots))
+    stored_pieces = [
+        (piece, piece.held.as_array(slots))
         for piece in pieces(name, slots.start, slots.end, sources, path=commits.backend.name())
     ]
-    for piece, stored in found:
-        # Before memory is taken: a shape must not promise what is not there.
+    for piece, stored in stored_pieces:
+        # Before memory is allocated: a shape may claim more than the files hold.
         commits.check_sizes(piece.commit, stored, name)
     try:
         window = np.empty(slots.shape, np.dtype(slots.dtype).newbyteorder("<"))
     except MemoryError as error:
         raise Corrupt(
             f"{commits.backend.name()}: window {name!r} of shape {slots.shape} does not fit in "
-            "memory. Free some, or load it elsewhere."
+            "memory. Free some, or load the session on a larger machine."
         ) from error
-    # One row for each index of the axes before that of the slots: there, slots are contiguous.
+    # One row per index of the axes before the slot axis: within a row, slots are contiguous.
     rows = window.reshape(math.prod(slots.shape[: slots.axis]), -1).view(np.uint8)
     slot = rows.shape[1] // max(1, slots.shape[slots.axis])  # bytes
-    for piece, stored in found:
+    for piece, stored in stored_pieces:
         start, stop = (at - slots.start for at in (piece.low, piece.high))
         buffers = [*rows[:, start * slot : stop * slot]]
         before, after = piece.low - piece.held.first, piece.held.end - piece.high
-        if before or after:  # slots beside those, which are read for the checksum alone
+        if before or after:  # adjacent slots of the array, read for its checksum only
             beside = np.empty((len(rows), (before + after) * slot), np.uint8)
             sides = zip(
                 beside[:, : before * slot], buffers, beside[:, before * slot :], strict=True
@@ -205,7 +220,7 @@ def assemble(name: str, slots: Slots, sources: Iterable[Source], commits: Commit
 
 
 def from_slot(window: Window, first: int) -> np.ndarray:
-    """The slots of a window from number `first` on."""
+    """The slots of a window from number `first` to its end."""
     count = window.data.shape[window.axis]
     return along(window.data, window.axis, count - (window.end - first), count)
 
@@ -220,8 +235,8 @@ def _start(window: Window) -> int:
     return window.end - int(window.data.shape[window.axis])
 
 
-def _continues(window: Window, slots: Slots) -> bool:
-    """Whether a window can be the parent's with slots added."""
+def _continues(window: Window, slots: WindowSpec) -> bool:
+    """Whether a window can continue the parent's window `slots`."""
     shape = window.data.shape
     return (
         window.axis == slots.axis
@@ -237,13 +252,13 @@ def _others(shape: Iterable[int], axis: int) -> tuple[int, ...]:
     return shape[:axis] + shape[axis + 1 :]
 
 
-def _equal(name: str, window: Window, slots: Slots, piece: Piece, commits: Commits) -> bool:
-    """Whether the disk has for a piece what the window has."""
+def _equal(name: str, window: Window, slots: WindowSpec, piece: Piece, commits: Commits) -> bool:
+    """Whether the stored slots of a piece equal those of the window."""
     start = _start(window)
     given = along(window.data, window.axis, piece.low - start, piece.high - start)
     low, high = piece.low - piece.held.first, piece.high - piece.held.first
-    stored = piece.held.stored(slots)
-    # Bits, not numbers: NaN equals NaN, and −0 does not equal 0.
+    stored = piece.held.as_array(slots)
+    # Bits are compared, not numbers: NaN equals NaN, and −0 differs from 0.
     bits = np.dtype(f"<u{given.dtype.itemsize}")
     given = given.astype(given.dtype.newbyteorder("<"), copy=False).view(bits)
     if slots.axis == 0:

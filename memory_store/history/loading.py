@@ -1,4 +1,4 @@
-"""Loading a snapshot: its own arrays, and its windows from the commits that hold their slots."""
+"""Loading a snapshot: its own arrays, and its windows from the commits that hold the slots."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -10,13 +10,13 @@ from memory_store.errors import Corrupt, Mismatch, NotFound
 from memory_store.format.header import checked_fingerprints
 from memory_store.format.manifest import Manifest
 from memory_store.format.names import TOKENS
-from memory_store.format.zarr import ITEMSIZE, Stored
+from memory_store.format.zarr import ITEMSIZE, StoredArray
 from memory_store.history.delta import assemble, pieces
 from memory_store.history.reading import Commits
 from memory_store.types import Commit, Snapshot, Window
 
 THREADS = 2
-WORTH_A_THREAD = 2**20  # bytes
+THREAD_THRESHOLD = 2**20  # bytes
 
 
 def load_snapshot(
@@ -25,27 +25,27 @@ def load_snapshot(
     """The snapshot at `commit`, bit for bit as it was committed.
 
     Args:
-        commits: reads it.
-        commit: its address.
-        fingerprints: must equal the recorded ones, name by name; None checks nothing.
+        commits: the stored commits.
+        commit: the address of the snapshot.
+        fingerprints: must equal the recorded ones, name by name; None skips the check.
 
     Raises:
-        Mismatch: they differ.
-        NotFound: its state was let go.
+        Mismatch: fingerprints differ.
+        NotFound: the snapshot was deleted by `gc`.
         Corrupt: a file is damaged, missing or not the one that was committed.
     """
     manifest = commits.read(commit)
-    if manifest.left != "all":
-        raise let_go(commits, commit)
+    if manifest.retained != "all":
+        raise snapshot_deleted(commits, commit)
     if fingerprints is not None:
         given = checked_fingerprints(fingerprints)
         _check_fingerprints(manifest.fingerprints, given, path=commits.name(commit))
     sources, path = manifest.sources(commit), commits.name(commit)
 
-    def wanted() -> Iterator[tuple[Commit, Stored, str]]:
+    def wanted() -> Iterator[tuple[Commit, StoredArray, str]]:
         for name, slots in manifest.slots.items():
             for piece in pieces(name, slots.start, slots.end, sources, path=path):
-                yield piece.commit, piece.held.stored(slots), name
+                yield piece.commit, piece.held.as_array(slots), name
         for name, spec in manifest.arrays.items():
             if name not in manifest.slots:
                 yield commit, spec, name
@@ -53,16 +53,16 @@ def load_snapshot(
     try:
         return _assembled(commits, commit, manifest, wanted)
     except Corrupt:
-        if commits.was_let_go(commit):  # kept for its slots alone
-            raise let_go(commits, commit) from None
+        if commits.was_deleted(commit):  # the commit exists only because others need its slots
+            raise snapshot_deleted(commits, commit) from None
         raise
 
 
-def let_go(commits: Commits, commit: Commit) -> NotFound:
-    """The error for a commit whose state is not kept any more."""
+def snapshot_deleted(commits: Commits, commit: Commit) -> NotFound:
+    """The error for a snapshot that `gc` deleted."""
     return NotFound(
-        f"{commits.name(commit)}: the state at {commit.position} "
-        "tokens was let go. Load nearest(…), and read the tokens since then again."
+        f"{commits.name(commit)}: the snapshot at {commit.position} tokens was deleted by gc. "
+        "Load nearest(…), and read the tokens since then again."
     )
 
 
@@ -70,23 +70,23 @@ def _assembled(
     commits: Commits,
     commit: Commit,
     manifest: Manifest,
-    wanted: Callable[[], Iterable[tuple[Commit, Stored, str]]],
+    wanted: Callable[[], Iterable[tuple[Commit, StoredArray, str]]],
 ) -> Snapshot:
     sources = manifest.sources(commit)
-    with commits.ahead(wanted) as reader, ThreadPoolExecutor(THREADS) as pool:
+    with commits.prefetch(wanted) as reader, ThreadPoolExecutor(THREADS) as pool:
 
         def window(name: str) -> np.ndarray:
             return assemble(name, manifest.slots[name], sources, reader)
 
-        # Side by side where one is large: to copy it leaves the interpreter to others.
+        # Concurrently if a window is large: copying it releases the interpreter's lock.
         large = any(
-            math.prod(slots.shape) * ITEMSIZE[slots.dtype] >= WORTH_A_THREAD
+            math.prod(slots.shape) * ITEMSIZE[slots.dtype] >= THREAD_THRESHOLD
             for slots in manifest.slots.values()
         )
-        found = (pool.map if large else map)(window, manifest.slots)
+        loaded = (pool.map if large else map)(window, manifest.slots)
         windows = {
             name: Window(data, slots.axis, slots.end, slots.capacity)
-            for (name, slots), data in zip(manifest.slots.items(), found, strict=True)
+            for (name, slots), data in zip(manifest.slots.items(), loaded, strict=True)
         }
         arrays = {
             name: reader.array(commit, spec, name)
@@ -112,7 +112,7 @@ def _check_fingerprints(
         for name, (recorded, given) in differing.items()
     ]
     raise Mismatch(
-        f"{path}: made with something else: {'; '.join(parts)}. Load it with what made it, "
-        "or pass allow_mismatch=True.",
+        f"{path}: other fingerprints: {'; '.join(parts)}. Load the session with what wrote it, or "
+        "pass allow_mismatch=True.",
         differing,
     )

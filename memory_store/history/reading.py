@@ -1,4 +1,4 @@
-"""The commits of a session, as they are read."""
+"""Reading commits: manifests, arrays, token ids, and what the store still has of each commit."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,61 +26,61 @@ from memory_store.format.names import (
     record_key,
 )
 from memory_store.format.packing import placed, read_document
-from memory_store.format.zarr import Stored
-from memory_store.history.checksums import Kept, Sums
+from memory_store.format.zarr import StoredArray
+from memory_store.history.checksums import Checksums, SlotChecksums
 from memory_store.types import Commit
 
-MOST_KNOWN = 64  # attributes that are kept in memory
-WORTH_GATHERING = 2**23  # bytes; of more, a copy takes too much memory
+MAX_CACHED = 64  # manifests in memory
+MAX_GATHERED = 2**23  # bytes; a copy of a larger array takes too much memory
 ALIGNED = 64  # bytes
 
 
 class Scratch:
-    """Memory that is used again and again: fresh pages cost more than the bytes put into them."""
+    """A reusable buffer: allocating fresh pages takes longer than filling them."""
 
     def __init__(self) -> None:
         self._buffer = np.empty(0, np.uint8)
 
     def take(self, nbytes: int) -> np.ndarray:
-        """At least `nbytes` bytes; what an earlier call returned is void."""
+        """At least `nbytes` bytes; they overwrite those of an earlier call."""
         if len(self._buffer) < nbytes:
             self._buffer = np.empty(nbytes, np.uint8)
         return self._buffer
 
     def gathered(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The arrays, each in one piece unless it is large; void at the next call.
+        """The arrays, made contiguous unless large; the next call overwrites them.
 
-        What is in one piece is hashed and written at one go.
+        A contiguous array is hashed and written with one call.
         """
-        found, at = dict(arrays), 0
+        gathered, at = dict(arrays), 0
         small = {
             name: array
             for name, array in arrays.items()
-            if array.nbytes <= WORTH_GATHERING and not array.flags.c_contiguous
+            if array.nbytes <= MAX_GATHERED and not array.flags.c_contiguous
         }
         buffer = self.take(sum(array.nbytes + ALIGNED for array in small.values()))
         for name, array in small.items():
-            found[name] = buffer[at : at + array.nbytes].view(array.dtype).reshape(array.shape)
-            found[name][...] = array
+            gathered[name] = buffer[at : at + array.nbytes].view(array.dtype).reshape(array.shape)
+            gathered[name][...] = array
             at += -(-array.nbytes // ALIGNED) * ALIGNED
-        return found
+        return gathered
 
 
 class Commits:
-    """Reads commits; each is checked against its address."""
+    """The commits of a session; every manifest is checked against its address."""
 
     def __init__(self, backend: Backend, session: str) -> None:
         self.backend = backend
         self.session = session
-        # Commits never change; a writer and long walks meet the same ones again and again.
-        self._known: dict[Commit, Manifest] = {}
-        self._written: tuple[Commit, Kept] | None = None
-        self._needs: dict[Commit, list[str]] = {}
-        self._scratch: list[Scratch] = []  # that nobody is using
+        # Commits never change; writers and long walks read the same ones repeatedly.
+        self._manifests: dict[Commit, Manifest] = {}
+        self._written: tuple[Commit, SlotChecksums] | None = None
+        self._sources: dict[Commit, list[str]] = {}
+        self._scratch: list[Scratch] = []  # unused buffers
 
     @contextmanager
     def scratch(self) -> Iterator[Scratch]:
-        """Memory for a while; what is put there is void afterwards."""
+        """A buffer that is valid within the `with` block."""
         try:
             scratch = self._scratch.pop()
         except IndexError:
@@ -89,63 +89,66 @@ class Commits:
         self._scratch[:] = [scratch]  # one is enough
 
     def read(self, commit: Commit) -> Manifest:
-        """The attributes of a commit, from the medium.
+        """The manifest of a commit, read from the medium.
 
         Raises:
-            Corrupt: missing, damaged, or another commit.
+            Corrupt: the manifest is missing, damaged, or that of another commit.
         """
         return read_manifest(self.backend, commit, self.session)
 
     def manifest(self, commit: Commit) -> Manifest:
-        """The attributes of a commit, from the medium unless they are known already.
+        """The manifest of a commit, read from the medium unless it is cached.
 
         Raises:
-            Corrupt: missing, damaged, or another commit.
+            Corrupt: the manifest is missing, damaged, or that of another commit.
         """
-        return self._known.get(commit) or self._keep(commit, self.read(commit))
+        return self._manifests.get(commit) or self._cache(commit, self.read(commit))
 
-    def _keep(self, commit: Commit, manifest: Manifest) -> Manifest:
-        while len(self._known) >= MOST_KNOWN:
-            self._known.pop(next(iter(self._known)), None)
-        self._known[commit] = manifest
+    def _cache(self, commit: Commit, manifest: Manifest) -> Manifest:
+        while len(self._manifests) >= MAX_CACHED:
+            self._manifests.pop(next(iter(self._manifests)), None)
+        self._manifests[commit] = manifest
         return manifest
 
-    def remember(self, commit: Commit, manifest: Manifest, kept: Kept) -> None:
-        """Keep what was written: attributes, and of the newest commit what its slots are."""
-        self._keep(commit, manifest)
-        stamps = {**kept.stamps, commit: self.stamp(commit)}
-        self._written = commit, replace(kept, stamps=stamps)
+    def remember(self, commit: Commit, manifest: Manifest, checksums: SlotChecksums) -> None:
+        """Cache the manifest of a new commit, and the checksums of its slots."""
+        self._cache(commit, manifest)
+        stamps = {**checksums.stamps, commit: self.stamp(commit)}
+        self._written = commit, replace(checksums, stamps=stamps)
 
-    def kept(self, commit: Commit, stamps: Mapping[Commit, object]) -> Mapping[str, Sums]:
-        """By window, checksums of a commit's slots, if they are remembered and still hold.
+    def known_checksums(
+        self, commit: Commit, stamps: Mapping[Commit, object]
+    ) -> Mapping[str, Checksums]:
+        """The remembered checksums of a commit's slots, by window; empty if none are valid.
 
         Args:
-            stamps: as they are now, of all that hold slots of it.
+            commit: its address.
+            stamps: the current stamps of all commits that hold its slots.
         """
         if self._written is None or self._written[0] != commit:
             return {}
-        kept = self._written[1]
+        remembered = self._written[1]
         same = all(
-            stamp is not None and kept.stamps.get(holder) == stamp
+            stamp is not None and remembered.stamps.get(holder) == stamp
             for holder, stamp in stamps.items()
         )
-        return kept.sums if same else {}
+        return remembered.checksums if same else {}
 
     def stamp(self, commit: Commit) -> object:
-        """What changes when the file of a commit does, None if nothing tells."""
+        """The stamp of a commit's file; None if there is none. See `Backend.stamp`."""
         return self.backend.stamp(commit_key(commit.name)) if is_packed(commit.name) else None
 
     @contextmanager
-    def ahead(
-        self, wanted: Callable[[], Iterable[tuple[Commit, Stored, str]]]
+    def prefetch(
+        self, wanted: Callable[[], Iterable[tuple[Commit, StoredArray, str]]]
     ) -> "Iterator[Commits]":
-        """These commits while the arrays `wanted()` are read; see `Backend.ahead`."""
+        """These commits while the arrays `wanted()` are read; see `Backend.prefetch`."""
 
         def places() -> Iterator[Extent]:
             for commit, spec, name in wanted():
                 yield from extents(array_folder(commit, name), spec)
 
-        with self.backend.ahead(places) as backend:
+        with self.backend.prefetch(places) as backend:
             reader = copy(self)
             reader.backend = backend
             yield reader
@@ -153,23 +156,25 @@ class Commits:
     def array(
         self,
         commit: Commit,
-        spec: Stored,
+        spec: StoredArray,
         name: str,
         *,
         allocate: Callable[[int], np.ndarray] = memory,
     ) -> np.ndarray:
-        """An array of a commit, checked against what is known of it."""
+        """An array of a commit, checked against `spec`."""
         return read_array(self.backend, array_folder(commit, name), spec, allocate)
 
-    def fill(self, buffers: Sequence[np.ndarray], commit: Commit, spec: Stored, name: str) -> None:
+    def fill(
+        self, buffers: Sequence[np.ndarray], commit: Commit, spec: StoredArray, name: str
+    ) -> None:
         """Read an array of a commit into buffers; see `chunks.fill`."""
         fill(buffers, self.backend, array_folder(commit, name), spec)
 
     def token_ids(self, commit: Commit) -> np.ndarray:
-        """The ids read since the parent; also where the commit's state was let go.
+        """The token ids read since the parent, also of a deleted snapshot.
 
         Raises:
-            NotFound: they were let go too.
+            NotFound: the token ids were deleted.
         """
         spec = self.manifest(commit).arrays[TOKENS]
         try:
@@ -179,45 +184,46 @@ class Commits:
                 return self._logged_ids(commit, spec)
             if self.backend.exists(past_key(commit.name)):
                 raise NotFound(
-                    f"{self.backend.name(past_key(commit.name))}: the tokens up to "
-                    f"{commit.position} were forgotten. Ask for later ones."
+                    f"{self.backend.name(past_key(commit.name))}: the token ids up to "
+                    f"{commit.position} were deleted by gc. Use a later start."
                 ) from None
             raise
 
-    def _logged_ids(self, commit: Commit, spec: Stored) -> np.ndarray:
+    def _logged_ids(self, commit: Commit, spec: StoredArray) -> np.ndarray:
         log = log_key(commit.name)
         if not is_packed(commit.name):
             return read_array(self.backend, log, spec)
         record, _ = read_document(self.backend, log, RECORD)
-        found, _ = placed({TOKENS: spec}, len(record), RECORD)
-        return read_array(self.backend, f"{log}/{TOKENS}", found[TOKENS])
+        specs, _ = placed({TOKENS: spec}, len(record), RECORD)
+        return read_array(self.backend, f"{log}/{TOKENS}", specs[TOKENS])
 
-    def needs(self, kept: Iterable[Commit]) -> list[list[str]]:
-        """For each of the commits that are kept, the names of the others that hold its slots.
+    def sources_of(self, kept: Iterable[Commit]) -> list[list[str]]:
+        """For each of the kept commits, the names of the other commits that hold its slots.
 
-        Remembered until the next call: most of those that are kept are kept again.
+        The result is cached for the next call, because most kept commits are kept again.
         """
-        self._needs = {
-            commit: self._needs.get(commit)
+        self._sources = {
+            commit: self._sources.get(commit)
             or [source.commit.name for source in self.read(commit).window]
             for commit in kept
         }
-        return list(self._needs.values())
+        return list(self._sources.values())
 
-    def is_whole(self, commit: Commit) -> bool:
-        """Whether its state can be loaded: neither it nor a commit that holds its slots is gone."""
+    def is_loadable(self, commit: Commit) -> bool:
+        """Whether the snapshot exists: neither it nor a commit that holds its slots was deleted."""
         manifest = self.read(commit)
-        if manifest.left != "all":
+        if manifest.retained != "all":
             return False
         keys = (document_key(source.commit.name) for source in manifest.window)
         return all(map(self.backend.exists, keys))
 
-    def was_let_go(self, commit: Commit) -> bool:
-        """Whether its state was let go: of it, or of a commit that holds its slots, a record is
-        all that is there. What is missing without a record is damage.
+    def was_deleted(self, commit: Commit) -> bool:
+        """Whether the snapshot was deleted by `gc`: the commit, or one that holds its slots.
+
+        A deleted commit leaves a record. A missing commit without a record is corruption.
         """
         manifest = self.read(commit)
-        return manifest.left != "all" or any(
+        return manifest.retained != "all" or any(
             self._is_record(source.commit) for source in manifest.window
         )
 
@@ -227,49 +233,49 @@ class Commits:
             exists(record_key(commit.name)) or exists(past_key(commit.name))
         )
 
-    def whole(self, commits: Iterable[Commit]) -> list[bool]:
-        """`is_whole` of many."""
-        there = self.names()
-        anything_gone = bool(self.logged() or self.backend.files(PAST))
+    def loadable(self, commits: Iterable[Commit]) -> list[bool]:
+        """`is_loadable` of several commits."""
+        existing = self.names()
+        some_deleted = bool(self.logged() or self.backend.files(PAST))
         return [
-            commit.name in there and (not anything_gone or self.is_whole(commit))
+            commit.name in existing and (not some_deleted or self.is_loadable(commit))
             for commit in commits
         ]
 
     def size(self, commit: Commit) -> int:
-        """Bytes of what is kept of a commit's own arrays."""
+        """Bytes of the arrays that are stored in a commit and still exist."""
         manifest = self.read(commit)
-        kept = {"all": manifest.arrays, "log": (TOKENS,), "record": ()}[manifest.left]
+        kept = {"all": manifest.arrays, "log": (TOKENS,), "record": ()}[manifest.retained]
         return sum(manifest.arrays[name].nbytes for name in kept)
 
     def name(self, commit: Commit) -> str:
-        """What messages call a commit."""
+        """The path or URL of a commit, for messages."""
         return self.backend.name(commit_key(commit.name))
 
     def names(self) -> set[str]:
-        """What lies in the folder of commits."""
+        """The names in the folder of commits."""
         return {*self.backend.folders(COMMITS), *self.backend.files(COMMITS)}
 
     def logged(self) -> set[str]:
-        """What lies in the folder of those whose token ids alone are kept."""
+        """The names of the deleted snapshots whose token ids still exist."""
         return {*self.backend.folders(LOG), *self.backend.files(LOG)}
 
     def rows(
-        self, commit: Commit, spec: Stored, name: str, *, start: int, stop: int
+        self, commit: Commit, spec: StoredArray, name: str, *, start: int, stop: int
     ) -> Iterator[tuple[int, int, np.ndarray]]:
-        """Rows of an array of a commit, unchecked; see `chunks.read_rows`."""
+        """Rows of an array of a commit, without checksums; see `chunks.read_rows`."""
         return read_rows(self.backend, array_folder(commit, name), spec, start, stop)
 
-    def check_sizes(self, commit: Commit, spec: Stored, name: str) -> None:
-        """Check that there is as much of an array as its shape promises.
+    def check_sizes(self, commit: Commit, spec: StoredArray, name: str) -> None:
+        """Check that the files are as large as the shape of an array claims.
 
         Raises:
-            Corrupt: there is not.
+            Corrupt: a file is missing or too short.
         """
         for extent in extents(array_folder(commit, name), spec):
             self.backend.check_size(extent)
 
 
 def array_folder(commit: Commit, name: str) -> str:
-    """Where an array of a commit lies, in a folder or in a file."""
+    """The key of an array of a commit, in a folder or in a file."""
     return f"{commit_key(commit.name)}/{name}"

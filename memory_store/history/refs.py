@@ -1,13 +1,13 @@
-"""Refs and pins: small files, created once, that name commits.
+"""Refs and pins: small create-only files that name commits.
 
-A ref, under the next free number, says where a branch points; a pin keeps a commit's state. Two
-writers that want the same number cannot both have it: every backend creates a ref only where
-there is none.
+A ref records, under the next free number, the commit that a branch points at. A pin protects a
+commit from garbage collection. Creation is atomic on every backend, so two writers cannot both
+create the ref of one number.
 """
 
 from functools import lru_cache
 
-from memory_store.backend import Backend, Draft, Extent, Taken, missing
+from memory_store.backend import AlreadyExists, Backend, Draft, Extent, missing
 from memory_store.errors import Conflict, Corrupt, NotFound, StoreError
 from memory_store.format.json import Fields, now, parse, sealed, unsealed
 from memory_store.format.manifest import SCHEMA
@@ -30,7 +30,7 @@ class Refs:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._newest: tuple[Ref, object] | None = None  # that was published here, with its stamp
+        self._newest: tuple[Ref, object] | None = None  # last published here, with its stamp
 
     def branches(self) -> list[str]:
         """The branches that have a ref, sorted."""
@@ -46,29 +46,30 @@ class Refs:
         """The refs of `branch`, oldest first.
 
         Raises:
-            Corrupt: one is damaged, or missing before others.
+            Corrupt: a ref is damaged, or missing before a later one.
         """
         numbers = self._numbers(branch)
         for expected, number in enumerate(numbers):
             if number != expected:
                 raise missing(self._backend.name(ref_key(branch, expected)))
         wanted = [Extent(ref_key(branch, number), 0, None, whole=True) for number in numbers]
-        with self._backend.ahead(lambda: wanted) as backend:
+        with self._backend.prefetch(lambda: wanted) as backend:
             return [_read(backend, branch, number) for number in numbers]
 
     def read(self, branch: str, seq: int) -> Ref:
         """Ref number `seq` of `branch`.
 
         Raises:
-            Corrupt: damaged, or another ref under this name.
+            Corrupt: the ref is damaged, or it is that of another branch or number.
         """
         return _read(self._backend, branch, seq)
 
     def next_number(self, branch: str, parent: Ref | None) -> int:
-        """The number of the ref that follows `parent`, which must be the head of `branch`.
+        """The number of the ref that follows `parent`, the expected head of `branch`.
 
         Raises:
-            Conflict: it is not the head.
+            Conflict: `parent` is not the head.
+            ValueError: `parent` is a ref of another branch.
         """
         if parent is None:
             if head := self.head(branch):
@@ -79,16 +80,16 @@ class Refs:
                 f"parent is a ref of branch {parent.branch!r}, not of {branch!r}; "
                 f"fork first: publish(parent, branch={branch!r})"
             )
-        # Numbers have no gaps: if the next is free, the parent is the head.
+        # Numbers have no gaps: if the next one is free, the parent is the head.
         taken = self._backend.exists(ref_key(branch, parent.seq + 1))
-        if taken or not self._is_there(parent):
+        if taken or not self._exists(parent):
             head = self.head(branch)
             assert head is not None
             raise self._conflict(head, f"ref {parent.seq}")
         return parent.seq + 1
 
-    def _is_there(self, ref: Ref) -> bool:
-        if not self._backend.remote:  # where a stamp does not tell whether a file is gone
+    def _exists(self, ref: Ref) -> bool:
+        if not self._backend.remote:  # a remote stamp does not reveal a missing file
             stamp = self._backend.stamp(ref_key(ref.branch, ref.seq))
             if stamp is not None and (ref, stamp) == self._newest:
                 return True
@@ -98,7 +99,8 @@ class Refs:
         """Move the branch to `commit`.
 
         Raises:
-            Conflict: somebody else took the number.
+            Conflict: another writer published a ref of that number.
+            ValueError: the branch has no free number.
         """
         if seq > MAX_NUMBER:
             raise ValueError(f"branch {branch!r} is full: a branch has {MAX_NUMBER} refs at most")
@@ -116,7 +118,7 @@ class Refs:
         )
         try:
             through.publish(branch, seq, data)
-        except Taken as error:
+        except AlreadyExists as error:
             head = self.head(branch)
             assert head is not None
             raise self._conflict(head, f"ref {seq - 1}") from error
@@ -127,8 +129,8 @@ class Refs:
         folder = self._backend.name(branch_folder(head.branch))
         return Conflict(
             f"{folder}: branch {head.branch!r} is at ref {head.seq} ({head.position} tokens), not "
-            f"at {expected}: another writer moved it. Load its head and go on from there, or fork "
-            "with publish(…, branch=<a new name>)."
+            f"at {expected}: another writer moved it. Load its head and continue from there, or "
+            "fork with publish(…, branch=<a new name>)."
         )
 
     def _numbers(self, branch: str) -> list[int]:
@@ -141,26 +143,26 @@ def _read(backend: Backend, branch: str, seq: int) -> Ref:
     return _parsed(backend.read(key), backend.name(key), branch, seq)
 
 
-@lru_cache(maxsize=4096)  # a history is read again and again
+@lru_cache(maxsize=4096)  # histories are read repeatedly
 def _parsed(data: bytes, path: str, branch: str, seq: int) -> Ref:
     document = parse(data, path)
     check_schema(document.get("schema"), path)
     fields = Fields(unsealed(document, path), path)
     if fields.text("branch", BRANCH) != branch or fields.integer("seq") != seq:
-        raise Corrupt(f"{path}: the ref of another place. Restore the file from a copy.")
+        raise Corrupt(f"{path}: a ref of another branch or number. Restore the file from a copy.")
     return Ref(branch, seq, read_address(fields), fields.seconds("created"))
 
 
 def no_branch(place: object, branch: str) -> NotFound:
-    """The error for a branch that is not there."""
-    return NotFound(f"{place}: there is no branch {branch!r} in this session. See branches().")
+    """The error for a branch that does not exist."""
+    return NotFound(f"{place}: no branch {branch!r} in this session. See branches().")
 
 
 def all_pins(backend: Backend) -> dict[str, Commit]:
-    """Every pin and the commit that it names, sorted.
+    """The pinned commits by the names of the pins, sorted.
 
     Raises:
-        Corrupt: one is damaged.
+        Corrupt: a pin is damaged.
     """
     names = [name.removesuffix(".json") for name in backend.files(PINS) if name.endswith(".json")]
     return {name: _read_pin(backend, name) for name in sorted(filter(BRANCH.fullmatch, names))}
@@ -170,8 +172,8 @@ def add_pin(backend: Backend, name: str, commit: Commit) -> None:
     """Pin a commit.
 
     Raises:
-        ValueError: not a name for a pin.
-        StoreError: the name is taken by another commit.
+        ValueError: not a valid pin name.
+        StoreError: the name pins another commit.
     """
     document = {
         "schema": SCHEMA,
@@ -183,19 +185,19 @@ def add_pin(backend: Backend, name: str, commit: Commit) -> None:
     }
     try:
         backend.create(pin_key(name), sealed(document))
-    except Taken:
+    except AlreadyExists:
         if _read_pin(backend, name) != commit:
             raise StoreError(
-                f"{backend.name(pin_key(name))}: pins another commit. Unpin it, or take another "
+                f"{backend.name(pin_key(name))}: pins another commit. Unpin it, or use another "
                 "name."
             ) from None
 
 
 def remove_pin(backend: Backend, name: str) -> None:
-    """Remove a pin; the commit stays until garbage is collected.
+    """Remove a pin; the commit stays until the next garbage collection.
 
     Raises:
-        NotFound: there is none of that name.
+        NotFound: no pin has that name.
     """
     key = pin_key(name)
     if not backend.exists(key):
@@ -209,5 +211,5 @@ def _read_pin(backend: Backend, name: str) -> Commit:
     check_schema(document.get("schema"), path)
     fields = Fields(unsealed(document, path), path)
     if fields.text("pin", BRANCH) != name:
-        raise fields.corrupt("pin", "is of another name")
+        raise fields.corrupt("pin", "is another name")
     return read_address(fields)

@@ -1,4 +1,4 @@
-"""Checking a snapshot before anything is written."""
+"""Validation of a snapshot before anything is written."""
 
 import numpy as np
 
@@ -8,22 +8,22 @@ from memory_store.format.names import ARRAY, MAX_NUMBER, TOKENS
 from memory_store.format.zarr import FILL, MAX_NDIM, dtype_name
 from memory_store.types import Snapshot, Window
 
-MAX_ATTRIBUTES = MAX_DOCUMENT // 2  # bytes; leaves room for what the store adds
+MAX_ATTRIBUTES = MAX_DOCUMENT // 2  # bytes; the rest of the document belongs to the store
 
 
 def checked(snapshot: Snapshot, begin: int | None) -> Snapshot:
-    """The snapshot with plain attributes and int32 tokens; arrays are not copied.
+    """The snapshot with JSON attributes and int32 tokens; arrays are not copied.
 
     Args:
-        snapshot: as the caller gave it.
-        begin: the parent's position; None if there is no parent.
+        snapshot: the caller's snapshot.
+        begin: the parent's position; None without a parent.
 
     Raises:
-        ValueError: it breaks the rules of `Snapshot` or `Window`.
+        ValueError: the snapshot breaks the rules of `Snapshot` or `Window`.
     """
     position = snapshot.position
     if type(position) is not int or not 0 <= position <= MAX_NUMBER:
-        raise ValueError(f"position {position!r}: must be an int from 0 to {MAX_NUMBER}")
+        raise ValueError(f"position = {position!r}; allowed: an int from 0 to {MAX_NUMBER}")
     _check_names([*snapshot.windows, *snapshot.arrays])
     for name, window in snapshot.windows.items():
         _check_window(name, window)
@@ -33,7 +33,7 @@ def checked(snapshot: Snapshot, begin: int | None) -> Snapshot:
     size = len(canonical(attributes))
     if size > MAX_ATTRIBUTES:
         raise ValueError(
-            f"attributes take {size} bytes; at most {MAX_ATTRIBUTES} are allowed (put numbers into "
+            f"attributes take {size} bytes; allowed: at most {MAX_ATTRIBUTES} (store numbers in "
             "`arrays`)"
         )
     tokens = _checked_tokens(snapshot.tokens, position, begin)
@@ -45,11 +45,11 @@ def _check_names(names: list[str]) -> None:
     for name in names:
         if not isinstance(name, str) or not ARRAY.fullmatch(name):
             raise ValueError(
-                f"array name {name!r}: 1 to 128 of A-Z, a-z, 0-9, '.', '_', '-', beginning with a "
-                "letter or digit"
+                f"array name {name!r}; allowed: 1 to 128 characters of A-Z, a-z, 0-9, '.', '_', "
+                "'-', beginning with a letter or digit"
             )
-        if name.lower() in taken:  # some filesystems take "A" and "a" for the same
-            raise ValueError(f"array name {name!r} is taken; names differ by more than case")
+        if name.lower() in taken:  # some filesystems ignore case
+            raise ValueError(f"array name {name!r} is taken; names must differ by more than case")
         taken.add(name.lower())
 
 
@@ -71,11 +71,11 @@ def _check_window(name: str, window: Window) -> None:
 
 def _check_array(where: str, array: np.ndarray) -> None:
     if not isinstance(array, np.ndarray):
-        raise ValueError(f"{where} is a {type(array).__name__}; it must be a numpy array")
+        raise ValueError(f"{where} is a {type(array).__name__}; allowed: a numpy array")
     if dtype_name(array.dtype) not in FILL:
-        raise ValueError(f"{where} has dtype {array.dtype}; allowed are {', '.join(FILL)}")
+        raise ValueError(f"{where} has dtype {array.dtype}; allowed: {', '.join(FILL)}")
     if array.ndim > MAX_NDIM:
-        raise ValueError(f"{where} has {array.ndim} axes; at most {MAX_NDIM} are allowed")
+        raise ValueError(f"{where} has {array.ndim} axes; allowed: at most {MAX_NDIM}")
 
 
 def _checked_tokens(tokens: np.ndarray, position: int, begin: int | None) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""Walking back from a commit to the ones it came from.
+"""Walking from a commit to its ancestors.
 
-Besides its parent, each commit names one commit further back, chosen so that any ancestor among n
-commits is reached in O(log n) steps (Myers, "An applicative random-access stack", 1983).
+Each commit names its parent and one older ancestor, its jump. Jumps are chosen so that any of n
+ancestors is reached in O(log n) steps (Myers, "An applicative random-access stack", 1983).
 """
 
 import numpy as np
@@ -14,14 +14,14 @@ from memory_store.types import Commit
 
 
 def jump_from(parent: Commit, commits: Commits) -> tuple[Commit, int]:
-    """The commit further back that a child of `parent` names, and its depth."""
+    """The jump of a child of `parent`: an ancestor and its depth."""
     manifest = commits.manifest(parent)
     if manifest.jump is None:
         return parent, manifest.depth
     jump, depth = manifest.jump
     try:
         further = commits.manifest(jump).jump
-    except Corrupt:  # a shortcut is not worth losing a commit for
+    except Corrupt:  # a damaged shortcut must not prevent a commit
         return parent, manifest.depth
     if further is not None and manifest.depth - depth == depth - further[1]:
         return further
@@ -29,31 +29,31 @@ def jump_from(parent: Commit, commits: Commits) -> tuple[Commit, int]:
 
 
 def nearest(start: Commit, position: int, commits: Commits) -> Commit:
-    """The newest commit at or before `position` on the way to `start` whose state is kept.
+    """The newest loadable commit at or before `position` among `start` and its ancestors.
 
     Raises:
-        NotFound: the history, or what is kept of it, begins after `position`.
+        NotFound: the history, or its loadable part, begins after `position`.
     """
-    found = ancestor(start, position, commits)
-    if commits.is_whole(found):
-        return found
-    # Names begin with positions, so the kept ones need not be read to be tried newest first.
+    newest = ancestor(start, position, commits)
+    if commits.is_loadable(newest):
+        return newest
+    # Names begin with the position, so the commits are sorted without reading them.
     for name in sorted(filter(COMMIT.fullmatch, commits.names()), reverse=True):
         if int(name[:12]) <= position:
             try:
                 commit = ancestor(start, int(name[:12]), commits)
             except NotFound:
                 break
-            if commit.name == name and commits.is_whole(commit):
+            if commit.name == name and commits.is_loadable(commit):
                 return commit
     raise NotFound(
         f"{commits.backend.name()}: no snapshot at or before {position} tokens is kept. "
-        "Ask for a later position."
+        "Use a later position."
     )
 
 
 def ancestor(start: Commit, position: int, commits: Commits) -> Commit:
-    """The newest commit at or before `position` on the way to `start`.
+    """The newest commit at or before `position` among `start` and its ancestors.
 
     Raises:
         NotFound: the history begins after `position`.
@@ -64,7 +64,7 @@ def ancestor(start: Commit, position: int, commits: Commits) -> Commit:
         if manifest.parent is None or manifest.jump is None:
             raise NotFound(
                 f"{commits.backend.name()}: no commit at or before {position} tokens: the first is "
-                f"at {commit.position}. Ask for a later position."
+                f"at {commit.position}. Use a later position."
             )
         jump = manifest.jump[0]
         commit = jump if jump.position > position else manifest.parent
@@ -72,7 +72,7 @@ def ancestor(start: Commit, position: int, commits: Commits) -> Commit:
 
 
 def tokens(ref: Commit, start: int, stop: int, commits: Commits) -> np.ndarray:
-    """The token ids at positions [start, stop) on the way to `ref`, int32.
+    """The token ids at positions [start, stop) of the stream that ends at `ref`, int32.
 
     Raises:
         ValueError: not 0 ≤ start ≤ stop ≤ the position of `ref`.
@@ -80,8 +80,8 @@ def tokens(ref: Commit, start: int, stop: int, commits: Commits) -> np.ndarray:
     """
     if not 0 <= start <= stop <= ref.position:
         raise ValueError(
-            f"tokens [{start}, {stop}) were asked of a commit that has read {ref.position}; "
-            "give 0 ≤ start ≤ stop ≤ that"
+            f"tokens [{start}, {stop}) of a commit that has read {ref.position}; allowed: "
+            f"0 ≤ start ≤ stop ≤ {ref.position}"
         )
     commit, manifest, parts = ref, commits.manifest(ref), []
     low = stop
@@ -94,7 +94,7 @@ def tokens(ref: Commit, start: int, stop: int, commits: Commits) -> np.ndarray:
         elif manifest.parent is None:
             raise NotFound(
                 f"{commits.backend.name()}: the token log begins at {begin}, after {start}. "
-                "Ask for later tokens."
+                "Use a later start."
             )
         else:
             commit = _towards(low, manifest)
@@ -103,7 +103,7 @@ def tokens(ref: Commit, start: int, stop: int, commits: Commits) -> np.ndarray:
 
 
 def _towards(position: int, manifest: Manifest) -> Commit:
-    """The furthest commit named by `manifest` that has still read `position` tokens."""
+    """The parent or the jump: the older one that has read at least `position` tokens."""
     assert manifest.parent is not None
     if manifest.jump and manifest.jump[0].position >= position:
         return manifest.jump[0]

@@ -1,1 +1,1 @@
-"""Care of a session as a whole: garbage, damage, copies and exports."""
+"""Maintenance of a session: garbage collection, verification, recovery, copies and exports."""

@@ -1,7 +1,7 @@
-"""Copying a session from one place to another, whatever keeps the two.
+"""Copying a session from one medium to another.
 
-Refs are listed first and written last, so that the copy of a session that somebody writes to is
-what it was at one moment. Everything is checked on the way: damage is not copied.
+Refs are read first and written last, so that the copy of a session with an active writer is a
+consistent snapshot. Everything is verified on the way: damage is not copied.
 """
 
 from collections.abc import Sequence
@@ -30,12 +30,12 @@ def copy_session(source: Backend, target: Backend) -> None:
     """Copy a session with its history, its branches and its pins.
 
     Raises:
-        StoreError: the target holds something, or refuses; then nothing is left of the copy.
-        NotFound, Corrupt: the source is no session, or damaged; likewise.
+        StoreError: the target is not empty, or the medium refuses; the partial copy is removed.
+        NotFound, Corrupt: the source is not a session, or it is damaged; likewise.
     """
     header = read_header(source)
     commits, refs = Commits(source, header.session), Refs(source)
-    with source.naming(alone=False):  # what is copied is not let go meanwhile
+    with source.commits_lock(exclusive=False):  # no collection during the copy
         histories = {branch: refs.all(branch) for branch in refs.branches()}
         pins = all_pins(source)
         target.begin(source.read(SESSION_FILE))
@@ -55,10 +55,10 @@ def copy_session(source: Backend, target: Backend) -> None:
 
 def _copy_commit(commits: Commits, commit: Commit, target: Backend) -> None:
     manifest = commits.read(commit)
-    if manifest.left == "all":
+    if manifest.retained == "all":
         _copy_whole(commits, commit, manifest, target)
         return
-    if manifest.left == "record":
+    if manifest.retained == "record":
         target.create(past_key(commit.name), record(manifest))
     elif is_packed(commit.name):
         ids = commits.token_ids(commit)
@@ -82,4 +82,4 @@ def _copy_whole(commits: Commits, commit: Commit, manifest: Manifest, target: Ba
         else:
             for name, buffers in contents.items():
                 draft.write(name, buffers)
-        draft.keep()
+        draft.persist()

@@ -1,8 +1,7 @@
-"""A session as one file: a Zip archive of what a folder would hold, not compressed.
+"""Export of a session to one file: an uncompressed Zip archive of the files of its folder.
 
-Any tool unpacks it, and Zarr's `ZipStore` opens each commit. An archive that somebody else has
-made is as little trusted as a folder: names are never paths, and sizes are checked before anything
-is allocated.
+Any Zip tool unpacks it, and Zarr's `ZipStore` opens each commit. An imported archive is untrusted:
+its names are never used as paths, and sizes are checked before memory is allocated.
 """
 
 import errno
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
-from memory_store.backend import Backend, Buffer, Extent, check_found, missing
+from memory_store.backend import Backend, Buffer, Extent, check_extent, missing
 from memory_store.backends.directory_draft import temporary
 from memory_store.backends.files import sync, sync_folder
 from memory_store.errors import Corrupt, NotFound, StoreError, os_errors
@@ -25,20 +24,20 @@ from memory_store.format.manifest_reader import check_schema
 from memory_store.format.names import SESSION_FILE, ref_key
 from memory_store.upkeep.copying import copy_session
 
-CONTENTS = "contents.json"  # a name that is damaged would be a file that nobody misses
-LOCAL = 30  # bytes before a member's name; the last four say how long that and what follows are
-EPOCH = (1980, 1, 1, 0, 0, 0)  # archives of equal sessions are equal
+CONTENTS = "contents.json"  # the list of files, so that a missing file is detected
+LOCAL = 30  # bytes of a local header; the last four are the sizes of the name and the extra field
+EPOCH = (1980, 1, 1, 0, 0, 0)  # a constant, so that archives of equal sessions are equal
 
 
 def export_session(source: Backend, path: str | os.PathLike[str]) -> int:
-    """Write a session to one file; it appears when it is complete.
+    """Write a session to one file, which appears when it is complete.
 
     Returns:
-        Its size in bytes.
+        The size of the file in bytes.
 
     Raises:
         StoreError: the file exists, or cannot be written.
-        NotFound, Corrupt: the source is no session, or damaged; no file is left then.
+        NotFound, Corrupt: the source is not a session, or it is damaged; no file is left.
     """
     target = Path(path).absolute()
     with os_errors("exporting", target):
@@ -48,12 +47,12 @@ def export_session(source: Backend, path: str | os.PathLike[str]) -> int:
         try:
             with open(draft, "xb") as file:
                 with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-                    copy_session(source, _Writer(archive, str(target)))
+                    copy_session(source, _ZipWriter(archive, str(target)))
                     listing = {"schema": SCHEMA, "files": sorted(archive.namelist())}
                     archive.writestr(zipfile.ZipInfo(CONTENTS, EPOCH), sealed(listing))
                 file.flush()
                 sync(file.fileno())
-            os.link(draft, target)  # not over a file that somebody has made meanwhile
+            os.link(draft, target)  # fails if another process has created the file meanwhile
             sync_folder(target.parent)
             return target.stat().st_size
         finally:
@@ -61,17 +60,17 @@ def export_session(source: Backend, path: str | os.PathLike[str]) -> int:
 
 
 def import_session(path: str | os.PathLike[str], target: Backend) -> None:
-    """Unpack a session that `export_session` wrote, checking everything.
+    """Create a session from a file of `export_session`, and verify it on the way.
 
     Raises:
-        NotFound, Corrupt: not such a file, or damaged; nothing is left then.
-        StoreError: the target holds something, or refuses.
+        NotFound, Corrupt: the file is not an exported session, or it is damaged; nothing is left.
+        StoreError: the target is not empty, or the medium refuses.
     """
     source = Path(path).absolute()
     with os_errors("importing", source):
         try:
             with zipfile.ZipFile(source) as archive:
-                content = Archive(archive, str(source))
+                content = ZipBackend(archive, str(source))
                 content.check_complete()
                 copy_session(content, target)
         except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
@@ -79,15 +78,15 @@ def import_session(path: str | os.PathLike[str], target: Backend) -> None:
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
-            raise _no_archive(source, "it names a place before its beginning") from None
+            raise _no_archive(source, "an offset lies before its beginning") from None
 
 
 def _no_archive(path: Path, why: object) -> Corrupt:
-    return Corrupt(f"{path}: no archive of a session, or a damaged one ({why}). Export it again.")
+    return Corrupt(f"{path}: not an exported session, or damaged ({why}). Export it again.")
 
 
-class Archive:
-    """The files of a session in an archive, to be read; see `backend.Backend`."""
+class ZipBackend:
+    """The files of a session in a Zip archive, read-only; see `backend.Backend`."""
 
     remote = False
 
@@ -100,11 +99,11 @@ class Archive:
             self._members[info.filename] = info
 
     def check_complete(self) -> None:
-        """Check that it holds what was exported, and nothing else.
+        """Check that the archive contains the exported files and no others.
 
         Raises:
-            NotFound: it holds no session.
-            Corrupt: something is missing, or was added.
+            NotFound: the archive holds no session.
+            Corrupt: a file is missing, or was added.
         """
         if CONTENTS not in self._members:
             raise NotFound(f"{self._path}: no session here. Check the path, or export one.")
@@ -112,7 +111,7 @@ class Archive:
         document = parse(self.read(CONTENTS), path)
         check_schema(document.get("schema"), path)
         if unsealed(document, path).get("files") != sorted(set(self._members) - {CONTENTS}):
-            raise Corrupt(f"{self._path}: not all that was exported, or more. Export it again.")
+            raise Corrupt(f"{self._path}: files are missing or were added. Export it again.")
 
     def name(self, key: str = "") -> str:
         return f"{self._path}/{key}" if key else self._path
@@ -121,18 +120,18 @@ class Archive:
         with self._archive.open(self._member(Extent(key, 0, None))) as file:
             return file.read()
 
-    def beginning(self, key: str, most: int) -> tuple[bytes, int]:
+    def read_prefix(self, key: str, limit: int) -> tuple[bytes, int]:
         info = self._member(Extent(key, 0, 0))
         with self._archive.open(info) as file:
-            return file.read(most), info.file_size
+            return file.read(limit), info.file_size
 
     def open(self, extent: Extent) -> "_Member":
-        # Not by zipfile, which goes to a place by reading all that stands before it.
+        # Without zipfile, which seeks by reading everything before the offset.
         info, file = self._member(extent), self._archive.fp
         assert file is not None
         begin = os.pread(file.fileno(), LOCAL, info.header_offset)
         if len(begin) < LOCAL:
-            raise Corrupt(f"{self.name(extent.key)}: ends too soon. Export it again.")
+            raise Corrupt(f"{self.name(extent.key)}: too short. Export it again.")
         around = int.from_bytes(begin[-4:-2], "little") + int.from_bytes(begin[-2:], "little")
         at = info.header_offset + LOCAL + around + extent.start
         return _Member(file.fileno(), at, self.name(extent.key))
@@ -146,10 +145,12 @@ class Archive:
             raise missing(name)
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
             raise Corrupt(f"{name}: compressed or encrypted. Export it again.")
-        check_found(name, info.file_size, extent)
+        check_extent(name, info.file_size, extent)
         return info
 
-    def ahead(self, wanted: Callable[[], Iterable[Extent]]) -> AbstractContextManager["Archive"]:
+    def prefetch(
+        self, wanted: Callable[[], Iterable[Extent]]
+    ) -> AbstractContextManager["ZipBackend"]:
         return nullcontext(self)
 
     def stamp(self, key: str) -> object:
@@ -177,7 +178,7 @@ class Archive:
     def unfinished(self) -> list[str]:
         return []
 
-    def naming(self, *, alone: bool) -> AbstractContextManager[None]:
+    def commits_lock(self, *, exclusive: bool) -> AbstractContextManager[None]:
         return nullcontext()
 
     def begin(self, data: bytes) -> None:
@@ -202,11 +203,11 @@ class Archive:
         self._refuse()
 
     def _refuse(self) -> NoReturn:
-        raise StoreError(f"{self._path}: an archive does not change. Import it first.")
+        raise StoreError(f"{self._path}: an archive is read-only. Import it first.")
 
 
 class _Member:
-    """A part of a file in an archive; see `backend.Content`. Checksums are for who reads it."""
+    """An extent of a file in an archive, without checksums; see `backend.Content`."""
 
     def __init__(self, descriptor: int, at: int, path: str) -> None:
         self._descriptor, self._at, self._path = descriptor, at, path
@@ -217,7 +218,7 @@ class _Member:
             while len(view):
                 count = os.preadv(self._descriptor, [view], self._at)
                 if not count:
-                    raise Corrupt(f"{self._path}: ends too soon. Export it again.")
+                    raise Corrupt(f"{self._path}: too short. Export it again.")
                 self._at += count
                 view = view[count:]
 
@@ -225,11 +226,11 @@ class _Member:
         self._at += nbytes
 
     def close(self) -> None:
-        pass  # the archive's own
+        pass  # the descriptor belongs to the archive
 
 
-class _Writer(Archive):
-    """An archive while it is written."""
+class _ZipWriter(ZipBackend):
+    """An archive that is being written."""
 
     def begin(self, data: bytes) -> None:
         self.create(SESSION_FILE, data)
@@ -247,19 +248,19 @@ class _Writer(Archive):
         self._archive.writestr(info, data)
 
     def delete(self) -> None:
-        pass  # the file is given up as a whole
+        pass  # the caller removes the whole file
 
 
 class _Draft:
-    """A commit in an archive; see `backend.Draft`."""
+    """A commit that is being written to an archive; see `backend.Draft`."""
 
-    def __init__(self, writer: _Writer, key: str) -> None:
+    def __init__(self, writer: _ZipWriter, key: str) -> None:
         self._writer, self._key = writer, key
 
     def write(self, key: str, buffers: Sequence[Buffer]) -> None:
         self._writer.create(f"{self._key}/{key}" if key else self._key, b"".join(buffers))
 
-    def keep(self) -> None:
+    def persist(self) -> None:
         pass
 
     def publish(self, branch: str, seq: int, data: bytes) -> None:
@@ -268,5 +269,5 @@ class _Draft:
 
 if TYPE_CHECKING:
 
-    def _conforms(archive: Archive) -> Backend:
+    def _conforms(archive: ZipBackend) -> Backend:
         return archive

@@ -1,15 +1,15 @@
-"""Garbage: letting go of the state of old snapshots, and sweeping what writers have left behind.
+"""Garbage collection: deletes old snapshots, and files of interrupted writes.
 
-A commit that is let go leaves its record and its token ids in `log/`, or its record alone in
-`past/`: the chain of ids stays whole, and every position whose ids are kept can be computed again
-from the nearest snapshot before it. What is removed is never all that there is of something: first
-the record is written, then the commit goes.
+A deleted snapshot leaves its record and its token ids in `log/`, or its record alone in `past/`.
+The chain of ids stays complete, and any position whose token ids are kept can be recomputed from
+the nearest older snapshot. The record is written before the commit is removed, so an interrupted
+collection loses nothing.
 """
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
-from memory_store.backend import Backend, Taken
+from memory_store.backend import AlreadyExists, Backend
 from memory_store.format.chunks import chunks
 from memory_store.format.manifest import Manifest, record
 from memory_store.format.names import (
@@ -35,34 +35,37 @@ def collect(
     pinned: Iterable[Commit],
     retention: Retention,
     *,
-    there: Iterable[str],
+    listed: Iterable[str],
     grace: float,
     dry_run: bool,
 ) -> Collected:
-    """Let go of all states that neither the retention, nor a pin, nor a kept snapshot needs.
+    """Delete every snapshot that neither the retention, nor a pin, nor a kept snapshot needs.
 
     Args:
-        commits: reads them.
+        commits: the stored commits.
         histories: branch → its refs, oldest first.
         pinned: commits to keep.
-        retention: which others to keep.
-        there: names in the folder of commits, listed before `histories` was read: a commit that a
-            writer publishes meanwhile is not among them.
-        grace: seconds; nothing younger is taken for a leftover.
-        dry_run: change nothing.
+        retention: which other snapshots to keep.
+        listed: names in the folder of commits, listed before `histories` was read, so that they do
+            not include commits that are published later.
+        grace: seconds; younger files are never taken for those of an interrupted write.
+        dry_run: report only, and delete nothing.
+
+    Raises:
+        Corrupt: a commit's record is damaged.
     """
     backend = commits.backend
     published = {ref.commit.name: ref.commit for refs in histories.values() for ref in refs}
     kept = {ref.commit for refs in histories.values() for ref in retention.kept(refs)}
     kept |= {refs[-1].commit for refs in histories.values() if refs}
     kept |= set(pinned)
-    if retention.log:  # all positions stay within reach: from the beginning, if from nowhere else
+    if retention.log:  # the first snapshot stays, so that every position can be recomputed
         begins = {refs[0].commit for refs in histories.values() if refs}
         kept |= {commit for commit in begins if commits.manifest(commit).parent is None}
-    needed = {commit.name for commit in kept}.union(*commits.needs(kept))
+    needed = {commit.name for commit in kept}.union(*commits.sources_of(kept))
     horizon = None if retention.log else min((commit.position for commit in kept), default=0)
-    released = forgotten = leftovers = freed = 0
-    for name in sorted(there):
+    deleted = tokens_deleted = leftovers = freed = 0
+    for name in sorted(listed):
         if name in needed:
             continue
         if not COMMIT.fullmatch(name) or name not in published:
@@ -71,28 +74,30 @@ def collect(
             continue
         commit = published[name]
         manifest = commits.read(commit)
-        forget = horizon is not None and commit.position <= horizon
+        drop_tokens = horizon is not None and commit.position <= horizon
         freed += sum(spec.nbytes for spec in manifest.arrays.values())
-        freed -= 0 if forget else manifest.arrays[TOKENS].nbytes
-        released, forgotten = released + 1, forgotten + forget
+        freed -= 0 if drop_tokens else manifest.arrays[TOKENS].nbytes
+        deleted, tokens_deleted = deleted + 1, tokens_deleted + drop_tokens
         if not dry_run:
-            _release(commits, commit, manifest, forget=forget)
+            _delete_snapshot(commits, commit, manifest, drop_tokens=drop_tokens)
     if horizon is not None:
         for name in sorted(commits.logged()):
             known = published.get(name)
             if known is not None and known.position <= horizon and known.name not in needed:
                 manifest = commits.read(known)
-                forgotten, freed = forgotten + 1, freed + manifest.arrays[TOKENS].nbytes
+                tokens_deleted, freed = tokens_deleted + 1, freed + manifest.arrays[TOKENS].nbytes
                 if not dry_run:
-                    _forget(backend, known.name, manifest)
+                    _delete_tokens(backend, known.name, manifest)
     for key in backend.unfinished():
         leftovers += _leftover(backend, key, grace, dry_run=dry_run)
-    return Collected(len(kept), released, forgotten, leftovers, freed)
+    return Collected(len(kept), deleted, tokens_deleted, leftovers, freed)
 
 
-def _release(commits: Commits, commit: Commit, manifest: Manifest, *, forget: bool) -> None:
+def _delete_snapshot(
+    commits: Commits, commit: Commit, manifest: Manifest, *, drop_tokens: bool
+) -> None:
     backend = commits.backend
-    if forget:
+    if drop_tokens:
         _record(backend, past_key(commit.name), manifest)
     else:
         ids = commits.array(commit, manifest.arrays[TOKENS], TOKENS)
@@ -105,7 +110,7 @@ def _release(commits: Commits, commit: Commit, manifest: Manifest, *, forget: bo
     backend.discard(commit_key(commit.name))
 
 
-def _forget(backend: Backend, name: str, manifest: Manifest) -> None:
+def _delete_tokens(backend: Backend, name: str, manifest: Manifest) -> None:
     _record(backend, past_key(name), manifest)
     backend.discard(log_key(name))
 
@@ -115,7 +120,7 @@ def _record(backend: Backend, key: str, manifest: Manifest) -> None:
 
 
 def _create(backend: Backend, key: str, data: bytes) -> None:
-    with suppress(Taken):  # an earlier run was cut short after this
+    with suppress(AlreadyExists):  # an earlier collection was interrupted after this step
         backend.create(key, data)
 
 

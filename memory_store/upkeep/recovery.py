@@ -1,14 +1,13 @@
-"""Recovery: going back to the newest state that is sound, and saying what was lost.
+"""Recovery: falls back to the newest loadable snapshot of a branch, and reports the damage.
 
-Nothing is thrown away: refs that cannot be read are set aside in `lost/`, and the history goes on
-with one ref more, which leads to the state that was found.
+Nothing is deleted: unreadable refs move to `lost/`, and one more ref makes the snapshot the head.
 """
 
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import count
 
-from memory_store.backend import Backend, Taken
+from memory_store.backend import AlreadyExists, Backend
 from memory_store.errors import Corrupt, NotFound, StoreError
 from memory_store.format.header import Header, read_header, sealed_header
 from memory_store.format.manifest import Manifest
@@ -29,13 +28,14 @@ from memory_store.types import Commit, Recovered, Ref
 
 
 def recover(commits: Commits, refs: Refs, branch: str) -> Recovered:
-    """Make the newest sound state of a branch its head.
+    """Make the newest loadable snapshot of a branch its head.
 
-    A state is sound if it can be loaded, checksums and all. Refs that are damaged or missing are
-    replaced by others that lead where the one before them does, so that the history is whole.
+    A snapshot is loadable if all its checksums match. Every damaged or missing ref is replaced by a
+    ref to the commit of the ref before it, so that the history has no gaps.
 
     Raises:
-        NotFound: the branch has no sound state at all; says what is wrong with each.
+        NotFound: the branch does not exist, or none of its snapshots can be loaded; lists the
+            damage.
     """
     backend = commits.backend
     numbers = sorted(
@@ -47,13 +47,13 @@ def recover(commits: Commits, refs: Refs, branch: str) -> Recovered:
         raise NotFound(f"{backend.name(branch_folder(branch))}: no branch here. See branches().")
     damage: list[str] = []
     readable = dict(_readable(refs, branch, numbers[-1], damage))
-    sound = _newest_sound(commits, list(readable.values())[::-1], damage)
-    if sound is None:
+    intact = _newest_intact(commits, list(readable.values())[::-1], damage)
+    if intact is None:
         raise NotFound(
-            f"{backend.name(branch_folder(branch))}: no state of this branch is sound: "
+            f"{backend.name(branch_folder(branch))}: no snapshot of this branch can be loaded: "
             f"{' '.join(damage)} Restore the session from a copy."
         )
-    previous = sound
+    previous = intact
     for seq in range(numbers[-1] + 1):
         if seq in readable:
             previous = readable[seq].commit
@@ -61,8 +61,8 @@ def recover(commits: Commits, refs: Refs, branch: str) -> Recovered:
             _replace(backend, refs, branch, seq, previous)
     head = refs.head(branch)
     assert head is not None
-    if head.commit != sound:
-        head = refs.publish(branch, head.seq + 1, sound, through=backend)
+    if head.commit != intact:
+        head = refs.publish(branch, head.seq + 1, intact, through=backend)
     return Recovered(head, tuple(damage))
 
 
@@ -74,7 +74,7 @@ def _readable(refs: Refs, branch: str, last: int, damage: list[str]) -> Iterator
             damage.append(str(error))
 
 
-def _newest_sound(commits: Commits, newest_first: list[Ref], damage: list[str]) -> Commit | None:
+def _newest_intact(commits: Commits, newest_first: list[Ref], damage: list[str]) -> Commit | None:
     tried: set[Commit] = set()
     for ref in newest_first:
         if ref.commit in tried:
@@ -83,7 +83,7 @@ def _newest_sound(commits: Commits, newest_first: list[Ref], damage: list[str]) 
         try:
             load_snapshot(commits, ref.commit, fingerprints=None)
         except NotFound:
-            continue  # let go on purpose
+            continue  # deleted by gc, not damaged
         except StoreError as error:
             damage.append(str(error))
         else:
@@ -92,7 +92,7 @@ def _newest_sound(commits: Commits, newest_first: list[Ref], damage: list[str]) 
 
 
 def _replace(backend: Backend, refs: Refs, branch: str, seq: int, commit: Commit) -> None:
-    """Put a ref to `commit` where there is a damaged one, or none."""
+    """Replace a damaged or missing ref by a ref to `commit`."""
     key = ref_key(branch, seq)
     if backend.exists(key):
         _set_aside(backend, key, f"{branch}-{seq:012d}")
@@ -101,35 +101,35 @@ def _replace(backend: Backend, refs: Refs, branch: str, seq: int, commit: Commit
 
 def _set_aside(backend: Backend, key: str, name: str) -> None:
     try:
-        held = backend.read(key)
+        data = backend.read(key)
     except StoreError:
-        held = b""  # a folder, a link, something huge: nothing to keep
+        data = b""  # a folder, a link or too large a file
     for copy in count():
-        with suppress(Taken):
-            backend.create(f"{LOST}/{name}-{copy}.json", held)
+        with suppress(AlreadyExists):
+            backend.create(f"{LOST}/{name}-{copy}.json", data)
             break
     backend.discard(key)
 
 
 def recover_header(backend: Backend) -> str | None:
-    """Write `session.json` anew if it is damaged or gone, from the newest commit of some branch.
+    """Rewrite a damaged or missing `session.json` from the newest commit of any branch.
 
-    What the creator wrote about the session is lost; its id and fingerprints are in every commit.
+    The attributes of the session are lost; its id and its fingerprints are in every commit.
 
     Returns:
-        What was wrong, None if nothing was.
+        A description of the damage, or None if there was none.
 
     Raises:
-        NotFound, Corrupt: as `header.read_header`, where no commit tells.
-        UnsupportedSchema: a later version wrote it.
+        NotFound, Corrupt: the error of `header.read_header`, if no commit can be read either.
+        UnsupportedSchema: a later version wrote the header.
     """
     try:
         read_header(backend)
     except (Corrupt, NotFound) as error:
-        known = _any_manifest(backend)
-        if known is None:
+        manifest = _any_manifest(backend)
+        if manifest is None:
             raise
-        header = Header(known.session, known.created, {}, known.fingerprints)
+        header = Header(manifest.session, manifest.created, {}, manifest.fingerprints)
         if backend.exists(SESSION_FILE):
             _set_aside(backend, SESSION_FILE, "session")
         backend.create(SESSION_FILE, sealed_header(header))

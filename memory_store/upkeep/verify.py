@@ -1,4 +1,4 @@
-"""Reading everything that refs reach, and checking it all."""
+"""Verification: reads and checks everything that is reachable from refs."""
 
 from collections.abc import Iterable, Mapping
 
@@ -8,7 +8,7 @@ from memory_store.backend import Backend, Extent
 from memory_store.errors import Corrupt
 from memory_store.format.chunks import check_sha256, chunk_bytes, chunks
 from memory_store.format.json import parse
-from memory_store.format.manifest import Manifest, Slots, record
+from memory_store.format.manifest import Manifest, WindowSpec, record
 from memory_store.format.names import RECORD, TOKENS, commit_key, document_key, is_packed, log_key
 from memory_store.format.packing import DOCUMENT, documents, laid_out, read_part
 from memory_store.format.zarr import ArraySpec, array_document
@@ -19,18 +19,18 @@ from memory_store.types import Commit, Verified
 
 
 def verify(commits: Commits, starts: Iterable[Commit], *, refs: int) -> Verified:
-    """Check the commits at `starts` and all those behind them.
+    """Check the commits at `starts` and all their ancestors.
 
-    For each: its id, and that of every commit it names; that the commits of its window hold all its
-    slots; every chunk's crc32c and every array's sha256; the Zarr documents.
+    The checks of each commit: its id and the id of every commit it names; the slots in the commits
+    of its window; the crc32c of every chunk and the sha256 of every array; the Zarr documents.
 
     Args:
-        commits: reads them.
-        starts: where to begin.
-        refs: how many refs were checked before, for the report.
+        commits: the stored commits.
+        starts: the commits to begin with.
+        refs: number of refs that the caller has checked, for the report.
 
     Raises:
-        Corrupt: names the first file that is not as it was written.
+        Corrupt: names the first file that differs from what was written.
     """
     seen: dict[Commit, Manifest] = {}
     waiting, scratch, size = list(starts), Scratch(), 0
@@ -40,9 +40,9 @@ def verify(commits: Commits, starts: Iterable[Commit], *, refs: int) -> Verified
             continue
         manifest = commits.read(commit)
         seen[commit] = manifest
-        if manifest.left == "all":
+        if manifest.retained == "all":
             size += _check_arrays(commit, manifest, commits, scratch)
-        elif manifest.left == "log":
+        elif manifest.retained == "log":
             size += _check_log(commit, manifest, commits)
         waiting += [*filter(None, [manifest.parent, manifest.jump and manifest.jump[0]])]
         waiting += [source.commit for source in manifest.window]
@@ -52,30 +52,30 @@ def verify(commits: Commits, starts: Iterable[Commit], *, refs: int) -> Verified
 
 
 def _check_arrays(commit: Commit, manifest: Manifest, commits: Commits, scratch: Scratch) -> int:
-    """Returns the bytes of the commit's arrays."""
-    found: list[Member] = []
+    """Check the arrays of a commit; returns their size in bytes."""
+    listed: list[Member] = []
     for name, spec in sorted(manifest.arrays.items()):
         array = commits.array(commit, spec, name, allocate=scratch.take)
         check_sha256(commits.backend, array_folder(commit, name), spec, array)
         if is_packed(commit.name):
-            found += _members(name, spec, array)
+            listed += _members(name, spec, array)
         else:
             _check_document(commits.backend, f"{array_folder(commit, name)}/zarr.json", spec)
     if is_packed(commit.name):
         small = {DOCUMENT: manifest.data}
         small |= {name: b"".join(parts) for name, parts in documents(manifest.arrays).items()}
-        _check_archive(commits.backend, commit_key(commit.name), small, found)
+        _check_archive(commits.backend, commit_key(commit.name), small, listed)
     return sum(spec.nbytes for spec in manifest.arrays.values())
 
 
 def _check_document(backend: Backend, key: str, spec: ArraySpec) -> None:
     path = backend.name(key)
     if parse(backend.read(key), path) != array_document(spec.shape, spec.dtype):
-        raise Corrupt(f"{path}: does not fit the array. Restore the file from a copy.")
+        raise Corrupt(f"{path}: does not match the array. Restore the file from a copy.")
 
 
 def _check_log(commit: Commit, manifest: Manifest, commits: Commits) -> int:
-    """Returns the bytes of the token ids."""
+    """Check what remains of a deleted snapshot; returns the size of its token ids in bytes."""
     backend, key = commits.backend, log_key(commit.name)
     ids, spec = commits.token_ids(commit), manifest.arrays[TOKENS]
     packed = is_packed(commit.name)
@@ -86,7 +86,7 @@ def _check_log(commit: Commit, manifest: Manifest, commits: Commits) -> int:
 
 
 def _members(name: str, spec: ArraySpec, array: np.ndarray) -> list[Member]:
-    """An array's chunks in an archive."""
+    """The chunks of an array as members of an archive."""
     size = chunk_bytes(spec)
     return [
         Member(f"{name}/{chunk.name}", size, crc32_of(chunk.buffers)) for chunk in chunks(array)
@@ -96,7 +96,10 @@ def _members(name: str, spec: ArraySpec, array: np.ndarray) -> list[Member]:
 def _check_archive(
     backend: Backend, key: str, small: Mapping[str, bytes], arrays: Iterable[Member]
 ) -> None:
-    """Check all that stands in an archive besides the arrays: `small`, the first one first."""
+    """Check an archive except the content of `arrays`: headers, documents `small`, directory.
+
+    The first of `small` comes before the arrays, the others after them.
+    """
     first, *others = (Member(name, len(data), crc32_of([data])) for name, data in small.items())
     listed, end = laid_out([first, *arrays, *others])
     for member, at in listed:
@@ -118,7 +121,7 @@ def _check_links(
     path = commits.backend.name(document_key(commit.name))
     for back, depth in ((manifest.parent, manifest.depth - 1), manifest.jump or (None, 0)):
         if back and seen[back].depth != depth:
-            raise Corrupt(f"{path}: names a commit of another depth. Restore it from a copy.")
+            raise Corrupt(f"{path}: names a commit with another depth. Restore it from a copy.")
     for source in manifest.window:
         for name, held in source.held.items():
             other = seen[source.commit]
@@ -129,14 +132,14 @@ def _check_links(
                 or _slot(slots) != _slot(manifest.slots[name])
             ):
                 raise Corrupt(
-                    f"{path}: takes slots of window {name!r} from {source.commit.name}, which does "
-                    "not hold them. Restore it from a copy."
+                    f"{path}: names {source.commit.name} for slots of window {name!r}, which it "
+                    "does not hold. Restore it from a copy."
                 )
     for name, slots in manifest.slots.items():
         for _ in pieces(name, slots.start, slots.end, manifest.sources(commit), path=path):
-            pass  # raises where slots are missing
+            pass  # raises if slots are missing
 
 
-def _slot(slots: Slots) -> tuple[int, str, tuple[int, ...]]:
-    """What one slot of a window is: equal in all the commits that a window comes from."""
+def _slot(slots: WindowSpec) -> tuple[int, str, tuple[int, ...]]:
+    """Axis, dtype and shape of one slot; equal in all commits that hold slots of one window."""
     return slots.axis, slots.dtype, slots.shape[: slots.axis] + slots.shape[slots.axis + 1 :]

@@ -92,6 +92,9 @@ def feed(
     keep_all: Annotated[
         bool, typer.Option("--keep-all", help="Of a new session: never let go of old states.")
     ] = False,
+    score: Annotated[
+        bool, typer.Option("--score", help="Also measure bits per byte, which takes time.")
+    ] = False,
     store: Store = "sessions",
     model: Model = "books",
     device: Device = "auto",
@@ -115,7 +118,7 @@ def feed(
     ):
         opened, before = target, target.position
         try:
-            report = opened.feed(*sources, errors=errors.value, progress=progress)
+            report = opened.feed(*sources, errors=errors.value, score=score, progress=progress)
         except ValueError as error:
             if opened.position == before:
                 raise

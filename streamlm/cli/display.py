@@ -115,7 +115,8 @@ def show_report(report: ReadReport, rows: Mapping[str, str]) -> None:
     facts = {"tokens": f"{report.tokens:,}", "bytes": f"{report.n_bytes:,}"}
     if report.skipped_bytes:
         facts["read before"] = f"{report.skipped_bytes:,} bytes"
-    facts["bits per byte"] = "-" if bits is None else f"{bits:.4f}"
+    if bits is not None:
+        facts["bits per byte"] = f"{bits:.4f}"
     facts["tokens/s"] = f"{report.tokens_per_second:,.0f}"
     show_rows({**facts, **rows})
 

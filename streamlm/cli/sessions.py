@@ -118,7 +118,7 @@ def show(
             "bytes": size,
             "kept": whole,
         }
-        for r, size, whole in zip(listed, sizes, kept.whole(listed), strict=True)
+        for r, size, whole in zip(listed, sizes, kept.loadable(listed), strict=True)
     ]
     facts: dict[str, Any] = {
         "name": name,

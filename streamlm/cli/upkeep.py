@@ -46,8 +46,8 @@ def gc(
         return
     would = "would be " if dry_run else ""
     output.print(
-        f"{name}: {done.kept} snapshots kept, {done.released} {would}let go, tokens of "
-        f"{done.forgotten} {would}forgotten, {done.leftovers} leftovers {would}swept; "
+        f"{name}: {done.kept} snapshots kept, {done.deleted} {would}let go, tokens of "
+        f"{done.tokens_deleted} {would}forgotten, {done.leftovers} leftovers {would}swept; "
         f"about {size_text(done.bytes)} {would}freed"
     )
 
@@ -195,7 +195,7 @@ def verify(name: Name, store: Store = "sessions", as_json: Json = False) -> None
 def recover(name: Name, store: Store = "sessions", as_json: Json = False) -> None:
     """Go back to the newest state that is sound, after damage."""
     path, _ = locate(store, name)
-    mended = places.mend_header(path) if places.occupied(path) else None
+    mended = places.repair_header(path) if places.occupied(path) else None
     kept, branch = existing(store, name)
     found = kept.recover(branch)
     damage = [*([mended] if mended else []), *found.damage]

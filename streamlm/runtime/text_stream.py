@@ -18,7 +18,8 @@ from streamlm.models.cache import Cache
 from streamlm.runtime.drafter import LONGEST, Drafter
 from streamlm.runtime.reports import Choice, ReadReport
 from streamlm.runtime.speculation import Written, write_pass
-from streamlm.runtime.stream import Sampling, advance, sample, score
+from streamlm.runtime.stream import Sampling, advance, sample
+from streamlm.runtime.stream import score as score_tokens
 from streamlm.state import State
 from tokenizer import StreamDecoder, StreamEncoder
 
@@ -103,7 +104,7 @@ class TextStream:
         *,
         cache: Cache | None = None,
         report: ReadReport | None = None,
-        scored: bool = True,
+        score: bool = True,
         keep: bool = False,
     ) -> tuple["TextStream", np.ndarray]:
         """Read the text that has come, `limit` tokens of it at most; see `read_ids`.
@@ -112,9 +113,7 @@ class TextStream:
             The stream afterwards, and the ids read.
         """
         ids = self.ahead[:limit]
-        stream = self.read_ids(
-            checkpoint, ids, cache=cache, report=report, scored=scored, keep=keep
-        )
+        stream = self.read_ids(checkpoint, ids, cache=cache, report=report, score=score, keep=keep)
         return replace(stream, ahead=self.ahead[len(ids) :]), ids
 
     def read_ids(
@@ -124,7 +123,7 @@ class TextStream:
         *,
         cache: Cache | None = None,
         report: ReadReport | None = None,
-        scored: bool = True,
+        score: bool = True,
         keep: bool = False,
     ) -> "TextStream":
         """Read tokens.
@@ -132,7 +131,7 @@ class TextStream:
         Args:
             cache: the caller's workspace for this stream; see `Model.hidden`.
             report: where to add up what was read.
-            scored: also add up how likely it was, if there is a report.
+            score: also add up how likely it was, if there is a report.
             keep: also keep ids and log-probabilities there.
         """
         if not len(ids):
@@ -141,11 +140,11 @@ class TextStream:
         inputs = np.concatenate([[self.pending], ids[:-1]]).astype(np.int64)
         tokens = torch.from_numpy(inputs)[None].to(model.device)
         hidden, log_probs = None, None
-        if report is None or not scored:
+        if report is None or not score:
             hidden, state = advance(model, tokens, self.state, cache)
         else:
             targets = torch.from_numpy(ids.astype(np.int64))[None].to(model.device)
-            found, state = score(model, tokens, targets, self.state, cache)
+            found, state = score_tokens(model, tokens, targets, self.state, cache)
             log_probs = found[0].cpu().numpy()
         if report is not None:
             n_bytes = int(tokenizer.token_lengths[ids].sum())

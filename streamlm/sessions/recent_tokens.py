@@ -52,8 +52,9 @@ class TokenLog:
             before = min(before, self.keep_from)
         n = min(before - self._start, self._n)
         if n > 0:
-            self._ids = self._ids[n : max(self._n, n + 64)].copy()
-            self._start, self._n = self._start + n, self._n - n
+            left = np.zeros(max(self._n - n, 64), np.int32)
+            left[: self._n - n] = self._ids[n : self._n]
+            self._ids, self._start, self._n = left, self._start + n, self._n - n
 
 
 @dataclass(frozen=True, eq=False)

@@ -122,8 +122,8 @@ class Session:
         self,
         *sources: Source,
         errors: Literal["strict", "replace"] = "strict",
-        scored: bool = False,
-        details: bool = False,
+        score: bool = False,
+        logprobs: bool = False,
         block_bytes: int | None = None,
         progress: ProgressCallback | None = None,
     ) -> ReadReport:
@@ -134,11 +134,11 @@ class Session:
         files; what was read is recognised by its content.
 
         Args:
-            sources: paths, texts, file objects, iterators of str or bytes; read one after another.
-                A str is a path where it names a file (see `streamlm.sessions.sources.as_path`).
+            sources: read one after another. A str is text; a `pathlib.Path` (or any `os.PathLike`)
+                is a file; a file object or an iterator gives str or bytes.
             errors: "strict" refuses invalid UTF-8 and binary files, "replace" reads U+FFFD there.
-            scored: also find out how likely the text was, which takes time; see `ReadReport`.
-            details: score, and keep ids and log-probabilities of every token in the report (memory
+            score: also find out how likely the text was, which takes time; see `ReadReport`.
+            logprobs: score, and keep ids and log-probabilities of every token in the report (memory
                 grows with them, unless `progress` takes them out).
             block_bytes: size of a block; None takes `streamlm.sessions.sources.BLOCK`.
             progress: called after each block, of some thousand tokens unless `block_bytes` differs.
@@ -159,14 +159,14 @@ class Session:
         if report.skipped_bytes:  # but for what came of them and is still to be read
             lengths = self.checkpoint.tokenizer.token_lengths
             report.skipped_bytes -= int(lengths[self._stream.ahead].sum())
-        scored = scored or details
+        score = score or logprobs
         if len(self._stream.ahead):
-            self._read(self._stream, self._reading, report, scored=scored, keep=details)
+            self._read(self._stream, self._reading, report, score=score, keep=logprobs)
         for source in opened[len(done) :]:
             for block in source:
                 reached = Reading(done, source.n_bytes, source.digest) if source.is_file else None
                 stream = self._with_block(source, block, errors)
-                self._read(stream, reached, report, scored=scored, keep=details)
+                self._read(stream, reached, report, score=score, keep=logprobs)
                 report.seconds = time.perf_counter() - started
                 report.position = self.position
                 if progress is not None:
@@ -186,13 +186,14 @@ class Session:
         self,
         *sources: Source,
         errors: Literal["strict", "replace"] = "strict",
-        details: bool = False,
+        logprobs: bool = False,
         progress: ProgressCallback | None = None,
     ) -> ReadReport:
         """How likely a text is after all that was read; the session stays as it is.
 
         Args:
-            details: also keep ids and log-probabilities of every token (memory grows with them).
+            sources, errors, progress: as in `feed`: a str is text, a path is a file.
+            logprobs: also keep ids and log-probabilities of every token (memory grows with them).
 
         Raises:
             As `feed`.
@@ -203,11 +204,11 @@ class Session:
         report, started = ReadReport(), time.perf_counter()
         for source in opened:
             for block in source:
-                other._read(other._with_block(source, block, errors), None, report, keep=details)
+                other._read(other._with_block(source, block, errors), None, report, keep=logprobs)
                 report.seconds = time.perf_counter() - started
                 if progress is not None:
                     progress(Progress(source.name, source.n_bytes, source.size, report))
-        other._end_text(report, keep=details)
+        other._end_text(report, keep=logprobs)
         if not report.tokens:
             raise ValueError(f"nothing to score: {', '.join(s.name for s in opened)} is empty")
         report.seconds, report.position = time.perf_counter() - started, self.position
@@ -244,7 +245,7 @@ class Session:
         reading: Reading | None,
         report: ReadReport | None = None,
         *,
-        scored: bool = True,
+        score: bool = True,
         keep: bool = False,
     ) -> None:
         """Read the text that has come, and save where it is due.
@@ -258,7 +259,7 @@ class Session:
         while True:
             limit = self._until_due()
             stream, ids = stream.read_ahead(
-                self.checkpoint, limit, cache=self._cache, report=report, scored=scored, keep=keep
+                self.checkpoint, limit, cache=self._cache, report=report, score=score, keep=keep
             )
             self._moved(stream, ids, reading)
             self._save_when_due()
@@ -591,7 +592,7 @@ class Session:
         else:
             ref = keeping.snapshot_at(snapshot, time)
             commit, ids = ref.commit, None
-            if not keeping.store.is_whole(commit):  # its tokens are still there
+            if not keeping.store.is_loadable(commit):  # its tokens are still there
                 commit, ids = keeping.way_to(ref, ref.position)
         if commit != head.commit:
             loaded = keeping.load(commit)  # first, for it may be damaged

@@ -1,13 +1,15 @@
-"""What can be read: paths, text, file objects and iterators, as blocks of bytes or text."""
+"""What can be read: text, files by path, file objects and iterators, as blocks of bytes or text."""
 
 import hashlib
-import re
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TypeAlias, cast
 
-Source: TypeAlias = "str | Path | IO[str] | IO[bytes] | Iterable[str] | Iterable[bytes]"
+# A str is text, a path is a file; see `as_path`.
+Source: TypeAlias = "str | os.PathLike[str] | IO[str] | IO[bytes] | Iterable[str] | Iterable[bytes]"
+ALLOWED = "str for text, a pathlib.Path for a file, a file object, an iterator of str or bytes"
 
 BLOCK = 1 << 14  # bytes read at a time; a block is read by the model as a whole, or not at all
 
@@ -160,34 +162,19 @@ def continue_reading(old: Reading | None, opened: list[OpenSource]) -> Reading:
 def as_path(source: Source) -> Path | None:
     """The file that a source names, or None when it is text or a stream.
 
-    A `Path` is always a file. A `str` is a file if there is one of that name; a single word that
-    looks like a file name but is none is an error rather than a text, because it is a slip.
+    A `Path`, or whatever else is an `os.PathLike`, is a file. A `str` is text, whatever it says,
+    even where a file has this very name.
 
     Raises:
-        FileNotFoundError, TypeError: no such file, or nothing that can be read.
+        TypeError: nothing that can be read.
     """
-    if isinstance(source, Path):
-        return source
-    if isinstance(source, str):
-        if len(source) < 4096 and "\0" not in source and "\n" not in source:
-            try:
-                if source and Path(source).exists():
-                    return Path(source)
-            except OSError:  # too long for a file name, so it is text
-                return None
-            if re.fullmatch(r"\S*(?:/\S*|\w\.[A-Za-z]\w{0,4})", source):
-                raise FileNotFoundError(
-                    f"no file {source!r}; to read these very words as text, pass [{source!r}]"
-                )
-        return None
+    if isinstance(source, os.PathLike):
+        return Path(os.fsdecode(source))
     if isinstance(cast(object, source), (bytes, bytearray)):
-        raise TypeError("bytes given; allowed: str, a path, a file object, an iterator of either")
-    if hasattr(source, "read") or isinstance(source, Iterable):
+        raise TypeError(f"{type(source).__name__} given; allowed: {ALLOWED}")
+    if isinstance(source, str) or hasattr(source, "read") or isinstance(source, Iterable):
         return None
-    raise TypeError(
-        f"{type(source).__name__} given; allowed: str, a path, a file object, an iterator of "
-        "str or bytes"
-    )
+    raise TypeError(f"{type(source).__name__} given; allowed: {ALLOWED}")
 
 
 def _check_file(path: Path) -> None:

@@ -24,6 +24,7 @@ from streamlm.runtime.drafter import (
 from streamlm.state import State
 from streamlm.training.data import IGNORED, Corpus
 from streamlm.training.draft_reading import Reader, offset_losses, offset_nats
+from streamlm.training.parameter_groups import parameter_groups, regrouped
 from streamlm.training.recipe import Recipe
 from streamlm.training.trainer import (
     MAY_CHANGE,
@@ -74,12 +75,7 @@ class DraftTrainer:
         self.folder = Path(folder)
         torch.manual_seed(config.seed)
         self.drafter = Drafter(drafter_config).to(checkpoint.model.device)
-        decayed = [p for p in self.drafter.parameters() if p.ndim >= 2]
-        others = [p for p in self.drafter.parameters() if p.ndim < 2]
-        groups = [
-            {"params": decayed, "weight_decay": config.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ]
+        groups = parameter_groups(self.drafter, weight_decay=config.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, betas=(config.beta1, config.beta2), fused=True)
         self.reader = Reader(
             checkpoint, drafter_config, train, config.batch_size, shuffle=config.seed
@@ -176,8 +172,9 @@ class DraftTrainer:
         found = DrafterConfig.load(last / CONFIG)
         if found != self.drafter.config:
             raise ValueError(f"the run in {self.folder} was begun with another drafter: {found}")
+        optimizer = regrouped(saved["optimizer"], self.optimizer, self.drafter)
         self.drafter.load_state_dict(load_file(last / WEIGHTS))
-        self.optimizer.load_state_dict(saved["optimizer"])
+        self.optimizer.load_state_dict(optimizer)
         self.step = saved["step"]
         self.reader.batches.restore(saved["batches"])
         closed = {"length": [0] * self.config.batch_size}  # older runs do not say so

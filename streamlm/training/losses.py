@@ -54,6 +54,16 @@ def compression_loss(model: Model, eviction: Eviction) -> Tensor:
     return attention_reconstruction(model, eviction)
 
 
+def compression_weight(model: Model, eviction: Eviction) -> Tensor:
+    """How many rows `compression_loss` is the mean of, a scalar; of auto-encoding, how many slots.
+
+    The loss of several commits is the mean of theirs by these weights.
+    """
+    if model.config.compression_loss == "auto-encoding":
+        return eviction.real.sum()
+    return eviction.real.any(dim=1).sum()
+
+
 def attention_reconstruction(model: TransformerXL, eviction: Eviction) -> Tensor:
     """Mean squared difference between attending to the evicted slots and to the compressed ones.
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 
@@ -22,7 +23,8 @@ from streamlm.models.modes import in_mode
 from streamlm.state import State
 from streamlm.training.data import IGNORED, Corpus, SegmentBatches
 from streamlm.training.evaluate import evaluate
-from streamlm.training.losses import compression_loss, target_loss
+from streamlm.training.losses import compression_loss, compression_weight, target_loss
+from streamlm.training.parameter_groups import parameter_groups, regrouped
 from streamlm.training.recipe import Recipe
 from tokenizer import Tokenizer
 from tokenizer.kinds import token_types
@@ -40,7 +42,8 @@ class Step:
 
     Attributes:
         loss: the language model's, in nats per token.
-        compression_loss: or what else the head adds to it (`Model.segment_loss`).
+        compression_loss: and what else the head adds to it (`Model.segment_loss`). The first is
+            the mean by `losses.compression_weight`, the other that of all segments.
     """
 
     step: int
@@ -58,6 +61,7 @@ class Step:
 class Trainer:
     """One run in one folder: `log.jsonl`, `last/` (to go on from), `model/` (the checkpoint).
 
+    The loss of a step is a mean over all its targets, however they lie in groups and segments.
     A run that is stopped and resumed ends with the same weights as one that was not, given the same
     machine and thread count.
     """
@@ -86,7 +90,9 @@ class Trainer:
         self._backbone = [p for p in self.model.parameters() if id(p) not in apart]
         self.step = self.tokens = 0
         self.optimizer = torch.optim.AdamW(
-            self._parameter_groups(), betas=(config.beta1, config.beta2), fused=True
+            parameter_groups(self.model, weight_decay=config.weight_decay),
+            betas=(config.beta1, config.beta2),
+            fused=True,
         )
         self.batches = [
             SegmentBatches(
@@ -99,20 +105,9 @@ class Trainer:
             for index in range(config.accumulate)
         ]
         self.states = [self.model.init_state(config.batch_size) for _ in self.batches]
-        self._lengths = torch.from_numpy(tokenizer.token_lengths.copy()).to(self.device)
         self._read: Callable[..., Any] = self._read_segment
         if config.compile:
             self._read = torch.compile(self._read_segment, dynamic=False)
-
-    def _parameter_groups(self) -> list[dict[str, Any]]:
-        parameters = list(self.model.parameters())
-        decayed = [p for p in parameters if p.ndim >= 2]
-        others = [p for p in parameters if p.ndim < 2]
-        decay = self.config.weight_decay
-        return [
-            {"params": decayed, "weight_decay": decay},
-            {"params": others, "weight_decay": 0.0},
-        ]
 
     def learning_rate(self, step: int) -> float:
         """See `scheduled_rate`."""
@@ -181,39 +176,42 @@ class Trainer:
         lr = self.learning_rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        sums = torch.zeros(4, device=self.device, dtype=torch.float64)
+        # Each target of a step counts alike, so all are counted first: on the CPU, where they are.
+        groups = [[next(batches) for _ in range(config.unroll)] for batches in self.batches]
+        scored = np.concatenate([b.targets[b.targets != IGNORED] for each in groups for b in each])
+        n_tokens, n_bytes = len(scored), int(self.tokenizer.token_lengths[scored].sum())
         share = 1 / (config.accumulate * config.unroll)
-        for index, batches in enumerate(self.batches):
+        sums = torch.zeros(4, device=self.device, dtype=torch.float64)
+        for index, batches in enumerate(groups):
             state, loss = self.states[index], torch.zeros((), device=self.device)
-            for _ in range(config.unroll):
-                batch = next(batches)
+            for batch in batches:
                 inputs, targets = batch.inputs.to(self.device), batch.targets.to(self.device)
                 if bool(batch.begins.any()):
                     state = state.reset_rows(batch.begins.to(self.device))
-                nats, auxiliary, state = self._read(inputs, targets, state)
-                scored = targets != IGNORED
-                n_tokens = int((batch.targets != IGNORED).sum())
-                loss = loss + (nats / max(n_tokens, 1) + auxiliary) * share
-                n_bytes = (self._lengths[targets.clamp(min=0)] * scored).sum()
-                sums += torch.stack(
-                    [
-                        nats.detach().double(),
-                        n_bytes.double(),
-                        auxiliary.detach().double() * share,
-                        scored.sum().double(),
-                    ]
-                )
-                self.tokens += n_tokens
+                nats, added, compression, weight, state = self._read(inputs, targets, state)
+                compression = compression * weight  # a sum; divided below
+                loss = loss + nats / max(n_tokens, 1) + added * share + compression
+                parts = (nats, added * share, compression, weight)
+                sums += torch.stack([part.detach().double() for part in parts])
             loss.backward()
             self.states[index] = state.detach()
+        self.tokens += n_tokens
+        if self.model.config.compression_loss not in ("none", "bptt"):
+            # Only the device knows how many rows the loss is a mean of, so gradients are divided
+            # there, afterwards. These parameters have no other gradient where there is this loss.
+            total = sums[3].clamp(min=1)
+            for parameter in self._compression:
+                if parameter.grad is not None:
+                    parameter.grad.div_(total)
         # Clipped apart: the compression loss must not shorten the language model's steps.
         norm = torch.nn.utils.clip_grad_norm_(self._backbone, config.clip)
         apart = torch.nn.utils.clip_grad_norm_(self._compression, config.clip)
         if bool(torch.isfinite(norm + apart)):
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        nats, n_bytes, auxiliary, n_tokens = sums.tolist()
+        nats, added, compression, weight = sums.tolist()
         bits = nats / math.log(2) / max(n_bytes, 1)
+        auxiliary = added + compression / max(weight, 1)
         return nats / max(n_tokens, 1), bits, auxiliary, float(norm), lr
 
     def _read_segment(self, inputs: torch.Tensor, targets: torch.Tensor, state: State) -> Any:
@@ -226,10 +224,12 @@ class Trainer:
             nats = target_loss(self.model, hidden, targets)
             added = self.model.segment_loss(state)
             state, eviction = self.model.commit(state)
-            auxiliary = nats.new_zeros(()) if added is None else added.float()
+            added = nats.new_zeros(()) if added is None else added.float()
+            compression = weight = nats.new_zeros(())
             if eviction is not None:
-                auxiliary = compression_loss(self.model, eviction).float()
-        return nats, auxiliary, state
+                compression = compression_loss(self.model, eviction).float()
+                weight = compression_weight(self.model, eviction).float()
+        return nats, added, compression, weight, state
 
     # -- stop and go on ---------------------------------------------------------------------------
 
@@ -272,8 +272,9 @@ class Trainer:
         found = ModelConfig.load(last / "config.json")
         if found != self.model.config:
             raise ValueError(f"the run in {self.folder} was begun with another model: {found}")
+        optimizer = regrouped(saved["optimizer"], self.optimizer, self.model)
         self.model.load_state_dict(load_file(last / "model.safetensors"))
-        self.optimizer.load_state_dict(saved["optimizer"])
+        self.optimizer.load_state_dict(optimizer)
         self.step, self.tokens = saved["step"], saved["tokens"]
         for batches, state in zip(self.batches, saved["batches"], strict=True):
             batches.restore(state)

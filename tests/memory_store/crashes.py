@@ -1,9 +1,9 @@
-"""A disk that can lose power: what a program did to a folder, step by step, and what may be left.
+"""A simulated disk that loses power: records every change to a folder, and replays crashes.
 
-`Recorder` stands between a program and the functions of `os` that change files, and notes every
-step. `Disk` replays the record and says what a crash may leave. The rules are POSIX's, not those of
-one filesystem: fsync of a file keeps its bytes but not its name, fsync of a folder keeps the names
-in it; whatever else was done may be there or not, in any order.
+`Recorder` wraps the functions of `os` that change files, and records every call as a step. `Disk`
+replays steps and computes the states that a crash may leave. The rules are those of POSIX, not of
+one filesystem: fsync of a file makes its bytes durable but not its name; fsync of a folder makes
+its entries durable. Any other change may survive or not, in any order.
 """
 
 import os
@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 
-PIECE = 128  # bytes that are written at once
-SECTOR = 512  # bytes that a disk writes at once
+PIECE = 128  # bytes per recorded write
+SECTOR = 512  # bytes that a disk writes atomically
 write_really = os.write
-ROOT = 0  # the node of the recorded folder; its own name is taken to be safe
+ROOT = 0  # the node of the recorded folder; its own name is assumed to be durable
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Make:
 
 @dataclass(frozen=True)
 class Write:
-    """Bytes of a file; None cuts it off at `offset`."""
+    """A write to a file; data of None truncates it at `offset`."""
 
     node: int
     offset: int
@@ -43,7 +43,7 @@ class Write:
 
 @dataclass(frozen=True)
 class Names:
-    """Names of a folder that change as one; a node of None takes a name away."""
+    """An atomic change of entries in a folder; a node of None removes a name."""
 
     folder: int
     changes: tuple[tuple[str, int | None], ...]
@@ -51,7 +51,7 @@ class Names:
 
 @dataclass(frozen=True)
 class Sync:
-    """fsync of a file or folder, once it has returned; `path` says which it was."""
+    """A completed fsync of a file or folder, at `path`."""
 
     node: int
     path: str
@@ -62,15 +62,15 @@ Image = dict[str, bytes | None]  # path → content; None is a folder
 
 
 class Killed(BaseException):
-    """The program is dead: nothing that it still tries has an effect."""
+    """The program was killed: its further calls have no effect."""
 
 
 class Recorder:
-    """Notes what is done to the files in a folder.
+    """Records the changes to the files in a folder.
 
     Attributes:
-        steps: what was done, in order.
-        kill_at: the program is dead after so many steps; None for never.
+        steps: the recorded steps, in order.
+        kill_at: the number of steps after which the program is killed; None for never.
     """
 
     def __init__(self, root: Path) -> None:
@@ -80,7 +80,7 @@ class Recorder:
         self._tree: dict[int, dict[str, int]] = {ROOT: {}}
         self._paths = {ROOT: "."}
         self._opened: dict[int, tuple[int, int]] = {}  # descriptor → node, offset
-        self._lock = threading.RLock()  # a step is noted with its effect, whichever thread does it
+        self._lock = threading.RLock()  # makes a call and its record atomic
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -101,9 +101,9 @@ class Recorder:
 
     def _noting(self, name: str, note: Callable[..., None]) -> Callable[..., Any]:
         instead: dict[str, Callable[..., Any]] = {
-            # No power is lost while recording: the disk need not be kept waiting.
+            # Power is not lost while recording, so no real fsync is needed.
             "fsync": lambda fd: None,
-            # Systems may write less than they were asked to; then it can be lost in between.
+            # Short writes are allowed, and allow crashes in between.
             "writev": lambda fd, buffers: write_really(fd, b"".join(buffers)[:PIECE]),
         }
         real = instead.get(name) or getattr(os, name)
@@ -111,7 +111,7 @@ class Recorder:
         def call(*arguments: Any, **options: Any) -> Any:
             with self._lock:
                 dead = self.kill_at is not None and len(self.steps) >= self.kill_at
-                if dead and name != "close":  # the system closes what the dead had open
+                if dead and name != "close":  # the system closes the files of a killed process
                     raise Killed
                 result = real(*arguments, **options)
                 note(result, *arguments, **options)
@@ -213,29 +213,29 @@ class Recorder:
 
 @dataclass
 class File:
-    """A file of a `Disk`: the bytes that are safe, and those that programs see."""
+    """A file of a `Disk`: its durable bytes, and the current ones."""
 
-    safe: bytes = b""
+    durable: bytes = b""
     now: bytes = b""
 
 
 @dataclass
 class Folder:
-    """A folder of a `Disk`: the names that are safe, those that programs see, and the changes."""
+    """A folder of a `Disk`: its durable entries, the current ones, and the changes between them."""
 
-    safe: dict[str, int] = field(default_factory=dict)
+    durable: dict[str, int] = field(default_factory=dict)
     now: dict[str, int] = field(default_factory=dict)
     pending: list[Names] = field(default_factory=list)
 
 
 class Disk:
-    """What is on the disk for sure, and what only in the system's memory, after some steps."""
+    """The durable content of a disk and the content of the system's caches, after some steps."""
 
     def __init__(self) -> None:
         self.nodes: dict[int, File | Folder] = {ROOT: Folder()}
 
     def do(self, step: Step) -> None:
-        """Take one step."""
+        """Apply one step."""
         if isinstance(step, Make):
             self.nodes[step.node] = Folder() if step.is_folder else File()
         elif isinstance(step, Write):
@@ -253,24 +253,24 @@ class Disk:
             folder.pending.append(step)
         else:
             node = self.nodes[step.node]
-            node.safe = node.now if isinstance(node, File) else dict(node.now)
+            node.durable = node.now if isinstance(node, File) else dict(node.now)
             if isinstance(node, Folder):
                 node.pending = []
 
     def left(self, names: "ChooseNames", data: "ChooseData") -> Image:
-        """The files that a crash leaves, where `names` and `data` say what of the unsafe stays."""
+        """The files after a crash; `names` and `data` choose which volatile changes survive."""
         image: Image = {}
 
         def visit(number: int, path: str) -> None:
             node = self.nodes[number]
             if isinstance(node, File):
-                image[path] = node.now if node.now == node.safe else data(node)
+                image[path] = node.now if node.now == node.durable else data(node)
                 return
             if path:
                 image[path] = None
             kept = node.now
             if node.pending:
-                kept = dict(node.safe)
+                kept = dict(node.durable)
                 for change in names(node.pending):
                     _rename(kept, change)
             for name, child in kept.items():
@@ -293,7 +293,7 @@ def _rename(names: dict[str, int], step: Names) -> None:
 
 
 def crashes(chance: random.Random) -> dict[str, tuple[ChooseNames, ChooseData]]:
-    """What the system may have got to the disk, of all that no fsync asked for."""
+    """Choices of the volatile changes that the system wrote to the disk without an fsync."""
 
     def torn(file: File) -> bytes:
         size = chance.randrange(len(file.now) + 1)
@@ -305,7 +305,7 @@ def crashes(chance: random.Random) -> dict[str, tuple[ChooseNames, ChooseData]]:
                 bytes(len(file.now)),
                 file.now[:size] + bytes(len(file.now) - size),
                 bytes(size) + file.now[size:],
-                file.safe,
+                file.durable,
             ]
         )
 
@@ -319,9 +319,9 @@ def crashes(chance: random.Random) -> dict[str, tuple[ChooseNames, ChooseData]]:
         return pending[-1:]
 
     return {
-        "killed": (list, lambda file: file.now),  # no crash at all: all is there
-        "nothing": (lambda pending: [], lambda file: file.safe),
-        "names only": (list, lambda file: file.safe),
+        "killed": (list, lambda file: file.now),  # no crash: every change survives
+        "nothing": (lambda pending: [], lambda file: file.durable),
+        "names only": (list, lambda file: file.durable),
         "torn": (list, torn),
         "newest names": (newest, lambda file: file.now),
         "some": (some, any_data),
@@ -330,15 +330,15 @@ def crashes(chance: random.Random) -> dict[str, tuple[ChooseNames, ChooseData]]:
 
 
 class Site:
-    """A folder that is laid out as images say, changing only what differs from the last one."""
+    """A folder that is set to images in turn; only differences to the last image are written."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._image: Image = {}
 
     def lay(self, image: Image) -> None:
-        """Make the folder hold just what `image` says."""
-        for path in sorted(self._image, reverse=True):  # what is in a folder before the folder
+        """Set the folder's content to `image`."""
+        for path in sorted(self._image, reverse=True):  # the content of a folder before the folder
             if path not in image or image[path] != self._image[path]:
                 at = self.path / path
                 if self._image[path] is not None:
@@ -355,7 +355,7 @@ class Site:
         self._image = image
 
     def clear(self) -> None:
-        """Begin anew: something else has written here."""
+        """Empty the folder, after other writes to it."""
         shutil.rmtree(self.path)
         self.path.mkdir()
         self._image = {}

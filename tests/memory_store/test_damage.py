@@ -1,4 +1,4 @@
-"""Damage to files: it is noticed wherever it is, and what loads is what was committed."""
+"""Damage to files: `verify` detects it anywhere, and a loaded snapshot equals the committed one."""
 
 import io
 import random
@@ -18,7 +18,7 @@ from tests.support.stores import ROOT, Stream, assert_equal, assert_helpful, fil
 
 
 def test_files_of_another_session(tmp_path: Path) -> None:
-    """Sound ones, in the place of this session's own."""
+    """Intact files of another session replace this session's own."""
     store, stream = new_store(tmp_path / "s.zarr"), Stream()
     stream.read(4, memory=4, compressed=1)
     snapshot = stream.snapshot()
@@ -51,7 +51,7 @@ def swap(one: Path, other: Path) -> None:
 
 
 def regions(data: bytes) -> Iterator[tuple[str, int, int]]:
-    """The parts of a commit's file: header and content of each member, the directory, its end."""
+    """The regions of a commit's file: headers, contents, the directory and its end."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         for info in archive.infolist():
             begin = info.header_offset + header_size(info.filename)
@@ -64,7 +64,7 @@ def regions(data: bytes) -> Iterator[tuple[str, int, int]]:
 
 @pytest.fixture
 def two(tmp_path: Path) -> tuple[DirectoryStore, list[tuple[Ref, Snapshot]]]:
-    """Two commits, of which the second needs the first for its window."""
+    """Two commits; the first holds slots of the second one's windows."""
     store, stream = new_store(tmp_path / "s.zarr"), Stream()
     made: list[tuple[Ref, Snapshot]] = []
     for _ in range(2):
@@ -74,10 +74,10 @@ def two(tmp_path: Path) -> tuple[DirectoryStore, list[tuple[Ref, Snapshot]]]:
     return store, made
 
 
-def noticed(
+def detected(
     store: DirectoryStore, made: list[tuple[Ref, Snapshot]], name: str, data: bytes | None
 ) -> list[bool]:
-    """Whether loading each notices a damaged file, which `verify` must; that is undone again."""
+    """Whether each load detects a damaged file, as `verify` must; the damage is repaired again."""
     path, found = store.path / name, []
     honest = path.read_bytes()
     path.unlink()
@@ -101,36 +101,36 @@ def noticed(
 
 
 def test_every_byte_of_a_commit(two: tuple[DirectoryStore, list[tuple[Ref, Snapshot]]]) -> None:
-    """A flipped bit is told wherever it is; what is loaded nevertheless is what was committed."""
+    """A flipped bit is detected anywhere; a snapshot that still loads is the committed one."""
     store, made = two
     name = f"commits/{made[0][0].commit.name}"
     data, chance, end = (store.path / name).read_bytes(), random.Random(0), 0
     seen = 0
     for region, begin, after in regions(data):
-        assert begin == end  # nothing lies between the parts
+        assert begin == end  # the regions have no gaps
         end = after
-        step = 1 if after - begin < 120 else 5  # of documents, some
+        step = 1 if after - begin < 120 else 5  # some bytes of a document
         for at in range(begin, after, step):
             flipped = bytearray(data)
             flipped[at] ^= 1 << chance.randrange(8)
-            first, second = noticed(store, made, name, bytes(flipped))
+            first, second = detected(store, made, name, bytes(flipped))
             if region == "header of zarr.json":
-                assert first or 14 <= at < 18  # its crc32 is for others
+                assert first or 14 <= at < 18  # the store ignores the crc32 of Zip
             elif region == "zarr.json":
-                assert first and not second  # it has in its own all that it needs of this one
+                assert first and not second  # the second manifest repeats what it needs
             elif region in ("memory/c.0.0.0.0", "compressed/c.0.0.0.0", "tokens/c.0"):
                 assert first and second == (region != "tokens/c.0")
             else:
-                assert not first and not second  # told by `verify` alone
+                assert not first and not second  # only `verify` reads it
             seen += 1
     assert end == len(data) and seen > 1200, seen
     store.verify()
 
 
-def test_every_part_of_a_commit_cut_off_or_lost(
+def test_truncated_and_missing_parts(
     two: tuple[DirectoryStore, list[tuple[Ref, Snapshot]]],
 ) -> None:
-    """Cut off, lost, there twice, or full of zeros, from each part on or within."""
+    """Every part is truncated, removed, duplicated or zeroed, as a whole or from its middle."""
     store, made = two
     tried = 0
     for ref, _ in made:
@@ -149,17 +149,17 @@ def test_every_part_of_a_commit_cut_off_or_lost(
                 data[:begin] + bytes(end - begin) + data[end:],
                 data[:begin] + bytes(len(data) - begin),
             ):
-                noticed(store, made, name, damaged)
+                detected(store, made, name, damaged)
                 tried += 1
         for other in (data + b"\0", data + data, bytes(len(data)), b"", None):
-            noticed(store, made, name, other)
+            detected(store, made, name, other)
             tried += 1
     store.verify()
     assert tried > 250
 
 
-def test_damage_to_a_session_of_folders(tmp_path: Path) -> None:
-    """The first schema's guards: every file flipped, cut off, made longer or removed."""
+def test_damage_to_schema_1(tmp_path: Path) -> None:
+    """Every file of a session of schema 1 is flipped, truncated, extended or removed."""
     path = tmp_path / "s.zarr"
     shutil.copytree(ROOT / "tests" / "data" / "schema-1.zarr", path)
     store, chance = DirectoryStore.open(path), random.Random(0)
@@ -174,7 +174,7 @@ def test_damage_to_a_session_of_folders(tmp_path: Path) -> None:
         for damaged in damages(data, chance):
             if damaged == data or same_json(damaged, data) or (damaged is None and name in newest):
                 continue
-            noticed(store, some, name, damaged)
+            detected(store, some, name, damaged)
             kind = re.sub(r"/c\.[0-9.]*$", "/c", re.sub(r"/[^/]*(?=/|\.json$)", "", name))
             tried[kind] = tried.get(kind, 0) + 1
     store.verify()

@@ -1,4 +1,4 @@
-"""Every error of the store names a path and ends with what to do."""
+"""Every error of the store names a path and ends with a remedy."""
 
 import errno
 import os
@@ -53,13 +53,13 @@ def commit_behind(store: DirectoryStore) -> None:
 
 
 def lose(store: DirectoryStore, name: str) -> None:
-    """A file of each kind goes missing."""
+    """Delete a file."""
     next(path for path in sorted(store.path.rglob(name)) if path.is_file()).unlink()
     DirectoryStore.open(store.path).verify()
 
 
 def old(store: DirectoryStore) -> DirectoryStore:
-    """A session whose commits are folders, in the place of this one."""
+    """Replace the session by one of schema 1, whose commits are folders."""
     shutil.rmtree(store.path)
     shutil.copytree(ROOT / "tests" / "data" / "schema-1.zarr", store.path)
     return DirectoryStore.open(store.path)
@@ -125,7 +125,7 @@ def too_little_memory(store: DirectoryStore) -> None:
         (lambda store: lose(old(store), "c.0*"), Corrupt),
     ],
 )
-def test_errors_help(
+def test_errors_name_a_path_and_a_remedy(
     store: DirectoryStore, provoke: Callable[[DirectoryStore], object], kind: type[StoreError]
 ) -> None:
     with pytest.raises(StoreError) as caught:
@@ -135,7 +135,7 @@ def test_errors_help(
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EIO])
-def test_refusals_of_the_system_help(number: int, tmp_path: Path) -> None:
+def test_os_errors_name_a_path_and_a_remedy(number: int, tmp_path: Path) -> None:
     error = from_os(OSError(number, os.strerror(number)), "testing", tmp_path)
     assert isinstance(error, StoreFull) == (number == errno.ENOSPC)
     assert_helpful(error)
@@ -145,13 +145,13 @@ def test_refusals_of_the_system_help(number: int, tmp_path: Path) -> None:
     "text",
     ["/: x. Restored it.", "/no/where/at: x. Restore it.", "x. Restore it.", "/: Restore"],
 )
-def test_what_does_not_help_is_told(text: str) -> None:
+def test_unhelpful_messages_are_rejected(text: str) -> None:
     with pytest.raises(AssertionError):
         assert_helpful(StoreError(text))
 
 
-def test_what_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:
-    """Documents have a largest size; beyond it a commit would be acknowledged and lost."""
+def test_oversized_documents_are_not_written(tmp_path: Path) -> None:
+    """A larger document could not be read back, so its commit would be acknowledged and lost."""
     long = "x" * 2**24
     with pytest.raises(ValueError, match="at most"):
         DirectoryStore.create(tmp_path / "a.zarr", attributes={"title": long})

@@ -25,7 +25,7 @@ CALLS = ("open", "write", "writev", "fsync", "mkdir", "rename", "link", "close")
 def failing(
     monkeypatch: pytest.MonkeyPatch, at: int, error: BaseException, *, done: str
 ) -> Callable[[], int]:
-    """Have the `at`-th system call raise before it has done its work, after it, or halfway."""
+    """Make the `at`-th system call raise before, after or halfway through its work."""
     count = 0
 
     def wrapped(real: Callable[..., Any], name: str) -> Callable[..., Any]:
@@ -44,7 +44,7 @@ def failing(
         return call
 
     for name in CALLS:
-        # Whether the disk keeps its word is not tested here, so it need not be kept waiting.
+        # fsync is skipped to save time: durability is not tested here.
         real = (lambda descriptor: None) if name == "fsync" else getattr(os, name)
         monkeypatch.setattr(os, name, wrapped(real, name))
     return lambda: count
@@ -57,10 +57,10 @@ def failing(
         *("interrupted", "interrupted halfway", "interrupted after"),
     ],
 )
-def test_an_error_anywhere_in_a_commit(
+def test_an_error_in_any_call_of_a_commit(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whichever call fails: the branch is at the old commit or at the new one, nothing else."""
+    """Any call fails: the branch is at the old commit or at the new one."""
     error: BaseException
     kind, _, done = kind.partition(" ")
     if kind == "refused":
@@ -102,7 +102,7 @@ def test_an_error_anywhere_in_a_commit(
             assert_equal(store.load(head), new)
             left = files(store.path).keys() - before.keys()
             assert not [name for name in left if ".tmp" in name or "partial" in name]
-            # What was published stays, though the writer was not told: it will see a conflict.
+            # A published commit stays, although the call raised: a retry raises Conflict.
             (store.path / "commits" / head.commit.name).unlink()
             (store.path / "refs" / "main" / f"{head.seq:012d}.json").unlink()
         if kind == "full" and head == parent:
@@ -113,10 +113,8 @@ def test_an_error_anywhere_in_a_commit(
 
 
 @pytest.mark.parametrize("most", [1, 7, 1000])
-def test_a_disk_that_takes_and_gives_little_at_a_time(
-    tmp_path: Path, most: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Systems may write, and read, less than they were asked to."""
+def test_short_reads_and_writes(tmp_path: Path, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """System calls may read and write less than requested."""
     writev, readv = os.writev, os.readv
     calls = {"writev": 0, "readv": 0}
 
@@ -142,8 +140,8 @@ def test_a_disk_that_takes_and_gives_little_at_a_time(
     assert calls["readv"] > 10
 
 
-def test_the_disk_holds_all_before_the_ref(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is published has been synced when complete, and so has every folder on the way."""
+def test_all_is_synced_before_the_ref(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A published commit was synced when it was complete, and so were all folders above it."""
     synced: dict[int, int] = {}  # inode → size when it was synced
     at_link: list[dict[int, int]] = []
     link, fsync, rename = os.link, os.fsync, os.rename
@@ -187,7 +185,7 @@ def test_the_disk_holds_all_before_the_ref(tmp_path: Path, monkeypatch: pytest.M
 
     at_link.clear()
     synced.clear()
-    second = store.commit(Snapshot(4), parent=first)  # where all folders are there already
+    second = store.commit(Snapshot(4), parent=first)  # all folders exist
     due = [
         path / "commits" / second.commit.name,
         path / "commits",
@@ -238,6 +236,6 @@ def fill_disk(mount: Path) -> None:
     for each, snapshot in made:
         assert_equal(store.load(each), snapshot)
     with pytest.raises(StoreFull):
-        (mount / "rest").write_bytes(b"")  # an empty file still fits, or the disk is not ours
+        (mount / "rest").write_bytes(b"")  # an empty file still fits
         store.commit(Snapshot(0, arrays={"a": np.zeros(2**20)}), parent=ref)
     assert store.head("main") == ref

@@ -1,4 +1,4 @@
-"""kill -9 at random moments, again and again: no commit that was acknowledged is lost."""
+"""kill -9 at random moments, repeatedly: no acknowledged commit is lost."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from tests.support.stores import ROOT, assert_equal, new_store
 
 
 def snapshot(position: int, writer: int, tokens: list[int]) -> Snapshot:
-    """What `writer` commits at a position; anyone can tell what it should be."""
+    """The snapshot of `writer` at a position; a function of its arguments only."""
     slots = np.arange(position * 40, dtype=np.int64).reshape(1, -1)[:, -2000:]
     return Snapshot(
         position,
@@ -70,7 +70,7 @@ print("rounds", rounds)
 
 
 def test_no_acknowledged_commit_is_lost(tmp_path: Path) -> None:
-    """Several short-lived writers at a time, on a common branch and on their own."""
+    """Several short-lived writers at once, on a common branch and on their own branches."""
     path = tmp_path / "s.zarr"
     new_store(path, durability="full")
     command = [sys.executable, "-c", WRITERS, str(path), "100"]
@@ -86,7 +86,7 @@ def test_no_acknowledged_commit_is_lost(tmp_path: Path) -> None:
         assert ref.commit == Commit(name, id, int(position))
         tokens = [int(position)] if int(position) else []
         assert_equal(store.load(ref), snapshot(int(position), int(writer), tokens))
-    # Of those that were killed before they could tell, one each may be there as well.
+    # Each killed writer may have made one more commit before its acknowledgement.
     assert len(lines) <= len(refs) <= len(lines) + 2 * 3 * rounds
     for name in store.branches():
         head = store.head(name)
@@ -153,5 +153,5 @@ def test_two_writers_race_from_the_first_commit_on(tmp_path: Path, links: str) -
     for ref, writer in zip(refs, writers, strict=True):
         tokens = [ref.position] if ref.position else []
         assert_equal(store.load(ref), snapshot(ref.position, writer, tokens))
-    assert len(list((path / "commits").iterdir())) == 40  # who lost has left nothing
+    assert len(list((path / "commits").iterdir())) == 40  # losers leave nothing
     store.verify()

@@ -1,4 +1,4 @@
-"""Where a store may lie, and places that vanish, may not be entered, or may not be written to."""
+"""Folders with unusual names, and folders that disappear, are unreadable or are read-only."""
 
 import os
 import shutil
@@ -30,7 +30,7 @@ NAMES = [
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_any_name_will_do(tmp_path: Path, name: str) -> None:
+def test_unusual_folder_names(tmp_path: Path, name: str) -> None:
     store, stream = new_store(tmp_path / name, durability="full"), Stream()
     stream.read(4, memory=4)
     first = stream.snapshot()
@@ -69,15 +69,15 @@ def test_names_that_are_too_long(tmp_path: Path) -> None:
         (3940, "b" * 128),  # nor a ref's temporary name in it
     ],
 )
-def test_a_place_that_is_too_deep(tmp_path: Path, length: int, branch: str) -> None:
-    """A commit that does not fit, or whose ref does not, leaves nothing."""
+def test_paths_that_are_too_long(tmp_path: Path, length: int, branch: str) -> None:
+    """A commit with a path that is too long leaves nothing."""
     deep = tmp_path
     while len(str(deep)) < length - 300:
         deep = deep / ("d" * 200)
     while len(str(deep)) < length:
         deep = deep / ("d" * min(200, length - len(str(deep)) - 1))
     assert len(str(deep)) == length
-    store = new_store(deep)  # fits, but what is in it does not
+    store = new_store(deep)  # short enough, but the paths in it are too long
     with pytest.raises(StoreError, match="too long") as caught:
         store.commit(Snapshot(0, arrays={"a": np.ones(3)}), parent=None, branch=branch)
     assert_helpful(caught.value)
@@ -86,10 +86,10 @@ def test_a_place_that_is_too_deep(tmp_path: Path, length: int, branch: str) -> N
     if branch == "main":
         return
     ref = store.commit(Snapshot(0, arrays={"a" * 100: np.ones(3)}), parent=None)
-    assert store.load(ref).arrays.keys() == {"a" * 100}  # what is in a file is no path
+    assert store.load(ref).arrays.keys() == {"a" * 100}  # array names are not paths
 
 
-def test_a_folder_that_has_vanished(tmp_path: Path) -> None:
+def test_a_deleted_folder(tmp_path: Path) -> None:
     store = new_store(tmp_path / "s.zarr")
     ref = store.commit(Snapshot(0), parent=None)
     shutil.rmtree(store.path)
@@ -113,7 +113,7 @@ def test_a_folder_that_has_vanished(tmp_path: Path) -> None:
 
 
 def vanishing(monkeypatch: pytest.MonkeyPatch, at: int, vanish: Callable[[], None]) -> list[int]:
-    """Before the `at`-th call that writes, the folder vanishes; returns the calls so far."""
+    """Call `vanish` before the `at`-th call that writes; returns the number of calls so far."""
     calls = [0]
 
     def wrapped(real: Callable[..., Any]) -> Callable[..., Any]:
@@ -130,10 +130,10 @@ def vanishing(monkeypatch: pytest.MonkeyPatch, at: int, vanish: Callable[[], Non
     return calls
 
 
-def test_a_folder_that_vanishes_while_it_is_written_to(
+def test_a_folder_that_disappears_during_a_commit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A cable is pulled and put back: the session is at the old commit or at the new one."""
+    """The folder disappears and returns: the branch is at the old commit or at the new one."""
     path, away, move = tmp_path / "s.zarr", tmp_path / "away", os.rename
     store, stream = new_store(path), Stream()
     stream.read(4, memory=4)
@@ -183,7 +183,7 @@ try:
     store.branches(), store.head("main"), store.verify()
 except StoreError as error:
     assert "not permitted" in str(error), error
-    assert str(error).endswith("to a folder of your own."), error
+    assert str(error).endswith("to a folder you own."), error
 else:
     raise AssertionError("read")
 """
@@ -198,13 +198,13 @@ else:
         (True, "commits/*/tokens/zarr.json"),
     ],
 )
-def test_what_may_not_be_read(old: bool, closed: str) -> None:
-    """Not being allowed to look is not the same as nothing being there."""
-    with tempfile.TemporaryDirectory() as base:  # pytest's folders are closed to others
+def test_unreadable_folders_and_files(old: bool, closed: str) -> None:
+    """A missing permission is reported as such, not as a missing file."""
+    with tempfile.TemporaryDirectory() as base:  # pytest's folders are private to the user
         os.chmod(base, 0o755)
         store = new_store(Path(base) / "home" / "s.zarr")
         store.commit(Snapshot(3, tokens=np.arange(3)), parent=None)
-        if old:  # in the first schema, commits are folders
+        if old:  # commits of schema 1 are folders
             shutil.rmtree(store.path)
             shutil.copytree(ROOT / "tests" / "data" / "schema-1.zarr", store.path)
         path = next(store.path.glob(closed)) if "*" in closed else store.path / closed
@@ -216,7 +216,7 @@ def test_what_may_not_be_read(old: bool, closed: str) -> None:
             os.chmod(path, 0o755)
 
 
-def test_a_disk_that_may_only_be_read(tmp_path: Path) -> None:
+def test_a_read_only_filesystem(tmp_path: Path) -> None:
     mount = tmp_path / "mount"
     mount.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(mount)]
@@ -244,14 +244,14 @@ def test_a_disk_that_may_only_be_read(tmp_path: Path) -> None:
         subprocess.run(["umount", str(mount)], check=True)
 
 
-def test_what_is_below_a_file_is_not_there(tmp_path: Path) -> None:
+def test_paths_below_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(NotFound) as caught:
         DirectoryStore.open(tmp_path / "file" / "s.zarr")
     assert_helpful(caught.value)
 
 
-def test_a_session_gets_another_name(tmp_path: Path) -> None:
+def test_rename(tmp_path: Path) -> None:
     store, stream = new_store(tmp_path / "a.zarr"), Stream()
     stream.read(4, memory=4)
     snapshot = stream.snapshot()

@@ -1,6 +1,7 @@
-"""Power loss after every step: what was acknowledged is there, bit for bit; the rest is or is not.
+"""Power loss after every step: acknowledged data survives; other data is complete or absent.
 
-The steps are recorded once, then the folder is laid out as a crash after each of them may leave it.
+The steps are recorded once. Then the folder is set to every state that a crash after each of the
+steps may leave.
 """
 
 import os
@@ -30,12 +31,12 @@ from tests.memory_store.crashes import (
 )
 from tests.support.stores import Stream, assert_equal, assert_helpful, new_store
 
-HOME = Path("deep") / "er" / "s.zarr"  # folders on the way are made, and must last as well
+HOME = Path("deep") / "er" / "s.zarr"  # the parents are created, and must be durable as well
 
 
 @dataclass
-class Said:
-    """What the store said was done, and after how many steps."""
+class Acknowledged:
+    """The operations that the store acknowledged, and the number of steps before each."""
 
     recorder: Recorder
     created: int | None = None
@@ -63,7 +64,7 @@ class Said:
         return self.moved(store.publish(target, branch=branch))
 
     def promises(self, done: int) -> int:
-        """How many things were acknowledged in the first `done` steps."""
+        """The number of operations that were acknowledged in the first `done` steps."""
         acknowledged = [self.created, *(at for refs in self.refs.values() for at, _ in refs)]
         return sum(at is not None and at <= done for at in acknowledged)
 
@@ -72,27 +73,27 @@ class Said:
         return ref
 
 
-def live(said: Said, durability: str) -> None:
-    """Commits, a fork, a rewind, and another process that goes on."""
-    store, stream = said.create(durability), Stream(memory=6, compressed=2)
+def live(acked: Acknowledged, durability: str) -> None:
+    """Commits, a fork, a rewind, and another process that continues."""
+    store, stream = acked.create(durability), Stream(memory=6, compressed=2)
     with store.writer():
-        first = said.commit(store, stream, None)
-        second = said.commit(store, stream, first)
+        first = acked.commit(store, stream, None)
+        second = acked.commit(store, stream, first)
     store = DirectoryStore.open(store.path, durability=durability)  # type: ignore[arg-type]
-    third = said.commit(store, stream, second)
-    fork = said.publish(store, second, "side")
-    fourth = said.publish(store, first, "main")
+    third = acked.commit(store, stream, second)
+    fork = acked.publish(store, second, "side")
+    fourth = acked.publish(store, first, "main")
     other = Stream(1)
     other.resume(store.load(fork))
-    said.commit(store, other, fork, "side")
+    acked.commit(store, other, fork, "side")
     stream.resume(store.load(fourth))
     assert third.seq + 1 == fourth.seq
-    said.commit(store, stream, fourth)
+    acked.commit(store, stream, fourth)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """In memory where that is possible: thousands of files come and go."""
+    """A folder in memory where possible: thousands of files are created and deleted."""
     memory = Path("/dev/shm")
     where = memory if memory.is_dir() and os.access(memory, os.W_OK) else tmp_path
     with tempfile.TemporaryDirectory(dir=where) as name:
@@ -112,9 +113,9 @@ def site(folder: Path) -> Site:
 
 
 def images(
-    steps: list[Step], said: Said, *, since: int = 0, seed: int = 0
+    steps: list[Step], acked: Acknowledged, *, since: int = 0, seed: int = 0
 ) -> Iterator[tuple[int, str, Image]]:
-    """What crashes after each step may leave, but for what was given since the last promise."""
+    """The distinct states that crashes after each step may leave, per acknowledged operation."""
     disk, seen = Disk(), set()
     for done, step in enumerate([None, *steps]):
         if step is not None:
@@ -123,40 +124,40 @@ def images(
             continue
         for name, (names, data) in crashes(random.Random(seed + done)).items():
             image = disk.left(names, data)
-            key = hash(frozenset(image.items())), said.promises(done)
+            key = hash(frozenset(image.items())), acked.promises(done)
             if key not in seen:
                 seen.add(key)
                 yield done, name, image
 
 
-def check(site: Site, said: Said, done: int) -> None:
-    """All that was acknowledged in the first `done` steps is there; the rest is or is not."""
+def check(site: Site, acked: Acknowledged, done: int) -> None:
+    """All operations acknowledged in the first `done` steps survive; others are all or nothing."""
     path = site.path / HOME
     acknowledged = {
-        branch: [ref for at, ref in refs if at <= done] for branch, refs in said.refs.items()
+        branch: [ref for at, ref in refs if at <= done] for branch, refs in acked.refs.items()
     }
     try:
         store = DirectoryStore.open(path)
     except NotFound as error:
         assert_helpful(error)
-        assert said.created is None or done < said.created
+        assert acked.created is None or done < acked.created
         return
     found = {branch: store.refs(branch) for branch in store.branches()}
     for branch, refs in acknowledged.items():
         there = found.pop(branch, [])
-        # One more may have been on the way: then all of it is there.
+        # One more ref may exist before its acknowledgement: then its commit is complete.
         assert len(refs) <= len(there) <= len(refs) + 1
-        assert there == [ref for _, ref in said.refs[branch]][: len(there)]
+        assert there == [ref for _, ref in acked.refs[branch]][: len(there)]
         for commit in {ref.commit for ref in there}:
-            assert_equal(store.load(commit), said.snapshots[commit.name])
+            assert_equal(store.load(commit), acked.snapshots[commit.name])
         if there:
             log = store.tokens(there[-1], 0, there[-1].position)
-            assert log.tolist() == said.logs[there[-1].commit.name]
+            assert log.tolist() == acked.logs[there[-1].commit.name]
     assert not found
 
 
-def goes_on(site: Site) -> None:
-    """Whatever a crash has left, the next writer can use it."""
+def check_continues(site: Site) -> None:
+    """The next writer can continue from any state that a crash leaves."""
     path, stream = site.path / HOME, Stream(2)
     try:
         store = DirectoryStore.open(path)
@@ -173,10 +174,10 @@ def goes_on(site: Site) -> None:
     site.clear()
 
 
-def test_nothing_escapes_the_record(recorder: Recorder) -> None:
-    """Replaying every step gives the folder as it is."""
+def test_the_recording_is_complete(recorder: Recorder) -> None:
+    """Replaying all steps reproduces the folder."""
     with recorder.recording():
-        live(Said(recorder), "full")
+        live(Acknowledged(recorder), "full")
         new_store(Path(recorder.root) / "gone.zarr").delete()
     disk = Disk()
     for step in recorder.steps:
@@ -191,23 +192,23 @@ def test_nothing_escapes_the_record(recorder: Recorder) -> None:
 
 
 def test_power_loss_after_every_step(recorder: Recorder, site: Site) -> None:
-    said = Said(recorder)
+    acked = Acknowledged(recorder)
     with recorder.recording():
-        live(said, "full")
+        live(acked, "full")
     tried = 0
-    for done, name, image in images(recorder.steps, said):
+    for done, name, image in images(recorder.steps, acked):
         site.lay(image)
         try:
-            check(site, said, done)
+            check(site, acked, done)
         except (AssertionError, StoreError) as error:
             pytest.fail(f"{name} after {done} steps, the last {recorder.steps[done - 1]}: {error}")
         if tried % 16 == 0:
-            goes_on(site)
+            check_continues(site)
         tried += 1
     assert tried > 800
 
 
-# Without any of these, something acknowledged can be lost; a test that sees no loss tests nothing.
+# Each of these fsyncs is necessary: without it the tests above must detect a loss.
 SYNCS = {
     "header": r"s\.zarr/\.tmp-.*",
     "session's folder": r"s\.zarr",
@@ -222,9 +223,9 @@ SYNCS = {
 
 @pytest.mark.parametrize("skipped", SYNCS.values(), ids=SYNCS)
 def test_every_fsync_matters(recorder: Recorder, site: Site, skipped: str) -> None:
-    said, pattern = Said(recorder), re.compile(rf"(\./deep/er/)?{skipped}")
+    acked, pattern = Acknowledged(recorder), re.compile(rf"(\./deep/er/)?{skipped}")
     with recorder.recording():
-        live(said, "full")
+        live(acked, "full")
     steps = [
         step
         for step in recorder.steps
@@ -238,34 +239,36 @@ def test_every_fsync_matters(recorder: Recorder, site: Site, skipped: str) -> No
         site.lay(disk.left(*crashes(random.Random(0))["nothing"]))
         if lost:
             with pytest.raises((AssertionError, StoreError)):
-                check(site, said, len(recorder.steps))
+                check(site, acked, len(recorder.steps))
         else:
-            check(site, said, len(recorder.steps))
+            check(site, acked, len(recorder.steps))
 
 
-def test_without_fsync_damage_is_noticed(recorder: Recorder, site: Site) -> None:
-    """Durability "normal": commits are lost, but what is loaded is what was committed."""
-    said = Said(recorder)
+def test_damage_without_fsync_is_detected(recorder: Recorder, site: Site) -> None:
+    """Durability "normal": commits are lost, but a loaded snapshot equals the committed one."""
+    acked = Acknowledged(recorder)
     with recorder.recording():
-        live(said, "normal")
+        live(acked, "normal")
     assert not any(isinstance(step, Sync) for step in recorder.steps)
     lost = right = 0
-    for done, _, image in images(recorder.steps, said):
+    for done, _, image in images(recorder.steps, acked):
         site.lay(image)
-        for commit in {ref.commit for refs in said.refs.values() for at, ref in refs if at <= done}:
+        for commit in {
+            ref.commit for refs in acked.refs.values() for at, ref in refs if at <= done
+        }:
             try:
                 found = DirectoryStore.open(site.path / HOME).load(commit)
             except StoreError as error:
                 assert_helpful(error)
                 lost += 1
             else:
-                assert_equal(found, said.snapshots[commit.name])
+                assert_equal(found, acked.snapshots[commit.name])
                 right += 1
     assert lost > 800 and right > 500
 
 
 def begin(path: Path) -> None:
-    """A session, two commits, and a fork that goes on."""
+    """A session with two commits and a fork that continues."""
     store, stream = new_store(path, durability="full"), Stream(memory=6, compressed=2)
     for branch, target in (("main", None), ("main", None), ("side", "main")):
         if target and (head := store.head(target)):
@@ -274,8 +277,8 @@ def begin(path: Path) -> None:
         store.commit(stream.snapshot(), branch=branch, parent=store.head(branch))
 
 
-def go_on(path: Path) -> dict[Ref, tuple[Snapshot, list[int]]]:
-    """Another process finds what is there and commits to every branch; returns all it knows."""
+def continue_(path: Path) -> dict[Ref, tuple[Snapshot, list[int]]]:
+    """Another process commits to every branch; returns the content of the session."""
     if not (path / "session.json").exists():
         new_store(path, durability="full")
     store, stream = DirectoryStore.open(path, durability="full"), Stream(2)
@@ -293,7 +296,7 @@ def contents(store: DirectoryStore) -> dict[Ref, tuple[Snapshot, list[int]]]:
 
 
 def test_power_loss_after_a_kill(folder: Path, site: Site) -> None:
-    """What a killed writer left unsafe, the next one makes safe before it builds on it."""
+    """A writer makes the volatile changes of a killed writer durable before it continues."""
 
     def record(kill_at: int | None) -> tuple[Recorder, dict[Ref, tuple[Snapshot, list[int]]]]:
         root = folder / f"disk-{kill_at}"
@@ -304,11 +307,11 @@ def test_power_loss_after_a_kill(folder: Path, site: Site) -> None:
             with suppress(Killed):
                 begin(root / HOME)
             recorder.kill_at = None
-            known = go_on(root / HOME)
+            known = continue_(root / HOME)
         shutil.rmtree(root)
         return recorder, known
 
-    # After every new name, and now and then in between.
+    # After every change of a name, and after some of the other steps.
     names = [isinstance(step, Names) for step in record(None)[0].steps]
     kills = [i for i in range(1, len(names)) if names[i - 1] or i % 8 == 0]
     assert len(kills) > 60
@@ -330,15 +333,15 @@ def test_power_loss_after_a_kill(folder: Path, site: Site) -> None:
                 pytest.fail(f"{name}, killed after {kill_at} steps: {error}")
 
 
-def test_power_loss_while_a_session_is_deleted(recorder: Recorder, site: Site) -> None:
-    """It is all there, or it is no session any more."""
-    said = Said(recorder)
+def test_power_loss_during_deletion(recorder: Recorder, site: Site) -> None:
+    """The session is complete, or it is no session any more."""
+    acked = Acknowledged(recorder)
     with recorder.recording():
-        live(said, "full")
+        live(acked, "full")
         begun = len(recorder.steps)
         DirectoryStore.open(Path(recorder.root) / HOME).delete()
     there = gone = 0
-    for done, _, image in images(recorder.steps, said, since=begun):
+    for done, _, image in images(recorder.steps, acked, since=begun):
         site.lay(image)
         try:
             DirectoryStore.open(site.path / HOME)
@@ -347,6 +350,6 @@ def test_power_loss_while_a_session_is_deleted(recorder: Recorder, site: Site) -
             assert done > begun
             gone += 1
         else:
-            check(site, said, begun)
+            check(site, acked, begun)
             there += 1
     assert there > 10 and gone > 80

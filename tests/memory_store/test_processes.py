@@ -1,4 +1,4 @@
-"""Several processes at one session: they race, and they are killed."""
+"""Several processes write to one session: they race, and they are killed."""
 
 import subprocess
 import sys
@@ -58,7 +58,7 @@ def test_racing_writers_lose_nothing(tmp_path: Path) -> None:
     assert {ref.seq: ref.commit.name for ref in refs[1:]} == {
         seq: name for seq, (name, _) in acknowledged.items()
     }
-    # Each went on from the one before: the log holds every token, in the order of the refs.
+    # Each commit continues the one before: the log holds all tokens in the order of the refs.
     log = [acknowledged[seq][1] for seq in range(1, 49)]
     assert store.tokens(refs[-1], 0, 48).tolist() == log
     assert store.load(refs[-1]).windows["w"].data.tolist() == log[-8:]
@@ -120,4 +120,4 @@ def test_killed_writers_lose_nothing(tmp_path: Path) -> None:
     assert process.returncode == 0
     rounds = [tuple(map(int, line.split())) for line in out.splitlines()]
     assert len(rounds) == 20
-    assert rounds[-1][1] >= 5  # commits were made, and each round went on where one had ended
+    assert rounds[-1][1] >= 5  # commits were made, and each round continued the one before

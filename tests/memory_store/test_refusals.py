@@ -1,4 +1,4 @@
-"""What the memory store refuses: snapshots against the rules, and content that lies."""
+"""Refusals: invalid snapshots, forged attributes and refs, links and special files."""
 
 import json
 import math
@@ -34,9 +34,9 @@ def ones(*shape: int, dtype: Any = np.uint16) -> np.ndarray:
 @pytest.mark.parametrize(
     ("snapshot", "message"),
     [
-        (Snapshot(-1), "position -1"),
-        (Snapshot(2.0), "position 2.0"),  # type: ignore[arg-type]
-        (Snapshot(10**12), "position 10"),
+        (Snapshot(-1), "position = -1"),
+        (Snapshot(2.0), "position = 2.0"),  # type: ignore[arg-type]
+        (Snapshot(10**12), "position = 10"),
         (Snapshot(0, {"w": Window(ones(2, 3), 2, 3, 3)}), "axis 2"),
         (Snapshot(0, {"w": Window(ones(2, 3), -1, 3, 3)}), "axis -1"),
         (Snapshot(0, {"w": Window(ones(2, 3), 1, 2, 3)}), "3 slots, but end is 2"),
@@ -65,7 +65,7 @@ def ones(*shape: int, dtype: Any = np.uint16) -> np.ndarray:
         (Snapshot(0, attributes={"x": "y" * 9_000_000}), "9000008 bytes"),
     ],
 )
-def test_snapshots_that_break_the_rules(tmp_path: Path, snapshot: Snapshot, message: str) -> None:
+def test_invalid_snapshots(tmp_path: Path, snapshot: Snapshot, message: str) -> None:
     store = new_store(tmp_path / "s.zarr")
     parent = store.commit(Snapshot(0), parent=None)
     before = files(tmp_path)
@@ -74,11 +74,11 @@ def test_snapshots_that_break_the_rules(tmp_path: Path, snapshot: Snapshot, mess
     assert files(tmp_path) == before
 
 
-GONE = object()  # as a value: the key is not there
+GONE = object()  # a value that removes the key
 
 
 def forge(store: DirectoryStore, ref: Ref, changes: dict[str, Any]) -> Ref:
-    """A commit whose attributes lie, while every checksum and id fits: a hostile store."""
+    """A commit with forged attributes and matching checksums and ids."""
     path = store.path / "commits" / ref.commit.name
     contents = members(path.read_bytes())
     document = json.loads(contents["zarr.json"])
@@ -107,7 +107,7 @@ FOLDER = {"commit": "000000000000-" + "0" * 32, "id": "0" * 64, "position": 0}  
 UNKNOWN = {**FOLDER, "commit": f"{FOLDER['commit']}.zip"}
 EIGHT = "000000000008-" + "0" * 32
 SLOTS = {"first": 0, "end": 8, "crc32c": [1]}
-# Bytes of another commit's file at which the chunks of a window are said to begin.
+# Claimed offsets of a window's chunks in another commit's file.
 STARTS: list[Any] = [
     *(-1, -(2**63), 0, 1, 2**32, 2**53 - 1, 2**53 + 1, 2**63, 2**64, 10**400),
     *(True, False, 3.0, 1e308, None, "", "0", [], [0], {}, GONE),
@@ -212,7 +212,7 @@ def test_hostile_attributes(tmp_path: Path, changes: dict[str, Any]) -> None:
     head = store.commit(stream.snapshot(), parent=parent)
     lie = forge(store, head, changes)
     store = DirectoryStore.open(store.path)
-    tracemalloc.start()  # sees numpy's memory, touched or not
+    tracemalloc.start()  # also traces numpy's memory, touched or not
     try:
         with pytest.raises(Corrupt, match=r"\.zarr|window"):
             store.load(lie)
@@ -224,7 +224,7 @@ def test_hostile_attributes(tmp_path: Path, changes: dict[str, Any]) -> None:
 
 
 def test_verify_goes_beyond_crc32c(tmp_path: Path) -> None:
-    """A crc32c can be made to fit; sha256 and the links of the chain cannot."""
+    """A crc32c can be forged; a sha256 and the chain of ids cannot."""
     store, stream = new_store(tmp_path / "s.zarr"), Stream()
     stream.read(8, memory=8)
     parent = store.commit(stream.snapshot(), parent=None)
@@ -233,7 +233,7 @@ def test_verify_goes_beyond_crc32c(tmp_path: Path) -> None:
     for changes, message in (
         ({"arrays/segment/sha256": "0" * 64}, "segment.*sha256"),
         ({"depth": 7}, "another depth"),
-        ({"window/0/slots/memory/end": 9}, "does not hold them"),
+        ({"window/0/slots/memory/end": 9}, "does not hold"),
     ):
         file = store.path / "commits" / head.commit.name
         entry = store.path / "refs" / "main" / "000000000001.json"
@@ -247,8 +247,8 @@ def test_verify_goes_beyond_crc32c(tmp_path: Path) -> None:
     assert store.verify(head) == replace(store.verify(), refs=0)
 
 
-def test_slots_are_not_taken_from_another_array(tmp_path: Path) -> None:
-    """Sound bytes of the right commit, as many as are due, but those of its neighbour."""
+def test_slots_of_another_array_are_detected(tmp_path: Path) -> None:
+    """Intact bytes of the right commit and of the right size, but of another array."""
     store, stream = new_store(tmp_path / "s.zarr"), Stream()
     stream.read(3, memory=3, compressed=3)
     parent = store.commit(stream.snapshot(), parent=None)
@@ -262,21 +262,21 @@ def test_slots_are_not_taken_from_another_array(tmp_path: Path) -> None:
         assert len(members(data)[chunk]) == len(members(data)["memory/c.0.0.0.0"])
         crc = int.from_bytes(members(data)[chunk][-4:], "little")
         for distance in (0, -1, 1, len(members(data)[chunk])):
-            # Beside another member's header of another length, so that its content is met.
+            # Corrected for the length of the other member's header, so that it hits the content.
             start = where(data, chunk) - header_size("memory/c.0.0.0.0") + distance
             honest = path.read_bytes(), entry.read_bytes()
             lie = forge(store, head, {"window/0/slots/memory/start": start})
-            what = "damaged" if distance else "a sound chunk, but not the one"
+            what = "damaged" if distance else "an intact chunk, but not the one"
             with pytest.raises(Corrupt, match=f"{parent.commit.name}: memory/.*: {what}") as caught:
                 DirectoryStore.open(store.path).load(lie)
             assert_helpful(caught.value)
-            with pytest.raises(Corrupt, match="does not hold them") as caught:
+            with pytest.raises(Corrupt, match="does not hold") as caught:
                 DirectoryStore.open(store.path).verify()
             assert_helpful(caught.value)
-            if not distance:  # with its crc32c as well: what is loaded is what all ids vouch for
+            if not distance:  # with a forged crc32c too, `load` returns what the ids authenticate
                 lie = forge(store, lie, {"window/0/slots/memory/crc32c": [crc]})
                 DirectoryStore.open(store.path).load(lie)
-                with pytest.raises(Corrupt, match="does not hold them") as caught:
+                with pytest.raises(Corrupt, match="does not hold") as caught:
                     DirectoryStore.open(store.path).verify()
                 assert_helpful(caught.value)
             path.write_bytes(honest[0]), entry.write_bytes(honest[1])
@@ -332,8 +332,8 @@ def test_hostile_refs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("what", ["link", "pipe", "folder"])
 @pytest.mark.parametrize("old", [False, True], ids=["file", "folder"])
-def test_what_is_no_file_is_refused(tmp_path: Path, what: str, old: bool) -> None:
-    """Also in the commits of the first schema, which are folders."""
+def test_special_files_are_refused(tmp_path: Path, what: str, old: bool) -> None:
+    """Also in commits of schema 1, which are folders."""
     store = new_store(tmp_path / "s.zarr")
     store.commit(Snapshot(3, tokens=np.arange(3)), parent=None)
     if old:
@@ -349,7 +349,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path, what: str, old: bool) -> Non
         if what == "link":
             path.symlink_to(aside)
         elif what == "pipe":
-            os.mkfifo(path)  # opening one waits for a writer, unless care is taken
+            os.mkfifo(path)  # opening it without O_NONBLOCK waits for a writer
         else:
             path.mkdir()
         with pytest.raises(Corrupt, match=path.name) as caught:
@@ -386,7 +386,7 @@ def test_unknown_schema_of_a_commit(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedSchema, match=r"schema 7 is not supported; .* reads 1, 2\."):
         DirectoryStore.open(tmp_path / "s.zarr").load(ref)
     others = [(schema, UnsupportedSchema) for schema in (0, True, 2.0, "2", None)]
-    for schema, kind in ((1, Corrupt), *others):  # a file is schema 2, and a folder is 1
+    for schema, kind in ((1, Corrupt), *others):  # schema 2 is a file, schema 1 a folder
         ref = forge(store, ref, {"schema": schema})
         with pytest.raises(kind, match="schema") as caught:
             DirectoryStore.open(tmp_path / "s.zarr").load(ref)

@@ -1,6 +1,6 @@
-"""Sound files in the wrong place: of another commit, branch or session, or of a copy gone on apart.
+"""Misplaced files: of another commit, branch or session, or of a diverged copy.
 
-Each file passes its own checksum. What tells it is the chain of ids, or where it says it belongs.
+Every file has a valid checksum. The chain of ids detects it, or the place that it names itself.
 """
 
 import json
@@ -51,7 +51,7 @@ def store(tmp_path: Path) -> DirectoryStore:
 
 @pytest.fixture
 def old(tmp_path: Path) -> DirectoryStore:
-    """A session of the first schema, whose commits are folders; one that went on; one beside it."""
+    """A session of schema 1, whose commits are folders, a diverged copy, and another session."""
     data = ROOT / "tests" / "data" / "schema-1.zarr"
     shutil.copytree(data, tmp_path / "s.zarr")
     shutil.copytree(data, tmp_path / "copy.zarr")
@@ -61,7 +61,7 @@ def old(tmp_path: Path) -> DirectoryStore:
 
 
 def kind(name: str) -> str:
-    """What a file is, wherever it lies: array and branch, commit and number left out."""
+    """The kind of a file: its name without the commit, the array, the branch and the number."""
     name = re.sub(r"commits/[^/]*\.zip", "commits.zip", name)
     name = re.sub(r"commits/[^/]*", "commits", name)
     name = re.sub(r"commits/[^/]*/(c\.|zarr)", r"commits/array/\1", name)
@@ -69,7 +69,7 @@ def kind(name: str) -> str:
 
 
 def same(one: bytes, other: bytes) -> bool:
-    """Whether two refs say the same at another time: nobody can tell which was here."""
+    """Whether two refs differ in their time only: such a swap cannot be detected."""
     if not (one.startswith(b"{") and b'"branch"' in one):
         return one == other
     first, second = json.loads(one), json.loads(other)
@@ -77,7 +77,7 @@ def same(one: bytes, other: bytes) -> bool:
 
 
 def swaps(store: DirectoryStore, chance: random.Random, most: int) -> Iterator[tuple[str, bytes]]:
-    """For every file, contents of files of its kind from everywhere: from each place, some."""
+    """For every file, the contents of up to `most` files of its kind from each session."""
     everywhere = {
         path.name: files(path) for path in sorted(store.path.parent.iterdir()) if path.is_dir()
     }
@@ -94,7 +94,7 @@ def swaps(store: DirectoryStore, chance: random.Random, most: int) -> Iterator[t
 
 
 def check(store: DirectoryStore, known: Mapping[Ref, Snapshot], match: str = r"s\.zarr") -> None:
-    """What was swapped is told, and whatever is loaded is what was committed."""
+    """`verify` detects the swap, and every loaded snapshot equals the committed one."""
     with pytest.raises(StoreError, match=match) as caught:
         DirectoryStore.open(store.path).verify()
     assert_helpful(caught.value)
@@ -123,7 +123,7 @@ def everything(store: DirectoryStore) -> dict[Ref, Snapshot]:
     ],
     ids=["files", "folders"],
 )
-def test_every_kind_of_file_swapped(
+def test_swapped_files(
     fixture: str, most: int, kinds: set[str], least: int, request: pytest.FixtureRequest
 ) -> None:
     store: DirectoryStore = request.getfixturevalue(fixture)
@@ -143,10 +143,10 @@ def test_every_kind_of_file_swapped(
     assert sum(tried.values()) > least
 
 
-def test_every_part_of_a_commit_swapped(store: DirectoryStore) -> None:
-    """Parts of the files of two commits: in place where they are equally large, else packed anew.
+def test_swapped_members(store: DirectoryStore) -> None:
+    """Members of two commits' files, swapped in place if their sizes are equal, and repacked.
 
-    Headers and directories are not swapped with them in place, and fit in what is packed anew.
+    A swap in place keeps the headers and the directory; repacking rebuilds them to match.
     """
     everywhere = {path: files(path / "commits") for path in sorted(store.path.parent.iterdir())}
     known, chance = everything(store), random.Random(0)
@@ -189,10 +189,8 @@ def test_every_part_of_a_commit_swapped(store: DirectoryStore) -> None:
         ("old", "branch"),
     ],
 )
-def test_whatever_lies_in_a_folder_swapped(
-    fixture: str, what: str, request: pytest.FixtureRequest
-) -> None:
-    """A whole commit, array or branch in the place of another."""
+def test_swapped_folders(fixture: str, what: str, request: pytest.FixtureRequest) -> None:
+    """A whole commit, array or branch replaces another."""
     store: DirectoryStore = request.getfixturevalue(fixture)
     places = {
         "commit": sorted((store.path / "commits").iterdir()),

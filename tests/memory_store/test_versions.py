@@ -1,4 +1,4 @@
-"""Sessions of other versions: older ones are read and gone on with, later ones are refused."""
+"""Sessions of other versions: older ones are read and continued, later ones are refused."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ OLDER = sorted(path.name for path in DATA.glob("*.zarr"))
 
 
 def make(path: Path) -> DirectoryStore:
-    """A session with what the format knows: windows of several commits, a fork, a rewind."""
+    """A session with every feature of the format: windows of several commits, a fork, a rewind."""
     store = new_store(path, attributes={"title": "Märchen"})
     stream, head = Stream(memory=6, compressed=2), None
     for _ in range(4):
@@ -43,7 +43,7 @@ def make(path: Path) -> DirectoryStore:
 
 
 def contents(store: DirectoryStore) -> dict[str, Any]:
-    """Everything that a reader finds, in few words."""
+    """A digest of everything that a reader can load."""
 
     def describe(ref: Ref) -> dict[str, Any]:
         snapshot = store.load(ref)
@@ -65,7 +65,7 @@ def contents(store: DirectoryStore) -> dict[str, Any]:
     }
 
 
-def test_there_is_one_of_every_schema() -> None:
+def test_every_schema_has_a_stored_session() -> None:
     assert [f"schema-{number}.zarr" for number in SUPPORTED] == OLDER
     assert sum(path.stat().st_size for path in DATA.rglob("*") if path.is_file()) < 100_000
 
@@ -79,7 +79,7 @@ def test_older_sessions_are_read(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OLDER)
-def test_older_sessions_are_gone_on_with(name: str, tmp_path: Path) -> None:
+def test_older_sessions_are_continued(name: str, tmp_path: Path) -> None:
     shutil.copytree(DATA / name, tmp_path / "s.zarr")
     store, stream = DirectoryStore.open(tmp_path / "s.zarr"), Stream(7)
     for branch in store.branches():
@@ -94,19 +94,19 @@ def test_older_sessions_are_gone_on_with(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", OLDER)
 def test_older_sessions_are_collected(name: str, tmp_path: Path) -> None:
-    """Of what an early version wrote as a folder, a folder is left."""
+    """A deleted commit of schema 1, a folder, leaves a folder."""
     shutil.copytree(DATA / name, tmp_path / "s.zarr")
     store, stream = DirectoryStore.open(tmp_path / "s.zarr"), Stream(7)
     head = store.head("main")
     assert head
     stream.resume(store.load(head))
     before = store.tokens(store.refs("main")[3], 0, 12)
-    for _ in range(20):  # of this version, which in the end stand on none of the older ones
+    for _ in range(20):  # of this version; the last of them need no older commit
         stream.read(3, memory=6, compressed=2)
         head = store.commit(stream.snapshot(), parent=head)
     store.publish(head, branch="side")
-    told = store.gc(Retention(last=1))
-    assert told.released > 4 and store.verify().commits == 25
+    report = store.gc(Retention(last=1))
+    assert report.deleted > 4 and store.verify().commits == 25
     store = DirectoryStore.open(tmp_path / "s.zarr")
     assert np.array_equal(store.tokens(store.refs("main")[3], 0, 12), before)
     assert store.tokens(head, 0, head.position).shape == (head.position,)
@@ -118,7 +118,7 @@ def test_older_sessions_are_collected(name: str, tmp_path: Path) -> None:
 
 
 def later(path: Path) -> Iterator[Path]:
-    """A store's documents, one at a time as a later version might have written them."""
+    """Rewrites one document of a store at a time as a later version might have written it."""
     for name in ("session.json", "refs/main/000000000000.json"):
         honest = (path / name).read_bytes()
         document = {**json.loads(honest), "schema": 3, "new": [{"key": "value"}]}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import streamlm
 from memory_store import DirectoryStore
@@ -34,7 +35,7 @@ def go_on(session):
     found = [first]
     for call in ("score", "rest", "greedy", "sampled", "feed", "score"):
         if call == "score":
-            report = session.score("The whale, the sea; never mind.", details=True)
+            report = session.score("The whale, the sea; never mind.", logprobs=True)
             found.append([report.ids, report.log_probs])
         elif call in ("rest", "feed"):
             rest = [REST] if call == "rest" else []
@@ -51,7 +52,9 @@ def go_on(session):
 RESUME = """
 import json, sys, torch
 import streamlm
-torch.set_num_threads(1)
+from tests.support import shape_rounding
+shape_rounding.inherit()
+torch.set_num_threads(int(sys.argv[1]))
 checkpoints, answers = {}, {}
 for name, (path, folder, rest) in json.loads(sys.stdin.read()).items():
     if folder not in checkpoints:
@@ -149,7 +152,7 @@ def answers(
                 expected[name] = scope["go_on"](session)
             tasks[name] = (str(copy), str(weights), scope["REST"].hex())
     result = subprocess.run(
-        [sys.executable, "-c", GO_ON + RESUME],
+        [sys.executable, "-c", GO_ON + RESUME, str(torch.get_num_threads())],
         input=json.dumps(tasks),
         cwd=ROOT,
         stdout=subprocess.PIPE,
@@ -183,6 +186,8 @@ def test_what_is_compared_tells_states_apart(answers: dict[str, tuple[Any, Any]]
 OTHER_THREADS = """
 import sys, torch
 import streamlm
+from tests.support import shape_rounding
+shape_rounding.inherit()
 torch.set_num_threads(int(sys.argv[3]))
 with streamlm.open(sys.argv[1], streamlm.load(sys.argv[2], device="cpu"), create=False) as session:
     print(session.state.digest())
@@ -207,6 +212,46 @@ def test_other_thread_counts_go_on_with_the_same_tokens(
         answers.append(found.stdout.split())
     assert answers[0][0] == digest and len(answers[0][1]) > 40
     assert answers[1] == answers[2] == answers[0]
+
+
+OTHER_PROCESSOR = """
+import json, sys, torch
+import streamlm
+torch.set_num_threads(1)
+with streamlm.open(sys.argv[1], streamlm.load(sys.argv[2], device="cpu"), create=False) as session:
+    before = session.state.digest()
+    report = session.score("The whale, the sea; never mind.", logprobs=True)
+    session.feed(" And so on, upon the sea. ")
+    answer = [before, report.log_probs, session.position, session.tail]
+print(json.dumps([torch.backends.cpu.get_cpu_capability(), answer]))
+"""
+
+
+@pytest.mark.slow
+def test_another_kind_of_processor_goes_on_closely(
+    tiny_folder: Callable[..., Path], prose: Callable[..., str], tmp_path: Path
+) -> None:
+    """The state is found to the bit, whichever kernels go on with it; results agree closely."""
+    folder, answers = tiny_folder(), {}
+    with streamlm.open(tmp_path / "s.zarr", load_checkpoint(folder, device="cpu")) as session:
+        session.feed([prose(150)])
+        digest = session.state.digest()
+    for kind in ("default", "avx2", None):  # None: as it is
+        path = tmp_path / f"{kind}.zarr"
+        shutil.copytree(tmp_path / "s.zarr", path)
+        environment = {**os.environ, "MKL_CBWR": "COMPATIBLE" if kind == "default" else "AUTO"}
+        if kind is not None:
+            environment["ATEN_CPU_CAPABILITY"] = kind
+        command = [sys.executable, "-c", OTHER_PROCESSOR, str(path), str(folder)]
+        found = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+        )
+        capability, answers[kind] = json.loads(found.stdout)
+        assert kind != "default" or capability in ("DEFAULT", "NO AVX")
+    for before, log_probs, position, tail in answers.values():
+        assert before == digest
+        assert log_probs == pytest.approx(answers[None][1], abs=1e-4)
+        assert [position, tail] == answers[None][2:]
 
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)

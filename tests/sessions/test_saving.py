@@ -337,8 +337,8 @@ def test_old_states_are_let_go_of(open_: Open, prose: Callable[..., str], tmp_pa
     store = DirectoryStore.open(tmp_path / "s.zarr")
     refs = session.history()
     assert len(refs) == len(keeper.history()) > 128
-    assert all(everything.whole(keeper.history()))
-    kept = [ref for ref, whole in zip(refs, store.whole(refs), strict=True) if whole]
+    assert all(everything.loadable(keeper.history()))
+    kept = [ref for ref, whole in zip(refs, store.loadable(refs), strict=True) if whole]
     assert 4 < len(kept) < 60 and kept[-1] == refs[-1]
     # All positions are within reach, also in a session opened another day: the policy is its own.
     session.close()
@@ -410,6 +410,6 @@ def test_rows_of_scores_are_what_was_read(tiny: Checkpoint, text: str) -> None:
         tiny.model.init_state(1),
     )
     session = Session(tiny)
-    report = session.score([text], details=True)
+    report = session.score([text], logprobs=True)
     assert report.ids == ids.tolist()
     assert report.log_probs == pytest.approx(wanted[0].tolist(), abs=1e-4)

@@ -384,7 +384,8 @@ def test_what_a_session_holds_does_not_grow(tiny: Checkpoint, prose: Prose) -> N
     assert positions[-1] > 200 * 16
     sizes = [size for _, size in held[1:]]  # all buffers are full after the first
     assert len({nbytes for nbytes, _ in held}) == 1
-    assert max(sizes) - min(sizes) < 1000  # the held-back text may be longer or shorter
+    # The held-back text may be longer or shorter, and so may the log of the newest ids.
+    assert max(sizes) - min(sizes) < 8000
     assert sizes[0] > session.state.nbytes
     assert bytes_held([torch.zeros(1000), "x" * 1000]) > 5000  # it does count
 

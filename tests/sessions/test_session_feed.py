@@ -26,7 +26,9 @@ from memory_store import (
     StoreFull,
 )
 from streamlm.checkpoints.checkpoint import Checkpoint
+from streamlm.models.cache import Cache
 from streamlm.runtime.reports import Progress
+from streamlm.runtime.stream import close
 from streamlm.sessions.session import Session
 from streamlm.sessions.sources import Source
 from tests.support.invariants import assert_same_state
@@ -60,7 +62,6 @@ def two_files(folder: Path, text: str) -> list[Source]:
 KINDS: dict[str, Callable[[Path, str], list[Source]]] = {
     "str": lambda path, text: [text],
     "Path": lambda path, text: [path],
-    "name": lambda path, text: [str(path)],
     "text file": lambda path, text: [open(path, encoding="utf-8", newline="")],  # noqa: SIM115
     "binary file": lambda path, text: [open(path, "rb")],  # noqa: SIM115
     "pipe": lambda path, text: [io.BytesIO(text.encode())],
@@ -141,35 +142,33 @@ def test_bits_per_byte_are_those_of_the_model_and_add_up(
     reports = []
     session = Session(tiny)
     for piece in split(text, 100, 333):
-        reports.append(session.feed([piece]))
-    nats, state = 0.0, tiny.model.init_state(1)
+        reports.append(session.feed([piece], score=True))
+    nats, state, cache = 0.0, tiny.model.init_state(1), Cache()
     with torch.no_grad():
         for before, id in zip([tiny.tokenizer.bos_id, *whole.log], whole.log, strict=False):
-            logits, state = tiny.model(torch.tensor([[before]]), state)
+            logits, state = tiny.model(torch.tensor([[before]]), state, cache)
             nats -= float(logits[0, 0].log_softmax(0)[id])
-            if state.length == tiny.model.config.segment_len:
-                state, _ = tiny.model.commit(state)
+            state = close(tiny.model, state, cache)
     assert sum(report.nats for report in reports) == pytest.approx(nats, rel=1e-5)
     assert sum(report.tokens for report in reports) == len(whole.log)
     n_bytes = len(text.encode()) - len(whole.tail.encode())
     assert sum(report.n_bytes for report in reports) == n_bytes
     for report in reports:
         assert report.bits_per_byte == pytest.approx(report.nats / math.log(2) / report.n_bytes)
-    one = Session(tiny).feed([text])
+    one = Session(tiny).feed([text], score=True)
     assert one.bits_per_byte == pytest.approx(nats / math.log(2) / n_bytes, rel=1e-5)
 
 
 # -- feed: what is refused --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("wrong", ["missing", "folder", "slip", "bytes"])
+@pytest.mark.parametrize("wrong", ["missing", "folder", "bytes"])
 def test_what_cannot_be_read_is_told_before_anything_is_read(
     wrong: str, open_: Open, tmp_path: Path
 ) -> None:
     source, error = {
         "missing": (tmp_path / "missing.txt", FileNotFoundError),
         "folder": (tmp_path, IsADirectoryError),
-        "slip": ("mobby.txt", FileNotFoundError),
         "bytes": (b"Call me", TypeError),
     }[wrong]
     session = open_()
@@ -180,6 +179,24 @@ def test_what_cannot_be_read_is_told_before_anything_is_read(
         assert facts(session) == before
     with pytest.raises(ValueError, match="no source given; allowed: paths, texts"):
         session.feed()
+
+
+@pytest.mark.parametrize("words", ["and/or", "e.g", "text.txt", "folder"])
+def test_a_str_is_read_as_text(
+    words: str, open_: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it looks like, and though there is a file and a folder of such names."""
+    monkeypatch.chdir(tmp_path)
+    Path("text.txt").write_text("Call me Ishmael.")
+    Path("folder").mkdir()
+    session = open_()
+    scored = session.score(words, details=True)
+    session.feed(words)
+    assert session.text() + session.tail == words
+    assert session.checkpoint.tokenizer.decode(scored.ids) == words
+    other = open_("other")
+    other.feed(Path("text.txt"))
+    assert other.text() + other.tail == "Call me Ishmael."
 
 
 @pytest.mark.parametrize("empty", ["", [], [""], b"file", iter(())])
@@ -510,3 +527,11 @@ def test_a_file_that_was_changed_is_read_anew(
     session.save()
     read = tiny.tokenizer.decode(token_log(tmp_path / "s.zarr")[n_before:])
     assert read == first.read_text(encoding="utf-8") + second.read_text(encoding="utf-8")
+
+
+def test_reading_without_scoring_is_the_same_reading(text: str, tiny: Checkpoint) -> None:
+    plain, scored = Session(tiny), Session(tiny)
+    report, other = plain.feed([text]), scored.feed([text], score=True)
+    assert report.bits_per_byte is None and report.to_dict()["nats"] is None
+    assert (report.tokens, report.n_bytes) == (other.tokens, other.n_bytes)
+    assert plain.state.digest() == scored.state.digest()

@@ -38,7 +38,7 @@ def do(session: Session, action: str, value: Any) -> Any:
         report = session.feed([value])
         return report.tokens, report.nats
     if action == "score":
-        return session.score(value, details=True).log_probs
+        return session.score(value, logprobs=True).log_probs
     if action == "generate":
         return "".join(session.generate(value, max_tokens=4, temperature=1.5))
     if action == "rewind":
@@ -64,7 +64,7 @@ import torch
 torch.set_num_threads(1)
 import streamlm
 from memory_store import Locked
-from tests.test_session_lives import SECRETS, notes, visit
+from tests.sessions.test_session_lives import SECRETS, notes, visit
 folder, checkpoint, words = Path(sys.argv[1]), streamlm.load(sys.argv[2], device="cpu"), sys.argv[3]
 
 def some_todo(chance, secret, new):
@@ -136,7 +136,7 @@ def test_sessions_do_not_see_each_other(
             )
             assert one.state.digest() == other.state.digest() and one.tail == other.tail
             for secret in SECRETS.values():
-                found, wanted = (each.score(secret, details=True) for each in (one, other))
+                found, wanted = (each.score(secret, logprobs=True) for each in (one, other))
                 assert found.log_probs == wanted.log_probs
             heads = [store.head(branch) for store in (lived, again)]
             logs = [

@@ -44,7 +44,7 @@ def test_probabilities_are_the_models_own(tiny: Checkpoint) -> None:
     assert sum(share for _, share in greedy.others) == pytest.approx(1)
     session._end_text()
     written = next(session.fork().choices("", Sampling(temperature=2), max_tokens=1, seed=5))
-    report = session.score([written.text], details=True)
+    report = session.score([written.text], logprobs=True)
     assert report.ids[0] == written.id  # a token of the vocabulary, not a byte
     assert np.exp(report.log_probs[0]) == pytest.approx(written.probability, rel=0.05)
 
@@ -146,9 +146,9 @@ def test_feeding_tells_each_token(open_: Open, prose: Callable[..., str]) -> Non
         seen.append(len(done.report.ids))
 
     plain = Session(open_("plain").checkpoint)
-    expected = plain.feed([text])
+    expected = plain.feed([text], score=True)
     session = open_()
-    report = session.feed([text], details=True, block_bytes=100, progress=look)
+    report = session.feed([text], logprobs=True, block_bytes=100, progress=look)
     assert len(seen) == -(-len(text) // 100)  # characters of a str, not bytes
     assert seen == sorted(seen) and seen[-1] == len(report.ids) == report.tokens == plain.position
     assert report.nats == pytest.approx(-sum(report.log_probs), rel=1e-5)

@@ -51,7 +51,7 @@ def test_score_says_what_feed_would_and_changes_nothing(
     else:
         session.save()
     kept, size = facts(session), DirectoryStore.open(tmp_path / "s.zarr").size()
-    report = session.score([SETTLED], details=True)
+    report = session.score([SETTLED], logprobs=True)
     again = session.score(SETTLED[:40], [SETTLED[40:]])
     assert facts(session) == kept
     session.save()
@@ -67,7 +67,7 @@ def test_score_says_what_feed_would_and_changes_nothing(
     assert report.position == session.position
 
     list(session.generate(max_tokens=0))  # the word before ends here
-    fed = session.feed([SETTLED])
+    fed = session.feed([SETTLED], score=True)
     assert fed.nats == pytest.approx(report.nats, rel=1e-5) and session.tail == ""
     assert (fed.tokens, fed.n_bytes) == (report.tokens, report.n_bytes)
     assert "ids" not in fed.to_dict() and report.to_dict()["ids"] == ids
@@ -75,7 +75,7 @@ def test_score_says_what_feed_would_and_changes_nothing(
 
 def test_score_reads_the_tail_too(tiny: Checkpoint) -> None:
     text = "the whale"
-    report = Session(tiny).score([text], details=True)
+    report = Session(tiny).score([text], logprobs=True)
     assert report.ids == tiny.tokenizer.encode(text).tolist()
     assert report.n_bytes == len(text)
 

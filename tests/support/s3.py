@@ -1,4 +1,4 @@
-"""A local S3 server for tests: it counts requests, loses answers, and can be gone for a while."""
+"""A local S3 server for tests: it counts requests, drops responses, and can be unreachable."""
 
 import logging
 import socket
@@ -23,12 +23,12 @@ class Request:
 
 
 class S3Server:
-    """Amazon's S3 as moto plays it, on the loopback device.
+    """moto's emulation of Amazon S3, on the loopback interface.
 
     Attributes:
-        requests: those that were seen since `clear`.
-        unheard: says of a request whether it never reaches the storage.
-        unanswered: says of a request whether its answer is lost.
+        requests: the requests since `clear`.
+        unheard: whether a request is dropped before it reaches the storage.
+        unanswered: whether the response to a request is dropped.
     """
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class S3Server:
         self.requests.append(request)
         if self.unheard(request):
             return self._hang_up(environ)
-        # S3 looks and writes in one step; moto in two, between which another writer may come.
+        # A conditional put is atomic in S3, but not in moto.
         with self._one_by_one:
             answer = self._app(environ, start_response)
         return self._hang_up(environ) if self.unanswered(request) else answer
@@ -73,7 +73,7 @@ class S3Server:
         self._ask("PUT", f"/{name}")
 
     def authenticate(self, *, check: bool) -> None:
-        """Whether to ask for credentials; nobody has any that are good."""
+        """Whether to check credentials; all of them are invalid."""
         self._ask("POST", "/moto-api/reset-auth", b"0" if check else b"inf")
 
     def _ask(self, method: str, path: str, data: bytes | None = None) -> None:

@@ -10,6 +10,7 @@ streamlm promises; everything else needs a tolerance.
 """
 
 import functools
+import os
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -20,10 +21,19 @@ from torch.nn import functional as F
 
 ALIGNMENT = 64  # bytes; torch aligns what it allocates to as many
 UNITS = 3  # in the last place, at most
+INHERITED = "STREAMLM_SHAPE_ROUNDING"
 
 
 def pytest_configure() -> None:
-    """Replace torch's products, for this process and for good."""
+    """Replace torch's products, for this process and those that it starts."""
+    os.environ[INHERITED] = "1"
+    inherit()
+
+
+def inherit() -> None:
+    """Round as the process does that started this one, for good."""
+    if INHERITED not in os.environ:
+        return
     for owner, names in (
         (F, ("linear", "conv1d", "scaled_dot_product_attention")),
         (torch, ("matmul", "mm", "bmm", "addmm", "baddbmm", "einsum")),

@@ -1,4 +1,4 @@
-"""What the tests of the memory store share: streams to commit, and comparison bit by bit."""
+"""Helpers for tests of the memory store: streams to commit, and comparison bit by bit."""
 
 import io
 import os
@@ -25,7 +25,7 @@ def new_store(path: Path, **options: Any) -> DirectoryStore:
 
 
 class Stream:
-    """A stream whose windows grow as a session's do; any two of one seed are equal."""
+    """A random stream with the windows of a session; equal seeds give equal streams."""
 
     def __init__(self, seed: int = 0, *, memory: int = 12, compressed: int = 8) -> None:
         self.rng = np.random.default_rng(seed)
@@ -101,35 +101,35 @@ def files(root: Path) -> dict[str, bytes]:
 
 
 def members(data: bytes) -> dict[str, bytes]:
-    """What a commit's file holds, by name."""
+    """The members of a commit's file, by name."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         return {info.filename: archive.read(info) for info in archive.infolist()}
 
 
 def repacked(contents: Mapping[str, bytes]) -> bytes:
-    """A commit's file with such members; checksums of the archive fit, whatever they hold."""
+    """A commit's file with these members; the archive's own checksums match."""
     return b"".join(packed({name: [data] for name, data in contents.items()}, {}))
 
 
 def where(data: bytes, name: str) -> int:
-    """The byte of a commit's file at which the content of a member begins."""
+    """The offset of a member's content in a commit's file, in bytes."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         return archive.getinfo(name).header_offset + header_size(name)
 
 
-# The verbs that remedies begin with; a sentence that begins otherwise says what is, not what to do.
+# The verbs that remedies begin with; any other sentence is a statement, not a remedy.
 REMEDY = re.compile(
     r"(Ask|Check|End|Free|Give|Load|Open|Pass|Put|Restore|See|Try|Use)\b[^.]*(\.[^ ][^.]*)*\.\Z"
 )
 
 
 def assert_helpful(error: StoreError) -> None:
-    """The message begins with a path, there or said to be missing, and ends with a remedy."""
+    """The message begins with a path, existing or called missing, and ends with a remedy."""
     text = str(error)
     assert text.startswith("/"), text
     ends = [match.start() for match in re.finditer(": ", text)]
     absent = re.search("missing|no session|no branch|No such file|Not a directory", text)
-    # What could not be made is not there; then the folder is in which it should be.
+    # A file that could not be created does not exist, but its folder does.
     made = not isinstance(error, Corrupt)
     named = [os.path.dirname(text[:end]) if made else text[:end] for end in ends]
     assert absent or any(map(os.path.lexists, named)), text
@@ -137,7 +137,7 @@ def assert_helpful(error: StoreError) -> None:
 
 
 def digest(snapshot: Snapshot) -> dict[str, str]:
-    """The sha256 of every array of a snapshot, with what else makes it up."""
+    """The sha256, dtype and shape of every array of a snapshot, and the extent of its windows."""
     named = {name: (window.data, window) for name, window in snapshot.windows.items()}
     arrays = {name: (array, None) for name, array in snapshot.arrays.items()}
     return {

@@ -17,8 +17,10 @@ import torch
 import streamlm.training.trainer
 from streamlm.checkpoints.checkpoint import load_checkpoint
 from streamlm.config import ModelConfig, TrainConfig
+from streamlm.models.build import HEADS
 from streamlm.models.heads.sketch import SketchModel
 from streamlm.models.transformer_xl import TransformerXL
+from streamlm.state import State
 from streamlm.training.data import IGNORED, Corpus, SegmentBatches
 from streamlm.training.losses import compression_loss
 from streamlm.training.recipe import Recipe
@@ -108,6 +110,7 @@ def gradients(trainer: Trainer, steps: int = 1) -> dict[str, torch.Tensor]:
 
     trainer.optimizer.step = look  # type: ignore[method-assign]
     list(islice(trainer.run(), steps))
+    trainer.optimizer.step = step  # type: ignore[method-assign]
     return found
 
 
@@ -220,12 +223,13 @@ def test_the_compressor_learns_from_the_language_model_only_with_bptt(make: Make
         )
 
 
-def test_accumulated_gradients_are_the_mean_of_the_groups(
+def test_gradients_are_of_the_mean_over_all_targets(
     make: MakeTrainer, corpus: Corpus, books_tokenizer: Tokenizer
 ) -> None:
     trainer = make(accumulate=2, unroll=2, clip=1e9, memory_len=8)
     torch.manual_seed(trainer.config.seed)
     model = TransformerXL(trainer.model.config)
+    nats, losses, weights, counts = [], [], [], []
     for index in range(2):
         batches = SegmentBatches(
             corpus,
@@ -240,14 +244,68 @@ def test_accumulated_gradients_are_the_mean_of_the_groups(
             logits, state = model(batch.inputs, state)
             state, eviction = model.commit(state)
             assert eviction is not None
-            loss = torch.nn.functional.cross_entropy(
-                logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED
+            of_targets = (logits.flatten(0, 1), batch.targets.flatten())
+            nats.append(
+                torch.nn.functional.cross_entropy(
+                    *of_targets, ignore_index=IGNORED, reduction="sum"
+                )
             )
-            ((loss + compression_loss(model, eviction)) / 4).backward()
+            counts.append(int((batch.targets != IGNORED).sum()))
+            losses.append(compression_loss(model, eviction))
+            weights.append(int(eviction.real.any(dim=1).sum()))
+    compression = sum(loss * n for loss, n in zip(losses, weights, strict=True)) / sum(weights)
+    assert isinstance(compression, torch.Tensor)
+    (sum(nats) / sum(counts) + compression).backward()
     found = gradients(trainer)
     for name, weight in model.named_parameters():
         assert weight.grad is not None
         torch.testing.assert_close(found[name], weight.grad, rtol=1e-4, atol=1e-7)
+
+
+ROWS = [90, 30, 13, 110]  # targets of four documents: many in some rows and groups, few in others
+
+
+def of_documents(make: MakeTrainer, groups: list[list[int]], **options: object) -> Trainer:
+    """A trainer in float64 whose groups of rows read these documents."""
+    sizes = {"accumulate": len(groups), "batch_size": len(groups[0])}
+    trainer = make(f"{groups}", **{**options, **sizes})
+    random = np.random.default_rng(0)
+    documents = [random.integers(3, 8000, n).astype(np.uint16) for n in ROWS]
+    trainer.model.double()
+    trainer.states = [trainer.model.init_state(len(rows)) for rows in groups]
+    trainer.batches = []
+    for rows in groups:
+        tokens = np.concatenate([documents[row] for row in rows])
+        corpus = Corpus(tokens, np.cumsum([0, *(ROWS[row] for row in rows)]), 1, 1)
+        trainer.batches.append(SegmentBatches(corpus, len(rows), segment_len=16, bos=1))
+    return trainer
+
+
+@pytest.mark.parametrize(
+    ("variant", "unroll"),
+    [
+        *((name, n) for name in ("conv", "dilated", "select", "max", "sketch") for n in (1, 3)),
+        *(("bptt", 3), ("plain", 1)),
+    ],
+)
+def test_row_groups_are_as_one_batch(make: MakeTrainer, variant: str, unroll: int) -> None:
+    options = {**VARIANTS[variant], "unroll": unroll, "clip": 1e9, "steps": 9}
+    options |= {"dropout": 0.0, "attention_dropout": 0.0, "learning_rate": 1e-6}
+    options |= {"min_learning_rate": 0.0}
+    one = of_documents(make, [[0, 1, 2, 3]], **options)
+    two = of_documents(make, [[0, 1], [2, 3]], **options)
+    compressed = False
+    for _ in range(6 // unroll):
+        wanted, found = gradients(one), gradients(two)
+        assert one.tokens == two.tokens
+        compressed |= any("compressors" in name for name in wanted)
+        assert wanted.keys() == found.keys()
+        for name, gradient in wanted.items():
+            # The loss is computed in float32.
+            tolerance = 1e-5 * float(gradient.abs().max())
+            torch.testing.assert_close(found[name], gradient, rtol=0, atol=tolerance, msg=name)
+    assert compressed == (variant in ("conv", "dilated", "select", "bptt"))
+    assert one.tokens == sum(min(n, 96) for n in ROWS)
 
 
 def test_the_sketch_learns_types_and_its_coverage_loss_is_added(
@@ -281,6 +339,32 @@ def test_the_sketch_learns_types_and_its_coverage_loss_is_added(
     (without,), (with_it,) = (list(islice(each.run(), 1)) for each in (plain, covered))
     assert without.compression_loss == 0.0 < with_it.compression_loss <= 0.5
     assert losses[plain] == pytest.approx(losses[covered], rel=1e-5)
+
+
+class Penalised(TransformerXL):
+    """A head that compresses, and adds a loss of its own to that of the segment."""
+
+    def segment_loss(self, state: State) -> torch.Tensor:
+        return self.output_bias.mean() + 0.25
+
+
+def test_a_heads_own_loss_and_its_compression_loss_are_both_added(
+    make: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"clip": 1e9, "compression_loss": "attention-reconstruction"}
+    # The weights stay as they are.
+    options |= {"steps": 3, "learning_rate": 1e-9, "min_learning_rate": 0.0}
+    plain = make("plain", **options)
+    monkeypatch.setitem(HEADS, "relative", Penalised)
+    both = make("both", **options)
+    compression = list(islice(plain.run(), 2))[-1].compression_loss
+    assert compression > 0  # a segment was compressed
+    assert list(islice(both.run(), 2))[-1].compression_loss == pytest.approx(0.25 + compression)
+    wanted, found = gradients(plain), gradients(both)
+    share = 1 / len(wanted["output_bias"])
+    torch.testing.assert_close(found.pop("output_bias"), wanted.pop("output_bias") + share)
+    assert any("compressors" in name and bool(each.any()) for name, each in wanted.items())
+    torch.testing.assert_close(found, wanted)
 
 
 def test_gradients_are_clipped_the_compressor_apart(make: MakeTrainer) -> None:
@@ -399,6 +483,37 @@ def test_what_may_change_may_change(saved: Trainer, make: MakeTrainer) -> None:
     steps = list(other.run())
     assert [step.step for step in steps] == [4, 5]
     assert steps[0].learning_rate == other.learning_rate(3) <= 1e-3
+
+
+def test_a_run_of_older_groups_goes_on(make: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Biases of two dimensions and more decayed once, and nothing was saved by name."""
+
+    def groups(module: torch.nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:
+        wide = [each for each in module.parameters() if each.ndim >= 2]
+        flat = [each for each in module.parameters() if each.ndim < 2]
+        return [
+            {"params": wide, "weight_decay": weight_decay},
+            {"params": flat, "weight_decay": 0.0},
+        ]
+
+    options = {"steps": 3, "weight_decay": 0.5}
+    with monkeypatch.context() as patch:
+        patch.setattr(streamlm.training.trainer, "parameter_groups", groups)
+        old = make(**options)
+        list(old.run())
+    new = make(**{**options, "steps": 5})
+    new.resume()
+    assert_identical(new.model.state_dict(), old.model.state_dict())
+    moments = (
+        (trainer.model.named_parameters(), trainer.optimizer.state) for trainer in (new, old)
+    )
+    now, then = ({name: state[each] for name, each in named} for named, state in moments)
+    assert_identical(now, then)
+    bias = new.model.content_bias
+    decays = [group["weight_decay"] for group in new.optimizer.param_groups]
+    inside = [any(each is bias for each in group["params"]) for group in new.optimizer.param_groups]
+    assert (decays, inside) == ([0.5, 0.0], [False, True])
+    assert [step.step for step in new.run()] == [4, 5]
 
 
 class Killed(BaseException):

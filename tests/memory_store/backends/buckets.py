@@ -5,7 +5,7 @@ from typing import Any
 
 from memory_store import ObjectStore, Ref, Snapshot, create_store, open_store
 from memory_store.backends import object_client
-from memory_store.backends.object_storage import Objects
+from memory_store.backends.object_storage import ObjectBackend
 from memory_store.format.header import create_header, read_header
 from tests.memory_store.conformance.place import Place
 from tests.support.stores import Stream
@@ -20,12 +20,12 @@ class Prefix(Place):
         self.client = client
 
     def create(self, **options: Any) -> ObjectStore:
-        objects = Objects(self.client, "memory://s")
+        objects = ObjectBackend(self.client, "memory://s")
         options = {"attributes": None, "fingerprints": None, **options}
         return ObjectStore(objects, create_header(objects, **options))
 
     def open(self) -> ObjectStore:
-        objects = Objects(self.client, "memory://s")
+        objects = ObjectBackend(self.client, "memory://s")
         return ObjectStore(objects, read_header(objects))
 
     def files(self) -> dict[str, bytes]:
@@ -40,7 +40,7 @@ class Prefix(Place):
 
 
 class Bucket(Prefix):
-    """A prefix of its own in the bucket of the S3 server."""
+    """A new prefix in the bucket of the S3 server."""
 
     def __init__(self, name: str = "s.zarr") -> None:
         self.url = f"s3://{BUCKET}/{uuid.uuid4().hex}/{name}"

@@ -1,4 +1,4 @@
-"""The memory store in a folder: all that every store does, and what only a folder can do or be."""
+"""The memory store in a folder: the conformance tests, and the properties of folders."""
 
 import os
 import shutil
@@ -45,7 +45,7 @@ class TestFolder(StoreConformance):
 
 
 @pytest.mark.parametrize("damage", ["zeros", "short", "gone"])
-def test_damage_ends_at_the_next_commit(tmp_path: Path, damage: str) -> None:
+def test_the_next_commit_repairs_damage(tmp_path: Path, damage: str) -> None:
     store, stream = new_store(tmp_path / "s.zarr"), Stream()
     stream.read(8, memory=8, compressed=2)
     first = store.commit(stream.snapshot(), parent=None)
@@ -95,8 +95,8 @@ def test_paths(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> No
         DirectoryStore.open(tmp_path / "deep" / name)
 
 
-def test_create_takes_no_folder_that_is_in_use(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="'full' or 'normal', not 'some'"):
+def test_create_refuses_a_folder_in_use(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="durability = 'some'; allowed: 'full' or 'normal'"):
         new_store(tmp_path / "s.zarr", durability="some")
     new_store(tmp_path / "s.zarr")
     with pytest.raises(StoreError, match="a session already"):
@@ -108,7 +108,7 @@ def test_create_takes_no_folder_that_is_in_use(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match="file"):
         new_store(tmp_path / "file")
-    # What a creation that was cut short has left is no hindrance.
+    # The remains of an interrupted creation are accepted.
     for folder in ("refs", "commits"):
         (tmp_path / "cut" / folder).mkdir(parents=True)
     (tmp_path / "cut" / ".tmp-1").touch()
@@ -136,7 +136,7 @@ with store.writer("main"), store.writer("side"):
         assert holder.stdout.readline() == "holding\n"
         with pytest.raises(Locked, match=rf"'main' is being written by process {holder.pid} on "):
             store.writer().__enter__()
-        store.commit(Snapshot(0), parent=None)  # a courtesy, no guard
+        store.commit(Snapshot(0), parent=None)  # the lock is advisory
         with pytest.raises(Locked):
             store.delete()
         holder.kill()
@@ -147,7 +147,7 @@ with store.writer("main"), store.writer("side"):
 
 
 def test_reading_writes_nothing(tmp_path: Path) -> None:
-    """Nor does a user who may only read have to."""
+    """Opening, loading and verifying change no file and no time stamp."""
     path = tmp_path / "s.zarr"
     store, stream = new_store(path), Stream()
     stream.read(8, memory=8)
@@ -160,12 +160,12 @@ def test_reading_writes_nothing(tmp_path: Path) -> None:
     assert {str(p): p.stat().st_mtime_ns for p in path.rglob("*")} == before
 
 
-def test_a_user_who_may_only_read(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_user_with_read_permission_only(tmp_path_factory: pytest.TempPathFactory) -> None:
     code = """
 import os, sys
 import numpy
 from memory_store import DirectoryStore, Snapshot, StoreError
-if os.getuid() == 0:  # may do anything: become nobody
+if os.getuid() == 0:  # drop the privileges of root
     os.setgroups([]), os.setgid(65534), os.setuid(65534)
 store = DirectoryStore.open(sys.argv[1])
 head = store.head("main")
@@ -207,20 +207,20 @@ for write in (
     assert files(path) == before
 
 
-def test_leftovers_are_swept_when_they_are_old(tmp_path: Path) -> None:
+def test_old_leftovers_are_removed(tmp_path: Path) -> None:
     store, stream = new_store(tmp_path / "s.zarr"), Stream()
     stream.read(4, memory=4)
     ref = store.commit(stream.snapshot(), parent=None)
     orphan = store.path / "commits" / f"{7:012d}-{'a' * 32}.zip"
     shutil.copy(store.path / "commits" / ref.commit.name, orphan)
-    older = orphan.with_name(f"{7:012d}-{'b' * 32}")  # a folder, as early versions wrote them
+    older = orphan.with_name(f"{7:012d}-{'b' * 32}")  # a folder of schema 1
     older.mkdir()
     (older / "zarr.json").write_bytes(b"{}")
     going_on = orphan.with_name(f"{7:012d}-{'c' * 32}")
     shutil.copytree(older, going_on)
     temporary = store.path / "refs" / "main" / ".tmp-1"
     temporary.write_bytes(b"half")
-    assert store.gc().leftovers == 0  # somebody may be writing them
+    assert store.gc().leftovers == 0  # another writer may still be writing them
     for path in [orphan, older, going_on, temporary]:
         for each in [path, *path.rglob("*")]:
             os.utime(each, (0, 0))
@@ -231,17 +231,17 @@ def test_leftovers_are_swept_when_they_are_old(tmp_path: Path) -> None:
     assert store.verify().commits == 1
 
 
-def test_who_names_a_commit_and_who_collects_wait_for_each_other(tmp_path: Path) -> None:
+def test_forks_wait_for_garbage_collection(tmp_path: Path) -> None:
     store, stream = new_store(tmp_path / "s.zarr"), Stream()
     stream.read(4, memory=4)
     ref = store.commit(stream.snapshot(), parent=None)
     other = DirectoryStore.open(store.path)
-    with store._backend.naming(alone=True):
+    with store._backend.commits_lock(exclusive=True):
         thread = threading.Thread(target=other.publish, args=(ref,), kwargs={"branch": "fork"})
         thread.start()
         thread.join(0.2)
         assert thread.is_alive() and store.branches() == ["main"]
     thread.join(10)
     assert not thread.is_alive() and store.branches() == ["fork", "main"]
-    with store._backend.naming(alone=False), other._backend.naming(alone=False):
+    with store._backend.commits_lock(exclusive=False), other._backend.commits_lock(exclusive=False):
         pass

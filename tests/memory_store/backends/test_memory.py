@@ -47,6 +47,6 @@ def test_two_writers() -> None:
         pass
 
 
-def test_a_session_that_nobody_else_has() -> None:
+def test_new_sessions_are_independent() -> None:
     one, other = InMemoryStore.create(), InMemoryStore.create()
     assert one.session != other.session

@@ -1,4 +1,4 @@
-"""Object storage from outside: URLs, credentials, refusals, sessions side by side."""
+"""URLs and credentials of object storage, its refusals, and several sessions in one bucket."""
 
 import subprocess
 import sys
@@ -74,7 +74,7 @@ def test_no_server(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
         "az://bucket/a#hush",
     ],
 )
-def test_urls_that_are_refused(url: str) -> None:
+def test_invalid_urls(url: str) -> None:
     for use in (open_store, create_store, occupied, session_names):
         with pytest.raises(ValueError, match=r"allowed: .*s3://bucket/prefix, gs://") as caught:
             use(url)
@@ -103,7 +103,7 @@ def test_sessions_side_by_side(server: S3Server) -> None:
         create_store(shelf)
 
 
-def test_credentials_from_the_files_of_amazons_tools(
+def test_credentials_from_aws_files(
     server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / ".aws").mkdir()

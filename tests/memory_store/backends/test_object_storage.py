@@ -36,26 +36,26 @@ class TestS3(StoreConformance):
     steps: ClassVar[int] = 20
     every: ClassVar[int] = 20
     walk: ClassVar[int] = 50
-    # The server takes seconds for what these do; `TestObjects` sees the same code.
+    # These take seconds on the server; `TestObjects` runs the same code.
     test_thinning_by_age: Any = None
-    test_the_newest_stay_and_the_log_of_the_others: Any = None
-    test_sound_files_in_the_wrong_place: Any = None
-    test_gc_cut_short_goes_on: Any = None
-    test_what_is_forgotten_says_so: Any = None
+    test_gc_keeps_the_newest_and_the_log: Any = None
+    test_misplaced_files_are_detected: Any = None
+    test_an_interrupted_gc_can_be_repeated: Any = None
+    test_deleted_tokens_raise_not_found: Any = None
     test_recovery_replaces_refs: Any = None
-    test_a_new_header_from_a_commit: Any = None
-    test_damage_to_what_is_left_is_noticed: Any = None
+    test_the_header_is_rebuilt_from_a_commit: Any = None
+    test_damage_to_logs_is_detected: Any = None
 
     @pytest.fixture
     def place(self, bucket: Bucket) -> Bucket:
         return bucket
 
 
-# --- how much is asked
+# --- the number of requests
 
 
-def test_a_commit_asks_little(bucket: Bucket, server: S3Server) -> None:
-    """A put for the commit and one for the ref; nothing is read back."""
+def test_requests_of_a_commit(bucket: Bucket, server: S3Server) -> None:
+    """One put for the commit and one for the ref; nothing is read back."""
     store, stream, ref = bucket.new(), Stream(memory=64, compressed=32), None
     counts = []
     for _ in range(40):
@@ -78,36 +78,36 @@ def test_the_first_commit_after_opening_reads_the_windows_back(
     stream.read(1)
     server.clear()
     ref = store.commit(stream.snapshot(), parent=ref)
-    assert server.counted()["GET"] <= 16 + 5  # of each commit both windows at once
+    assert server.counted()["GET"] <= 16 + 5  # both windows of a commit in one request
     stream.read(1)
     server.clear()
     store.commit(stream.snapshot(), parent=ref)
     assert server.counted()["GET"] <= 3
 
 
-def test_resuming_asks_little(bucket: Bucket, server: S3Server) -> None:
-    """One part of each of at most 16 commits, and a few documents."""
+def test_requests_of_resuming(bucket: Bucket, server: S3Server) -> None:
+    """One range of each of at most 16 commits, and a few documents."""
     _, _, snapshot = saved(bucket, 16)
     server.clear()
     store = bucket.open()
     head = store.head("main")
     assert head is not None
     assert_equal(store.load(head), snapshot)
-    # The header (is it there, and what does it say), the list of refs, the ref, the attributes.
+    # The header twice (its existence and its content), the list of refs, the ref, the manifest.
     assert sum(server.counted().values()) == 16 + 5
 
 
-# --- when answers are lost
+# --- lost responses
 
 
 def is_ref(request: Request) -> bool:
     return request.create_only and "/refs/" in request.path
 
 
-def test_a_lost_answer_is_found_out(bucket: Bucket, server: S3Server) -> None:
-    """The ref got through, though the client was not told: it recognizes its own."""
+def test_a_lost_response_is_detected(bucket: Bucket, server: S3Server) -> None:
+    """The ref was created without a response: the client recognizes its own ref."""
     store, first = bucket.new(), None
-    for lost in (1, 2, 9):  # the answer to the request, to its repetition too, to all
+    for lost in (1, 2, 9):  # the response to the request, to its retry too, to all retries
         left = [lost]
 
         def unanswered(request: Request, left: list[int] = left) -> bool:
@@ -129,8 +129,8 @@ def test_a_lost_answer_is_found_out(bucket: Bucket, server: S3Server) -> None:
 
 
 @pytest.mark.parametrize("reached", [True, False])
-def test_silence_after_the_ref(bucket: Bucket, server: S3Server, reached: bool) -> None:
-    """Nobody knows whether it got through: the commit's objects stay, in case that it did."""
+def test_no_response_to_the_ref(bucket: Bucket, server: S3Server, reached: bool) -> None:
+    """Whether the ref was created is unknown: the objects of the commit stay."""
     store = bucket.new()
     first = store.commit(Snapshot(0), parent=None)
     gone: list[bool] = []
@@ -139,7 +139,7 @@ def test_silence_after_the_ref(bucket: Bucket, server: S3Server, reached: bool) 
         if is_ref(request) and not gone:
             gone.append(True)
             return not reached
-        return bool(gone) and "/refs/" in request.path  # objects could be removed
+        return bool(gone) and "/refs/" in request.path  # removing objects would succeed
 
     server.unheard, server.unanswered = unheard, is_ref
     with pytest.raises(StoreError, match=r"main/000000000001\.json: the storage did not answer"):
@@ -158,8 +158,8 @@ def test_silence_after_the_ref(bucket: Bucket, server: S3Server, reached: bool) 
     store.verify()
 
 
-def test_the_server_goes_in_the_middle_of_a_commit(bucket: Bucket, server: S3Server) -> None:
-    """Whichever request is the last: the branch is at the old commit or at the new one."""
+def test_the_server_fails_during_a_commit(bucket: Bucket, server: S3Server) -> None:
+    """The server fails after any request: the branch is at the old commit or at the new one."""
     store, stream = bucket.new(), Stream()
     stream.read(4, memory=4)
     old = stream.snapshot()
@@ -191,7 +191,7 @@ def test_the_server_goes_in_the_middle_of_a_commit(bucket: Bucket, server: S3Ser
     store.verify()
 
 
-def test_what_was_written_before_an_error_is_removed(bucket: Bucket, server: S3Server) -> None:
+def test_an_error_removes_uploaded_objects(bucket: Bucket, server: S3Server) -> None:
     store = bucket.new()
     before = bucket.files()
     server.unheard = lambda request: request.method == "PUT" and "/commits/" in request.path
@@ -199,7 +199,7 @@ def test_what_was_written_before_an_error_is_removed(bucket: Bucket, server: S3S
         store.commit(Snapshot(0), parent=None)
     server.clear()
     assert bucket.files() == before
-    # Commits of an early version are many objects, of which some were written already.
+    # Commits of schema 1 are many objects, some of which were uploaded before the error.
     old, other = ROOT / "tests" / "data" / "schema-1.zarr", Bucket()
     server.unheard = lambda request: request.method == "PUT" and "/tokens/" in request.path
     with pytest.raises(StoreError, match=r"tokens/.*: the storage refused while writing"):
@@ -210,7 +210,7 @@ def test_what_was_written_before_an_error_is_removed(bucket: Bucket, server: S3S
     assert other.open().verify() == open_store(old).verify()
 
 
-def test_a_lost_object_is_named(bucket: Bucket) -> None:
+def test_damaged_objects_are_named(bucket: Bucket) -> None:
     _, ref, _ = saved(bucket, 3)
     for key, data in bucket.files().items():
         if ref.commit.name in key and "/c." in key:

@@ -1,4 +1,4 @@
-"""Branches: rewinds, forks, writers that race, names."""
+"""Branches: rewinds, forks, racing writers, names."""
 
 import threading
 from dataclasses import replace
@@ -32,14 +32,14 @@ class BranchConformance:
         assert store.head("side") == fork and fork.commit == refs[1].commit
         assert store.branches() == ["main", "side"]
         assert store.nearest("side", 5) == refs[0].commit
-        # Both go on from there.
+        # Both continue from there.
         for branch, parent in (("main", back), ("side", fork)):
             stream.resume(store.load(parent))
             stream.read(2, memory=2)
             snapshot = stream.snapshot()
             assert_equal(store.load(store.commit(snapshot, branch=branch, parent=parent)), snapshot)
 
-    def test_a_writer_that_is_behind_gets_a_conflict(self, place: Place) -> None:
+    def test_a_stale_parent_raises_conflict(self, place: Place) -> None:
         store = place.new()
         first = store.commit(Snapshot(0), parent=None)
         second = store.commit(Snapshot(0), parent=first)
@@ -54,7 +54,7 @@ class BranchConformance:
     def test_a_lost_race_leaves_nothing(
         self, place: Place, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Another writer publishes between this one's first look and its ref."""
+        """Another writer publishes after this writer has checked the head."""
         store, won = place.new(), []
         first = store.commit(Snapshot(0), parent=None)
         rival, publish = place.open(), store._refs.publish
@@ -111,7 +111,7 @@ class BranchConformance:
         assert {ref.seq: ref.commit for ref in refs[1:]} == {
             seq: commit for seq, (commit, _) in acknowledged.items()
         }
-        # Each went on from the one before: the log holds every token, in the order of the refs.
+        # Each commit continues the one before: the log holds all tokens in the order of the refs.
         log = [acknowledged[seq][1] for seq in range(1, count + 1)]
         assert store.tokens(refs[-1], 0, count).tolist() == log
         assert len(place.commits()) == count + 1  # losers leave nothing
@@ -135,10 +135,10 @@ class BranchConformance:
                 use()
         assert place.files() == before
 
-    def test_a_writer_holds_its_branch_while_it_writes(self, place: Place) -> None:
+    def test_the_writer_lock_is_advisory(self, place: Place) -> None:
         store, ref = place.new(), None
         with store.writer(), store.writer("side"):
             ref = store.commit(Snapshot(0), parent=None)
-            place.open().commit(Snapshot(0), parent=ref)  # a courtesy, no guard
+            place.open().commit(Snapshot(0), parent=ref)  # the lock is advisory
         with store.writer():
             assert store.branches() == ["main"]

@@ -1,4 +1,4 @@
-"""What is committed is loaded, bit for bit, and only new slots are written."""
+"""Commits: snapshots load bit for bit, and only new slots are written."""
 
 import math
 from dataclasses import replace
@@ -38,9 +38,9 @@ class CommitConformance:
                 tokens = int(rng.integers(0, 9))
                 most = int(rng.choice([0, 2, 4, 40]))  # none, a few, or more than the window holds
                 stream.read(tokens, memory=most, compressed=most // 4)
-                if rng.random() < 0.05:  # a caller that breaks the promise that slots never change
+                if rng.random() < 0.05:  # a caller that changes committed slots
                     stream.window["memory"] = stream.window["memory"] ^ 1
-                if rng.random() < 0.05:  # and one that takes back slots
+                if rng.random() < 0.05:  # a caller that removes slots
                     stream.window["compressed"] = stream.window["compressed"][:, :, :-1]
                     stream.end["compressed"] = max(0, stream.end["compressed"] - 1)
                 snapshot = stream.snapshot()
@@ -151,8 +151,8 @@ class CommitConformance:
         assert manifest(store, ref).arrays["memory"].shape == (3, 1, 0, 4)
 
     @pytest.mark.parametrize("axis", [0, 1, 2])
-    def test_slots_are_told_apart_along_any_axis(self, place: Place, axis: int) -> None:
-        """What the parent has is not written again; what has changed in it is."""
+    def test_changed_slots_are_detected_along_any_axis(self, place: Place, axis: int) -> None:
+        """Unchanged slots of the parent are not written again; changed slots are."""
         shape = [3, 5, 4]
         shape[axis] = 20
         stream = np.moveaxis(np.random.default_rng(0).random(shape), axis, 0)
@@ -163,14 +163,14 @@ class CommitConformance:
             (13, None, 2),
             (14, 13, 8),  # the slot before the new one: the newest piece
             (15, None, 1),
-            (16, 9, 8),  # one that fell to the middle of the keyframe
+            (16, 9, 8),  # a slot in the middle of the keyframe
             (17, 11, 8),
             (18, None, 1),
         ):
             if changed is not None:
                 stream[changed - 1] += 1
             if end % 3 == 0:
-                store = place.open()  # what was written has to be read back
+                store = place.open()  # has to read the stored slots back
             data = np.moveaxis(stream[end - 8 : end], 0, axis)
             snapshot = Snapshot(0, {"w": Window(data, axis, end, 8)})
             ref = store.commit(snapshot, parent=ref)

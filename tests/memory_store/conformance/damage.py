@@ -17,12 +17,12 @@ from tests.support.stores import Stream, assert_equal, members, repacked
 class DamageConformance:
     """Part of `StoreConformance`."""
 
-    every: ClassVar[int] = 1  # of the damages to every file, how many are tried: one in so many
+    every: ClassVar[int] = 1  # one in `every` damages to every file is tried
 
     def test_no_damage_is_silent(self, place: Place) -> None:
-        """Every file, many ways: loading raises or is right; verifying raises."""
+        """Every file is damaged in many ways: `load` raises or is correct, `verify` raises."""
         store, made = history(place)
-        rng, tried, noticed, number = random.Random(0), 0, 0, 0
+        rng, tried, detected, number = random.Random(0), 0, 0, 0
         newest = {
             "refs/main/000000000003.json": ("main", made[2][0]),
             "refs/side/000000000000.json": ("side", None),
@@ -38,12 +38,12 @@ class DamageConformance:
                     try:
                         found = place.open().load(ref)
                     except StoreError as error:
-                        noticed += 1
+                        detected += 1
                         assert store.name in str(error)
                     else:
                         assert_equal(found, snapshot)
                 if damaged is None and name in newest:
-                    # A branch that loses its newest ref is what it was; nobody can tell.
+                    # A missing newest ref cannot be detected: the branch is at the one before.
                     assert place.open().head(newest[name][0]) == newest[name][1]
                 else:
                     with pytest.raises(StoreError) as caught:
@@ -51,10 +51,10 @@ class DamageConformance:
                     assert store.name in str(caught.value)
             place.write(name, data)
         store.verify()
-        assert tried > 300 // self.every and noticed > 100 // self.every
+        assert tried > 300 // self.every and detected > 100 // self.every
 
-    def test_sound_files_in_the_wrong_place(self, place: Place) -> None:
-        """Swapped chunks, documents, refs, commits pass their own checksums, not the chain's."""
+    def test_misplaced_files_are_detected(self, place: Place) -> None:
+        """Swapped chunks, documents, refs and commits have valid checksums, but wrong ids."""
         store, made = history(place)
         commits = [f"commits/{ref.commit.name}" for ref, _ in made]
         refs = [f"refs/main/{i:012d}.json" for i in range(4)]
@@ -88,7 +88,7 @@ class DamageConformance:
 
 
 def history(place: Place) -> tuple[Store, list[tuple[Ref, Snapshot]]]:
-    """Four commits whose windows need each other."""
+    """Four commits that hold slots of each other's windows."""
     store, stream, made = place.new(), Stream(memory=12, compressed=8), []
     for _ in range(4):
         stream.read(4, memory=4, compressed=1)
@@ -100,7 +100,7 @@ def history(place: Place) -> tuple[Store, list[tuple[Ref, Snapshot]]]:
 
 
 def damages(data: bytes, rng: random.Random) -> Iterator[bytes | None]:
-    """Damaged versions of a file's content; None stands for no file."""
+    """Damaged versions of a file's content; None is a missing file."""
     yield None
     yield b""
     yield data[: rng.randrange(len(data))]
@@ -114,7 +114,7 @@ def damages(data: bytes, rng: random.Random) -> Iterator[bytes | None]:
 
 
 def same_json(damaged: bytes | None, data: bytes) -> bool:
-    """Whether the damage is none: "e" and "E" mean the same in a number."""
+    """Whether the damage is harmless: "e" and "E" are equal in a number."""
     try:
         return bool(json.loads(damaged or b"") == json.loads(data))
     except ValueError:

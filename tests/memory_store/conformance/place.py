@@ -1,4 +1,4 @@
-"""Where a test keeps a session, whatever the medium."""
+"""The interface of the conformance tests to a medium."""
 
 from abc import ABC, abstractmethod
 from typing import Any
@@ -10,14 +10,14 @@ from tests.support.stores import FINGERPRINTS
 
 
 class Place(ABC):
-    """Where one session is kept, and its files seen from outside."""
+    """The place of one session, with access to its files."""
 
     @abstractmethod
     def create(self, **options: Any) -> Store: ...
 
     @abstractmethod
     def open(self) -> Store:
-        """Another store of the same session, which knows nothing of the first."""
+        """Another store of the same session, with empty caches."""
 
     @abstractmethod
     def files(self) -> dict[str, bytes]: ...

@@ -1,4 +1,4 @@
-"""A session from its creation to its end, and what can be read of it."""
+"""Sessions: creation, deletion, reads, walks, fingerprints, schemas."""
 
 import json
 import math
@@ -18,7 +18,7 @@ class SessionConformance:
 
     walk: ClassVar[int] = 200  # commits in the long walk
 
-    def test_walks_are_short(self, place: Place) -> None:
+    def test_walks_take_logarithmic_steps(self, place: Place) -> None:
         store, ref = place.new(), None
         refs = []
         for i in range(self.walk):
@@ -45,14 +45,14 @@ class SessionConformance:
             assert reads <= 2 * 3 * math.log2(self.walk)
         assert fresh.tokens(ref, 0, ref.position).tolist() == list(range(ref.position))
 
-    def test_what_is_not_there(self, place: Place) -> None:
+    def test_missing_branches_positions_and_tokens(self, place: Place) -> None:
         store = place.new()
         assert store.branches() == [] and store.head("main") is None and store.refs("main") == []
         with pytest.raises(NotFound, match="no branch 'main'"):
             store.nearest("main", 3)
         late = store.commit(
             Snapshot(10, tokens=np.arange(4)), parent=None
-        )  # read 6 before it was bound
+        )  # 6 tokens were read before the session was stored
         assert store.tokens(late, 6, 10).tolist() == [0, 1, 2, 3]
         with pytest.raises(NotFound, match="begins at 6"):
             store.tokens(late, 5, 10)
@@ -77,7 +77,7 @@ class SessionConformance:
         assert caught.value.differing == {"model": ("x" * 64, "m" * 64)}
         with pytest.raises(Mismatch, match="adapter is a, but nothing is recorded"):
             store.load(first, fingerprints={"adapter": "a"})
-        with pytest.raises(ValueError, match="text to text"):
+        with pytest.raises(ValueError, match="allowed: strings by strings"):
             store.load(first, fingerprints={"model": 3})  # type: ignore[dict-item]
 
     def test_reading_writes_nothing(self, place: Place) -> None:
@@ -92,7 +92,7 @@ class SessionConformance:
         assert reader.size() == sum(map(len, before.values()))
         assert place.files() == before
 
-    def test_a_session_from_beginning_to_end(self, place: Place) -> None:
+    def test_create_open_delete(self, place: Place) -> None:
         with pytest.raises(NotFound, match="no session here"):
             place.open()
         store = place.new(attributes={"title": "é"})

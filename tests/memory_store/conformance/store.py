@@ -1,4 +1,4 @@
-"""What every memory store does, whatever keeps its files: each kind's tests subclass this."""
+"""The conformance tests of a memory store on any medium; tests of each medium subclass them."""
 
 from tests.memory_store.conformance.branches import BranchConformance
 from tests.memory_store.conformance.commits import CommitConformance
@@ -10,4 +10,4 @@ from tests.memory_store.conformance.upkeep import UpkeepConformance
 class StoreConformance(
     CommitConformance, BranchConformance, SessionConformance, DamageConformance, UpkeepConformance
 ):
-    """Subclasses have a fixture `place`: a `Place` where there is nothing yet."""
+    """Subclasses define a fixture `place`: an empty `Place`."""

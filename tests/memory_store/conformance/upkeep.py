@@ -1,4 +1,4 @@
-"""What every memory store does about old snapshots: pins, retention, garbage."""
+"""Maintenance: retention, pins, garbage collection, recovery, copies."""
 
 import re
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from memory_store import Corrupt, NotFound, Ref, Retention, Snapshot, StoreError, UnsupportedSchema
-from memory_store.backends.memory import InMemory
+from memory_store.backends.memory import MemoryBackend
 from memory_store.media import InMemoryStore
 from memory_store.store import Store
 from memory_store.types import Recovered
@@ -32,15 +32,15 @@ def grown(store: Store, n: int) -> tuple[list[Ref], list[Snapshot]]:
 
 
 def loadable(store: Store, refs: Iterable[Ref]) -> list[int]:
-    """The positions that can be loaded; the others must say that they were let go."""
+    """The loadable positions; the others must raise NotFound and name gc."""
     found = []
     for ref in refs:
         try:
             store.load(ref)
         except NotFound as error:
-            assert "let go" in str(error) and not store.is_whole(ref)
+            assert "deleted by gc" in str(error) and not store.is_loadable(ref)
         else:
-            assert store.is_whole(ref)
+            assert store.is_loadable(ref)
             found.append(ref.position)
     return found
 
@@ -52,54 +52,54 @@ def ids_of(snapshots: Iterable[Snapshot]) -> np.ndarray:
 class UpkeepConformance:
     """Part of `StoreConformance`."""
 
-    def test_the_newest_stay_and_the_log_of_the_others(self, place: Any) -> None:
+    def test_gc_keeps_the_newest_and_the_log(self, place: Any) -> None:
         store = place.new()
         refs, snapshots = grown(store, 40)
         before = store.size()
-        told = store.gc(Retention(last=5), dry_run=True)
-        assert store.size() == before and told.released > 0
-        assert store.gc(Retention(last=5)) == told
+        report = store.gc(Retention(last=5), dry_run=True)
+        assert store.size() == before and report.deleted > 0
+        assert store.gc(Retention(last=5)) == report
         for again in (store, place.open()):
             assert loadable(again, refs)[-5:] == [ref.position for ref in refs[-5:]]
-            assert len(loadable(again, refs)) < 5 + 16  # what those are loaded from
+            assert len(loadable(again, refs)) < 5 + 16  # and the commits they are loaded from
             for ref, snapshot in zip(refs[-5:], snapshots[-5:], strict=True):
                 assert_equal(again.load(ref), snapshot)
             assert np.array_equal(again.tokens(refs[-1], 0, 400), ids_of(snapshots))
             assert again.verify().commits == 40
             near = again.nearest("main", 395)
-            assert near.position == 390 and again.is_whole(near)
-            first = again.nearest("main", 20)  # all positions are within reach
-            assert first == refs[0].commit and again.is_whole(first)
-            with pytest.raises(NotFound, match="let go"):
+            assert near.position == 390 and again.is_loadable(near)
+            first = again.nearest("main", 20)  # every position can be recomputed
+            assert first == refs[0].commit and again.is_loadable(first)
+            with pytest.raises(NotFound, match="deleted by gc"):
                 again.publish(refs[1], branch="fork")
             assert again.branches() == ["main"]
-        assert store.gc(Retention(last=5)).released == 0
+        assert store.gc(Retention(last=5)).deleted == 0
         stream = Stream(1)
         stream.resume(store.load(refs[-1]))
         stream.read(10, memory=3, compressed=1)
         following = stream.snapshot()
         assert_equal(store.load(store.commit(following, parent=refs[-1])), following)
 
-    def test_what_is_forgotten_says_so(self, place: Any) -> None:
+    def test_deleted_tokens_raise_not_found(self, place: Any) -> None:
         store = place.new()
         refs, snapshots = grown(store, 30)
         store.gc(Retention(last=8))
-        told = store.gc(Retention(last=4, log=False), dry_run=True)
-        assert store.gc(Retention(last=4, log=False)) == told and told.forgotten
-        assert store.verify().commits == 30  # the chain of ids is whole
+        report = store.gc(Retention(last=4, log=False), dry_run=True)
+        assert store.gc(Retention(last=4, log=False)) == report and report.tokens_deleted
+        assert store.verify().commits == 30  # the chain of ids is complete
         oldest = refs[-4].position
         assert np.array_equal(store.tokens(refs[-1], oldest, 300), ids_of(snapshots)[oldest:])
-        with pytest.raises(NotFound, match="were forgotten"):
+        with pytest.raises(NotFound, match=r"token ids up to \d+ were deleted"):
             store.tokens(refs[-1], 0, 300)
         with pytest.raises(NotFound, match="no snapshot at or before 20 tokens is kept"):
             store.nearest("main", 20)
-        assert not store.gc(Retention(last=4, log=False)).forgotten
+        assert not store.gc(Retention(last=4, log=False)).tokens_deleted
 
-    def test_pins_forks_and_heads_stay(self, place: Any) -> None:
+    def test_gc_keeps_pins_forks_and_heads(self, place: Any) -> None:
         store = place.new()
         refs, snapshots = grown(store, 30)
         store.pin(refs[3], "beginning")
-        store.pin(refs[3], "beginning")  # again is nothing new
+        store.pin(refs[3], "beginning")  # pinning again changes nothing
         fork = store.publish(refs[11], branch="fork")
         store.gc(Retention(last=1))
         for index in (3, 11, 29):
@@ -108,10 +108,10 @@ class UpkeepConformance:
         assert store.pins() == place.open().pins() == {"beginning": refs[3].commit}
         with pytest.raises(StoreError, match="pins another commit"):
             store.pin(refs[29], "beginning")
-        gone = next(ref for ref in refs if not store.is_whole(ref))
-        with pytest.raises(NotFound, match="let go"):
+        gone = next(ref for ref in refs if not store.is_loadable(ref))
+        with pytest.raises(NotFound, match="deleted by gc"):
             store.pin(gone, "too-late")
-        with pytest.raises(ValueError, match="a pin's name"):
+        with pytest.raises(ValueError, match="a pin name has"):
             store.pin(refs[29], "../out")
         store.unpin("beginning")
         with pytest.raises(NotFound, match="no such pin"):
@@ -135,7 +135,7 @@ class UpkeepConformance:
             assert np.array_equal(replay, ids_of(snapshots)[near.position : target])
 
     @pytest.mark.parametrize("kind", ["zarr.json", "memory/c.0.0.0.0", "segment/c.0.0.0.0"])
-    def test_recovery_finds_the_newest_sound_state(self, place: Any, kind: str) -> None:
+    def test_recovery_finds_the_newest_loadable_snapshot(self, place: Any, kind: str) -> None:
         store = place.new()
         refs, snapshots = grown(store, 6)
         assert store.recover() == Recovered(refs[-1], ())
@@ -165,7 +165,7 @@ class UpkeepConformance:
         store = place.new()
         refs, snapshots = grown(store, 6)
         if not damaged and 5 in lost:
-            pytest.skip("nobody can know of a newest ref that is gone")
+            pytest.skip("a missing newest ref cannot be detected")
         held = {seq: place.files()[f"refs/main/{seq:012d}.json"] for seq in lost}
         for seq in lost:
             data = held[seq].replace(b'"seq"', b'"sEq"') if damaged else None
@@ -185,13 +185,13 @@ class UpkeepConformance:
         assert store.recover() == Recovered(found.head, ())
 
     @pytest.mark.parametrize("damage", [None, b"", b"{}", b'{"schema":1}'])
-    def test_a_new_header_from_a_commit(self, place: Any, damage: bytes | None) -> None:
+    def test_the_header_is_rebuilt_from_a_commit(self, place: Any, damage: bytes | None) -> None:
         store = place.new()
         assert recover_header(store._backend) is None
         place.write("session.json", damage)
         with pytest.raises((Corrupt, NotFound, UnsupportedSchema)):
             place.open()
-        if damage in (None, b"", b'{"schema":1}'):  # nothing was committed: nobody can know
+        if damage in (None, b"", b'{"schema":1}'):  # no commit contains the header's values
             with pytest.raises((Corrupt, NotFound)):
                 recover_header(store._backend)
         refs, snapshots = grown(store, 2)
@@ -206,7 +206,7 @@ class UpkeepConformance:
         assert again.verify().commits == 2
         assert ("lost/session-0.json" in place.files()) == (damage is not None)
 
-    def test_recovery_needs_something_sound(self, place: Any) -> None:
+    def test_recovery_needs_a_loadable_snapshot(self, place: Any) -> None:
         store = place.new()
         with pytest.raises(NotFound, match="no branch"):
             store.recover()
@@ -214,11 +214,11 @@ class UpkeepConformance:
         for ref in refs:
             place.write(f"commits/{ref.commit.name}", b"{}")
         before = place.files()
-        with pytest.raises(NotFound, match="no state of this branch is sound"):
+        with pytest.raises(NotFound, match="no snapshot of this branch can be loaded"):
             place.open().recover()
         assert place.files() == before
 
-    def test_a_copy_has_all_and_is_a_session_of_its_own(self, place: Any, tmp_path: Path) -> None:
+    def test_a_copy_is_complete_and_independent(self, place: Any, tmp_path: Path) -> None:
         store = place.new()
         refs, snapshots = grown(store, 25)
         fork = store.publish(refs[20], branch="fork")
@@ -227,7 +227,7 @@ class UpkeepConformance:
         store.gc(Retention(last=5, log=False))
         export_session(store._backend, tmp_path / "s.zip")
         kept: dict[str, bytes] = {}
-        import_session(tmp_path / "s.zip", InMemory(kept))
+        import_session(tmp_path / "s.zip", MemoryBackend(kept))
         assert kept == {k: d for k, d in place.files().items() if not k.startswith("lost/")}
         copy = InMemoryStore.open(kept)
         assert copy.verify() == store.verify()
@@ -240,7 +240,7 @@ class UpkeepConformance:
         copy.commit(stream.snapshot(), parent=refs[-1])
         assert store.refs("main") == refs
 
-    def test_nothing_is_left_of_a_copy_that_fails(self, place: Any, tmp_path: Path) -> None:
+    def test_a_failed_copy_leaves_nothing(self, place: Any, tmp_path: Path) -> None:
         store = place.new()
         refs, _ = grown(store, 5)
         key = f"commits/{refs[2].commit.name}"
@@ -250,25 +250,25 @@ class UpkeepConformance:
         damaged = place.open()._backend
         kept: dict[str, bytes] = {}
         with pytest.raises(Corrupt, match=re.escape(key)):
-            copy_session(damaged, InMemory(kept))
+            copy_session(damaged, MemoryBackend(kept))
         with pytest.raises(Corrupt, match=re.escape(key)):
             export_session(damaged, tmp_path / "s.zip")
         assert not kept and not list(tmp_path.glob("*.zip")) and not list(tmp_path.glob(".tmp-*"))
         place.write(key, data)
         kept["other"] = b"in use"
         with pytest.raises(StoreError, match="in use already"):
-            copy_session(damaged, InMemory(kept))
+            copy_session(damaged, MemoryBackend(kept))
         assert kept == {"other": b"in use"}
 
-    def test_all_is_kept_unless_asked(self, place: Any) -> None:
+    def test_gc_keeps_everything_by_default(self, place: Any) -> None:
         store = place.new()
         refs, _ = grown(store, 20)
-        told = store.gc()
-        assert (told.kept, told.released, told.leftovers, told.bytes) == (20, 0, 0, 0)
+        report = store.gc()
+        assert (report.kept, report.deleted, report.leftovers, report.bytes) == (20, 0, 0, 0)
         assert len(loadable(store, refs)) == 20
 
     @pytest.mark.parametrize("after", range(6))
-    def test_gc_cut_short_goes_on(
+    def test_an_interrupted_gc_can_be_repeated(
         self, place: Any, after: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         store = place.new()
@@ -299,7 +299,7 @@ class UpkeepConformance:
         assert loadable(store, refs)[-3:] == [230, 240, 250]
         assert np.array_equal(store.tokens(refs[-1], 0, 250), ids_of(snapshots))
 
-    def test_damage_to_what_is_left_is_noticed(self, place: Any) -> None:
+    def test_damage_to_logs_is_detected(self, place: Any) -> None:
         store = place.new()
         grown(store, 25)
         store.gc(Retention(last=2))

@@ -1,4 +1,4 @@
-"""The memory store's files: plain Zarr v3, chained by ids, read without Zarr."""
+"""The files of a session: plain Zarr v3, chained by ids, read without zarr-python."""
 
 import json
 import shutil
@@ -51,7 +51,7 @@ def test_zarr_reads_and_writes_the_same(tmp_path: Path) -> None:
         assert ours == {f"{name}/{k}": v for k, v in theirs.items() if "json" not in k}
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that consolidated metadata is not in the specification
+        warnings.simplefilter("ignore")  # consolidated metadata is not in the specification yet
         plain, consolidated = (
             zarr.open_group(zarr.storage.ZipStore(path), mode="r", use_consolidated=which)
             for which in (False, True)
@@ -69,7 +69,7 @@ def test_zarr_reads_arrays_of_many_chunks(tmp_path: Path) -> None:
 
 
 def test_other_tools_read_a_commit(tmp_path: Path) -> None:
-    """Python's own and, where it is installed, Info-ZIP's."""
+    """Python's zipfile and, where it is installed, Info-ZIP's unzip."""
     store, stream = new_store(tmp_path / "s.zarr"), Stream()
     stream.read(8, memory=8, compressed=2)
     ref = store.commit(stream.snapshot(), parent=None)

@@ -1,4 +1,4 @@
-"""What a writer remembers of the slots it wrote, and what it does where that is not enough."""
+"""Slot checksums: a writer remembers them, and reads slots back only where they do not suffice."""
 
 import os
 from dataclasses import replace
@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from memory_store import DirectoryStore, Ref, Snapshot, Window
 from memory_store.backend import Extent
 from memory_store.backends import files
-from memory_store.format.manifest import Slots
-from memory_store.history.checksums import MOST, covers, slot_sums, unchanged
+from memory_store.format.manifest import WindowSpec
+from memory_store.history.checksums import MAX_CHECKSUMS, covers, slot_checksums, unchanged
 from tests.support.stores import Stream, assert_equal, new_store
 
 
@@ -24,9 +24,9 @@ def made(random: np.random.Generator, axis: int, start: int, end: int) -> Window
     return Window(random.integers(0, 2**16, shape, dtype=np.uint16), axis, end, 10**6)
 
 
-def as_slots(window: Window) -> Slots:
+def as_slots(window: Window) -> WindowSpec:
     dtype = window.data.dtype.name
-    return Slots(window.data.shape, dtype, window.axis, window.end, window.capacity)
+    return WindowSpec(window.data.shape, dtype, window.axis, window.end, window.capacity)
 
 
 @given(
@@ -37,19 +37,19 @@ def as_slots(window: Window) -> Slots:
     added=st.integers(0, 50),
     data=st.data(),
 )
-def test_checksums_tell_whether_slots_are_the_same(
+def test_checksums_detect_changed_slots(
     seed: int, axis: int, start: int, count: int, added: int, data: st.DataObject
 ) -> None:
     random = np.random.default_rng(seed)
     window = made(random, axis, start, start + count)
     before = replace(as_slots(window), end=window.end - added)
-    sums = slot_sums(window, before)
+    sums = slot_checksums(window, before)
     edges = sorted({number for each in sums for number in each} or {start})
-    assert list(sums) == list(pairwise(edges)) and len(sums) <= MOST
+    assert list(sums) == list(pairwise(edges)) and len(sums) <= MAX_CHECKSUMS
     assert (edges[0], edges[-1]) == (start, window.end)
     assert covers(sums, window) and unchanged(window, sums)
 
-    # The next window loses slots at its beginning and has new ones at its end.
+    # The next window drops old slots and appends new ones.
     lost = data.draw(st.integers(0, count))
     kept = np.moveaxis(np.moveaxis(window.data, axis, 0)[lost:], 0, axis)
     grown = np.concatenate([kept, made(random, axis, 0, added).data], axis)
@@ -57,8 +57,8 @@ def test_checksums_tell_whether_slots_are_the_same(
     assert covers(sums, following) == (start + lost in edges)
     if covers(sums, following):
         assert unchanged(following, sums)
-        assert unchanged(following, slot_sums(following, as_slots(window), sums))
-        if kept.size:  # not one bit of what was there may differ
+        assert unchanged(following, slot_checksums(following, as_slots(window), sums))
+        if kept.size:  # a single changed bit is detected
             byte = data.draw(st.integers(0, kept.nbytes - 1))
             kept = kept.copy()
             kept.reshape(-1).view(np.uint8)[byte] ^= 1 << data.draw(st.integers(0, 7))
@@ -67,8 +67,8 @@ def test_checksums_tell_whether_slots_are_the_same(
 
 
 @given(steps=st.lists(st.integers(1, 4), min_size=2, max_size=12))
-def test_a_stream_by_segments_is_covered_once_its_segment_is_known(steps: list[int]) -> None:
-    """Whatever number of segments is added at a time, each at least once alone."""
+def test_streams_by_segments_stay_covered(steps: list[int]) -> None:
+    """Each step appends one to four segments."""
     random, segment, capacity = np.random.default_rng(0), 8, 37
     stream = random.integers(0, 2**16, (2, 1000, 3), dtype=np.uint16)
 
@@ -77,16 +77,16 @@ def test_a_stream_by_segments_is_covered_once_its_segment_is_known(steps: list[i
         return Window(stream[:, start:end], 1, end, capacity)
 
     before, end = at(segment * 6), segment * 7
-    sums = slot_sums(at(end), as_slots(before))
+    sums = slot_checksums(at(end), as_slots(before))
     for step in steps:
         before, end = at(end), end + step * segment
         assert covers(sums, at(end)) and unchanged(at(end), sums)
-        sums = slot_sums(at(end), as_slots(before), sums)
+        sums = slot_checksums(at(end), as_slots(before), sums)
 
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The commits that are opened to be read."""
+    """The names of the commits that are opened for reading."""
     found: list[str] = []
     open_regular = files.open_regular
 
@@ -118,7 +118,7 @@ def test_a_writer_reads_nothing_back(tmp_path: Path, opened: list[str]) -> None:
     assert_equal(DirectoryStore.open(store.path).load(ref), snapshot)
 
 
-def test_files_that_somebody_touched_are_read_back(tmp_path: Path, opened: list[str]) -> None:
+def test_touched_files_are_read_back(tmp_path: Path, opened: list[str]) -> None:
     store, stream = new_store(tmp_path / "s.zarr"), Stream()
     ref, _ = commits(store, stream, 6)
     opened.clear()
@@ -130,7 +130,7 @@ def test_files_that_somebody_touched_are_read_back(tmp_path: Path, opened: list[
     assert opened == []
 
 
-def test_what_another_writer_committed_is_read_back(tmp_path: Path, opened: list[str]) -> None:
+def test_commits_of_other_writers_are_read_back(tmp_path: Path, opened: list[str]) -> None:
     store, stream = new_store(tmp_path / "s.zarr"), Stream()
     ref, _ = commits(store, stream, 6)
     opened.clear()
@@ -138,7 +138,7 @@ def test_what_another_writer_committed_is_read_back(tmp_path: Path, opened: list
     assert ref.commit.name in opened
 
 
-def test_slots_that_differ_are_written_and_nothing_else_is_left(tmp_path: Path) -> None:
+def test_changed_slots_are_rewritten(tmp_path: Path) -> None:
     store, stream = new_store(tmp_path / "s.zarr"), Stream()
     commits(store, stream, 6)
     stream.window["memory"] = stream.window["memory"] ^ 1

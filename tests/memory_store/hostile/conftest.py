@@ -1,4 +1,4 @@
-"""Honest sessions, in which the tests then lie."""
+"""Valid sessions of both schemas, which the tests forge."""
 
 import shutil
 from pathlib import Path
@@ -21,7 +21,7 @@ def store(tmp_path: Path) -> DirectoryStore:
 
 @pytest.fixture
 def old(tmp_path: Path) -> DirectoryStore:
-    """A session of the first schema: its commits are folders."""
+    """A session of schema 1, whose commits are folders."""
     shutil.copytree(ROOT / "tests" / "data" / "schema-1.zarr", tmp_path / "old" / "s.zarr")
     return DirectoryStore.open(tmp_path / "old" / "s.zarr")
 

@@ -1,4 +1,4 @@
-"""What the tests of hostile stores share: lies, ways to tell them, and a guard on memory."""
+"""Forged sessions with matching ids and checksums, and a limit on memory."""
 
 import json
 import tracemalloc
@@ -12,7 +12,7 @@ from memory_store.format.json import canonical, sealed, sha256
 from memory_store.format.zarr import array_document, chunk_shape
 from tests.support.stores import members, repacked
 
-ENOUGH = 2**22  # bytes that refusing may take
+ENOUGH = 2**22  # bytes that a refusal may allocate
 LIES: list[Any] = [
     *(-1, 0, 1, 2**31, 2**53 + 1, 2**63, 10**400, 1e308, -0.5, 3.0, True, None),
     *("", "..", "../../../../etc/passwd", "/etc/passwd", "x" * 5000, "a\0b", "object", "|O", "<f8"),
@@ -22,7 +22,7 @@ LIES: list[Any] = [
 
 @contextmanager
 def little_memory() -> Iterator[None]:
-    tracemalloc.start()  # sees numpy's memory too, touched or not
+    tracemalloc.start()  # also traces numpy's memory, touched or not
     try:
         yield
         assert tracemalloc.get_traced_memory()[1] < ENOUGH
@@ -37,7 +37,7 @@ def newest(store: DirectoryStore) -> Ref:
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The way to everything inside a document."""
+    """The path of every value in a document."""
     items = value.items() if isinstance(value, dict) else enumerate(value)
     for key, item in items:
         yield (*path, key)
@@ -51,19 +51,19 @@ def with_lie(document: Any, place: tuple[Any, ...], lie: Any) -> Any:
     for key in place[:-1]:
         inside = inside[key]
     if canonical(inside[place[-1]]) == canonical(lie):
-        return None  # the truth
+        return None  # not a lie
     inside[place[-1]] = lie
     return document
 
 
 def member(store: DirectoryStore, ref: Ref, name: str = "zarr.json") -> bytes:
-    """A part of a commit, be it a file or, as in the first schema, a folder."""
+    """A member of a commit's file, or a file of a commit folder of schema 1."""
     path = store.path / "commits" / ref.commit.name
     return (path / name).read_bytes() if path.is_dir() else members(path.read_bytes())[name]
 
 
 def put(store: DirectoryStore, ref: Ref, name: str, data: bytes) -> None:
-    """Change a part of a commit; of a file, every size, place and checksum is made to fit."""
+    """Replace a member of a commit; sizes, offsets and checksums of the file are adjusted."""
     path = store.path / "commits" / ref.commit.name
     if path.is_dir():
         (path / name).write_bytes(data)
@@ -72,7 +72,7 @@ def put(store: DirectoryStore, ref: Ref, name: str, data: bytes) -> None:
 
 
 def publish(store: DirectoryStore, ref: Ref, attributes: dict[str, Any]) -> Commit:
-    """Give the newest commit other attributes; its id, its ref and its metadata are made to fit."""
+    """Replace the attributes of the newest commit; its id, ref and metadata are adjusted."""
     document = json.loads(member(store, ref))
     document["attributes"] = attributes
     with suppress(ArithmeticError, AttributeError, KeyError, TypeError, ValueError):
@@ -80,7 +80,7 @@ def publish(store: DirectoryStore, ref: Ref, attributes: dict[str, Any]) -> Comm
             name: array_document(tuple(spec["shape"]), spec["dtype"])
             for name, spec in attributes["arrays"].items()
         }
-    chunk_shape.cache_clear()  # 4.0 == 4: it would remember the lie for the truth
+    chunk_shape.cache_clear()  # 4.0 == 4: the cache would return the lie for the true value
     put(store, ref, "zarr.json", canonical(document))
     commit = replace(ref.commit, id=sha256(canonical(attributes)))
     path = store.path / "refs" / ref.branch / f"{ref.seq:012d}.json"

@@ -1,4 +1,4 @@
-"""A commit's file that is no such archive, or whose directory lies."""
+"""Forged archives: commit files with a malformed beginning or a false directory."""
 
 import io
 import os
@@ -17,7 +17,7 @@ from tests.support.stores import assert_equal, assert_helpful, members, repacked
 
 
 def zipped(data: bytes, method: int) -> bytes:
-    """The same members, as Python's own module writes them."""
+    """The same members, written by Python's zipfile module."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", method) as archive:
         for name, content in members(data).items():
@@ -26,7 +26,7 @@ def zipped(data: bytes, method: int) -> bytes:
 
 
 def with_size(data: bytes, size: int) -> bytes:
-    """The first header promises a document of so many bytes."""
+    """The first header claims a document of `size` bytes."""
     at = HEADER.size + len("zarr.json")
     return data[: at + 4] + struct.pack("<QQ", size, size) + data[at + 20 :]
 
@@ -40,7 +40,7 @@ def with_bytes(data: bytes, at: int, new: bytes) -> bytes:
     return data[:at] + new + data[at + len(new) :]
 
 
-# Refused by all who read: where the arrays lie follows from the document.
+# Refused by every read: the offsets of the arrays follow from the document.
 ARCHIVES: dict[str, Callable[[bytes], bytes]] = {
     "no bytes": lambda data: b"",
     "half a header": lambda data: data[:30],
@@ -82,7 +82,7 @@ ARCHIVES: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("lie", ARCHIVES.values(), ids=ARCHIVES)
-def test_archives_that_lie(store: DirectoryStore, lie: Callable[[bytes], bytes]) -> None:
+def test_forged_archives(store: DirectoryStore, lie: Callable[[bytes], bytes]) -> None:
     ref = newest(store)
     path = store.path / "commits" / ref.commit.name
     lying = lie(path.read_bytes())
@@ -95,7 +95,7 @@ def test_archives_that_lie(store: DirectoryStore, lie: Callable[[bytes], bytes])
 
 
 def listed(data: bytes) -> tuple[list[tuple[Member, int]], int]:
-    """The members of an archive as its directory has them, and where that begins."""
+    """The members in an archive's directory, and the offset of the directory."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         return [
             (Member(info.filename, info.file_size, info.CRC), info.header_offset)
@@ -106,13 +106,13 @@ def listed(data: bytes) -> tuple[list[tuple[Member, int]], int]:
 def relisted(
     data: bytes, change: Callable[[list[tuple[Member, int]]], Sequence[tuple[Member, int]]]
 ) -> bytes:
-    """The archive with another directory, in which all else fits."""
+    """The archive with another directory that is otherwise consistent."""
     found, start = listed(data)
     return data[:start] + directory(change(found), start)
 
 
-# Told by `verify`: other tools would find something else than what was committed. `load` reads
-# nothing of it.
+# Detected by `verify`, because other tools would read something else than what was committed.
+# `load` ignores the directory.
 DIRECTORIES: dict[str, Callable[[bytes], bytes]] = {
     "none": lambda data: data[: listed(data)[1]],
     "cut off": lambda data: data[:-1],
@@ -151,14 +151,14 @@ DIRECTORIES: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("name", DIRECTORIES)
-def test_directories_that_lie(store: DirectoryStore, name: str) -> None:
+def test_forged_directories(store: DirectoryStore, name: str) -> None:
     ref = newest(store)
     honest, path = store.load(ref), store.path / "commits" / ref.commit.name
     lying = DIRECTORIES[name](path.read_bytes())
     assert lying != path.read_bytes() or name == "as large as a disk"
     path.write_bytes(lying)
     if name == "as large as a disk":
-        os.truncate(path, 2**36)  # of which nothing is on disk
+        os.truncate(path, 2**36)  # a sparse file
     with little_memory():
         assert_equal(DirectoryStore.open(store.path).load(ref), honest)
         with pytest.raises(Corrupt, match=path.name) as caught:

@@ -1,7 +1,7 @@
-"""Stores that somebody made to do harm: every id and checksum fits, and the content lies.
+"""Hostile documents: all ids and checksums match, and the content is forged.
 
-Whatever a document claims, it is refused, or it is what an honest store might hold; either way
-little memory is taken, nothing outside is touched, and nothing is executed.
+A forged document is refused, unless it could be that of a valid store. Either way little memory is
+allocated, nothing outside the session is touched, and nothing is executed.
 """
 
 import json
@@ -28,8 +28,8 @@ from tests.memory_store.hostile.lies import (
 from tests.support.stores import assert_equal, assert_helpful, new_store
 
 
-def test_any_lie_in_a_commit(either: DirectoryStore) -> None:
-    """Each value of its attributes, many lies: refused, or the arrays are those that are there."""
+def test_forged_commit_attributes(either: DirectoryStore) -> None:
+    """Every value of the attributes is forged: refused, or the loaded arrays are unchanged."""
     store = either
     ref = newest(store)
     honest, attributes = store.load(ref), store._commits.read(ref.commit).attributes
@@ -57,7 +57,7 @@ def test_any_lie_in_a_commit(either: DirectoryStore) -> None:
 
 
 @pytest.mark.parametrize("name", ["session.json", "refs/main/000000000002.json"])
-def test_any_lie_in_a_sealed_document(store: DirectoryStore, name: str) -> None:
+def test_forged_sealed_documents(store: DirectoryStore, name: str) -> None:
     path, honest = store.path / name, newest(store)
     document = json.loads(path.read_text())
     del document["crc32c"]
@@ -112,8 +112,8 @@ def test_junk_in_every_document(either: DirectoryStore, junk: bytes) -> None:
         honest = member(store, ref, name) if name else path.read_bytes()
         put(store, ref, name, junk) if name else path.write_bytes(junk)
         part = "/tokens/zarr.json" if path.is_dir() else ": tokens/zarr.json"
-        told = path.name + (part if name == "tokens/zarr.json" else "")
-        with little_memory(), pytest.raises(StoreError, match=told) as caught:
+        named = path.name + (part if name == "tokens/zarr.json" else "")
+        with little_memory(), pytest.raises(StoreError, match=named) as caught:
             DirectoryStore.open(store.path).verify()
         assert_helpful(caught.value)
         put(store, ref, name, honest) if name else path.write_bytes(honest)
@@ -121,8 +121,8 @@ def test_junk_in_every_document(either: DirectoryStore, junk: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", ["session.json", "ref", "zarr.json", "tokens/zarr.json"])
-def test_a_key_that_is_there_twice(either: DirectoryStore, name: str) -> None:
-    """Readers disagree on which of the two counts, so that each could be shown another state."""
+def test_duplicate_keys(either: DirectoryStore, name: str) -> None:
+    """Readers disagree on which of the two is valid, so each could be shown another state."""
     store, ref = either, newest(either)
     path = store.path / (f"refs/main/{ref.seq:012d}.json" if name == "ref" else name)
 
@@ -133,19 +133,19 @@ def test_a_key_that_is_there_twice(either: DirectoryStore, name: str) -> None:
         put(store, ref, name, doubled(member(store, ref, name)))
     else:
         path.write_bytes(doubled(path.read_bytes()))
-    # An array's document is compared as it stands, if it is part of a file.
+    # In a commit's file, the document of an array is compared byte by byte.
     compared = name == "tokens/zarr.json" and store.path.parent.name != "old"
     with pytest.raises(Corrupt, match=f"{name}: damaged" if compared else "twice") as caught:
         DirectoryStore.open(store.path).verify()
     assert_helpful(caught.value)
 
 
-def test_a_shape_that_no_file_backs(either: DirectoryStore) -> None:
-    """Memory is taken only for what is there, and as large as the shape says."""
+def test_shapes_larger_than_the_files(either: DirectoryStore) -> None:
+    """Memory is allocated only if the files are as large as the shape claims."""
     store, ref = either, newest(either)
     attributes = store._commits.read(ref.commit).attributes
     for name, shape, chunks in (
-        ("usage", [3, 1, 2**23], 3),  # fits in memory, and does not
+        ("usage", [3, 1, 2**23], 3),  # would fit in memory; the next one would not
         ("usage", [3, 1, 2**33], 3),
         ("segment", [2**26, 1, 1, 1], 4),
         ("segment", [2**33, 1, 1, 1], 512),
@@ -158,8 +158,8 @@ def test_a_shape_that_no_file_backs(either: DirectoryStore) -> None:
         assert_helpful(caught.value)
 
 
-def test_absurd_arrays_are_told_from_large_ones(tmp_path: Path) -> None:
-    """The guard on memory above can fail: an honest array of that size goes over it."""
+def test_the_memory_guard_can_fail(tmp_path: Path) -> None:
+    """A valid array of that size exceeds the limit on memory of the tests above."""
     store = new_store(tmp_path / "large.zarr")
     ref = store.commit(Snapshot(0, arrays={"a": np.ones(ENOUGH // 8 + 1)}), parent=None)
     with pytest.raises(AssertionError), little_memory():

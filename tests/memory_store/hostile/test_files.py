@@ -1,4 +1,4 @@
-"""Links, devices and pipes in the place of files and folders; junk that would run if it could."""
+"""Hostile filesystem objects: links, devices and pipes instead of files; content that is code."""
 
 import os
 import stat
@@ -33,8 +33,8 @@ def special(path: Path, kind: str) -> None:
     "kind",
     ["device", "pipe", "link to a device", "link to itself", "link to nothing", "link to what was"],
 )
-def test_what_is_no_file_is_not_read(either: DirectoryStore, kind: str) -> None:
-    """Every file replaced, one at a time: no waiting, no reading without end."""
+def test_special_files_are_not_read(either: DirectoryStore, kind: str) -> None:
+    """Every file is replaced in turn: reads neither block nor continue forever."""
     store = either
     if kind == "device" and os.getuid() != 0:
         pytest.skip("making a device takes root")
@@ -59,7 +59,7 @@ def test_what_is_no_file_is_not_read(either: DirectoryStore, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["device", "pipe", "link to a device", "link out"])
 @pytest.mark.parametrize("name", [".lock", ".publish", "000000000003.json"])
-def test_what_is_planted_where_a_writer_writes(
+def test_planted_special_files(
     store: DirectoryStore, kind: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if kind == "device" and os.getuid() != 0:
@@ -94,10 +94,8 @@ def newest_before(store: DirectoryStore, name: str) -> Ref:
     ("fixture", "depth"),
     [("store", "branch"), ("old", "branch"), ("old", "commit"), ("old", "array")],
 )
-def test_folders_that_lead_elsewhere(
-    fixture: str, depth: str, request: pytest.FixtureRequest
-) -> None:
-    """Through a link to a folder only what was committed is read, and nothing is written."""
+def test_linked_folders(fixture: str, depth: str, request: pytest.FixtureRequest) -> None:
+    """Reads through a linked folder return committed data only, and nothing is written."""
     store: DirectoryStore = request.getfixturevalue(fixture)
     ref = newest(store)
     snapshot, name = store.load(ref), ref.commit.name
@@ -118,13 +116,13 @@ def test_folders_that_lead_elsewhere(
         with pytest.raises((StoreError, ValueError)):
             action()
     assert files(outside).keys() == before.keys()
-    with suppress(Corrupt):  # or it is deleted: but what a link leads to is not the store's
+    with suppress(Corrupt):  # deleting is allowed, but not the target of the link
         found.delete()
     assert files(outside).keys() == before.keys()
 
 
-def test_a_linked_commit_is_left_alone(store: DirectoryStore) -> None:
-    """A commit's file that is a link is not followed; what it leads to stays as it is."""
+def test_linked_commits(store: DirectoryStore) -> None:
+    """A link instead of a commit's file is not followed, and its target stays unchanged."""
     ref = newest(store)
     snapshot, outside = store.load(ref), store.path.parent / "outside.zip"
     path = store.path / "commits" / ref.commit.name
@@ -164,7 +162,7 @@ for folder, _, names in list(os.walk(sys.argv[1])):
     for name in names:
         path = os.path.join(folder, name)
         honest = open(path, "rb").read()
-        # The whole file, and what each part of a commit's file begins with.
+        # The whole file, and the beginning of each member of a commit's file.
         parts = [i + 59 for i in range(1, len(honest)) if honest.startswith(b"PK\\3\\4", i)]
         for junk in (b"cos\\nsystem\\n(S'ls'\\ntR.", b"\\x80\\x04N.", b"import os", b"\\x93NUMPY"):
             whole = junk.ljust(len(honest), b"\\n")[: len(honest)]

@@ -1,4 +1,4 @@
-"""Copies of a store: taken while it is written, in either order, diverged, laid over another."""
+"""Copies of a session's files: during writes, in any order, diverged, over another copy."""
 
 import random
 import shutil
@@ -16,7 +16,7 @@ from tests.support.stores import Stream, assert_equal, assert_helpful, new_store
 
 
 def snapshot(position: int) -> Snapshot:
-    """What a store holds after so many tokens; anyone can tell what it should be."""
+    """The snapshot at a position; a function of the position only."""
     slots = np.arange(position * 8)[-64:]
     tokens = np.array([position] if position else [], int)
     return Snapshot(position, {"w": Window(slots, 0, position * 8, 64)}, tokens=tokens)
@@ -37,7 +37,7 @@ def check(store: DirectoryStore, ref: Ref) -> None:
 
 
 def copy(source: Path, target: Path, part: str) -> None:
-    """Copy what is there; what vanishes meanwhile is passed over, as by any tool that copies."""
+    """Copy files as a generic tool does: files that disappear meanwhile are skipped."""
     if (source / part).is_file():
         shutil.copyfile(source / part, target / part)
         return
@@ -49,8 +49,8 @@ def copy(source: Path, target: Path, part: str) -> None:
             continue
 
 
-def test_copies_of_a_store_that_is_written(tmp_path: Path) -> None:
-    """Refs first, then commits, while another writes as fast as it can."""
+def test_copies_during_writes(tmp_path: Path) -> None:
+    """Refs first, then commits, while another thread writes as fast as it can."""
     store, ended = new_store(tmp_path / "s.zarr"), threading.Event()
     write(store, 1)
     counts: list[int] = []
@@ -81,7 +81,7 @@ def test_copies_of_a_store_that_is_written(tmp_path: Path) -> None:
 
 
 def test_copies_at_any_two_moments(tmp_path: Path) -> None:
-    """In the order that the design asks for, every copy is whole; in the other, damage is told."""
+    """Refs before commits: every copy is complete. Commits before refs: damage is detected."""
     (tmp_path / "disk").mkdir()
     (tmp_path / "site").mkdir()
     recorder, site = Recorder(tmp_path / "disk"), Site(tmp_path / "site")
@@ -101,7 +101,7 @@ def test_copies_at_any_two_moments(tmp_path: Path) -> None:
         return {path: content for path, content in image.items() if f"{path}/".startswith(folder)}
 
     moments = range(begun, len(images))
-    pairs = [(moment, moment) for moment in moments]  # the closest call
+    pairs = [(moment, moment) for moment in moments]
     pairs += [(chance.choice(moments), chance.choice(moments)) for _ in range(150)]
     for first, second in pairs:
         site.lay(
@@ -134,7 +134,7 @@ def test_copies_at_any_two_moments(tmp_path: Path) -> None:
 def test_nothing_depends_on_the_clock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, now: float
 ) -> None:
-    """Set back, before 1970, or far into the future between commits."""
+    """The clock is set back, before 1970, or far into the future between commits."""
     store, times = new_store(tmp_path / "s.zarr"), [1.7e9, 1.7e9, now, now, 1.6e9, 1.6e9]
     made = []
     for time in times:
@@ -154,7 +154,7 @@ def test_nothing_depends_on_the_clock(
 
 @pytest.fixture
 def diverged(tmp_path: Path) -> tuple[DirectoryStore, DirectoryStore]:
-    """A store and its copy, gone on apart: same session, same numbers, other commits."""
+    """A store and its diverged copy: same session, same ref numbers, other commits."""
     store = new_store(tmp_path / "a.zarr")
     stream = Stream()
     stream.read(4, memory=4)
@@ -177,7 +177,7 @@ def heads(*stores: DirectoryStore) -> list[Ref]:
     return [ref for ref in refs if ref is not None]
 
 
-def test_copies_that_have_diverged(diverged: tuple[DirectoryStore, DirectoryStore]) -> None:
+def test_diverged_copies(diverged: tuple[DirectoryStore, DirectoryStore]) -> None:
     one, other = diverged
     mine, theirs = heads(one, other)
     assert one.session == other.session and mine.seq == theirs.seq and mine != theirs
@@ -199,10 +199,10 @@ def test_copies_that_have_diverged(diverged: tuple[DirectoryStore, DirectoryStor
 
 
 @pytest.mark.parametrize("parts", [("refs", "commits"), ("refs",), ("commits",)])
-def test_a_copy_laid_over_another(
+def test_a_copy_written_over_another(
     diverged: tuple[DirectoryStore, DirectoryStore], parts: tuple[str, ...]
 ) -> None:
-    """The refs win that are there; what they name is loaded as it was committed, or refused."""
+    """The copied refs win; the commits that they name load as committed, or raise."""
     one, other = diverged
     mine, theirs = heads(one, other)
     known = {ref.commit: each.load(ref) for each, ref in ((one, mine), (other, theirs))}

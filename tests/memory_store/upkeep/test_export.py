@@ -1,4 +1,4 @@
-"""Archives of sessions: what Zarr reads of them, and what hostile ones may not do."""
+"""Exported sessions: Zarr reads them, and damaged or hostile archives are refused."""
 
 import struct
 import zipfile
@@ -10,7 +10,7 @@ import pytest
 import zarr
 
 from memory_store import Corrupt, NotFound, StoreError
-from memory_store.backends.directory import Directory
+from memory_store.backends.directory import DirectoryBackend
 from memory_store.media import DirectoryStore
 from memory_store.store import Store
 from memory_store.upkeep.export import export_session, import_session
@@ -31,11 +31,11 @@ def packed(store: Store, path: Path) -> Path:
 
 
 def unpacked(path: Path, to: Path) -> DirectoryStore:
-    import_session(path, Directory(to, "full"))
+    import_session(path, DirectoryBackend(to, "full"))
     return DirectoryStore.open(to)
 
 
-def test_zarr_opens_what_is_inside(store: DirectoryStore, tmp_path: Path) -> None:
+def test_zarr_opens_exported_commits(store: DirectoryStore, tmp_path: Path) -> None:
     path = packed(store, tmp_path / "s.zip")
     head = store.head("main")
     assert head is not None
@@ -56,10 +56,10 @@ def test_equal_sessions_are_equal_archives(store: DirectoryStore, tmp_path: Path
         packed(store, tmp_path / "b.zip")
 
 
-def test_every_damaged_byte_is_noticed_or_harmless(store: DirectoryStore, tmp_path: Path) -> None:
+def test_every_damaged_byte_is_detected_or_harmless(store: DirectoryStore, tmp_path: Path) -> None:
     data = packed(store, tmp_path / "s.zip").read_bytes()
-    sound = store.verify()
-    noticed = 0
+    intact = store.verify()
+    detected = 0
     for at in range(0, len(data), len(data) // 60):
         path = tmp_path / f"{at}.zip"
         path.write_bytes(data[:at] + bytes([data[at] ^ 0x40]) + data[at + 1 :])
@@ -67,11 +67,11 @@ def test_every_damaged_byte_is_noticed_or_harmless(store: DirectoryStore, tmp_pa
         try:
             found = unpacked(path, to)
         except (Corrupt, NotFound):
-            noticed += 1
+            detected += 1
             assert not to.exists()
-        else:  # a date, an attribute of the file
-            assert found.verify() == sound and found.refs("main") == store.refs("main")
-    assert noticed > 40
+        else:  # a date or a file attribute in the archive
+            assert found.verify() == intact and found.refs("main") == store.refs("main")
+    assert detected > 40
     for at in range(0, len(data), len(data) // 20):
         (tmp_path / "short.zip").write_bytes(data[:at])
         with pytest.raises((Corrupt, NotFound)):
@@ -90,17 +90,17 @@ def rewritten(path: Path, change: Callable[[zipfile.ZipInfo], None]) -> None:
 @pytest.mark.parametrize(
     "name", ["../evil", "/evil", "commits/../../evil", "refs/../evil/000000000000.json", "readme"]
 )
-def test_what_was_added_is_refused(store: DirectoryStore, tmp_path: Path, name: str) -> None:
+def test_added_files_are_refused(store: DirectoryStore, tmp_path: Path, name: str) -> None:
     path = packed(store, tmp_path / "s.zip")
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(name, b"x")
     (tmp_path / "in").mkdir()
-    with pytest.raises(Corrupt, match="not all that was exported, or more"):
+    with pytest.raises(Corrupt, match="files are missing or were added"):
         unpacked(path, tmp_path / "in" / "s.zarr")
     assert not list(tmp_path.rglob("evil*")) and not list((tmp_path / "in").iterdir())
 
 
-def test_bombs_and_doubles_are_refused(store: DirectoryStore, tmp_path: Path) -> None:
+def test_compressed_and_duplicate_members(store: DirectoryStore, tmp_path: Path) -> None:
     path = packed(store, tmp_path / "s.zip")
 
     def deflated(info: zipfile.ZipInfo) -> None:
@@ -125,11 +125,11 @@ def test_bombs_and_doubles_are_refused(store: DirectoryStore, tmp_path: Path) ->
     assert sorted(p.name for p in tmp_path.iterdir()) == ["s.zarr", "s.zip"]
 
 
-def test_what_is_no_archive(tmp_path: Path) -> None:
+def test_files_that_are_not_archives(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="No such file"):
         unpacked(tmp_path / "none.zip", tmp_path / "s.zarr")
     (tmp_path / "text.zip").write_text("Call me Ishmael.")
-    with pytest.raises(Corrupt, match="no archive of a session"):
+    with pytest.raises(Corrupt, match="not an exported session"):
         unpacked(tmp_path / "text.zip", tmp_path / "s.zarr")
     with zipfile.ZipFile(tmp_path / "empty.zip", "w"):
         pass
