@@ -389,10 +389,10 @@ def test_sessions_go_on_where_they_were(
         session.feed([text])
         twin = session.fork()
         wanted = "".join(twin.generate(max_tokens=12, temperature=0))
-        score = session.score(["The sea."], details=True).log_probs
+        score = session.score(["The sea."], logprobs=True).log_probs
     with streamlm.open(tmp_path / "s.zarr", load_checkpoint(folder, device="cpu")) as again:
         assert again.state.digest() == session.state.digest()
-        assert again.score(["The sea."], details=True).log_probs == score
+        assert again.score(["The sea."], logprobs=True).log_probs == score
         assert "".join(again.fork().generate(max_tokens=12, temperature=0)) == wanted
         again.rewind(tokens=50)
         fresh = Session(checkpoint)
