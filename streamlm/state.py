@@ -177,7 +177,8 @@ class State:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "State":
-        return cls(**{**values, "length": tuple(values["length"])})
+        length, carried = tuple(values["length"]), dict(values["carried"])
+        return cls(**{**values, "length": length, "carried": carried})
 
     def to_numpy(self) -> dict[str, np.ndarray]:
         """The real part of a state of one row, as arrays that numpy can hold.

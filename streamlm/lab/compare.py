@@ -322,7 +322,7 @@ def run_variant(
     measures = None
     if measured:
         note(f"{variant.name}, seed {seed}: measuring")
-        checkpoint = Checkpoint(trainer.model.eval().requires_grad_(False), tokenizer)
+        checkpoint = Checkpoint(trainer.model.requires_grad_(False).freeze(), tokenizer)
         places = [{"place": at, "nats": nats} for at, nats, _ in report.loss_by_position]
         measures = {**measure(checkpoint, corpora[1]), "loss_by_position": places}
     shutil.rmtree(folder)

@@ -170,7 +170,10 @@ class Model(nn.Module, ABC):
             try:
                 yield self
             finally:
-                self._frozen = before
+                if before is None:
+                    self._frozen = None
+                elif self._frozen is not before:  # moved, loaded or trained meanwhile
+                    self.freeze()
 
     @property
     def frozen(self) -> Any:
