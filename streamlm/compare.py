@@ -27,7 +27,8 @@ from streamlm.heads import build_model
 from streamlm.laboratory import measure
 from streamlm.leaks import gate
 from streamlm.recipe import Recipe
-from streamlm.train import Step, Trainer
+from streamlm.train import Trainer
+from streamlm.train_step import Step
 from tokenizer import Tokenizer
 
 UNTRAINED = ("max", "mean", "most-used")

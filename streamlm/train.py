@@ -5,9 +5,8 @@ import json
 import math
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,8 @@ from streamlm.losses import compression_loss, target_loss
 from streamlm.recipe import Recipe
 from streamlm.state import State
 from streamlm.token_types import token_types
+from streamlm.train_step import BegunStep, Pace, Step
+from streamlm.transfer import Fetch, send
 from tokenizer import Tokenizer
 
 STATE_FIELDS = ("past", "segment", "usage", "filled", "position", "carried")
@@ -32,27 +33,6 @@ MAY_CHANGE = {
     *("steps", "learning_rate", "min_learning_rate", "warmup_steps", "compile"),
     *("checkpoint_steps", "eval_steps", "log_steps", "eval_tokens"),
 }
-
-
-@dataclass(frozen=True)
-class Step:
-    """What one optimiser step reports.
-
-    Attributes:
-        loss: the language model's, in nats per token.
-        compression_loss: or what else the head adds to it (`Model.segment_loss`).
-    """
-
-    step: int
-    loss: float
-    bits_per_byte: float
-    compression_loss: float
-    gradient_norm: float
-    learning_rate: float
-    tokens_per_second: float
-    tokens: int
-    seconds_left: float
-    valid_bits_per_byte: float | None = None
 
 
 class Trainer:
@@ -119,50 +99,60 @@ class Trainer:
         return scheduled_rate(self.config, step)
 
     def run(self) -> Iterator[Step]:
-        """Train to the end, yielding after every step; saves and evaluates on the way."""
+        """Train to the end, yielding after every step; saves and evaluates on the way.
+
+        On CUDA a step is yielded once the next one was begun, so that the device is never idle;
+        only a step that is saved or evaluated, and the last one, come at once.
+        """
         config = self.config
         self.folder.mkdir(parents=True, exist_ok=True)
         self.model.train()
-        rate, last = 0.0, time.perf_counter()
+        pace = Pace()
+        running: BegunStep | None = None
         while self.step < config.steps:
-            before = self.tokens
-            loss, bits, auxiliary, norm, lr = self._optimise()
-            self.step += 1
-            now = time.perf_counter()
-            speed = (self.tokens - before) / (now - last)
-            rate = speed if not rate else 0.95 * rate + 0.05 * speed
-            last = now
-            per_step = self.tokens / self.step
-            report = Step(
-                step=self.step,
-                loss=loss,
-                bits_per_byte=bits,
-                compression_loss=auxiliary,
-                gradient_norm=norm,
-                learning_rate=lr,
-                tokens_per_second=rate,
-                tokens=self.tokens,
-                # Nothing can be told before the first target was met.
-                seconds_left=(config.steps - self.step) * per_step / rate if rate else 0.0,
-            )
-            if not math.isfinite(loss):
-                last_good = self.folder / "last"
-                remedy = "begin again with a lower learning_rate"
-                if last_good.exists():
-                    remedy = f"resume from {last_good} with a lower learning_rate"
-                raise FloatingPointError(f"the loss is {loss} at step {self.step}; {remedy}")
+            begun = self._optimise()
+            if running is not None:
+                report = self._settle(running, pace)
+                self._log(report)
+                yield report
+                running = None
             finished = self.step == config.steps
-            if self.step % config.eval_steps == 0 or finished:
+            evaluates = self.step % config.eval_steps == 0 or finished
+            saves = self.step % config.checkpoint_steps == 0 or finished
+            if not (begun.sums.arrived or evaluates or saves):
+                running = begun
+                continue
+            report = self._settle(begun, pace)
+            if evaluates:
                 report = replace(report, valid_bits_per_byte=self.validate())
-            if self.step % config.log_steps == 0 or report.valid_bits_per_byte or finished:
-                with open(self.folder / "log.jsonl", "a", encoding="utf-8") as log:
-                    log.write(json.dumps(report.__dict__) + "\n")
-            if self.step % config.checkpoint_steps == 0 or finished:
+            self._log(report)
+            if saves:
                 self.save()
-            if report.valid_bits_per_byte:
-                last = time.perf_counter()
+            if evaluates:
+                pace.restart()
             yield report
         save_checkpoint(self.folder / "model", self.model, self.tokenizer)
+
+    def _settle(self, begun: BegunStep, pace: Pace) -> Step:
+        """Wait for a step that was begun, and say how it went.
+
+        Raises:
+            FloatingPointError: its loss is not finite.
+        """
+        report = begun.report(pace, of=self.config.steps)
+        if not math.isfinite(report.loss):
+            last_good = self.folder / "last"
+            remedy = "begin again with a lower learning_rate"
+            if last_good.exists():
+                remedy = f"resume from {last_good} with a lower learning_rate"
+            raise FloatingPointError(f"the loss is {report.loss} at step {report.step}; {remedy}")
+        return report
+
+    def _log(self, report: Step) -> None:
+        last = report.step == self.config.steps
+        if report.step % self.config.log_steps == 0 or report.valid_bits_per_byte or last:
+            with open(self.folder / "log.jsonl", "a", encoding="utf-8") as log:
+                log.write(json.dumps(report.__dict__) + "\n")
 
     def validate(self) -> float:
         """Bits per byte of the first `eval_tokens` tokens of the validation rows."""
@@ -176,8 +166,9 @@ class Trainer:
         )
         return report.bits_per_byte
 
-    def _optimise(self) -> tuple[float, float, float, float, float]:
-        config = self.config
+    def _optimise(self) -> BegunStep:
+        """Give the next step to the device. The host does not wait for anything."""
+        config, before = self.config, self.tokens
         lr = self.learning_rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -187,9 +178,11 @@ class Trainer:
             state, loss = self.states[index], torch.zeros((), device=self.device)
             for _ in range(config.unroll):
                 batch = next(batches)
-                inputs, targets = batch.inputs.to(self.device), batch.targets.to(self.device)
+                inputs, targets = (
+                    send(each, self.device) for each in (batch.inputs, batch.targets)
+                )
                 if bool(batch.begins.any()):
-                    state = state.reset_rows(batch.begins.to(self.device))
+                    state = state.reset_rows(send(batch.begins, self.device))
                 nats, auxiliary, state = self._read(inputs, targets, state)
                 scored = targets != IGNORED
                 n_tokens = int((batch.targets != IGNORED).sum())
@@ -209,12 +202,20 @@ class Trainer:
         # Clipped apart: the compression loss must not shorten the language model's steps.
         norm = torch.nn.utils.clip_grad_norm_(self._backbone, config.clip)
         apart = torch.nn.utils.clip_grad_norm_(self._compression, config.clip)
-        if bool(torch.isfinite(norm + apart)):
-            self.optimizer.step()
+        # A step whose gradient is not finite changes nothing: a fused optimiser looks at this on
+        # the device, as it does for torch's GradScaler.
+        found_inf = (~torch.isfinite(norm + apart)).float()
+        self.optimizer.found_inf = found_inf  # type: ignore[attr-defined]
+        self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        nats, n_bytes, auxiliary, n_tokens = sums.tolist()
-        bits = nats / math.log(2) / max(n_bytes, 1)
-        return nats / max(n_tokens, 1), bits, auxiliary, float(norm), lr
+        self.step += 1
+        return BegunStep(
+            step=self.step,
+            sums=Fetch(torch.cat([sums, norm.detach().double()[None]])),
+            learning_rate=lr,
+            n_tokens=self.tokens - before,
+            tokens=self.tokens,
+        )
 
     def _read_segment(self, inputs: torch.Tensor, targets: torch.Tensor, state: State) -> Any:
         bfloat16 = self.config.precision == "bfloat16"

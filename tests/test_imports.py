@@ -19,11 +19,11 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS: tuple[set[str], ...] = (
     {
         *("allocator", "config", "machine", "plots", "positions", "reports", "runs", "sources"),
-        *("stops", "tensor_memory", "token_types"),
+        *("stops", "tensor_memory", "token_types", "transfer"),
     },
     {"state"},
     {"adaptive", "attention", "cache", "compression"},
-    {"eviction", "layer"},
+    {"eviction", "layer", "train_step"},
     {"model"},
     {"heads"},
     {"checkpoint", "data", "losses", "snapshots", "stream"},

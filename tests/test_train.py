@@ -23,7 +23,8 @@ from streamlm.heads.sketch import SketchModel
 from streamlm.losses import compression_loss
 from streamlm.recipe import Recipe
 from streamlm.token_types import token_types
-from streamlm.train import Step, Trainer, trainer_for
+from streamlm.train import Trainer, trainer_for
+from streamlm.train_step import Step
 from tokenizer import Tokenizer
 
 MakeTrainer = Callable[..., Trainer]

@@ -37,10 +37,12 @@ ANSWERS: dict[str, Any] = {
     "manual_seed_all": None,
     "set_rng_state": None,
     "is_current_stream_capturing": False,
+    "current_stream": None,
 }
 _thread_run = threading.Thread.run
 _to = Tensor.to
 _sdpa = torch.nn.functional.scaled_dot_product_attention
+_group_tensors = torch.optim.Optimizer._group_tensors_by_device_and_dtype
 _tensor, _load, _save, _autocast = torch.tensor, torch.load, torch.save, torch.autocast
 
 
@@ -78,6 +80,7 @@ def _replacements() -> Iterator[tuple[Any, str, Any]]:
     yield Tensor, "is_pinned", host_memory.is_pinned
     for name in ("numpy", "tolist"):
         yield Tensor, name, _reading(name)
+    yield torch.optim.Optimizer, "_group_tensors_by_device_and_dtype", staticmethod(_group)
     yield threading.Thread, "run", _run_thread
 
 
@@ -162,6 +165,15 @@ def _load_to(file: Any, map_location: Any = None, **kwargs: Any) -> Any:
     if map_location is not None and torch.device(map_location).type == "cuda":
         found = tree_map(lambda x: x.to(CUDA) if isinstance(x, Tensor) else x, found)
     return found
+
+
+def _group(tensors: Any, with_indices: bool = False) -> Any:
+    """As in torch, by the device that Python sees; for optimisers."""
+    found = _group_tensors(tensors, with_indices)
+    return {
+        (CUDA if isinstance(lists[0][0], PretendedTensor) else device, dtype): (lists, indices)
+        for (device, dtype), (lists, indices) in found.items()
+    }
 
 
 def _run_thread(self: threading.Thread) -> None:

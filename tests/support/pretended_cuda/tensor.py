@@ -57,7 +57,7 @@ class PretendedTensor(Tensor):
     def get_device(self) -> int:
         return 0
 
-    def __repr__(self, *, tensor_contents: Any = None) -> Any:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"PretendedTensor({self.inner!r}, device='cuda:0')"
 
     # `nn.Module.to` exchanges parameters of a class that has these two.

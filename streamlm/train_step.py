@@ -1,0 +1,86 @@
+"""Steps of training: what one reports, and one that the device may not have done yet."""
+
+import math
+import time
+from dataclasses import dataclass
+
+from streamlm.transfer import Fetch
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one optimiser step reports.
+
+    Attributes:
+        loss: the language model's, in nats per token.
+        compression_loss: or what else the head adds to it (`Model.segment_loss`).
+    """
+
+    step: int
+    loss: float
+    bits_per_byte: float
+    compression_loss: float
+    gradient_norm: float
+    learning_rate: float
+    tokens_per_second: float
+    tokens: int
+    seconds_left: float
+    valid_bits_per_byte: float | None = None
+
+
+class Pace:
+    """Tokens per second, smoothed over the steps."""
+
+    def __init__(self) -> None:
+        self._rate = 0.0
+        self.restart()
+
+    def restart(self) -> None:
+        """Count time from now on."""
+        self._last = time.perf_counter()
+
+    def after(self, n_tokens: int) -> float:
+        """The pace when so many more tokens were read; 0 before the first."""
+        now = time.perf_counter()
+        speed = n_tokens / (now - self._last)
+        self._rate = speed if not self._rate else 0.95 * self._rate + 0.05 * speed
+        self._last = now
+        return self._rate
+
+
+@dataclass(frozen=True)
+class BegunStep:
+    """A step that was given to the device, which may not have done it yet.
+
+    Attributes:
+        sums: [5] nats, bytes, auxiliary loss, tokens, and the norm of the gradient.
+        n_tokens: tokens of this step; tokens: of all up to it.
+    """
+
+    step: int
+    sums: Fetch
+    learning_rate: float
+    n_tokens: int
+    tokens: int
+
+    def report(self, pace: Pace, *, of: int) -> Step:
+        """What the step reports, once the device has done it.
+
+        Args:
+            of: steps of the whole run.
+        """
+        nats, n_bytes, auxiliary, n_tokens, norm = self.sums.get().tolist()
+        rate = pace.after(self.n_tokens)
+        left = (of - self.step) * self.tokens / self.step
+        return Step(
+            step=self.step,
+            loss=nats / max(n_tokens, 1),
+            bits_per_byte=nats / math.log(2) / max(n_bytes, 1),
+            compression_loss=auxiliary,
+            gradient_norm=norm,
+            learning_rate=self.learning_rate,
+            tokens_per_second=rate,
+            tokens=self.tokens,
+            # Nothing can be told before the first target was met.
+            seconds_left=left / rate if rate else 0.0,
+        )
