@@ -9,6 +9,7 @@ import torch
 
 from streamlm.data import IGNORED, Corpus, SegmentBatches
 from streamlm.model import Model
+from streamlm.transfer import send
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,10 @@ def evaluate(
     for batch in batches:
         begins = batch.begins if memory else torch.ones_like(batch.begins)
         if bool(begins.any()):
-            state = state.reset_rows(begins.to(model.device))
-        hidden, state = model.hidden(batch.inputs.to(model.device), state)
+            state = state.reset_rows(begins)
+        hidden, state = model.hidden(send(batch.inputs, model.device), state)
         state, _ = model.commit(state)
-        loss = -model.log_prob(hidden, batch.targets.to(model.device))
+        loss = -model.log_prob(hidden, batch.targets)
         losses, targets = loss.double().cpu().numpy(), batch.targets.numpy()
         scored = targets != IGNORED
         places = batch.offsets[:, None] + np.arange(targets.shape[1])

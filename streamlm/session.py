@@ -23,6 +23,7 @@ from streamlm.stops import Stops
 from streamlm.stream import Sampling
 from streamlm.text import TextStream
 from streamlm.trail import Trail
+from streamlm.transfer import send
 
 
 class Session:
@@ -291,7 +292,7 @@ class Session:
         if not len(ids):
             raise ValueError("nothing was read yet")
         inputs = np.concatenate([[stream.pending], ids[:-1]]).astype(np.int64)
-        tokens = torch.from_numpy(inputs)[None].to(self.checkpoint.model.device)
+        tokens = send(torch.from_numpy(inputs)[None], self.checkpoint.model.device)
         report = observe(self.checkpoint.model, tokens, stream.state)
         return replace(report, first=stream.position, ids=ids)
 

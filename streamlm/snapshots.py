@@ -137,6 +137,7 @@ def to_state(snapshot: Snapshot, model: Model) -> State:
         state.usage[:, 0] = usage
     state.filled.fill_(counts.memory + counts.compressed)
     state.position.fill_(snapshot.position)
+    known = None if state.filled_known is None else (counts.memory + counts.compressed,)
     return State(
         state.past,
         state.segment,
@@ -145,4 +146,5 @@ def to_state(snapshot: Snapshot, model: Model) -> State:
         state.position,
         length=length,
         carried=state.carried,
+        filled_known=known,
     )

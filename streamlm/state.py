@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from streamlm.transfer import send
+
 
 @dataclass(eq=False)
 class Cache:
@@ -55,6 +57,8 @@ class State:
         carried: by name, what else a head carries from segment to segment, each [L, B, ...], or
             [1, B, ...] where all layers share it.
         cache: derived keys and values, or None.
+        filled_known: the host's copy of `filled`, for heads whose shapes depend on it; None where
+            the host has none.
     """
 
     past: Tensor
@@ -65,6 +69,7 @@ class State:
     length: int
     carried: Mapping[str, Tensor] = field(default_factory=dict)
     cache: Cache | None = field(default=None, repr=False)
+    filled_known: tuple[int, ...] | None = field(default=None, repr=False)
 
     @property
     def batch_size(self) -> int:
@@ -89,11 +94,20 @@ class State:
     def reset_rows(self, rows: Tensor) -> Self:
         """Begin new streams in the rows where `rows` ([B] bool) is True; others are untouched.
 
+        Args:
+            rows: on the state's device or on the host; only the latter keeps `filled_known`.
+
         Raises:
             ValueError: a segment is open, which all rows share.
         """
         if self.length:
             raise ValueError(f"rows reset between segments only; {self.length} tokens are open")
+        known = self.filled_known
+        if known is not None and rows.device.type == "cpu":
+            known = tuple(0 if new else n for n, new in zip(known, rows.tolist(), strict=True))
+        else:
+            known = None
+        rows = send(rows, self.past.device)
         keep = ~rows
         return replace(
             self,
@@ -106,6 +120,7 @@ class State:
                 for name, tensor in self.carried.items()
             },
             cache=None,
+            filled_known=known,
         )
 
     def to(self, device: torch.device | str) -> Self:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from streamlm.model import Model
 from streamlm.state import State
+from streamlm.transfer import send
 
 SHORT_LIST = 512  # tokens ranked before a full sort is tried
 
@@ -42,7 +43,8 @@ def score(model: Model, tokens: Tensor, targets: Tensor, state: State) -> tuple[
     """Read `tokens` and say how likely each of `targets` was.
 
     Args:
-        tokens: [B, n] ids, the first of them the pending one; targets: [B, n] the ids that follow.
+        tokens: [B, n] ids, the first of them the pending one.
+        targets: [B, n] the ids that follow, on the device or the host; see `Model.log_prob`.
 
     Returns:
         Log-probabilities in nats, [B, n] float32, and the state.
@@ -50,6 +52,8 @@ def score(model: Model, tokens: Tensor, targets: Tensor, state: State) -> tuple[
     if tokens.shape != targets.shape:
         given = f"{tuple(targets.shape)} for tokens of shape {tuple(tokens.shape)}"
         raise ValueError(f"targets of shape {given}; allowed: the same shape")
+    if not model.config.cutoffs:
+        targets = send(targets, tokens.device)
     found, state = [], _close(model, state)
     for piece, wanted in zip(
         pieces(model, tokens, state), pieces(model, targets, state), strict=True

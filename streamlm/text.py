@@ -21,6 +21,7 @@ from streamlm.snapshots import to_snapshot, to_state
 from streamlm.speculation import Written, write_pass
 from streamlm.state import State
 from streamlm.stream import Sampling, advance, sample, score
+from streamlm.transfer import send
 from tokenizer import StreamDecoder, StreamEncoder
 
 REPETITION_WINDOW = 256  # newest tokens that the repetition penalty looks at
@@ -33,6 +34,7 @@ class TextStream:
 
     Attributes:
         state: what the model remembers; it has read everything but the newest token.
+        position: tokens read and written, `state.position`.
         pending: the newest token, bos at the beginning.
         recent: the newest REPETITION_WINDOW tokens.
         ahead: ids of text that has come and is to be read next.
@@ -43,6 +45,7 @@ class TextStream:
     """
 
     state: State
+    position: int
     pending: int
     recent: np.ndarray
     ahead: np.ndarray
@@ -57,6 +60,7 @@ class TextStream:
         tokenizer = checkpoint.tokenizer
         return cls(
             state=checkpoint.model.init_state(1),
+            position=0,
             pending=tokenizer.bos_id,
             recent=np.zeros(0, np.int32),
             ahead=np.zeros(0, np.int32),
@@ -64,11 +68,6 @@ class TextStream:
             cut=StreamDecoder(tokenizer).state,
             random=np.random.PCG64(seed).state,
         )
-
-    @property
-    def position(self) -> int:
-        """Tokens read and written."""
-        return int(self.state.position)
 
     def seeded(self, seed: int) -> "TextStream":
         """The same stream with a fresh random generator."""
@@ -129,18 +128,19 @@ class TextStream:
             return self
         model, tokenizer = checkpoint.model, checkpoint.tokenizer
         inputs = np.concatenate([[self.pending], ids[:-1]]).astype(np.int64)
-        tokens = torch.from_numpy(inputs)[None].to(model.device)
+        tokens = send(torch.from_numpy(inputs)[None], model.device)
         hidden = None
         if report is None:
             hidden, state = advance(model, tokens, self.state)
         else:
-            targets = torch.from_numpy(ids.astype(np.int64))[None].to(model.device)
+            targets = torch.from_numpy(ids.astype(np.int64))[None]
             log_probs, state = score(model, tokens, targets, self.state)
             n_bytes = int(tokenizer.token_lengths[ids].sum())
             report.add(ids, log_probs[0].cpu().numpy(), n_bytes, keep=keep)
         return replace(
             self,
             state=state,
+            position=self.position + len(ids),
             pending=int(ids[-1]),
             recent=np.concatenate([self.recent, ids])[-REPETITION_WINDOW:],
             cut=StreamDecoder(tokenizer).state,
@@ -160,7 +160,7 @@ class TextStream:
     ) -> tuple["TextStream", int, str]:
         """Draw one token and take it in; also returns its id and the characters it completes."""
         model = checkpoint.model
-        tokens = torch.tensor([[self.pending]], device=model.device)
+        tokens = send(torch.tensor([[self.pending]]), model.device)
         hidden, state = advance(model, tokens, self.state)
         logits = model.logits(hidden)[0].masked_fill(checkpoint.silent, -math.inf)
         bits = self._generator()
@@ -215,7 +215,7 @@ class TextStream:
         """
         assert self.hidden is not None
         logits = checkpoint.model.logits(self.hidden)[0].masked_fill(checkpoint.silent, -math.inf)
-        likely = logits.double().softmax(0)
+        likely = logits.double().cpu().softmax(0)
         ranked, ids = likely.topk(min(others, len(likely)))
         shares = zip(ids.tolist(), ranked.tolist(), strict=True)
         return Choice(
@@ -239,6 +239,7 @@ class TextStream:
         stream = replace(
             self,
             state=written.state,
+            position=self.position + 1,
             pending=written.token,
             recent=np.append(self.recent, np.int32(written.token))[-REPETITION_WINDOW:],
             cut=decoder.state,
@@ -283,6 +284,7 @@ class TextStream:
             raise ValueError(f"ahead of {ahead.dtype} {ahead.shape}: not ids of this vocabulary")
         return cls(
             state=to_state(snapshot, checkpoint.model),
+            position=snapshot.position,
             pending=attributes["pending"],
             recent=recent,
             ahead=ahead,

@@ -101,8 +101,8 @@ class Trainer:
     def run(self) -> Iterator[Step]:
         """Train to the end, yielding after every step; saves and evaluates on the way.
 
-        On CUDA a step is yielded once the next one was begun, so that the device is never idle;
-        only a step that is saved or evaluated, and the last one, come at once.
+        On CUDA a step is yielded after the next one was queued, so that the device never idles.
+        Steps that are saved or evaluated, and the last one, are yielded before anything else runs.
         """
         config = self.config
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -134,7 +134,7 @@ class Trainer:
         save_checkpoint(self.folder / "model", self.model, self.tokenizer)
 
     def _settle(self, begun: BegunStep, pace: Pace) -> Step:
-        """Wait for a step that was begun, and say how it went.
+        """Wait for a queued step and report it.
 
         Raises:
             FloatingPointError: its loss is not finite.
@@ -167,7 +167,7 @@ class Trainer:
         return report.bits_per_byte
 
     def _optimise(self) -> BegunStep:
-        """Give the next step to the device. The host does not wait for anything."""
+        """Queue the next step on the device, without waiting for it."""
         config, before = self.config, self.tokens
         lr = self.learning_rate(self.step)
         for group in self.optimizer.param_groups:
@@ -182,8 +182,9 @@ class Trainer:
                     send(each, self.device) for each in (batch.inputs, batch.targets)
                 )
                 if bool(batch.begins.any()):
-                    state = state.reset_rows(send(batch.begins, self.device))
-                nats, auxiliary, state = self._read(inputs, targets, state)
+                    state = state.reset_rows(batch.begins)
+                wanted = batch.targets if self.model.config.cutoffs else targets
+                nats, auxiliary, state = self._read(inputs, wanted, state)
                 scored = targets != IGNORED
                 n_tokens = int((batch.targets != IGNORED).sum())
                 loss = loss + (nats / max(n_tokens, 1) + auxiliary) * share
@@ -202,8 +203,8 @@ class Trainer:
         # Clipped apart: the compression loss must not shorten the language model's steps.
         norm = torch.nn.utils.clip_grad_norm_(self._backbone, config.clip)
         apart = torch.nn.utils.clip_grad_norm_(self._compression, config.clip)
-        # A step whose gradient is not finite changes nothing: a fused optimiser looks at this on
-        # the device, as it does for torch's GradScaler.
+        # A fused optimiser skips a step whose gradient is not finite, and checks that on the
+        # device, as it does for torch's GradScaler.
         found_inf = (~torch.isfinite(norm + apart)).float()
         self.optimizer.found_inf = found_inf  # type: ignore[attr-defined]
         self.optimizer.step()

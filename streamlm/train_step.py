@@ -1,4 +1,4 @@
-"""Steps of training: what one reports, and one that the device may not have done yet."""
+"""Training steps: the report of one, and a step that is still queued on the device."""
 
 import math
 import time
@@ -36,11 +36,11 @@ class Pace:
         self.restart()
 
     def restart(self) -> None:
-        """Count time from now on."""
+        """Start the clock again, without counting the time since the last step."""
         self._last = time.perf_counter()
 
     def after(self, n_tokens: int) -> float:
-        """The pace when so many more tokens were read; 0 before the first."""
+        """The pace after n more tokens; 0 before the first token."""
         now = time.perf_counter()
         speed = n_tokens / (now - self._last)
         self._rate = speed if not self._rate else 0.95 * self._rate + 0.05 * speed
@@ -50,7 +50,7 @@ class Pace:
 
 @dataclass(frozen=True)
 class BegunStep:
-    """A step that was given to the device, which may not have done it yet.
+    """A step that was queued on the device and may not have run yet.
 
     Attributes:
         sums: [5] nats, bytes, auxiliary loss, tokens, and the norm of the gradient.
@@ -64,7 +64,7 @@ class BegunStep:
     tokens: int
 
     def report(self, pace: Pace, *, of: int) -> Step:
-        """What the step reports, once the device has done it.
+        """The step's report; waits until the device has run it.
 
         Args:
             of: steps of the whole run.

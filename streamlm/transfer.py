@@ -1,8 +1,7 @@
-"""Copies between the host and a device that let both go on working.
+"""Copies between the host and a device that do not stall either.
 
-A plain copy to or from a CUDA device makes the host wait until the device has done all that it was
-given before. `send` does not wait at all; a `Fetch` waits when its values are asked for, and only
-for what the device had to do when it was begun.
+A blocking copy to or from a CUDA device drains the device's queue. `send` never blocks. A `Fetch`
+blocks when its values are read, and only until the work queued before it is done.
 """
 
 import torch
@@ -10,17 +9,17 @@ from torch import Tensor
 
 
 def send(values: Tensor, device: torch.device) -> Tensor:
-    """Values of the host on a device; the host does not wait, for CUDA reads pinned memory."""
+    """Values on a device. To CUDA they travel from pinned memory, so the host does not block."""
     if device.type != "cuda" or values.device.type != "cpu":
         return values.to(device)
     return values.pin_memory().to(device, non_blocking=True)
 
 
 class Fetch:
-    """Values of a device on their way to the host.
+    """A copy from a device to the host that is under way.
 
     Args:
-        values: on any device; not to be written to any more.
+        values: on any device; the caller must not write to them afterwards.
     """
 
     def __init__(self, values: Tensor) -> None:
@@ -33,11 +32,11 @@ class Fetch:
 
     @property
     def arrived(self) -> bool:
-        """False where `get` would have to wait for a device."""
+        """False while `get` may block."""
         return self._copied is None
 
     def get(self) -> Tensor:
-        """The values, on the host."""
+        """The values on the host, once they have arrived."""
         if self._copied is not None:
             self._copied.synchronize()
             self._copied = None

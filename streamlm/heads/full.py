@@ -5,6 +5,7 @@ memory can at most hope for, at a price that rises with every token. Its state i
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +56,7 @@ class FullModel(KeyValueModel):
 
     def init_state(self, batch_size: int = 1) -> State:
         """Streams that have read nothing."""
-        return self.empty_state(batch_size)
+        return replace(self.empty_state(batch_size), filled_known=(0,) * batch_size)
 
     def read(
         self, x: Tensor, state: State, *, observe: Observer | None = None
@@ -95,5 +96,8 @@ class FullModel(KeyValueModel):
     def closed(self, state: State, keys: list[Tensor], values: list[Tensor]) -> State:
         """The segment put behind the past; see `KeyValueModel.closed`."""
         # Rows that began anew may need less than others did.
-        longest = int(state.filled.max()) + self.config.segment_len
-        return self.shifted(state, kept=longest)
+        known = state.filled_known
+        if known is None:
+            known = tuple(state.filled.tolist())
+        t = self.config.segment_len
+        return self.shifted(state, kept=max(known) + t, filled_known=tuple(n + t for n in known))
