@@ -1,21 +1,20 @@
-"""A CUDA device that is not there: tensors that report `cuda:0` and are computed on the CPU.
+"""A pretended CUDA device: tensors report `cuda:0` and are computed on the CPU.
 
-`pretended_cuda()` makes one. Within it, `.to("cuda")` and `device="cuda"` give tensors that Python
-sees on `cuda:0`. torch's C++ still sees CPU tensors, so autograd, optimisers and views work as
-ever, in any build of torch.
+Within `pretended_cuda()`, `.to("cuda")` and `device="cuda"` return tensors that Python sees on
+`cuda:0`. PyTorch's C++ code still sees CPU tensors, so autograd, optimisers and views work as
+usual, in any build of PyTorch.
 
-What a CUDA device would refuse raises `Refused`: operands on two devices, a generator of the CPU,
-`numpy()`, a copy that is read before it has arrived. What would make the host wait for the device,
-and every operator that would launch a kernel, goes to a `Log` with the line of the project that
-asked for it. Values are real, so they can be compared with the CPU's.
+What CUDA would refuse raises `Refused`: operands on two devices, a CPU generator, `numpy()`, a
+non-blocking copy that is read too early. A `Log` records every wait of the host and every operator
+that would launch a kernel, with the line of the project that caused it. Values are real and can be
+compared with the CPU's.
 
-It does not model time, streams or precision: autocast follows the CPU's list of operators, and a
-kernel is an operator of ATen on the CPU's path, of which CUDA may need more or fewer.
+The device does not model time, streams or precision: autocast follows the CPU's list of operators,
+and a kernel is an ATen operator on the CPU's path; CUDA may launch more or fewer.
 """
 
 from tests.support.pretended_cuda.device import pretended_cuda
-from tests.support.pretended_cuda.log import Log, counting
-from tests.support.pretended_cuda.refusal import Refused
+from tests.support.pretended_cuda.log import Log, Refused, counting
 from tests.support.pretended_cuda.tensor import PretendedTensor
 
 __all__ = ["Log", "PretendedTensor", "Refused", "counting", "pretended_cuda"]

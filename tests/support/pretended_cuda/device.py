@@ -1,4 +1,4 @@
-"""`pretended_cuda`: for a while, torch has a CUDA device."""
+"""`pretended_cuda`: a context in which PyTorch has a CUDA device."""
 
 import contextlib
 import threading
@@ -18,7 +18,7 @@ from tests.support.pretended_cuda.tensor import CUDA, PretendedTensor, thread
 PROPERTIES = SimpleNamespace(
     name="pretended", major=9, minor=0, total_memory=1 << 36, multi_processor_count=132
 )
-# What torch.cuda answers. Its random state is the CPU's, which is saved and restored as such.
+# What functions of torch.cuda return. The random state is the CPU's, which callers save anyway.
 ANSWERS: dict[str, Any] = {
     "is_available": True,
     "is_initialized": True,
@@ -42,16 +42,16 @@ ANSWERS: dict[str, Any] = {
 _thread_run = threading.Thread.run
 _to = Tensor.to
 _sdpa = torch.nn.functional.scaled_dot_product_attention
-_group_tensors = torch.optim.Optimizer._group_tensors_by_device_and_dtype
+_group_tensors = torch._C._group_tensors_by_device_and_dtype
 _tensor, _load, _save, _autocast = torch.tensor, torch.load, torch.save, torch.autocast
 
 
 @contextlib.contextmanager
 def pretended_cuda() -> Iterator[Log]:
-    """Within it there is a CUDA device, `cuda:0`, for all threads that begin there.
+    """Provide the CUDA device `cuda:0`, also to threads that start within the context.
 
     Yields:
-        The log of all that is done on it.
+        A log of everything that happens on the device.
     """
     with contextlib.ExitStack() as stack:
         for owner, name, value in _replacements():
@@ -80,7 +80,7 @@ def _replacements() -> Iterator[tuple[Any, str, Any]]:
     yield Tensor, "is_pinned", host_memory.is_pinned
     for name in ("numpy", "tolist"):
         yield Tensor, name, _reading(name)
-    yield torch.optim.Optimizer, "_group_tensors_by_device_and_dtype", staticmethod(_group)
+    yield torch._C, "_group_tensors_by_device_and_dtype", _group
     yield threading.Thread, "run", _run_thread
 
 
@@ -98,7 +98,7 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
     finally:
         if own:
             setattr(owner, name, before)
-        else:  # it was inherited
+        else:  # inherited
             delattr(owner, name)
 
 
@@ -108,7 +108,7 @@ def _synchronize(*_: Any) -> None:
 
 
 def _reading(name: str) -> Callable[..., Any]:
-    """A method of CPU tensors that reads their values without an operator."""
+    """A method of CPU tensors that reads values without calling an operator."""
     method = getattr(Tensor, name)
 
     def read(self: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -119,7 +119,7 @@ def _reading(name: str) -> Callable[..., Any]:
 
 
 def _move(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """`Tensor.to` of a CPU tensor; a build without CUDA knows `cuda:0`, but not plain `cuda`."""
+    """`Tensor.to` of a CPU tensor. Builds without CUDA accept `cuda:0`, but not plain `cuda`."""
 
     def indexed(value: Any) -> Any:
         named = isinstance(value, torch.device) and value.type == "cuda"
@@ -168,7 +168,7 @@ def _load_to(file: Any, map_location: Any = None, **kwargs: Any) -> Any:
 
 
 def _group(tensors: Any, with_indices: bool = False) -> Any:
-    """As in torch, by the device that Python sees; for optimisers."""
+    """As in PyTorch, but by the device that Python sees; for optimisers and gradient clipping."""
     found = _group_tensors(tensors, with_indices)
     return {
         (CUDA if isinstance(lists[0][0], PretendedTensor) else device, dtype): (lists, indices)
@@ -177,5 +177,5 @@ def _group(tensors: Any, with_indices: bool = False) -> Any:
 
 
 def _run_thread(self: threading.Thread) -> None:
-    with PretendedDevice():  # modes belong to a thread
+    with PretendedDevice():  # modes are per thread
         _thread_run(self)

@@ -1,4 +1,7 @@
-"""Log: what was done on the pretended device, by what and where."""
+"""What happens on the pretended device: a `Log` of kernels, waits and copies; `Refused` otherwise.
+
+A wait is a point where the host blocks until the device has caught up.
+"""
 
 import contextlib
 import sys
@@ -12,14 +15,18 @@ HERE = str(Path(__file__).resolve().parent)
 ROOT = str(Path(__file__).resolve().parents[3])
 
 
+class Refused(RuntimeError):
+    """An operation that CUDA would refuse; the message names the line of the project."""
+
+
 @dataclass
 class Log:
-    """Kernels launched and waits of the host since counting began.
+    """Counts since the log was opened. A line is "file:line", relative to the repository.
 
     Attributes:
-        kernels: by operator, how many would have been launched.
-        kernels_at: the same by line of the project, "file:line".
-        waits: by (reason, line), how often the host would have waited for the device.
+        kernels: launches by operator.
+        kernels_at: launches by line.
+        waits: by (reason, line), how often the host would have blocked.
         copies: by (direction, line), copies between host and device.
     """
 
@@ -37,12 +44,12 @@ class Log:
         return self.waits.total()
 
     def offenders(self) -> str:
-        """Every wait with its line, the most frequent first; for the message of an assertion."""
+        """Every wait with its line, most frequent first; for assertion messages."""
         rows = (f"{n}x {reason} at {line}" for (reason, line), n in self.waits.most_common())
         return "\n".join(rows) or "no wait"
 
     def busiest(self, n: int = 10) -> str:
-        """The lines that launch most kernels; for the message of an assertion."""
+        """The n lines that launch most kernels; for assertion messages."""
         return "\n".join(f"{count} kernels at {at}" for at, count in self.kernels_at.most_common(n))
 
 
@@ -51,7 +58,7 @@ _counting: list[Log] = []
 
 @contextlib.contextmanager
 def counting() -> Iterator[Log]:
-    """A new log of what is done on the device within the block; it may stand within another."""
+    """Open a log for the length of the block; logs nest."""
     log = Log()
     _counting.append(log)
     try:
@@ -61,14 +68,14 @@ def counting() -> Iterator[Log]:
 
 
 def note_kernel(operator: str, line: str, n: int = 1) -> None:
-    """Count kernels that would be launched."""
+    """Count kernel launches."""
     for log in _counting:
         log.kernels[operator] += n
         log.kernels_at[line] += n
 
 
 def note_wait(reason: str, line: str) -> None:
-    """Count a wait of the host for the device."""
+    """Count a wait."""
     for log in _counting:
         log.waits[reason, line] += 1
 
@@ -80,7 +87,7 @@ def note_copy(direction: str, line: str) -> None:
 
 
 def project_line() -> str:
-    """The innermost line of the project that is being run, "file:line"."""
+    """The innermost stack frame in the project, "file:line"; "?" if there is none."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         name = frame.f_code.co_filename

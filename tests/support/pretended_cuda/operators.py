@@ -1,4 +1,4 @@
-"""What an operator does on the pretended device: is refused or noted, and runs on the CPU."""
+"""Operators on the pretended device: check the operands, log the cost, run on the CPU."""
 
 from typing import Any
 
@@ -12,11 +12,16 @@ from torch.utils._python_dispatch import (
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from tests.support.pretended_cuda.host_memory import arrive, is_pinned, require_arrived, send_home
-from tests.support.pretended_cuda.log import note_copy, note_kernel, note_wait, project_line
-from tests.support.pretended_cuda.refusal import Refused
+from tests.support.pretended_cuda.log import (
+    Refused,
+    note_copy,
+    note_kernel,
+    note_wait,
+    project_line,
+)
 from tests.support.pretended_cuda.tensor import CPU, PretendedTensor, thread
 
-# Operators that make another view, or nothing at all, and launch no kernel.
+# Operators that return a view or allocate, and launch no kernel.
 NO_KERNEL = frozenset(
     {
         *("view", "_unsafe_view", "reshape", "_reshape_alias", "as_strided", "alias", "unfold"),
@@ -26,7 +31,7 @@ NO_KERNEL = frozenset(
         *("set_", "is_pinned", "_local_scalar_dense", "_fused_sdp_choice"),
     }
 )
-# Operators whose result has a size that the host must learn first.
+# Operators whose result's size depends on values, so that the host must wait for them.
 SIZED_BY_VALUES = frozenset(
     {
         *("nonzero", "masked_select", "equal", "bincount"),
@@ -34,19 +39,19 @@ SIZED_BY_VALUES = frozenset(
     }
 )
 INDEXING = frozenset({"index", "index_put", "index_put_", "_index_put_impl_"})
-# Operators that take no scalar of the CPU in place of a tensor.
+# Operators that do not accept a 0-d CPU tensor beside CUDA tensors.
 NO_SCALARS = frozenset({"mm", "bmm", "addmm", "cat", "stack", "gather", "scatter", "index_select"})
 
 
 class PretendedDevice(TorchDispatchMode):
-    """Gives pretended tensors for factories with `device="cuda"` and moves to it."""
+    """Makes factories with `device="cuda"` and copies to it return pretended tensors."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return run(func, args, kwargs or {})
 
 
 def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    """One operator, with pretended tensors among its arguments or its device."""
+    """Run one operator that may involve the pretended device."""
     name = func.overloadpacket.__name__
     flat, spec = tree_flatten((args, kwargs))
     there = [x for x in flat if isinstance(x, PretendedTensor)]
@@ -62,7 +67,7 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if moves:
         non_blocking = _move(name, args, kwargs, on_cuda)
     elif there:
-        _compute(name, flat, args, kwargs, here)
+        _compute(name, args, kwargs, here)
     elif on_cuda and name not in NO_KERNEL:
         note_kernel(name, project_line())
     result, inner = _on_the_cpu(func, flat, spec)
@@ -92,14 +97,14 @@ def _runs_on_cuda(name: str, there: list[PretendedTensor], kwargs: dict[str, Any
     asked = kwargs.get("device")
     if asked is None or torch.device(asked).type == "cuda":
         return bool(there) or asked is not None
-    # The CPU was asked for: by Python, or by C++ that believes a pretended tensor to be there.
+    # The CPU was asked for: by Python, or by C++ that takes a pretended tensor for a CPU tensor.
     if name == "_to_copy":
         return bool(there) and not thread.leaving
     return bool(there) or thread.composing
 
 
 def _move(name: str, args: Any, kwargs: dict[str, Any], on_cuda: bool) -> bool:
-    """Note a copy; returns whether the host goes on without waiting for it."""
+    """Log a copy; returns whether the host continues without waiting for it."""
     source = args[1] if name == "copy_" else args[0]
     asked = kwargs.get("non_blocking", False)
     if name == "copy_":
@@ -112,14 +117,14 @@ def _move(name: str, args: Any, kwargs: dict[str, Any], on_cuda: bool) -> bool:
     if on_cuda:
         note_copy("to the device", line)
         if source.ndim == 0 and name == "copy_":
-            note_kernel("fill_", line)  # a scalar travels with the kernel
+            note_kernel("fill_", line)  # a scalar is passed to the kernel
             return True
         free = asked and is_pinned(source)
         if not free:
             note_wait("copy to the device", line)
         return free
     note_copy("to the host", line)
-    # `to` gives pinned memory where it does not wait; `copy_` takes what there is.
+    # A non-blocking `to` allocates pinned memory; `copy_` uses what it is given.
     free = asked and (name == "_to_copy" or is_pinned(args[0]))
     if not free:
         note_wait("copy to the host", line)
@@ -127,24 +132,22 @@ def _move(name: str, args: Any, kwargs: dict[str, Any], on_cuda: bool) -> bool:
     return free
 
 
-def _compute(
-    name: str, flat: list[Any], args: Any, kwargs: dict[str, Any], here: list[Tensor]
-) -> None:
-    """Note what an operator on the device costs, and refuse operands of the CPU."""
+def _compute(name: str, args: Any, kwargs: dict[str, Any], here: list[Tensor]) -> None:
+    """Log an operator on the device, and refuse operands on the CPU."""
     line = project_line()
+    indices = (args[1] or ()) if name in INDEXING else ()
     for operand in here:
         if operand.ndim == 0 and name not in NO_SCALARS:
-            continue  # a scalar of the CPU may stand beside tensors of the device
-        if name in INDEXING and operand is not flat[0]:
+            continue  # CUDA accepts a 0-d CPU tensor as a scalar
+        if any(operand is index for index in indices):
             note_wait("index from the CPU", line)
             continue
         raise Refused(
             f"{name}: expected all tensors to be on the same device, found cuda:0 and cpu "
             f"({tuple(operand.shape)} {operand.dtype}), at {line}"
         )
-    by_mask = name in INDEXING and any(
-        isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8)
-        for index in args[1] or ()
+    by_mask = any(
+        isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8) for index in indices
     )
     if name == "_local_scalar_dense":
         note_wait("item", line)
@@ -160,7 +163,7 @@ def _compute(
 
 
 def _on_the_cpu(func: Any, flat: list[Any], spec: Any) -> tuple[Any, list[Any]]:
-    """The result of the operator for the values, and the values."""
+    """The operator's result on the CPU, and the CPU tensors it was given."""
     inner = [x.inner if isinstance(x, PretendedTensor) else x for x in flat]
     args, kwargs = tree_unflatten(inner, spec)
     if kwargs.get("device") is not None:

@@ -1,4 +1,4 @@
-"""PretendedTensor: reports `cuda:0` to Python, and is a CPU tensor to torch's C++."""
+"""PretendedTensor: reports `cuda:0` to Python and is a CPU tensor to PyTorch's C++ code."""
 
 import threading
 from typing import Any
@@ -7,19 +7,18 @@ import torch
 from torch import Tensor
 
 from tests.support.pretended_cuda.host_memory import arrive
-from tests.support.pretended_cuda.log import note_kernel, note_wait, project_line
-from tests.support.pretended_cuda.refusal import Refused
+from tests.support.pretended_cuda.log import Refused, note_kernel, note_wait, project_line
 
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
 
 
 class _Thread(threading.local):
-    """What the code of a thread is about.
+    """Flags of one thread.
 
     Attributes:
-        leaving: Python asked for a move to the CPU. C++, which believes that a pretended tensor is
-            there already, asks for the same when it derives one.
-        composing: a function of C++ runs that is made of others and chooses their device.
+        leaving: Python asked for a copy to the CPU. C++ asks for one too when it derives a tensor
+            from a pretended one, which it takes for a CPU tensor; that one must stay.
+        composing: a composite C++ function runs, which creates tensors on the device it sees.
     """
 
     leaving = False
@@ -30,7 +29,7 @@ thread = _Thread()
 
 
 class PretendedTensor(Tensor):
-    """A tensor of `cuda:0`; `inner` has its values."""
+    """A tensor on `cuda:0`; `inner` holds its values."""
 
     inner: Tensor  # type: ignore[assignment]
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
@@ -60,7 +59,7 @@ class PretendedTensor(Tensor):
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"PretendedTensor({self.inner!r}, device='cuda:0')"
 
-    # `nn.Module.to` exchanges parameters of a class that has these two.
+    # `nn.Module.to` swaps parameters whose class has these two methods.
     def __tensor_flatten__(self) -> tuple[list[str], None]:
         return ["inner"], None
 
@@ -114,7 +113,7 @@ class PretendedTensor(Tensor):
         return self.inner.tolist()
 
     def quantile(self, *args: Any, **kwargs: Any) -> "PretendedTensor":
-        # Made of parts whose device C++ would choose.
+        # A composite whose parts C++ would create on the CPU.
         note_kernel("quantile", project_line(), 8)
         return PretendedTensor(self.inner.detach().quantile(*args, **kwargs))
 
