@@ -59,7 +59,7 @@ class Retention(ProjectingAttention):
         n = key.shape[2]
         ages = torch.arange(n - 1, -1, -1, device=key.device)
         weighted = (key * self._powers(ages)[..., None]).to(matrix.dtype)
-        decayed = matrix * self._powers(torch.tensor([n], device=key.device))[..., None]
+        decayed = matrix * self._powers(torch.full((1,), n, device=key.device))[..., None]
         return decayed + weighted.mT @ value.to(matrix.dtype)
 
     def _powers(self, exponents: Tensor) -> Tensor:
