@@ -92,7 +92,7 @@ class State:
     def rows(self, index: int | Sequence[int]) -> Self:
         """Some rows, in this order, as a state of their own."""
         chosen = [index] if isinstance(index, int) else list(index)
-        at = torch.tensor(chosen, device=self.past.device)
+        at = send(torch.tensor(chosen), self.past.device)
         return replace(
             self,
             past=self.past.index_select(1, at),
@@ -110,7 +110,7 @@ class State:
         chosen = [index] if isinstance(index, int) else list(index)
         if len(chosen) != other.batch_size:
             raise ValueError(f"{other.batch_size} rows for {len(chosen)} places; allowed: as many")
-        at = torch.tensor(chosen, device=self.past.device)
+        at = send(torch.tensor(chosen), self.past.device)
         past_len = max(self.past.shape[2], other.past.shape[2])
         length = list(self.length)
         for row, each in zip(chosen, other.length, strict=True):

@@ -290,12 +290,12 @@ class Model(nn.Module, ABC):
         ]
         found: list[Tensor] = []
         for rows in groups:
-            at = torch.tensor(rows, device=tokens.device)
+            at = send(torch.tensor(rows), tokens.device)
             hidden, after = self.hidden(tokens[at], state.rows(rows), observe=observe)
             found.append(hidden)
             state = state.put(rows, after)
         order = torch.tensor(_inverse([row for rows in groups for row in rows]))
-        return torch.cat(found).index_select(0, order.to(tokens.device)), state
+        return torch.cat(found).index_select(0, send(order, tokens.device)), state
 
     @torch.no_grad()
     def truncate(

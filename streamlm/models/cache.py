@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from streamlm.state import State
+from streamlm.transfer import send
 
 Pair = tuple[Tensor, Tensor]  # keys and values, [B, H, n, E] each
 ALIGNMENT = 64  # bytes, as torch aligns what it allocates
@@ -121,7 +122,7 @@ class Cache:
     def rows(self, index: Sequence[int]) -> "Cache":
         """Copies of some rows, which follow no state yet."""
         assert self.segment is not None
-        at = torch.tensor(list(index), device=self.segment.device)
+        at = send(torch.tensor(list(index)), self.segment.device)
         other = Cache()
         other.hold(
             [key.index_select(0, at) for key in self.keys],
@@ -135,7 +136,7 @@ class Cache:
     def put(self, index: Sequence[int], other: "Cache", state: State) -> None:
         """Replace rows; `state` is the whole batch afterwards, whose segment is taken over."""
         self.clear()  # until `follow`: an interruption leaves some of it replaced
-        at = torch.tensor(list(index), device=state.segment.device)
+        at = send(torch.tensor(list(index)), state.segment.device)
         for mine, new in zip((*self.keys, *self.values), (*other.keys, *other.values), strict=True):
             mine.index_copy_(0, at, new)
         self.hold(

@@ -19,6 +19,7 @@ from streamlm.models.base import Model, Observer
 from streamlm.models.cache import Cache, Pair, standard
 from streamlm.models.layers.block import AnyLayer
 from streamlm.state import State
+from streamlm.transfer import send
 
 PositionKeys = tuple[Tensor, ...]
 NOTHING: Mapping[str, Tensor] = MappingProxyType({})
@@ -360,7 +361,7 @@ class _Writer:
             self._columns = slice(self._stop - t, self._stop)
         else:
             device = self.segment.device
-            start = torch.tensor(state.length, device=device)[:, None]
+            start = send(torch.tensor(state.length), device)[:, None]
             self._columns = start + torch.arange(t, device=device)  # [B, t]
             self._rows = torch.arange(len(state.length), device=device)[:, None]
 
@@ -371,14 +372,15 @@ class _Writer:
         first = buffers[0].shape[2] - self.segment.shape[2]  # of the open segment
         if isinstance(columns, slice):
             self.segment[index, :, columns] = x
-            at = slice(first + columns.start, first + columns.stop)
+            span = slice(first + columns.start, first + columns.stop)
             for buffer, part in zip(buffers, new, strict=True):
-                buffer[:, :, at] = part
+                buffer[:, :, span] = part
         else:
             self.segment[index].index_put_((self._rows, columns), x)
+            at = first + columns
             for buffer, part in zip(buffers, new, strict=True):
                 # [B, t] indices on either side of a slice lead: [B, t, H, E].
-                buffer[self._rows, :, first + columns] = part.transpose(1, 2)
+                buffer[self._rows, :, at] = part.transpose(1, 2)
         return buffers[0][:, :, :n_keys], buffers[1][:, :, :n_keys]
 
 
@@ -386,8 +388,10 @@ def _with_room(buffer: Tensor, past: Tensor, t: int) -> Tensor:
     """Columns of the past with t empty ones behind: in the same buffer, if it has this size."""
     n = past.shape[2]
     if buffer.shape[2] == n + t:
-        # `past` may be a view of the buffer itself, further right.
-        buffer[:, :, :n] = past.clone() if past.data_ptr() != buffer.data_ptr() else past
+        if n and past.data_ptr() != buffer.data_ptr():
+            # A view of the buffer itself, further right, must not be overwritten while it is read.
+            shared = past.untyped_storage().data_ptr() == buffer.untyped_storage().data_ptr()
+            buffer[:, :, :n] = past.clone() if shared else past
         return buffer
     return torch.cat([past, past.new_zeros(*past.shape[:2], t, past.shape[3])], dim=2)
 

@@ -16,6 +16,7 @@ from streamlm.models.layers.block import Layer
 from streamlm.models.layers.positions import sinusoid
 from streamlm.models.segmented import Attended, Call, PositionKeys, SegmentedModel
 from streamlm.state import State
+from streamlm.transfer import send
 
 
 class _Look(NamedTuple):
@@ -87,7 +88,7 @@ class TransformerXL(SegmentedModel):
             return _Look(mask, slice(first, first + call.n_keys + 1), None)
         device = state.filled.device
         key = torch.arange(call.n_keys, device=device)
-        query = torch.tensor(state.length, device=device)[:, None] + past_len
+        query = send(torch.tensor(state.length), device)[:, None] + past_len
         query = query + torch.arange(t, device=device)  # [B, t]
         back = query[..., None] - key  # [B, t, K] distances
         mask = (back >= 0) & (key >= past_len - state.filled[:, None])[:, None]

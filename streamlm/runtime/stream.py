@@ -125,7 +125,7 @@ class Sampling:
 
     def probabilities(self, logits: Tensor, recent: np.ndarray) -> Tensor:
         """The distribution that a token is drawn from: [V] logits → [V] float64 on the CPU."""
-        logits = logits.detach().double().cpu()
+        logits = logits.detach().cpu().double()  # widened on the host: half the bytes to copy
         if self.repetition_penalty != 1 and len(recent):
             seen = torch.from_numpy(np.unique(recent).astype(np.int64))
             penalty, found = self.repetition_penalty, logits[seen]

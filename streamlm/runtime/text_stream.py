@@ -232,7 +232,7 @@ class TextStream:
         """
         assert self.hidden is not None
         logits = checkpoint.model.logits(self.hidden)[0].masked_fill(checkpoint.silent, -math.inf)
-        likely = logits.double().cpu().softmax(0)
+        likely = logits.cpu().double().softmax(0)
         ranked, ids = likely.topk(min(others, len(likely)))
         shares = zip(ids.tolist(), ranked.tolist(), strict=True)
         return Choice(

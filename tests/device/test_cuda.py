@@ -23,7 +23,9 @@ from benchmarks.tools.parity import (
     streaming,
 )
 from streamlm.config import COMPRESSIONS
+from streamlm.models.cache import Cache
 from streamlm.runtime.stream import advance, score
+from streamlm.state import State
 from tests.device.cases import VARIANTS, config_of, trainer_of
 
 DEVICE = "cuda"
@@ -72,7 +74,7 @@ def no_wait() -> Iterator[None]:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_head_reads_as_on_the_cpu_and_waits_for_nothing(variant: str) -> None:
-    model = seeded_model(config_of(variant))
+    model = seeded_model(config_of(variant)).freeze()
     other = copy.deepcopy(model).to(DEVICE)
     tokens = some_tokens(model.config, 6 * model.config.segment_len - 3)
     inputs, targets = tokens[:, :-1], tokens[:, 1:]
@@ -80,11 +82,15 @@ def test_every_head_reads_as_on_the_cpu_and_waits_for_nothing(variant: str) -> N
         wanted, end = score(model, inputs, targets, model.init_state(len(inputs)))
         there = inputs.to(DEVICE)
         found, state = score(other, there, targets, other.init_state(len(inputs)))
-        advance(other, there, other.init_state(len(inputs)))  # builds what is built once
         fresh = other.init_state(len(inputs))
+        advance(other, there, fresh, Cache())  # builds what is built once
+        alone = [advance(other, there[:1, :n], other.init_state(1))[1] for n in (35, 90)]
+        staggered = State.stack(alone)  # rows in different phases
+        advance(other, there[:2, :20], staggered, Cache())
         with no_wait():
-            advance(other, there, fresh)
+            advance(other, there, fresh, Cache())
             score(other, there, targets, fresh)
+            advance(other, there[:2, :20], staggered, Cache())
     assert distance(found, wanted) < 1e-4
     assert distance(state.past, end.past) < 1e-4
 

@@ -21,7 +21,7 @@ def lived(path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
     """What a new session reports and generates; closing it saves it."""
     with streamlm.open(path, checkpoint) as session:
         assert session.state.past.device == checkpoint.model.device
-        fed = session.feed(BOOK)
+        fed = session.feed(BOOK, score=True)
         text = "".join(session.generate("And so", max_tokens=20, seed=7, repetition_penalty=1.1))
         (choice,) = session.choices(max_tokens=1, others=3, seed=8)
         scored = session.score("The whale").bits_per_byte

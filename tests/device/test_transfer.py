@@ -47,7 +47,7 @@ def test_fetching_waits_for_no_later_work(cuda: Log) -> None:
 
 def test_targets_on_the_host_save_an_adaptive_softmax_its_waits(cuda: Log) -> None:
     torch.manual_seed(0)
-    model = build_model(config_of("adaptive")).eval().to("cuda")
+    model = build_model(config_of("adaptive")).to("cuda").freeze()
     tokens = torch.randint(96, (2, 33))
     inputs, targets = send(tokens[:, :-1].contiguous(), CUDA), tokens[:, 1:].contiguous()
     with counting() as free:
