@@ -9,6 +9,7 @@ import pytest
 
 from streamlm.config import COMPRESSIONS, NEWER, ModelConfig, TrainConfig
 from streamlm.memory.compression import COMPRESSORS
+from streamlm.models.build import build_model, check_config
 
 INTEGERS = ("vocab_size", "n_layers", "d_model", "n_heads", "head_dim", "d_ff", "segment_len")
 
@@ -94,9 +95,9 @@ REFUSED: list[tuple[dict[str, object], str]] = [
 def test_model_settings_are_refused(options: dict[str, object], message: str) -> None:
     """The message names what was given and what is allowed."""
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        model_config(**options)
+        check_config(model_config(**options))
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        ModelConfig(**{"vocab_size": 10, **options})  # type: ignore[arg-type]
+        build_model(ModelConfig(**{"vocab_size": 10, **options}))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,11 @@ from streamlm.config import COMPRESSIONS, TRAINED_BY, ModelConfig
 from streamlm.models.base import Model
 from streamlm.models.build import build_model
 from streamlm.models.cache import Cache
+from streamlm.models.compression_losses import compression_loss
 from streamlm.runtime.stream import advance, score
 from streamlm.sessions.snapshots import to_snapshot, to_state
 from streamlm.state import State
-from streamlm.training.losses import compression_loss, language_model_loss
+from streamlm.training.losses import language_model_loss
 
 SEGMENTS = 6  # enough that the compressed memory is full and forgets
 
@@ -162,7 +163,7 @@ def moved(compression: str, device: str) -> dict[str, float]:
     with exact():
         _, state = advance(model, tokens[:, :cut], model.init_state(1))
         log = tokens[0, :cut].numpy()
-        saved = to_snapshot(state, config, arrays={}, tokens=log, attributes={})
+        saved = to_snapshot(state, model, arrays={}, tokens=log, attributes={})
         loaded = to_state(saved, other)
         same = loaded.digest() == state.digest()
         last, state = advance(model, tokens[:, cut:], state)

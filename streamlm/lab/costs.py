@@ -105,8 +105,8 @@ def _stored(checkpoint: Checkpoint, state: State) -> dict[str, float]:
     """Milliseconds to save a whole state and to load it."""
     from memory_store import DirectoryStore
 
-    config, log = checkpoint.model.config, np.zeros(int(state.position), np.int32)
-    saved = to_snapshot(state, config, arrays={}, tokens=log, attributes={})
+    log = np.zeros(int(state.position), np.int32)
+    saved = to_snapshot(state, checkpoint.model, arrays={}, tokens=log, attributes={})
     saves, loads = [], []
     with tempfile.TemporaryDirectory() as folder:
         for index in range(REPEATS + 1):

@@ -17,18 +17,16 @@ from safetensors.torch import load_file
 from streamlm.checkpoints.checkpoint import choose_device, save_checkpoint
 from streamlm.config import ModelConfig, TrainConfig
 from streamlm.models.build import build_model
-from streamlm.models.heads.sketch import SketchModel
 from streamlm.models.modes import in_mode
 from streamlm.state import State
 from streamlm.training.data import IGNORED, Corpus, SegmentBatches
 from streamlm.training.evaluate import evaluate
-from streamlm.training.losses import compression_loss, compression_weight, target_loss
+from streamlm.training.losses import target_loss
 from streamlm.training.parameter_groups import parameter_groups, regrouped
 from streamlm.training.recipe import Recipe
 from streamlm.training.step import BegunStep, Pace, Step
 from streamlm.transfer import Fetch, send
 from tokenizer import Tokenizer
-from tokenizer.kinds import token_types
 
 # What may differ when a run is resumed; everything else would make it another run.
 MAY_CHANGE = {
@@ -62,8 +60,7 @@ class Trainer:
         self.folder, self.device = Path(folder), choose_device(device)
         torch.manual_seed(config.seed)
         self.model = build_model(model_config).to(self.device)
-        if isinstance(self.model, SketchModel):
-            self.model.set_token_types(torch.from_numpy(token_types(tokenizer)))
+        self.model.prepare(tokenizer)
         self._compression = self.model.compression_parameters()
         apart = set(map(id, self._compression))
         self._backbone = [p for p in self.model.parameters() if id(p) not in apart]
@@ -228,8 +225,8 @@ class Trainer:
             added = nats.new_zeros(()) if added is None else added.float()
             compression = weight = nats.new_zeros(())
             if eviction is not None:
-                compression = compression_loss(self.model, eviction).float()
-                weight = compression_weight(self.model, eviction).float()
+                compression, weight = self.model.auxiliary_loss(eviction)
+                compression, weight = compression.float(), weight.float()
         return nats, added, compression, weight, state
 
     # -- stop and go on ---------------------------------------------------------------------------

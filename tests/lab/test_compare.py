@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from streamlm.checkpoints.checkpoint import load_checkpoint
-from streamlm.config import COMPRESSION_LOSSES, COMPRESSIONS, HEADS, ModelConfig
+from streamlm.config import COMPRESSION_LOSSES, COMPRESSIONS, ModelConfig
 from streamlm.lab.compare import (
     DROP,
     Run,
@@ -25,7 +25,7 @@ from streamlm.lab.compare import (
     runs_of,
     summary,
 )
-from streamlm.models.build import build_model
+from streamlm.models.build import HEADS, build_model
 from streamlm.training.data import Corpus
 from streamlm.training.recipe import Recipe
 from streamlm.training.trainer import Trainer

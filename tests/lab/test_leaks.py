@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from streamlm.config import HEADS, ModelConfig
+from streamlm.config import ModelConfig
 from streamlm.lab import causality as leaks
 from streamlm.lab import compare
 from streamlm.lab.causality import find_leak, gate
 from streamlm.lab.compare import Variant, admitted
+from streamlm.models.build import HEADS
 from streamlm.models.cache import Pair
 from streamlm.models.heads.informer import InformerModel
 from streamlm.models.heads.linformer import LinformerModel

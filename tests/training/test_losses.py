@@ -10,13 +10,13 @@ import torch
 from streamlm.config import JOINT, TRAINED_BY
 from streamlm.memory.compression import Select
 from streamlm.memory.eviction import Eviction
-from streamlm.models.transformer_xl import TransformerXL
-from streamlm.training.losses import (
+from streamlm.models.compression_losses import (
     attention_reconstruction,
     auto_encoding,
     compression_loss,
-    language_model_loss,
 )
+from streamlm.models.transformer_xl import TransformerXL
+from streamlm.training.losses import language_model_loss
 from tests.reference import losses as literal
 from tests.reference.attention import softmax
 from tests.reference.compression import worth

@@ -18,11 +18,11 @@ import streamlm.training.trainer
 from streamlm.checkpoints.checkpoint import load_checkpoint
 from streamlm.config import ModelConfig, TrainConfig
 from streamlm.models.build import HEADS
+from streamlm.models.compression_losses import compression_loss
 from streamlm.models.heads.sketch import SketchModel
 from streamlm.models.transformer_xl import TransformerXL
 from streamlm.state import State
 from streamlm.training.data import IGNORED, Corpus, SegmentBatches
-from streamlm.training.losses import compression_loss
 from streamlm.training.recipe import Recipe
 from streamlm.training.trainer import Step, Trainer, trainer_for
 from tokenizer import Tokenizer
