@@ -23,10 +23,10 @@ from benchmarks.compressors import digest
 from benchmarks.tools.books_report import draw, show
 from benchmarks.tools.positions import Bins, compared, curve, interval, linear_edges, log_edges
 from benchmarks.tools.reads import NONE, RECENT, WHOLE, Book, encode_books, read_books
-from streamlm.data import read_documents
-from streamlm.display import bar, note
-from streamlm.evaluate import EvalReport
-from streamlm.machine import usable_cores, write_results
+from streamlm.cli.display import bar, note
+from streamlm.lab.results import usable_cores, write_results
+from streamlm.training.documents import read_documents
+from streamlm.training.evaluate import EvalReport
 
 LINEAR_BINS = 64  # of a segment each, for the finer view of a book's beginning
 NOTES = [

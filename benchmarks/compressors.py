@@ -11,9 +11,9 @@ import hashlib
 from pathlib import Path
 
 from benchmarks.tools import compressors
-from streamlm.data import read_documents
-from streamlm.display import bar, output
-from streamlm.machine import write_results
+from streamlm.cli.display import bar, output
+from streamlm.lab.results import write_results
+from streamlm.training.documents import read_documents
 
 
 def digest(books: list[bytes]) -> str:

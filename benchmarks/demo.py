@@ -20,8 +20,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from streamlm.display import output
-from streamlm.machine import write_results
+from streamlm.cli.display import output
+from streamlm.lab.results import write_results
 
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),

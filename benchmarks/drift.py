@@ -17,12 +17,12 @@ import torch
 
 import streamlm
 from benchmarks.tools.positions import interval
-from streamlm.checkpoint import Checkpoint
-from streamlm.data import read_documents
-from streamlm.display import bar, output
-from streamlm.machine import usable_cores, write_results
-from streamlm.plots import BLUE, GREY, panels, save, tokens_text
-from streamlm.stream import score
+from streamlm.checkpoints.checkpoint import Checkpoint
+from streamlm.cli.display import bar, output
+from streamlm.lab.results import usable_cores, write_results
+from streamlm.plots.style import BLUE, GREY, panels, save, tokens_text
+from streamlm.runtime.stream import score
+from streamlm.training.documents import read_documents
 
 PARTS = 10
 

@@ -20,13 +20,13 @@ import torch
 from rich.table import Table
 from torch.nn import functional as F
 
-from streamlm.checkpoint import choose_device
-from streamlm.display import bar, note, output
+from streamlm.checkpoints.checkpoint import choose_device
+from streamlm.cli.display import bar, note, output
 from streamlm.forecast.config import MODELS, ForecastConfig
 from streamlm.forecast.series import Scale, Series, Windows, time_marks
 from streamlm.forecast.training import Epoch, Forecaster, train
-from streamlm.machine import usable_cores, write_results
-from streamlm.plots import BLUE, GREEN, GREY, ORANGE, SKY, panels, save
+from streamlm.lab.results import usable_cores, write_results
+from streamlm.plots.style import BLUE, GREEN, GREY, ORANGE, SKY, panels, save
 
 # MSE and MAE of the Informer on ETTh1 (Informer2020's README and the paper's tables 1 and 2).
 PAPER = {

@@ -27,8 +27,8 @@ from benchmarks.tools import parity
 from benchmarks.tools.streaming import stream_figures
 from benchmarks.tools.training import recipe_configs, train_steps, ways_of_training
 from streamlm.config import COMPRESSIONS
-from streamlm.heads import build_model
-from streamlm.machine import describe, write_results
+from streamlm.lab.results import describe, write_results
+from streamlm.models.build import build_model
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 1e-4  # relative difference of float32 results that counts as agreement

@@ -24,15 +24,21 @@ import torch
 from rich.table import Table
 
 from benchmarks.tools.timing import median_interval, ratio
-from streamlm.allocator import return_freed_memory
-from streamlm.checkpoint import choose_device
-from streamlm.data import Corpus
-from streamlm.display import bar, output
-from streamlm.encoder import Encoder, EncoderConfig, masked_windows
-from streamlm.heads.linformer import SelfAttention, projections
-from streamlm.machine import describe, peak_memory, reset_peak_memory, usable_cores, write_results
-from streamlm.plots import BLUE, GREEN, GREY, ORANGE, panels, save, tokens_text
-from streamlm.recipe import Recipe
+from streamlm.checkpoints.checkpoint import choose_device
+from streamlm.cli.allocator import return_freed_memory
+from streamlm.cli.display import bar, output
+from streamlm.lab.results import (
+    describe,
+    peak_memory,
+    reset_peak_memory,
+    usable_cores,
+    write_results,
+)
+from streamlm.models.encoder import Encoder, EncoderConfig, masked_windows
+from streamlm.models.heads.linformer import SelfAttention, projections
+from streamlm.plots.style import BLUE, GREEN, GREY, ORANGE, panels, save, tokens_text
+from streamlm.training.data import Corpus
+from streamlm.training.recipe import Recipe
 from tokenizer import Tokenizer
 
 ENCODER: dict[str, Any] = {"n_layers": 2, "d_model": 128, "d_ff": 512, "window": 256}

@@ -19,13 +19,13 @@ import streamlm
 from benchmarks.tools.drafting import Drafting, starts
 from benchmarks.tools.speculative_plot import draw
 from benchmarks.tools.timing import ratio, side_by_side
-from streamlm.checkpoint import Checkpoint
-from streamlm.data import load_corpus
-from streamlm.display import bar, output
-from streamlm.draft_reading import offset_nats
-from streamlm.drafter import Drafter, load_drafter
-from streamlm.machine import usable_cores, write_results
-from streamlm.stream import Sampling
+from streamlm.checkpoints.checkpoint import Checkpoint
+from streamlm.cli.display import bar, output
+from streamlm.lab.results import usable_cores, write_results
+from streamlm.runtime.drafter import Drafter, load_drafter
+from streamlm.runtime.stream import Sampling
+from streamlm.training.data import load_corpus
+from streamlm.training.draft_reading import offset_nats
 
 TARGET = 1.2  # faster by so much, it is worth shipping
 TEMPERATURES = (0.0, 0.8, 1.0)

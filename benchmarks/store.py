@@ -26,14 +26,14 @@ import streamlm
 from benchmarks.tools.saving import added_bytes, flat, save_synced
 from benchmarks.tools.timing import median_interval, ratio, seconds, side_by_side
 from memory_store import DirectoryStore, Ref, Retention, Snapshot, Window
-from streamlm.checkpoint import Checkpoint
+from streamlm.checkpoints.checkpoint import Checkpoint
+from streamlm.cli.display import bar, output
 from streamlm.config import ModelConfig
-from streamlm.data import read_documents
-from streamlm.display import bar, output
-from streamlm.heads import build_model
-from streamlm.machine import usable_cores, write_results
-from streamlm.plots import BLUE, GREEN, GREY, ORANGE, panels, save, tokens_text
-from streamlm.saving import collection_is_due
+from streamlm.lab.results import usable_cores, write_results
+from streamlm.models.build import build_model
+from streamlm.plots.style import BLUE, GREEN, GREY, ORANGE, panels, save, tokens_text
+from streamlm.sessions.saving import collection_is_due
+from streamlm.training.documents import read_documents
 
 SEGMENT, COMPRESSED = 128, 32
 # Layers, slots of each of the two windows, width: 12.6 MB and 53 MB of bfloat16.
@@ -179,11 +179,11 @@ def feeding(
         config = checkpoint.model.config
         while once.position < config.memory_len + config.compressed_len * config.compression_rate:
             for session in (often, once):
-                session.feed([text])
+                session.feed(text)
         start, n_before = often.position, len(often.history())
         with_commits, without = side_by_side(
-            lambda: seconds(lambda: often.feed([text])),
-            lambda: seconds(lambda: once.feed([text])),
+            lambda: seconds(lambda: often.feed(text)),
+            lambda: seconds(lambda: once.feed(text)),
             repeats=repeats,
             progress=progress,
         )

@@ -23,10 +23,10 @@ from benchmarks.tools.costs import stream_of, token_costs
 from benchmarks.tools.reading import run_reader
 from benchmarks.tools.saving import commit_costs, resume_costs
 from benchmarks.tools.stream_plot import draw
-from streamlm.checkpoint import Checkpoint
-from streamlm.data import read_documents
-from streamlm.display import bar, output
-from streamlm.machine import usable_cores, write_results
+from streamlm.checkpoints.checkpoint import Checkpoint
+from streamlm.cli.display import bar, output
+from streamlm.lab.results import usable_cores, write_results
+from streamlm.training.documents import read_documents
 
 YOUNG = 1000
 TARGET = 1.1  # a token may cost so much more in an old session

@@ -1,10 +1,12 @@
 """streamlm: language models that read without end in bounded memory.
 
+from pathlib import Path
+
 import streamlm
 
 model = streamlm.load()
 with streamlm.open("sessions/moby.zarr", model) as session:
-    session.feed("moby.txt")
+    session.feed(Path("moby.txt"))
     for piece in session.generate("And so", max_tokens=200):
         print(piece, end="")
 """
@@ -13,20 +15,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from streamlm.checkpoint import Checkpoint
-    from streamlm.checkpoint import load_checkpoint as load
-    from streamlm.opening import open_session as open
-    from streamlm.session import Session
+    from streamlm.checkpoints.checkpoint import Checkpoint
+    from streamlm.checkpoints.checkpoint import load_checkpoint as load
+    from streamlm.sessions.opening import open_session as open
+    from streamlm.sessions.session import Session
 
 __version__ = "0.1.0"
 __all__ = ["Checkpoint", "Session", "load", "open"]
 
 # Not imported above: they need torch, which takes longer than many a command.
 _LATER = {
-    "Checkpoint": ("streamlm.checkpoint", "Checkpoint"),
-    "Session": ("streamlm.session", "Session"),
-    "load": ("streamlm.checkpoint", "load_checkpoint"),
-    "open": ("streamlm.opening", "open_session"),
+    "Checkpoint": ("streamlm.checkpoints.checkpoint", "Checkpoint"),
+    "Session": ("streamlm.sessions.session", "Session"),
+    "load": ("streamlm.checkpoints.checkpoint", "load_checkpoint"),
+    "open": ("streamlm.sessions.opening", "open_session"),
 }
 
 

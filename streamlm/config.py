@@ -101,16 +101,16 @@ class ModelConfig(_Config):
         dropout, attention_dropout: probabilities in [0, 1), training only.
         init_std: standard deviation of the initial weights.
         cutoffs: ids at which a new bin of rarer tokens begins; any make the input embedding and
-            the softmax adaptive (Transformer-XL; `streamlm.adaptive`).
+            the softmax adaptive (Transformer-XL; `streamlm.models.layers.adaptive`).
         div_val: with cutoffs, bin i's embeddings are div_val**i times narrower than bin 0's.
         embed_dim: with cutoffs, width of bin 0's embeddings; 0 stands for d_model.
         clamp_len: distances above it count as it; 0 clamps nothing.
-        head: one of HEADS, what becomes of the past; see `streamlm.heads`. "recurrent" keeps no
-            slots and "full" keeps all: memory_len and compressed_len must be 0. "linformer",
-            "informer" and "sinks" have no compressed memory; the first two keep whole segments.
-            "sketch" keeps whole segments too, at least one where there is compressed memory, whose
-            slots are runs of up to compression_rate tokens; any lengths go with it, and no
-            compression_loss.
+        head: one of HEADS, what becomes of the past; see `streamlm.models.build`. "recurrent"
+            keeps no slots and "full" keeps all: memory_len and compressed_len must be 0.
+            "linformer", "informer" and "sinks" have no compressed memory; the first two keep whole
+            segments. "sketch" keeps whole segments too, at least one where there is compressed
+            memory, whose slots are runs of up to compression_rate tokens; any lengths go with it,
+            and no compression_loss.
         projected_len: with "linformer", k, keys and values that each segment is shortened to.
         projection, sharing: with "linformer", one of `heads.linformer.KINDS` and of `SHARING`.
         factor: with "informer", c: of a segment's T queries, c·⌈ln T⌉ are to attend.
@@ -292,10 +292,12 @@ class TrainConfig(_Config):
     Attributes:
         steps: optimiser steps of the whole run.
         batch_size: rows, each reading its own part of the data segment by segment.
-        accumulate: row groups of `batch_size` rows whose gradients are added before a step.
+        accumulate: row groups of `batch_size` rows whose gradients are added before a step, as if
+            all were read at once.
         unroll: consecutive segments per optimiser step; "bptt" needs at least 2.
         learning_rate, min_learning_rate, warmup_steps: linear warm-up, then a cosine down.
-        weight_decay: AdamW, on matrices only; beta1, beta2: its moments.
+        weight_decay: AdamW, on matrices only, so on no bias or gain, whatever its shape.
+        beta1, beta2: AdamW's moments.
         clip: largest gradient norm.
         seed: of the initial weights, dropout and the order of the books.
         precision: "float32" or "bfloat16" (autocast; weights stay float32).

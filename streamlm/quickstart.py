@@ -28,7 +28,7 @@ def main() -> None:
     book = Path(str(resources.files("streamlm") / "assets" / "books" / "beyond-the-city.txt"))
     if (Path("sessions") / f"{SESSION}.zarr").exists():
         run("sessions", "delete", SESSION, "--yes")  # of an earlier quick start
-    run("feed", str(book), "--session", SESSION)
+    run("feed", str(book), "--session", SESSION, "--score")
     run("generate", "--session", SESSION, "--max-tokens", "120", "--seed", "7")
     run("sessions", "show", SESSION)
     print(f"\nThe session remembers. Go on: streamlm generate --session {SESSION}")

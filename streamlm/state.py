@@ -1,60 +1,35 @@
 """State: everything a stream carries from one call to the next, as one immutable value.
 
-Shapes: L layers, B batch, T segment, C compressed, M memory, P = C + M, W slot width, H heads,
-E head_dim.
+Shapes: L layers, B batch, T segment, C compressed, M memory, P = C + M, W slot width.
 """
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Self
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
-
-
-@dataclass(eq=False)
-class Cache:
-    """Projected keys and values of [past | open segment], with room for a whole segment.
-
-    Derived from the slots, never saved. States share it: a state of length n owns the first n
-    columns of the segment's part, and the next call writes behind them. `used` tells how many
-    columns are taken; who finds columns behind its own taken (a fork that went on) copies first, so
-    that no state ever sees another's tokens.
-    """
-
-    keys: list[Tensor]  # L × [B, H, P+T, E]
-    values: list[Tensor]  # L × [B, H, P+T, E]
-    segment: Tensor  # [L, B, T, W]
-    used: int  # columns of the segment's part that some state owns
-    calls: int  # calls that wrote them
-    weights_version: int
-
-    def copy(self) -> "Cache":
-        return replace(
-            self,
-            keys=[key.clone() for key in self.keys],
-            values=[value.clone() for value in self.values],
-            segment=self.segment.clone(),
-        )
+from torch.nn import functional as F
 
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """What the model remembers of B streams; the rows close their segments together.
+    """What a model remembers of B streams. Each row has its own age and its own phase.
 
     Attributes:
-        past: [L, B, P, W] layer inputs of past tokens, [compressed C | memory M], right-aligned.
-        segment: [L, B, T, W] layer inputs of the open segment; columns from `length` on are void.
+        past: [L, B, P, W] slots of past tokens, [compressed C | memory M], right-aligned.
+        segment: [L, B, T, W] slots of the open segment; a row's columns from its `length` on are
+            void, and may be written by the call that continues from this state.
         usage: [L, B, M] attention each memory slot received, summed over queries and averaged over
             heads; [L, B, 0] unless the compression asks for it.
-        filled: [B] real slots of `past`, the others (to the left) are empty and never attended.
+        filled: [B] real slots of `past`; the others, to the left, are empty and never attended.
         position: [B] tokens read since the row's stream began.
-        length: tokens in the open segment.
+        length: tokens in each row's open segment. Python integers: control flow depends on them,
+            and must not wait for the device.
         carried: by name, what else a head carries from segment to segment, each [L, B, ...], or
             [1, B, ...] where all layers share it.
-        cache: derived keys and values, or None.
     """
 
     past: Tensor
@@ -62,17 +37,32 @@ class State:
     usage: Tensor
     filled: Tensor
     position: Tensor
-    length: int
+    length: tuple[int, ...]
     carried: Mapping[str, Tensor] = field(default_factory=dict)
-    cache: Cache | None = field(default=None, repr=False)
 
     @property
     def batch_size(self) -> int:
-        return self.past.shape[1]
+        return len(self.length)
+
+    @property
+    def phase(self) -> int:
+        """Tokens in the open segment, of all rows alike.
+
+        Raises:
+            ValueError: the rows are in different phases.
+        """
+        if not self.aligned:
+            raise ValueError(f"rows in phases {self.length}; allowed: all in the same")
+        return self.length[0]
+
+    @property
+    def aligned(self) -> bool:
+        """Whether all rows are in the same phase."""
+        return len(set(self.length)) == 1
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the state itself; the derived keys and values are not counted."""
+        """Bytes of all tensors."""
         tensors = (self.past, self.segment, self.usage, self.filled, self.position)
         return sum(tensor.nbytes for tensor in (*tensors, *self.carried.values()))
 
@@ -83,39 +73,111 @@ class State:
             past=self.past.detach(),
             segment=self.segment.detach(),
             carried={name: tensor.detach() for name, tensor in self.carried.items()},
-            cache=None,
+        )
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same values on another device."""
+        names = ("past", "segment", "usage", "filled", "position")
+        moved = {name: getattr(self, name).to(device) for name in names}
+        carried = {name: tensor.to(device) for name, tensor in self.carried.items()}
+        return replace(self, **moved, carried=carried)
+
+    # -- rows -------------------------------------------------------------------------------------
+
+    def rows(self, index: int | Sequence[int]) -> Self:
+        """Some rows, in this order, as a state of their own."""
+        chosen = [index] if isinstance(index, int) else list(index)
+        at = torch.tensor(chosen, device=self.past.device)
+        return replace(
+            self,
+            past=self.past.index_select(1, at),
+            segment=self.segment.index_select(1, at),
+            usage=self.usage.index_select(1, at),
+            filled=self.filled.index_select(0, at),
+            position=self.position.index_select(0, at),
+            length=tuple(self.length[row] for row in chosen),
+            carried={name: each.index_select(1, at) for name, each in self.carried.items()},
+        )
+
+    def put(self, index: int | Sequence[int], other: "State") -> Self:
+        """The same state with the rows at `index` replaced by the rows of another."""
+        chosen = [index] if isinstance(index, int) else list(index)
+        if len(chosen) != other.batch_size:
+            raise ValueError(f"{other.batch_size} rows for {len(chosen)} places; allowed: as many")
+        at = torch.tensor(chosen, device=self.past.device)
+        past_len = max(self.past.shape[2], other.past.shape[2])
+        length = list(self.length)
+        for row, each in zip(chosen, other.length, strict=True):
+            length[row] = each
+        return replace(
+            self,
+            past=_widened(self.past, past_len).index_copy(1, at, _widened(other.past, past_len)),
+            segment=self.segment.index_copy(1, at, other.segment),
+            usage=self.usage.index_copy(1, at, other.usage),
+            filled=self.filled.index_copy(0, at, other.filled),
+            position=self.position.index_copy(0, at, other.position),
+            length=tuple(length),
+            carried={
+                name: each.index_copy(1, at, other.carried[name])
+                for name, each in self.carried.items()
+            },
+        )
+
+    @classmethod
+    def stack(cls, states: Sequence["State"]) -> "State":
+        """The rows of several states of one model, one after another."""
+        if not states:
+            raise ValueError("no states to stack; allowed: at least one")
+        past_len = max(state.past.shape[2] for state in states)
+        return cls(
+            past=torch.cat([_widened(state.past, past_len) for state in states], dim=1),
+            segment=torch.cat([state.segment for state in states], dim=1),
+            usage=torch.cat([state.usage for state in states], dim=1),
+            filled=torch.cat([state.filled for state in states]),
+            position=torch.cat([state.position for state in states]),
+            length=tuple(length for state in states for length in state.length),
+            carried={
+                name: torch.cat([state.carried[name] for state in states], dim=1)
+                for name in states[0].carried
+            },
         )
 
     def reset_rows(self, rows: Tensor) -> Self:
         """Begin new streams in the rows where `rows` ([B] bool) is True; others are untouched.
 
-        Raises:
-            ValueError: a segment is open, which all rows share.
+        Whatever the old streams held, NaN included, is gone.
         """
-        if self.length:
-            raise ValueError(f"rows reset between segments only; {self.length} tokens are open")
-        keep = ~rows
+
+        def emptied(tensor: Tensor, dim: int) -> Tensor:
+            shape = [1] * tensor.ndim
+            shape[dim] = -1
+            return tensor.masked_fill(rows.view(shape), 0)
+
+        length = self.length
+        if any(length):
+            reset = rows.tolist()
+            length = tuple(0 if new else n for n, new in zip(length, reset, strict=True))
         return replace(
             self,
-            past=self.past * keep[None, :, None, None],
-            usage=self.usage * keep[None, :, None],
-            filled=self.filled * keep,
-            position=self.position * keep,
-            carried={
-                name: tensor.masked_fill(rows.view(1, -1, *[1] * (tensor.ndim - 2)), 0)
-                for name, tensor in self.carried.items()
-            },
-            cache=None,
+            past=emptied(self.past, 1),
+            segment=emptied(self.segment, 1),
+            usage=emptied(self.usage, 1),
+            filled=emptied(self.filled, 0),
+            position=emptied(self.position, 0),
+            length=length,
+            carried={name: emptied(tensor, 1) for name, tensor in self.carried.items()},
         )
 
-    def to(self, device: torch.device | str) -> Self:
-        """The same values on another device; derived keys and values are dropped."""
-        moved = {
-            name: getattr(self, name).to(device)
-            for name in ("past", "segment", "usage", "filled", "position")
-        }
-        carried = {name: tensor.to(device) for name, tensor in self.carried.items()}
-        return replace(self, **moved, carried=carried, cache=None)
+    # -- as plain values --------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field by name, with tensors as they are; `from_dict` is its inverse."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {**values, "length": list(self.length), "carried": dict(self.carried)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "State":
+        return cls(**{**values, "length": tuple(values["length"])})
 
     def to_numpy(self) -> dict[str, np.ndarray]:
         """The real part of a state of one row, as arrays that numpy can hold.
@@ -132,24 +194,30 @@ class State:
         filled, past_len = int(self.filled), self.past.shape[2]
         return {
             "past": _to_numpy(self.past[:, 0, past_len - filled :]),
-            "segment": _to_numpy(self.segment[:, 0, : self.length]),
+            "segment": _to_numpy(self.segment[:, 0, : self.phase]),
             "usage": _to_numpy(self.usage[:, 0]),
             **{name: _to_numpy(tensor[:, 0]) for name, tensor in self.carried.items()},
         }
 
     def digest(self) -> str:
         """sha256 over the real part: equal digests are equal states, bit for bit."""
-        sha = hashlib.sha256(f"{self.position.tolist()} {self.length}".encode())
-        for row in range(self.batch_size):
+        length = self.phase if self.aligned else list(self.length)
+        sha = hashlib.sha256(f"{self.position.tolist()} {length}".encode())
+        for row, n in enumerate(self.length):
             filled = int(self.filled[row])
             for part in (
                 self.past[:, row, self.past.shape[2] - filled :],
-                self.segment[:, row, : self.length],
+                self.segment[:, row, :n],
                 self.usage[:, row],
                 *(self.carried[name][:, row] for name in sorted(self.carried)),
             ):
                 sha.update(_to_numpy(part).tobytes())
         return sha.hexdigest()
+
+
+def _widened(past: Tensor, past_len: int) -> Tensor:
+    """Empty columns to the left, up to `past_len`."""
+    return F.pad(past, (0, 0, past_len - past.shape[2], 0))
 
 
 def _to_numpy(tensor: Tensor) -> np.ndarray:

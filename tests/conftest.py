@@ -13,12 +13,12 @@ import torch
 from hypothesis import settings
 
 import streamlm
-from streamlm.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from streamlm.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from streamlm.config import ModelConfig
-from streamlm.heads.relative import RelativeModel
-from streamlm.session import Session
-from tests.command_line import CommandLine, log
-from tests.sessions import End
+from streamlm.models.transformer_xl import TransformerXL
+from streamlm.sessions.session import Session
+from tests.support.command_line import CommandLine, log
+from tests.support.sessions import End
 from tokenizer import Tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,8 +26,9 @@ ROOT = Path(__file__).resolve().parents[1]
 settings.register_profile("streamlm", deadline=None)  # a busy machine is not a failing test
 settings.load_profile("streamlm")
 # Tiny models: a second thread costs more than it computes, here and in what tests start.
-torch.set_num_threads(1)
-os.environ["OMP_NUM_THREADS"] = "1"
+THREADS = os.environ.setdefault("STREAMLM_TEST_THREADS", "1")
+torch.set_num_threads(int(THREADS))
+os.environ["OMP_NUM_THREADS"] = THREADS
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -63,7 +64,7 @@ def tiny_folder(
             **{"norm": "pre", "final_norm": True, "init_std": 0.2},
         }
         torch.manual_seed(seed)
-        model = RelativeModel(ModelConfig.from_dict({**shape, **options}))
+        model = TransformerXL(ModelConfig.from_dict({**shape, **options}))
         with torch.no_grad():
             for id in set(books_tokenizer.encode(likes).tolist()):
                 model.output_bias[id] += 14.0
@@ -98,7 +99,7 @@ def open_(tmp_path: Path, tiny: Checkpoint) -> Iterator[Callable[..., Session]]:
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> int:
     """Read sources in blocks of so many bytes, so that a short text has many."""
     size = 256
-    monkeypatch.setattr("streamlm.sources.BLOCK", size)
+    monkeypatch.setattr("streamlm.sessions.sources.BLOCK", size)
     return size
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from streamlm.compression import COMPRESSORS
 from streamlm.config import COMPRESSIONS, NEWER, ModelConfig, TrainConfig
+from streamlm.memory.compression import COMPRESSORS
 
 INTEGERS = ("vocab_size", "n_layers", "d_model", "n_heads", "head_dim", "d_ff", "segment_len")
 

@@ -1,6 +1,7 @@
 """What the source may import, what it may name, and that its version is one."""
 
 import ast
+import functools
 import json
 import os
 import re
@@ -15,65 +16,43 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# The modules of streamlm, lowest first. A module imports only from rows below its own; modules of
-# one row do not import each other. "streamlm" stands for the public names in `streamlm/__init__`.
-LAYERS: tuple[set[str], ...] = (
-    {
-        *("allocator", "config", "machine", "plots", "positions", "reports", "runs", "sources"),
-        *("stops", "tensor_memory", "token_types"),
-    },
-    {"state"},
-    {"adaptive", "attention", "cache", "compression"},
-    {"eviction", "layer"},
-    {"model"},
-    {"heads"},
-    {"checkpoint", "data", "losses", "snapshots", "stream"},
-    {"drafter"},
-    {"speculation"},
-    {"memory_report", "text"},
-    {"saving", "trail"},
-    {"convert", "evaluate", "recipe", "session"},
-    {"opening", "train"},
-    {"draft_reading"},
-    {"draft_training", "encoder", "forecast", "tasks"},
-    {"laboratory", "leaks"},
-    {"compare"},
-    {"streamlm"},
-    {"display"},
-    {"compare_plot", "memory_view"},
-    {"compare_report"},
-    {"cli_common", "cli_later"},
-    {"cli_convert", "cli_demo", "cli_draft", "cli_forecast", "cli_sessions", "cli_suite"},
-    {"cli_upkeep"},
-    {"cli_compare"},
-    {"cli"},
-    {"__main__", "quickstart"},
-)
-LEVEL = {module: level for level, row in enumerate(LAYERS) for module in row}
+# The rooms of each package, lowest first. A room is a folder of the package, or a module beside
+# them; it imports from rooms of rows before its own, and from itself. `streamlm` is what
+# `streamlm/__init__` offers.
+ROOMS: dict[str, tuple[set[str], ...]] = {
+    "streamlm": (
+        {"config", "state", "units"},
+        {"memory"},
+        {"models"},
+        {"checkpoints"},
+        {"runtime"},
+        {"sessions", "training"},
+        {"plots"},
+        {"lab", "forecast"},
+        {"streamlm"},
+        {"cli"},
+        {"__main__", "quickstart"},
+    ),
+    "memory_store": (
+        {"errors", "types"},
+        {"backend", "protocol"},
+        {"format"},
+        {"backends", "history"},
+        {"upkeep"},
+        {"store"},
+        {"media"},
+        {"places"},
+        {"memory_store"},
+    ),
+}
 
-# The rooms of memory_store, lowest first: a folder or a module at the top. A room imports only from
-# itself and from rows below its own. "memory_store" stands for the public names in its `__init__`.
-STORE_ROOMS: tuple[set[str], ...] = (
-    {"errors", "types"},
-    {"backend", "protocol"},
-    {"format"},
-    {"backends", "history"},
-    {"upkeep"},
-    {"store"},
-    {"media"},
-    {"places"},
-    {"memory_store"},
-)
-
-# Packages that a part of the project must not import. `cli_demo` alone may reach up: it starts the
-# app.
+# What the packages must not import: the others above them, and the libraries below them.
 FORBIDDEN = {
     "tokenizer": {"torch", "streamlm", "memory_store", "apps", "tests", "benchmarks"},
     "memory_store": {"torch", "streamlm", "tokenizer", "apps", "tests", "benchmarks"},
     "streamlm": {"apps", "tests", "benchmarks"},
     "apps": {"torch", "tests", "benchmarks"},  # no model logic
 }
-MAY_REACH_UP = {("cli_demo", "apps")}
 
 # Loaded when used, never by `import streamlm`.
 HEAVY = {
@@ -95,33 +74,33 @@ def imported(source: str) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def streamlm_module(dotted: str) -> str:
-    """The row entry that a dotted name belongs to: "heads" for `streamlm.heads.linformer.Head`."""
-    parts = dotted.split(".")
-    if len(parts) > 1 and (parts[1] in LEVEL or ".".join(parts[:2]) in submodules()):
-        return parts[1]
-    return "streamlm"
-
-
-def submodules() -> set[str]:
-    """`streamlm.x` for each module and each package with code in it, except `streamlm` itself."""
-    folder = ROOT / "streamlm"
+@functools.cache
+def rooms(package: str) -> set[str]:
+    """The folders with code in them and the modules of a package, by name."""
+    folder = ROOT / package
     names = {path.relative_to(folder).parts[0] for path in folder.rglob("*.py")}
-    return {f"streamlm.{name.removesuffix('.py')}" for name in names - {"__init__.py"}}
+    return {package if name == "__init__.py" else name.removesuffix(".py") for name in names}
 
 
-def violations(package: str, module: str, source: str) -> list[str]:
-    """The imports in `source` that the rules above refuse for `module` of `package`."""
+def room_of(dotted: str) -> str:
+    """The room that a dotted name of a package leads to."""
+    package, _, rest = dotted.partition(".")
+    name = rest.partition(".")[0]
+    return name if name in rooms(package) else package
+
+
+def violations(package: str, room: str, source: str) -> list[str]:
+    """The imports in `source` that the rules refuse for a room of `package`."""
+    level = {name: at for at, row in enumerate(ROOMS.get(package, ())) for name in row}
     found = []
     for dotted in imported(source):
         top = dotted.split(".")[0]
-        if top in FORBIDDEN[package] and (module, top) not in MAY_REACH_UP:
-            found.append(f"{package}.{module} imports {dotted}")
-        elif package == top == "streamlm":
-            target = streamlm_module(dotted)
-            # A name that the table lacks counts as above everything; see test_every_module_…
-            if target != module and LEVEL.get(target, len(LAYERS)) >= LEVEL[module]:
-                found.append(f"streamlm.{module} imports {dotted}, which is not below it")
+        if top in FORBIDDEN[package]:
+            found.append(f"{package}.{room} imports {dotted}")
+        elif top == package and level:
+            target = room_of(dotted)
+            if target != room and level[target] >= level[room]:
+                found.append(f"{package}.{room} imports {dotted}, which is not below it")
     return found
 
 
@@ -132,45 +111,24 @@ def test_imports_run_one_way(package: str) -> None:
     assert paths, f"{package} has no modules"
     found = []
     for path in paths:
-        module = path.relative_to(folder).parts[0].removesuffix(".py")
-        module = package if module == "__init__" else module
-        found += violations(package, module, path.read_text(encoding="utf-8"))
+        room = path.relative_to(folder).parts[0].removesuffix(".py")
+        room = package if room == "__init__" else room
+        found += violations(package, room, path.read_text(encoding="utf-8"))
     assert not found, "\n".join(found)
 
 
-def test_every_module_has_a_row() -> None:
-    missing = {name.removeprefix("streamlm.") for name in submodules()} - set(LEVEL)
-    assert not missing, f"give {sorted(missing)} a row in LAYERS"
+@pytest.mark.parametrize("package", ROOMS)
+def test_every_room_has_a_row(package: str) -> None:
+    assert rooms(package) - {package} <= set().union(*ROOMS[package])
 
 
 def modules(package: str) -> dict[str, str]:
     """The source of each module of a package, by its dotted name."""
     found = {}
     for path in sorted((ROOT / package).rglob("*.py")):
-        parts = path.relative_to(ROOT).with_suffix("").parts
-        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        found[name] = path.read_text(encoding="utf-8")
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        found[name.removesuffix(".__init__")] = path.read_text(encoding="utf-8")
     return found
-
-
-def store_room(dotted: str) -> str:
-    """The room that a dotted name belongs to: "format" for `memory_store.format.json.parse`."""
-    parts = dotted.split(".")
-    known = len(parts) > 1 and any(parts[1] in row for row in STORE_ROOMS)
-    return parts[1] if known else "memory_store"
-
-
-def climbs(module: str, source: str) -> list[str]:
-    """The imports in `source` that lead from the room of `module` to one that is not below it."""
-    level = {room: i for i, row in enumerate(STORE_ROOMS) for room in row}
-    own = store_room(module)
-    return [
-        f"{module} imports {dotted}, which is not below it"
-        for dotted in imported(source)
-        if dotted.split(".")[0] == "memory_store"
-        and store_room(dotted) != own
-        and level[store_room(dotted)] >= level[own]
-    ]
 
 
 def circle(sources: dict[str, str]) -> list[str]:
@@ -189,38 +147,9 @@ def circle(sources: dict[str, str]) -> list[str]:
     return []
 
 
-def test_the_store_has_a_row_for_every_room() -> None:
-    found = {name.split(".")[1] if "." in name else name for name in modules("memory_store")}
-    assert found == set().union(*STORE_ROOMS)
-
-
-def test_the_store_imports_room_by_room() -> None:
-    found = [line for each in modules("memory_store").items() for line in climbs(*each)]
-    assert not found, "\n".join(found)
-
-
 @pytest.mark.parametrize("package", FORBIDDEN)
 def test_no_module_imports_itself_by_way_of_others(package: str) -> None:
     assert not (found := circle(modules(package))), " -> ".join(found)
-
-
-@pytest.mark.parametrize(
-    ("module", "source", "refused"),
-    [
-        ("format.json", "from memory_store.errors import Corrupt", False),
-        ("format.header", "from memory_store.format import json", False),
-        ("format.json", "from memory_store.history.refs import Refs", True),
-        ("format.json", "def f():\n    import memory_store.store", True),
-        ("errors", "from memory_store.types import Ref", True),  # of the same row
-        ("backends.memory", "from memory_store.history.refs import Refs", True),
-        ("upkeep.gc", "from memory_store.history.reading import Commits", False),
-        ("store", "from memory_store import Ref", True),
-        ("places", "from memory_store.media import DirectoryStore", False),
-        ("places", "import zarr", False),
-    ],
-)
-def test_the_rule_of_rooms_refuses(module: str, source: str, refused: bool) -> None:
-    assert bool(climbs(f"memory_store.{module}", source)) == refused
 
 
 def test_circles_are_seen() -> None:
@@ -230,25 +159,29 @@ def test_circles_are_seen() -> None:
 
 
 @pytest.mark.parametrize(
-    ("package", "module", "source", "refused"),
+    ("package", "room", "source", "refused"),
     [
-        ("streamlm", "model", "from streamlm.state import State", False),
-        ("streamlm", "heads", "from streamlm.heads.linformer import Linformer", False),
-        ("streamlm", "model", "from streamlm.session import Session", True),
-        ("streamlm", "model", "from streamlm import session", True),
-        ("streamlm", "model", "def f():\n    import streamlm.session", True),
-        ("streamlm", "model", "from streamlm import __version__", True),
+        ("streamlm", "models", "from streamlm.state import State", False),
+        ("streamlm", "models", "from streamlm.models.heads.linformer import Linformer", False),
+        ("streamlm", "models", "from streamlm.sessions.session import Session", True),
+        ("streamlm", "models", "from streamlm import sessions", True),
+        ("streamlm", "models", "def f():\n    import streamlm.sessions.session", True),
+        ("streamlm", "sessions", "import streamlm.training.trainer", True),
+        ("streamlm", "models", "from streamlm import __version__", True),
         ("streamlm", "cli", "from streamlm import Session", False),
-        ("streamlm", "config", "from streamlm.positions import sinusoid", True),
-        ("streamlm", "cli_demo", "def demo():\n    from apps.demo.launch import run", False),
-        ("streamlm", "session", "import apps", True),
+        ("streamlm", "config", "from streamlm.models.layers.positions import sinusoid", True),
+        ("streamlm", "cli", "def demo():\n    from apps.demo.launch import run", True),
+        ("streamlm", "sessions", "import apps", True),
         ("tokenizer", "stream", "import torch.nn", True),
-        ("memory_store", "zarr", "from streamlm.state import State", True),
-        ("memory_store", "zarr", "import zarr", False),
+        ("memory_store", "format", "from streamlm.state import State", True),
+        ("memory_store", "format", "import zarr", False),
+        ("memory_store", "format", "from memory_store.history.refs import Refs", True),
+        ("memory_store", "errors", "from memory_store.types import Ref", True),
+        ("memory_store", "store", "from memory_store import Ref", True),
     ],
 )
-def test_the_rules_refuse(package: str, module: str, source: str, refused: bool) -> None:
-    assert bool(violations(package, module, source)) == refused
+def test_the_rules_refuse(package: str, room: str, source: str, refused: bool) -> None:
+    assert bool(violations(package, room, source)) == refused
 
 
 def test_import_streamlm_is_light() -> None:
@@ -266,10 +199,10 @@ LIGHT = (
     "import streamlm",
     "from streamlm import __version__",
     "import tokenizer, memory_store",
-    "from streamlm.cli import main; sys.argv[1:] = ['--help']; main()",
-    "from streamlm.cli import main; sys.argv[1:] = ['generate', '--help']; main()",
-    "from streamlm.cli import main; sys.argv[1:] = ['sessions', 'list']; main()",
-    "from streamlm.cli import main; sys.argv[1:] = ['demo', '--mcp', '--auth', 'a:b']; main()",
+    "from streamlm.cli.app import main; sys.argv[1:] = ['--help']; main()",
+    "from streamlm.cli.app import main; sys.argv[1:] = ['generate', '--help']; main()",
+    "from streamlm.cli.app import main; sys.argv[1:] = ['sessions', 'list']; main()",
+    "from streamlm.cli.app import main; sys.argv[1:] = ['demo', '--mcp', '--auth', 'a:b']; main()",
     "from apps.demo import server",
 )
 
@@ -293,7 +226,7 @@ def test_the_public_names_are_there() -> None:
     import streamlm
     from streamlm import Checkpoint, Session, load
     from streamlm import open as open_session
-    from streamlm.opening import open_session as same
+    from streamlm.sessions.opening import open_session as same
 
     assert set(streamlm.__all__) <= set(dir(streamlm))
     assert open_session is same and Checkpoint.__name__ == "Checkpoint"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import typer
 
-from streamlm.cli import app
+from streamlm.cli.app import app
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"

@@ -7,24 +7,24 @@ import numpy as np
 import pytest
 import torch
 
-from streamlm.heads.relative import RelativeModel
+from streamlm.models.transformer_xl import TransformerXL
 from streamlm.state import State, from_numpy
-from tests.invariants import random_tokens, read, reload, row_of, tiny_model
+from tests.support.invariants import random_tokens, read, reload, row_of, tiny_model
 
 
 @pytest.fixture(scope="module")
-def model() -> RelativeModel:
+def model() -> TransformerXL:
     return tiny_model(compression="most-used", dtype=torch.float32)
 
 
 @pytest.fixture
-def state(model: RelativeModel) -> State:
+def state(model: TransformerXL) -> State:
     """One row, six tokens into its second segment: some slots empty, two columns void."""
     with torch.no_grad():
         return read(model, random_tokens(model, 6), model.init_state(1))[1]
 
 
-def test_a_new_state_is_empty(model: RelativeModel) -> None:
+def test_a_new_state_is_empty(model: TransformerXL) -> None:
     state = model.init_state(3)
     assert state.batch_size == 3 and state.length == 0
     assert state.filled.tolist() == state.position.tolist() == [0, 0, 0]
@@ -35,7 +35,7 @@ def test_a_new_state_is_empty(model: RelativeModel) -> None:
     assert tiny_model(compressed_len=0).init_state(1).usage.shape == (2, 1, 0)
 
 
-def test_bytes_are_those_of_the_tensors(model: RelativeModel, state: State) -> None:
+def test_bytes_are_those_of_the_tensors(model: TransformerXL, state: State) -> None:
     slots = 2 * (11 + 4) * 8 * 4  # L · (P + T) · W, float32
     assert state.nbytes == slots + 2 * 6 * 4 + 2 * 8  # usage, two counters
     assert state.nbytes == model.init_state(1).nbytes == replace(state, cache=None).nbytes
@@ -53,7 +53,7 @@ def test_to_numpy_is_the_real_part(state: State) -> None:
     assert np.array_equal(arrays["usage"], state.usage[:, 0].numpy())
 
 
-def test_to_numpy_needs_a_single_row(model: RelativeModel) -> None:
+def test_to_numpy_needs_a_single_row(model: TransformerXL) -> None:
     with pytest.raises(ValueError, match="only a state of one row can be saved; this one has 2"):
         model.init_state(2).to_numpy()
 
@@ -96,12 +96,12 @@ def test_digest_is_that_of_the_real_part(state: State) -> None:
     assert replace(state, past=tiny).digest() != digest, "one bit is a difference"
 
 
-def test_rows_reset_between_segments_only(model: RelativeModel, state: State) -> None:
+def test_rows_reset_between_segments_only(model: TransformerXL, state: State) -> None:
     with pytest.raises(ValueError, match="rows reset between segments only; 2 tokens are open"):
         state.reset_rows(torch.tensor([True]))
 
 
-def test_reset_rows(model: RelativeModel) -> None:
+def test_reset_rows(model: TransformerXL) -> None:
     with torch.no_grad():
         _, state = read(model, random_tokens(model, 24, rows=3), model.init_state(3))
     before = {name: getattr(state, name).clone() for name in ("past", "usage", "filled")}
@@ -114,6 +114,22 @@ def test_reset_rows(model: RelativeModel) -> None:
     assert state.filled.tolist() == [11, 11, 11]
     same = state.reset_rows(torch.tensor([False, False, False]))
     assert same.digest() == state.digest()
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_a_reset_row_is_zero_whatever_it_held(model: TransformerXL, value: float) -> None:
+    empty = model.init_state(2)
+    carried = {"slots": torch.zeros(2, 2, 3, 8), "shared": torch.zeros(1, 2, 5)}
+    state = replace(empty, carried=carried)
+    tensors = {"past": state.past, "segment": state.segment, "usage": state.usage, **carried}
+    for tensor in tensors.values():
+        tensor.fill_(value)
+    reset = state.reset_rows(torch.tensor([True, False]))
+    after = {"past": reset.past, "segment": reset.segment, "usage": reset.usage, **reset.carried}
+    for name, tensor in after.items():
+        assert tensor[:, 0].eq(0).all(), name
+        assert torch.equal(tensor[:, 1], tensors[name][:, 1]) or value != value, name
+        assert not tensor[:, 1].isfinite().any(), name
 
 
 def test_detach() -> None:

@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from apps.demo.words import safe
-from streamlm.display import size_text
+from streamlm.units import size_text
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 400, 210, 58, 10, 10, 24
 Value = Callable[[Mapping[str, Any]], float]

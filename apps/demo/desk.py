@@ -17,7 +17,7 @@ from apps.demo.shelf import Shelf
 from apps.demo.work import Job, Jobs
 
 if TYPE_CHECKING:
-    from streamlm.checkpoint import Checkpoint
+    from streamlm.checkpoints.checkpoint import Checkpoint
 
 VISITOR = "streamlm-visitor"  # the cookie that tells browsers apart
 PER_BROWSER = 20  # sessions that a browser without a name may keep
@@ -73,7 +73,9 @@ class Desk:
         """The model; loaded when it is first needed."""
         with self._loading:
             if self._checkpoint is None:
-                from streamlm.checkpoint import load_checkpoint  # torch, which takes seconds
+                from streamlm.checkpoints.checkpoint import (
+                    load_checkpoint,  # torch, which takes seconds
+                )
 
                 self._checkpoint = load_checkpoint(self.model, device=self.device)
             return self._checkpoint

@@ -6,7 +6,7 @@ from apps.demo import reading, uploads, writing
 from apps.demo.desk import LONG, QUICK, Desk, visitor
 from apps.demo.shelf import Refused
 from apps.demo.work import Job
-from streamlm.reports import Choice
+from streamlm.runtime.reports import Choice
 
 
 def add_endpoints(desk: Desk) -> None:
@@ -70,7 +70,7 @@ def add_endpoints(desk: Desk) -> None:
         """
         pieces = []
         with _telling():
-            from streamlm.stream import Sampling  # needs torch
+            from streamlm.runtime.stream import Sampling  # needs torch
 
             shelf, checkpoint = _shelf(request), desk.checkpoint
             sampling = Sampling(temperature=temperature, top_p=top_p)
@@ -110,7 +110,7 @@ def add_endpoints(desk: Desk) -> None:
 
             def work(job: Job) -> float:
                 with shelf.open(session, checkpoint, readonly=True) as opened:
-                    return opened.score([words]).bits_per_byte or 0.0
+                    return opened.score(words).bits_per_byte or 0.0
 
             found: float = desk.jobs.do(work, visitor=visitor(request))
             return found

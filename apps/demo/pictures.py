@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from apps.demo.words import safe
-from streamlm.display import duration_text
-from streamlm.reports import Progress
+from streamlm.runtime.reports import Progress
+from streamlm.units import duration_text
 from tokenizer import StreamDecoder
 
 if TYPE_CHECKING:
-    from streamlm.memory_report import MemoryReport
-    from streamlm.session import Session
+    from streamlm.runtime.memory_report import MemoryReport
+    from streamlm.sessions.session import Session
 
 ZONES = (
     ("compressed", "Compressed memory", "several old tokens in one slot"),
@@ -56,7 +56,7 @@ class Seen:
             return None
         decoder = StreamDecoder(session.checkpoint.tokenizer)
         pieces = [decoder.decode([id]) for id in report.ids]
-        return cls(report, pieces, int(session.state.length))
+        return cls(report, pieces, session.state.phase)
 
     def picture(self, *, layers: bool = True) -> str:
         """The picture; without `layers`, their mean as a narrow strip."""

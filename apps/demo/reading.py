@@ -14,12 +14,12 @@ from apps.demo.pictures import Seen, progress_bar
 from apps.demo.shelf import Shelf
 from apps.demo.words import Word
 from apps.demo.work import Job
-from streamlm.reports import Progress
+from streamlm.runtime.reports import Progress
 from tokenizer import StreamDecoder
 
 if TYPE_CHECKING:
-    from streamlm.checkpoint import Checkpoint
-    from streamlm.session import Session
+    from streamlm.checkpoints.checkpoint import Checkpoint
+    from streamlm.sessions.session import Session
 
 BLOCK = 2048  # bytes read at a time: some tenths of a second
 LOOK = 2.0  # seconds between two looks at the memory, at least
@@ -75,7 +75,7 @@ def read(job: Job, shelf: Shelf, name: str, *, text: str, checkpoint: Checkpoint
         file = Path(folder) / "text.txt"
         file.write_bytes(text.encode("utf-8", "replace"))
         with shelf.open(name, checkpoint, create=True) as session, job.turn():
-            report = session.feed(file, details=True, block_bytes=BLOCK, progress=tell)
+            report = session.feed(file, logprobs=True, block_bytes=BLOCK, progress=tell)
             size = file.stat().st_size
             bar = progress_bar(Progress("", size, size, report), skipped=report.skipped_bytes)
             bits = report.bits_per_byte

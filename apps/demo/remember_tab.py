@@ -7,7 +7,7 @@ from apps.demo.frame import EMPTY, Frame, refusals
 from apps.demo.pictures import recall_curve
 from apps.demo.shelf import Shelf
 from apps.demo.words import message
-from streamlm.display import size_text
+from streamlm.units import size_text
 
 ABOUT = (
     "A column is a slot, a row is a layer, first to last. The stronger the colour, the more "

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memory_store import Conflict, Locked, Mismatch, Ref, StoreError, places
-from streamlm.cli_common import existing, locate, no_branch
+from streamlm.cli.options import existing, locate, no_branch
 
 if TYPE_CHECKING:
-    from streamlm.checkpoint import Checkpoint
-    from streamlm.session import Session
+    from streamlm.checkpoints.checkpoint import Checkpoint
+    from streamlm.sessions.session import Session
 
 # Tokens after which reading saves by itself. To look at a memory, the tokens since the snapshot
 # before it are read again: they should be few.
@@ -110,7 +110,7 @@ class Shelf:
                 kept, _ = existing(self.folder, name)
                 if kept.head(branch) is None:
                     raise no_branch(kept, name)
-            from streamlm.opening import open_session  # needs torch
+            from streamlm.sessions.opening import open_session  # needs torch
 
             with open_session(
                 path,

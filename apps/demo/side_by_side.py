@@ -11,7 +11,7 @@ from apps.demo.desk import LONG, Desk, visitor
 from apps.demo.frame import Frame, number, optional, refusals
 from apps.demo.words import message, with_choices
 from apps.demo.work import Job
-from streamlm.reports import Choice
+from streamlm.runtime.reports import Choice
 
 OFTEN = 0.2  # seconds between two updates of the page
 

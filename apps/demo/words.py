@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from streamlm.reports import Choice
+from streamlm.runtime.reports import Choice
 
 FULL_SURPRISE = 12.0  # bits of a token that get the full colour
 FULL_DIFFERENCE = 4.0  # bits between two readings that get the full colour

@@ -20,7 +20,7 @@ from apps.demo.frame import (
 )
 from apps.demo.side_by_side import side_by_side
 from apps.demo.words import message, with_choices
-from streamlm.reports import Choice
+from streamlm.runtime.reports import Choice
 
 OFTEN = 0.15  # seconds between two updates of the page
 
@@ -76,7 +76,7 @@ def write_tab(desk: Desk, frame: Frame) -> None:
         line: Any = gr.skip()
         picture: Any = gr.skip()
         with refusals() as told:
-            from streamlm.stream import Sampling  # needs torch
+            from streamlm.runtime.stream import Sampling  # needs torch
 
             shelf, checkpoint, fresh = desk.shelf(request), desk.checkpoint, number(seed, "Seed")
             ends = writing.stops_of(stops or "")

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from apps.demo.reading import strip
 from apps.demo.shelf import Shelf
 from apps.demo.work import Job
-from streamlm.reports import Choice
-from streamlm.stops import unescaped
+from streamlm.runtime.reports import Choice
+from streamlm.runtime.stops import unescaped
 
 if TYPE_CHECKING:
-    from streamlm.checkpoint import Checkpoint
-    from streamlm.session import Session
-    from streamlm.stream import Sampling
+    from streamlm.checkpoints.checkpoint import Checkpoint
+    from streamlm.runtime.stream import Sampling
+    from streamlm.sessions.session import Session
 
 SHOWN = 60  # tokens before the writing that are shown
 OTHERS = 8  # likely tokens told with each that is written
@@ -127,7 +127,7 @@ def write_both(
         Refused: see `Shelf.open`, or a position that is not there.
         Stopped: by the visitor.
     """
-    from streamlm.stream import Sampling  # needs torch
+    from streamlm.runtime.stream import Sampling  # needs torch
 
     with job.turn():
         writers = [
@@ -171,7 +171,7 @@ def compare(
     with shelf.told(sides[0].name):
         reports = []
         for fork in forks(shelf, sides, checkpoint):
-            reports.append(fork.score([text], details=True))
+            reports.append(fork.score(text, logprobs=True))
             job.pass_turn()
         first, second = reports
         tokenizer = checkpoint.tokenizer

@@ -8,8 +8,8 @@ from rich.table import Table
 
 from benchmarks.tools.positions import ENOUGH
 from benchmarks.tools.reads import NONE, RECENT, WHOLE
-from streamlm.display import output
-from streamlm.plots import BLUE, DARK, GREEN, GREY, ORANGE, panels, save
+from streamlm.cli.display import output
+from streamlm.plots.style import BLUE, DARK, GREEN, GREY, ORANGE, panels, save
 
 COLOURS = {WHOLE: BLUE, RECENT: GREEN, NONE: ORANGE}
 

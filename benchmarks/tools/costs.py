@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from benchmarks.tools.timing import median_interval, ratio, side_by_side
-from streamlm.checkpoint import Checkpoint
-from streamlm.reports import ReadReport
-from streamlm.session import Session
-from streamlm.stream import Sampling
-from streamlm.text import TextStream
+from streamlm.checkpoints.checkpoint import Checkpoint
+from streamlm.runtime.reports import ReadReport
+from streamlm.runtime.stream import Sampling
+from streamlm.runtime.text_stream import TextStream
+from streamlm.sessions.session import Session
 
 SEGMENTS_FED = 8  # a measurement feeds so many segments, and writes one: each closes as many
 

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from streamlm.checkpoint import Checkpoint
-from streamlm.data import Corpus
-from streamlm.drafter import Drafter
-from streamlm.stream import Sampling
-from streamlm.text import TextStream
+from streamlm.checkpoints.checkpoint import Checkpoint
+from streamlm.runtime.drafter import Drafter
+from streamlm.runtime.stream import Sampling
+from streamlm.runtime.text_stream import TextStream
+from streamlm.training.data import Corpus
 
 
 def starts(checkpoint: Checkpoint, corpus: Corpus, *, n: int, read: int) -> list[TextStream]:

@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from streamlm.memory_report import observe
-from streamlm.model import Model
-from streamlm.tasks import Answers, Questions
-from streamlm.tasks.questions import REGIONS
+from streamlm.lab.tasks import Answers, Questions
+from streamlm.lab.tasks.questions import REGIONS
+from streamlm.models.base import Model
+from streamlm.runtime.memory_report import observe
 
 
 def foresight(

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from streamlm.config import COMPRESSIONS, TRAINED_BY, ModelConfig
-from streamlm.heads import build_model
-from streamlm.losses import compression_loss, language_model_loss
-from streamlm.model import Model
-from streamlm.snapshots import to_snapshot, to_state
+from streamlm.models.base import Model
+from streamlm.models.build import build_model
+from streamlm.runtime.stream import advance, score
+from streamlm.sessions.snapshots import to_snapshot, to_state
 from streamlm.state import State
-from streamlm.stream import advance, score
+from streamlm.training.losses import compression_loss, language_model_loss
 
 SEGMENTS = 6  # enough that the compressed memory is full and forgets
 

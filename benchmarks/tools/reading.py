@@ -93,9 +93,9 @@ def main() -> None:
     import torch
 
     import streamlm
-    from streamlm.allocator import return_freed_memory
-    from streamlm.machine import peak_memory, reset_peak_memory
-    from streamlm.reports import Progress
+    from streamlm.cli.allocator import return_freed_memory
+    from streamlm.lab.results import peak_memory, reset_peak_memory
+    from streamlm.runtime.reports import Progress
 
     return_freed_memory()  # as `streamlm feed` does
     torch.set_num_threads(options.threads)
@@ -133,7 +133,7 @@ def main() -> None:
 
     with session:
         text = endless_text(options.data, lambda: session.position, stops)
-        report = session.feed(text, progress=progress)
+        report = session.feed(text, score=True, progress=progress)
         saved = session.saved
     found = {
         "position": report.position,

@@ -6,11 +6,11 @@ from functools import partial
 
 import numpy as np
 
-from streamlm.checkpoint import Checkpoint
-from streamlm.data import Corpus
-from streamlm.evaluate import EvalReport, evaluate
-from streamlm.heads import build_model
-from streamlm.model import Model
+from streamlm.checkpoints.checkpoint import Checkpoint
+from streamlm.models.base import Model
+from streamlm.models.build import build_model
+from streamlm.training.data import Corpus
+from streamlm.training.evaluate import EvalReport, evaluate
 
 WHOLE, RECENT, NONE = "whole memory", "compressed memory off", "memory off"
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from streamlm.compare import heads
 from streamlm.config import COMPRESSION_LOSSES, COMPRESSIONS, ModelConfig
+from streamlm.lab.compare import heads
 
 VOCAB, FAMILY = 512, 8  # chance is 1 / FAMILY
 SEGMENT, MEMORY, COMPRESSED, RATE = 32, 32, 32, 4

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.tools.recall_models import ORACLE, WINDOW
-from streamlm.display import output, show_table
-from streamlm.plots import BLUE, DARK, GREEN, GREY, ORANGE, SKY, panels, save
+from streamlm.cli.display import output, show_table
+from streamlm.plots.style import BLUE, DARK, GREEN, GREY, ORANGE, SKY, panels, save
 
 OTHERS = (BLUE, GREEN, SKY, "#CC79A7", "#E69F00", "#8C6D31", "#7A68A6")
 

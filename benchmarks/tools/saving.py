@@ -14,8 +14,9 @@ import numpy as np
 import streamlm
 from benchmarks.tools.timing import median_interval, ratio
 from memory_store import DirectoryStore, Ref, Snapshot
-from streamlm.checkpoint import Checkpoint
-from streamlm.text import TextStream
+from streamlm.checkpoints.checkpoint import Checkpoint
+from streamlm.runtime.text_stream import TextStream
+from streamlm.sessions.snapshots import stream_to_snapshot
 
 
 def added_bytes(before: Snapshot, after: Snapshot) -> np.ndarray:
@@ -72,7 +73,9 @@ def commit_costs(
         log = np.zeros(stream.position, np.int32) if before is None else read
         started = time.perf_counter()
         stream = stream.canonical(checkpoint)
-        snapshot = stream.to_snapshot(checkpoint, tokens=log, attributes={"reading": None})
+        snapshot = stream_to_snapshot(
+            stream, checkpoint.model.config, tokens=log, attributes={"reading": None}
+        )
         ref = store.commit(snapshot, parent=ref, fingerprints=checkpoint.fingerprints)
         spent = time.perf_counter() - started
         if before is not None and index > 1:  # the first ones create folders and import Zarr

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from streamlm.plots import BLUE, DARK, GREY, ORANGE, panels, save
+from streamlm.plots.style import BLUE, DARK, GREY, ORANGE, panels, save
 
 
 def draw(figures: dict[str, Any], path: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from streamlm.plots import BLUE, DARK, GREY, ORANGE, panels, save, tokens_text
+from streamlm.plots.style import BLUE, DARK, GREY, ORANGE, panels, save, tokens_text
 
 POINTS = 60  # of the curve
 

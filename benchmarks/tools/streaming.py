@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from benchmarks.tools.timing import median_interval, ratio, side_by_side
-from streamlm.machine import peak_memory, reset_peak_memory
-from streamlm.model import Model
+from streamlm.lab.results import peak_memory, reset_peak_memory
+from streamlm.models.base import Model
+from streamlm.runtime.stream import Sampling, advance, sample, score
 from streamlm.state import State
-from streamlm.stream import Sampling, advance, sample, score
 
 
 def _wait(device: torch.device) -> None:

@@ -12,8 +12,8 @@ import torch
 
 from benchmarks.tools.timing import median_interval
 from streamlm.config import ModelConfig, TrainConfig
-from streamlm.data import Corpus
-from streamlm.train import Trainer
+from streamlm.training.data import Corpus
+from streamlm.training.trainer import Trainer
 from tokenizer import Tokenizer
 
 NEVER = 1 << 30

@@ -18,6 +18,7 @@ from streamlm.forecast.config import ForecastConfig
 from streamlm.forecast.informer import Informer
 from streamlm.forecast.linear import DLinear, NLinear
 from streamlm.forecast.series import Batch, Scale, Series, Windows, time_marks
+from streamlm.models.modes import in_mode
 
 MODELS: dict[str, Callable[[ForecastConfig], nn.Module]] = {
     "informer": Informer,
@@ -112,9 +113,8 @@ class Forecaster:
         self, windows: Windows, progress: Callable[[int], object] = lambda n: None
     ) -> Errors:
         """What forecasting every window costs; keys are sampled as the seed says."""
-        self.model.eval()
         squared, absolute, n = 0.0, 0.0, 0
-        with _seeded(self.config.seed, self.device):
+        with in_mode(self.model, training=False), _seeded(self.config.seed, self.device):
             for batch in windows.batches(4 * self.config.batch_size, self.device):
                 off = self.model(batch) - batch.future
                 squared += float(off.square().sum())
@@ -149,8 +149,7 @@ class Forecaster:
             future[None].to(self.device),
             marks[None, n:],
         )
-        self.model.eval()
-        with _seeded(config.seed, self.device):
+        with in_mode(self.model, training=False), _seeded(config.seed, self.device):
             found = self.model(batch)[0].cpu().double().numpy()
         return dates, self.scale.undo(found)
 
@@ -230,20 +229,20 @@ def _epoch(
     progress: Callable[[int], object],
 ) -> float:
     """Returns the mean loss."""
-    model.train()
     total, n = 0.0, 0
     order = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
-    for batch in windows.batches(config.batch_size, device, generator=order):
-        loss = F.mse_loss(model(batch), batch.future)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise FloatingPointError(f"the loss is {value}: lower the learning rate")
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        total += value * len(batch.future)
-        n += len(batch.future)
-        progress(len(batch.future))
+    with in_mode(model, training=True):
+        for batch in windows.batches(config.batch_size, device, generator=order):
+            loss = F.mse_loss(model(batch), batch.future)
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise FloatingPointError(f"the loss is {value}: lower the learning rate")
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += value * len(batch.future)
+            n += len(batch.future)
+            progress(len(batch.future))
     return total / n
 
 

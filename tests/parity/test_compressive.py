@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from streamlm.config import ModelConfig
-from streamlm.eviction import Eviction
-from streamlm.heads.relative import RelativeModel
-from streamlm.losses import attention_reconstruction
+from streamlm.memory.eviction import Eviction
+from streamlm.models.transformer_xl import TransformerXL
 from streamlm.state import State
+from streamlm.training.losses import attention_reconstruction
 from tests.parity.peers import Compare, peer
 
 compressive = peer(
@@ -26,7 +26,7 @@ TOLERANCE = 1e-5
 STEPS, ROWS, WIDTH, HEADS = 6, 2, 24, 3
 
 
-def pair(segment: int, compressed: int, rate: int) -> tuple[RelativeModel, "torch.nn.Module"]:
+def pair(segment: int, compressed: int, rate: int) -> tuple[TransformerXL, "torch.nn.Module"]:
     """One layer of ours, and theirs with the same weights."""
     config = ModelConfig(
         vocab_size=STEPS * ROWS * segment,
@@ -42,7 +42,7 @@ def pair(segment: int, compressed: int, rate: int) -> tuple[RelativeModel, "torc
         init_std=0.2,
     )
     torch.manual_seed(3)
-    model = RelativeModel(config)
+    model = TransformerXL(config)
     theirs = compressive.SelfAttention(
         WIDTH, segment, segment, compressed, cmem_ratio=rate, heads=HEADS
     ).train()
@@ -62,7 +62,7 @@ def pair(segment: int, compressed: int, rate: int) -> tuple[RelativeModel, "torc
     return model, theirs
 
 
-def step(model: RelativeModel, tokens: Tensor, state: State) -> tuple[Tensor, State, Eviction]:
+def step(model: TransformerXL, tokens: Tensor, state: State) -> tuple[Tensor, State, Eviction]:
     """Ours: what attention adds, the state after the commit, and what that compressed."""
     found: list[Tensor] = []
     hook = model.layers[0].attention.output.register_forward_hook(

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from tests.invariants import random_tokens, read, tiny_model
 from tests.parity.peers import Compare
 from tests.reference.losses import negative_log_likelihood
 from tests.reference.transformer import Reference
+from tests.support.invariants import random_tokens, read, tiny_model
 
 
 @pytest.mark.parametrize("norm", ["post", "pre"])

@@ -15,12 +15,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from streamlm.checkpoint import load_model
-from streamlm.convert import convert_transfo_xl, convert_weights, transfo_xl_config
-from streamlm.heads.relative import RelativeModel
-from streamlm.stream import score
-from tests.invariants import read
+from streamlm.checkpoints.checkpoint import load_model
+from streamlm.checkpoints.transfo_xl import convert_transfo_xl, convert_weights, transfo_xl_config
+from streamlm.models.transformer_xl import TransformerXL
+from streamlm.runtime.stream import score
 from tests.parity.peers import Compare, peer
+from tests.support.invariants import read
 
 transfo_xl = peer("transformers.models.transfo_xl.modeling_transfo_xl", "transformers 4.35.2")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -69,9 +69,9 @@ def peer_model(**options: Any) -> Any:
     return model
 
 
-def converted(theirs: Any, **lengths: int) -> RelativeModel:
+def converted(theirs: Any, **lengths: int) -> TransformerXL:
     config = replace(transfo_xl_config(theirs.config.to_dict()), **lengths)
-    model = RelativeModel(config).eval()
+    model = TransformerXL(config).eval()
     model.load_state_dict(convert_weights(theirs.state_dict(), config))
     return model
 

@@ -1,0 +1,181 @@
+"""A checkpoint: a directory of model.safetensors, config.json, tokenizer.model and its card."""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
+from torch import Tensor
+
+from streamlm.config import ModelConfig
+from streamlm.models.base import Model
+from streamlm.models.build import build_model
+from tokenizer import Tokenizer
+
+BUNDLED = ("books",)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model with its tokenizer, ready to read.
+
+    Attributes:
+        model: frozen (see `Model.freeze`), on its device.
+        tokenizer: text ↔ ids.
+        name: the directory's name, for people.
+        weights_digest: sha256 of the weights file.
+    """
+
+    model: Model
+    tokenizer: Tokenizer
+    name: str = "unnamed"
+    weights_digest: str = field(default="", repr=False)
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """What a session must find again when it is resumed: weights, architecture, tokenizer."""
+        config = json.dumps(self.model.config.architecture, sort_keys=True)
+        return {
+            "weights": self.weights_digest or _digest_of(self.model),
+            "architecture": hashlib.sha256(config.encode()).hexdigest(),
+            "tokenizer": self.tokenizer.fingerprint,
+        }
+
+    @cached_property
+    def silent(self) -> Tensor:
+        """[V] bool, True for ids that are never written: bos and the like, and unused ones."""
+        silent = torch.ones(self.model.config.vocab_size, dtype=torch.bool)
+        lengths = torch.from_numpy(self.tokenizer.token_lengths.copy())
+        silent[: len(lengths)] = lengths == 0
+        return silent.to(self.model.device)
+
+
+def _digest_of(model: Model) -> str:
+    sha = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        sha.update(name.encode())
+        sha.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
+
+
+def choose_device(device: str | torch.device = "auto") -> torch.device:
+    """CUDA where there is one, else the CPU; or the device that was named.
+
+    Raises:
+        ValueError: not a device, or CUDA was asked for and there is none.
+    """
+    if str(device) == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device {device!r}; allowed: auto, cpu, cuda or cuda:N") from None
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {device!r}, but CUDA is not usable here; allowed: auto, cpu")
+    return chosen
+
+
+def load_checkpoint(
+    source: str | Path = "books", *, device: str | torch.device = "auto"
+) -> Checkpoint:
+    """Load a bundled checkpoint by its name, or a directory. Nothing is unpickled.
+
+    Weights stored in a half precision are computed with in float32.
+
+    Raises:
+        FileNotFoundError: no such directory, or a file is missing in it; says which.
+        ValueError: the files do not belong together; says how.
+    """
+    chosen = choose_device(device)
+    if str(source) in BUNDLED:
+        folder = Path(str(resources.files("streamlm") / "assets" / str(source)))
+    else:
+        folder = Path(source)
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"no checkpoint at {str(source)!r}; allowed: a directory with model.safetensors, "
+            f"config.json and tokenizer.model, or the name of a bundled one: {', '.join(BUNDLED)}"
+        )
+    _require_files(folder, "config.json", "model.safetensors")
+    if not (folder / "tokenizer.model").is_file():
+        raise FileNotFoundError(
+            f"{folder} is no checkpoint: tokenizer.model is missing; a model without it, such as "
+            "one that was converted, reads ids, not text: "
+            "streamlm.checkpoints.checkpoint.load_model loads it"
+        )
+    config = ModelConfig.load(folder / "config.json")
+    tokenizer = Tokenizer(folder / "tokenizer.model")
+    if tokenizer.vocab_size > config.vocab_size:
+        raise ValueError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, "
+            f"the model's vocab_size is {config.vocab_size}"
+        )
+    model, digest = _load_weights(folder, config)
+    return Checkpoint(model.to(chosen).freeze(), tokenizer, folder.resolve().name, digest)
+
+
+def load_model(folder: str | Path, *, device: str | torch.device = "auto") -> Model:
+    """The model of a checkpoint directory, for those that read ids themselves; see `stream`.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_checkpoint`, but no tokenizer is needed.
+    """
+    chosen, folder = choose_device(device), Path(folder)
+    _require_files(folder, "config.json", "model.safetensors")
+    model, _ = _load_weights(folder, ModelConfig.load(folder / "config.json"))
+    return model.to(chosen).freeze()
+
+
+def _require_files(folder: Path, *names: str) -> None:
+    for name in names:
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} is no checkpoint: {name} is missing")
+
+
+def _load_weights(folder: Path, config: ModelConfig) -> tuple[Model, str]:
+    """The model in evaluation mode, and the digest of its file."""
+    data = (folder / "model.safetensors").read_bytes()
+    try:
+        weights = {
+            name: tensor.float() if tensor.is_floating_point() else tensor
+            for name, tensor in load(data).items()
+        }
+    except SafetensorError as error:
+        raise ValueError(f"{folder / 'model.safetensors'} is damaged: {error}") from None
+    model = build_model(config)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"{folder}: weights and config.json do not agree: {error}") from None
+    model.eval().requires_grad_(False)
+    return model, hashlib.sha256(data).hexdigest()
+
+
+def save_checkpoint(
+    folder: str | Path,
+    model: Model,
+    tokenizer: Tokenizer | None,
+    *,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write a checkpoint directory; `dtype` stores floating-point weights in another precision.
+
+    Without a tokenizer, only `load_model` reads it.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {
+        name: tensor.detach()
+        .to("cpu", dtype if dtype and tensor.is_floating_point() else tensor.dtype)
+        .contiguous()
+        for name, tensor in model.state_dict().items()
+    }
+    save_file(weights, folder / "model.safetensors")
+    (folder / "config.json").write_text(model.config.to_json(), encoding="utf-8")
+    if tokenizer is not None:
+        (folder / "tokenizer.model").write_bytes(tokenizer.model_bytes)

@@ -1,0 +1,134 @@
+"""What the command line shows: progress bars, tables and short reports, drawn with rich."""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    Task,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from streamlm.runtime.reports import Progress as ReadProgress
+from streamlm.runtime.reports import ProgressCallback, ReadReport
+
+# Data goes to standard output, everything about it to standard error. Names of files are printed
+# as they are: neither [brackets] nor :colons: in them mean anything.
+console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+output = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def note(message: str, *, style: str = "", word: str = "") -> None:
+    """One line about the data; `word`, in `style`, stands before it."""
+    text = Text.assemble((word, style), message)
+    console.print(text, soft_wrap=not console.is_terminal)
+
+
+class _Left(TimeRemainingColumn):
+    """The time left, once it is known."""
+
+    def render(self, task: Task) -> Text:
+        known = task.time_remaining is not None and not task.finished
+        return Text(f"{super().render(task)} left" if known else "")
+
+
+@contextmanager
+def bar(
+    description: str, *, total: float | None, fields: str = "", hidden: bool = False
+) -> Iterator[tuple[Progress, TaskID]]:
+    """A progress bar on standard error, shown only in a terminal; `fields` is a rich template."""
+    shown = sys.stderr is not None and sys.stderr.isatty() and not console.is_dumb_terminal
+    progress = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=20),
+        TaskProgressColumn(),
+        TextColumn(fields, markup=False),
+        TimeElapsedColumn(),
+        _Left(),
+        console=console,
+        disable=hidden or not shown,
+    )
+    with progress:
+        task = progress.add_task(description, total=total, note="")
+        yield progress, task
+
+
+@contextmanager
+def reading_bar(description: str, files: Sequence[str]) -> Iterator[ProgressCallback]:
+    """A bar that follows `Session.feed` and `Session.score` through `files`."""
+    typed = "-" in files and sys.stdin.isatty()  # a bar would write over what is being typed
+    if typed:
+        note(f"{description} what is typed; Ctrl-D on a line of its own ends it")
+    first = f"{description} {_short(files[0])}"
+    with bar(first, total=None, fields="{task.fields[note]}", hidden=typed) as (progress, task):
+
+        def show(done: ReadProgress) -> None:
+            report = done.report
+            bits = report.bits_per_byte
+            said = f"{report.tokens_per_second:,.0f} tokens/s"
+            if bits is not None:
+                said += f"  {bits:.3f} bits per byte"
+            progress.update(
+                task,
+                description=f"{description} {_short(done.name)}",
+                total=done.size,
+                completed=done.read,
+                note=said,
+            )
+
+        yield show
+
+
+def _short(name: str) -> str:
+    return "standard input" if name in ("-", "<stdin>") else Path(name).name
+
+
+@contextmanager
+def interruptible(left_behind: Callable[[], str]) -> Iterator[None]:
+    """Say what an interruption leaves behind, once everything within has been closed."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        note(f"interrupted; {left_behind()}")
+        raise
+
+
+def show_rows(rows: Mapping[str, str]) -> None:
+    """Names and values in two columns."""
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        output.print(f"{name:<{width}}  {value}")
+
+
+def show_report(report: ReadReport, rows: Mapping[str, str]) -> None:
+    """A short report of a reading, with further rows at its end."""
+    bits = report.bits_per_byte
+    facts = {"tokens": f"{report.tokens:,}", "bytes": f"{report.n_bytes:,}"}
+    if report.skipped_bytes:
+        facts["read before"] = f"{report.skipped_bytes:,} bytes"
+    if bits is not None:
+        facts["bits per byte"] = f"{bits:.4f}"
+    facts["tokens/s"] = f"{report.tokens_per_second:,.0f}"
+    show_rows({**facts, **rows})
+
+
+def show_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()
+) -> None:
+    """Rows under bold headings; the columns named in `right` end at the right."""
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    for index, row in enumerate((columns, *rows)):
+        cells = [
+            cell.rjust(width) if name in right else cell.ljust(width)
+            for cell, width, name in zip(row, widths, columns, strict=True)
+        ]
+        output.print(Text("  ".join(cells).rstrip(), style="" if index else "bold"))

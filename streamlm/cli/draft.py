@@ -1,0 +1,103 @@
+"""`streamlm draft`: train what guesses tokens for a model, and measure how well it does."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from streamlm.checkpoints.checkpoint import load_checkpoint
+from streamlm.cli.allocator import keep_freed_memory
+from streamlm.cli.display import bar, interruptible, note, output, show_table
+from streamlm.cli.options import SPLITS, Device, Json, Model, data_file, training_run
+from streamlm.runtime.drafter import load_drafter
+from streamlm.training.data import load_corpus
+from streamlm.training.draft_reading import offset_nats
+from streamlm.training.drafter import draft_trainer_for
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Drafters, which guess what a model will write: generate --draft.",
+)
+
+
+@app.command("train")
+def train_drafter(
+    recipe: Annotated[
+        Path, typer.Option(dir_okay=False, help="A TOML file; its [model] is the drafter's.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Folder; runs/<recipe> by default.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run there.")] = False,
+    steps: Annotated[int | None, typer.Option(help="Instead of the recipe's steps.")] = None,
+    model: Model = "books",
+    device: Device = "auto",
+) -> None:
+    """Train a drafter for a model, which stays as it is. It ends up in OUT/model."""
+    chosen, folder, left_behind = training_run(recipe, out, resume=resume, steps=steps)
+    keep_freed_memory()
+    with interruptible(left_behind):
+        checkpoint = load_checkpoint(model, device=device)
+        trainer = draft_trainer_for(checkpoint, chosen, folder, progress=note)
+        if resume:
+            trainer.resume()
+        n_parameters = sum(p.numel() for p in trainer.drafter.parameters())
+        begin = f"from step {trainer.step:,} to" if resume else "steps:"
+        note(
+            f"{n_parameters / 1e6:.1f} M parameters for {checkpoint.name}, "
+            f"{begin} {chosen.train.steps:,}, into {folder}"
+        )
+        total = chosen.train.steps
+        with bar("training", total=total, fields="{task.fields[note]}") as (progress, task):
+            for step in trainer.run():
+                said = f"{_listed(step.losses)} nats to the model's own"
+                if step.valid_nats is not None:
+                    note(f"step {step.step:,}: {said}; valid {_listed(step.valid_nats)} nats")
+                progress.update(task, completed=step.step, note=said)
+    output.print(str(folder / "model"))
+
+
+def _listed(values: list[float]) -> str:
+    return " ".join(f"{value:.3f}" for value in values)
+
+
+@app.command("eval")
+def evaluate_drafter(
+    drafter: Annotated[Path, typer.Argument(metavar="DRAFTER", help="A drafter's folder.")],
+    data: Annotated[
+        list[str], typer.Option(help=f"Text files, or a split of the books: {', '.join(SPLITS)}.")
+    ],
+    data_dir: Annotated[Path, typer.Option(help="Folder that holds books/.")] = Path("data"),
+    max_tokens: Annotated[int | None, typer.Option(help="Stop after about so many.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Documents read side by side.")] = 8,
+    model: Model = "books",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Tell how well a drafter guesses. Not to be compared with a model's bits per byte."""
+    for name, value in (("--batch-size", batch_size), ("--max-tokens", max_tokens)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} {value}; allowed: at least 1")
+    files = [data_file(name, data_dir) for name in data]
+    with interruptible(lambda: "nothing is changed"):
+        checkpoint = load_checkpoint(model, device=device)
+        found = load_drafter(drafter, checkpoint)
+        corpus = load_corpus(files, checkpoint.tokenizer, progress=note)
+        total = min(len(corpus.tokens), max_tokens or len(corpus.tokens))
+        with bar("evaluating", total=total) as (progress, task):
+            nats, places = offset_nats(
+                found,
+                checkpoint,
+                corpus,
+                batch_size=batch_size,
+                max_tokens=max_tokens,
+                progress=lambda n: progress.advance(task, n),
+            )
+    if as_json:
+        print(json.dumps({"conditionally_independent_nats_by_offset": nats, "places": places}))
+        return
+    rows = [(f"{offset}", f"{value:.3f}") for offset, value in enumerate(nats, start=1)]
+    show_table(("offset", "nats a token"), rows, right=("offset", "nats a token"))
+    output.print(f"a conditionally independent likelihood, at {places:,} places")

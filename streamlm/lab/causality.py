@@ -1,0 +1,66 @@
+"""The future-leak test: a model whose past changes when its future does is no language model.
+
+Published code for Linformer and Informer looks ahead when it is used on text: slots that mix a
+whole window, measures and choices that are taken over all queries. Losses found that way are far
+too good. So nothing is compared here that has not passed.
+"""
+
+import torch
+from torch import Tensor
+
+from streamlm.config import ModelConfig
+from streamlm.models.base import Model
+from streamlm.models.build import build_model
+from streamlm.models.cache import Cache
+from streamlm.runtime.stream import close, pieces
+
+SEGMENTS, STD = 3, 0.2  # segments that are read, and weights large enough for a leak to show
+
+
+def find_leak(model: Model) -> str | None:
+    """Where a later token changes an earlier prediction, or None.
+
+    Some segments are read again and again, each time with other tokens from some place on; what was
+    predicted before that place must be the same bits. On a CPU, with gradients and without.
+
+    Args:
+        model: on a CPU, in evaluation mode.
+    """
+    t = model.config.segment_len
+    # Around the ends of segments, where memory moves, and in the midst of each.
+    inside = {0, 1, t // 2, t // 2 + 1, t - 1}
+    edits = sorted({s * t + at for s in range(SEGMENTS) for at in inside if s * t + at > 0})
+    random = torch.Generator().manual_seed(0)
+    size, n, vocab_size = len(edits), SEGMENTS * t, model.config.vocab_size
+    tokens = torch.randint(vocab_size, (1, n), generator=random).expand(size, -1)
+    change = torch.randint(1, max(2, vocab_size), (1, n), generator=random)
+    later = torch.arange(n) >= torch.tensor(edits)[:, None]  # row i: from the i-th edit on
+    other = torch.where(later, (tokens + change) % vocab_size, tokens)
+    for gradients in (False, True):
+        with torch.set_grad_enabled(gradients):
+            same = (_logits(model, tokens) == _logits(model, other)).all(dim=2)
+        for row, edit in enumerate(edits):
+            if not bool(same[row, :edit].all()):
+                first = int((~same[row, :edit]).nonzero()[0])
+                how = "training" if gradients else "evaluation"
+                return f"in {how}, tokens from {edit} on change what is predicted after {first}"
+    return None
+
+
+def gate(config: ModelConfig) -> str | None:
+    """`find_leak` of a small model with these settings and random weights, none of them zero."""
+    torch.manual_seed(0)
+    model = build_model(config).float().eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn_like(weight) * STD)
+    return find_leak(model)
+
+
+def _logits(model: Model, tokens: Tensor) -> Tensor:
+    found, state, cache = [], model.init_state(len(tokens)), Cache()
+    for piece in pieces(model, tokens, state):
+        logits, state = model(piece, state, cache)
+        state = close(model, state, cache)
+        found.append(logits.detach())
+    return torch.cat(found, dim=1)

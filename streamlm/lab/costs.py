@@ -1,0 +1,155 @@
+"""What a trained model costs and what it remembers, beside its loss; for `streamlm compare heads`.
+
+Times are of one machine and one moment: compare them within a run, where all were measured alike.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from streamlm.checkpoints.checkpoint import Checkpoint
+from streamlm.lab.tasks.alphabet import Alphabet
+from streamlm.lab.tasks.recall import recall
+from streamlm.lab.tasks.scoring import answer, by_distance
+from streamlm.lab.tensor_memory import peak_tensor_bytes
+from streamlm.models.cache import Cache
+from streamlm.runtime.stream import advance, score
+from streamlm.sessions.snapshots import to_snapshot, to_state
+from streamlm.state import State
+from streamlm.training.data import Corpus
+
+DISTANCES = (0, 1, 2, 3, 4, 6, 8, 12)  # segments between what is told and what is asked
+LENGTHS = (4, 16, 64)  # segments of a stream after which it is measured
+REPEATS, DECODED, BATCH = 5, 32, 16
+
+
+def measure(
+    checkpoint: Checkpoint, corpus: Corpus, *, sequences: int = 32, seed: int = 0
+) -> dict[str, Any]:
+    """Recall by distance, and speed, bytes and times to save and resume along a stream; JSON."""
+    return {
+        "recall": recalled(checkpoint, corpus, sequences=sequences, seed=seed),
+        "stream": along(checkpoint, corpus),
+    }
+
+
+def recalled(
+    checkpoint: Checkpoint, corpus: Corpus, *, sequences: int, seed: int
+) -> list[dict[str, Any]]:
+    """Associative recall: a row for each distance, with the gain of having been told."""
+    model = checkpoint.model
+    alphabet = Alphabet.of_text(checkpoint.tokenizer, corpus.tokens)
+    asked = recall(
+        alphabet,
+        n=sequences,
+        segment_len=model.config.segment_len,
+        distances=DISTANCES,
+        seed=seed,
+    )
+    answers = answer(model, asked, bos=alphabet.bos, batch_size=BATCH, control=True)
+    return by_distance(answers)
+
+
+@torch.no_grad()
+def along(checkpoint: Checkpoint, corpus: Corpus) -> list[dict[str, Any]]:
+    """Costs after so many segments of one stream, a row for each of LENGTHS.
+
+    tokens/s reading and writing, bytes of the state, of what is derived from it and, at the worst
+    moment of reading a segment, of all tensors but the weights, and milliseconds to save the state
+    in a folder and to load it.
+    """
+    model, segment_len = checkpoint.model, checkpoint.model.config.segment_len
+    n = (max(LENGTHS) + 2) * segment_len
+    ids = np.resize(corpus.tokens, n).astype(np.int64)
+    tokens = torch.from_numpy(ids)[None].to(model.device)
+    rows, state, cache, at = [], model.init_state(1), Cache(), 0
+    for length in LENGTHS:
+        _, state = advance(model, tokens[:, at : length * segment_len], state, cache)
+        at = length * segment_len
+        ahead = tokens[:, at : at + segment_len + 1]
+        # Each time from here, so with a copy of what was derived so far.
+        reading = partial(score, model, ahead[:, :-1], ahead[:, 1:], state)
+        read = _seconds(reading, cache.copy)
+        write = _seconds(partial(_decode, checkpoint, ahead, state), cache.copy)
+        derived = cache.nbytes
+        copied_reading = partial(reading, cache.copy())
+        rows.append(
+            {
+                "tokens": at,
+                "reading": segment_len / read,
+                "writing": DECODED / write,
+                "state_bytes": state.nbytes,
+                "derived_bytes": derived,
+                "peak_bytes": state.nbytes + derived + peak_tensor_bytes(copied_reading),
+                **_stored(checkpoint, state),
+            }
+        )
+    return rows
+
+
+def _decode(checkpoint: Checkpoint, tokens: torch.Tensor, state: State, cache: Cache) -> None:
+    model = checkpoint.model
+    for column in range(DECODED):
+        at = column % tokens.shape[1]
+        hidden, state = advance(model, tokens[:, at : at + 1], state, cache)
+        model.logits(hidden)
+
+
+def _stored(checkpoint: Checkpoint, state: State) -> dict[str, float]:
+    """Milliseconds to save a whole state and to load it."""
+    from memory_store import DirectoryStore
+
+    config, log = checkpoint.model.config, np.zeros(int(state.position), np.int32)
+    saved = to_snapshot(state, config, arrays={}, tokens=log, attributes={})
+    saves, loads = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for index in range(REPEATS + 1):
+            store = DirectoryStore.create(Path(folder) / f"{index}.zarr")
+            started = time.perf_counter()
+            ref = store.commit(saved, parent=None)
+            saves.append(time.perf_counter() - started)
+            started = time.perf_counter()
+            loaded = to_state(store.load(ref), checkpoint.model)
+            loads.append(time.perf_counter() - started)
+        assert loaded.digest() == state.digest()
+    return {
+        "save_ms": float(np.median(saves[1:])) * 1000,
+        "resume_ms": float(np.median(loads[1:])) * 1000,
+    }
+
+
+def _seconds(work: Callable[[Cache], object], prepare: Callable[[], Cache]) -> float:
+    """The median time of a call on what was prepared, after one that warms up."""
+    spent: list[float] = []
+    for index in range(REPEATS + 1):
+        prepared = prepare()
+        started = time.perf_counter()
+        work(prepared)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        if index:
+            spent.append(time.perf_counter() - started)
+    return float(np.median(spent))
+
+
+def mean_of(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Measures of several seeds as one: means of numbers, row by row."""
+    first = runs[0]
+    return {
+        name: [
+            {
+                key: float(np.mean([run[name][at][key] for run in runs]))
+                if isinstance(value, (int, float)) and not isinstance(value, bool)
+                else value
+                for key, value in row.items()
+            }
+            for at, row in enumerate(first[name])
+        ]
+        for name in first
+    }

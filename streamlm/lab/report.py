@@ -1,0 +1,188 @@
+"""The report of `streamlm compare heads`: one HTML file that says who wins where."""
+
+import base64
+import html
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from streamlm.lab.compare import Run
+from streamlm.lab.costs import mean_of
+from streamlm.plots.style import BLUE, DARK, GREEN, GREY, ORANGE, SKY, panels, save, tokens_text
+from streamlm.units import size_text
+
+COLOURS = (BLUE, GREY, ORANGE, GREEN, SKY, DARK)
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
+  color: #222; background: #fff; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { text-align: right; padding: 0.3rem 0.6rem; border-bottom: 1px solid #ddd; }
+th:first-child, td:first-child { text-align: left; }
+td.best { font-weight: 700; color: #0072B2; }
+img { max-width: 100%; height: auto; }
+.wide { overflow-x: auto; }
+small { color: #555; }
+"""
+
+
+def write_report(
+    path: Path,
+    rows: Sequence[dict[str, Any]],
+    runs: Sequence[Run],
+    settings: dict[str, Any],
+    *,
+    picture: Path,
+    refused: Mapping[str, str],
+) -> None:
+    """Write the report.
+
+    Args:
+        rows: of `compare.summary`; runs: those that were measured.
+        picture: of the differences in loss, which becomes part of the report.
+        refused: by name, why a variant was not measured.
+    """
+    every = {row["variant"]: _measured(row["variant"], runs) for row in rows}
+    every = {name: found for name, found in every.items() if found}
+    measured = {
+        name: mean_of([run.measures for run in found if run.measures is not None])
+        for name, found in every.items()
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        drawn = Path(folder) / "measures.png"
+        _draw(measured, drawn)
+        pictures = [_embedded(each) for each in (picture, drawn) if each.exists()]
+    title = f"Heads beside each other: {Path(str(settings['recipe'])).stem}"
+    train = settings["train"]
+    n_tokens = train["steps"] * train["batch_size"] * settings["model"]["segment_len"]
+    seeds = max(row["seeds"] for row in rows)
+    about = (
+        f"Each was trained on the same {n_tokens:,} tokens, with {seeds} seed(s), as many "
+        "parameters (within 2 %) and as many bytes of state; “full” has as many as it reads. "
+        "Below bits per byte stands the difference from the reference with its 95 % interval over "
+        "seeds, below the others their lowest and highest seed. A head wins a column, in bold, "
+        "where with every seed none is better. State counts the bytes that are saved; times are of "
+        "this machine, on which other work may have run."
+    )
+    parts = [
+        f"<h1>{html.escape(title)}</h1>",
+        f"<p>{html.escape(about)}</p>",
+        f'<div class="wide">{_table(rows, every)}</div>',
+        *(
+            f"<p>{html.escape(name)} looks ahead and was not measured: {html.escape(leak)}.</p>"
+            for name, leak in refused.items()
+        ),
+        *(f'<p><img alt="{html.escape(title)}" src="{source}"></p>' for source in pictures),
+        f"<p><small>{html.escape(str(settings['recipe']))}, {len(runs)} runs</small></p>",
+    ]
+    document = (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style>'
+        f"<body>{''.join(parts)}</body></html>\n"
+    )
+    path.write_text(document, encoding="utf-8")
+
+
+def _measured(name: str, runs: Sequence[Run]) -> list[Run]:
+    """Those of one variant that were measured, by seed."""
+    found = [run for run in runs if run.variant == name and run.measures is not None]
+    return sorted(found, key=lambda run: run.seed)
+
+
+def _at_last(name: str) -> Callable[[Run], float]:
+    """What was measured at the end of the stream."""
+    return lambda run: (run.measures or {})["stream"][-1][name]
+
+
+Column = tuple[str, Callable[[Run], float], Callable[[float], str], int]
+# Name, value of a run, how it is shown, and whether more (1) or less (-1) is better.
+COLUMNS: list[Column] = [
+    ("bits per byte", lambda run: run.bits_per_byte, lambda v: f"{v:.4f}", -1),
+    ("recall gain, nats", lambda run: _gain(run, 1), lambda v: f"{round(v, 3) + 0.0:.3f}", 1),
+    ("… beyond 4 segments", lambda run: _gain(run, 5), lambda v: f"{round(v, 3) + 0.0:.3f}", 1),
+    ("tokens/s read", _at_last("reading"), lambda v: f"{v:,.0f}", 1),
+    ("written", _at_last("writing"), lambda v: f"{v:,.0f}", 1),
+    ("state", _at_last("state_bytes"), size_text, -1),
+    ("peak, reading", _at_last("peak_bytes"), size_text, -1),
+    ("save, ms", _at_last("save_ms"), lambda v: f"{v:.1f}", -1),
+    ("resume, ms", _at_last("resume_ms"), lambda v: f"{v:.1f}", -1),
+]
+
+
+def _gain(run: Run, nearest: int) -> float:
+    """What having been told adds to the log-probability of an answer, from a distance on."""
+    recall = (run.measures or {})["recall"]
+    rows = [row["gain"] for row in recall if row["distance"] >= nearest]
+    return sum(rows) / len(rows)
+
+
+def _table(rows: Sequence[dict[str, Any]], measured: dict[str, list[Run]]) -> str:
+    shown = [row for row in rows if row["variant"] in measured]
+    head = "".join(f"<th>{html.escape(name)}</th>" for name, *_ in COLUMNS)
+    found = [
+        [[value(run) for run in measured[row["variant"]]] for _, value, *_ in COLUMNS]
+        for row in shown
+    ]
+    lines = []
+    for row, cells in zip(shown, found, strict=True):
+        parts = [f"<td>{html.escape(row['variant'])}</td>"]
+        for at, (_, _, text, sign) in enumerate(COLUMNS):
+            each = [others[at] for others in found]
+            best = [max(sign * value for value in seed) for seed in zip(*each, strict=False)]
+            wins = all(sign * mine >= most for mine, most in zip(cells[at], best, strict=False))
+            mark = ' class="best"' if wins else ""
+            small = _spread(cells[at], text) if at else _difference(row)
+            parts.append(f"<td{mark}>{html.escape(text(fmean(cells[at])))}{small}</td>")
+        lines.append(f"<tr>{''.join(parts)}</tr>")
+    return f"<table><tr><th>head</th>{head}</tr>{''.join(lines)}</table>"
+
+
+def _difference(row: dict[str, Any]) -> str:
+    if row["difference"] is None:
+        return ""
+    spread = f" ± {row['half_interval']:.4f}" if row["half_interval"] is not None else ""
+    return f"<br><small>{row['difference']:+.4f}{spread}</small>"
+
+
+def _spread(seeds: list[float], text: Callable[[float], str]) -> str:
+    low, high = text(min(seeds)), text(max(seeds))
+    return f"<br><small>{html.escape(low)} – {html.escape(high)}</small>" if low != high else ""
+
+
+def _draw(measured: dict[str, dict[str, Any]], path: Path) -> None:
+    """Recall by distance, loss by position, peak bytes along the stream."""
+    figure, (recall, loss, size) = panels(3, size=(12, 3.4), widths=[1, 1, 1])
+    for at, (name, found) in enumerate(measured.items()):
+        # More heads than colours that can be told apart: the rest are dashed.
+        colour, line = COLOURS[at % len(COLOURS)], "-" if at < len(COLOURS) else "--"
+        distances = [row["distance"] for row in found["recall"]]
+        recall.plot(distances, [row["gain"] for row in found["recall"]], f"o{line}", color=colour)
+        places = [max(1.0, row["place"]) for row in found["loss_by_position"]]
+        loss.plot(places, [row["nats"] for row in found["loss_by_position"]], line, color=colour)
+        tokens = [row["tokens"] for row in found["stream"]]
+        size.plot(
+            tokens,
+            [row["peak_bytes"] / 1e6 for row in found["stream"]],
+            f"o{line}",
+            color=colour,
+            label=name,
+        )
+    recall.set_xlabel("segments between telling and asking")
+    recall.set_title("Gain of having been told, nats")
+    loss.set_xscale("log", base=2)
+    loss.xaxis.set_major_formatter(lambda value, _: tokens_text(value))
+    loss.set_xlabel("tokens from the document's beginning")
+    loss.set_title("Loss by position, nats a token")
+    size.set_xscale("log", base=2)
+    size.set_yscale("log")
+    size.xaxis.set_major_formatter(lambda value, _: tokens_text(value))
+    size.set_xlabel("tokens read")
+    size.set_title("Tensors at their peak while reading, MB")
+    size.legend(frameon=False, fontsize=8)
+    save(figure, path)
+
+
+def _embedded(picture: Path) -> str:
+    data = base64.b64encode(picture.read_bytes()).decode("ascii")
+    return f"data:image/png;base64,{data}"

@@ -1,0 +1,1 @@
+"""What becomes of slots that leave memory. No model here."""

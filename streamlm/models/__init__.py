@@ -1,0 +1,1 @@
+"""Models: (tokens, state) → (logits, state'). No text, no disk."""

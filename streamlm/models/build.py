@@ -1,0 +1,28 @@
+"""Heads: the ways to treat what is far away, one file each."""
+
+from collections.abc import Callable
+
+from streamlm.config import ModelConfig
+from streamlm.models.base import Model
+from streamlm.models.heads.full import FullModel
+from streamlm.models.heads.informer import InformerModel
+from streamlm.models.heads.linformer import LinformerModel
+from streamlm.models.heads.recurrent import RecurrentModel
+from streamlm.models.heads.sinks import SinksModel
+from streamlm.models.heads.sketch import SketchModel
+from streamlm.models.transformer_xl import TransformerXL
+
+HEADS: dict[str, Callable[[ModelConfig], Model]] = {
+    "relative": TransformerXL,
+    "recurrent": RecurrentModel,
+    "full": FullModel,
+    "linformer": LinformerModel,
+    "informer": InformerModel,
+    "sinks": SinksModel,
+    "sketch": SketchModel,
+}
+
+
+def build_model(config: ModelConfig) -> Model:
+    """A model with fresh weights, of the head that its configuration names."""
+    return HEADS[config.head](config)

@@ -1,0 +1,114 @@
+"""A window and the first tokens of the stream, which are kept for ever ("sinks").
+
+Xiao et al., "Efficient Streaming Language Models with Attention Sinks" (2024): attention needs a
+place for what it has no use for, and learns to put it on the first tokens; when they leave a
+window, a model falls apart. A control: what a window can at best do without compressing anything.
+"""
+
+from dataclasses import replace
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from streamlm.config import ModelConfig
+from streamlm.memory.eviction import Eviction
+from streamlm.models.cache import Pair, project_blocks
+from streamlm.models.layers.attention import attention_mask
+from streamlm.models.layers.block import Layer
+from streamlm.models.layers.positions import sinusoid
+from streamlm.models.segmented import Attended, Call, PositionKeys, SegmentedModel, joined, newest
+from streamlm.state import State
+
+PINNED = "pinned"  # what is carried: layer inputs of the first tokens, [L, B, S, D]
+
+
+class SinksModel(SegmentedModel):
+    """A Transformer-XL with pinned slots: [pinned S | memory M | open segment].
+
+    A pinned slot is seen from when it has left memory; it stands S columns or fewer to the left of
+    memory, however long ago that was (the paper's positions within the cache).
+    """
+
+    position_table: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.n_layers))
+        self._add_biases()
+        self._add_output()
+        longest = config.pinned_len + config.memory_len + config.segment_len
+        table = sinusoid(longest + 1, config.d_model, clamp=config.clamp_len)
+        self.register_buffer("position_table", table, persistent=False)
+        self.reset_parameters()
+
+    def init_state(self, batch_size: int = 1) -> State:
+        """Streams that have read nothing."""
+        config = self.config
+        state = self.empty_state(batch_size, past_len=config.memory_len)
+        lead, width = state.past.shape[:2], config.d_model
+        dtype = torch.promote_types(state.past.dtype, torch.float32)
+        pinned = state.past.new_zeros(*lead, config.pinned_len, width, dtype=dtype)
+        return replace(state, carried={PINNED: pinned})
+
+    def past_columns(self, state: State) -> int:
+        """Pinned slots and memory."""
+        return self.config.pinned_len + self.config.memory_len
+
+    def project_past(self, index: int, state: State) -> Pair:
+        """Keys and values of pinned slots and of memory, empty ones too."""
+        pinned = self._project_pinned(index, state)
+        if not self.config.memory_len:
+            return pinned
+        layer = cast(Layer, self.layers[index])
+        memory = project_blocks(layer.project, state.past[index], self.config.segment_len)
+        return joined(pinned, memory)
+
+    def past_after(
+        self, index: int, past: Pair, segment: Pair, state: State, eviction: Eviction | None
+    ) -> Pair:
+        """Memory moved on; the pinned slots, a handful, are projected anew."""
+        pinned = self._project_pinned(index, state)
+        if not self.config.memory_len:
+            return pinned
+        key, value = (half[:, :, self.config.pinned_len :] for half in past)
+        return joined(pinned, newest((key, value), segment))
+
+    def look(self, call: Call) -> Tensor:
+        """Where queries may look: [B, 1, t, K]."""
+        state, t, memory_len = call.state, call.n_queries, self.config.memory_len
+        near = attention_mask(state.filled, memory_len, state.phase, t)
+        # Of the first tokens, those that have left memory.
+        gone = (state.position - state.phase - memory_len)[:, None]  # [B, 1]
+        real = torch.arange(self.config.pinned_len, device=gone.device) < gone  # [B, S]
+        return torch.cat([real[:, None, None].expand(-1, -1, t, -1), near], dim=3)
+
+    def attend(self, index: int, seen: Tensor, pair: Pair, call: Call) -> Attended:
+        """Relative attention over pinned slots and window; see `SegmentedModel.attend`."""
+        (key, value), (positions,) = pair, call.keys_of_positions[index]
+        out, _ = cast(Layer, self.layers[index]).attention.attend(
+            seen,
+            key,
+            value,
+            positions=positions[:, -(key.shape[2] + 1) :],
+            biases=self.biases(index),
+            mask=call.look,
+        )
+        return Attended(out)
+
+    def closed(self, state: State, keys: list[Tensor], values: list[Tensor]) -> tuple[State, None]:
+        """The segment put into memory, and the stream's first tokens pinned."""
+        first = (state.position == self.config.segment_len)[None, :, None, None]
+        pinned = state.carried[PINNED]
+        begun = state.segment[:, :, : self.config.pinned_len].to(pinned.dtype)
+        carried = {PINNED: torch.where(first, begun, pinned)}
+        return self.shifted(state, kept=self.config.memory_len, carried=carried), None
+
+    def project_positions(self, index: int) -> PositionKeys:
+        """W_R R, [H, S + M + T + 1, E]."""
+        table = self.dropout(self.position_table.to(self.output_bias.dtype))
+        return (cast(Layer, self.layers[index]).attention.project_positions(table),)
+
+    def _project_pinned(self, index: int, state: State) -> Pair:
+        slots = state.carried[PINNED][index].to(self.output_bias.dtype)
+        return cast(Layer, self.layers[index]).project(slots)

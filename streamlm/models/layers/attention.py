@@ -1,0 +1,172 @@
+"""Relative attention over [compressed | memory | segment] (Transformer-XL, §3.3 and appendix B).
+
+    A_ij = [(q_i + u)·k_j + (q_i + w)·r_{i-j}] / √E,    out = softmax(A) v
+
+u and w are the paper's u and v. Key columns are slots in time order, so the distance of two slots
+is the difference of their columns.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def relative_shift(scores: Tensor) -> Tensor:
+    """Turn scores by distance into scores by key: [..., T, K+1] → [..., T, K].
+
+    Column m of the input belongs to the distance K - m. Cell (i, j) of the output is the score of
+    query i at the distance between it and key j, where the last query stands on the last key.
+    Cells with j > i + K - T (the future) hold garbage: mask them afterwards.
+    """
+    t, k = scores.shape[-2], scores.shape[-1] - 1
+    lead = scores.shape[:-2]
+    # Read as K+1 rows of T, each row moves one further left than the last; the first T cells go.
+    return scores.reshape(*lead, k + 1, t)[..., 1:, :].reshape(*lead, t, k)
+
+
+def attention_mask(filled: Tensor, past_len: int, length: int, n_queries: int) -> Tensor:
+    """True where a query may look: [B, 1, t, P + length + t].
+
+    Args:
+        filled: [B] real slots of the past, which stand to the right of the empty ones.
+        past_len: P; length: tokens of the open segment before the first query.
+        n_queries: t.
+    """
+    n_keys = past_len + length + n_queries
+    key = torch.arange(n_keys, device=filled.device)
+    query = torch.arange(past_len + length, n_keys, device=filled.device)
+    causal = key[None, :] <= query[:, None]  # [t, K]
+    real = key[None, :] >= past_len - filled[:, None]  # [B, K]
+    return (causal[None] & real[:, None])[:, None]
+
+
+def look_up(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor,
+    *,
+    dropout: float = 0.0,
+    want_weights: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """softmax(q kᵀ + bias) v, and the weights [B, H, t, K] if they are wanted.
+
+    Args:
+        query: [B, H, t, E], scaled; key, value: [B, H, K, E].
+        bias: [B, H, t, K], -inf where a query may not look.
+        want_weights: at the price of the fused kernel.
+    """
+    if want_weights:
+        weights = (query @ key.mT + bias).softmax(dim=-1)
+        return F.dropout(weights, dropout) @ value, weights
+    heads = F.scaled_dot_product_attention(
+        query, key, value, attn_mask=bias, dropout_p=dropout, scale=1.0
+    )
+    return heads, None
+
+
+class ProjectingAttention(nn.Module):
+    """What all kinds of attention do alike: queries, keys and values of H heads, without biases."""
+
+    n_heads: int
+    head_dim: int
+    query: nn.Linear
+    key_value: nn.Linear
+
+    def project(self, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of slots: [B, n, W] → two [B, H, n, E]."""
+        both = self.key_value(slots).unflatten(2, (2, self.n_heads, self.head_dim))
+        key, value = both.permute(2, 0, 3, 1, 4).unbind(0)  # [B, n, 2, H, E] → [2, B, H, n, E]
+        return key, value
+
+    def queries(self, x: Tensor) -> Tensor:
+        """[B, t, D] → [B, H, t, E], divided by √E, which scales all terms of the scores."""
+        query: Tensor = self.query(x).unflatten(2, (self.n_heads, self.head_dim)).transpose(1, 2)
+        return query * self.head_dim**-0.5
+
+
+class RelativeAttention(ProjectingAttention):
+    """Multi-head attention with relative positions; no biases on q, k, v and o.
+
+    `project` and `attend` are separate so that the keys and values of a slot, once projected, serve
+    as long as the weights stand still.
+    """
+
+    def __init__(self, d_model: int, n_heads: int, head_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.head_dim = head_dim
+        self.dropout = dropout
+        inner = n_heads * head_dim
+        self.query = nn.Linear(d_model, inner, bias=False)
+        self.key_value = nn.Linear(d_model, 2 * inner, bias=False)
+        self.position = nn.Linear(d_model, inner, bias=False)
+        self.output = nn.Linear(inner, d_model, bias=False)
+
+    def project_positions(self, table: Tensor) -> Tensor:
+        """W_R R: [n, D] → [H, n, E]."""
+        projected: Tensor = self.position(table)
+        return projected.unflatten(1, (self.n_heads, self.head_dim)).transpose(0, 1)
+
+    def position_scores(
+        self, query: Tensor, w: Tensor, positions: Tensor, column: Tensor | None = None
+    ) -> Tensor:
+        """(q_i + w)·r of every query and key.
+
+        Args:
+            query: [B, H, t, E], divided by √E; w: [H, E].
+            positions: [H, K+1, E], of the distances K, …, 0; with `column`, of any.
+            column: [B or 1, 1, t, K] where in `positions` the distance of each query and key is.
+
+        Returns:
+            [B, H, t, K].
+        """
+        query = query + self._scaled(w)
+        if column is not None:
+            scores = query @ positions.mT
+            if column.shape[0] == column.shape[2] == 1:
+                return scores.index_select(3, column.flatten())
+            return scores.gather(3, column.expand(*scores.shape[:3], -1))
+        if query.shape[2] == 1:  # one query: every distance already stands at its key
+            return query @ positions[:, 1:].mT
+        return relative_shift(query @ positions.mT)
+
+    def _scaled(self, bias: Tensor) -> Tensor:
+        return bias[:, None] * self.head_dim**-0.5  # [H, E] → [H, 1, E]
+
+    def attend(
+        self,
+        x: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        positions: Tensor,
+        biases: tuple[Tensor, Tensor],
+        mask: Tensor,
+        column: Tensor | None = None,
+        want_weights: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """One layer of attention.
+
+        Args:
+            x: [B, t, D] inputs of the queries; without `column`, on the last t key columns.
+            key, value: [B, H, K, E].
+            positions, column: see `position_scores`.
+            biases: u and w, each [H, E].
+            mask: [B or 1, 1, t, K], True where a query may look.
+            want_weights: also return the attention weights, at the price of the fused kernel.
+
+        Returns:
+            [B, t, D], and the weights [B, H, t, K] or None.
+        """
+        query = self.queries(x)
+        u, w = biases
+        scores = self.position_scores(query, w, positions, column)
+        bias = scores.masked_fill(~mask, -torch.inf)
+        content = query + self._scaled(u)
+        dropout = self.dropout if self.training else 0.0
+        heads, weights = look_up(
+            content, key, value, bias, dropout=dropout, want_weights=want_weights
+        )
+        out: Tensor = self.output(heads.transpose(1, 2).flatten(2))  # [B, H, t, E] → [B, t, H·E]
+        return out, weights

@@ -1,0 +1,192 @@
+"""Transformer-XL: relative attention over memory, which is compressed instead of dropped."""
+
+from dataclasses import replace
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from streamlm.config import ModelConfig
+from streamlm.memory.compression import COMPRESSORS, Conv, Dilated, Select
+from streamlm.memory.eviction import Eviction, evict
+from streamlm.models.cache import Pair, project_blocks, standard
+from streamlm.models.layers.attention import attention_mask
+from streamlm.models.layers.block import Layer
+from streamlm.models.layers.positions import sinusoid
+from streamlm.models.segmented import Attended, Call, PositionKeys, SegmentedModel
+from streamlm.state import State
+
+
+class TransformerXL(SegmentedModel):
+    """A Transformer-XL with memory and compressed memory (Compressive Transformer)."""
+
+    reads_any_phase = True
+    position_table: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.n_layers))
+        self._add_biases()
+        self._add_output()
+        width, rate = config.d_model, config.compression_rate
+        n_compressors = config.n_layers if config.compressed_len else 0
+        self.compressors = nn.ModuleList(
+            COMPRESSORS[config.compression](config) for _ in range(n_compressors)
+        )
+        auto_encoding = config.compression_loss == "auto-encoding"
+        self.decoders = nn.ModuleList(
+            # A transposed convolution with kernel = stride = c is this matrix.
+            nn.Linear(width, rate * width, bias=False)
+            for _ in range(n_compressors if auto_encoding else 0)
+        )
+        longest = config.past_len + config.segment_len
+        table = sinusoid(longest + 1, width, clamp=config.clamp_len)
+        self.register_buffer("position_table", table, persistent=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """As `Model.reset_parameters`, and the compressors as each begins."""
+        super().reset_parameters()
+        for compressor in self.compressors:
+            if isinstance(compressor, (Conv, Dilated, Select)):
+                compressor.reset(self.config.init_std)
+
+    def compression_parameters(self) -> list[nn.Parameter]:
+        """Parameters that the compression loss (or, with BPTT, the language model) trains."""
+        return [*self.compressors.parameters(), *self.decoders.parameters()]
+
+    def init_state(self, batch_size: int = 1) -> State:
+        """Streams that have read nothing."""
+        return self.empty_state(batch_size, past_len=self.config.past_len)
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    def look(self, call: Call) -> Tensor | tuple[Tensor, Tensor]:
+        """Where queries may look, and what turns scores by distance into scores by key.
+
+        Returns:
+            The mask alone where the new tokens are the last columns; else also, for each row, the
+            column of each key's distance among the position keys: [B, 1, t, K].
+        """
+        state, t = call.state, call.n_queries
+        past_len, segment_len = self.config.past_len, self.config.segment_len
+        if call.n_keys == past_len + max(state.length) + t and state.aligned:
+            return attention_mask(state.filled, past_len, state.phase, t)
+        device = state.filled.device
+        key = torch.arange(call.n_keys, device=device)
+        if state.aligned:
+            query = torch.full((1, 1), past_len + state.phase, device=device)
+        else:
+            query = torch.tensor(state.length, device=device)[:, None] + past_len
+        query = query + torch.arange(t, device=device)  # [B or 1, t]
+        back = query[..., None] - key  # [B or 1, t, K] distances
+        mask = (back >= 0) & (key >= past_len - state.filled[:, None])[:, None]
+        # Column m of the position keys belongs to the distance P + T - m.
+        column = (past_len + segment_len - back).clamp(max=past_len + segment_len)
+        return mask[:, None], column[:, None]
+
+    def project_training(self, index: int, x: Tensor, state: State) -> tuple[Tensor, Pair]:
+        """All slots in one product; see `SegmentedModel.project_training`.
+
+        Only this segment's own inputs carry gradient; through the past, W_k and W_v still do.
+        """
+        layer = cast(Layer, self.layers[index])
+        slots = [state.past[index], state.segment[index, :, : state.phase], x]
+        context = layer.read(torch.cat(slots, dim=1))
+        return context[:, -x.shape[1] :], layer.attention.project(context)
+
+    def attend(self, index: int, seen: Tensor, pair: Pair, call: Call) -> Attended:
+        """Relative attention; see `SegmentedModel.attend`."""
+        (positions,) = call.keys_of_positions[index]
+        mask, column = call.look if isinstance(call.look, tuple) else (call.look, None)
+        if column is None:
+            positions = positions[:, -(call.n_keys + 1) :]
+        out, weights = cast(Layer, self.layers[index]).attention.attend(
+            seen,
+            *pair,
+            positions=positions,
+            biases=self.biases(index),
+            mask=mask,
+            column=column,
+            want_weights=call.want_weights,
+        )
+        return Attended(out, weights)
+
+    def derive(self) -> list[PositionKeys]:
+        """W_R R of the distances P + T, …, 0, by layer: [H, P+T+1, E]."""
+        table = self.dropout(self.position_table.to(self.output_bias.dtype))
+        layers = cast("list[Layer]", list(self.layers))
+        return [(layer.attention.project_positions(table),) for layer in layers]
+
+    # -- closing a segment ------------------------------------------------------------------------
+
+    def closed(
+        self, state: State, keys: list[Tensor], values: list[Tensor]
+    ) -> tuple[State, Eviction | None]:
+        """Memory moves on by T slots, and what leaves it is compressed.
+
+        With compression_loss "bptt" the new compressed slots keep their graph, else they are
+        detached in the state and keep it only in the eviction.
+        """
+        config, t = self.config, self.config.segment_len
+        c_len, m_len = config.compressed_len, config.memory_len
+        n_memory = state.filled.clamp(max=m_len)
+        n_evicted = (n_memory + t - m_len).clamp(min=0)
+        slots = torch.cat([state.past[:, :, c_len:], state.segment], dim=2)  # [L, B, M+T, W]
+        past, filled = slots[:, :, t:], (n_memory + t).clamp(max=m_len)
+        eviction: Eviction | None = None
+        if c_len:
+            eviction = evict(config, self.compressors, state, slots, n_evicted)
+            new = eviction.compressed
+            kept = new if config.compression_loss == "bptt" else new.detach()
+            compressed = torch.cat([state.past[:, :, :c_len], kept], dim=2)[:, :, -c_len:]
+            past = torch.cat([compressed, past], dim=2)
+            n_compressed = state.filled - n_memory + n_evicted // config.compression_rate
+            filled = filled + n_compressed.clamp(max=c_len)
+        usage = state.usage
+        if config.wants_usage:
+            empty = usage.new_zeros(*usage.shape[:2], t)
+            usage = torch.cat([usage, empty], dim=2)[:, :, t:]
+        committed = replace(
+            state,
+            past=past,
+            segment=torch.zeros_like(state.segment),
+            usage=usage,
+            filled=filled,
+            length=(0,) * state.batch_size,
+        )
+        return committed, eviction
+
+    # -- keys and values --------------------------------------------------------------------------
+
+    def project_past(self, index: int, state: State) -> Pair:
+        """Compressed slots as commits made them, memory by whole segments."""
+        config, layer = self.config, cast(Layer, self.layers[index])
+        parts = [super().project_past(index, state)]
+        if config.compressed_len:
+            old = state.past[index, :, : config.compressed_len]
+            parts.append(project_blocks(layer.project, old, config.evicted_len))
+        if config.memory_len:
+            recent = state.past[index, :, config.compressed_len :]
+            parts.append(project_blocks(layer.project, recent, config.segment_len))
+        key, value = (torch.cat(halves, dim=2) for halves in zip(*parts, strict=True))
+        return key, value
+
+    def past_after(
+        self, index: int, past: Pair, segment: Pair, state: State, eviction: Eviction | None
+    ) -> Pair:
+        """Only what was compressed is projected; see `SegmentedModel.past_after`."""
+        config, t, c_len = self.config, self.config.segment_len, self.config.compressed_len
+        if config.memory_len < t:  # a part of a segment: its block is no longer whole
+            return self.project_past(index, state)
+        # Memory keeps its newest M - T columns; the segment's T follow.
+        parts = [[half[:, :, c_len + t :] for half in past], list(segment)]
+        if eviction is not None:
+            new = cast(Layer, self.layers[index]).project(standard(eviction.compressed[index]))
+            kept = [
+                torch.cat([old[:, :, :c_len], made], dim=2)[:, :, -c_len:]
+                for old, made in zip(past, new, strict=True)
+            ]
+            parts.insert(0, kept)
+        key, value = (torch.cat(halves, dim=2) for halves in zip(*parts, strict=True))
+        return key, value

@@ -1,0 +1,1 @@
+"""Reading, scoring and sampling as pure functions. No disk."""

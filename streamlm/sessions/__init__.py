@@ -1,0 +1,1 @@
+"""Streams of text that last: opened, saved, forked, rewound."""

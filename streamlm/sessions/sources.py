@@ -1,0 +1,186 @@
+"""What can be read: text, files by path, file objects and iterators, as blocks of bytes or text."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TypeAlias, cast
+
+# A str is text, a path is a file; see `as_path`.
+Source: TypeAlias = "str | os.PathLike[str] | IO[str] | IO[bytes] | Iterable[str] | Iterable[bytes]"
+ALLOWED = "str for text, a pathlib.Path for a file, a file object, an iterator of str or bytes"
+
+BLOCK = 1 << 14  # bytes read at a time; a block is read by the model as a whole, or not at all
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How far a call of `feed` has come, so that the same call can go on after an interruption.
+
+    Files are recognised by their content, not by their name: by the sha256 of what was read.
+
+    Attributes:
+        done: sha256 of each source read to its end; sources that cannot be read twice have "".
+        n_bytes: bytes read of the current source; digest: sha256 of these bytes.
+    """
+
+    done: list[str] = field(default_factory=list)
+    n_bytes: int = 0
+    digest: str = ""
+
+    def to_json(self) -> dict[str, object]:
+        return {"done": self.done, "n_bytes": self.n_bytes, "digest": self.digest}
+
+
+class OpenSource:
+    """One source, opened; iterating gives its blocks.
+
+    Attributes:
+        name: for messages and progress; size: bytes, or None when unknown.
+        n_bytes: handed out so far.
+    """
+
+    def __init__(self, source: Source, *, block_bytes: int | None = None) -> None:
+        self.n_bytes = 0
+        self._block = BLOCK if block_bytes is None else block_bytes
+        self.size: int | None = None
+        self._sha = hashlib.sha256()
+        self._path = as_path(source)
+        self._source = source
+        if self._path is not None:
+            _check_file(self._path)
+            self.name, self.size = str(self._path), self._path.stat().st_size
+        elif isinstance(source, str):
+            self.name, self.size = "text", len(source.encode("utf-8", "surrogatepass"))
+        else:
+            self.name = str(getattr(source, "name", type(source).__name__))
+
+    @property
+    def is_file(self) -> bool:
+        return self._path is not None
+
+    @property
+    def digest(self) -> str:
+        """sha256 of what was handed out; "" for a source that cannot be read twice."""
+        return self._sha.hexdigest() if self._path is not None else ""
+
+    def skip(self, reading: Reading) -> bool:
+        """Go to where `reading` stopped; False, and nowhere, if this is not the file it read."""
+        if self._path is None or not reading.n_bytes:
+            return False
+        with open(self._path, "rb") as file:
+            sha, left = hashlib.sha256(), reading.n_bytes
+            while left and (block := file.read(min(left, 1 << 20))):
+                sha.update(block)
+                left -= len(block)
+        if left or sha.hexdigest() != reading.digest:
+            return False
+        self._sha, self.n_bytes = sha, reading.n_bytes
+        return True
+
+    def whole_digest(self) -> str:
+        """sha256 of the whole file, "" for other sources."""
+        if self._path is None:
+            return ""
+        with open(self._path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def __iter__(self) -> Iterator[str | bytes]:
+        for block in self._blocks():
+            data = block.encode("utf-8", "surrogatepass") if isinstance(block, str) else block
+            self.n_bytes += len(data)
+            if self._path is not None:
+                self._sha.update(data)
+            yield block
+
+    def _blocks(self) -> Iterator[str | bytes]:
+        source = self._source
+        if self._path is not None:
+            with open(self._path, "rb") as file:
+                file.seek(self.n_bytes)
+                cut = b""
+                while data := file.read(self._block):
+                    block, cut = whole_characters(cut + data)
+                    if block:
+                        yield block
+                if cut:
+                    yield cut
+        elif isinstance(source, str):
+            for start in range(0, len(source), self._block):
+                yield source[start : start + self._block]
+        elif hasattr(source, "read"):
+            # A pipe gives what it has: text that arrives slowly is read as it comes.
+            read = getattr(source, "read1", None) or source.read
+            while block := read(self._block):
+                yield block
+        else:
+            for piece in cast(Iterable[object], source):
+                if not isinstance(piece, (str, bytes)):
+                    raise TypeError(
+                        f"the iterator gave {type(piece).__name__}; allowed: str or bytes"
+                    )
+                for start in range(0, len(piece), self._block):
+                    yield piece[start : start + self._block]
+
+
+def whole_characters(data: bytes) -> tuple[bytes, bytes]:
+    """UTF-8 and the character cut off at its end, if there is one.
+
+    A reading that is interrupted between two blocks may be gone on with after other text, or never.
+    """
+    for n in range(1, min(3, len(data)) + 1):
+        lead = data[-n]
+        if lead >= 0xC0:  # begins a character of two, three or four bytes
+            size = 2 + (lead >= 0xE0) + (lead >= 0xF0)
+            return (data[:-n], data[-n:]) if n < size else (data, b"")
+        if lead < 0x80:
+            break
+    return data, b""
+
+
+def continue_reading(old: Reading | None, opened: list[OpenSource]) -> Reading:
+    """Take the sources to where `old`, an interrupted reading of them, stopped.
+
+    Where they are not what it read, they stay at their beginnings and a new reading is returned.
+    """
+    if old is None or len(old.done) >= len(opened):
+        return Reading()
+    finished = opened[: len(old.done)]
+    if not all(
+        digest and source.whole_digest() == digest
+        for source, digest in zip(finished, old.done, strict=True)
+    ):
+        return Reading()
+    if old.n_bytes and not opened[len(old.done)].skip(old):
+        return Reading()
+    for source in finished:
+        source.n_bytes = source.size or 0
+    return Reading(list(old.done), old.n_bytes, old.digest)
+
+
+def as_path(source: Source) -> Path | None:
+    """The file that a source names, or None when it is text or a stream.
+
+    A `Path`, or whatever else is an `os.PathLike`, is a file. A `str` is text, whatever it says,
+    even where a file has this very name.
+
+    Raises:
+        TypeError: nothing that can be read.
+    """
+    if isinstance(source, os.PathLike):
+        return Path(os.fsdecode(source))
+    if isinstance(cast(object, source), (bytes, bytearray)):
+        raise TypeError(f"{type(source).__name__} given; allowed: {ALLOWED}")
+    if isinstance(source, str) or hasattr(source, "read") or isinstance(source, Iterable):
+        return None
+    raise TypeError(f"{type(source).__name__} given; allowed: {ALLOWED}")
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a directory; allowed: a file, or several by name")
+    if not path.exists():
+        raise FileNotFoundError(f"no file {str(path)!r}")
+    with open(path, "rb"):  # unreadable files are told before anything is read
+        pass

@@ -1,0 +1,138 @@
+"""How well a model predicts documents: bits per byte, word perplexity, loss by position."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from streamlm.models.base import Model
+from streamlm.models.cache import Cache
+from streamlm.training.data import IGNORED, Corpus, SegmentBatches
+
+
+@dataclass(frozen=True)
+class DocumentSums:
+    """What was read of one document; all 0, and nan bits per byte, where nothing was."""
+
+    nats: float
+    tokens: int
+    n_bytes: int
+
+    @property
+    def bits_per_byte(self) -> float:
+        return self.nats / math.log(2) / self.n_bytes if self.n_bytes else math.nan
+
+
+@dataclass(frozen=True)
+class EvalReport:
+    """Sums over all documents, each read from its first token with an empty memory.
+
+    Attributes:
+        nats: total negative log-likelihood; tokens, n_bytes, words: what it is spread over.
+        position_nats, position_tokens: the same sums by place in the document; bin i holds places
+            from 2^i (0 in the first bin) to 2^(i+1).
+        documents: the same sums for each document, in the order of the corpus.
+        losses: nats of every token, one float32 array per document, NaN where it was not read;
+            only where they were asked for.
+    """
+
+    nats: float
+    tokens: int
+    n_bytes: int
+    words: int
+    position_nats: list[float]
+    position_tokens: list[int]
+    documents: list[DocumentSums] = field(default_factory=list, repr=False)
+    losses: list[np.ndarray] | None = field(default=None, repr=False)
+
+    @property
+    def bits_per_byte(self) -> float:
+        return self.nats / math.log(2) / self.n_bytes
+
+    @property
+    def word_perplexity(self) -> float:
+        return math.exp(min(self.nats / self.words, 700.0))
+
+    @property
+    def loss_by_position(self) -> list[tuple[int, float, int]]:
+        """(first place of the bin, mean nats per token, tokens) for every bin that has tokens."""
+        rows = zip(self.position_nats, self.position_tokens, strict=True)
+        return [(2**i, nats / n, n) for i, (nats, n) in enumerate(rows) if n]
+
+
+@torch.no_grad()
+def evaluate(
+    model: Model,
+    corpus: Corpus,
+    *,
+    bos: int,
+    token_lengths: np.ndarray,
+    batch_size: int = 16,
+    max_tokens: int | None = None,
+    memory: bool = True,
+    details: bool = False,
+    progress: Callable[[int], None] = lambda tokens: None,
+) -> EvalReport:
+    """Read every document side by side with others and add up what the model says of it.
+
+    Args:
+        token_lengths: bytes of each id (`Tokenizer.token_lengths`).
+        max_tokens: stop after about so many; None reads everything.
+        memory: False empties the memory before every segment: the control without recurrence.
+        details: also keep the loss of every token (4 bytes each).
+        progress: called with the number of tokens of each batch.
+    """
+    batches = SegmentBatches(
+        corpus, min(batch_size, len(corpus)), segment_len=model.config.segment_len, bos=bos
+    )
+    state = model.init_state(len(batches.document))
+    bins, counts = np.zeros(64), np.zeros(64, dtype=np.int64)
+    nats, tokens, n_bytes = (np.zeros(len(corpus)) for _ in range(3))  # by document
+    kept = [np.full(n, np.nan, np.float32) for n in np.diff(corpus.offsets)] if details else None
+    cache = Cache()
+    with model.inference():
+        for batch in batches:
+            begins = batch.begins if memory else torch.ones_like(batch.begins)
+            if bool(begins.any()):
+                state = state.reset_rows(begins.to(model.device))
+            hidden, state = model.hidden(batch.inputs.to(model.device), state, cache)
+            state, _ = model.commit(state, cache)
+            loss = -model.log_prob(hidden, batch.targets.to(model.device))
+            losses, targets = loss.double().cpu().numpy(), batch.targets.numpy()
+            scored = targets != IGNORED
+            places = batch.offsets[:, None] + np.arange(targets.shape[1])
+            which = np.log2(np.maximum(places[scored], 1)).astype(int)
+            bins += np.bincount(which, losses[scored], minlength=64)
+            counts += np.bincount(which, minlength=64)
+            whose = np.broadcast_to(batch.document[:, None], targets.shape)[scored]
+            for sums, weights in (
+                (nats, losses[scored]),
+                (tokens, None),
+                (n_bytes, token_lengths[targets[scored]]),
+            ):
+                sums += np.bincount(whose, weights, minlength=len(corpus))
+            if kept is not None:
+                for row, document in enumerate(batch.document):
+                    kept[document][places[row, scored[row]]] = losses[row, scored[row]]
+            progress(int(scored.sum()))
+            if max_tokens is not None and tokens.sum() >= max_tokens:
+                break
+    n, size = int(tokens.sum()), int(n_bytes.sum())
+    whole = n == len(corpus.tokens)
+    words = corpus.n_words if whole else max(1, round(corpus.n_words * size / corpus.n_bytes))
+    last = int(counts.nonzero()[0].max()) + 1
+    return EvalReport(
+        nats=float(nats.sum()),
+        tokens=n,
+        n_bytes=size,
+        words=words,
+        position_nats=bins[:last].tolist(),
+        position_tokens=counts[:last].tolist(),
+        documents=[
+            DocumentSums(float(a), int(b), int(c))
+            for a, b, c in zip(nats, tokens, n_bytes, strict=True)
+        ],
+        losses=kept,
+    )

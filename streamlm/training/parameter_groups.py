@@ -1,0 +1,76 @@
+"""Which parameters decay, and an optimiser's state that follows them from group to group."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def is_matrix(name: str, parameter: nn.Parameter) -> bool:
+    """Whether a parameter is a matrix, a stack of matrices, a convolution or a table of vectors.
+
+    Biases, gains and gates are not, whatever their shape: u and w of relative attention, which are
+    added to queries, are [n, H, E].
+
+    Args:
+        name: as in `named_parameters`; that of a bias ends with "bias".
+    """
+    return parameter.ndim >= 2 and not name.endswith("bias")
+
+
+def parameter_groups(module: nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:
+    """Two groups for an optimiser: matrices, which decay, and what does not; with their names."""
+    named = list(module.named_parameters())
+    matrices = [(name, each) for name, each in named if is_matrix(name, each)]
+    others = [(name, each) for name, each in named if not is_matrix(name, each)]
+    return [
+        {"params": matrices, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+
+
+def regrouped(
+    saved: Mapping[str, Any], optimizer: torch.optim.Optimizer, module: nn.Module
+) -> dict[str, Any]:
+    """A saved state of an optimiser for the groups that `optimizer` has now: moments go by name.
+
+    States without names were saved when everything of two dimensions decayed.
+
+    Args:
+        saved: a `state_dict` of an optimiser of the same kind, made by `parameter_groups`.
+        module: that the optimiser trains.
+
+    Raises:
+        ValueError: it is of other parameters; names some.
+    """
+    shapes = {name: each.shape for name, each in module.named_parameters()}
+    old = [group.get("param_names") for group in saved["param_groups"]]
+    if None in old:
+        wide = [name for name, shape in shapes.items() if len(shape) >= 2]
+        old = [wide, [name for name, shape in shapes.items() if len(shape) < 2]]
+    sizes = [len(group["params"]) for group in saved["param_groups"]]
+    found = {name for names in old for name in names}
+    alike = sizes == [len(names) for names in old] and len(sizes) == len(optimizer.param_groups)
+    if not alike or found != shapes.keys():
+        unlike = ", ".join(sorted(found ^ shapes.keys())[:3]) or f"groups of {sizes} parameters"
+        raise ValueError(f"the saved optimiser is of other parameters ({unlike}): begin a new run")
+    moments = {
+        name: saved["state"][number]
+        for names, group in zip(old, saved["param_groups"], strict=True)
+        for name, number in zip(names, group["params"], strict=True)
+        if number in saved["state"]  # no step was taken, or it never had a gradient
+    }
+    now = optimizer.state_dict()["param_groups"]
+    kept = ("params", "param_names", "weight_decay")
+    groups = [
+        {**then, **{name: group[name] for name in kept}}
+        for then, group in zip(saved["param_groups"], now, strict=True)
+    ]
+    state = {
+        number: moments[name]
+        for group in groups
+        for name, number in zip(group["param_names"], group["params"], strict=True)
+        if name in moments
+    }
+    return {"state": state, "param_groups": groups}

@@ -1,0 +1,101 @@
+"""Recipe: a training run as a file."""
+
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from streamlm.config import TrainConfig
+from streamlm.training.data import Corpus, load_corpus
+from tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """[data], [model] and [train] of a TOML file. Paths are relative to the current directory.
+
+    Attributes:
+        tokenizer: [data] tokenizer, a SentencePiece model.
+        train_files, valid_files: [data] train and valid, lists of files or glob patterns.
+        cut_bytes: [data] cut documents into pieces of about so many bytes, so that rows can read
+            parts of one large file side by side; 0, the default, keeps them whole.
+        valid_share: [data] instead of `valid`, the share of `train` at its end that is held out.
+        model: [model], what `ModelConfig` is built from; train: [train].
+        backbone: [backbone], for `streamlm compare` alone: how the weights that all variants begin
+            with are trained. segment_len and memory_len, and what [train] may hold.
+    """
+
+    tokenizer: Path
+    train_files: list[Path]
+    valid_files: list[Path]
+    cut_bytes: int
+    valid_share: float
+    model: dict[str, Any]
+    train: TrainConfig
+    backbone: dict[str, Any] | None = None
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Recipe":
+        """Read and check a recipe; ValueError or FileNotFoundError says what is wrong in it."""
+        try:
+            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is no TOML: {error}") from None
+        data = values.get("data", {})
+        wanted = [{"tokenizer", "train", last} for last in ("valid", "valid_share")]
+        tables = {"data", "model", "train", "backbone"}
+        if set(values) - tables or set(data) - {"cut_bytes"} not in wanted:
+            raise ValueError(
+                f"{path}: allowed are [data] with tokenizer, train, valid or valid_share, and "
+                "cut_bytes; [model], [train] and [backbone]"
+            )
+        cut, share = data.get("cut_bytes", 0), data.get("valid_share", 0.0)
+        if not isinstance(cut, int) or cut < 0:
+            raise ValueError(f"cut_bytes = {cut!r}; allowed: an integer of at least 0")
+        if not isinstance(share, float) or not 0 <= share < 1:
+            raise ValueError(f"valid_share = {share!r}; allowed: a number above 0 and below 1")
+        return cls(
+            tokenizer=Path(data["tokenizer"]),
+            train_files=_expand("train", data["train"]),
+            valid_files=_expand("valid", data["valid"]) if "valid" in data else [],
+            cut_bytes=cut,
+            valid_share=share,
+            model=dict(values.get("model", {})),
+            train=TrainConfig.from_dict(values.get("train", {})),
+            backbone=values.get("backbone"),
+        )
+
+    def corpora(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        cache: str | Path | None = None,
+        progress: Callable[[str], None] = lambda message: None,
+    ) -> tuple[Corpus, Corpus]:
+        """The training and the validation data; see `load_corpus`."""
+        parts = [(self.train_files, (0.0, 1.0 - self.valid_share))]
+        if self.valid_files:
+            parts += [(self.valid_files, (0.0, 1.0))]
+        else:
+            parts += [(self.train_files, (1.0 - self.valid_share, 1.0))]
+        train, valid = (
+            load_corpus(
+                files, tokenizer, cut_bytes=self.cut_bytes, part=part, cache=cache,
+                progress=progress,
+            )
+            for files, part in parts
+        )  # fmt: skip
+        return train, valid
+
+
+def _expand(name: str, patterns: Any) -> list[Path]:
+    if not isinstance(patterns, list) or not all(isinstance(item, str) for item in patterns):
+        raise ValueError(f"{name} = {patterns!r}; allowed: a list of files or glob patterns")
+    files: list[Path] = []
+    for pattern in patterns:
+        found = sorted(Path().glob(pattern)) if not Path(pattern).is_absolute() else [Path(pattern)]
+        if not found:
+            raise FileNotFoundError(f"no data file matches {pattern!r}")
+        files += found
+    return files

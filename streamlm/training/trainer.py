@@ -1,0 +1,351 @@
+"""Trainer: rows of documents read side by side, memory carried from one segment to the next."""
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from streamlm.checkpoints.checkpoint import choose_device, save_checkpoint
+from streamlm.config import ModelConfig, TrainConfig
+from streamlm.models.build import build_model
+from streamlm.models.heads.sketch import SketchModel
+from streamlm.models.modes import in_mode
+from streamlm.state import State
+from streamlm.training.data import IGNORED, Corpus, SegmentBatches
+from streamlm.training.evaluate import evaluate
+from streamlm.training.losses import compression_loss, compression_weight, target_loss
+from streamlm.training.parameter_groups import parameter_groups, regrouped
+from streamlm.training.recipe import Recipe
+from tokenizer import Tokenizer
+from tokenizer.kinds import token_types
+
+# What may differ when a run is resumed; everything else would make it another run.
+MAY_CHANGE = {
+    *("steps", "learning_rate", "min_learning_rate", "warmup_steps", "compile"),
+    *("checkpoint_steps", "eval_steps", "log_steps", "eval_tokens"),
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one optimiser step reports.
+
+    Attributes:
+        loss: the language model's, in nats per token.
+        compression_loss: and what else the head adds to it (`Model.segment_loss`). The first is
+            the mean by `losses.compression_weight`, the other that of all segments.
+    """
+
+    step: int
+    loss: float
+    bits_per_byte: float
+    compression_loss: float
+    gradient_norm: float
+    learning_rate: float
+    tokens_per_second: float
+    tokens: int
+    seconds_left: float
+    valid_bits_per_byte: float | None = None
+
+
+class Trainer:
+    """One run in one folder: `log.jsonl`, `last/` (to go on from), `model/` (the checkpoint).
+
+    The loss of a step is a mean over all its targets, however they lie in groups and segments.
+    A run that is stopped and resumed ends with the same weights as one that was not, given the same
+    machine and thread count.
+    """
+
+    def __init__(
+        self,
+        model_config: ModelConfig,
+        config: TrainConfig,
+        *,
+        tokenizer: Tokenizer,
+        train: Corpus,
+        valid: Corpus,
+        folder: str | Path,
+        device: str = "auto",
+    ) -> None:
+        if model_config.compression_loss == "bptt" and config.unroll < 2:
+            raise ValueError("unroll = 1; allowed with compression_loss 'bptt': at least 2")
+        self.config, self.tokenizer, self.valid = config, tokenizer, valid
+        self.folder, self.device = Path(folder), choose_device(device)
+        torch.manual_seed(config.seed)
+        self.model = build_model(model_config).to(self.device)
+        if isinstance(self.model, SketchModel):
+            self.model.set_token_types(torch.from_numpy(token_types(tokenizer)))
+        self._compression = self.model.compression_parameters()
+        apart = set(map(id, self._compression))
+        self._backbone = [p for p in self.model.parameters() if id(p) not in apart]
+        self.step = self.tokens = 0
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(self.model, weight_decay=config.weight_decay),
+            betas=(config.beta1, config.beta2),
+            fused=True,
+        )
+        self.batches = [
+            SegmentBatches(
+                train,
+                config.batch_size,
+                segment_len=model_config.segment_len,
+                bos=tokenizer.bos_id,
+                shuffle=config.seed + index,
+            )
+            for index in range(config.accumulate)
+        ]
+        self.states = [self.model.init_state(config.batch_size) for _ in self.batches]
+        self._read: Callable[..., Any] = self._read_segment
+        if config.compile:
+            self._read = torch.compile(self._read_segment, dynamic=False)
+
+    def learning_rate(self, step: int) -> float:
+        """See `scheduled_rate`."""
+        return scheduled_rate(self.config, step)
+
+    def run(self) -> Iterator[Step]:
+        """Train to the end, yielding after every step; saves and evaluates on the way."""
+        config = self.config
+        self.folder.mkdir(parents=True, exist_ok=True)
+        rate, last = 0.0, time.perf_counter()
+        while self.step < config.steps:
+            before = self.tokens
+            with in_mode(self.model, training=True):
+                loss, bits, auxiliary, norm, lr = self._optimise()
+            self.step += 1
+            now = time.perf_counter()
+            speed = (self.tokens - before) / (now - last)
+            rate = speed if not rate else 0.95 * rate + 0.05 * speed
+            last = now
+            per_step = self.tokens / self.step
+            report = Step(
+                step=self.step,
+                loss=loss,
+                bits_per_byte=bits,
+                compression_loss=auxiliary,
+                gradient_norm=norm,
+                learning_rate=lr,
+                tokens_per_second=rate,
+                tokens=self.tokens,
+                # Nothing can be told before the first target was met.
+                seconds_left=(config.steps - self.step) * per_step / rate if rate else 0.0,
+            )
+            if not math.isfinite(loss):
+                last_good = self.folder / "last"
+                remedy = "begin again with a lower learning_rate"
+                if last_good.exists():
+                    remedy = f"resume from {last_good} with a lower learning_rate"
+                raise FloatingPointError(f"the loss is {loss} at step {self.step}; {remedy}")
+            finished = self.step == config.steps
+            if self.step % config.eval_steps == 0 or finished:
+                report = replace(report, valid_bits_per_byte=self.validate())
+            if self.step % config.log_steps == 0 or report.valid_bits_per_byte or finished:
+                with open(self.folder / "log.jsonl", "a", encoding="utf-8") as log:
+                    log.write(json.dumps(report.__dict__) + "\n")
+            if self.step % config.checkpoint_steps == 0 or finished:
+                self.save()
+            if report.valid_bits_per_byte:
+                last = time.perf_counter()
+            yield report
+        save_checkpoint(self.folder / "model", self.model, self.tokenizer)
+
+    def validate(self) -> float:
+        """Bits per byte of the first `eval_tokens` tokens of the validation rows."""
+        report = evaluate(
+            self.model,
+            self.valid,
+            bos=self.tokenizer.bos_id,
+            token_lengths=self.tokenizer.token_lengths,
+            batch_size=self.config.batch_size,
+            max_tokens=self.config.eval_tokens,
+        )
+        return report.bits_per_byte
+
+    def _optimise(self) -> tuple[float, float, float, float, float]:
+        config = self.config
+        lr = self.learning_rate(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        # Each target of a step counts alike, so all are counted first: on the CPU, where they are.
+        groups = [[next(batches) for _ in range(config.unroll)] for batches in self.batches]
+        scored = np.concatenate([b.targets[b.targets != IGNORED] for each in groups for b in each])
+        n_tokens, n_bytes = len(scored), int(self.tokenizer.token_lengths[scored].sum())
+        share = 1 / (config.accumulate * config.unroll)
+        sums = torch.zeros(4, device=self.device, dtype=torch.float64)
+        for index, batches in enumerate(groups):
+            state, loss = self.states[index], torch.zeros((), device=self.device)
+            for batch in batches:
+                inputs, targets = batch.inputs.to(self.device), batch.targets.to(self.device)
+                if bool(batch.begins.any()):
+                    state = state.reset_rows(batch.begins.to(self.device))
+                nats, added, compression, weight, state = self._read(inputs, targets, state)
+                compression = compression * weight  # a sum; divided below
+                loss = loss + nats / max(n_tokens, 1) + added * share + compression
+                parts = (nats, added * share, compression, weight)
+                sums += torch.stack([part.detach().double() for part in parts])
+            loss.backward()
+            self.states[index] = state.detach()
+        self.tokens += n_tokens
+        if self.model.config.compression_loss not in ("none", "bptt"):
+            # Only the device knows how many rows the loss is a mean of, so gradients are divided
+            # there, afterwards. These parameters have no other gradient where there is this loss.
+            total = sums[3].clamp(min=1)
+            for parameter in self._compression:
+                if parameter.grad is not None:
+                    parameter.grad.div_(total)
+        # Clipped apart: the compression loss must not shorten the language model's steps.
+        norm = torch.nn.utils.clip_grad_norm_(self._backbone, config.clip)
+        apart = torch.nn.utils.clip_grad_norm_(self._compression, config.clip)
+        if bool(torch.isfinite(norm + apart)):
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        nats, added, compression, weight = sums.tolist()
+        bits = nats / math.log(2) / max(n_bytes, 1)
+        auxiliary = added + compression / max(weight, 1)
+        return nats / max(n_tokens, 1), bits, auxiliary, float(norm), lr
+
+    def _read_segment(self, inputs: torch.Tensor, targets: torch.Tensor, state: State) -> Any:
+        bfloat16 = self.config.precision == "bfloat16"
+        context: Any = contextlib.nullcontext()
+        if bfloat16:
+            context = torch.autocast(self.device.type, dtype=torch.bfloat16)
+        with context:
+            hidden, state = self.model.hidden(inputs, state)
+            nats = target_loss(self.model, hidden, targets)
+            added = self.model.segment_loss(state)
+            state, eviction = self.model.commit(state)
+            added = nats.new_zeros(()) if added is None else added.float()
+            compression = weight = nats.new_zeros(())
+            if eviction is not None:
+                compression = compression_loss(self.model, eviction).float()
+                weight = compression_weight(self.model, eviction).float()
+        return nats, added, compression, weight, state
+
+    # -- stop and go on ---------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write everything needed to go on into `last/`, replacing it at once."""
+        with put_in_place(self.folder) as fresh:
+            save_checkpoint(fresh, self.model, self.tokenizer)
+            torch.save(self._training(), fresh / "training.pt")
+
+    def _training(self) -> dict[str, Any]:
+        random = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state(self.device)
+        return {
+            "step": self.step,
+            "tokens": self.tokens,
+            "optimizer": self.optimizer.state_dict(),
+            "batches": [batches.state() for batches in self.batches],
+            "states": [state.to_dict() for state in self.states],
+            "random": random,
+            "config": self.config.to_dict(),
+        }
+
+    def resume(self) -> None:
+        """Go on from `last/`.
+
+        Raises:
+            FileNotFoundError: nothing was saved there.
+            ValueError: it was saved under another configuration; `steps` and the learning rates may
+                change, as may `compile` and how often to save, evaluate and log.
+        """
+        last = last_folder(self.folder)
+        saved = torch.load(last / "training.pt", weights_only=True, map_location=self.device)
+        for name, value in self.config.to_dict().items():
+            if name not in MAY_CHANGE and saved["config"][name] != value:
+                raise ValueError(
+                    f"{name} = {value!r}, but the run in {self.folder} was "
+                    f"begun with {saved['config'][name]!r}"
+                )
+        found = ModelConfig.load(last / "config.json")
+        if found != self.model.config:
+            raise ValueError(f"the run in {self.folder} was begun with another model: {found}")
+        optimizer = regrouped(saved["optimizer"], self.optimizer, self.model)
+        self.model.load_state_dict(load_file(last / "model.safetensors"))
+        self.optimizer.load_state_dict(optimizer)
+        self.step, self.tokens = saved["step"], saved["tokens"]
+        for batches, state in zip(self.batches, saved["batches"], strict=True):
+            batches.restore(state)
+        closed = {"length": [0] * self.config.batch_size}  # older runs do not say so
+        self.states = [State.from_dict({**closed, **state}) for state in saved["states"]]
+        torch.set_rng_state(saved["random"]["cpu"].cpu())
+        if "cuda" in saved["random"] and self.device.type == "cuda":
+            torch.cuda.set_rng_state(saved["random"]["cuda"].cpu(), self.device)
+
+
+def scheduled_rate(config: TrainConfig, step: int) -> float:
+    """Linear warm-up, then a cosine from learning_rate to min_learning_rate."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    span = max(1, config.steps - config.warmup_steps)
+    share = min(1.0, (step - config.warmup_steps) / span)
+    low, high = config.min_learning_rate, config.learning_rate
+    return low + 0.5 * (high - low) * (1 + math.cos(math.pi * share))
+
+
+@contextlib.contextmanager
+def put_in_place(folder: Path) -> Iterator[Path]:
+    """A new folder to write to, which then replaces `last/` of a run at once."""
+    fresh, last, old = folder / ".last-new", folder / "last", folder / ".last-old"
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    yield fresh
+    if last.exists():  # else `old` is all there is, until `fresh` is in place
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(last, old)
+    os.replace(fresh, last)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def last_folder(folder: Path) -> Path:
+    """Where `put_in_place` left what a run goes on from.
+
+    Raises:
+        FileNotFoundError: nothing was saved there.
+    """
+    last = folder / "last"
+    if not last.exists() and (folder / ".last-old").exists():
+        last = folder / ".last-old"  # stopped between the two renames
+    if not (last / "training.pt").exists():
+        raise FileNotFoundError(f"nothing to resume in {folder}: it has no last/training.pt")
+    return last
+
+
+def trainer_for(
+    recipe: Recipe,
+    folder: str | Path,
+    *,
+    device: str = "auto",
+    progress: Callable[[str], None] = lambda message: None,
+) -> Trainer:
+    """Load what a recipe names and build its trainer."""
+    tokenizer = Tokenizer(recipe.tokenizer)
+    values = {"vocab_size": tokenizer.vocab_size, **recipe.model}
+    config = ModelConfig.from_dict(values)
+    if config.vocab_size < tokenizer.vocab_size:
+        raise ValueError(
+            f"vocab_size = {config.vocab_size}; allowed: at least {tokenizer.vocab_size}, the "
+            "tokens of the tokenizer"
+        )
+    train, valid = recipe.corpora(tokenizer, cache=Path(folder).parent / "cache", progress=progress)
+    return Trainer(
+        config,
+        recipe.train,
+        tokenizer=tokenizer,
+        train=train,
+        valid=valid,
+        folder=folder,
+        device=device,
+    )

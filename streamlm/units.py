@@ -1,0 +1,44 @@
+"""Bytes, times and durations as text, and times from text."""
+
+import re
+from datetime import datetime, timedelta
+
+
+def size_text(n: float) -> str:
+    """Bytes for people: 1.2 MB."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if n < 1000:
+            return f"{n:.0f} {unit}" if unit == "bytes" else f"{n:.1f} {unit}"
+        n /= 1000
+    return f"{n:.1f} TB"
+
+
+def time_text(seconds: float) -> str:
+    """A time since 1970 for people, in the local time zone."""
+    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def parse_time(text: str) -> datetime:
+    """The time that somebody means: a date, with a time of day or not, or a time span ago.
+
+    Raises:
+        ValueError: neither; says what is allowed.
+    """
+    ago = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd])(?:\s+ago)?\s*", text)
+    try:
+        if ago:
+            unit = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}[ago[2]]
+            return datetime.now().astimezone() - timedelta(**{unit: float(ago[1])})
+        return datetime.fromisoformat(text.strip()).astimezone()
+    except (ValueError, OverflowError):
+        raise ValueError(
+            f"time {text!r}; allowed: 2026-03-01, 2026-03-01 18:30, with +02:00 or without, or "
+            "how long ago: 45s, 90m, 2h, 3d"
+        ) from None
+
+
+def duration_text(seconds: float) -> str:
+    """A time span for people: 40 s, 12 min, 3.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

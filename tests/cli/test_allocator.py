@@ -1,0 +1,61 @@
+"""Freed memory is kept, or given back, where glibc can be told to."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+# Maps and unmaps 64 MB again and again, and counts the page faults of the later rounds.
+ROUNDS = """
+import resource, sys, torch
+from streamlm.cli.allocator import keep_freed_memory, return_freed_memory
+if sys.argv[1] == "keep":
+    assert keep_freed_memory()
+if sys.argv[1] == "return":
+    assert return_freed_memory()
+def step():
+    torch.zeros(1 << 24).add_(1)
+for _ in range(3): step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20): step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(mode: str) -> int:
+    command = [sys.executable, "-c", ROUNDS, mode]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_large_blocks_are_not_faulted_in_again() -> None:
+    assert faults("keep") * 5 < faults("not")
+
+
+# Frees a block of 4 MB, as glibc would raise its threshold by, then one that a small block keeps
+# from the end of the heap, and tells how many bytes of the second the process still holds.
+HELD = """
+import sys, torch
+from streamlm.cli.allocator import return_freed_memory
+if sys.argv[1] == "return":
+    assert return_freed_memory()
+def resident():
+    return int(open("/proc/self/status").read().split("VmRSS:")[1].split()[0])
+torch.zeros(1 << 20).add_(1)
+before = resident()
+large = torch.zeros(1 << 20).add_(1)
+small = [torch.zeros(1 << 8) for _ in range(64)]
+del large
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_large_blocks_go_back_whatever_lies_behind_them() -> None:
+    def held(mode: str) -> int:
+        command = [sys.executable, "-c", HELD, mode]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    assert held("return") < 1024  # KB
+    assert held("not") > 3072

@@ -1,0 +1,209 @@
+"""The command line in a terminal or a pipe, interrupted and ended by signals."""
+
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import termios
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import streamlm
+from memory_store import DirectoryStore
+from tests.support.command_line import (
+    BOOKS,
+    COMMAND,
+    READ_KEYS,
+    ROOT,
+    CommandLine,
+    interrupt_after,
+    left,
+    log,
+    write_recipe,
+)
+
+
+@pytest.mark.parametrize(
+    ("command", "where", "message"),
+    [
+        (
+            "score text.txt --session s",
+            "streamlm.sessions.session.Session._read",
+            "nothing is chang",
+        ),
+        ("eval MODEL --data text.txt", "streamlm.training.evaluate.evaluate", "nothing is changed"),
+        (
+            "generate --session s --no-keep",
+            "streamlm.runtime.text_stream.TextStream.write_token",
+            "nothing is kept",
+        ),
+        ("feed text.txt --session new", "streamlm.cli.app.open_named", "nothing was read"),
+        (
+            "feed text.txt --session new",
+            "streamlm.sessions.session.Session._read",
+            "nothing was read",
+        ),
+        (
+            "train --recipe recipe.toml",
+            "streamlm.training.trainer.Trainer._optimise",
+            "nothing was saved yet",
+        ),
+    ],
+)
+def test_interrupted_before_anything_was_kept(
+    kept: CommandLine, monkeypatch: pytest.MonkeyPatch, command: str, where: str, message: str
+) -> None:
+    write_recipe()
+    before = left()
+    interrupt_after(monkeypatch, where, 0)
+    words = [str(kept.model) if word == "MODEL" else word for word in command.split()]
+    result = kept(*words)
+    assert result.status == 130 and result.out.strip() == ""
+    last = result.err.splitlines()[-1]
+    assert last.startswith("interrupted; ") and message in last
+    assert left() == before
+
+
+def test_interrupted_generate_keeps_what_was_written(
+    kept: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("--session", "s", "--seed", 5, "--max-tokens", 9)
+    whole = kept.works("generate", *options, "--no-keep").out
+    start = len(log(Path("sessions/s.zarr")))
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, "streamlm.runtime.text_stream.TextStream.write_token", 4)
+        result = kept("generate", *options)
+    assert result.status == 130 and result.err == "interrupted; session s has what was written\n"
+    assert result.out.endswith("\n") and whole.startswith(result.out[:-1])
+    assert start + 4 <= len(log(Path("sessions/s.zarr"))) < start + 9
+
+
+@pytest.fixture(scope="module")
+def slow_model(tiny_folder: Callable[..., Path]) -> Path:
+    """Takes some seconds to read the sample book, with three saves on the way."""
+    return tiny_folder(segment_len=128, memory_len=128)
+
+
+def start(*arguments: object, **options: Any) -> "subprocess.Popen[bytes]":
+    """The command line in a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS"):
+        environment.pop(name, None)
+    environment.pop("PYTHONUNBUFFERED", None)  # it hides what is still to be written at the end
+    environment["TERM"] = "xterm-256color"
+    return subprocess.Popen(
+        [*COMMAND, *map(str, arguments)],
+        env=environment,
+        # A job in the background of a script inherits that Ctrl-C is ignored; a terminal's is not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        **options,
+    )
+
+
+def position(path: Path) -> int:
+    """How far a session was saved; 0 before it is begun."""
+    if not (path / "refs" / "main").exists():
+        return 0
+    head = DirectoryStore.open(path).head("main")
+    return head.position if head else 0
+
+
+def wait_until(process: "subprocess.Popen[bytes]", done: Callable[[], bool]) -> None:
+    while not done():
+        assert process.poll() is None, "the process ended before it could be interrupted"
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_feed_goes_on_after_signals(cli: CommandLine, slow_model: Path) -> None:
+    """In a terminal: a bar, then Ctrl-C. Next kill -9. The third time it reads to the end."""
+    book, path = BOOKS / "beyond-the-city.txt", Path("sessions/a.zarr")
+    feed = ("feed", book, "--session", "a", "--model", slow_model)
+    screen, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (30, 100))
+    with start(*feed, stdin=subprocess.DEVNULL, stdout=terminal, stderr=terminal) as process:
+        os.close(terminal)
+        shown = b""
+
+        def saved_once() -> bool:
+            nonlocal shown
+            while select.select([screen], [], [], 0)[0]:
+                shown += os.read(screen, 1 << 16)
+            return position(path) > 0
+
+        wait_until(process, saved_once)
+        process.send_signal(signal.SIGINT)
+        shown += read_to_end(screen)
+    assert process.returncode == 130
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode())
+    assert re.search(r"reading beyond-the-city\.txt ━+.* \d+% [\d,]+ tokens/s", text)
+    assert "\x1b[" in shown.decode() and "Traceback" not in text
+    first = position(path)
+    goes_on = "is saved; the same command goes on there"
+    assert f"interrupted; what was read until token {first:,} {goes_on}" in text
+
+    with start(*feed, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        wait_until(process, lambda: position(path) > first)
+        process.kill()
+        out, err = process.communicate()
+    assert process.returncode == -signal.SIGKILL and out == b"" and err == b""  # no bar in a pipe
+    second = position(path)
+
+    report = cli.works(*feed, "--json").json
+    assert report.keys() == READ_KEYS | {"state_bytes", "held_bytes", "session", "path", "snapshot"}
+    assert report["skipped_bytes"] > 0 and report["tokens"] == report["position"] - second
+    size = report["skipped_bytes"] + report["bytes"] + report["held_bytes"]
+    assert abs(size - book.stat().st_size) <= 64  # the words held back at the interruptions
+    # Nothing is missing and nothing was read twice, but for the word held back at the end.
+    whole = streamlm.load(slow_model, device="cpu").tokenizer.encode(book.read_text("utf-8"))
+    found = log(path)
+    assert found == whole.tolist()[: len(found)] and len(found) >= len(whole) - 8
+
+
+def read_to_end(screen: int) -> bytes:
+    """What is left to read of a terminal whose processes end."""
+    found = b""
+    while True:
+        try:
+            block = os.read(screen, 1 << 16)
+        except OSError:  # how Linux says that nobody has the terminal open any more
+            block = b""
+        if not block:
+            os.close(screen)
+            return found
+        found += block
+
+
+def test_a_pipe_shows_text_and_no_bar(cli: CommandLine, model: Path, prepared: Path) -> None:
+    text = (prepared / "text.txt").read_bytes()
+    pipe = subprocess.PIPE
+    with start(
+        *("feed", "-", "--session", "p", "--model", model), stdin=pipe, stdout=pipe, stderr=pipe
+    ) as process:
+        out, err = process.communicate(text)
+    assert process.returncode == 0 and err == b""
+    assert b"\x1b" not in out and out.startswith(b"tokens  ")
+    cli.works("feed", prepared / "text.txt", "--session", "q")
+    assert log(Path("sessions/p.zarr")) == log(Path("sessions/q.zarr"))
+
+
+def test_the_reader_of_the_output_leaves(cli: CommandLine, model: Path) -> None:
+    """As in `streamlm generate | head -c 1`, and with --json, which is written in one go."""
+    options = ("--model", model, "--max-tokens", 5000)
+    with start("generate", *options, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout and process.stdout.read(1)
+        process.stdout.close()
+        assert process.stderr and process.stderr.read() == b""
+    assert process.returncode == 1
+    reader, writer = os.pipe()
+    os.close(reader)
+    with start("sessions", "list", "--json", stdout=writer, stderr=subprocess.PIPE) as process:
+        os.close(writer)
+        assert process.stderr and process.stderr.read() == b""
+    assert process.returncode == 1

@@ -1,0 +1,415 @@
+"""The other heads: their literal formulas, gradients and bytes, and sessions with them."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import streamlm
+from memory_store import Corrupt, DirectoryStore
+from streamlm.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from streamlm.config import ModelConfig
+from streamlm.models.build import build_model
+from streamlm.models.heads.informer import MEASURES, SUM, THRESHOLD, Distil, position_noise
+from streamlm.models.heads.recurrent import MATRICES, Retention
+from streamlm.models.heads.sketch import SketchModel
+from streamlm.sessions.session import Session
+from tests.support.invariants import assert_same_state, random_tokens, read, tiny_model
+from tokenizer import Tokenizer
+from tokenizer.kinds import token_types
+
+RECURRENT = {"head": "recurrent", "memory_len": 0, "compressed_len": 0}
+
+
+def test_each_number_is_what_the_recurrence_says() -> None:
+    config = ModelConfig(
+        **{"vocab_size": 9, "d_model": 8, "n_heads": 2, "head_dim": 3, "segment_len": 5},
+        **RECURRENT,
+    )
+    torch.manual_seed(0)
+    layer = Retention(config).double()
+    x = torch.randn(1, 13, 8, dtype=torch.float64)
+    decay = [1 - 2.0**-5, 1 - 2.0**-6]
+    assert layer.decay.tolist() == decay
+    q = layer.query(x)[0].unflatten(1, (2, 3))
+    k, v = layer.key_value(x)[0].unflatten(1, (2, 2, 3)).unbind(1)
+    wanted = []
+    for h in range(2):
+        matrix = torch.zeros(3, 3, dtype=torch.float64)
+        for i in range(13):
+            matrix = decay[h] * matrix + k[i, h][:, None] * v[i, h][None]
+            o = q[i, h] @ matrix / 3**0.5
+            wanted.append((o - o.mean()) / (o.var(unbiased=False) + 1e-5).sqrt())
+    heads = torch.stack(wanted).unflatten(0, (2, 13)).transpose(0, 1).flatten(1)
+    found, state = [], torch.zeros(1, 2, 3, 3, dtype=torch.float64)
+    for start in range(0, 13, 5):
+        piece = x[:, start : start + 5]
+        key, value = layer.project(piece)
+        found.append(layer.read(piece, key, value, state))
+        state = layer.closed(key, value, state)
+    assert torch.allclose(torch.cat(found, dim=1)[0], layer.output(heads), atol=1e-10)
+
+
+def test_memory_outlives_every_window() -> None:
+    """A token changes what comes hundreds of tokens later, in as many bytes as ever."""
+    model = tiny_model(**RECURRENT, n_layers=1)
+    tokens = random_tokens(model, 203)
+    other = tokens.clone()
+    other[0, 1] = (other[0, 1] + 1) % 11
+    with torch.no_grad():
+        logits, state = read(model, tokens, model.init_state(1))
+        changed, _ = read(model, other, model.init_state(1))
+    assert state.nbytes == model.init_state(1).nbytes
+    assert state.carried[MATRICES].shape == (1, 1, 2, 3, 3)
+    far = (logits - changed)[0, 200:].abs().max()
+    assert 1e-9 < float(far) < 1.0
+
+
+HEADS: dict[str, dict[str, Any]] = {
+    **{
+        name: {"head": name, "memory_len": 0, "compressed_len": 0} for name in ("recurrent", "full")
+    },
+    "linformer": {
+        **{"head": "linformer", "memory_len": 32, "compressed_len": 0, "projected_len": 2},
+        **{"sharing": "headwise"},
+    },
+    "informer": {"head": "informer", "memory_len": 32, "compressed_len": 0, "factor": 1},
+    "sinks": {"head": "sinks", "memory_len": 20, "compressed_len": 0, "pinned_len": 3},
+    "sketch": {
+        **{"head": "sketch", "memory_len": 16, "compressed_len": 8, "compression_loss": "none"},
+        "coverage": 0.1,
+    },
+}
+everywhere = pytest.mark.parametrize("head", HEADS)
+
+
+@everywhere
+def test_gradients_reach_every_weight(head: str) -> None:
+    model = tiny_model(**HEADS[head]).train()
+    tokens = random_tokens(model, 24)
+    logits, _ = read(model, tokens, model.init_state(1))
+    logits.square().sum().backward()
+    assert all(weight.grad is not None and bool(weight.grad.any()) for weight in model.parameters())
+
+
+def test_full_attention_is_that_of_a_transformer() -> None:
+    """Read in segments, it is one pass over all tokens, formula by formula."""
+    model = tiny_model(**HEADS["full"], n_layers=1, norm="post")
+    tokens = random_tokens(model, 11)
+    with torch.no_grad():
+        found, state = read(model, tokens, model.init_state(1))
+    assert state.past.shape == (1, 1, 8, 8) and state.length == 3
+    layer = model.layers[0]
+    x = model.embedding(tokens)[0] * 8**0.5
+    rates = [10_000 ** (-2 * i / 8) for i in range(4)]
+    for p in range(11):
+        angles = [p * rate for rate in rates]
+        place = torch.tensor([math.sin(a) for a in angles] + [math.cos(a) for a in angles])
+        x[p] += place * model.config.init_std * 8**0.5  # as the embeddings, which begin so small
+    q = layer.attention.query(x).unflatten(1, (2, 3))
+    k, v = layer.attention.key_value(x).unflatten(1, (2, 2, 3)).unbind(1)
+    rows = []
+    for i in range(11):
+        heads = []
+        for h in range(2):
+            p = torch.stack([q[i, h] @ k[j, h] for j in range(i + 1)]).div(3**0.5).softmax(0)
+            heads.append(p @ v[: i + 1, h])
+        rows.append(torch.cat(heads))
+    attended = layer.attention.output(torch.stack(rows))
+    x = layer.attention_norm(x + attended)
+    x = layer.feed_forward_norm(x + layer.feed_forward(x))
+    assert torch.allclose(found[0], model.logits(x), atol=1e-10)
+
+
+def same_weights(model: Any, other: Any) -> None:
+    """Both models with the weights of the first, and no positions."""
+    theirs = other.state_dict()
+    given = {name: weight for name, weight in model.state_dict().items() if name in theirs}
+    assert len(given) == len(theirs)
+    other.load_state_dict(given)
+    for each in (model, other):
+        for layer in each.layers:
+            torch.nn.init.zeros_(layer.attention.position.weight)
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_a_linformer_with_identities_is_a_transformer_xl(norm: str) -> None:
+    options: dict[str, Any] = {"memory_len": 8, "compressed_len": 0, "norm": norm}
+    model = tiny_model(**options, head="linformer", projected_len=4, sharing="key-value")
+    with torch.no_grad():
+        for length in model.lengths:
+            length.weight.copy_(torch.eye(4))
+    other = tiny_model(**options)
+    same_weights(model, other)
+    tokens = random_tokens(model, 23, rows=2)
+    with torch.no_grad():
+        found, _ = read(model, tokens, model.init_state(2))
+        wanted, _ = read(other, tokens, other.init_state(2))
+    assert torch.allclose(found, wanted, atol=1e-10)
+
+
+def test_a_linformer_that_pools_is_a_compressive_transformer() -> None:
+    """Without positions, and normalised after: what is averaged are layer inputs as they stand."""
+    options: dict[str, Any] = {"memory_len": 8, "compressed_len": 0, "projection": "pool"}
+    model = tiny_model(**options, head="linformer", projected_len=2)
+    other = tiny_model(memory_len=0, compressed_len=4, compression="mean", compression_rate=2)
+    same_weights(model, other)
+    tokens = random_tokens(model, 23, rows=2)
+    with torch.no_grad():
+        found, _ = read(model, tokens, model.init_state(2))
+        wanted, _ = read(other, tokens, other.init_state(2))
+    assert torch.allclose(found, wanted, atol=1e-10)
+
+
+def test_the_distance_of_a_shortened_segment_is_that_of_its_middle() -> None:
+    model = tiny_model(**{**HEADS["linformer"], "memory_len": 8}, n_layers=1)
+    near, far = model.project_places(0)
+    weight = model.layers[0].attention.position.weight
+    for i in range(4):  # a token of the open segment, and the two segments before
+        for m, oldest_first in ((1, 1), (2, 0)):
+            distance = i + 4 * m - 1.5
+            angles = [distance * 10_000 ** (-2 * j / 8) for j in range(4)]
+            row = torch.tensor([math.sin(a) for a in angles] + [math.cos(a) for a in angles])
+            wanted = (weight @ row.double()).unflatten(0, (2, 3))
+            assert torch.allclose(far[:, oldest_first, i], wanted, atol=1e-6)
+    assert near.shape == (2, 5, 3)
+
+
+def test_an_informer_whose_queries_all_attend_is_a_transformer_xl() -> None:
+    options: dict[str, Any] = {"memory_len": 0, "compressed_len": 0, "norm": "pre"}
+    model = tiny_model(**options, head="informer", factor=9)
+    other = tiny_model(**options)
+    other.load_state_dict(model.state_dict())
+    tokens = random_tokens(model, 23, rows=2)
+    with torch.no_grad():
+        found, _ = read(model, tokens, model.init_state(2))
+        wanted, _ = read(other, tokens, other.init_state(2))
+    assert torch.allclose(found, wanted, atol=1e-10)
+
+
+def test_a_threshold_that_all_reach_is_full_attention() -> None:
+    options: dict[str, Any] = {"memory_len": 0, "compressed_len": 0}
+    model = tiny_model(**options, head="informer", factor=1)
+    other = tiny_model(**options)
+    other.load_state_dict(model.state_dict())
+    tokens, state = random_tokens(model, 12, rows=2), model.init_state(2)
+    found = []
+    with torch.no_grad():
+        for start in range(0, 12, 4):
+            low = torch.full_like(state.carried[THRESHOLD], -torch.inf)
+            state = replace(state, carried={**state.carried, THRESHOLD: low})
+            logits, state = read(model, tokens[:, start : start + 4], state)
+            found.append(logits)
+        wanted, _ = read(other, tokens, other.init_state(2))
+        usual, _ = read(model, tokens, model.init_state(2))
+    assert torch.allclose(torch.cat(found, dim=1), wanted, atol=1e-10)
+    assert not torch.allclose(usual, wanted, atol=1e-3)
+
+
+def test_lazy_queries_get_the_mean_of_all_values_so_far() -> None:
+    model = tiny_model(**HEADS["informer"], n_layers=1)
+    layer, tokens = model.layers[0], random_tokens(model, 12)
+    with torch.no_grad():
+        _, state = read(model, tokens, model.init_state(1))
+        embedded = model.embedding(tokens) * 8**0.5
+        total = layer.attention.project(layer.read(embedded))[1][0].sum(dim=1)
+        assert torch.allclose(state.carried[SUM][0, 0], total, atol=1e-10)
+        never = {**state.carried, THRESHOLD: torch.full_like(state.carried[THRESHOLD], torch.inf)}
+        seen = torch.randn(1, 2, 8, dtype=torch.float64)
+        new, past = layer.attention.project(seen), model.project_past(0, state)
+        pair = (torch.cat(both, dim=2) for both in zip(past, new, strict=True))
+        never_state, places = replace(state, carried=never), model.project_places(0)
+        found, noted = model.attend(0, seen, tuple(pair), never_state, places)
+    for i in range(2):
+        mean = (total + new[1][0, :, : i + 1].sum(dim=1)) / (13 + i)
+        assert torch.allclose(found[0, i], layer.attention.output(mean.flatten()), atol=1e-10)
+    assert noted[MEASURES].shape == (1, 2, 4)
+
+
+def test_about_as_many_queries_attend_as_asked_for() -> None:
+    model = tiny_model(**HEADS["informer"], n_layers=1)
+    assert model.active_share == 0.5
+    tokens, state = random_tokens(model, 1200), model.init_state(1)
+    n_active = n_all = 0
+    with torch.no_grad():
+        for start in range(0, 1200, 4):
+            threshold = state.carried[THRESHOLD]
+            _, full = model(tokens[:, start : start + 4], state)
+            if start > 400:
+                n_active += int((full.carried[MEASURES] >= threshold[..., None]).sum())
+                n_all += full.carried[MEASURES].numel()
+            state, _ = model.commit(full)
+    assert 0.4 < n_active / n_all < 0.6
+
+
+def test_sampled_keys_hang_on_the_position_alone() -> None:
+    noise = position_noise(torch.arange(10_000), 7)
+    assert torch.equal(position_noise(torch.arange(5000, 5010), 7), noise[5000:5010])
+    assert float(noise.min()) >= 0 and float(noise.max()) < 1
+    assert float(noise.mean()) == pytest.approx(0.5, abs=0.01)
+    counts = torch.histc(noise, bins=10, min=0, max=1) / noise.numel()
+    assert float((counts - 0.1).abs().max()) < 0.01
+    assert abs(float(torch.corrcoef(noise[:, :2].T)[0, 1])) < 0.05
+    assert abs(float(torch.corrcoef(torch.stack([noise[1:, 0], noise[:-1, 0]]))[0, 1])) < 0.05
+
+
+def test_distilling_looks_at_one_segment() -> None:
+    torch.manual_seed(0)
+    distil = Distil(6).double()
+    slots = torch.randn(2, 8, 6, dtype=torch.float64)
+    found = distil(slots)
+    assert found.shape == (2, 4, 6)
+    padded = torch.nn.functional.pad(slots, (0, 0, 1, 1))
+    kernel, bias = distil.convolution.weight, distil.convolution.bias
+    made = torch.stack(
+        [sum(padded[:, i + j] @ kernel[:, :, j].T for j in range(3)) + bias for i in range(8)],
+        dim=1,
+    )
+    made = torch.where(made > 0, made, made.exp() - 1)
+    wanted = [made[:, max(0, 2 * i - 1) : 2 * i + 2].amax(dim=1) for i in range(4)]
+    assert torch.allclose(found, torch.stack(wanted, dim=1), atol=1e-12)
+
+
+def test_nothing_is_projected_twice() -> None:
+    for head, options in HEADS.items():
+        model, seen = tiny_model(**options, n_layers=1), []
+        attention = model.layers[0].attention
+        attention.key_value.register_forward_hook(
+            lambda _, given, out, seen=seen: seen.append(given[0].shape[1])
+        )
+        tokens = random_tokens(model, 26)
+        with torch.no_grad():
+            _, state = read(model, tokens[:, :12], model.init_state(1))
+            seen.clear()
+            _, state = read(model, tokens[:, 12:20], state)
+            # The Informer projects what it distilled, too; the sketch its global slots anew, and
+            # the sinks theirs.
+            wanted = {"informer": [4, 2, 4, 2], "sketch": [4, 8, 4, 8], "sinks": [4, 3, 4, 3]}
+            assert seen == wanted.get(head, [4, 4]), head
+            seen.clear()
+            for column in range(20, 23):  # token by token, within a segment
+                _, state = model(tokens[:, column : column + 1], state)
+            assert seen == [1, 1, 1], head
+
+
+def test_the_first_tokens_are_kept_and_stand_left_of_the_window() -> None:
+    """Formula by formula, at the end of a stream that is six windows long."""
+    options: dict[str, Any] = {"memory_len": 6, "compressed_len": 0}
+    model = tiny_model(**options, head="sinks", pinned_len=3, n_layers=1)
+    tokens = random_tokens(model, 39)  # 36 closed, so memory holds 30 to 35
+    with torch.no_grad():
+        found, state = read(model, tokens, model.init_state(1))
+    layer, (u, w) = model.layers[0], model.biases(0)
+    x = model.embedding(tokens)[0] * 8**0.5
+    assert torch.equal(state.carried["pinned"][0, 0], x[:3])
+    q = layer.attention.query(x).unflatten(1, (2, 3))
+    k, v = layer.attention.key_value(x).unflatten(1, (2, 2, 3)).unbind(1)
+    columns = [0, 1, 2, *range(30, 39)]
+    rows = []
+    for i in range(36, 39):
+        heads = []
+        for h in range(2):
+            scores = []
+            for column, j in enumerate(columns[: i - 26]):
+                angles = [(i - 27 - column) * 10_000 ** (-2 * n / 8) for n in range(4)]
+                place = [math.sin(a) for a in angles] + [math.cos(a) for a in angles]
+                r = layer.attention.position(torch.tensor(place).double()).unflatten(0, (2, 3))[h]
+                scores.append(((q[i, h] + u[h]) @ k[j, h] + (q[i, h] + w[h]) @ r) / 3**0.5)
+            share = torch.stack(scores).softmax(0)
+            heads.append(share @ v[columns[: i - 26], h])
+        rows.append(torch.cat(heads))
+    attended = layer.attention.output(torch.stack(rows))
+    y = layer.attention_norm(x[36:] + attended)
+    y = layer.feed_forward_norm(y + layer.feed_forward(y))
+    assert torch.allclose(found[0, 36:], model.logits(y), atol=1e-6)  # the table is of float32
+
+
+def test_sinks_are_a_window_until_the_first_tokens_have_left_it() -> None:
+    options: dict[str, Any] = {"memory_len": 10, "compressed_len": 0}
+    model = tiny_model(**options, head="sinks", pinned_len=2)
+    other = tiny_model(**options)
+    other.load_state_dict(model.state_dict())
+    tokens = random_tokens(model, 20, rows=2)
+    with torch.no_grad():
+        found, _ = read(model, tokens, model.init_state(2))
+        wanted, _ = read(other, tokens, other.init_state(2))
+    assert torch.allclose(found[:, :12], wanted[:, :12], atol=1e-10)
+    # After 12 tokens memory holds 2 to 11, and tokens 0 and 1 are seen where they are pinned.
+    assert float((found - wanted)[:, 12:].abs().amax(dim=2).min()) > 1e-4
+
+
+def test_settings_are_refused() -> None:
+    with pytest.raises(ValueError, match="pinned_len = 9; allowed: 1 to segment_len = 8"):
+        ModelConfig(vocab_size=9, head="sinks", compressed_len=0, segment_len=8, pinned_len=9)
+    for head in ("recurrent", "full"):
+        message = f"memory_len with head '{head}' = 128; allowed: 0"
+        with pytest.raises(ValueError, match=message):
+            ModelConfig(vocab_size=9, head=head, compressed_len=0)
+    with pytest.raises(ValueError, match="compressed_len with head 'linformer' = 128; allowed: 0"):
+        ModelConfig(vocab_size=9, head="linformer")
+    with pytest.raises(ValueError, match="'linformer' = 100; allowed: a multiple of segment_len"):
+        ModelConfig(vocab_size=9, head="linformer", compressed_len=0, memory_len=100)
+    with pytest.raises(ValueError, match="projected_len = 200; allowed: 1 to n = 128"):
+        options: dict[str, Any] = {"head": "linformer", "compressed_len": 0, "projected_len": 200}
+        build_model(ModelConfig(vocab_size=9, **options))
+    with pytest.raises(ValueError, match="head = 'lstm'; allowed: 'relative' or 'recurrent'"):
+        ModelConfig(vocab_size=9, head="lstm")
+
+
+def save_model(head: str, tiny: streamlm.Checkpoint, folder: Path) -> Path:
+    torch.manual_seed(3)
+    config = ModelConfig(
+        **{"vocab_size": tiny.tokenizer.vocab_size, "n_layers": 2, "d_model": 32, "n_heads": 2},
+        **{"head_dim": 16, "d_ff": 64, "segment_len": 16, "init_std": 0.2},
+        **HEADS[head],
+    )
+    model = build_model(config)
+    if isinstance(model, SketchModel):
+        model.set_token_types(torch.from_numpy(token_types(tiny.tokenizer)))
+    save_checkpoint(folder, model, Tokenizer(tiny.tokenizer.model_bytes))
+    return folder
+
+
+@everywhere
+def test_sessions_go_on_where_they_were(
+    head: str, tiny: streamlm.Checkpoint, tmp_path: Path, prose: Callable[..., str]
+) -> None:
+    folder, text = save_model(head, tiny, tmp_path / "model"), prose(120)
+    checkpoint = load_checkpoint(folder, device="cpu")
+    with streamlm.open(tmp_path / "s.zarr", checkpoint, save_every=32) as session:
+        session.feed([text])
+        twin = session.fork()
+        wanted = "".join(twin.generate(max_tokens=12, temperature=0))
+        score = session.score(["The sea."], details=True).log_probs
+    with streamlm.open(tmp_path / "s.zarr", load_checkpoint(folder, device="cpu")) as again:
+        assert again.state.digest() == session.state.digest()
+        assert again.score(["The sea."], details=True).log_probs == score
+        assert "".join(again.fork().generate(max_tokens=12, temperature=0)) == wanted
+        again.rewind(tokens=50)
+        fresh = Session(checkpoint)
+        ids = again._bound("look").store.tokens(again.history()[-1], 0, 50)
+        fresh._stream = fresh._stream.read_ids(checkpoint, np.asarray(ids))
+        assert_same_state(fresh.state, again.state, tolerance=1e-4)
+        with pytest.raises(ValueError, match="only a memory of slots can be looked at"):
+            again.memory_report()
+
+
+@everywhere
+def test_damaged_states_are_refused(head: str, tiny: streamlm.Checkpoint, tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(save_model(head, tiny, tmp_path / "model"), device="cpu")
+    with streamlm.open(tmp_path / "s.zarr", checkpoint) as session:
+        session.feed(["Call me Ishmael. Some years ago, never mind how long precisely. " * 3])
+        honest = session.save()
+    store = DirectoryStore.open(tmp_path / "s.zarr")
+    whole = store.load(honest)
+    part = MATRICES if head == "recurrent" else "segment"
+    arrays = {**whole.arrays, part: whole.arrays[part][:, :, :-1]}
+    bad = replace(whole, arrays=arrays, tokens=np.zeros(0, np.int32))
+    store.commit(bad, parent=honest, fingerprints=checkpoint.fingerprints)
+    with pytest.raises(Corrupt, match=part):
+        streamlm.open(tmp_path / "s.zarr", checkpoint)

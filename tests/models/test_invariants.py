@@ -1,0 +1,129 @@
+"""The invariants over every compression, norm, precision and over the odd shapes."""
+
+import pytest
+import torch
+
+from streamlm.config import COMPRESSIONS, NORMS
+from streamlm.models.transformer_xl import TransformerXL
+from tests.support import invariants
+from tests.support.invariants import tiny_model
+
+KINDS: dict[str, dict[str, object]] = {
+    f"{compression}-{norm}": {"compression": compression, "norm": norm}
+    for compression in COMPRESSIONS
+    for norm in NORMS
+}
+SHAPES: dict[str, dict[str, object]] = {
+    "no-compression": {"compressed_len": 0, "memory_len": 5},
+    "short-memory": {"memory_len": 2},
+    "no-memory": {"memory_len": 0},
+    "nothing-kept": {"memory_len": 0, "compressed_len": 0},
+    "few-compressed": {"compressed_len": 1},
+    "even": {"memory_len": 8, "compressed_len": 6},
+    "rate-1": {"compression_rate": 1, "memory_len": 7},
+    "one-token-segments": {"segment_len": 1, "compression_rate": 1},
+    "shared-bias": {"shared_bias": True, "norm": "pre", "final_norm": True},
+    "adaptive": {"cutoffs": (4, 7), "div_val": 2, "clamp_len": 5},
+    "adaptive-one-table": {"cutoffs": (4, 7), "embed_dim": 6},
+    "bptt": {"compression_loss": "bptt", "compression": "dilated"},
+}
+RECURRENT: dict[str, object] = {"head": "recurrent", "memory_len": 0, "compressed_len": 0}
+LINFORMER: dict[str, object] = {
+    "head": "linformer", "memory_len": 8, "compressed_len": 0, "projected_len": 2
+}  # fmt: skip
+INFORMER: dict[str, object] = {
+    "head": "informer", "memory_len": 8, "compressed_len": 0, "factor": 1
+}  # fmt: skip
+SINKS: dict[str, object] = {
+    "head": "sinks", "memory_len": 5, "compressed_len": 0, "pinned_len": 2
+}  # fmt: skip
+SKETCH: dict[str, object] = {
+    "head": "sketch", "memory_len": 8, "compressed_len": 5, "compression_rate": 3
+}  # fmt: skip
+HEADS: dict[str, dict[str, object]] = {
+    "informer-post": INFORMER,
+    "informer-pre": {**INFORMER, "norm": "pre", "shared_bias": True},
+    "informer-no-memory": {**INFORMER, "memory_len": 0},
+    "linformer-post": LINFORMER,
+    "linformer-pre": {**LINFORMER, "norm": "pre", "sharing": "none", "shared_bias": True},
+    "linformer-conv": {**LINFORMER, "projection": "conv", "sharing": "headwise"},
+    "linformer-no-memory": {**LINFORMER, "memory_len": 0},
+    "sinks-post": SINKS,
+    "sinks-pre": {**SINKS, "norm": "pre", "memory_len": 8, "pinned_len": 3, "clamp_len": 6},
+    "sinks-short-memory": {**SINKS, "memory_len": 2},
+    "sinks-no-memory": {**SINKS, "memory_len": 0, "pinned_len": 4},
+    "recurrent-post": RECURRENT,
+    "sketch-post": SKETCH,
+    "sketch-pre": {**SKETCH, "norm": "pre", "shared_bias": True, "memory_len": 4},
+    "sketch-covered": {**SKETCH, "coverage": 0.5},
+    "sketch-no-runs": {**SKETCH, "compressed_len": 0, "coverage": 0.5},
+    "sketch-no-memory": {**SKETCH, "compressed_len": 0, "memory_len": 0},
+    "recurrent-pre": {**RECURRENT, "norm": "pre", "final_norm": True},
+}
+FULL: dict[str, object] = {"head": "full", "memory_len": 0, "compressed_len": 0}
+GROWING: dict[str, dict[str, object]] = {"full-post": FULL, "full-pre": {**FULL, "norm": "pre"}}
+MODELS = {**KINDS, **SHAPES, **HEADS, **GROWING}
+# Logits and slots are around 1, so these are some hundred roundings of each precision.
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 5e-5}
+
+# What norms and shapes change, the wider precision tells.
+CASES = [(name, torch.float64) for name in MODELS] + [
+    (name, torch.float32) for name in MODELS if name.endswith("-post")
+]
+
+everywhere = pytest.mark.parametrize("name", MODELS)
+in_both_precisions = pytest.mark.parametrize(
+    ("name", "dtype"), CASES, ids=[f"{name}-{str(dtype)[6:]}" for name, dtype in CASES]
+)
+
+
+def build(name: str, dtype: torch.dtype, **options: object) -> TransformerXL:
+    return tiny_model(dtype=dtype, **MODELS[name], **options)
+
+
+@in_both_precisions
+def test_chunking(name: str, dtype: torch.dtype) -> None:
+    invariants.check_chunking(build(name, dtype), tolerance=TOLERANCE[dtype])
+
+
+@in_both_precisions
+def test_causality(name: str, dtype: torch.dtype) -> None:
+    invariants.check_causality(build(name, dtype))
+
+
+@in_both_precisions
+def test_purity(name: str, dtype: torch.dtype) -> None:
+    invariants.check_purity(build(name, dtype))
+
+
+@in_both_precisions
+def test_rows(name: str, dtype: torch.dtype) -> None:
+    invariants.check_rows(build(name, dtype), tolerance=TOLERANCE[dtype])
+
+
+@everywhere
+def test_a_reset_row_keeps_nothing(name: str) -> None:
+    invariants.check_reset(build(name, torch.float64), tolerance=TOLERANCE[torch.float64])
+
+
+@in_both_precisions
+def test_resume(name: str, dtype: torch.dtype) -> None:
+    invariants.check_resume(build(name, dtype))
+
+
+@pytest.mark.parametrize(
+    "name", ["max-pre", "most-used-post", "dilated-post", "short-memory", *HEADS]
+)
+def test_resume_in_bfloat16(name: str) -> None:
+    invariants.check_resume(build(name, torch.bfloat16))
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in GROWING])
+def test_bounded(name: str) -> None:
+    invariants.check_bounded(build(name, torch.float32, n_layers=1))
+
+
+@pytest.mark.parametrize("name", GROWING)
+def test_those_that_grow_say_so(name: str) -> None:
+    with pytest.raises(AssertionError, match="bytes"):
+        invariants.check_bounded(build(name, torch.float32, n_layers=1), n_segments=9)

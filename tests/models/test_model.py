@@ -1,0 +1,579 @@
+"""The model against a literal one, its gradients, what it equals, what it computes only once."""
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from streamlm.config import COMPRESSIONS, NORMS
+from streamlm.models.transformer_xl import TransformerXL
+from streamlm.state import State
+from streamlm.training.losses import compression_loss, language_model_loss
+from tests.reference import losses as literal
+from tests.reference.transformer import Reference
+from tests.support.invariants import (
+    assert_same_state,
+    largest_difference,
+    random_tokens,
+    read,
+    tiny_model,
+)
+
+# Shapes beside the default one (T 4, M 6, C 5, c 2), by what is odd about them.
+SHAPES: dict[str, dict[str, object]] = {
+    "no compression": {"compressed_len": 0, "memory_len": 5, "compression_rate": 3},
+    "memory of a segment": {"memory_len": 4, "compressed_len": 4},
+    "memory shorter than a segment": {"memory_len": 2},
+    "no memory": {"memory_len": 0},
+    "compressed shorter than one commit": {"compressed_len": 1},
+    "rate 1": {"compression_rate": 1},
+    "rate 4": {"compression_rate": 4, "memory_len": 8, "compressed_len": 2},
+    "one-token segments": {"segment_len": 1, "compression_rate": 1},
+    "shared biases, final norm": {"shared_bias": True, "final_norm": True, "norm": "pre"},
+    "one layer": {"n_layers": 1},
+}
+KINDS = [{"compression": c, "norm": n} for c in COMPRESSIONS for n in NORMS]
+
+
+def of(options: dict[str, object]) -> str:
+    return "-".join(str(value) for value in options.values())
+
+
+def reference(model: TransformerXL, weights: dict[str, Tensor] | None = None) -> Reference:
+    config = model.config
+    return Reference(
+        dict(model.named_parameters()) if weights is None else weights,
+        n_layers=config.n_layers,
+        segment_len=config.segment_len,
+        memory_len=config.memory_len,
+        compressed_len=config.compressed_len,
+        rate=config.compression_rate,
+        kind=config.compression,
+        norm=config.norm,
+        bptt=config.compression_loss == "bptt",
+    )
+
+
+def segments(model: TransformerXL, tokens: Tensor) -> Iterator[list[int]]:
+    for piece in tokens[0].split(model.config.segment_len):
+        yield piece.tolist()
+
+
+def assert_slots(model: TransformerXL, state: State, wanted: Reference) -> None:
+    """The real slots are those of the reference; for most-used, so is what they received."""
+    for index in range(model.config.n_layers):
+        memory = [slot.vector for slot in wanted.memory[index]]
+        slots = wanted.compressed[index] + memory
+        assert int(state.filled) == len(slots)
+        start = state.past.shape[2] - len(slots)
+        assert not state.past[index, 0, :start].any(), "empty slots are zero"
+        if slots:
+            found = state.past[index, 0, start:]
+            assert largest_difference(found, torch.stack(slots)) <= 1e-10
+        if state.usage.shape[2]:
+            received = [sum(slot.received) for slot in wanted.memory[index]]
+            received = [0.0] * (state.usage.shape[2] - len(received)) + received
+            assert state.usage[index, 0].tolist() == pytest.approx(received, rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("options", [*KINDS, *SHAPES.values()], ids=[*map(of, KINDS), *SHAPES])
+def test_is_the_literal_model(options: dict[str, object]) -> None:
+    """Logits and slots of six segments and a half, the training path and the cached one."""
+    model = tiny_model(**options)
+    tokens = random_tokens(model, 6 * model.config.segment_len + 2)
+    weights = {name: weight.detach() for name, weight in model.named_parameters()}
+    literal_model = reference(model, weights)
+    states = {gradients: model.init_state(1) for gradients in (False, True)}
+    for piece in segments(model, tokens):
+        wanted = torch.stack(literal_model.read(piece)[0])
+        for gradients, state in states.items():
+            with torch.set_grad_enabled(gradients):
+                logits, states[gradients] = read(model, torch.tensor([piece]), state)
+            assert largest_difference(logits[0], wanted) <= 1e-10
+            assert_slots(model, states[gradients], literal_model)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize(
+    ("compression", "loss"),
+    [
+        ("conv", "attention-reconstruction"),
+        ("conv", "auto-encoding"),
+        ("conv", "bptt"),
+        ("dilated", "bptt"),
+        ("most-used", "none"),
+    ],
+)
+def test_gradients_are_those_of_the_literal_model(compression: str, loss: str, norm: str) -> None:
+    """Every weight, through two unrolled segments after two that have filled the memory."""
+    model = tiny_model(compression=compression, compression_loss=loss, norm=norm)
+    t, config = model.config.segment_len, model.config
+    tokens, targets = random_tokens(model, 4 * t), random_tokens(model, 4 * t, seed=9)
+    literal_model, state = reference(model), model.init_state(1)
+    for start in range(0, 2 * t, t):
+        literal_model.read(tokens[0, start : start + t].tolist())
+        _, state = read(model, tokens[:, start : start + t], state)
+    state = state.detach()
+    for row in literal_model.compressed:
+        row[:] = [slot.detach() for slot in row]
+
+    total, wanted = torch.zeros(()), torch.zeros(())
+    for start in range(2 * t, 4 * t, t):
+        piece, right = tokens[:, start : start + t], targets[:, start : start + t]
+        logits, state = model(piece, state)
+        nats = torch.nn.functional.cross_entropy(logits[0], right[0], reduction="sum")
+        state, eviction = model.commit(state)
+        assert eviction is not None
+        total = total + nats + compression_loss(model, eviction)
+
+        logits_of_token, evicted = literal_model.read(piece[0].tolist())
+        for row, target in zip(logits_of_token, right[0].tolist(), strict=True):
+            wanted = wanted + literal.negative_log_likelihood(row, target)
+        for index, what in enumerate(evicted):
+            wanted = wanted + literal_loss(model, index, what) / config.n_layers
+    assert total.item() == pytest.approx(wanted.item(), abs=1e-9)
+    names, weights = zip(*model.named_parameters(), strict=True)
+    found = torch.autograd.grad(total, weights)
+    right = torch.autograd.grad(wanted, weights, materialize_grads=True)
+    for name, a, b in zip(names, found, right, strict=True):
+        assert bool(b.any()), f"{name} has no gradient"
+        assert largest_difference(a, b) <= 1e-9 * max(1.0, float(b.abs().max())), name
+
+
+def literal_loss(model: TransformerXL, index: int, what: object) -> Tensor:
+    queries, slots, compressed = what.queries, what.slots, what.compressed  # type: ignore
+    layer, kind = model.layers[index], model.config.compression_loss
+    if kind == "auto-encoding":
+        decoder = model.decoders[index].weight.unflatten(0, (model.config.compression_rate, -1))
+        return literal.auto_encoding(slots, compressed, decoder=decoder)
+    if kind != "attention-reconstruction":
+        return torch.zeros(())
+
+    def seen(slot: Tensor) -> Tensor:
+        if model.config.norm == "post":
+            return slot
+        norm = layer.attention_norm
+        centred = slot - slot.mean()
+        scaled = centred / (centred.square().mean() + 1e-5).sqrt()
+        return scaled * norm.weight.detach() + norm.bias.detach()
+
+    return literal.attention_reconstruction(
+        [seen(slot) for slot in queries],
+        [seen(slot) for slot in slots],
+        [seen(slot) for slot in compressed],
+        w_q=layer.attention.query.weight,
+        w_kv=layer.attention.key_value.weight,
+        n_heads=model.config.n_heads,
+    )
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize(
+    ("compression", "loss"),
+    [
+        ("mean", "none"),
+        ("max", "none"),
+        ("most-used", "none"),
+        ("dilated", "none"),
+        ("conv", "attention-reconstruction"),
+        ("conv", "auto-encoding"),
+        ("dilated", "bptt"),
+        ("select", "joint-attention-reconstruction"),
+    ],
+)
+def test_everything_goes_on_learning(compression: str, loss: str, norm: str) -> None:
+    """After compression has begun, every weight still gets a gradient and moves, at every step.
+
+    (A known implementation detached its key and value weights in the first compression loss,
+    in place, and never trained them again.)
+    """
+    model = tiny_model(compression=compression, compression_loss=loss, norm=norm).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
+    t = model.config.segment_len
+    still = {id(weight) for weight in model.compression_parameters()} if loss == "none" else set()
+    tokens, state = random_tokens(model, 10 * t + 1, rows=2), model.init_state(2)
+    for step in range(5):
+        total = torch.zeros(())
+        for segment in (2 * step, 2 * step + 1):
+            at = segment * t
+            logits, state = model(tokens[:, at : at + t], state)
+            total = total + language_model_loss(logits, tokens[:, at + 1 : at + t + 1])
+            state, eviction = model.commit(state)
+            assert eviction is not None
+            total = total + compression_loss(model, eviction)
+        before = [weight.detach().clone() for weight in model.parameters()]
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        state = state.detach()
+        assert not state.past.requires_grad
+        if step < 2:
+            continue
+        for (name, weight), old in zip(model.named_parameters(), before, strict=True):
+            assert weight.requires_grad
+            if id(weight) in still:
+                assert torch.equal(weight, old), f"{name} is not trained, and moved"
+                continue
+            assert weight.grad is not None and bool(weight.grad.any()), f"{step}: {name}"
+            assert not torch.equal(weight, old), f"{step}: {name} stands still"
+
+
+@pytest.mark.parametrize("compression", ["conv", "dilated"])
+@pytest.mark.parametrize("loss", ["none", "attention-reconstruction", "auto-encoding", "bptt"])
+def test_language_model_loss_reaches_compressors_only_with_bptt(
+    compression: str, loss: str
+) -> None:
+    model = tiny_model(compression=compression, compression_loss=loss)
+    t, state = model.config.segment_len, model.init_state(1)
+    tokens = random_tokens(model, 4 * t)
+    for start in range(0, 3 * t, t):
+        _, state = model(tokens[:, start : start + t], state)
+        state, _ = model.commit(state)
+    assert state.past.requires_grad == (loss == "bptt")
+
+    def reached(state: State) -> list[bool]:
+        model.zero_grad()
+        logits, _ = model(tokens[:, 3 * t :], state)
+        logits.logsumexp(dim=2).sum().backward(retain_graph=True)
+        return [
+            weight.grad is not None and bool(weight.grad.any())
+            for weight in model.compressors.parameters()
+        ]
+
+    assert set(reached(state)) == {loss == "bptt"}
+    assert set(reached(state.detach())) == {False}
+
+
+def test_memory_is_a_constant_that_keys_and_values_learn_from() -> None:
+    """sg on the slots, not on their projections (Transformer-XL, §3.2)."""
+    model = tiny_model(compression="mean")
+    tokens = random_tokens(model, 25)
+    _, state = read(model, tokens[:, :24], model.init_state(1))
+    assert not state.past.requires_grad and not state.segment.requires_grad
+    weight = model.layers[0].attention.key_value.weight
+
+    def gradient(state: State) -> Tensor:
+        logits, _ = model(tokens[:, 24:], state)
+        return torch.autograd.grad(logits.logsumexp(dim=2).sum(), weight)[0]
+
+    # One token alone attends only to itself, so its keys get no gradient at all.
+    keys = slice(0, len(weight) // 2)
+    alone = gradient(replace(state, filled=torch.zeros_like(state.filled)))
+    assert float(alone[keys].abs().max()) < 1e-12 < float(gradient(state)[keys].abs().max())
+
+
+# -- what the model equals ------------------------------------------------------------------------
+
+
+def twin(model: TransformerXL, **options: object) -> TransformerXL:
+    """A model of another shape with the same weights, as far as both have them."""
+    other = tiny_model(**{**model.config.to_dict(), **options})
+    missing = other.load_state_dict(model.state_dict(), strict=False).missing_keys
+    assert all(name.startswith("compressors") for name in missing)
+    return other
+
+
+def test_compressing_one_to_one_by_the_identity_is_a_longer_memory() -> None:
+    options = {"compression_rate": 1, "memory_len": 8, "compressed_len": 6}
+    compressive = tiny_model(compression="conv", **options)
+    for compress in compressive.compressors:
+        compress.weight.data = torch.eye(8, dtype=torch.float64)
+    plain = twin(compressive, compressed_len=0, memory_len=14)
+    tokens = random_tokens(plain, 40)
+    with torch.no_grad():
+        wanted, end = read(plain, tokens, plain.init_state(1))
+        logits, state = read(compressive, tokens, compressive.init_state(1))
+    assert largest_difference(logits, wanted) <= 1e-12
+    assert_same_state(state, end, tolerance=1e-12)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_conv_of_the_identity_is_mean_pooling(norm: str) -> None:
+    conv = tiny_model(compression="conv", norm=norm)
+    for compress in conv.compressors:
+        compress.weight.data = torch.eye(8, dtype=torch.float64).repeat(1, 2) / 2
+    mean = twin(conv, compression="mean")
+    tokens = random_tokens(mean, 40)
+    with torch.no_grad():
+        wanted, end = read(mean, tokens, mean.init_state(1))
+        logits, state = read(conv, tokens, conv.init_state(1))
+    assert largest_difference(logits, wanted) <= 1e-12
+    assert_same_state(state, end, tolerance=1e-12)
+
+
+def test_most_used_keeps_evicted_slots_bit_for_bit() -> None:
+    model = tiny_model(compression="most-used", dtype=torch.float32)
+    state = model.init_state(1)
+    tokens = random_tokens(model, 40)
+    chosen = []
+    for start in range(0, 40, 4):
+        _, state = model(tokens[:, start : start + 4], state)
+        state, eviction = model.commit(state)
+        assert eviction is not None
+        n = int(eviction.real.sum())
+        assert int(eviction.real_compressed.sum()) == n // 2
+        for index in range(2):
+            old = eviction.evicted[index, 0, 4 - n :]
+            new = eviction.compressed[index, 0, 2 - n // 2 :]
+            places = [[i for i, slot in enumerate(old) if torch.equal(slot, kept)] for kept in new]
+            assert all(len(found) == 1 for found in places)
+            where = [found[0] for found in places]
+            assert where == sorted(set(where))
+            chosen.append(tuple(where))
+    assert len(set(chosen)) > 3, "the choice depends on the attention"
+
+
+def test_a_long_memory_is_one_pass() -> None:
+    """Transformer-XL in segments is one segment as long as the text, if nothing is forgotten."""
+    whole = tiny_model(compressed_len=0, memory_len=0, segment_len=21)
+    parts = twin(whole, memory_len=20, segment_len=4)
+    tokens = random_tokens(whole, 21)
+    with torch.no_grad():
+        wanted, _ = whole(tokens, whole.init_state(1))
+        logits, _ = read(parts, tokens, parts.init_state(1))
+    assert largest_difference(logits, wanted) <= 1e-12
+
+
+def test_filled_follows_from_the_position() -> None:
+    for shape in ({}, SHAPES["memory shorter than a segment"], SHAPES["no compression"]):
+        model = tiny_model(**shape)
+        config, state = model.config, model.init_state(1)
+        for _ in range(9):
+            state = read(model, random_tokens(model, config.segment_len), state)[1]
+            position = int(state.position)
+            compressed = max(0, position - config.memory_len) // config.compression_rate
+            wanted = min(position, config.memory_len) + min(compressed, config.compressed_len)
+            assert int(state.filled) == wanted
+
+
+# -- what is computed only once -------------------------------------------------------------------
+
+
+@pytest.fixture
+def projected() -> Callable[[TransformerXL], list[list[int]]]:
+    """Counts, by layer, the slots of each call of the key and value projection."""
+
+    def watch(model: TransformerXL) -> list[list[int]]:
+        calls: list[list[int]] = [[] for _ in model.layers]
+        for index, layer in enumerate(model.layers):
+            layer.attention.key_value.register_forward_hook(
+                lambda module, inputs, output, at=index: calls[at].append(inputs[0].shape[1])
+            )
+        return calls
+
+    return watch
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+@pytest.mark.parametrize("shape", [{}, {"memory_len": 8, "compressed_len": 6}])
+@torch.no_grad()
+def test_nothing_is_projected_twice(
+    projected: Callable[[TransformerXL], list[list[int]]],
+    compression: str,
+    shape: dict[str, object],
+) -> None:
+    model = tiny_model(compression=compression, **shape)
+    tokens = random_tokens(model, 40)
+    _, state = read(model, tokens, model.init_state(1))
+    calls = projected(model)
+    positions: list[int] = []
+    for layer in model.layers:
+        layer.attention.position.register_forward_hook(lambda *_: positions.append(1))
+
+    def seen() -> list[list[int]]:
+        found = [list(layer) for layer in calls]
+        for layer in calls:
+            layer.clear()
+        return found
+
+    for token in range(4):  # a token at a time
+        _, state = model(tokens[:, token : token + 1], state)
+        assert seen() == [[1], [1]]
+    state, _ = model.commit(state)  # its segment was read in pieces: once more, as a whole
+    assert [sorted(layer) for layer in seen()] == [[2, 4], [2, 4]]
+    _, state = model(tokens[:, 4:8], state)
+    assert seen() == [[4], [4]]
+    state, _ = model.commit(state)
+    assert seen() == [[2], [2]]
+    _, fork = model(tokens[:, 8:9], state)
+    _, other = model(tokens[:, 9:10], state)
+    assert seen() == [[1, 1], [1, 1]]
+    model(tokens[:, 10:11], fork), model(tokens[:, 10:11], other)
+    assert seen() == [[1, 1], [1, 1]] and not positions
+
+
+@torch.no_grad()
+def test_a_fork_shares_the_cache_until_both_go_on() -> None:
+    model = tiny_model()
+    _, root = read(model, random_tokens(model, 22), model.init_state(1))
+    _, one = model(random_tokens(model, 1), root)
+    assert one.cache is root.cache
+    _, two = model(random_tokens(model, 1, seed=3), root)
+    assert two.cache is not root.cache
+    _, on = model(random_tokens(model, 1), one)
+    assert on.cache is one.cache
+
+
+def trained_for_a_step(model: TransformerXL, **options: object) -> None:
+    """As a trainer does it: training mode, gradients, one step, and back."""
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, **options)
+    logits, _ = model(random_tokens(model, 4), model.init_state(1))
+    logits.square().sum().backward()
+    optimizer.step()
+    model.eval()
+
+
+def nudge(name: str) -> Callable[[TransformerXL], None]:
+    def change(model: TransformerXL) -> None:
+        with torch.no_grad():
+            model.get_parameter(name).mul_(1.5)
+
+    return change
+
+
+def load(model: TransformerXL, **options: bool) -> None:
+    other = tiny_model(**{**model.config.to_dict(), "seed": 50})
+    model.load_state_dict(other.state_dict(), **options)
+
+
+CHANGES: dict[str, Callable[[TransformerXL], None]] = {
+    "one optimiser step": trained_for_a_step,
+    "one foreach step": lambda model: trained_for_a_step(model, foreach=True),
+    "one fused step": lambda model: trained_for_a_step(model, fused=True),
+    "loading weights": load,
+    "loading weights by assignment": lambda model: load(model, assign=True),
+    "keys and values": nudge("layers.1.attention.key_value.weight"),
+    "positions": nudge("layers.0.attention.position.weight"),
+    "the norm that memory is read through": nudge("layers.1.attention_norm.weight"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_derived_keys_and_values_are_never_stale(change: Callable[[TransformerXL], None]) -> None:
+    model = tiny_model(norm="pre")
+    tokens = random_tokens(model, 26)
+    with torch.no_grad():
+        before, state = read(model, tokens[:, :22], model.init_state(1))
+    change(model)
+    bare = replace(state, cache=None)
+    wanted, _ = model(tokens[:, 22:24], bare)  # with gradients, all is projected anew
+    for held in (state, bare):
+        with torch.no_grad():
+            logits, _ = model(tokens[:, 22:24], held)
+        assert largest_difference(logits, wanted) <= 1e-10
+    with torch.no_grad():
+        after, _ = read(model, tokens[:, :22], model.init_state(1))
+    assert largest_difference(after, before) > 1e-3, "the change matters"
+
+
+def test_a_copy_of_a_model_does_not_keep_what_it_derived() -> None:
+    model = tiny_model()
+    tokens = random_tokens(model, 4)
+    with torch.no_grad():
+        model(tokens, model.init_state(1))
+    other = copy.deepcopy(model)
+    # As many writes to the copy's weights as its original ever had.
+    name = "layers.0.attention.position.weight"
+    counted = sum(
+        weight._version
+        for layer in model.layers
+        for weight in (layer.attention.key_value.weight, layer.attention.position.weight)
+    )
+    with torch.no_grad():
+        for _ in range(counted):
+            other.get_parameter(name).mul_(0.9)
+        logits, _ = other(tokens, other.init_state(1))
+    wanted, _ = other(tokens, other.init_state(1))
+    assert largest_difference(logits, wanted) <= 1e-10
+
+
+def test_another_precision_after_use() -> None:
+    model = tiny_model(dtype=torch.float32)
+    tokens = random_tokens(model, 4)
+    with torch.no_grad():
+        before, _ = model(tokens, model.init_state(1))
+        model.double()
+        logits, _ = model(tokens, model.init_state(1))
+    assert logits.dtype == torch.float64
+    assert largest_difference(logits.float(), before) < 1e-4
+
+
+@torch.no_grad()
+def test_canonical_computes_only_what_is_needed() -> None:
+    model = tiny_model()
+    _, state = read(model, random_tokens(model, 23), model.init_state(1), sizes=[22, 1])
+    assert state.cache is not None
+    canonical = model.canonical(state)
+    assert canonical.cache is not state.cache and canonical.digest() == state.digest()
+    assert model.canonical(canonical) is canonical
+    _, aligned = read(model, random_tokens(model, 24), model.init_state(1), sizes=[1] * 24)
+    assert model.canonical(aligned) is aligned
+
+
+# -- the rest of the contract ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(1, 0), (1, 5), (2, 2), (3,)])
+def test_tokens_of_a_wrong_shape_are_refused(shape: tuple[int, ...]) -> None:
+    model = tiny_model()
+    with pytest.raises(ValueError, match=r"tokens.*; allowed: "):
+        model(torch.zeros(shape, dtype=torch.int64), model.init_state(1))
+
+
+def test_more_tokens_than_the_open_segment_has_room_for() -> None:
+    model = tiny_model()
+    _, state = model(random_tokens(model, 3), model.init_state(1))
+    with pytest.raises(ValueError, match="2 tokens; allowed: 1 to 1, the room of the open segment"):
+        model(random_tokens(model, 2), state)
+
+
+def test_an_open_segment_is_not_closed() -> None:
+    model = tiny_model()
+    _, state = model(random_tokens(model, 3), model.init_state(1))
+    with pytest.raises(ValueError, match="a segment of 4 tokens is closed when full; it has 3"):
+        model.commit(state)
+
+
+def test_dropout_only_in_training() -> None:
+    torch.manual_seed(0)
+    model = tiny_model(dropout=0.5, attention_dropout=0.5)
+    tokens = random_tokens(model, 4)
+
+    def logits() -> Tensor:
+        return model(tokens, model.init_state(1))[0].detach()
+
+    assert torch.equal(logits(), logits())
+    model.train()
+    assert not torch.equal(logits(), logits())
+
+
+def test_initial_weights() -> None:
+    """N(0, std) everywhere, LayerNorm N(1, std), biases 0; compressors begin near the mean."""
+    torch.manual_seed(0)
+    options = {"vocab_size": 500, "d_model": 64, "d_ff": 200, "head_dim": 32, "init_std": 0.05}
+    model = TransformerXL(replace(tiny_model().config, compression_loss="auto-encoding", **options))
+    for name, weight in model.named_parameters():
+        values = weight.detach()
+        if name.startswith("compressors"):
+            assert 0 < float((values - torch.eye(64).repeat(1, 2) / 2).abs().max()) < 0.2
+        elif "norm" in name and name.endswith("weight"):
+            assert float(values.mean()) == pytest.approx(1.0, abs=0.05)
+            assert float(values.std()) == pytest.approx(0.05, rel=0.5)
+        elif name.endswith("bias") and name not in ("content_bias", "position_bias"):
+            assert not values.any(), name
+        else:
+            assert float(values.std()) == pytest.approx(0.05, rel=0.25), name
+
+
+def test_weights_hold_nothing_of_a_stream() -> None:
+    model = tiny_model()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with torch.no_grad():
+        read(model, random_tokens(model, 30), model.init_state(1))
+    after = model.state_dict()
+    assert before.keys() == after.keys() == dict(model.named_parameters()).keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)

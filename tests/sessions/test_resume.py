@@ -1,0 +1,358 @@
+"""Resume: another process goes on bit for bit, and a killed one has lost nothing."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import streamlm
+from memory_store import DirectoryStore
+from streamlm.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from streamlm.config import COMPRESSIONS
+from streamlm.sessions.session import Session
+from tests.support.invariants import assert_same_state
+from tokenizer import StreamEncoder
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# What both processes do after a save. Every number must be the same to the last bit.
+GO_ON = """
+def go_on(session):
+    first = {
+        "position": session.position, "tail": session._stream.tail, "cut": session._stream.cut,
+        "digest": session.state.digest(),
+    }
+    found = [first]
+    for call in ("score", "rest", "greedy", "sampled", "feed", "score"):
+        if call == "score":
+            report = session.score("The whale, the sea; never mind.", logprobs=True)
+            found.append([report.ids, report.log_probs])
+        elif call in ("rest", "feed"):
+            rest = [REST] if call == "rest" else []
+            report = session.feed([*rest, " and so on, upon the sea. "])
+            found.append([report.tokens, report.nats])
+        elif call == "greedy":
+            found.append("".join(session.generate(max_tokens=6, temperature=0)))
+        else:
+            options = {"temperature": 2.0, "top_p": 1.0, "repetition_penalty": 1.3}
+            found.append("".join(session.generate("He said", max_tokens=6, **options)))
+        found.append(session.state.digest())
+    return found
+"""
+RESUME = """
+import json, sys, torch
+import streamlm
+from tests.support import shape_rounding
+shape_rounding.inherit()
+torch.set_num_threads(int(sys.argv[1]))
+checkpoints, answers = {}, {}
+for name, (path, folder, rest) in json.loads(sys.stdin.read()).items():
+    if folder not in checkpoints:
+        checkpoints[folder] = streamlm.load(folder, device="cpu")
+    globals()["REST"] = bytes.fromhex(rest)
+    with streamlm.open(path, checkpoints[folder], create=False) as session:
+        answers[name] = go_on(session)
+print(json.dumps(answers))
+"""
+
+
+def prefix(checkpoint: Checkpoint, text: str, wanted: Callable[[int], bool]) -> str:
+    """The shortest part of a text, from 90 tokens on, after which this many tokens were read."""
+    encoder, n = StreamEncoder(checkpoint.tokenizer), 0
+    for size, character in enumerate(text, 1):
+        n += len(encoder.encode(character))
+        if n >= 90 and wanted(n):
+            return text[:size]
+    raise AssertionError("the text is too short")
+
+
+def in_pieces(text: str) -> list[str]:
+    """A token or two at a time: the last bits of a product of few rows are not those of many."""
+    return [text[start : start + 4] for start in range(0, len(text), 4)]
+
+
+def read_aligned(session: Session, text: str) -> bytes:
+    session.feed(in_pieces(prefix(session.checkpoint, text, lambda n: n % 16 == 0)))
+    assert session.position % 16 == 0
+    return b""
+
+
+def read_unaligned(session: Session, text: str) -> bytes:
+    session.feed(in_pieces(prefix(session.checkpoint, text, lambda n: n % 16 == 11)))
+    assert session.position % 16 == 11
+    return b""
+
+
+def read_half_a_word(session: Session, text: str) -> bytes:
+    session.feed([text[:300] + " circumnav"])
+    assert session.tail == " circumnav"
+    return b"igation"
+
+
+def read_half_a_character(session: Session, text: str) -> bytes:
+    character = "漢".encode()
+    session.feed([text[:300], b" ", character[:2]])
+    assert session._stream.tail == {"text": " ", "bytes": character[:2].hex()}
+    return character[2:]
+
+
+def write_half_a_character(session: Session, text: str) -> bytes:
+    session.feed([text[:300]])
+    for _ in range(100):
+        list(session.generate(max_tokens=1, temperature=2.0, top_p=1.0))
+        if session._stream.cut["bytes"]:
+            return b""
+    raise AssertionError("no byte of a character was written")
+
+
+SITUATIONS = [
+    *(read_aligned, read_unaligned, read_half_a_word, read_half_a_character),
+    write_half_a_character,
+]
+
+
+@pytest.fixture(scope="module")
+def answers(
+    tiny_folder: Callable[..., Path],
+    prose: Callable[..., str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, tuple[Any, Any]]:
+    """For every compression and situation: what the session that went on says, and the resumed one.
+
+    One process resumes them all, because starting it is what takes time.
+    """
+    folder, text = tmp_path_factory.mktemp("resume"), prose(150)
+    expected, tasks = {}, {}
+    scope: dict[str, Any] = {}
+    exec(GO_ON, scope)
+    kinds: dict[str, dict[str, object]] = {name: {"compression": name} for name in COMPRESSIONS}
+    kinds["plain"] = {"compressed_len": 0}
+    kinds["post-norm, uneven"] = {"norm": "post", "memory_len": 24, "compressed_len": 6}
+    for kind, options in kinds.items():
+        weights = tiny_folder(likes="漢🐋ѣ", **options)
+        checkpoint = load_checkpoint(weights, device="cpu")
+        for situation in SITUATIONS:
+            name = f"{kind}/{situation.__name__}"
+            path = folder / f"{len(tasks)}.zarr"
+            with streamlm.open(path, checkpoint, seed=3) as session:
+                scope["REST"] = situation(session, text)
+                session.save()
+                copy = folder / f"{len(tasks)} resumed.zarr"
+                shutil.copytree(path, copy)
+                expected[name] = scope["go_on"](session)
+            tasks[name] = (str(copy), str(weights), scope["REST"].hex())
+    result = subprocess.run(
+        [sys.executable, "-c", GO_ON + RESUME, str(torch.get_num_threads())],
+        input=json.dumps(tasks),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    resumed = json.loads(result.stdout)
+    assert len(resumed) == len(tasks) == len(kinds) * len(SITUATIONS)
+    return {name: (json.loads(json.dumps(expected[name])), resumed[name]) for name in tasks}
+
+
+@pytest.mark.parametrize("situation", [situation.__name__ for situation in SITUATIONS])
+@pytest.mark.parametrize("kind", [*COMPRESSIONS, "plain", "post-norm, uneven"])
+def test_a_new_process_goes_on_bit_for_bit(
+    kind: str, situation: str, answers: dict[str, tuple[Any, Any]]
+) -> None:
+    went_on, resumed = answers[f"{kind}/{situation}"]
+    assert resumed == went_on
+
+
+def test_what_is_compared_tells_states_apart(answers: dict[str, tuple[Any, Any]]) -> None:
+    everything = [json.dumps(went_on) for went_on, _ in answers.values()]
+    assert len(set(everything)) == len(everything)
+    for went_on, _ in answers.values():
+        digests = [item for item in went_on if isinstance(item, str) and len(item) == 64]
+        # score changes nothing; all else does.
+        assert digests[0] == went_on[0]["digest"] and digests[4] == digests[5]
+        assert len(set(digests)) == 5
+
+
+OTHER_THREADS = """
+import sys, torch
+import streamlm
+from tests.support import shape_rounding
+shape_rounding.inherit()
+torch.set_num_threads(int(sys.argv[3]))
+with streamlm.open(sys.argv[1], streamlm.load(sys.argv[2], device="cpu"), create=False) as session:
+    print(session.state.digest())
+    session.feed(" And so on, upon the sea. ")
+    text = "".join(session.generate("He said", max_tokens=40, temperature=1.5, top_p=1.0))
+    print(text.encode().hex())
+"""
+
+
+def test_other_thread_counts_go_on_with_the_same_tokens(
+    tiny_folder: Callable[..., Path], prose: Callable[..., str], tmp_path: Path
+) -> None:
+    folder, answers = tiny_folder(), []
+    with streamlm.open(tmp_path / "s.zarr", load_checkpoint(folder, device="cpu")) as session:
+        session.feed([prose(150)])
+        digest = session.state.digest()
+    for threads in (1, 2, 3):
+        path = tmp_path / f"{threads}.zarr"
+        shutil.copytree(tmp_path / "s.zarr", path)
+        command = [sys.executable, "-c", OTHER_THREADS, str(path), str(folder), str(threads)]
+        found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        answers.append(found.stdout.split())
+    assert answers[0][0] == digest and len(answers[0][1]) > 40
+    assert answers[1] == answers[2] == answers[0]
+
+
+OTHER_PROCESSOR = """
+import json, sys, torch
+import streamlm
+torch.set_num_threads(1)
+with streamlm.open(sys.argv[1], streamlm.load(sys.argv[2], device="cpu"), create=False) as session:
+    before = session.state.digest()
+    report = session.score("The whale, the sea; never mind.", logprobs=True)
+    session.feed(" And so on, upon the sea. ")
+    answer = [before, report.log_probs, session.position, session.tail]
+print(json.dumps([torch.backends.cpu.get_cpu_capability(), answer]))
+"""
+
+
+@pytest.mark.slow
+def test_another_kind_of_processor_goes_on_closely(
+    tiny_folder: Callable[..., Path], prose: Callable[..., str], tmp_path: Path
+) -> None:
+    """The state is found to the bit, whichever kernels go on with it; results agree closely."""
+    folder, answers = tiny_folder(), {}
+    with streamlm.open(tmp_path / "s.zarr", load_checkpoint(folder, device="cpu")) as session:
+        session.feed([prose(150)])
+        digest = session.state.digest()
+    for kind in ("default", "avx2", None):  # None: as it is
+        path = tmp_path / f"{kind}.zarr"
+        shutil.copytree(tmp_path / "s.zarr", path)
+        environment = {**os.environ, "MKL_CBWR": "COMPATIBLE" if kind == "default" else "AUTO"}
+        if kind is not None:
+            environment["ATEN_CPU_CAPABILITY"] = kind
+        command = [sys.executable, "-c", OTHER_PROCESSOR, str(path), str(folder)]
+        found = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+        )
+        capability, answers[kind] = json.loads(found.stdout)
+        assert kind != "default" or capability in ("DEFAULT", "NO AVX")
+    for before, log_probs, position, tail in answers.values():
+        assert before == digest
+        assert log_probs == pytest.approx(answers[None][1], abs=1e-4)
+        assert [position, tail] == answers[None][2:]
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_saving_changes_no_result(
+    compression: str, tiny_folder: Callable[..., Path], prose: Callable[..., str], tmp_path: Path
+) -> None:
+    """Resumed again and again, or never saved: the same but for the last bits."""
+    checkpoint = load_checkpoint(tiny_folder(compression=compression), device="cpu")
+    text, unsaved = prose(70), Session(checkpoint)
+    unsaved.feed([text])
+    for start in range(0, len(text), 60):
+        with streamlm.open(tmp_path / "s.zarr", checkpoint) as session:
+            session.feed([text[start : start + 60]])
+    assert (session.position, session.tail) == (unsaved.position, unsaved.tail)
+    if compression != "most-used":  # which of two slots is used more may hang on the last bit
+        assert_same_state(session.state, unsaved.state, tolerance=1e-4)
+
+
+# -- killed -----------------------------------------------------------------------------------
+
+# Loads everything once, then reads files in a process of its own for each task of its input. It
+# tells the process's id, then "+" after each block, upon which it waits for an empty line, and how
+# the process ended.
+READER = """
+import json, os, sys, torch
+import streamlm, streamlm.sessions.sources
+torch.set_num_threads(1)
+streamlm.sessions.sources.BLOCK = 64
+model = streamlm.load(sys.argv[1], device="cpu")
+
+def tell(now):
+    print("+", flush=True)
+    sys.stdin.readline()
+
+for line in filter(str.strip, sys.stdin):
+    child = os.fork()
+    if child:
+        print(os.waitpid(child, 0)[1], flush=True)
+        continue
+    print(os.getpid(), flush=True)
+    path, files = json.loads(line)
+    with streamlm.open(path, model, save_every=12) as session:
+        session.feed(*files, progress=tell)
+    os._exit(0)
+"""
+
+
+@pytest.fixture(scope="module")
+def reader(tiny_folder: Callable[..., Path]) -> Iterator["subprocess.Popen[str]"]:
+    command = [sys.executable, "-c", READER, str(tiny_folder())]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True) as process:
+        yield process
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+@pytest.mark.parametrize("n_files", [1, 2, 3])
+def test_kill_9_loses_nothing(
+    n_files: int,
+    reader: "subprocess.Popen[str]",
+    tiny_folder: Callable[..., Path],
+    prose: Callable[..., str],
+    token_log: Callable[..., list[int]],
+    tmp_path: Path,
+) -> None:
+    assert reader.stdin is not None and reader.stdout is not None
+    chance = random.Random(n_files)
+    text = prose(160, seed=n_files)
+    bounds = [len(text) * index // n_files for index in range(n_files + 1)]
+    files = [tmp_path / f"{index}.txt" for index in range(n_files)]
+    for file, start, stop in zip(files, bounds, bounds[1:], strict=False):
+        file.write_text(text[start:stop], encoding="utf-8", newline="")
+    path, n_killed, positions = tmp_path / "killed.zarr", 0, [0]
+    checkpoint = load_checkpoint(tiny_folder(), device="cpu")
+    while True:
+        reader.stdin.write(json.dumps([str(path), list(map(str, files))]) + "\n")
+        reader.stdin.flush()
+        child, left = int(reader.stdout.readline()), chance.randrange(1, 3)
+        while (line := reader.stdout.readline()) == "+\n":
+            reader.stdin.write("\n")
+            reader.stdin.flush()
+            left -= 1
+            if not left:
+                for _ in range(chance.randrange(100_000)):
+                    pass  # so that it is in the middle of something, reading or saving
+                with suppress(ProcessLookupError):  # it was faster
+                    os.kill(child, signal.SIGKILL)
+        if int(line) == 0:
+            break
+        assert int(line) == signal.SIGKILL
+        n_killed += 1
+        if path.exists() and DirectoryStore.open(path).head("main"):
+            assert DirectoryStore.open(path).verify().commits > 0
+            positions.append(len(token_log(path)))
+    assert n_killed > 2
+    assert positions == sorted(positions) and positions[-1] > 0  # never back
+    with streamlm.open(path, checkpoint) as killed:
+        alone = tmp_path / "alone.zarr"
+        with streamlm.open(alone, checkpoint) as session:
+            session.feed(*files)
+        assert (killed.position, killed.tail) == (session.position, session.tail)
+        assert token_log(path) == token_log(alone)
+        assert_same_state(killed.state, session.state, tolerance=1e-4)

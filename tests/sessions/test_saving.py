@@ -1,0 +1,415 @@
+"""Saving beside reading: commits in the background, what they keep, and what an error leaves."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import streamlm.sessions.saving
+from memory_store import Conflict, DirectoryStore, Ref, Retention, StoreError, StoreFull
+from streamlm.checkpoints.checkpoint import Checkpoint
+from streamlm.runtime.stream import score
+from streamlm.sessions.session import Session
+from tests.support.invariants import assert_same_state
+from tests.support.sessions import ctrl_c_at
+
+SEGMENT = 16  # of the tiny model
+Open = Callable[..., Session]
+
+
+@pytest.fixture(scope="module")
+def text(prose: Callable[..., str]) -> str:
+    return prose(150, seed=5)
+
+
+def positions(session: Session) -> list[int]:
+    return [ref.position for ref in session.history()]
+
+
+# -- when -------------------------------------------------------------------------------------
+
+
+def test_one_block_is_saved_at_the_ends_of_its_segments(open_: Open, text: str) -> None:
+    session = open_(save_every=SEGMENT)
+    report = session.feed([text])
+    assert report.tokens > 10 * SEGMENT
+    wanted = [*range(0, session.position, SEGMENT), session.position]
+    assert positions(session) == wanted
+    # Not more often than asked for, and never within a segment.
+    session = open_("rarely", save_every=3 * SEGMENT - 5)
+    session.feed([text])
+    assert positions(session)[:-1] == [*range(0, session.position, 3 * SEGMENT)]
+
+
+def test_what_came_and_was_not_read_yet_is_saved_too(
+    open_: Open, text: str, tmp_path: Path, tiny: Checkpoint
+) -> None:
+    """A session that is gone back to within a block goes on with the rest of the block."""
+    session = open_(save_every=2 * SEGMENT)
+    session.feed([text])
+    session.feed(" The end.")
+    end = session.position, session.tail
+    ref = session.history()[3]
+    assert ref.position == 6 * SEGMENT
+    session.rewind(snapshot=ref)
+    assert tiny.tokenizer.decode(session._stream.ahead) + session._stream.tail["text"] == (
+        session.tail
+    )
+    read = tiny.tokenizer.decode(DirectoryStore.open(tmp_path / "s.zarr").tokens(ref, 0, 96))
+    assert read + session.tail == text
+    scored = session.score("x").tokens
+    assert scored == 1  # of the text alone; what is ahead was read before it
+    session.close()
+    with open_() as again:
+        assert again.position == ref.position and read + again.tail == text
+        again.feed([" The end."])
+        assert (again.position, again.tail) == end
+        assert_same_state(again.state, session_state(tiny, text + " The end."), tolerance=1e-4)
+        again.rewind(snapshot=3)
+        again.rewind(tokens=ref.position - 1)  # forgets it, as all that is no token yet
+        assert again.tail == ""
+
+
+def session_state(tiny: Checkpoint, text: str) -> Any:
+    session = Session(tiny)
+    session.feed([text])
+    return session.state
+
+
+def test_generating_reads_what_came_first(open_: Open, text: str, tiny: Checkpoint) -> None:
+    session = open_(save_every=SEGMENT)
+    session.feed([text])
+    session.rewind(snapshot=2)
+    list(session.generate("So", max_tokens=0))
+    assert session.tail == ""
+    assert session.position == len(tiny.tokenizer.encode(text + "So"))
+
+
+# -- beside reading ---------------------------------------------------------------------------
+
+
+class Slow:
+    """Commits that wait until they are let go on."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.begun = 0
+        self.most = self.now = 0
+        self.threads: set[int] = set()
+        self.go_on = threading.Event()
+        commit = DirectoryStore.commit
+
+        def slowly(store: DirectoryStore, *args: Any, **options: Any) -> Ref:
+            self.begun += 1
+            self.now += 1
+            self.most = max(self.most, self.now)
+            self.threads.add(threading.get_ident())
+            assert self.go_on.wait(30)
+            self.now -= 1
+            return commit(store, *args, **options)
+
+        patch.setattr(DirectoryStore, "commit", slowly)
+
+
+def test_reading_goes_on_while_a_commit_waits(
+    open_: Open, text: str, monkeypatch: pytest.MonkeyPatch, tiny: Checkpoint
+) -> None:
+    session = open_(save_every=4 * SEGMENT)
+    slow = Slow(monkeypatch)
+    before = threading.active_count()
+    failed: list[BaseException] = []
+
+    def read() -> None:
+        try:
+            session.feed([text])
+        except BaseException as error:
+            failed.append(error)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    deadline = time.monotonic() + 30
+    # It is read up to where the next commit is due, and no further: one is under way at a time.
+    while session.position < 8 * SEGMENT and time.monotonic() < deadline:
+        time.sleep(0.005)
+    time.sleep(0.05)
+    assert session.position == 8 * SEGMENT and slow.begun == 1 and not session.saved
+    slow.go_on.set()
+    reader.join(30)
+    assert not failed and slow.most == 1 and threading.get_ident() not in slow.threads
+    assert positions(session)[:4] == [0, 4 * SEGMENT, 8 * SEGMENT, 12 * SEGMENT]
+    assert session.saved == session.history()[-1]
+    assert threading.active_count() <= before + 1  # the same one for all commits
+    session.close()
+    assert threading.active_count() == before
+
+
+def test_a_process_that_is_forked_off_waits_for_no_thread(
+    open_: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = open_()
+    session.feed("Call me Ishmael.")
+    list(session.generate(max_tokens=2))
+    keeping, slow = session._bound("save"), Slow(monkeypatch)
+    keeping.settle()
+    session._begin_save(keeping, None)
+    deadline = time.monotonic() + 30
+    while not slow.begun and time.monotonic() < deadline:
+        time.sleep(0.005)
+    child = os.fork()
+    if not child:
+        signal.alarm(20)  # ends who waits
+        try:
+            keeping.settle()
+        finally:
+            os._exit(0 if keeping.ref == session.saved and keeping._writing is None else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    slow.go_on.set()
+    keeping.settle()
+    assert session.saved is not None and session.saved.position == session.position
+
+
+def test_without_a_thread_who_waits_commits(open_: Open) -> None:
+    """As at the end of the interpreter, when no thread is begun any more."""
+    session = open_()
+    session._bound("save").close()
+    session.feed("Call me Ishmael.")
+    list(session.generate(max_tokens=2))
+    assert session.save().position == session.position
+
+
+@pytest.mark.parametrize("who", ["thread", "caller"])
+def test_who_waits_for_a_commit_may_be_interrupted_at_any_line(
+    who: str, open_: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = open_()
+    keeping, n, interrupted = session._bound("save"), 0, True
+    submit = keeping._thread.submit
+
+    def begun_at_once(commit: Callable[[], None]) -> None:
+        begun = threading.Event()
+        submit(lambda: (begun.set(), commit()))
+        assert begun.wait(30)
+
+    if who == "thread":
+        monkeypatch.setattr(keeping._thread, "submit", begun_at_once)
+    else:  # no thread ever begins one
+        keeping.close()
+    while interrupted:
+        list(session.generate("And so.", max_tokens=0))
+        n, interrupted = n + 1, False
+        try:
+            with ctrl_c_at(n, streamlm.sessions.saving):
+                session.save()
+        except KeyboardInterrupt:
+            interrupted = True
+        assert session.save().position == session.position
+    assert n > 30
+    # Each once, or twice where the interruption came when the first was visible already.
+    assert positions(session) == sorted(positions(session))
+    assert len(set(positions(session))) == n + 1
+
+
+def test_when_a_call_returns_all_is_saved(
+    open_: Open, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = Slow(monkeypatch)
+    timer = threading.Timer(0.05, slow.go_on.set)
+    timer.start()
+    session = open_(save_every=SEGMENT)
+    session.feed([text])
+    head = DirectoryStore.open(tmp_path / "s.zarr").head("main")
+    assert head is not None and head == session.saved and head.position == session.position
+    for _ in session.generate(max_tokens=SEGMENT + 1):
+        pass
+    assert session.save().position == session.position
+    timer.join()
+
+
+# -- errors -----------------------------------------------------------------------------------
+
+
+def failing(patch: pytest.MonkeyPatch, n: int, *, after: bool = False) -> None:
+    """The n-th commit from now on fails; `after`: when the head is visible already."""
+    commit, calls = DirectoryStore.commit, 0
+
+    def fail(store: DirectoryStore, *args: Any, **options: Any) -> Ref:
+        nonlocal calls
+        calls += 1
+        if calls == n and not after:
+            raise StoreFull("no space left. Free some.")
+        ref = commit(store, *args, **options)
+        if calls == n:
+            raise StoreError("the disk did not confirm it. Check the disk.")
+        return ref
+
+    patch.setattr(DirectoryStore, "commit", fail)
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("n", [1, 2, 3, 5])
+def test_a_commit_that_fails_is_told_and_nothing_is_lost(
+    n: int,
+    after: bool,
+    open_: Open,
+    text: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    token_log: Callable[..., list[int]],
+    tiny: Checkpoint,
+) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text(text, encoding="utf-8")
+    session = open_(save_every=2 * SEGMENT)
+    failing(monkeypatch, n, after=after)
+    with pytest.raises(StoreError):
+        session.feed(path)
+    assert not session._bound("look")._writing
+    session.feed(path)
+    assert session.tail + tiny.tokenizer.decode(session._stream.ahead) != text
+    log = token_log(tmp_path / "s.zarr")
+    assert tiny.tokenizer.decode(log) + session.tail == text
+    assert positions(session) == sorted(set(positions(session)))
+    digest = session.state.digest()
+    session.close()
+    assert open_().state.digest() == digest
+
+
+def test_a_failed_commit_is_made_good_when_closing(
+    open_: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = open_(save_every=1)
+    session.feed("Call me Ishmael.")
+    failing(monkeypatch, 3)
+    list(session.generate(max_tokens=2))  # the end of the text, two tokens; unseen, the last fails
+    assert session.saved is not None and session.saved.position < session.position
+    session.close()
+    assert open_(readonly=True).position == session.position
+
+
+def test_what_another_wrote_is_not_taken_for_ones_own(
+    open_: Open, tiny: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nobody locks, a commit fails, and another writer got there first."""
+    path = tmp_path / "s.zarr"
+    with open_() as session:
+        session.feed("Call me Ishmael.")
+    monkeypatch.setattr(DirectoryStore, "writer", lambda *_: pytest.MonkeyPatch.context())
+    session, other = open_(), open_()
+    twin, n = Session(tiny), session.position
+    twin.feed(["Call me Ishmael."])
+    list(other.generate("Yes", max_tokens=0))
+    commit = DirectoryStore.commit
+
+    def late(store: DirectoryStore, *args: Any, **options: Any) -> Ref:
+        monkeypatch.setattr(DirectoryStore, "commit", commit)
+        other.save()
+        raise StoreError("no answer. Try again.")
+
+    monkeypatch.setattr(DirectoryStore, "commit", late)
+    with pytest.raises(StoreError, match="no answer"):
+        session.feed([" Not so. Never."])
+    with pytest.raises(Conflict):
+        session.save()
+    store = DirectoryStore.open(path)
+    head = store.head("main")
+    assert head is not None and head.position == other.position
+    assert tiny.tokenizer.decode(store.tokens(head, n, head.position)).endswith("Yes")
+    session._bound("give up").version = session._version
+
+
+# -- retention --------------------------------------------------------------------------------
+
+
+def test_old_states_are_let_go_of(open_: Open, prose: Callable[..., str], tmp_path: Path) -> None:
+    text = prose(1500, seed=8)
+    few = Retention(last=4, thin=True)
+    session = open_(save_every=SEGMENT, retention=few)
+    session.feed([text])
+    keeper = open_("all", save_every=SEGMENT, retention=None)
+    keeper.feed([text])
+    everything = DirectoryStore.open(tmp_path / "all.zarr")
+    store = DirectoryStore.open(tmp_path / "s.zarr")
+    refs = session.history()
+    assert len(refs) == len(keeper.history()) > 128
+    assert all(everything.loadable(keeper.history()))
+    kept = [ref for ref, whole in zip(refs, store.loadable(refs), strict=True) if whole]
+    assert 4 < len(kept) < 60 and kept[-1] == refs[-1]
+    # All positions are within reach, also in a session opened another day: the policy is its own.
+    session.close()
+    with open_(save_every=SEGMENT) as again:
+        assert again._bound("look").retention == few
+        lost = next(ref for ref in refs[20:] if ref not in kept)
+        again.rewind(snapshot=lost.seq)
+        keeper.rewind(snapshot=lost.seq)
+        assert again.position == keeper.position
+        assert_same_state(again.state, keeper.state, tolerance=1e-4)
+    assert store.verify().commits > 100
+
+
+def test_the_usual_policy_is_recorded(open_: Open, tmp_path: Path) -> None:
+    for name, options in (("usual", {}), ("all", {"retention": None})):
+        with open_(name, **options) as session:
+            session.feed("Call me Ishmael.")
+    recorded = [
+        DirectoryStore.open(tmp_path / f"{name}.zarr").attributes for name in ("usual", "all")
+    ]
+    assert recorded == [{"retention": {"last": 32, "thin": True, "log": True}}, {}]
+    assert open_("all")._bound("look").retention is None
+
+
+def test_damage_in_the_history_keeps_nobody_from_saving(
+    open_: Open, prose: Callable[..., str], tmp_path: Path
+) -> None:
+    session = open_(save_every=SEGMENT, retention=Retention(last=2))
+    session.feed([prose(20)])
+    (tmp_path / "s.zarr" / "refs" / "main" / "000000000001.json").write_bytes(b"{}")
+    with pytest.warns(RuntimeWarning, match="old states are kept: "):
+        session.feed([prose(200, seed=2)])
+    assert session.saved is not None and session.saved.position == session.position
+
+
+# -- going back -------------------------------------------------------------------------------
+
+
+def test_rewind_to_a_time(open_: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = open_()
+    ends, clock = [], [1_800_000_000.0]
+    for name in ("memory_store.history.refs.now", "memory_store.history.writing.now"):
+        monkeypatch.setattr(name, lambda: clock[0])
+    for sentence in ("Call me Ishmael.", " Some years ago", " the sea was white."):
+        session.feed([sentence])
+        ends.append((session.position, session.tail))
+        clock[0] += 3600
+    then = datetime.fromtimestamp(1_800_000_000 + 3600, UTC)
+    for time_, end in ((then, 1), (then.timestamp() + 3599.5, 1), (1_800_000_000, 0)):
+        session.rewind(time=time_)
+        assert (session.position, session.tail) == ends[end]
+        session.rewind(snapshot=3)  # undone
+    session.rewind(time=clock[0])
+    assert (session.position, session.tail) == ends[2]
+    with pytest.raises(ValueError, match=r"time = 3\.5; allowed: 20\d\d-.* or later"):
+        session.rewind(time=3.5)
+
+
+def test_rows_of_scores_are_what_was_read(tiny: Checkpoint, text: str) -> None:
+    """Reading a block in parts says of each token what reading it at once says."""
+    import torch
+
+    ids = tiny.tokenizer.encode(text)
+    inputs = np.concatenate([[tiny.tokenizer.bos_id], ids[:-1]]).astype(np.int64)
+    wanted, _ = score(
+        tiny.model,
+        torch.from_numpy(inputs)[None],
+        torch.from_numpy(ids.astype(np.int64))[None],
+        tiny.model.init_state(1),
+    )
+    session = Session(tiny)
+    report = session.score([text], logprobs=True)
+    assert report.ids == ids.tolist()
+    assert report.log_probs == pytest.approx(wanted[0].tolist(), abs=1e-4)

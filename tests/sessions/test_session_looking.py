@@ -1,0 +1,181 @@
+"""Looking at a session from outside: its text, the choices it makes, and forks of its past."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import streamlm
+from streamlm.checkpoints.checkpoint import Checkpoint
+from streamlm.runtime.reports import Progress
+from streamlm.runtime.stream import Sampling
+from streamlm.sessions.session import Session
+
+Open = Callable[..., Session]
+
+
+def test_choices_are_what_generate_writes(tiny: Checkpoint) -> None:
+    session = Session(tiny)
+    session.feed(["It was a bright cold day. "])
+    pieces = "".join(session.fork().generate("And", max_tokens=20, seed=3, temperature=1.1))
+    sampling = Sampling(temperature=1.1)
+    choices = list(session.fork().choices("And", sampling, max_tokens=20, others=4, seed=3))
+    assert "".join(choice.text for choice in choices) == pieces
+    assert [choice.id for choice in choices] == [
+        choice.id for choice in session.fork().choices("And", sampling, max_tokens=20, seed=3)
+    ]
+    for choice in choices:
+        shares = [share for _, share in choice.others]
+        assert len(shares) == 4 and shares == sorted(shares, reverse=True)
+        assert 0 < choice.probability <= shares[0] and sum(shares) <= 1
+
+
+def test_probabilities_are_the_models_own(tiny: Checkpoint) -> None:
+    """They do not depend on the sampling, and agree with `score`."""
+    session = Session(tiny)
+    session.feed(["one two three "])
+    greedy, warm = (
+        next(session.fork().choices("", Sampling(temperature=t), max_tokens=1, others=8192, seed=1))
+        for t in (0, 5)
+    )
+    assert greedy.others == warm.others and greedy.probability == greedy.others[0][1]
+    assert sum(share for _, share in greedy.others) == pytest.approx(1)
+    session._end_text()
+    written = next(session.fork().choices("", Sampling(temperature=2), max_tokens=1, seed=5))
+    report = session.score([written.text], logprobs=True)
+    assert report.ids[0] == written.id  # a token of the vocabulary, not a byte
+    assert np.exp(report.log_probs[0]) == pytest.approx(written.probability, rel=0.05)
+
+
+@pytest.mark.parametrize("at", range(0, 60, 7))
+def test_choices_end_where_generate_ends(tiny: Checkpoint, at: int) -> None:
+    session = Session(tiny)
+    session.feed(["It was a bright cold day. "])
+    options: dict[str, Any] = {"max_tokens": 40, "seed": 3}
+    whole = "".join(session.fork().generate("And", temperature=1.1, **options))
+    stop = [whole[at : at + 1 + at % 5], "never written"]
+    one, two = session.fork(), session.fork()
+    text = "".join(one.generate("And", temperature=1.1, stop=stop, **options))
+    choices = list(two.choices("And", Sampling(temperature=1.1), stop=stop, **options))
+    assert "".join(choice.text for choice in choices) == text == whole[: whole.find(stop[0])]
+    assert one.position == two.position and one.tail == two.tail
+    shown = list(session.fork().choices("And", Sampling(temperature=1.1), **options))
+    assert [c.id for c in choices] == [c.id for c in shown[: len(choices)]]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"stop": ["a", ""]}, "stop = .*; allowed: strings that are not empty"),
+        ({"max_tokens": -1}, "max_tokens = -1; allowed"),
+        ({"others": -1}, "others = -1; allowed"),
+        ({"seed": -2}, "seed = -2; allowed"),
+    ],
+)
+def test_choices_refuse(tiny: Checkpoint, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Session(tiny).choices("", **options)
+
+
+def test_text_is_what_was_read(open_: Open, prose: Callable[..., str]) -> None:
+    session, text = open_(), prose(120)
+    session.feed([text])
+    assert (session.text() + session.tail) == text
+    middle = session.position // 2
+    assert session.text(0, middle) + session.text(middle) == session.text()
+    written = "".join(session.generate(" And", max_tokens=9, seed=1))  # not saved yet
+    assert session.saved is not None and session.saved.position < session.position
+    assert session.text().endswith(written) and session.text(session.position) == ""
+    session.close()
+    with open_(readonly=True) as again:
+        assert again.text().endswith(written)
+        with pytest.raises(ValueError, match="allowed: a part of 0 to"):
+            again.text(3, again.position + 1)
+
+
+def test_text_needs_a_store(tiny: Checkpoint) -> None:
+    with pytest.raises(ValueError, match="no store"):
+        Session(tiny).text()
+
+
+def test_a_fork_of_the_past_is_a_rewound_session(open_: Open, prose: Callable[..., str]) -> None:
+    session = open_(save_every=64)
+    session.feed([prose(300)])
+    goal, before, ids = 150, session.position, len(session.history())
+    other = session.fork(tokens=goal)
+    assert (other.position, session.position, len(session.history())) == (goal, before, ids)
+    report = other.memory_report()
+    written = "".join(other.generate("", max_tokens=12, seed=4))
+    session.rewind(tokens=goal)
+    assert "".join(session.fork().generate("", max_tokens=12, seed=4)) == written
+    assert np.array_equal(report.start, session.memory_report().start)
+    assert report.position == goal
+
+
+def test_a_fork_of_the_past_of_a_session_that_may_only_be_read(
+    tmp_path: Path, tiny: Checkpoint, prose: Callable[..., str]
+) -> None:
+    path = tmp_path / "s.zarr"
+    with streamlm.open(path, tiny) as session:
+        session.feed([prose(200)])
+        n = session.position
+    with streamlm.open(path, tiny, readonly=True) as session:
+        assert session.fork(tokens=n - 5).position == n - 5
+        for wrong in (-1, n + 1):
+            with pytest.raises(ValueError, match=f"tokens = {wrong}; allowed: 0 to {n}"):
+                session.fork(tokens=wrong)
+
+
+def test_a_branch_from_the_past(open_: Open, prose: Callable[..., str]) -> None:
+    session = open_()
+    session.feed([prose(200)])
+    with session.fork("side", tokens=40) as side:
+        assert side.position == 40 and side.text() == session.text(0, 40)
+        assert session.position > 40
+        with pytest.raises(ValueError, match="allowed: 0 to 40"):
+            side.fork("other", tokens=41)
+        assert side.history()[-1].position == 40
+
+
+def test_feeding_tells_each_token(open_: Open, prose: Callable[..., str]) -> None:
+    text, seen = prose(150), []
+
+    def look(done: Progress) -> None:
+        seen.append(len(done.report.ids))
+
+    plain = Session(open_("plain").checkpoint)
+    expected = plain.feed([text], score=True)
+    session = open_()
+    report = session.feed([text], logprobs=True, block_bytes=100, progress=look)
+    assert len(seen) == -(-len(text) // 100)  # characters of a str, not bytes
+    assert seen == sorted(seen) and seen[-1] == len(report.ids) == report.tokens == plain.position
+    assert report.nats == pytest.approx(-sum(report.log_probs), rel=1e-5)
+    assert report.nats == pytest.approx(expected.nats, rel=1e-4)
+    with pytest.raises(ValueError, match="block_bytes = 0; allowed"):
+        session.feed([text], block_bytes=0)
+
+
+def test_a_reading_that_progress_ends_goes_on(
+    open_: Open, tmp_path: Path, prose: Callable[..., str]
+) -> None:
+    file = tmp_path / "text.txt"
+    file.write_text(prose(300), encoding="utf-8")
+
+    class Enough(Exception):
+        pass
+
+    def stop(done: Progress) -> None:
+        if done.read >= 300:
+            raise Enough
+
+    session = open_()
+    with pytest.raises(Enough):
+        session.feed(file, block_bytes=100, progress=stop)
+    session.close()
+    session = open_()
+    assert 0 < session.position < 200
+    report = session.feed(file, block_bytes=100)
+    assert report.skipped_bytes > 200
+    assert session.text() + session.tail == file.read_text(encoding="utf-8")

@@ -1,0 +1,117 @@
+"""Sessions in object storage, from Python and from the command line."""
+
+import json
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import streamlm
+from memory_store import Conflict, NotFound, StoreError, open_store
+from streamlm.checkpoints.checkpoint import Checkpoint
+from streamlm.cli.app import app
+from tests.support.s3 import S3Server
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[S3Server]:
+    server = S3Server()
+    server.make_bucket("shelf")
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def shelf(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    for name, value in server.environment().items():
+        monkeypatch.setenv(name, value)
+    return f"s3://shelf/{uuid.uuid4().hex}"
+
+
+def test_a_session_is_the_same_wherever_it_is_kept(
+    tiny: Checkpoint, prose: Callable[..., str], shelf: str, tmp_path: Path
+) -> None:
+    texts = [prose(200, seed=i) for i in range(3)]
+    digests, written = [], []
+    for place in (f"{shelf}/moby.zarr", tmp_path / "moby.zarr"):
+        for text in texts:
+            with streamlm.open(place, tiny) as session:
+                session.feed(text)
+        with streamlm.open(place, tiny) as session:
+            digests.append(session.state.digest())
+            session.fork("side").close()
+            written.append("".join(session.generate(max_tokens=20, seed=0)))
+            session.rewind(tokens=7)
+        with streamlm.open(place, tiny, readonly=True) as session:
+            assert session.position == 7
+        assert open_store(place).branches() == ["main", "side"]
+        assert open_store(place).verify().commits >= 4
+    assert digests[0] == digests[1] and written[0] == written[1]
+
+
+def test_two_writers_of_one_session(tiny: Checkpoint, shelf: str) -> None:
+    place = f"{shelf}/moby.zarr"
+    with streamlm.open(place, tiny) as one, streamlm.open(place, tiny) as other:
+        one.feed("Call me Ishmael.")
+        with pytest.raises(Conflict):
+            other.feed("Some years ago.")
+        position = one.position
+        other._bound("give up").version = other._version  # what it read is given up
+    with streamlm.open(place, tiny, readonly=True) as session:
+        assert session.position == position
+
+
+def test_nothing_is_left_of_a_session_that_read_nothing(tiny: Checkpoint, shelf: str) -> None:
+    place = f"{shelf}/moby.zarr"
+    with streamlm.open(place, tiny):
+        assert open_store(place).branches() == []
+    with pytest.raises(NotFound):
+        open_store(place)
+    with pytest.raises(NotFound):
+        streamlm.open(place, tiny, create=False)
+
+
+def test_a_url_is_not_taken_for_a_path(
+    tiny: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"'https'; allowed: a folder, or s3://bucket/prefix"):
+        streamlm.open("https://host/moby.zarr", tiny)
+    assert list(tmp_path.iterdir()) == []
+
+
+def run(*arguments: str, fails: bool = False) -> str:
+    result = CliRunner().invoke(app, arguments, catch_exceptions=True)
+    assert (result.exit_code != 0) == fails, result.output
+    if isinstance(result.exception, StoreError | ValueError):
+        return str(result.exception)  # `main` prints these
+    return result.output
+
+
+def test_the_command_line(
+    tiny_folder: Callable[..., Path], shelf: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text("Call me Ishmael. Some years ago, never mind how long. ")
+    store, model = ("--store", shelf), ("--model", str(tiny_folder()))
+    assert f"no sessions in {shelf}" in run("sessions", "list", *store)
+    fed = [
+        json.loads(run("feed", "text.txt", "--session", "moby", *store, *model, "--json"))
+        for _ in range(2)
+    ]
+    assert fed[0]["path"] == f"{shelf}/moby.zarr" and fed[1]["position"] > fed[0]["position"]
+    run("sessions", "fork", "moby", "draft", *store)
+    rows = json.loads(run("sessions", "list", *store, "--json"))
+    assert [row["name"] for row in rows["sessions"]] == ["moby", "moby@draft"]
+    assert rows["unreadable"] == {}
+    shown = json.loads(run("sessions", "show", "moby", *store, "--json"))
+    assert shown["path"] == fed[0]["path"] and shown["position"] == fed[1]["position"]
+    run("sessions", "rewind", "moby", "--tokens", "3", *store, *model)
+    assert "no session 'ahab' in" in run("sessions", "show", "ahab", *store, fails=True)
+    run("sessions", "delete", "moby", "--yes", *store)
+    assert json.loads(run("sessions", "list", *store, "--json"))["sessions"] == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["text.txt"]
+    refused = run("sessions", "list", "--store", "ftp://host/x", fails=True)
+    assert "'ftp'; allowed: a folder, or s3://" in " ".join(refused.split())

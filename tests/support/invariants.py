@@ -1,0 +1,337 @@
+"""What holds for every head, compression and norm: each check takes a model.
+
+The checks use `init_state`, the call, `commit` and `settle`, and the fields of `State`; a new
+head passes them by standing in the matrix of `test_invariants`. Equality is bitwise unless a check
+takes a tolerance: the largest difference of logits and slots. Usage is float32 always.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from streamlm.config import ModelConfig
+from streamlm.models.base import Model
+from streamlm.models.build import build_model
+from streamlm.models.cache import Cache
+from streamlm.models.heads.sketch import SketchModel
+from streamlm.runtime.stream import close
+from streamlm.state import State, from_numpy
+
+USAGE_TOLERANCE = 1e-5  # sums of float32 weights in another order
+
+
+def tiny_model(*, seed: int = 1, dtype: torch.dtype = torch.float64, **options: object) -> Any:
+    """A model whose every parameter matters: large random weights, biases included.
+
+    By default M is no multiple of T, and C none of T / c.
+    """
+    shape: dict[str, object] = {
+        **{"vocab_size": 11, "n_layers": 2, "d_model": 8, "n_heads": 2, "head_dim": 3, "d_ff": 12},
+        **{"segment_len": 4, "memory_len": 6, "compressed_len": 5, "compression_rate": 2},
+        **{"compression": "conv", "compression_loss": "none"},
+    }
+    model = build_model(ModelConfig.from_dict({**shape, **options})).to(dtype).eval()
+    random = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            noise = torch.randn(weight.shape, generator=random, dtype=torch.float64).to(dtype)
+            if name.endswith("norm.weight"):
+                weight.copy_(1 + 0.2 * noise)
+            elif weight.ndim == 1:
+                weight.copy_(0.3 * noise)
+            elif name == "embedding.weight":
+                weight.copy_(noise / 2)
+            else:
+                weight.copy_(noise / weight[0].numel() ** 0.5)
+    if isinstance(model, SketchModel):
+        model.set_token_types(torch.arange(model.config.vocab_size) % 3)
+    return model.freeze()
+
+
+def random_tokens(model: Model, n: int, *, rows: int = 1, seed: int = 2) -> Tensor:
+    random = torch.Generator().manual_seed(seed)
+    return torch.randint(0, model.config.vocab_size, (rows, n), generator=random)
+
+
+def read(
+    model: Model,
+    tokens: Tensor,
+    state: State,
+    *,
+    sizes: Sequence[int] | None = None,
+    cache: Cache | None = None,
+) -> tuple[Tensor, State]:
+    """Read in calls of the given sizes (None: as few as possible), closing full segments.
+
+    Args:
+        cache: of the stream; None takes one for this reading.
+
+    Returns:
+        Logits of all tokens [B, n, V], and the state.
+    """
+    start, found, cache = 0, [], Cache() if cache is None else cache
+    for stop in accumulate(sizes or [tokens.shape[1]]):
+        while start < stop:
+            end = min(stop, start + model.config.segment_len - max(state.length))
+            logits, state = model(tokens[:, start:end], state, cache)
+            found.append(logits)
+            state = close(model, state, cache)
+            start = end
+    assert start == tokens.shape[1], f"sizes {sizes} do not read {tokens.shape[1]} tokens"
+    return torch.cat(found, dim=1), state
+
+
+def random_sizes(n: int, largest: int, random: np.random.Generator) -> list[int]:
+    sizes: list[int] = []
+    while left := n - sum(sizes):
+        sizes.append(min(left, int(random.integers(1, largest + 1))))
+    return sizes
+
+
+def chunkings(model: Model, n: int) -> Iterator[list[int]]:
+    """All at once, one by one, and five random ways to read n tokens."""
+    random = np.random.default_rng(3)
+    yield [n]
+    yield [1] * n
+    for _ in range(5):
+        yield random_sizes(n, 2 * model.config.segment_len, random)
+
+
+def largest_difference(a: Tensor, b: Tensor) -> float:
+    assert a.shape == b.shape, f"{tuple(a.shape)} and {tuple(b.shape)}"
+    return float((a - b).detach().abs().max()) if a.numel() else 0.0
+
+
+def assert_same_state(a: State, b: State, *, tolerance: float) -> None:
+    """The real slots of both states, and all that is counted."""
+    assert a.length == b.length
+    assert a.filled.tolist() == b.filled.tolist()
+    assert a.position.tolist() == b.position.tolist()
+    for row, filled in enumerate(a.filled.tolist()):
+        real = (state.past[:, row, state.past.shape[2] - filled :] for state in (a, b))
+        past = largest_difference(*real)
+        n = a.length[row]
+        segment = largest_difference(a.segment[:, row, :n], b.segment[:, row, :n])
+        assert max(past, segment) <= tolerance, f"row {row}: slots differ by {past}, {segment}"
+    assert largest_difference(a.usage, b.usage) <= (USAGE_TOLERANCE if tolerance else 0)
+    assert a.carried.keys() == b.carried.keys()
+    for name, carried in a.carried.items():
+        assert largest_difference(carried, b.carried[name]) <= tolerance, name
+
+
+def reload(model: Model, state: State) -> State:
+    """The state as a program finds it that has only `to_numpy` and the counters."""
+    arrays = state.to_numpy()
+    fresh = model.init_state(1)
+    filled = arrays["past"].shape[1]
+    if filled > fresh.past.shape[2]:  # a head whose past grows
+        past = fresh.past.new_zeros(*fresh.past.shape[:2], filled, fresh.past.shape[3])
+        fresh = replace(fresh, past=past)
+    start = fresh.past.shape[2] - filled
+    dtype = state.past.dtype
+    fresh.past[:, 0, start:] = from_numpy(arrays["past"].copy(), dtype)
+    fresh.segment[:, 0, : state.phase] = from_numpy(arrays["segment"].copy(), dtype)
+    fresh.usage[:, 0] = torch.from_numpy(arrays["usage"].copy())
+    for name, carried in fresh.carried.items():
+        carried[:, 0] = torch.from_numpy(arrays[name].copy())
+    fresh.filled.fill_(filled)
+    fresh.position.fill_(int(state.position))
+    return replace(fresh, length=state.length)
+
+
+def check_chunking(model: Model, *, tolerance: float) -> None:
+    """How the tokens are cut into calls changes neither the logits nor the state.
+
+    With gradients on, where the past is projected anew, both are the same, too.
+    """
+    n = 6 * model.config.segment_len + 3
+    tokens = random_tokens(model, n, rows=2)
+    with torch.no_grad():
+        wanted, end = read(model, tokens, model.init_state(2))
+    for index, sizes in enumerate(chunkings(model, n)):
+        for gradients in (False, True) if index < 4 else (False,):
+            with torch.set_grad_enabled(gradients):
+                logits, state = read(model, tokens, model.init_state(2), sizes=sizes)
+            difference = largest_difference(logits, wanted)
+            assert difference <= tolerance, f"{sizes}, {gradients=}: logits differ by {difference}"
+            assert_same_state(state, end, tolerance=tolerance)
+
+
+def check_causality(model: Model) -> None:
+    """Another token t+1 changes no logit up to t, and does change that of t+1."""
+    n = 4 * model.config.segment_len + 2
+    tokens = random_tokens(model, n).expand(n, -1)
+    other = (tokens + torch.eye(n, dtype=torch.int64)) % model.config.vocab_size  # row i: token i
+    for sizes in ([n], random_sizes(n, 3, np.random.default_rng(5))):
+        for gradients in (False, True):
+            with torch.set_grad_enabled(gradients):
+                wanted, _ = read(model, tokens, model.init_state(n), sizes=sizes)
+                logits, _ = read(model, other, model.init_state(n), sizes=sizes)
+            same = (logits == wanted).all(dim=2)
+            for edited in range(n):
+                assert bool(same[edited, :edited].all()), f"token {edited} changed the past"
+                assert not bool(same[edited, edited]), f"token {edited} changed nothing"
+
+
+def check_reset(model: Model, *, tolerance: float) -> None:
+    """A row that is reset reads as a new stream does, even where all of it was NaN or infinite."""
+    t = model.config.segment_len
+    before, after = random_tokens(model, 3 * t, rows=3), random_tokens(model, 2 * t + 1, rows=3)
+    rows = torch.tensor([True, False, True])
+    for gradients in (False, True):
+        with torch.set_grad_enabled(gradients):
+            wanted, _ = read(model, after, model.init_state(3))
+            _, old = read(model, before, model.init_state(3))
+            poisoned = old.detach()
+            for tensor in (poisoned.past, poisoned.segment, poisoned.usage):
+                tensor[:, 0], tensor[:, 2] = torch.nan, torch.inf
+            for tensor in poisoned.carried.values():
+                if tensor.is_floating_point():
+                    tensor[:, 0], tensor[:, 2] = torch.nan, torch.inf
+            logits, _ = read(model, after, poisoned.reset_rows(rows))
+        difference = largest_difference(logits[rows], wanted[rows])
+        assert difference <= tolerance, f"{gradients=}: logits differ by {difference}"
+        assert bool(logits[1].isfinite().all()), "a row that was not reset saw the others"
+
+
+def check_purity(model: Model) -> None:
+    """Reading and committing leave a state as it was; forks do not see each other."""
+    t = model.config.segment_len
+    for n in (0, 5 * t, 5 * t + 1):
+        with torch.no_grad():
+            _check_forks(model, n)
+    with torch.enable_grad():
+        _check_forks(model, 5 * t + 1)
+
+
+def _check_forks(model: Model, n: int) -> None:
+    t = model.config.segment_len
+    story = random_tokens(model, max(n, 1), seed=n)[:, :n]
+    left, right = (random_tokens(model, t + 1, seed=100 + n + i) for i in range(2))
+
+    def root() -> State:
+        state = model.init_state(1)
+        return read(model, story, state)[1] if n else state
+
+    alone = [list(_one_by_one(model, branch, root())) for branch in (left, right)]
+    shared = root()
+    before = _bits(shared)
+    # Both forks go on in turns, and the root is read from again after they have.
+    turns = (_one_by_one(model, branch, shared) for branch in (left, right))
+    for step, found in enumerate(zip(*turns, strict=True)):
+        for fork, (logits, digest) in enumerate(found):
+            wanted_logits, wanted_digest = alone[fork][step]
+            same = torch.equal(logits, wanted_logits) and digest == wanted_digest
+            assert same, f"{n} tokens, then {step}: fork {fork} is not what it is alone"
+        assert _bits(shared) == before, f"{n} tokens, then {step}: a fork changed the root"
+    for (logits, digest), wanted in zip(_one_by_one(model, left, shared), alone[0], strict=True):
+        assert torch.equal(logits, wanted[0]) and digest == wanted[1]
+    # A full segment is a state, too: it can be closed more than once.
+    _, full = model(random_tokens(model, t - shared.phase), shared)
+    before = _bits(full)
+    once, twice = model.commit(full)[0], model.commit(full)[0]
+    assert once.digest() == twice.digest() != full.digest() and _bits(full) == before
+
+
+def _one_by_one(model: Model, tokens: Tensor, state: State) -> Iterator[tuple[Tensor, str]]:
+    cache = Cache()
+    for column in range(tokens.shape[1]):
+        logits, state = read(model, tokens[:, column : column + 1], state, cache=cache)
+        yield logits, state.digest()
+
+
+def _bits(state: State) -> tuple[object, ...]:
+    """All of a state: its digest, and its tensors without the void columns of the segment."""
+    tensors = (state.past, state.usage, state.filled, state.position, *state.carried.values())
+    return (state.digest(), state.length, *(t.detach().numpy().tobytes() for t in tensors))
+
+
+def check_rows(model: Model, *, tolerance: float) -> None:
+    """A row of a batch computes what it computes alone, whatever the others read or when they
+    began; `reset_rows` begins some anew and leaves the others as they are."""
+    t = model.config.segment_len
+    tokens = random_tokens(model, 7 * t + 3, rows=3)
+    begins = [0, 2 * t, 5 * t]  # row i begins anew there
+
+    def batch(tokens: Tensor) -> tuple[Tensor, State]:
+        found, state = [], model.init_state(3)
+        for start, stop in zip(begins, [*begins[1:], tokens.shape[1]], strict=True):
+            state = state.reset_rows(torch.tensor([start == begin > 0 for begin in begins]))
+            logits, state = read(model, tokens[:, start:stop], state)
+            found.append(logits)
+        return torch.cat(found, dim=1), state
+
+    for gradients in (False, True):
+        with torch.set_grad_enabled(gradients):
+            wanted, end = batch(tokens)
+            for row, begin in enumerate(begins):
+                alone, state = read(model, tokens[row : row + 1, begin:], model.init_state(1))
+                difference = largest_difference(wanted[row : row + 1, begin:], alone)
+                assert difference <= tolerance, f"row {row}: logits differ by {difference}"
+                assert_same_state(end.rows(row), state, tolerance=tolerance)
+            other = tokens.clone()
+            other[1] = (other[1] + 1) % model.config.vocab_size
+            logits, state = batch(other)
+            same = (logits == wanted).flatten(1).all(dim=1).tolist()
+            assert same == [True, False, True], f"a change in row 1 changed rows: {same}"
+            for row in (0, 2):
+                assert state.rows(row).digest() == end.rows(row).digest()
+    with torch.no_grad():
+        _, state = read(model, tokens[:, : 5 * t], model.init_state(3))
+        reset = state.reset_rows(torch.tensor([False, True, False]))
+        assert reset.rows(1).digest() == model.init_state(1).digest()
+        for row in (0, 2):
+            assert reset.rows(row).digest() == state.rows(row).digest()
+        rest, _ = read(model, tokens[:, 5 * t :], reset)
+        wanted, _ = read(model, tokens[:, 5 * t :], state)
+        same = (rest == wanted).flatten(1).all(dim=1).tolist()
+        # No memory at all: nothing to reset.
+        forgetful = state.past.shape[2] == 0 and not state.carried
+        assert same == [True, forgetful, True], f"resetting row 1 changed rows: {same}"
+
+
+def check_bounded(model: Model, *, n_segments: int = 200) -> None:
+    """A state never grows: neither its tensors nor what is derived from them."""
+    t = model.config.segment_len
+    state, cache = model.init_state(1), Cache()
+    tokens = random_tokens(model, n_segments * t)
+    sizes = set()
+    with torch.no_grad():
+        for start in range(0, n_segments * t, t):
+            logits, state = read(model, tokens[:, start : start + t], state, cache=cache)
+            assert bool(logits.isfinite().all())
+            sizes.add((model.init_state(1).nbytes, state.nbytes, cache.nbytes))
+            assert int(state.filled) <= state.past.shape[2]
+    assert int(state.position) == n_segments * t
+    assert len(sizes) == 1 and {a - b for a, b, _ in sizes} == {0}, f"bytes {sizes}"
+
+
+def check_resume(model: Model) -> None:
+    """A state that was saved and loaded goes on bit for bit as the one that was not."""
+    t = model.config.segment_len
+    random = np.random.default_rng(7)
+    for n in (1, 5 * t, 5 * t + 1, 6 * t - 1):
+        tokens, rest = random_tokens(model, n, seed=n), random_tokens(model, 2 * t + 2, seed=n + 1)
+        # Token by token past the next commit, then in pieces of any size.
+        calls = [1] * (t + 1) + random_sizes(t + 1, t, random)
+        for sizes in ([n], [1] * n, random_sizes(n, 2 * t, random)) if n > 1 else ([1],):
+            with torch.no_grad():
+                cache, fresh = Cache(), Cache()
+                _, state = read(model, tokens, model.init_state(1), sizes=sizes, cache=cache)
+                digest, loaded = state.digest(), reload(model, state)
+                model.settle(state, cache)
+                assert digest == loaded.digest() == state.digest()
+                live, back, start = state, loaded, 0
+                for size in calls:
+                    piece = rest[:, start : start + size]
+                    wanted, live = read(model, piece, live, cache=cache)
+                    logits, back = read(model, piece, back, cache=fresh)
+                    where = f"{n} tokens in {sizes}, then {calls}, at {start}"
+                    assert torch.equal(logits, wanted), f"logits differ: {where}"
+                    assert live.digest() == back.digest(), f"states differ: {where}"
+                    start += size
