@@ -227,9 +227,7 @@ def odds() -> Callable[[int, int], np.ndarray]:
             )
     remember(model, "hidden", lambda tokens, state, cache: (tuple(tokens[0].tolist()), id(state)))
     remember(model, "logits", lambda hidden: (hidden.data_ptr(), hidden.shape))
-    remember(
-        model, "truncate", lambda before, tokens, after, n, cache: (id(before), id(after), n)
-    )
+    remember(model, "truncate", lambda before, tokens, after, n, cache: (id(before), id(after), n))
     remember(drafter, "known", lambda tokens, hidden, state: (tuple(tokens[0].tolist()), id(state)))
     remember(drafter, "forward", lambda model, known: id(known))
 
