@@ -27,7 +27,8 @@ from streamlm.models.build import build_model
 from streamlm.training.data import Corpus
 from streamlm.training.evaluate import evaluate
 from streamlm.training.recipe import Recipe
-from streamlm.training.trainer import Step, Trainer
+from streamlm.training.step import Step
+from streamlm.training.trainer import Trainer
 from tokenizer import Tokenizer
 
 UNTRAINED = ("max", "mean", "most-used")

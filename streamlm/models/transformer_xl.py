@@ -1,10 +1,11 @@
 """Transformer-XL: relative attention over memory, which is compressed instead of dropped."""
 
 from dataclasses import replace
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from streamlm.config import ModelConfig
 from streamlm.memory.compression import COMPRESSORS, Conv, Dilated, Select
@@ -15,6 +16,20 @@ from streamlm.models.layers.block import Layer
 from streamlm.models.layers.positions import sinusoid
 from streamlm.models.segmented import Attended, Call, PositionKeys, SegmentedModel
 from streamlm.state import State
+
+
+class _Look(NamedTuple):
+    """What the queries of a call see.
+
+    Attributes:
+        mask: [B, 1, t, K], True where a query may look.
+        distances: among the position keys, those that all rows share.
+        column: [B, 1, t, K] where the distance of each query and key is; None where they share.
+    """
+
+    mask: Tensor
+    distances: slice
+    column: Tensor | None
 
 
 class TransformerXL(SegmentedModel):
@@ -61,29 +76,24 @@ class TransformerXL(SegmentedModel):
 
     # -- reading ----------------------------------------------------------------------------------
 
-    def look(self, call: Call) -> Tensor | tuple[Tensor, Tensor]:
-        """Where queries may look, and what turns scores by distance into scores by key.
-
-        Returns:
-            The mask alone where the new tokens are the last columns; else also, for each row, the
-            column of each key's distance among the position keys: [B, 1, t, K].
-        """
+    def look(self, call: Call) -> "_Look":
+        """Where queries may look, and where each key's distance is among the position keys."""
         state, t = call.state, call.n_queries
         past_len, segment_len = self.config.past_len, self.config.segment_len
-        if call.n_keys == past_len + max(state.length) + t and state.aligned:
-            return attention_mask(state.filled, past_len, state.phase, t)
+        if state.aligned:
+            mask = attention_mask(state.filled, past_len, state.phase, t, n_keys=call.n_keys)
+            # The last query stands on column P + length + t - 1, at the distance 0 of itself.
+            first = segment_len - state.phase - t
+            return _Look(mask, slice(first, first + call.n_keys + 1), None)
         device = state.filled.device
         key = torch.arange(call.n_keys, device=device)
-        if state.aligned:
-            query = torch.full((1, 1), past_len + state.phase, device=device)
-        else:
-            query = torch.tensor(state.length, device=device)[:, None] + past_len
-        query = query + torch.arange(t, device=device)  # [B or 1, t]
-        back = query[..., None] - key  # [B or 1, t, K] distances
+        query = torch.tensor(state.length, device=device)[:, None] + past_len
+        query = query + torch.arange(t, device=device)  # [B, t]
+        back = query[..., None] - key  # [B, t, K] distances
         mask = (back >= 0) & (key >= past_len - state.filled[:, None])[:, None]
         # Column m of the position keys belongs to the distance P + T - m.
         column = (past_len + segment_len - back).clamp(max=past_len + segment_len)
-        return mask[:, None], column[:, None]
+        return _Look(mask[:, None], slice(None), column[:, None])
 
     def project_training(self, index: int, x: Tensor, state: State) -> tuple[Tensor, Pair]:
         """All slots in one product; see `SegmentedModel.project_training`.
@@ -98,25 +108,29 @@ class TransformerXL(SegmentedModel):
     def attend(self, index: int, seen: Tensor, pair: Pair, call: Call) -> Attended:
         """Relative attention; see `SegmentedModel.attend`."""
         (positions,) = call.keys_of_positions[index]
-        mask, column = call.look if isinstance(call.look, tuple) else (call.look, None)
-        if column is None:
-            positions = positions[:, -(call.n_keys + 1) :]
+        look: _Look = call.look
         out, weights = cast(Layer, self.layers[index]).attention.attend(
             seen,
             *pair,
-            positions=positions,
+            positions=positions[:, look.distances],
             biases=self.biases(index),
-            mask=mask,
-            column=column,
+            mask=look.mask,
+            column=look.column,
             want_weights=call.want_weights,
         )
         return Attended(out, weights)
 
     def derive(self) -> list[PositionKeys]:
-        """W_R R of the distances P + T, …, 0, by layer: [H, P+T+1, E]."""
+        """W_R R of the distances P + T, …, 0, by layer: [H, P+T+1, E].
+
+        For inference T void ones follow, of keys behind the query, which the mask hides.
+        """
         table = self.dropout(self.position_table.to(self.output_bias.dtype))
+        void = 0 if torch.is_grad_enabled() else self.config.segment_len
         layers = cast("list[Layer]", list(self.layers))
-        return [(layer.attention.project_positions(table),) for layer in layers]
+        return [
+            (F.pad(layer.attention.project_positions(table), (0, 0, 0, void)),) for layer in layers
+        ]
 
     # -- closing a segment ------------------------------------------------------------------------
 

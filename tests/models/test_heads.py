@@ -21,6 +21,7 @@ from streamlm.models.heads.recurrent import MATRICES, Retention
 from streamlm.models.heads.sketch import SketchModel
 from streamlm.models.segmented import Call, joined
 from streamlm.sessions.session import Session
+from streamlm.sessions.snapshots import to_snapshot, to_state
 from tests.support.invariants import assert_same_state, random_tokens, read, tiny_model
 from tokenizer import Tokenizer
 from tokenizer.kinds import token_types
@@ -97,6 +98,30 @@ def test_gradients_reach_every_weight(head: str) -> None:
     logits, _ = read(model, tokens, model.init_state(1))
     logits.square().sum().backward()
     assert all(weight.grad is not None and bool(weight.grad.any()) for weight in model.parameters())
+
+
+def test_the_host_knows_how_much_full_attention_keeps() -> None:
+    """A state without the host's count asks the device and goes on with the same bits."""
+    model = tiny_model(**HEADS["full"])
+    tokens, begun = random_tokens(model, 6 * 4, rows=3), {8: (1,), 12: (0, 2), 20: (0, 1, 2)}
+    known = asked = model.init_state(3)
+    with torch.no_grad():
+        for start in range(0, 6 * 4, 4):
+            rows = torch.tensor([row in begun.get(start, ()) for row in range(3)])
+            asked = replace(asked.reset_rows(rows), filled_known=None)
+            known = known.reset_rows(rows)
+            assert known.filled_known == tuple(known.filled.tolist())
+            known = model.commit(model(tokens[:, start : start + 4], known)[1])[0]
+            asked = model.commit(model(tokens[:, start : start + 4], asked)[1])[0]
+            assert known.past.shape == asked.past.shape
+            assert known.digest() == asked.digest()
+            assert known.filled_known == asked.filled_known == tuple(known.filled.tolist())
+    assert known.past.shape[2] == 4  # all rows restarted
+    one = random_tokens(model, 10)
+    with torch.no_grad():
+        _, state = read(model, one, model.init_state(1))
+    saved = to_snapshot(state, model.config, arrays={}, tokens=one[0].numpy(), attributes={})
+    assert to_state(saved, model).filled_known == state.filled_known == (8,)
 
 
 def test_full_attention_is_that_of_a_transformer() -> None:

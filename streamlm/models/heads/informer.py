@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from streamlm.config import ModelConfig
 from streamlm.memory.eviction import Eviction
 from streamlm.models.cache import Pair, project_blocks
-from streamlm.models.layers.attention import attention_mask, relative_shift
+from streamlm.models.layers.attention import attention_mask, by_head, relative_shift
 from streamlm.models.layers.block import Layer
 from streamlm.models.layers.positions import sinusoid
 from streamlm.models.segmented import Attended, Call, PositionKeys, SegmentedModel, newest
@@ -130,7 +130,7 @@ class InformerModel(SegmentedModel):
         query = attention.queries(seen)
         memory = self.config.memory_len
         projected = projected[:, -(memory + n_open + 1) :]
-        near = relative_shift((query + w) @ projected.mT)  # [B, H, t, M + n_open]
+        near = relative_shift(by_head(query + w, projected))  # [B, H, t, M + n_open]
         # A distilled slot stands at the younger of the two tokens that it is strided over.
         bias = torch.cat([near[..., 1:memory:2], near[..., memory:]], dim=3)
         scores = ((query + u) @ key.mT + bias).masked_fill(~call.look, -torch.inf)

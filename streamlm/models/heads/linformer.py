@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from streamlm.config import ModelConfig
 from streamlm.memory.eviction import Eviction
 from streamlm.models.cache import Pair, project_blocks, standard
-from streamlm.models.layers.attention import attention_mask, relative_shift
+from streamlm.models.layers.attention import attention_mask, by_head, relative_shift
 from streamlm.models.layers.block import Layer
 from streamlm.models.layers.positions import absolute, sinusoid
 from streamlm.models.segmented import Attended, Call, PositionKeys, SegmentedModel, newest
@@ -158,7 +158,7 @@ class LinformerModel(SegmentedModel):
         self._lengths_of = [(own.index(e), own.index(f)) for e, f in pairs]
         self.register_buffer("near_table", sinusoid(t + 1, width), persistent=False)
         # From token i of a segment to the middle of the m-th one before: i + m·T - (T-1)/2.
-        ages = torch.arange(config.memory_len) + (t + 1) / 2
+        ages = torch.arange(config.memory_len, device="cpu") + (t + 1) / 2
         self.register_buffer("far_table", absolute(ages, width).float(), persistent=False)
         self.reset_parameters()
 
@@ -205,7 +205,7 @@ class LinformerModel(SegmentedModel):
         n_open = key.shape[2] - n_far
         u, w = (bias[:, None] * self.config.head_dim**-0.5 for bias in self.biases(index))
         query = attention.queries(seen)
-        scores = relative_shift((query + w) @ near[:, -(n_open + 1) :].mT)  # [B, H, t, n_open]
+        scores = relative_shift(by_head(query + w, near[:, -(n_open + 1) :]))  # [B, H, t, n_open]
         if n_far:
             own = far[:, :, n_open - t : n_open]  # [H, m, t, E], oldest segment first
             old = torch.einsum("bhte,hmte->bhtm", query + w, own)

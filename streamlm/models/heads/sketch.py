@@ -24,7 +24,7 @@ from streamlm.memory.eviction import Eviction
 from streamlm.models.base import Observer
 from streamlm.models.cache import Cache, Pair, project_blocks
 from streamlm.models.heads.runs import pushed, runs
-from streamlm.models.layers.attention import attention_mask, look_up, relative_shift
+from streamlm.models.layers.attention import attention_mask, by_head, look_up, relative_shift
 from streamlm.models.layers.block import Layer
 from streamlm.models.layers.positions import buckets, sinusoid
 from streamlm.models.segmented import Attended, Call, PositionKeys, SegmentedModel, newest
@@ -175,7 +175,7 @@ class SketchModel(SegmentedModel):
         length = n_near - m_len - t
         u, w = (bias[:, None] * config.head_dim**-0.5 for bias in self.biases(index))
         query = attention.queries(seen)
-        scores = relative_shift((query + w) @ near[:, -(n_near + 1) :].mT)
+        scores = relative_shift(by_head(query + w, near[:, -(n_near + 1) :]))
         dropout = attention.dropout if self.training else 0.0
         heads, weights = look_up(
             query + u,
@@ -191,7 +191,7 @@ class SketchModel(SegmentedModel):
             # Rows without a global slot look at empty ones, only to stay finite.
             mask = real[:, None, None] | ~some
             bucket = self.bucket_of[self._distances(state, length, t)][:, None]  # [B, 1, t, C]
-            by_bucket = (query + w) @ far[0].mT  # [B, H, t, buckets]
+            by_bucket = by_head(query + w, far[0])  # [B, H, t, buckets]
             scores = by_bucket.gather(3, bucket.expand(-1, config.n_heads, -1, -1))
             distant, far_weights = look_up(
                 query + u,

@@ -24,17 +24,32 @@ def relative_shift(scores: Tensor) -> Tensor:
     return scores.reshape(*lead, k + 1, t)[..., 1:, :].reshape(*lead, t, k)
 
 
-def attention_mask(filled: Tensor, past_len: int, length: int, n_queries: int) -> Tensor:
-    """True where a query may look: [B, 1, t, P + length + t].
+def by_head(query: Tensor, keys: Tensor) -> Tensor:
+    """Scores of keys that all rows share: [B, H, t, E] and [H, K, E] → [B, H, t, K].
+
+    `query @ keys.mT` would copy the keys for every row.
+    """
+    b, _, t, _ = query.shape
+    if b == 1:
+        return torch.bmm(query[0], keys.mT)[None]
+    scores = torch.bmm(query.transpose(0, 1).flatten(1, 2), keys.mT)  # [H, B·t, K]
+    return scores.unflatten(1, (b, t)).transpose(0, 1)
+
+
+def attention_mask(
+    filled: Tensor, past_len: int, length: int, n_queries: int, *, n_keys: int | None = None
+) -> Tensor:
+    """True where a query may look: [B, 1, t, K].
 
     Args:
         filled: [B] real slots of the past, which stand to the right of the empty ones.
         past_len: P; length: tokens of the open segment before the first query.
         n_queries: t.
+        n_keys: K; P + length + t unless void columns follow.
     """
-    n_keys = past_len + length + n_queries
-    key = torch.arange(n_keys, device=filled.device)
-    query = torch.arange(past_len + length, n_keys, device=filled.device)
+    stop = past_len + length + n_queries
+    key = torch.arange(stop if n_keys is None else n_keys, device=filled.device)
+    query = torch.arange(past_len + length, stop, device=filled.device)
     causal = key[None, :] <= query[:, None]  # [t, K]
     real = key[None, :] >= past_len - filled[:, None]  # [B, K]
     return (causal[None] & real[:, None])[:, None]
@@ -116,20 +131,18 @@ class RelativeAttention(ProjectingAttention):
         Args:
             query: [B, H, t, E], divided by √E; w: [H, E].
             positions: [H, K+1, E], of the distances K, …, 0; with `column`, of any.
-            column: [B or 1, 1, t, K] where in `positions` the distance of each query and key is.
+            column: [B, 1, t, K] where in `positions` the distance of each query and key is.
 
         Returns:
             [B, H, t, K].
         """
         query = query + self._scaled(w)
         if column is not None:
-            scores = query @ positions.mT
-            if column.shape[0] == column.shape[2] == 1:
-                return scores.index_select(3, column.flatten())
+            scores = by_head(query, positions)
             return scores.gather(3, column.expand(*scores.shape[:3], -1))
         if query.shape[2] == 1:  # one query: every distance already stands at its key
-            return query @ positions[:, 1:].mT
-        return relative_shift(query @ positions.mT)
+            return by_head(query, positions[:, 1:])
+        return relative_shift(by_head(query, positions))
 
     def _scaled(self, bias: Tensor) -> Tensor:
         return bias[:, None] * self.head_dim**-0.5  # [H, E] → [H, 1, E]
