@@ -1,10 +1,10 @@
 """Everything that needs a GPU, in the order of its worth, for one that is borrowed by the minute.
 
-    python -m benchmarks.gpu carry --data data/books       # what must travel there; says what to run
-    python -m benchmarks.gpu --parts card right …          # there; see docs/gpu.md
-    python -m benchmarks.gpu join runs/gpu/weights --out runs/books-gpu     # the checkpoint, here
-    python -m benchmarks.gpu pack --data data/books --out packs             # the data alone
-    python -m benchmarks.gpu --device cpu                  # a dry run: all of it, with tiny sizes
+    python -m benchmarks.gpu --device cpu             # a dry run: all of it, with tiny sizes
+    python -m benchmarks.gpu carry --data data/books  # what must travel; prints what to run there
+    python -m benchmarks.gpu --parts card right …     # there; see docs/gpu.md
+    python -m benchmarks.gpu join WEIGHTS --out runs/books-gpu   # a checkpoint of what came back
+    python -m benchmarks.gpu pack --data data/books --out DIR    # the data alone
 
 It needs torch, numpy, safetensors and sentencepiece, and pytest for the tests. Every part and every
 case is written to results.json as soon as it is known. One that fails is written down, and the next
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "recipes" / "books-gpu.toml"
 CARRIED = ROOT / ".carry"
 
-# In order, with the seconds that each is expected to take on an H100. `train` takes what it is given.
+# In order, with the seconds that each is expected to take on an H100; `train` takes what it gets.
 PARTS = {
     "card": 5.0,
     "right": 45.0,
@@ -56,11 +56,10 @@ def run(arguments: list[str], *, began: float) -> None:
     options = parser.parse_args(arguments)
     if (site := options.carried / "wheels").is_dir():
         sys.path.append(str(site.resolve()))  # what is installed goes first
-    import benchmarks.tools.without_store as without_store  # before streamlm is imported
-
     import torch
 
     from benchmarks.gpu_parts.run import RESULTS, Options, Run
+    from benchmarks.tools.without_store import STORE  # before anything imports the store
     from streamlm.machine import describe
 
     if options.device == "cuda" and not torch.cuda.is_available():
@@ -78,7 +77,7 @@ def run(arguments: list[str], *, began: float) -> None:
         out=options.out,
         train_seconds=options.train_seconds or (3.0 if tiny else 430.0),
         compile=options.compile and not tiny,
-        store=without_store.STORE,
+        store=STORE,
     )
     print(describe(options.device), flush=True)
     expected = {name: 0.0 if tiny else s for name, s in PARTS.items() if name in options.parts}
@@ -147,7 +146,9 @@ def with_data(name: str, command: Callable[..., None]) -> argparse.ArgumentParse
     parser = argparse.ArgumentParser(
         prog=f"python -m benchmarks.gpu {name}", description=command.__doc__
     )
-    parser.add_argument("--data", type=Path, default=ROOT / "data" / "books", help="folder of texts")
+    parser.add_argument(
+        "--data", type=Path, default=ROOT / "data" / "books", help="folder of texts"
+    )
     parser.add_argument("--recipe", type=Path, default=RECIPE, help="names the files and tokenizer")
     parser.add_argument("--out", type=Path, default=CARRIED)
     return parser

@@ -1,5 +1,6 @@
 """What the card can do: matrix products, copies, launches."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,12 +27,12 @@ def measure(part: Part) -> None:
     n = 64 if tiny else 8192
     for dtype in (torch.bfloat16, torch.float32):
         name = f"TFLOP/s, {dtype}, {n}³".replace("torch.", "")
-        part.attempt(name, lambda dtype=dtype: product(n, n, n, dtype, device))
+        part.attempt(name, partial(product, n, n, n, dtype, device))
     for name, (m, k, columns) in PRODUCTS.items():
         sizes = (m // 256, k // 16, columns // 16) if tiny else (m, k, columns)
         part.attempt(
             f"TFLOP/s, bfloat16, {name}, {'×'.join(map(str, sizes))}",
-            lambda sizes=sizes: product(*sizes, torch.bfloat16, device),
+            partial(product, *sizes, torch.bfloat16, device),
         )
     part.attempt("TB/s, copied", lambda: copied(1 << (12 if tiny else 30), device))
     part.attempt("µs, launched one by one", lambda: launched(100 if tiny else 1000, device))

@@ -78,9 +78,7 @@ class Case:
         def compiled() -> dict[str, float]:
             torch.compiler.reset()
             self.static.take(self.state)
-            run = torch.compile(
-                self.static.step, dynamic=False, fullgraph=True, backend=backend
-            )
+            run = torch.compile(self.static.step, dynamic=False, fullgraph=True, backend=backend)
             return self.timed(self.captured(run) if self.cuda else run, self.as_it_is()[0])
 
         self.part.attempt(name, compiled, seconds=45, spare=True)

@@ -1,5 +1,7 @@
 """How fast text is read: tokens a second of one row and of many."""
 
+from functools import partial
+
 import torch
 
 from benchmarks.gpu_parts.run import Part
@@ -21,7 +23,7 @@ def measure(part: Part) -> None:
     for rows in (1, 2) if options.tiny else (1, 32, 128):
         for precision in ("float32", "bfloat16"):
             name = f"{rows} rows, {precision}"
-            part.attempt(name, lambda rows=rows, p=precision: reading(model, rows, p))
+            part.attempt(name, partial(reading, model, rows, precision))
 
 
 def reading(model: Model, rows: int, precision: str) -> dict[str, float]:

@@ -37,7 +37,7 @@ def data_files(recipe: Path, folder: Path) -> list[Path]:
 
 
 def pack_name(path: Path) -> str:
-    """"train-000" of `train-000.txt.xz`."""
+    """ "train-000" of `train-000.txt.xz`."""
     return path.name.partition(".")[0]
 
 

@@ -27,7 +27,7 @@ class Options:
         recipe: of the model that is timed and trained; packs: folder of its data as token ids.
         out: folder of the results.
         train_seconds: what training may take, its compilation included.
-        compile: False trains without torch.compile, which takes minutes where it compiles for a CPU.
+        compile: False trains without torch.compile, which takes minutes on a CPU.
         store: whether checksums can be computed here, so that sessions can be kept on disk.
     """
 
@@ -173,6 +173,7 @@ class Part:
         if self.options.tiny:
             seconds = min(seconds, 1.0)
         result, began = None, time.monotonic()
+        told: dict[str, Any]
         if seconds > left:
             told = {"skipped": f"{left:.0f} s left, it takes about {seconds:.0f}"}
         else:
@@ -183,7 +184,7 @@ class Part:
             except Exception as error:
                 told = failure(error)
             told = {**told, "seconds": round(time.monotonic() - began, 2)}
-        print(f"  {name}: {({k: v for k, v in told.items() if k != 'trace'})}", flush=True)
+        print(f"  {name}: { ({k: v for k, v in told.items() if k != 'trace'}) }", flush=True)
         self.note(**{name: told})
         return result
 

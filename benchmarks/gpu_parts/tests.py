@@ -1,8 +1,10 @@
 """The tests that need a CUDA device."""
 
+import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 from benchmarks.gpu_parts.run import Part
@@ -17,7 +19,7 @@ def measure(part: Part) -> None:
         if "mark.cuda" not in path.read_text(encoding="utf-8"):
             continue
         name = str(path.relative_to(ROOT))
-        said = part.attempt(name, lambda path=path: tested(path, part.left()), seconds=15)
+        said = part.attempt(name, partial(tested, path, part.left()), seconds=15)
         if isinstance(said, str) and said.startswith("FAILED"):
             part.note(wrong=[*part.found["wrong"], name])
 
@@ -26,9 +28,11 @@ def tested(path: Path, seconds: float) -> str:
     """What pytest says of a file."""
     command = [sys.executable, "-m", "pytest", "-q", "-m", "cuda", "-W", "default"]
     command += ["-p", "benchmarks.tools.without_store", "-p", "no:cacheprovider", str(path)]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # wheels, too
     result = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=max(1.0, min(600.0, seconds))
-    )
+        command, cwd=ROOT, capture_output=True, text=True, env=env,
+        timeout=max(1.0, min(600.0, seconds)),
+    )  # fmt: skip
     text = result.stdout + result.stderr
     missing = re.search(r"(?:ModuleNotFoundError: )?No module named '?([\w.]+)'?", text)
     lines = text.strip().splitlines()

@@ -101,16 +101,14 @@ def begin(
     return first(False, math.inf)
 
 
-def go_on(
-    part: Part, trainer: ClockTrainer, run: Iterator[Step], step: Step, until: float
-) -> None:
+def go_on(part: Part, trainer: ClockTrainer, run: Iterator[Step], step: Step, until: float) -> None:
     """Train until the time is over. A failure is written down; what was learnt until then stays."""
     began = told = saved = time.monotonic()
     first, before, log = step.tokens, step.tokens, []
     pieces = part.options.out / WEIGHTS
     every = 1.0 if part.options.tiny else EXPORT_EVERY
     try:
-        with at_most(until - began + 5):
+        with at_most(max(0.0, until - began) + (60 if part.options.tiny else 5)):
             for step in run:
                 now = time.monotonic()
                 if now - told > TELL_EVERY or now >= until:

@@ -1,6 +1,6 @@
 """One layer's relative attention, forward and backward, in several ways that compute the same.
 
-    python -m benchmarks.tools.attention_ways triton --device cuda    # one way, in a process of its own
+    python -m benchmarks.tools.attention_ways triton    # one way, in a process of its own
 
 Prints one JSON object. A kernel of our own that fails takes its process's CUDA context with it, so
 `benchmarks.gpu` lets it have its own.
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+import benchmarks.tools.without_store  # noqa: F401  must come before streamlm
 from benchmarks.tools.parity import distance
 from benchmarks.tools.timing import milliseconds
 from streamlm.attention import attention_mask, relative_shift
@@ -69,7 +70,7 @@ class Inputs:
 
     @property
     def flops(self) -> int:
-        """Of q kᵀ and p v, forward and backward, as FlashAttention counts them; q rᵀ is not in it."""
+        """Of q kᵀ and p v, forward and backward, as FlashAttention counts them, without q rᵀ."""
         b, h, t, e = self.q.shape
         return (4 + 10) * b * h * t * self.k.shape[2] * e
 
@@ -146,7 +147,8 @@ def timed(way: Way, inputs: Inputs, *, same: bool = True) -> dict[str, float]:
     found: dict[str, float] = {}
     if same:
         full = [each.detach().float().requires_grad_() for each in leaves]
-        wanted = as_it_is(*full, full[0] @ inputs.r.float().mT, inputs.filled, inputs.past_len)
+        q, k, v = full
+        wanted = as_it_is(q, k, v, q @ inputs.r.float().mT, inputs.filled, inputs.past_len)
         found["difference"] = distance(way(), wanted)
         for name, mine, other in zip(
             "qkv", both(), torch.autograd.grad(wanted, full, inputs.back.float()), strict=True

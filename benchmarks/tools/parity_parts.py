@@ -1,4 +1,4 @@
-"""As `parity`, of everything that is no compression: heads, training, encoder, forecast, drafter."""
+"""As `parity`, of all that is no compression: heads, training, encoder, forecast, drafter."""
 
 import copy
 import tempfile
@@ -21,11 +21,9 @@ from streamlm.forecast.series import Batch
 from streamlm.forecast.training import MODELS
 from streamlm.losses import target_loss
 from streamlm.model import Model
-from streamlm.stream import score
 from streamlm.train import Trainer
 from tokenizer import Tokenizer
 
-SEGMENTS = 6
 # Settings of each head beside those of `small_config`.
 OF_HEADS: dict[str, dict[str, Any]] = {
     "relative": {"compression_loss": "attention-reconstruction"},
@@ -42,28 +40,8 @@ FORECASTERS = ("transformer", "dlinear", "nlinear")  # the Informer draws other 
 
 def head_config(head: str, **options: Any) -> ModelConfig:
     """A small model of a head."""
-    of_head = dict(OF_HEADS[head])
-    return small_config(loss=of_head.pop("compression_loss", "none"), head=head, **of_head, **options)
-
-
-def head_streaming(head: str, device: str) -> dict[str, float]:
-    """Log-probabilities and past of a stream on `device`, token by token, and on the CPU, at once."""
-    config = head_config(head)
-    model = seeded_model(config)
-    tokens = some_tokens(config, SEGMENTS * config.segment_len - 3)
-    inputs, targets = tokens[:, :-1], tokens[:, 1:]
-    other = copy.deepcopy(model).to(device)
-    with exact():
-        whole, state = score(model, inputs, targets, model.init_state(len(inputs)))
-        there, pieces = other.init_state(len(inputs)), []
-        sent, wanted = inputs.to(device), targets.to(device)
-        for i in range(inputs.shape[1]):
-            found, there = score(other, sent[:, i : i + 1], wanted[:, i : i + 1], there)
-            pieces.append(found)
-    return {
-        "log_probabilities": distance(torch.cat(pieces, dim=1), whole),
-        "past": distance(there.past, state.past),
-    }
+    of_head = {**OF_HEADS[head], **options}
+    return small_config(loss=of_head.pop("compression_loss", "none"), head=head, **of_head)
 
 
 def head_gradient(head: str, device: str, *, precision: str = "float32") -> dict[str, float]:

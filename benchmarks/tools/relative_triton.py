@@ -2,11 +2,11 @@
 
     out_i = Σ_j softmax_j(q_i·k_j + S[i, T - i + j]) v_j,    j ≥ P - filled,  j ≤ i + N - T
 
-q is (q + u)/√E. S [B, H, T, N+1] holds the scores by distance, (q + w)/√E · r, with column m for the
-distance N - m, as `RelativeAttention.position_scores` has them before `relative_shift`: the product
-of one matrix multiplication. Neither the shifted nor the masked scores are ever in memory. The
-algorithm is FlashAttention's (Dao, 2023): softmax by blocks of keys, and its weights computed again
-in the backward pass, once by rows for dq and dS and once by columns for dk and dv.
+q is (q + u)/√E. S [B, H, T, N+1] holds the scores by distance, (q + w)/√E · r, with column m for
+the distance N - m, as `RelativeAttention.position_scores` has them before `relative_shift`: the
+product of one matrix multiplication. Neither the shifted nor the masked scores are ever in memory.
+The algorithm is FlashAttention's (Dao, 2023): softmax by blocks of keys, and its weights computed
+again in the backward pass, once by rows for dq and dS and once by columns for dk and dv.
 
 Shapes: B batch, H heads, T queries, P past, N = P + T keys, E head_dim, a power of two of at least
 16. Imports Triton, so import it only where that is installed. TRITON_INTERPRET=1 runs it on a CPU.
@@ -36,7 +36,7 @@ def _seen(i, j, first, T, N):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _forward(  # type: ignore[no-untyped-def]
-    Q, K, V, S, F, O, L,
+    Q, K, V, S, F, OUT, L,
     sqb, sqh, sqt, skb, skh, skt, svb, svh, svt, ssb, ssh, sst, sob, soh, sot,
     H, T, N, P, E: tl.constexpr, BT: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
@@ -67,8 +67,8 @@ def _forward(  # type: ignore[no-untyped-def]
         out = out * scale[:, None] + tl.dot(weights.to(v.dtype), v, input_precision="ieee")
         best = new
     out = out / total[:, None]
-    at = O + b * sob + h * soh + i[:, None] * sot + e[None, :]
-    tl.store(at, out.to(O.dtype.element_ty), mask=(i < T)[:, None])
+    at = OUT + b * sob + h * soh + i[:, None] * sot + e[None, :]
+    tl.store(at, out.to(OUT.dtype.element_ty), mask=(i < T)[:, None])
     tl.store(L + row * T + i, best + tl.log(total), mask=i < T)
 
 

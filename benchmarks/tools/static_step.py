@@ -3,7 +3,7 @@
 Whatever a stream carries lies in buffers that never move, and the length of its open segment is a
 number on the device. One step can therefore be captured in a CUDA graph once and replayed for every
 token; closing a segment is a second graph, replayed once a segment. Attention covers all P + T
-columns under a mask, which costs no more than the columns that are read anyway once a stream is old.
+columns under a mask: once a stream is old, that is nearly what it covers anyway.
 
 Shapes: L layers, B batch, T segment, P past, H heads, E head_dim, W slot width, V vocabulary.
 """
@@ -156,10 +156,13 @@ def closed(
     model: RelativeModel, state: State, keys: Tensor, values: Tensor
 ) -> tuple[State, Tensor, Tensor]:
     """The state after its segment was closed, and its keys and values, [L, B, H, P+T, E] each."""
-    t = model.config.segment_len
-    calls = 2  # read in pieces: `commit` projects the segment again as a whole
     cache = Cache(
-        list(keys.unbind(0)), list(values.unbind(0)), state.segment, t, calls, model._weights_version
+        keys=list(keys.unbind(0)),
+        values=list(values.unbind(0)),
+        segment=state.segment,
+        used=model.config.segment_len,
+        calls=2,  # read in pieces: `commit` projects the segment again as a whole
+        weights_version=model._weights_version,
     )
     after, _ = model.commit(replace(state, cache=cache))
     return after, *keys_and_values(model, after)

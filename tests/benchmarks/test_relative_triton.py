@@ -37,7 +37,8 @@ print("agrees")
 
 
 @pytest.mark.skipif(
-    tuple(map(int, np.__version__.split(".")[:2])) > NEWEST, reason="the interpreter needs numpy 2.3"
+    tuple(map(int, np.__version__.split(".")[:2])) > NEWEST,
+    reason="the interpreter needs numpy 2.3",
 )
 def test_agrees_with_the_model() -> None:
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
