@@ -20,11 +20,11 @@ PACKS, SITE = "packs", "wheels"
 COMMANDS = """
 First command, 200 s at most, and what it is for: is it right, how fast is it?
 
-    {python} -m benchmarks.gpu --parts card right decode feed attention tests --limit 180 {rest}
+    {python} -m benchmarks.gpu --parts card right decode feed attention tests --limit 190 {rest}
 
 Second command, 570 s at most: training, and what came of it.
 
-    {python} -m benchmarks.gpu --parts card train streaming --train-seconds 430 --limit 550 {rest}
+    {python} -m benchmarks.gpu --parts card train streaming --train-seconds 430 --limit 545 {rest}
 
 Both run in the root of the tree, with {folder} in it. What they leave in $OUT comes back.
 """

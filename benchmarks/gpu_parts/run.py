@@ -15,7 +15,9 @@ import torch
 
 from streamlm.machine import write_results
 
+ROOT = Path(__file__).resolve().parents[2]
 RESULTS = "results.json"
+GRACE = 2.0  # seconds in which a part may still write down that its last case was stopped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,9 +102,15 @@ class Run:
         path = self.options.out / RESULTS
         fresh = path.with_suffix(".new")
         settings = {**asdict(self.options), "parts": list(self.expected)}
-        settings = {k: str(v) if isinstance(v, Path) else v for k, v in settings.items()}
+        settings = {k: v.name if isinstance(v, Path) else v for k, v in settings.items()}
         device = self.options.device
         write_results(fresh, settings=settings, figures=self.figures, device=device)
+        text = fresh.read_text(encoding="utf-8")
+        for place, name in ((self.options.out.resolve(), "OUT"), (ROOT, ".")):
+            text = text.replace(
+                str(place), name
+            )  # where a machine keeps things is nobody's business
+        fresh.write_text(text, encoding="utf-8")
         os.replace(fresh, path)
 
     def do(self, name: str, measure: Callable[["Part"], None]) -> None:
@@ -115,7 +123,7 @@ class Run:
             print(f"  skipped: {found['skipped']}", flush=True)
         else:
             try:
-                with at_most(self.left()):
+                with at_most(self.left() + GRACE):
                     measure(Part(name, self))
             except Exception as error:
                 found |= failure(error)

@@ -18,7 +18,7 @@ from streamlm.model import Model
 def measure(part: Part) -> None:
     """One stream: speed and memory after 1,000 tokens, and after 200,000."""
     tiny = part.options.tiny
-    sizes = (256, 1024, 4, 2) if tiny else (1000, 200_000, 32, 5)
+    sizes = (128, 512, 2, 1) if tiny else (1000, 200_000, 32, 5)
     short, long, rows, repeats = sizes
     model = trained(part)
     part.attempt(

@@ -63,7 +63,7 @@ def corpora(part: Part, tokenizer: Tokenizer) -> tuple[Corpus, Corpus]:
         book = bundled_book(load_checkpoint("books", device="cpu"), 20_000)
         part.note(data="the bundled book")
         return book, book
-    part.note(data=str(options.packs))
+    part.note(data=options.packs.name)
     return tuple(  # type: ignore[return-value]
         read_packs(options.packs, pattern, tokenizer) for pattern in ("train-*", "valid")
     )

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from streamlm.heads.relative import RelativeModel
 from streamlm.state import Cache, State
 
-CARRIED = ("past", "segment", "filled", "position")  # tensors of a state that a step changes
+CARRIED = ("past", "filled", "position")  # tensors of a state that lie in one buffer each
 
 
 class StaticStep:
@@ -35,10 +35,10 @@ class StaticStep:
         if config.wants_usage:
             raise ValueError(f"compression {config.compression!r}; allowed: one without usage")
         self.model, self.usage = model, state.usage
-        self.keys, self.values = keys_and_values(model, state)
-        self.past, self.segment, self.filled, self.position = (
-            getattr(state, name).clone() for name in CARRIED
-        )
+        # A buffer for each layer: the compiler would copy one of all layers to write to a part.
+        self.keys, self.values = ([x.clone() for x in each] for each in derived(model, state))
+        self.segment = [each.clone() for each in state.segment]  # L × [B, T, W]
+        self.past, self.filled, self.position = (getattr(state, name).clone() for name in CARRIED)
         self.length = torch.full((), state.length, dtype=torch.int64, device=model.device)
         self._derive()
 
@@ -62,13 +62,17 @@ class StaticStep:
     @torch.no_grad()
     def take(self, state: State) -> None:
         """Stand where `state` stands, in the same buffers; B must be the same."""
-        for mine, given in zip(
-            (self.keys, self.values), keys_and_values(self.model, state), strict=True
-        ):
+        keys, values = derived(self.model, state)
+        for mine, given in zip(self.buffers, [*keys, *values, *state.segment], strict=True):
             mine.copy_(given)
         for name in CARRIED:
             getattr(self, name).copy_(getattr(state, name))
         self.length.fill_(state.length)
+
+    @property
+    def buffers(self) -> list[Tensor]:
+        """Keys, values and the open segment of every layer."""
+        return [*self.keys, *self.values, *self.segment]
 
     @torch.no_grad()
     def step(self, token: Tensor) -> Tensor:
@@ -80,7 +84,7 @@ class StaticStep:
         h, e, p, t = config.n_heads, config.head_dim, config.past_len, config.segment_len
         at = (self.length + p).view(1)
         seen = (self.column <= at) & (self.column >= p - self.filled[:, None])  # [B, P+T]
-        blind = torch.zeros_like(seen, dtype=self.keys.dtype).masked_fill_(~seen, -torch.inf)
+        blind = torch.zeros_like(seen, dtype=self.past.dtype).masked_fill_(~seen, -torch.inf)
         blind = blind[:, None, None]  # [B, 1, 1, P+T]
         # Column of `positions` that holds the distance to each key.
         back = (self.column + (t - self.length)).clamp_(max=p + t)
@@ -109,18 +113,13 @@ class StaticStep:
     @torch.no_grad()
     def commit(self) -> None:
         """Close the full open segment, in place."""
-        after, keys, values = closed(self.model, self.state(), self.keys, self.values)
-        self.keys.copy_(keys)
-        self.values.copy_(values)
-        for name in ("past", "segment", "filled"):
-            getattr(self, name).copy_(getattr(after, name))
-        self.length.zero_()
+        self.take(closed(self.model, self.state(), self.keys, self.values))
 
     def state(self) -> State:
-        """The stream with a full open segment, as the model knows it; it shares the buffers."""
+        """The stream with a full open segment, as the model knows it."""
         return State(
             past=self.past,
-            segment=self.segment,
+            segment=torch.stack(self.segment),
             usage=self.usage,
             filled=self.filled,
             position=self.position,
@@ -132,7 +131,7 @@ class StaticStep:
         """Bytes of weights, keys and values that one step reads."""
         model = self.model
         parts = [
-            *(self.keys, self.values, self.positions, self.fixed, *self.projections),
+            *(*self.keys, *self.values, self.positions, self.fixed, *self.projections),
             *model.embedding.parameters(),  # the output layer reads all of it
             model.output_bias,
             *model.final_norm.parameters(),
@@ -145,24 +144,25 @@ class StaticStep:
 # -- the model's own keys and values: the only place that knows how they are kept -----------------
 
 
-def keys_and_values(model: RelativeModel, state: State) -> tuple[Tensor, Tensor]:
-    """Of every layer and column, derived if need be: two new tensors [L, B, H, P+T, E]."""
+def derived(model: RelativeModel, state: State) -> tuple[list[Tensor], list[Tensor]]:
+    """Keys and values of every layer, L × [B, H, P+T, E] each; they are the state's, not copies."""
     with torch.no_grad():
         cache = model._cache_of(state)
-        return torch.stack(cache.keys), torch.stack(cache.values)
+        return cache.keys, cache.values
 
 
-def closed(
-    model: RelativeModel, state: State, keys: Tensor, values: Tensor
-) -> tuple[State, Tensor, Tensor]:
-    """The state after its segment was closed, and its keys and values, [L, B, H, P+T, E] each."""
+def closed(model: RelativeModel, state: State, keys: list[Tensor], values: list[Tensor]) -> State:
+    """The state after its segment was closed, with its keys and values.
+
+    Args:
+        keys, values: of `state`, whose tokens were read one by one.
+    """
     cache = Cache(
-        keys=list(keys.unbind(0)),
-        values=list(values.unbind(0)),
+        keys=keys,
+        values=values,
         segment=state.segment,
         used=model.config.segment_len,
         calls=2,  # read in pieces: `commit` projects the segment again as a whole
         weights_version=model._weights_version,
     )
-    after, _ = model.commit(replace(state, cache=cache))
-    return after, *keys_and_values(model, after)
+    return model.commit(replace(state, cache=cache))[0]

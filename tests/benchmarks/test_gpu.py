@@ -85,7 +85,7 @@ def test_dry_run_on_a_pretended_device(tmp_path: Path) -> None:
 def options(out: Path, **changes: Any) -> Options:
     given: dict[str, Any] = {
         **{"device": "cpu", "tiny": True, "recipe": gpu.RECIPE, "packs": out, "out": out},
-        **{"train_seconds": 4.0, "compile": False, "store": True},
+        **{"train_seconds": 1.0, "compile": False, "store": True},
     }
     return Options(**{**given, **changes})
 

@@ -27,7 +27,7 @@ def test_equals_advance(kind: str) -> None:
     tokens = some_tokens(config, begun + 7 * t)
     _, state = advance(model, tokens[:, :begun], model.init_state(len(tokens)))
     step = StaticStep(model, state)
-    before = [buffer.data_ptr() for buffer in (step.keys, step.values, step.past, step.length)]
+    before = [buffer.data_ptr() for buffer in (*step.buffers, step.past, step.length)]
     for index in range(begun, tokens.shape[1]):
         hidden, state = advance(model, tokens[:, index : index + 1], state)
         found = step.step(tokens[:, index : index + 1])
@@ -38,7 +38,7 @@ def test_equals_advance(kind: str) -> None:
         torch.testing.assert_close(step.past, state.past, rtol=1e-4, atol=1e-5)
     assert int(step.filled[0]) == config.past_len, "the past is full, and has been for long"
     assert torch.equal(step.filled, state.filled) and torch.equal(step.position, state.position)
-    after = [buffer.data_ptr() for buffer in (step.keys, step.values, step.past, step.length)]
+    after = [buffer.data_ptr() for buffer in (*step.buffers, step.past, step.length)]
     assert before == after
 
 
