@@ -125,7 +125,8 @@ def flex_way(inputs: Inputs, compiled: Callable[..., Any]) -> Way:
         scores = inputs.scores
 
         def biased(score: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-            return score + scores[b, h, i, t - i + j]
+            # It is called for cells that the mask hides, too: no read behind the row's end.
+            return score + scores[b, h, i, (t - i + j).clamp(max=n)]
 
         out: Tensor = run(q, inputs.k, inputs.v, score_mod=biased, block_mask=block, scale=1.0)
         return out
