@@ -83,7 +83,7 @@ class Judge:
         for key, value in differences.items():
             allowed = LIMIT if limits is None else limits.get(key, math.inf)
             if not value <= allowed:  # nan is wrong, too
-                found["wrong"] = sorted({*found["wrong"], name})
+                self.part.disagrees(name)
         if limits is None:
             found["largest"] = max(found["largest"], *differences.values())
 

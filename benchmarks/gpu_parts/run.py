@@ -106,10 +106,9 @@ class Run:
         device = self.options.device
         write_results(fresh, settings=settings, figures=self.figures, device=device)
         text = fresh.read_text(encoding="utf-8")
+        # Paths of one machine mean nothing on another.
         for place, name in ((self.options.out.resolve(), "OUT"), (ROOT, ".")):
-            text = text.replace(
-                str(place), name
-            )  # where a machine keeps things is nobody's business
+            text = text.replace(str(place), name)
         fresh.write_text(text, encoding="utf-8")
         os.replace(fresh, path)
 
@@ -186,7 +185,7 @@ class Part:
             told = {"skipped": f"{left:.0f} s left, it takes about {seconds:.0f}"}
         else:
             try:
-                with at_most(self._run.left()):
+                with at_most(left):
                     result = work()
                 told = result if isinstance(result, dict) else {"found": result}
             except Exception as error:
@@ -195,6 +194,10 @@ class Part:
         print(f"  {name}: { ({k: v for k, v in told.items() if k != 'trace'}) }", flush=True)
         self.note(**{name: told})
         return result
+
+    def disagrees(self, name: str) -> None:
+        """Write down that a case's results are not what they ought to be."""
+        self.note(wrong=sorted({*self.found.get("wrong", []), name}))
 
     def skip(self, name: str, why: str) -> None:
         """Write down why a case is not done."""

@@ -14,14 +14,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def measure(part: Part) -> None:
     """`pytest -m cuda`, one test file after another; a file whose imports fail is skipped."""
-    part.note(wrong=[])
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
         if "mark.cuda" not in path.read_text(encoding="utf-8"):
             continue
         name = str(path.relative_to(ROOT))
         said = part.attempt(name, partial(tested, path, part.left()), seconds=15)
         if isinstance(said, str) and said.startswith("FAILED"):
-            part.note(wrong=[*part.found["wrong"], name])
+            part.disagrees(name)
 
 
 def tested(path: Path, seconds: float) -> str:

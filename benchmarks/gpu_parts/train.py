@@ -21,7 +21,7 @@ from streamlm.checkpoint import load_checkpoint
 from streamlm.config import ModelConfig, TrainConfig
 from streamlm.data import Corpus
 from streamlm.evaluate import evaluate
-from streamlm.train import Step
+from streamlm.train_step import Step
 from tokenizer import Tokenizer
 
 WEIGHTS = "weights"  # folder of the pieces, in the results' folder

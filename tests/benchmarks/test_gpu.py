@@ -98,6 +98,8 @@ def test_a_part_that_fails_is_written_down_and_the_next_goes_on(tmp_path: Path) 
     def has_cases(part: Part) -> None:
         assert part.attempt("bad", lambda: 1 / 0) is None
         assert part.attempt("good", lambda: {"speed": 2.0}) == {"speed": 2.0}
+        assert part.attempt("odd", lambda: {"difference": 0.5})
+        part.disagrees("odd")
 
     doing = Run(options(tmp_path), {"one": 0, "two": 0}, until=float("inf"))
     doing.do("one", fails)
@@ -106,7 +108,7 @@ def test_a_part_that_fails_is_written_down_and_the_next_goes_on(tmp_path: Path) 
     found = figures_of(tmp_path)
     assert found["one"]["error"] == "RuntimeError: out of memory" and found["one"]["known"] == 1
     assert "1 / 0" in found["two"]["bad"]["trace"] and found["two"]["good"]["speed"] == 2.0
-    assert doing.failed() == ["one", "two: bad"]
+    assert doing.failed() == ["one", "two: odd", "two: bad"]
 
 
 def test_what_does_not_fit_into_the_time_is_left_out(tmp_path: Path) -> None:
