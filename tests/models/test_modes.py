@@ -21,8 +21,7 @@ from streamlm.lab.tasks.scoring import answer
 from streamlm.models.modes import in_mode
 from streamlm.runtime.drafter import Drafter, DrafterConfig
 from streamlm.training.data import Corpus
-from streamlm.training.draft_reading import offset_nats
-from streamlm.training.drafter import DraftTrainer
+from streamlm.training.drafter import DraftTrainer, offset_nats
 from streamlm.training.evaluate import evaluate
 from streamlm.training.trainer import Trainer
 from tests.support.invariants import tiny_model

@@ -26,8 +26,7 @@ from streamlm.runtime.stream import Sampling, advance
 from streamlm.sessions.session import Session
 from streamlm.state import State
 from streamlm.training.data import Corpus
-from streamlm.training.draft_reading import Reader
-from streamlm.training.drafter import DraftTrainer
+from streamlm.training.drafter import DraftTrainer, Reader
 from tests.support.invariants import assert_same_state, random_tokens, tiny_model
 
 SHORT: dict[str, Any] = {"compressed_len": 0, "compression_loss": "none"}

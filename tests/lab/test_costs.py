@@ -11,7 +11,7 @@ import torch
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.config import ModelConfig
 from streamlm.lab.compare import Run, summary
-from streamlm.lab.costs import DISTANCES, LENGTHS, mean_of, measure
+from streamlm.lab.costs import DISTANCES, LENGTHS, mean_of, measure, peak_tensor_bytes
 from streamlm.lab.report import write_report
 from streamlm.models.build import build_model
 from streamlm.training.data import Corpus
@@ -94,3 +94,41 @@ def test_the_report_is_one_file(measured: dict[str, dict[str, Any]], tmp_path: P
     assert "oracle looks ahead and was not measured: in training, tokens from 5 on" in text
     for name in HEADS:
         assert f"<td>{name}</td>" in text
+
+
+# -- bytes of tensors, beside sums by hand ----------------------------------------
+
+
+def test_what_is_let_go_does_not_count_any_more() -> None:
+    def work() -> None:
+        a = torch.zeros(1000)
+        b = a + 1  # 8,000 bytes now
+        del a
+        c = b * 2  # 8,000 again
+        del b, c
+
+    assert peak_tensor_bytes(work) == 8000
+
+
+def test_views_hold_what_they_show_and_cost_nothing() -> None:
+    weights = torch.ones(50, 50)
+
+    def work() -> torch.Tensor:
+        a = torch.zeros(1000)
+        view = a[:10]
+        del a
+        other = torch.zeros(500)
+        return weights.t()[0] + view[0] + other[0]
+
+    # 4,000 that the view holds, 2,000, and two sums of 50 numbers.
+    assert peak_tensor_bytes(work) == 4000 + 2000 + 400
+
+
+def test_changes_in_place_cost_nothing() -> None:
+    given = torch.zeros(1000)
+
+    def work() -> None:
+        given.add_(1).mul_(2)
+
+    assert peak_tensor_bytes(work) == 0
+    assert given[0] == 2
