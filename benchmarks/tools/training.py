@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from benchmarks.tools.timing import median_interval
-from streamlm.config import ModelConfig, TrainConfig
+from streamlm.config import ModelConfig
+from streamlm.training.config import TrainConfig
 from streamlm.training.data import Corpus
 from streamlm.training.trainer import Trainer
 from tokenizer import Tokenizer

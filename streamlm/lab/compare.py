@@ -20,10 +20,11 @@ from typing import Any
 import torch
 
 from streamlm.checkpoints.checkpoint import Checkpoint
-from streamlm.config import TRAINED_BY, ModelConfig, TrainConfig
+from streamlm.config import TRAINED_BY, ModelConfig
 from streamlm.lab.causality import gate
 from streamlm.lab.costs import measure
 from streamlm.models.build import build_model
+from streamlm.training.config import TrainConfig
 from streamlm.training.data import Corpus
 from streamlm.training.evaluate import evaluate
 from streamlm.training.recipe import Recipe
@@ -35,9 +36,6 @@ UNTRAINED = ("max", "mean", "most-used")
 DROP = "drop, same slots"
 # A model that compresses nothing.
 PLAIN: dict[str, Any] = {"compressed_len": 0, "compression_loss": "none"}
-
-# Student's t, two-sided 95 %, by degrees of freedom.
-STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 Note = Callable[[str], None]
 
@@ -360,47 +358,6 @@ def begin_alike(
     assert not loaded.unexpected_keys
     assert all(name.startswith(own) for name in loaded.missing_keys)
     torch.manual_seed(seed)  # dropout draws the same from here on
-
-
-def summary(runs: Sequence[Run], *, reference: str) -> list[dict[str, Any]]:
-    """A row for each variant, best first: its mean, and its difference from the reference.
-
-    Intervals are Student's, 95 %, over the differences seed by seed.
-    """
-    by_name: dict[str, dict[int, Run]] = {}
-    for run in runs:
-        by_name.setdefault(run.variant, {})[run.seed] = run
-    base = by_name.get(reference, {})
-    rows = []
-    for name, found in by_name.items():
-        bits = [run.bits_per_byte for run in found.values()]
-        both = sorted(set(found) & set(base))
-        differences = [found[seed].bits_per_byte - base[seed].bits_per_byte for seed in both]
-        mean, half = mean_interval(differences)
-        rows.append(
-            {
-                "variant": name,
-                "seeds": len(bits),
-                "bits_per_byte": sum(bits) / len(bits),
-                "differences": differences,
-                "difference": mean,
-                "half_interval": half,
-                "parameters": next(iter(found.values())).parameters,
-            }
-        )
-    return sorted(rows, key=lambda row: row["bits_per_byte"])
-
-
-def mean_interval(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """The mean, and half of its 95 % interval; None where there are too few."""
-    n = len(values)
-    if not n:
-        return None, None
-    mean = sum(values) / n
-    if n == 1:
-        return mean, None
-    variance = sum((value - mean) ** 2 for value in values) / (n - 1)
-    return mean, STUDENT[min(n - 2, len(STUDENT) - 1)] * math.sqrt(variance / n)
 
 
 def load_runs(path: Path) -> list[Run]:

@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from streamlm.checkpoints.checkpoint import Checkpoint
-from streamlm.config import TrainConfig
 from streamlm.models.base import Model
 from streamlm.models.cache import Cache
 from streamlm.models.layers.adaptive import AdaptiveEmbedding
@@ -29,15 +28,12 @@ from streamlm.runtime.drafter import (
     save_drafter,
 )
 from streamlm.state import State
+from streamlm.training.config import TrainConfig
 from streamlm.training.data import IGNORED, Corpus, SegmentBatches
 from streamlm.training.parameter_groups import parameter_groups, regrouped
 from streamlm.training.recipe import Recipe
-from streamlm.training.trainer import (
-    MAY_CHANGE,
-    last_folder,
-    put_in_place,
-    scheduled_rate,
-)
+from streamlm.training.run_folder import check_unchanged, last_folder, put_in_place
+from streamlm.training.schedule import scheduled_rate
 
 PLACES = 48  # of each row's segment, drawn anew each time, that are trained on
 OTHERS = 512  # tokens compared besides those that came
@@ -325,12 +321,7 @@ class DraftTrainer:
         last = last_folder(self.folder)
         device = self.checkpoint.model.device
         saved = torch.load(last / "training.pt", weights_only=True, map_location=device)
-        for name, value in self.config.to_dict().items():
-            if name not in MAY_CHANGE and saved["config"][name] != value:
-                raise ValueError(
-                    f"{name} = {value!r}, but the run in {self.folder} was "
-                    f"begun with {saved['config'][name]!r}"
-                )
+        check_unchanged(self.config, saved["config"], self.folder)
         found = DrafterConfig.load(last / CONFIG)
         if found != self.drafter.config:
             raise ValueError(f"the run in {self.folder} was begun with another drafter: {found}")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from streamlm.config import TrainConfig
+from streamlm.training.config import TrainConfig
 from streamlm.training.data import Corpus, load_corpus
 from tokenizer import Tokenizer
 

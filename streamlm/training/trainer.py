@@ -3,8 +3,6 @@
 import contextlib
 import json
 import math
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -16,24 +14,21 @@ import torch
 from safetensors.torch import load_file
 
 from streamlm.checkpoints.checkpoint import choose_device, save_checkpoint
-from streamlm.config import ModelConfig, TrainConfig
+from streamlm.config import ModelConfig
 from streamlm.models.build import build_model
 from streamlm.models.heads.sketch import SketchModel
 from streamlm.models.modes import in_mode
 from streamlm.state import State
+from streamlm.training.config import TrainConfig
 from streamlm.training.data import IGNORED, Corpus, SegmentBatches
 from streamlm.training.evaluate import evaluate
 from streamlm.training.losses import compression_loss, compression_weight, target_loss
 from streamlm.training.parameter_groups import parameter_groups, regrouped
 from streamlm.training.recipe import Recipe
+from streamlm.training.run_folder import check_unchanged, last_folder, put_in_place
+from streamlm.training.schedule import scheduled_rate
 from tokenizer import Tokenizer
 from tokenizer.kinds import token_types
-
-# What may differ when a run is resumed; everything else would make it another run.
-MAY_CHANGE = {
-    *("steps", "learning_rate", "min_learning_rate", "warmup_steps", "compile"),
-    *("checkpoint_steps", "eval_steps", "log_steps", "eval_tokens"),
-}
 
 
 @dataclass(frozen=True)
@@ -263,12 +258,7 @@ class Trainer:
         """
         last = last_folder(self.folder)
         saved = torch.load(last / "training.pt", weights_only=True, map_location=self.device)
-        for name, value in self.config.to_dict().items():
-            if name not in MAY_CHANGE and saved["config"][name] != value:
-                raise ValueError(
-                    f"{name} = {value!r}, but the run in {self.folder} was "
-                    f"begun with {saved['config'][name]!r}"
-                )
+        check_unchanged(self.config, saved["config"], self.folder)
         found = ModelConfig.load(last / "config.json")
         if found != self.model.config:
             raise ValueError(f"the run in {self.folder} was begun with another model: {found}")
@@ -283,44 +273,6 @@ class Trainer:
         torch.set_rng_state(saved["random"]["cpu"].cpu())
         if "cuda" in saved["random"] and self.device.type == "cuda":
             torch.cuda.set_rng_state(saved["random"]["cuda"].cpu(), self.device)
-
-
-def scheduled_rate(config: TrainConfig, step: int) -> float:
-    """Linear warm-up, then a cosine from learning_rate to min_learning_rate."""
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    span = max(1, config.steps - config.warmup_steps)
-    share = min(1.0, (step - config.warmup_steps) / span)
-    low, high = config.min_learning_rate, config.learning_rate
-    return low + 0.5 * (high - low) * (1 + math.cos(math.pi * share))
-
-
-@contextlib.contextmanager
-def put_in_place(folder: Path) -> Iterator[Path]:
-    """A new folder to write to, which then replaces `last/` of a run at once."""
-    fresh, last, old = folder / ".last-new", folder / "last", folder / ".last-old"
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    yield fresh
-    if last.exists():  # else `old` is all there is, until `fresh` is in place
-        shutil.rmtree(old, ignore_errors=True)
-        os.replace(last, old)
-    os.replace(fresh, last)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def last_folder(folder: Path) -> Path:
-    """Where `put_in_place` left what a run goes on from.
-
-    Raises:
-        FileNotFoundError: nothing was saved there.
-    """
-    last = folder / "last"
-    if not last.exists() and (folder / ".last-old").exists():
-        last = folder / ".last-old"  # stopped between the two renames
-    if not (last / "training.pt").exists():
-        raise FileNotFoundError(f"nothing to resume in {folder}: it has no last/training.pt")
-    return last
 
 
 def trainer_for(

@@ -20,11 +20,10 @@ from streamlm.lab.compare import (
     as_large,
     begin_alike,
     heads,
-    mean_interval,
     n_parameters,
     runs_of,
-    summary,
 )
+from streamlm.lab.statistics import mean_interval, summary
 from streamlm.models.build import build_model
 from streamlm.training.data import Corpus
 from streamlm.training.recipe import Recipe

@@ -10,9 +10,10 @@ import torch
 
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.config import ModelConfig
-from streamlm.lab.compare import Run, summary
+from streamlm.lab.compare import Run
 from streamlm.lab.costs import DISTANCES, LENGTHS, mean_of, measure, peak_tensor_bytes
 from streamlm.lab.report import write_report
+from streamlm.lab.statistics import summary
 from streamlm.models.build import build_model
 from streamlm.training.data import Corpus
 from tokenizer import Tokenizer

@@ -27,13 +27,14 @@ from benchmarks.tools.recall_models import (
 )
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.cli.app import app
-from streamlm.config import COMPRESSIONS, ModelConfig, TrainConfig
+from streamlm.config import COMPRESSIONS, ModelConfig
 from streamlm.lab.tasks import REGIONS, Alphabet, Questions, answer, recall
 from streamlm.lab.tasks.context import effective_context, relative_gains
 from streamlm.lab.tasks.frequency import count_words, loss_by_frequency
 from streamlm.lab.tasks.suite import NAMES, SuiteConfig, distances, run_suite
 from streamlm.lab.tasks.training import trainer_on
 from streamlm.models.transformer_xl import TransformerXL
+from streamlm.training.config import TrainConfig
 from streamlm.training.data import Corpus, SegmentBatches
 from streamlm.training.evaluate import evaluate
 from tests.support.invariants import tiny_model

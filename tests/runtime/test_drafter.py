@@ -18,13 +18,13 @@ import streamlm
 import streamlm.runtime.speculation
 from streamlm.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from streamlm.cli.app import main
-from streamlm.config import TrainConfig
 from streamlm.models.base import Model
 from streamlm.runtime.drafter import Drafter, DrafterConfig, Known, load_drafter, save_drafter
 from streamlm.runtime.speculation import Written, write_pass
 from streamlm.runtime.stream import Sampling, advance
 from streamlm.sessions.session import Session
 from streamlm.state import State
+from streamlm.training.config import TrainConfig
 from streamlm.training.data import Corpus
 from streamlm.training.drafter import DraftTrainer, Reader
 from tests.support.invariants import assert_same_state, random_tokens, tiny_model

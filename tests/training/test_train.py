@@ -16,11 +16,12 @@ import torch
 
 import streamlm.training.trainer
 from streamlm.checkpoints.checkpoint import load_checkpoint
-from streamlm.config import ModelConfig, TrainConfig
+from streamlm.config import ModelConfig
 from streamlm.models.build import HEADS
 from streamlm.models.heads.sketch import SketchModel
 from streamlm.models.transformer_xl import TransformerXL
 from streamlm.state import State
+from streamlm.training.config import TrainConfig
 from streamlm.training.data import IGNORED, Corpus, SegmentBatches
 from streamlm.training.losses import compression_loss
 from streamlm.training.recipe import Recipe

@@ -5,8 +5,9 @@ from typing import cast
 
 import numpy as np
 
-from streamlm.config import ModelConfig, TrainConfig
+from streamlm.config import ModelConfig
 from streamlm.lab.tasks.questions import Questions
+from streamlm.training.config import TrainConfig
 from streamlm.training.trainer import Trainer
 from tokenizer import Tokenizer
 
