@@ -5,9 +5,9 @@ A text is a sequence of *runs*. A run is one of
     newlines | U+2581 symbols | spaces and the word after them
 
 so a cut before a space whose predecessor is no space is a *hard boundary*, and so is one on
-either side of newlines. No vocabulary piece may cross a hard boundary (`is_within_a_run`; a
-`Tokenizer` checks its whole vocabulary), therefore the parts of a text cut there encode to the
-same tokens as the whole.
+either side of newlines. No vocabulary piece may cross a hard boundary (`is_within_a_run`;
+`SentencePieceTokenizer` checks its whole vocabulary), therefore the parts of a text cut there
+encode to the same tokens as the whole.
 
 A run may be long: a page of Chinese, a base64 blob. It is also cut after every `MAX_RUN`
 characters, counted from its hard boundary, or else an encoder that reads a stream would have to

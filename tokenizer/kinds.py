@@ -17,7 +17,7 @@ def token_types(tokenizer: Tokenizer) -> np.ndarray:
     Spaces in front of other text do not count. Text of several kinds is "other", as are symbols,
     bytes that are no character by themselves, and tokens without text.
     """
-    found = (type_of(tokenizer.token_bytes(id)) for id in range(tokenizer.vocab_size))
+    found = (type_of(tokenizer.decode_bytes([id])) for id in range(tokenizer.vocab_size))
     return np.array([TYPES.index(kind) for kind in found], dtype=np.int64)
 
 

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenizer.boundaries import settled
 from tokenizer.tokenizer import Errors, Ids, Tokenizer, valid_text
 
 
@@ -17,8 +16,8 @@ class StreamEncoder:
 
     However a text is split, inside a word or inside a character of a bytes chunk, the tokens of
     all `encode` calls and a `flush` are exactly `tokenizer.encode(text)`. For that, the tail that
-    could still merge with what comes next is held back: less than `boundaries.MAX_RUN`
-    characters and, after a bytes chunk, an incomplete character.
+    could still merge with what comes next is held back: what `Tokenizer.settled` leaves and,
+    after a bytes chunk, an incomplete character.
 
     Args:
         tokenizer: what encodes.
@@ -61,7 +60,7 @@ class StreamEncoder:
         else:
             new, rest = self._decode(bytes(chunk), final=False)
         text = self._text + new
-        end = settled(text)
+        end = self.tokenizer.settled(text)
         ids = self.tokenizer.encode(text[:end])
         self._text, self._bytes = text[end:], rest
         return ids

@@ -29,7 +29,7 @@ from streamlm.training.data import Corpus
 from streamlm.training.evaluate import evaluate
 from streamlm.training.recipe import Recipe
 from streamlm.training.trainer import Step, Trainer
-from tokenizer import Tokenizer
+from tokenizer import Tokenizer, load_tokenizer
 
 UNTRAINED = ("max", "mean", "most-used")
 # What the others are compared with: as many slots, none of them compressed.
@@ -206,7 +206,7 @@ def runs_of(
     """
     if recipe.backbone is not None and not alike:
         raise ValueError("[backbone] in the recipe; allowed where all variants have one head")
-    tokenizer = Tokenizer(recipe.tokenizer)
+    tokenizer = load_tokenizer(recipe.tokenizer)
     corpora = recipe.corpora(tokenizer, cache=folder.parent / "cache", progress=note)
     finished = {(run.variant, run.seed) for run in done}
     shared: dict[str, Any] = {

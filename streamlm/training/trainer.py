@@ -27,7 +27,7 @@ from streamlm.training.parameter_groups import parameter_groups, regrouped
 from streamlm.training.recipe import Recipe
 from streamlm.training.run_folder import check_unchanged, last_folder, put_in_place
 from streamlm.training.schedule import scheduled_rate
-from tokenizer import Tokenizer
+from tokenizer import Tokenizer, load_tokenizer
 from tokenizer.kinds import token_types
 
 
@@ -283,7 +283,7 @@ def trainer_for(
     progress: Callable[[str], None] = lambda message: None,
 ) -> Trainer:
     """Load what a recipe names and build its trainer."""
-    tokenizer = Tokenizer(recipe.tokenizer)
+    tokenizer = load_tokenizer(recipe.tokenizer)
     values = {"vocab_size": tokenizer.vocab_size, **recipe.model}
     config = ModelConfig.from_dict(values)
     if config.vocab_size < tokenizer.vocab_size:

@@ -28,7 +28,7 @@ from streamlm.models.build import build_model
 from streamlm.training.data import Corpus
 from streamlm.training.recipe import Recipe
 from streamlm.training.trainer import Trainer
-from tokenizer import Tokenizer
+from tokenizer import Tokenizer, load_tokenizer
 
 RECIPE = """
 [data]
@@ -122,7 +122,7 @@ def test_every_head_is_compared(recipe: Path) -> None:
 
 
 def test_all_variants_begin_with_the_same_backbone(recipe: Path) -> None:
-    tokenizer = Tokenizer(BYTES)
+    tokenizer = load_tokenizer(BYTES)
     train, valid = Recipe.load(recipe).corpora(tokenizer)
     base = ModelConfig.from_dict({"vocab_size": 262, **Recipe.load(recipe).model})
     found: dict[str, dict[str, torch.Tensor]] = {}
@@ -204,9 +204,10 @@ def test_a_backbone_is_trained_once_for_each_seed_and_all_go_on_from_it(recipe: 
     config = replace(variants[0].config, segment_len=16, memory_len=4)
     trained = load_checkpoint(folder / "backbone-1" / "model").model
     assert trained.config == config
+    tokenizer = load_tokenizer(BYTES)
+    train, valid = still.corpora(tokenizer)
     again = Trainer(
-        variants[0].config, still.train, tokenizer=Tokenizer(BYTES),
-        train=still.corpora(Tokenizer(BYTES))[0], valid=still.corpora(Tokenizer(BYTES))[1],
+        variants[0].config, still.train, tokenizer=tokenizer, train=train, valid=valid,
         folder=Path("run"), device="cpu",
     )  # fmt: skip
     begin_alike(again, trained.state_dict(), seed=1)

@@ -46,7 +46,7 @@ FAMILIES = Alphabet.plain(96, family=4)
 @pytest.fixture(scope="module")
 def words(prose: Callable[..., str], books_tokenizer: Tokenizer) -> str:
     """Prose with enough different words of one token."""
-    single = [books_tokenizer.token_bytes(i).decode(errors="ignore") for i in range(2000, 3000)]
+    single = [books_tokenizer.decode_bytes([i]).decode(errors="ignore") for i in range(2000, 3000)]
     return prose(600) + "".join(word for word in single if word[:1] == " ") + prose(600, seed=1)
 
 

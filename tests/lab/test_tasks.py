@@ -39,7 +39,7 @@ def text(books_tokenizer: Tokenizer, prose: Callable[..., str]) -> Alphabet:
     """Names and values are random ids, for the prose has too few words; the rest is as it is."""
     ids = books_tokenizer.encode(prose(3000)).astype(np.uint16)
     random = np.random.default_rng(0)
-    words = [i for i in range(300, 8000) if books_tokenizer.token_bytes(i)[:1] == b" "]
+    words = [i for i in range(300, 8000) if books_tokenizer.decode_bytes([i])[:1] == b" "]
     more = random.choice(words, 4000).astype(np.uint16)
     return Alphabet.of_text(books_tokenizer, np.concatenate([ids, more]))
 
@@ -218,9 +218,9 @@ def test_what_does_not_fit_is_told(make: Callable[[], object], message: str) -> 
 
 def test_an_alphabet_of_text(books_tokenizer: Tokenizer, text: Alphabet) -> None:
     assert not set(text.keys.tolist()) & set(text.values.tolist())
-    assert b"".join(books_tokenizer.token_bytes(int(i)) for i in text.digits) == b"0123456789"
+    assert b"".join(books_tokenizer.decode_bytes([int(i)]) for i in text.digits) == b"0123456789"
     for id in text.keys:
-        assert books_tokenizer.token_bytes(int(id)).strip().isalpha()
+        assert books_tokenizer.decode_bytes([int(id)]).strip().isalpha()
     filler = text.fill(np.random.default_rng(0), 3, 50)
     whole = text.filler.tolist() * 2
     for row in filler.tolist():

@@ -154,13 +154,13 @@ def test_an_interrupted_encoding_leaves_nothing(
 KILLED = """
 import os, signal, sys
 from streamlm.training.data import load_corpus
-from tokenizer import Tokenizer
+from tokenizer import Tokenizer, load_tokenizer
 
 def die(message):
     if message == "encoding b.txt":
         os.kill(os.getpid(), signal.SIGKILL)
 
-load_corpus(sys.argv[2:4], Tokenizer(sys.argv[1]), cache=sys.argv[4], progress=die)
+load_corpus(sys.argv[2:4], load_tokenizer(sys.argv[1]), cache=sys.argv[4], progress=die)
 """
 
 

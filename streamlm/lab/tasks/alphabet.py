@@ -73,7 +73,7 @@ class Alphabet:
             raise ValueError("the tokenizer spells digits in several tokens; one each is needed")
         counts = np.bincount(text, minlength=tokenizer.vocab_size)
         order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
-        words = [id for id in order.tolist() if _is_word(tokenizer.token_bytes(id))]
+        words = [id for id in order.tolist() if _is_word(tokenizer.decode_bytes([id]))]
         if len(words) < 32:
             raise ValueError(f"a text with {len(words)} different words; allowed: at least 32")
         chosen = np.array(words[len(words) // 4 :][:512])

@@ -1,5 +1,6 @@
 """Training a small model on questions: the trainer as it is, over sequences instead of books."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -21,7 +22,7 @@ class Ids:
         self.vocab_size, self.bos_id = vocab_size, bos_id
         self.token_lengths = np.ones(vocab_size, dtype=np.int32)
 
-    def token_bytes(self, id: int) -> bytes:
+    def decode_bytes(self, ids: Sequence[int]) -> bytes:
         """No text: to the `sketch` head, which merges neighbours of one kind, all are alike."""
         return b""
 
