@@ -34,6 +34,7 @@ from streamlm.training.parameter_groups import parameter_groups, regrouped
 from streamlm.training.recipe import Recipe
 from streamlm.training.run_folder import check_unchanged, last_folder, put_in_place
 from streamlm.training.schedule import scheduled_rate
+from streamlm.transfer import send
 
 PLACES = 48  # of each row's segment, drawn anew each time, that are trained on
 OTHERS = 512  # tokens compared besides those that came
@@ -87,16 +88,17 @@ class Reader:
         if batch is None:
             return None
         model, config = self.checkpoint.model, self.config
-        begins = batch.begins.to(model.device)
+        begins = send(batch.begins, model.device)
         state, tail = self.state, self.tail.masked_fill(begins[:, None], IGNORED)
-        if bool(begins.any()):
-            state = state.reset_rows(begins)
-        inputs, targets = batch.inputs.to(model.device), batch.targets.to(model.device)
+        if bool(batch.begins.any()):
+            state = state.reset_rows(batch.begins)
+        inputs, targets = (send(each, model.device) for each in (batch.inputs, batch.targets))
         hidden, read = model.hidden(inputs, state, self.cache)
         tail = torch.cat([tail[:, :-1], inputs[:, :1]], dim=1)  # where documents begin, bos
         tokens = torch.cat([tail, targets], dim=1)
         rows = torch.arange(len(inputs), device=model.device)[:, None]
-        places = at(self.segment_len - config.n_tokens).to(model.device).expand(len(inputs), -1)
+        places = send(at(self.segment_len - config.n_tokens), model.device)
+        places = places.expand(len(inputs), -1)
         found = self._places(rows, places, tokens, hidden, read)
         self.tail = tokens[:, -config.label_len :]
         self.state = model.commit(read, self.cache)[0]
@@ -285,12 +287,14 @@ class DraftTrainer:
         model = self.checkpoint.model
         others = torch.from_numpy(random.integers(0, model.config.vocab_size, OTHERS))
         with in_mode(self.drafter, training=True):
-            losses = offset_losses(self.drafter, model, places, others.to(model.device)).sum(dim=0)
+            others = send(others, model.device)
+            losses = offset_losses(self.drafter, model, places, others).sum(dim=0)
             losses = losses / (places.targets != IGNORED).sum(dim=0).clamp(min=1)
             losses.mean().backward()
         norm = torch.nn.utils.clip_grad_norm_(self.drafter.parameters(), self.config.clip)
-        if bool(torch.isfinite(norm)):
-            self.optimizer.step()
+        # As in `Trainer`: the optimiser skips a step whose gradient is not finite.
+        self.optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
+        self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         found: list[float] = losses.detach().tolist()
         return found
