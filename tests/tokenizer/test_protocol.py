@@ -45,7 +45,8 @@ class TestAnotherKind(TokenizerConformance):
     longest_tail = 0
 
     @pytest.fixture(scope="class")
-    def tok(self) -> Tokenizer:
+    @classmethod
+    def tok(cls) -> Tokenizer:
         return ByteTokenizer()
 
     def test_the_model_bytes_are_the_tokenizer(self, tok: Tokenizer) -> None:
