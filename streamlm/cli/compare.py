@@ -13,9 +13,10 @@ from streamlm.cli.allocator import keep_freed_memory
 from streamlm.cli.display import bar, interruptible, note, output, show_table
 from streamlm.cli.options import Device, Json
 from streamlm.config import ModelConfig
-from streamlm.lab.compare import COMPARISONS, admitted, load_runs, runs_of
+from streamlm.lab.compare import load_runs, runs_of
 from streamlm.lab.results import write_results
 from streamlm.lab.statistics import summary
+from streamlm.lab.variants import COMPARISONS, admitted
 from streamlm.training.recipe import Recipe
 from tokenizer import load_tokenizer
 

@@ -9,9 +9,8 @@ from torch.nn import functional as F
 
 from streamlm.config import HEADS, ModelConfig
 from streamlm.lab import causality as leaks
-from streamlm.lab import compare
 from streamlm.lab.causality import find_leak, gate
-from streamlm.lab.compare import Variant, admitted
+from streamlm.lab.variants import Variant, admitted
 from streamlm.models.cache import Pair
 from streamlm.models.heads.informer import InformerModel
 from streamlm.models.heads.linformer import LinformerModel
@@ -110,4 +109,4 @@ def test_who_looks_ahead_is_not_admitted(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(leaks, "build_model", build)
     kept, refused = admitted([honest, leaky])
     assert kept == [honest] and list(refused) == ["leaky"]
-    assert compare.admitted([leaky])[0] == []
+    assert admitted([leaky])[0] == []

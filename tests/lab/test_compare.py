@@ -13,17 +13,9 @@ import torch
 
 from streamlm.checkpoints.checkpoint import load_checkpoint
 from streamlm.config import COMPRESSION_LOSSES, COMPRESSIONS, HEADS, ModelConfig
-from streamlm.lab.compare import (
-    DROP,
-    Run,
-    ablation,
-    as_large,
-    begin_alike,
-    heads,
-    n_parameters,
-    runs_of,
-)
+from streamlm.lab.compare import Run, begin_alike, runs_of
 from streamlm.lab.statistics import mean_interval, summary
+from streamlm.lab.variants import DROP, ablation, as_large, heads, n_parameters
 from streamlm.models.build import build_model
 from streamlm.training.data import Corpus
 from streamlm.training.recipe import Recipe
