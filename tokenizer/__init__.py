@@ -1,12 +1,12 @@
-"""Text to tokens and back: lossless, and the same however the text is chunked.
+"""Lossless tokenization whose result does not depend on how the text is chunked.
 
     tokenizer = load_tokenizer("tokenizer.model")
     encoder = StreamEncoder(tokenizer)
     ids = [*encoder.encode("Call me Ish"), *encoder.encode("mael."), *encoder.flush()]
     assert ids == list(tokenizer.encode("Call me Ishmael."))
 
-`Tokenizer` is what every kind of tokenizer offers. SentencePiece is loaded when a tokenizer is
-built or a model trained, not on import.
+`Tokenizer` is the protocol that every tokenizer implements. SentencePiece is imported when a
+tokenizer is built or a model is trained.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # Not imported above: `python -m tokenizer.training` would find its own module loaded twice.
+    # Imported here: `python -m tokenizer.training` would otherwise load its module twice.
     if name == "train":
         from tokenizer.training import train
 

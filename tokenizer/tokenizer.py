@@ -1,4 +1,4 @@
-"""What a tokenizer offers, whatever kind it is."""
+"""The tokenizer protocol, and checks that its implementations share."""
 
 from __future__ import annotations
 

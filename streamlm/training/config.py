@@ -11,19 +11,19 @@ class TrainConfig(Config):
 
     Attributes:
         steps: optimiser steps of the whole run.
-        batch_size: rows, each reading its own part of the data segment by segment.
-        accumulate: row groups of `batch_size` rows whose gradients are added before a step, as if
-            all were read at once.
+        batch_size: rows, each with its own documents, read segment by segment.
+        accumulate: groups of `batch_size` rows whose gradients are added before a step, equal to
+            one group of all rows.
         unroll: consecutive segments per optimiser step; "bptt" needs at least 2.
-        learning_rate, min_learning_rate, warmup_steps: linear warm-up, then a cosine down.
-        weight_decay: AdamW, on matrices only, so on no bias or gain, whatever its shape.
-        beta1, beta2: AdamW's moments.
-        clip: largest gradient norm.
-        seed: of the initial weights, dropout and the order of the books.
+        learning_rate, min_learning_rate, warmup_steps: linear warm-up, then cosine decay.
+        weight_decay: of AdamW, for matrices only: biases and gains of any shape do not decay.
+        beta1, beta2: moment decay rates of AdamW.
+        clip: the largest gradient norm.
+        seed: of the initial weights, of dropout and of the order of documents.
         precision: "float32" or "bfloat16" (autocast; weights stay float32).
         compile: run the model through torch.compile.
-        checkpoint_steps, eval_steps, log_steps: how often to save, evaluate and log.
-        eval_tokens: tokens of the validation data read at each evaluation.
+        checkpoint_steps, eval_steps, log_steps: steps between saves, evaluations and log lines.
+        eval_tokens: validation tokens read by each evaluation.
     """
 
     steps: int = 10_000

@@ -1,4 +1,4 @@
-"""The folder of a training run: `last/`, what a run resumes from, is replaced as a whole."""
+"""The folder of a training run, whose save `last/` is replaced atomically."""
 
 import contextlib
 import os
@@ -9,7 +9,7 @@ from typing import Any
 
 from streamlm.training.config import TrainConfig
 
-# Settings that may differ when a run is resumed; any other would make it another run.
+# Settings that may change when a run is resumed.
 MAY_CHANGE = {
     *("steps", "learning_rate", "min_learning_rate", "warmup_steps", "compile"),
     *("checkpoint_steps", "eval_steps", "log_steps", "eval_tokens"),
@@ -18,12 +18,12 @@ MAY_CHANGE = {
 
 @contextlib.contextmanager
 def put_in_place(folder: Path) -> Iterator[Path]:
-    """A new folder to write to, which then replaces `last/` of a run at once."""
+    """A new folder to write to, which replaces `last/` of a run when the block ends."""
     fresh, last, old = folder / ".last-new", folder / "last", folder / ".last-old"
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     yield fresh
-    if last.exists():  # else `old` is all there is, until `fresh` is in place
+    if last.exists():  # otherwise `old` is the only save until `fresh` is in place
         shutil.rmtree(old, ignore_errors=True)
         os.replace(last, old)
     os.replace(fresh, last)
@@ -31,27 +31,27 @@ def put_in_place(folder: Path) -> Iterator[Path]:
 
 
 def last_folder(folder: Path) -> Path:
-    """Where `put_in_place` left what a run goes on from.
+    """The folder that a run resumes from, as `put_in_place` left it.
 
     Raises:
-        FileNotFoundError: nothing was saved there.
+        FileNotFoundError: there is no save.
     """
     last = folder / "last"
     if not last.exists() and (folder / ".last-old").exists():
-        last = folder / ".last-old"  # stopped between the two renames
+        last = folder / ".last-old"  # interrupted between the two renames
     if not (last / "training.pt").exists():
         raise FileNotFoundError(f"nothing to resume in {folder}: it has no last/training.pt")
     return last
 
 
 def check_unchanged(config: TrainConfig, saved: Mapping[str, Any], folder: Path) -> None:
-    """Check that a run may be resumed with these settings.
+    """Check that a run can be resumed with these settings.
 
     Args:
-        saved: the settings it was begun with, as `TrainConfig.to_dict` has them.
+        saved: the settings of the run, from `TrainConfig.to_dict`.
 
     Raises:
-        ValueError: names the setting that differs and may not.
+        ValueError: a setting outside MAY_CHANGE differs; names it.
     """
     for name, value in config.to_dict().items():
         if name not in MAY_CHANGE and saved[name] != value:

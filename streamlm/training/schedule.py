@@ -1,4 +1,4 @@
-"""The learning rate of a step."""
+"""The learning-rate schedule."""
 
 import math
 
@@ -6,7 +6,7 @@ from streamlm.training.config import TrainConfig
 
 
 def scheduled_rate(config: TrainConfig, step: int) -> float:
-    """Linear warm-up, then a cosine from learning_rate to min_learning_rate."""
+    """The learning rate of a step: linear warm-up, then cosine decay to min_learning_rate."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     span = max(1, config.steps - config.warmup_steps)

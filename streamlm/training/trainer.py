@@ -1,4 +1,4 @@
-"""Trainer: rows of documents read side by side, memory carried from one segment to the next."""
+"""The trainer: documents read in parallel rows, with memory carried from segment to segment."""
 
 import contextlib
 import json
@@ -33,11 +33,11 @@ from tokenizer.kinds import token_types
 
 
 class Trainer:
-    """One run in one folder: `log.jsonl`, `last/` (to go on from), `model/` (the checkpoint).
+    """A run in a folder: `log.jsonl`, `last/` (to resume from), `model/` (the checkpoint).
 
-    The loss of a step is a mean over all its targets, however they lie in groups and segments.
-    A run that is stopped and resumed ends with the same weights as one that was not, given the same
-    machine and thread count.
+    The loss of a step is the mean over all its targets, however they are split into groups and
+    segments. A resumed run ends with the same weights as an uninterrupted one, on the same machine
+    with the same number of threads.
     """
 
     def __init__(
@@ -84,14 +84,14 @@ class Trainer:
             self._read = torch.compile(self._read_segment, dynamic=False)
 
     def learning_rate(self, step: int) -> float:
-        """See `scheduled_rate`."""
+        """The learning rate of a step; see `scheduled_rate`."""
         return scheduled_rate(self.config, step)
 
     def run(self) -> Iterator[Step]:
-        """Train to the end, yielding after every step; saves and evaluates on the way.
+        """Train to the end, yielding after every step; saves and evaluates periodically.
 
-        On CUDA a step is yielded after the next one was queued, so that the device never idles.
-        Steps that are saved or evaluated, and the last one, are yielded before anything else runs.
+        On CUDA a step is yielded after the next one is queued, so that the device never idles.
+        Steps that are saved or evaluated, and the last one, are yielded before the next is queued.
         """
         config = self.config
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -126,7 +126,7 @@ class Trainer:
         """Wait for a queued step and report it.
 
         Raises:
-            FloatingPointError: its loss is not finite.
+            FloatingPointError: the loss is not finite.
         """
         report = begun.report(pace, of=self.config.steps)
         if not math.isfinite(report.loss):
@@ -144,7 +144,7 @@ class Trainer:
                 log.write(json.dumps(report.__dict__) + "\n")
 
     def validate(self) -> float:
-        """Bits per byte of the first `eval_tokens` tokens of the validation rows."""
+        """Bits per byte of the first `eval_tokens` validation tokens."""
         report = evaluate(
             self.model,
             self.valid,
@@ -161,7 +161,7 @@ class Trainer:
         lr = self.learning_rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        # Each target of a step counts alike, so all are counted first: on the CPU, where they are.
+        # All targets weigh the same, so they are counted first, on the CPU, where they are.
         groups = [[next(batches) for _ in range(config.unroll)] for batches in self.batches]
         scored = np.concatenate([b.targets[b.targets != IGNORED] for each in groups for b in each])
         n_tokens, n_bytes = len(scored), int(self.tokenizer.token_lengths[scored].sum())
@@ -177,7 +177,7 @@ class Trainer:
                     state = state.reset_rows(batch.begins)
                 wanted = batch.targets if self.model.config.cutoffs else targets
                 nats, added, compression, weight, state = self._read(inputs, wanted, state)
-                compression = compression * weight  # a sum; divided below
+                compression = compression * weight  # a sum, divided below
                 loss = loss + nats / max(n_tokens, 1) + added * share + compression
                 parts = (nats, added * share, compression, weight)
                 sums += torch.stack([part.detach().double() for part in parts])
@@ -185,17 +185,17 @@ class Trainer:
             self.states[index] = state.detach()
         self.tokens += n_tokens
         if self.model.config.compression_loss not in ("none", "bptt"):
-            # Only the device knows how many rows the loss is a mean of, so gradients are divided
-            # there, afterwards. These parameters have no other gradient where there is this loss.
+            # The number of rows is known only on the device, so the gradients are divided there,
+            # afterwards. With this loss, these parameters have no other gradient.
             total = sums[3].clamp(min=1)
             for parameter in self._compression:
                 if parameter.grad is not None:
                     parameter.grad.div_(total)
-        # Clipped apart: the compression loss must not shorten the language model's steps.
+        # Clipped separately: the compression loss must not shorten the language model's steps.
         norm = torch.nn.utils.clip_grad_norm_(self._backbone, config.clip)
         apart = torch.nn.utils.clip_grad_norm_(self._compression, config.clip)
-        # A fused optimiser skips a step whose gradient is not finite, and checks that on the
-        # device, as it does for torch's GradScaler.
+        # A fused optimiser skips a step with a gradient that is not finite; it checks on the
+        # device, as for torch's GradScaler.
         found_inf = (~torch.isfinite(norm + apart)).float()
         self.optimizer.found_inf = found_inf  # type: ignore[attr-defined]
         self.optimizer.step()
@@ -227,10 +227,10 @@ class Trainer:
                 weight = compression_weight(self.model, eviction).float()
         return nats, added, compression, weight, state
 
-    # -- stop and go on ---------------------------------------------------------------------------
+    # -- saving and resuming ----------------------------------------------------------------------
 
     def save(self) -> None:
-        """Write everything needed to go on into `last/`, replacing it at once."""
+        """Replace `last/` atomically with everything that `resume` needs."""
         with put_in_place(self.folder) as fresh:
             save_checkpoint(fresh, self.model, self.tokenizer)
             torch.save(self._training(), fresh / "training.pt")
@@ -250,26 +250,26 @@ class Trainer:
         }
 
     def resume(self) -> None:
-        """Go on from `last/`.
+        """Resume from `last/`.
 
         Raises:
-            FileNotFoundError: nothing was saved there.
-            ValueError: it was saved under another configuration; `steps` and the learning rates may
-                change, as may `compile` and how often to save, evaluate and log.
+            FileNotFoundError: there is no save.
+            ValueError: the save has another model, or another setting outside
+                `run_folder.MAY_CHANGE`.
         """
         last = last_folder(self.folder)
         saved = torch.load(last / "training.pt", weights_only=True, map_location=self.device)
         check_unchanged(self.config, saved["config"], self.folder)
-        found = ModelConfig.load(last / "config.json")
-        if found != self.model.config:
-            raise ValueError(f"the run in {self.folder} was begun with another model: {found}")
+        begun = ModelConfig.load(last / "config.json")
+        if begun != self.model.config:
+            raise ValueError(f"the run in {self.folder} was begun with another model: {begun}")
         optimizer = regrouped(saved["optimizer"], self.optimizer, self.model)
         self.model.load_state_dict(load_file(last / "model.safetensors"))
         self.optimizer.load_state_dict(optimizer)
         self.step, self.tokens = saved["step"], saved["tokens"]
         for batches, state in zip(self.batches, saved["batches"], strict=True):
             batches.restore(state)
-        closed = {"length": [0] * self.config.batch_size}  # older runs do not say so
+        closed = {"length": [0] * self.config.batch_size}  # missing in older runs
         self.states = [State.from_dict({**closed, **state}) for state in saved["states"]]
         torch.set_rng_state(saved["random"]["cpu"].cpu())
         if "cuda" in saved["random"] and self.device.type == "cuda":
@@ -283,7 +283,7 @@ def trainer_for(
     device: str = "auto",
     progress: Callable[[str], None] = lambda message: None,
 ) -> Trainer:
-    """Load what a recipe names and build its trainer."""
+    """Load the tokenizer and data of a recipe and build its trainer."""
     tokenizer = load_tokenizer(recipe.tokenizer)
     values = {"vocab_size": tokenizer.vocab_size, **recipe.model}
     config = ModelConfig.from_dict(values)

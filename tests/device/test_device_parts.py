@@ -43,7 +43,7 @@ def test_evaluation(tmp_path: Path, variant: str) -> None:
                     bos=tokenizer.bos_id,
                     token_lengths=tokenizer.token_lengths,
                     batch_size=2,
-                    details=True,
+                    token_losses=True,
                 )
         if device == "cuda":  # one wait per batch, for its losses
             assert {reason for reason, _ in log.waits} == {"copy to the host"}, log.offenders()

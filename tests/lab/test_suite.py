@@ -136,7 +136,7 @@ def test_effective_context_reads_what_it_says() -> None:
             Corpus(window, np.array([0, len(window)]), 1, 1),
             bos=0,
             token_lengths=np.ones(11, int),
-            details=True,
+            token_losses=True,
         )
         assert report.losses is not None
         nats.append(report.losses[0][-2:])
@@ -165,7 +165,7 @@ def test_only_answers_are_targets() -> None:
     assert scored == len(questions)
     model = tiny_model(vocab_size=96, segment_len=8)
     report = evaluate(
-        model, corpus, bos=0, token_lengths=np.ones(96, int), batch_size=2, details=True
+        model, corpus, bos=0, token_lengths=np.ones(96, int), batch_size=2, token_losses=True
     )
     assert report.tokens == len(questions) and report.losses is not None
     for row in range(5):

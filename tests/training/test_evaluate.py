@@ -67,7 +67,7 @@ def assert_same(a: EvalReport, b: EvalReport) -> None:
 def test_sums_are_those_of_a_plain_loop(
     model: TransformerXL, corpus: Corpus, memory: bool, batch_size: int
 ) -> None:
-    report = run(model, corpus, memory=memory, batch_size=batch_size, details=True)
+    report = run(model, corpus, memory=memory, batch_size=batch_size, token_losses=True)
     documents = [corpus.document(index) for index in range(len(corpus))]
     losses = [losses_of(model, document, memory=memory) for document in documents]
     nats, counts = np.zeros(5), np.zeros(5, int)

@@ -203,7 +203,7 @@ def _read(
             batch_size=config.batch_size,
             max_tokens=config.tokens,
             memory=kind == "memory",
-            details=True,
+            token_losses=True,
             progress=told,
         )
         for kind in ("memory", "no memory")
