@@ -16,7 +16,7 @@ from streamlm.config import ModelConfig
 from streamlm.lab.compare import load_runs, runs_of
 from streamlm.lab.results import write_results
 from streamlm.lab.statistics import summary
-from streamlm.lab.variants import COMPARISONS, admitted
+from streamlm.lab.variants import COMPARISONS, causal_variants
 from streamlm.training.recipe import Recipe
 from tokenizer import load_tokenizer
 
@@ -69,7 +69,7 @@ def compare(
     ]
     if not variants:
         raise ValueError(f"no variant has {only} in its name")
-    variants, refused = admitted(variants)
+    variants, refused = causal_variants(variants)
     for name, leak in refused.items():
         note(f"{name} looks ahead and is not measured: {leak}")
     reference = COMPARISONS[what].reference

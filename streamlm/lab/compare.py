@@ -1,12 +1,12 @@
-"""`streamlm compare`: one small model trained again and again, one part exchanged.
+"""Controlled comparisons for `streamlm compare`: variants of one model, trained seed by seed.
 
-All variants have the same backbone, which begins with the same weights, and read the same tokens in
-the same order; only what becomes of slots that leave memory differs. So a difference between two of
-them, taken seed by seed, is due to that.
+All variants have the same backbone with the same initial weights and read the same tokens in the
+same order; they differ only in what becomes of slots that leave memory. A difference between two of
+them, taken seed by seed, is due to that part.
 
-A model must have read millions of tokens before what is far away helps it at all. Where a budget
-does not reach that far, the recipe's [backbone] is trained first, once for each seed, over memory
-that nothing compresses, and every variant goes on from there.
+Distant context helps a model only after millions of tokens of training. For smaller budgets, the
+recipe's [backbone] is trained first, once per seed, with uncompressed memory, and every variant
+starts from its weights.
 """
 
 import json
@@ -39,7 +39,7 @@ class Run:
     """One trained variant; JSON.
 
     Attributes:
-        measures: what `laboratory.measure` found, and loss by position; None if it was not asked.
+        measures: the results of `costs.measure`, and loss by position; None if not measured.
     """
 
     variant: str
@@ -67,16 +67,16 @@ def runs_of(
     note: Note = lambda message: None,
     done: Sequence[Run] = (),
 ) -> Iterator[Run]:
-    """Train and evaluate every variant with every seed, seed by seed; `done` are not run again.
+    """Train and evaluate every variant with every seed, seed by seed, except the runs in `done`.
 
     Args:
-        recipe: the data, and how each is trained.
-        folder: for what a run writes; removed when it is finished.
-        alike: whether they can begin with the same weights; see `Comparison`.
-        measured: also what they cost and remember.
+        recipe: the data and the training settings.
+        folder: for the files of a run, which are removed when it is finished.
+        alike: the variants can share initial weights; see `Comparison`.
+        measured: also measure costs and recall.
 
     Raises:
-        ValueError: the recipe has a [backbone], and they cannot.
+        ValueError: the recipe has a [backbone], and the variants cannot share its weights.
     """
     if recipe.backbone is not None and not alike:
         raise ValueError("[backbone] in the recipe; allowed where all variants have one head")
@@ -119,7 +119,7 @@ def train_backbone(
     device: str = "auto",
     note: Note = lambda message: None,
 ) -> dict[str, torch.Tensor]:
-    """The weights that the recipe's [backbone] ends with; goes on if it was interrupted."""
+    """Train the recipe's [backbone], or resume it, and return its weights."""
     assert recipe.backbone is not None
     values = {**recipe.train.to_dict(), **recipe.backbone, "seed": seed}
     lengths = {name: values.pop(name) for name in ("segment_len", "memory_len")}
@@ -153,19 +153,19 @@ def run_variant(
     device: str = "auto",
     note: Note = lambda message: None,
 ) -> Run:
-    """Train one variant and read `eval_tokens` of the validation data with it.
+    """Train one variant and evaluate it on `eval_tokens` validation tokens.
 
     Args:
-        begin: the backbone's weights; None begins with those that belong to the seed.
-        alike: begin as all others do, not only with the same seed.
-        measured: also what it costs and remembers.
+        begin: the backbone's weights; None takes the initial weights of the seed.
+        alike: share the backbone's initial weights with all variants, not only the seed.
+        measured: also measure costs and recall.
     """
     eval_tokens, eval_rows = config.eval_tokens, config.batch_size
     config = replace(
         config, seed=seed, checkpoint_steps=config.steps, eval_steps=config.steps, eval_tokens=1
     )
     if variant.config.compression_loss == "bptt" and variant.config.compressed_len:
-        # Two segments a step need half the rows for as many tokens a step (paper, §4.1).
+        # Two segments per step and half the rows: the same tokens per step (paper, §4.1).
         config = replace(config, unroll=2, batch_size=config.batch_size // 2)
     trainer = Trainer(
         variant.config,
@@ -220,9 +220,9 @@ def _progress(name: str, seed: int, step: Step, steps: int) -> str:
 def begin_alike(
     trainer: Trainer, weights: Mapping[str, torch.Tensor] | None = None, *, seed: int
 ) -> None:
-    """Give the backbone these weights, or those that belong to the seed.
+    """Load the backbone's weights, by default the initial ones of the seed.
 
-    The compressor keeps its own: those that it drew from the seed.
+    The compressor keeps its own, which it drew from the seed.
     """
     if weights is None:
         torch.manual_seed(seed)
@@ -231,12 +231,12 @@ def begin_alike(
     own = ("compressors.", "decoders.")
     assert not loaded.unexpected_keys
     assert all(name.startswith(own) for name in loaded.missing_keys)
-    torch.manual_seed(seed)  # dropout draws the same from here on
+    torch.manual_seed(seed)  # so that dropout draws the same numbers in all variants
 
 
 def load_runs(path: Path) -> list[Run]:
-    """The runs of a results file; none if there is none."""
+    """The runs of a results file; empty if there is no file."""
     if not path.exists():
         return []
-    found = json.loads(path.read_text(encoding="utf-8"))
-    return [Run(**run) for run in found["figures"]["runs"]]
+    results = json.loads(path.read_text(encoding="utf-8"))
+    return [Run(**run) for run in results["figures"]["runs"]]

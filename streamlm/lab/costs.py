@@ -1,6 +1,6 @@
-"""What a trained model costs and what it remembers, beside its loss; for `streamlm compare heads`.
+"""Costs of a trained model: speed, memory, time to save and resume; and its recall by distance.
 
-Times are of one machine and one moment: compare them within a run, where all were measured alike.
+Times depend on the machine and its load: compare them only within one run.
 """
 
 import tempfile
@@ -27,45 +27,45 @@ from streamlm.sessions.snapshots import to_snapshot, to_state
 from streamlm.state import State
 from streamlm.training.data import Corpus
 
-DISTANCES = (0, 1, 2, 3, 4, 6, 8, 12)  # segments between what is told and what is asked
-LENGTHS = (4, 16, 64)  # segments of a stream after which it is measured
+DISTANCES = (0, 1, 2, 3, 4, 6, 8, 12)  # segments from cue to query
+LENGTHS = (4, 16, 64)  # segments of a stream after which costs are measured
 REPEATS, DECODED, BATCH = 5, 32, 16
 
 
 def measure(
     checkpoint: Checkpoint, corpus: Corpus, *, sequences: int = 32, seed: int = 0
 ) -> dict[str, Any]:
-    """Recall by distance, and speed, bytes and times to save and resume along a stream; JSON."""
+    """Recall by distance ("recall") and costs along a stream ("stream"); JSON."""
     return {
-        "recall": recalled(checkpoint, corpus, sequences=sequences, seed=seed),
-        "stream": along(checkpoint, corpus),
+        "recall": recall_by_distance(checkpoint, corpus, sequences=sequences, seed=seed),
+        "stream": costs_along_stream(checkpoint, corpus),
     }
 
 
-def recalled(
+def recall_by_distance(
     checkpoint: Checkpoint, corpus: Corpus, *, sequences: int, seed: int
 ) -> list[dict[str, Any]]:
-    """Associative recall: a row for each distance, with the gain of having been told."""
+    """Associative recall: a row for each distance, with the counterfactual gain."""
     model = checkpoint.model
     alphabet = Alphabet.of_text(checkpoint.tokenizer, corpus.tokens)
-    asked = recall(
+    questions = recall(
         alphabet,
         n=sequences,
         segment_len=model.config.segment_len,
         distances=DISTANCES,
         seed=seed,
     )
-    answers = answer(model, asked, bos=alphabet.bos, batch_size=BATCH, control=True)
+    answers = answer(model, questions, bos=alphabet.bos, batch_size=BATCH, control=True)
     return by_distance(answers)
 
 
 @torch.no_grad()
-def along(checkpoint: Checkpoint, corpus: Corpus) -> list[dict[str, Any]]:
-    """Costs after so many segments of one stream, a row for each of LENGTHS.
+def costs_along_stream(checkpoint: Checkpoint, corpus: Corpus) -> list[dict[str, Any]]:
+    """Costs at several lengths of one stream: a row for each of LENGTHS.
 
-    tokens/s reading and writing, bytes of the state, of what is derived from it and, at the worst
-    moment of reading a segment, of all tensors but the weights, and milliseconds to save the state
-    in a folder and to load it.
+    A row has tokens/s for reading and writing; bytes of the state, of its cache, and of all tensors
+    but the weights at their peak while a segment is read; and milliseconds to save the state in a
+    folder and to load it.
     """
     model, segment_len = checkpoint.model, checkpoint.model.config.segment_len
     n = (max(LENGTHS) + 2) * segment_len
@@ -76,7 +76,7 @@ def along(checkpoint: Checkpoint, corpus: Corpus) -> list[dict[str, Any]]:
         _, state = advance(model, tokens[:, at : length * segment_len], state, cache)
         at = length * segment_len
         ahead = tokens[:, at : at + segment_len + 1]
-        # Each time from here, so with a copy of what was derived so far.
+        # Every repetition starts here, with a copy of the cache.
         reading = partial(score, model, ahead[:, :-1], ahead[:, 1:], state)
         read = _seconds(reading, cache.copy)
         write = _seconds(partial(_decode, checkpoint, ahead, state), cache.copy)
@@ -105,7 +105,7 @@ def _decode(checkpoint: Checkpoint, tokens: torch.Tensor, state: State, cache: C
 
 
 def _stored(checkpoint: Checkpoint, state: State) -> dict[str, float]:
-    """Milliseconds to save a whole state and to load it."""
+    """Milliseconds to save a full state and to load it."""
     from memory_store import DirectoryStore
 
     config, log = checkpoint.model.config, np.zeros(int(state.position), np.int32)
@@ -128,7 +128,7 @@ def _stored(checkpoint: Checkpoint, state: State) -> dict[str, float]:
 
 
 def _seconds(work: Callable[[Cache], object], prepare: Callable[[], Cache]) -> float:
-    """The median time of a call on what was prepared, after one that warms up."""
+    """The median time of calls on prepared caches, after one warm-up call."""
     spent: list[float] = []
     for index in range(REPEATS + 1):
         prepared = prepare()
@@ -142,7 +142,7 @@ def _seconds(work: Callable[[Cache], object], prepare: Callable[[], Cache]) -> f
 
 
 def mean_of(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Measures of several seeds as one: means of numbers, row by row."""
+    """The mean over seeds of every number in the measures, row by row."""
     first = runs[0]
     return {
         name: [
@@ -159,10 +159,10 @@ def mean_of(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def peak_tensor_bytes(work: Callable[[], object]) -> int:
-    """Most bytes that were held at a time of all tensors that `work` makes, on any device.
+    """The peak bytes of the tensors that `work` creates, on any device.
 
-    The peak of the process says what the allocator did, and a small model's tensors drown in it.
-    What a kernel takes for itself while it runs is not seen, nor is what was there before.
+    The peak of the process measures the allocator, which hides the tensors of a small model. A
+    kernel's own workspace and tensors that existed before are not counted.
     """
     with _Watch() as watch:
         work()
@@ -170,7 +170,7 @@ def peak_tensor_bytes(work: Callable[[], object]) -> int:
 
 
 class _Watch(TorchDispatchMode):
-    """Sees each operation's results come, and go with the last tensor that shares their memory."""
+    """Counts a result's memory from its operation until the last tensor that shares it is freed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -200,7 +200,7 @@ class _Watch(TorchDispatchMode):
             if address in self._shared:
                 self._shared[address] += 1
             elif address in given:
-                continue  # a view of what was there before
+                continue  # a view of an existing tensor
             else:
                 self._shared[address] = 1
                 self.held += tensor.untyped_storage().nbytes()

@@ -52,19 +52,19 @@ def test_regions_are_where_the_answer_can_be_read(shape: tuple[int, int, int]) -
     random = np.random.default_rng(0)
     tokens = random.integers(1, 11, (1, n))
     seen = set()
-    for asked in (n - 1, n - length // 2 - 1):
-        plain = logits_at(model, tokens, asked)
-        for told in range(asked):
+    for query in (n - 1, n - length // 2 - 1):
+        plain = logits_at(model, tokens, query)
+        for cue in range(query):
             changed = tokens.copy()
-            changed[0, told] = 1 + tokens[0, told] % 10
-            differs = not torch.equal(plain, logits_at(model, changed, asked))
+            changed[0, cue] = 1 + tokens[0, cue] % 10
+            differs = not torch.equal(plain, logits_at(model, changed, query))
             one = np.zeros(1, dtype=int)
             question = Questions(
-                tokens, one, np.array([[asked]]), np.array([[told]]), one[None], one
+                tokens, one, np.array([[query]]), np.array([[cue]]), one[None], one
             )
             region = REGIONS[int(question.regions(model.config)[0])]
             seen.add(region)
-            assert differs == (region != "beyond reach"), (told, asked, region)
+            assert differs == (region != "beyond reach"), (cue, query, region)
             times = {"open segment": 0, "memory": 0, "compressed memory": 1}.get(region, -1)
             assert question.compressions(model.config) == times
     assert "beyond reach" in seen and "open segment" in seen
@@ -150,7 +150,7 @@ def test_who_knows_is_right_and_who_does_not_is_at_chance(name: str) -> None:
     assert found.margin == pytest.approx(0.0)
     assert found.chance == pytest.approx(questions.chance)
     # Wrong in the last token of the answer only.
-    last = questions.asked[:, -1]
+    last = questions.query[:, -1]
     script[questions.row, last, questions.answers[:, -1]] = -9.0
     found = answer(Scripted(script, config), questions, bos=0, batch_size=3)
     assert not found.right.any() and (found.margin < 9).all()
@@ -162,7 +162,7 @@ def test_a_guesser_is_right_as_often_as_chance_says() -> None:
     script = np.zeros((*questions.tokens.shape, 512))
     guess = random.integers(0, 8, len(questions))
     chosen = questions.choices[np.arange(len(questions)), guess]
-    script[questions.row, questions.asked[:, 0], chosen] = 5.0
+    script[questions.row, questions.query[:, 0], chosen] = 5.0
     found = answer(Scripted(script, config_for(512, T)), questions, bos=0)
     low, high = binomial_interval(int(found.right.sum()), len(questions), z=4)
     assert low < questions.chance == 1 / 8 < high
@@ -187,7 +187,7 @@ def test_answers_agree_with_a_plain_reading() -> None:
     questions = recall(PLAIN, n=5, segment_len=16, distances=range(5), pairs=2)
     found = answer(model, questions, bos=0, batch_size=2)
     for q in range(len(questions)):
-        row, place = questions.row[q], int(questions.asked[q, 0])
+        row, place = questions.row[q], int(questions.query[q, 0])
         logits = logits_at(model, questions.tokens[row : row + 1], place)
         log_probs, right = logits.log_softmax(0), int(questions.answers[q, 0])
         others = [id for id in questions.choices[q].tolist() if id != right]
@@ -217,13 +217,13 @@ def test_binomial_intervals() -> None:
 @pytest.mark.parametrize("name", SETS)
 def test_the_control_differs_in_what_was_told_alone(name: str) -> None:
     questions = SETS[name]()
-    control = questions.retold(seed=1)
+    control = questions.counterfactual(seed=1)
     assert (control.answers == questions.answers).all()
-    told = control.tokens[control.row[:, None], control.told]
-    assert (told != questions.answers).all()
-    assert ((told[:, :, None] == questions.choices[:, None, :]).sum(axis=2) == 1).all()
+    cue = control.tokens[control.row[:, None], control.cue]
+    assert (cue != questions.answers).all()
+    assert ((cue[:, :, None] == questions.choices[:, None, :]).sum(axis=2) == 1).all()
     same = np.ones(questions.tokens.shape, dtype=bool)
-    same[questions.row[:, None], questions.told] = False
+    same[questions.row[:, None], questions.cue] = False
     assert (control.tokens[same] == questions.tokens[same]).all()
 
 

@@ -169,7 +169,7 @@ def test_only_answers_are_targets() -> None:
     )
     assert report.tokens == len(questions) and report.losses is not None
     for row in range(5):
-        places = np.sort(questions.asked[questions.row == row].ravel())
+        places = np.sort(questions.query[questions.row == row].ravel())
         assert (~np.isnan(report.losses[row])).nonzero()[0].tolist() == places.tolist()
 
 
@@ -241,10 +241,10 @@ def test_distances(shape: tuple[int, int, int], wanted: list[int]) -> None:
     assert set(wanted) <= set(found) and found == sorted(set(found)) and len(found) <= 8
     for distance, beyond in ((found[-1], True), (found[-1] - 1, False)):
         # The last input of a segment may be read where the first cannot.
-        told = np.array([[10 * segment - 1 + segment - 1]])
-        asked = told + 1 + distance * segment - segment + 1
+        cue = np.array([[10 * segment - 1 + segment - 1]])
+        query = cue + 1 + distance * segment - segment + 1
         zero = np.zeros(1, dtype=int)
-        question = Questions(np.zeros((1, 1)), zero, asked, told, zero[None], zero)
+        question = Questions(np.zeros((1, 1)), zero, query, cue, zero[None], zero)
         assert question.distance(segment) == distance
         assert (REGIONS[int(question.regions(config)[0])] == "beyond reach") == beyond
 
@@ -260,14 +260,14 @@ def test_the_suite(reader: Path, words: str) -> None:
 
     checkpoint: Checkpoint = streamlm.load(reader, device="cpu")
     corpus = corpus_of([words, words[:2000]], checkpoint.tokenizer)
-    told: Counter[str] = Counter()
+    reported: Counter[str] = Counter()
 
     def progress(name: str, tokens: int) -> None:
-        told[name] += tokens
+        reported[name] += tokens
 
     config = SuiteConfig(sequences=2, tokens=500, runs=2, batch_size=3)
     figures = run_suite(checkpoint, corpus, config=config, progress=progress)
-    assert set(NAMES) <= set(figures) and set(told) == set(NAMES) - {"frequency"}
+    assert set(NAMES) <= set(figures) and set(reported) == set(NAMES) - {"frequency"}
     for name in ("passkey", "recall", "copy", "tracking"):
         rows = figures[name]["distance"]
         assert {row["region"] for row in rows} >= {"memory", "compressed memory", "beyond reach"}

@@ -48,7 +48,7 @@ def find(sequence: list[int], phrase: list[int]) -> int:
 
 
 def solve_passkey(alphabet: Alphabet, before: list[int]) -> list[int]:
-    start = find(before, alphabet.phrases["tell"].tolist())
+    start = find(before, alphabet.phrases["cue"].tolist())
     return before[start : start + 5]
 
 
@@ -67,7 +67,7 @@ def solve_tracking(alphabet: Alphabet, before: list[int]) -> int:
 
 
 def before(questions: Questions, q: int, token: int = 0) -> list[int]:
-    found: list[int] = questions.tokens[questions.row[q], : questions.asked[q, token]].tolist()
+    found: list[int] = questions.tokens[questions.row[q], : questions.query[q, token]].tolist()
     return found
 
 
@@ -88,14 +88,14 @@ def check(questions: Questions, distance: int, segment_len: int) -> None:
     n, length = questions.tokens.shape
     assert (length + 1) % segment_len == 0  # whole segments with bos
     rows = questions.row[:, None]
-    assert (questions.tokens[rows, questions.told] == questions.answers).all()
-    assert (questions.told < questions.asked).all() and questions.row.max() == n - 1
-    apart = questions.asked // segment_len - (questions.told + 1) // segment_len
+    assert (questions.tokens[rows, questions.cue] == questions.answers).all()
+    assert (questions.cue < questions.query).all() and questions.row.max() == n - 1
+    apart = questions.query // segment_len - (questions.cue + 1) // segment_len
     assert (apart == distance).all()
     assert (questions.distance(segment_len) == distance).all()
     in_choices = questions.answers[:, :, None] == questions.choices[:, None, :]
     assert (in_choices.sum(axis=2) == 1).all()
-    assert questions.chance == questions.choices.shape[1] ** -float(questions.asked.shape[1])
+    assert questions.chance == questions.choices.shape[1] ** -float(questions.query.shape[1])
 
 
 @pytest.mark.parametrize("kind", ["plain", "families", "text"])
@@ -110,18 +110,18 @@ def test_answers_can_be_found(name: str, distance: int, kind: str, text: Alphabe
         found = SOLVE[name](alphabet, before(questions, q))
         assert np.atleast_1d(found).tolist() == questions.answers[q].tolist()
     again = MAKE[name](alphabet, n=20, segment_len=length, distance=distance, seed=3)
-    assert (again.tokens == questions.tokens).all() and (again.told == questions.told).all()
+    assert (again.tokens == questions.tokens).all() and (again.cue == questions.cue).all()
     other = MAKE[name](alphabet, n=20, segment_len=length, distance=distance, seed=4)
     assert (other.tokens != questions.tokens).any()
 
 
 def test_passkeys_are_whole_and_in_order() -> None:
     questions = passkey(PLAIN, n=200, segment_len=T, distance=2, digits=3)
-    assert (np.diff(questions.told, axis=1) == 1).all()
+    assert (np.diff(questions.cue, axis=1) == 1).all()
     assert set(questions.answers.ravel().tolist()) == set(PLAIN.digits.tolist())
     assert questions.chance == pytest.approx(1e-3)
     # Everywhere in the segment, its ends included: told from column 2 (behind the phrase) on.
-    assert questions.told.min() == 1 and questions.told.max() == T - 2
+    assert questions.cue.min() == 1 and questions.cue.max() == T - 2
 
 
 def test_tracking_counts_its_hops() -> None:
@@ -143,7 +143,7 @@ def test_recall(alphabet: Alphabet) -> None:
     questions = recall(alphabet, n=40, segment_len=T, distances=wanted, pairs=3, seed=1)
     assert questions.tokens.shape == (40, 5 * T - 1)
     rows = questions.row[:, None]
-    assert (questions.tokens[rows, questions.told] == questions.answers).all()
+    assert (questions.tokens[rows, questions.cue] == questions.answers).all()
     found = questions.distance(T)
     assert sorted(set(found.tolist())) == wanted
     # Drawn evenly, but for the questions that would ask for what was before the beginning.
@@ -151,7 +151,7 @@ def test_recall(alphabet: Alphabet) -> None:
     assert (abs(np.bincount(found)[wanted] - expected) < 4 * np.sqrt(expected) + 10).all()
     for q in range(len(questions)):
         assert solve_recall(alphabet, before(questions, q)) == questions.answers[q]
-    names = questions.tokens[rows, questions.asked - 1]
+    names = questions.tokens[rows, questions.query - 1]
     for row in range(40):
         sequence = questions.tokens[row]
         keys, times = np.unique(sequence[np.isin(sequence, alphabet.keys)], return_counts=True)
@@ -178,7 +178,7 @@ def test_documents_to_train_on_have_answers_as_their_targets() -> None:
     assert (corpus.document(3) == questions.tokens[3]).all()
     scored = corpus.scored.reshape(5, -1)
     for row in range(5):
-        places = questions.asked[questions.row == row]
+        places = questions.query[questions.row == row]
         assert sorted(places.ravel().tolist()) == scored[row].nonzero()[0].tolist()
 
 
