@@ -1,4 +1,4 @@
-"""ForecastConfig: what a forecaster is made of; frozen, checked, JSON."""
+"""ForecastConfig: the settings of a forecaster and its training; frozen, checked, JSON."""
 
 import json
 from collections.abc import Mapping
@@ -14,26 +14,26 @@ LAZY = ("sum", "mean")
 
 @dataclass(frozen=True)
 class ForecastConfig:
-    """A forecaster and how it is trained. The defaults are those of the authors' code.
+    """Settings of a forecaster and its training. The defaults are those of the authors' code.
 
     Attributes:
         model: "informer", "transformer" (full attention, no distilling), "dlinear" or "nlinear".
-        columns: names of the columns that are read and forecast.
-        n_marks: features of the dates; see `series.time_marks`.
-        input_len, label_len, horizon: rows that are read, that the decoder begins with, and that
-            are forecast.
+        columns: names of the columns to read and forecast.
+        n_marks: the number of date features; see `series.time_marks`.
+        input_len: rows of the input; label_len: its last rows, which start the decoder; horizon:
+            rows to forecast.
         d_model, n_heads, d_ff, dropout: as in a Transformer.
-        encoder_layers: of each replica of the encoder.
-        decoder_layers: of the decoder.
+        encoder_layers: layers of each encoder replica.
+        decoder_layers: layers of the decoder.
         factor: c of ProbSparse attention.
-        distil: halve the length between the encoder's layers.
-        lazy: what a decoder's query gets that does not attend; see `attention.prob_sparse`.
-        batch_size, learning_rate, epochs, patience: of training with Adam; the learning rate halves
-            with every epoch, and epochs end when the validation loss rises so often.
+        distil: halve the length between encoder layers.
+        lazy: output of the decoder's lazy queries; see `attention.prob_sparse`.
+        batch_size, learning_rate, epochs, patience: training with Adam; the learning rate halves
+            every epoch, and training stops after `patience` epochs in a row without improvement.
         seed: of weights, order, dropout and sampled keys.
 
     Raises:
-        ValueError: names what was given and what is allowed.
+        ValueError: says what was given and what is allowed.
     """
 
     model: str = "informer"
@@ -95,7 +95,7 @@ class ForecastConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ForecastConfig":
-        """As `to_dict` gave it; unknown keys are refused."""
+        """Build from the values of `to_dict`; unknown keys are refused."""
         unknown = values.keys() - {field.name for field in fields(cls)}
         if unknown:
             raise ValueError(f"unknown settings of a forecaster: {', '.join(sorted(unknown))}")

@@ -20,7 +20,7 @@ def test_it_learns_waves(model: str, csv: Path, tmp_path: Path) -> None:
     rate = 0.02 if "linear" in model else 3e-3
     config = replace(SMALL, model=model, learning_rate=rate, epochs=4)
     epochs: list[Epoch] = []
-    found = train(series, config, tmp_path / "run", device=CPU, told=epochs.append)
+    found = train(series, config, tmp_path / "run", device=CPU, report=epochs.append)
     windows = found.windows(series, "test")
     errors = found.errors(windows)
     whole = windows.take(torch.arange(len(windows)), CPU)
@@ -42,7 +42,7 @@ def test_an_interrupted_training_ends_where_it_would_have(csv: Path, tmp_path: P
 
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            train(series, config, tmp_path / "parts", device=CPU, resume=True, told=stop)
+            train(series, config, tmp_path / "parts", device=CPU, resume=True, report=stop)
     parts = train(series, config, tmp_path / "parts", device=CPU, resume=True)
     for name, weight in whole.model.state_dict().items():
         assert torch.equal(weight, parts.model.state_dict()[name]), name
@@ -57,7 +57,7 @@ def test_it_ends_early_and_keeps_the_best(
     monkeypatch.setattr(Forecaster, "errors", lambda *_: Errors(next(losses), 0, 1))
     epochs: list[Epoch] = []
     config = replace(SMALL, model="nlinear", epochs=9, patience=2)
-    train(Series.load(csv), config, tmp_path, device=CPU, told=epochs.append)
+    train(Series.load(csv), config, tmp_path, device=CPU, report=epochs.append)
     assert [epoch.best for epoch in epochs] == [True, True, False, False]
     with pytest.raises(FloatingPointError, match="lower the learning rate"):
         train(
