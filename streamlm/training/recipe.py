@@ -8,6 +8,7 @@ from typing import Any
 
 from streamlm.training.config import TrainConfig
 from streamlm.training.data import Corpus, load_corpus
+from streamlm.training.data_sources import missing_data
 from tokenizer import Tokenizer
 
 
@@ -97,6 +98,6 @@ def _expand(name: str, patterns: Any) -> list[Path]:
         one = Path(pattern)
         matches = [one] if one.is_absolute() else sorted(Path().glob(pattern))
         if not matches:
-            raise FileNotFoundError(f"no data file matches {pattern!r}")
+            raise FileNotFoundError(f"no data file matches {pattern!r}{missing_data(one)}")
         files += matches
     return files
