@@ -50,7 +50,7 @@ def test_the_commands(run: Callable[..., tuple[int, str, str]], csv: Path, tmp_p
     assert "2016-07-17 19:00:00" in run("predict", out, csv)[1]
 
 
-def test_what_the_commands_refuse(
+def test_the_commands_refuse(
     run: Callable[..., tuple[int, str, str]], csv: Path, tmp_path: Path
 ) -> None:
     for arguments, message in (

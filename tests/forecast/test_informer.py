@@ -1,4 +1,4 @@
-"""ProbSparse attention beside its formulas, and the models of the Informer's paper."""
+"""ProbSparse attention against its formulas, and the Informer and its settings."""
 
 import json
 import math
@@ -35,7 +35,7 @@ def test_with_all_queries_it_is_full_attention(causal: bool) -> None:
 
 @pytest.mark.parametrize("lazy", ["sum", "mean"])
 @pytest.mark.parametrize("causal", [False, True])
-def test_each_row_is_what_the_formulas_say(causal: bool, lazy: Any) -> None:
+def test_prob_sparse_attention_equals_its_formulas(causal: bool, lazy: Any) -> None:
     n, factor = 24, 2
     query, key, value = heads(n, seed=1)
     sample = torch.randint(n, (n, 5), generator=torch.Generator().manual_seed(2))
@@ -84,7 +84,7 @@ def batch(config: ForecastConfig, *, n: int = 3, seed: int = 0) -> Batch:
     return Batch(made(past, columns), made(past, marks), made(future, columns), made(future, marks))
 
 
-def test_distilling_halves_and_replicas_shorten() -> None:
+def test_lengths_of_distilling_encoders_and_replicas() -> None:
     for n in (1, 2, 5, 96):
         assert Distil(8).eval()(torch.zeros(1, n, 8)).shape[1] == math.ceil(n / 2)
     config = replace(SMALL, input_len=96, encoder_layers=(3, 2, 1))
@@ -97,7 +97,7 @@ def test_distilling_halves_and_replicas_shorten() -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_forecast_does_not_look_at_the_future(model: str) -> None:
+def test_a_forecast_does_not_read_the_future(model: str) -> None:
     config = replace(SMALL, model=model)
     torch.manual_seed(0)
     forecaster, given = MODELS[model](config).eval(), batch(config)
@@ -112,8 +112,8 @@ def test_a_forecast_does_not_look_at_the_future(model: str) -> None:
     assert not torch.allclose(answers[0], changed)
 
 
-def test_transformers_without_sampling_are_the_same_model() -> None:
-    """An Informer whose every query attends and that does not distil is the Transformer."""
+def test_an_informer_without_sampling_is_a_transformer() -> None:
+    """If all queries attend and nothing is distilled, both models are the same."""
     config = replace(SMALL, factor=100, distil=False)
     torch.manual_seed(0)
     informer = Informer(config).eval()

@@ -11,7 +11,7 @@ from streamlm.forecast.series import Scale, Series, Windows, time_marks
 from tests.support.waves import CPU, write
 
 
-def test_a_series_is_read_as_it_stands(csv: Path, tmp_path: Path) -> None:
+def test_a_series_is_loaded(csv: Path, tmp_path: Path) -> None:
     series = Series.load(csv)
     assert series.names == ("a", "b") and series.values.shape == (400, 2)
     assert series.ends == (280, 320, 400) and series.step == np.timedelta64(3600, "s")
@@ -45,14 +45,14 @@ def test_the_papers_splits(minutes: int, rows: int, tmp_path: Path) -> None:
         ("date,a\n2016-01-01,1\n", "line 2: dates must rise, and there must be three rows"),
     ],
 )
-def test_what_is_no_series_is_refused(text: str, message: str, tmp_path: Path) -> None:
+def test_invalid_series_are_refused(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "bad.csv"
     path.write_text(text)
     with pytest.raises(ValueError, match=message):
         Series.load(path)
 
 
-def test_time_marks_are_those_of_the_calendar() -> None:
+def test_time_marks_agree_with_the_calendar() -> None:
     texts = ["2016-02-29T00:15:00", "2016-12-31T23:45:00", "2017-01-01T05:00:00"]
     found = time_marks(np.array(texts, "datetime64[s]"), np.timedelta64(900, "s"))
     for row, text in zip(found, texts, strict=True):
@@ -70,7 +70,7 @@ def test_time_marks_are_those_of_the_calendar() -> None:
     assert time_marks(dates, np.timedelta64(1, "D")).tolist() == found[:, 2:].tolist()
 
 
-def test_windows_keep_the_parts_apart(csv: Path) -> None:
+def test_windows_of_different_parts_do_not_overlap(csv: Path) -> None:
     series = Series.load(csv)
     scale = Scale.of(series)
     train_part = scale.apply(series.values[:280])

@@ -1,4 +1,4 @@
-"""Forecasters are trained, stopped and resumed, and forecast in real units."""
+"""Training, resuming and early stopping of forecasters; forecasts in the series' units."""
 
 import math
 from dataclasses import replace
@@ -15,7 +15,7 @@ from tests.support.waves import CPU, SMALL, write
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_it_learns_waves(model: str, csv: Path, tmp_path: Path) -> None:
+def test_forecasters_learn_waves(model: str, csv: Path, tmp_path: Path) -> None:
     series = Series.load(csv)
     rate = 0.02 if "linear" in model else 3e-3
     config = replace(SMALL, model=model, learning_rate=rate, epochs=4)
@@ -33,7 +33,7 @@ def test_it_learns_waves(model: str, csv: Path, tmp_path: Path) -> None:
     assert again.errors(windows) == errors and again.config == config
 
 
-def test_an_interrupted_training_ends_where_it_would_have(csv: Path, tmp_path: Path) -> None:
+def test_a_resumed_training_is_bit_identical(csv: Path, tmp_path: Path) -> None:
     series, config = Series.load(csv), SMALL
     whole = train(series, config, tmp_path / "whole", device=CPU)
 
@@ -48,7 +48,7 @@ def test_an_interrupted_training_ends_where_it_would_have(csv: Path, tmp_path: P
         assert torch.equal(weight, parts.model.state_dict()[name]), name
 
 
-def test_it_ends_early_and_keeps_the_best(
+def test_early_stopping_keeps_the_best_epoch(
     csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from streamlm.forecast.training import Errors
@@ -68,7 +68,7 @@ def test_it_ends_early_and_keeps_the_best(
         )
 
 
-def test_forecasts_are_in_real_units(csv: Path, tmp_path: Path) -> None:
+def test_forecasts_are_in_the_units_of_the_series(csv: Path, tmp_path: Path) -> None:
     series = Series.load(csv)
     config = replace(SMALL, model="nlinear", learning_rate=0.1, epochs=8, patience=8)
     found = train(series, config, tmp_path, device=CPU)

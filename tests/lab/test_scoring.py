@@ -1,4 +1,4 @@
-"""Answers of a model: right or wrong, margins, gains, and where an answer lies in memory."""
+"""Scores of answers: exact matches, margins, gains, and regions of memory."""
 
 import math
 from collections.abc import Callable
@@ -35,8 +35,8 @@ PLAIN, FAMILIES = Alphabet.plain(256), Alphabet.plain(512, family=8)
 
 
 @pytest.mark.parametrize("shape", [(4, 4, 4), (4, 8, 0), (4, 6, 2), (4, 2, 3), (3, 4, 0)])
-def test_regions_are_where_the_answer_can_be_read(shape: tuple[int, int, int]) -> None:
-    """What lies beyond reach never changes the logits; what lies nearer does."""
+def test_regions_match_the_reach_of_the_logits(shape: tuple[int, int, int]) -> None:
+    """A cue changes the logits unless it lies beyond reach."""
     length, memory, compressed = shape
     rate = 2 if compressed else 1
     model = tiny_model(
@@ -84,7 +84,7 @@ def logits_at(model: TransformerXL, tokens: np.ndarray, place: int) -> torch.Ten
 
 
 class Scripted(TransformerXL):
-    """A model that answers as it was told to: [N, n, V] logits by row and place."""
+    """A model with prescribed logits [N, n, V] by row and position."""
 
     def __init__(self, script: np.ndarray, config: ModelConfig) -> None:
         super().__init__(config)
@@ -132,7 +132,7 @@ SETS: dict[str, Callable[[], Questions]] = {
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_who_knows_is_right_and_who_does_not_is_at_chance(name: str) -> None:
+def test_scores_of_perfect_uniform_and_wrong_models(name: str) -> None:
     questions = SETS[name]()
     n, length = questions.tokens.shape
     script = np.zeros((n, length, 256))
@@ -144,19 +144,19 @@ def test_who_knows_is_right_and_who_does_not_is_at_chance(name: str) -> None:
     found = answer(model, questions, bos=0, batch_size=3, progress=read.append)
     assert found.right.all() and sum(read) == n * length
     assert found.margin == pytest.approx(9.0)
-    # Uniform over the choices: right for one of them, the first of the ids.
+    # Uniform over the choices: right for the first id.
     uniform = Scripted(np.zeros((n, length, 256)), config)
     found = answer(uniform, questions, bos=0, batch_size=4)
     assert found.margin == pytest.approx(0.0)
     assert found.chance == pytest.approx(questions.chance)
-    # Wrong in the last token of the answer only.
+    # Wrong only in the last token of the answer.
     last = questions.query[:, -1]
     script[questions.row, last, questions.answers[:, -1]] = -9.0
     found = answer(Scripted(script, config), questions, bos=0, batch_size=3)
     assert not found.right.any() and (found.margin < 9).all()
 
 
-def test_a_guesser_is_right_as_often_as_chance_says() -> None:
+def test_a_guessing_model_is_at_chance() -> None:
     questions = recall(FAMILIES, n=60, segment_len=T, distances=range(4), pairs=3)
     random = np.random.default_rng(0)
     script = np.zeros((*questions.tokens.shape, 512))
@@ -181,8 +181,8 @@ def test_a_guesser_is_right_as_often_as_chance_says() -> None:
         assert row["margin_low"] <= row["margin"] <= row["margin_high"]
 
 
-def test_answers_agree_with_a_plain_reading() -> None:
-    """Against one row at a time, every logit kept."""
+def test_answers_agree_with_plain_reading() -> None:
+    """Against reading row by row, with all logits."""
     model = tiny_model(vocab_size=256, segment_len=16, memory_len=16, compressed_len=8)
     questions = recall(PLAIN, n=5, segment_len=16, distances=range(5), pairs=2)
     found = answer(model, questions, bos=0, batch_size=2)
@@ -203,7 +203,7 @@ def test_binomial_intervals() -> None:
     assert (round(low, 3), round(high, 3)) == (0.490, 0.943)
     assert binomial_interval(0, 10) == (0.0, pytest.approx(0.2775, abs=1e-4))
     assert binomial_interval(10, 10) == (pytest.approx(0.7225, abs=1e-4), 1.0)
-    # It holds the truth about 95 times of 100.
+    # It contains the true share in about 95 of 100 cases.
     random = np.random.default_rng(0)
     for share in (0.1, 0.5, 0.9):
         bounds = [binomial_interval(int(k), 50) for k in random.binomial(50, share, 2000)]
@@ -215,7 +215,7 @@ def test_binomial_intervals() -> None:
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_the_control_differs_in_what_was_told_alone(name: str) -> None:
+def test_the_counterfactual_differs_only_in_cues(name: str) -> None:
     questions = SETS[name]()
     control = questions.counterfactual(seed=1)
     assert (control.answers == questions.answers).all()
@@ -227,7 +227,7 @@ def test_the_control_differs_in_what_was_told_alone(name: str) -> None:
     assert (control.tokens[same] == questions.tokens[same]).all()
 
 
-def test_gains_are_zero_beyond_reach_and_show_what_was_told() -> None:
+def test_gains_are_zero_only_beyond_reach() -> None:
     model = tiny_model(vocab_size=256, segment_len=16, memory_len=16, compressed_len=8)
     parts = [copying(PLAIN, n=4, segment_len=16, distance=d, length=4) for d in range(7)]
     found = Answers.joined([answer(model, part, bos=0, control=True) for part in parts])
@@ -252,7 +252,7 @@ def test_joined_questions_keep_their_rows() -> None:
 
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
-def test_every_compression_is_asked(compression: str) -> None:
+def test_every_compression_is_scored(compression: str) -> None:
     model = tiny_model(
         vocab_size=256,
         segment_len=16,

@@ -1,4 +1,4 @@
-"""Tasks: answers that a reader can find, at the places and distances that they say."""
+"""Tasks: solvable questions with exact positions and distances."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +22,7 @@ PLAIN, FAMILIES = Alphabet.plain(256), Alphabet.plain(512, family=8)
 
 @pytest.fixture(scope="module")
 def text(books_tokenizer: Tokenizer, prose: Callable[..., str]) -> Alphabet:
-    """Names and values are random ids, for the prose has too few words; the rest is as it is."""
+    """An alphabet of prose; names and values are random ids, because the prose has few words."""
     ids = books_tokenizer.encode(prose(3000)).astype(np.uint16)
     random = np.random.default_rng(0)
     words = [i for i in range(300, 8000) if books_tokenizer.decode_bytes([i])[:1] == b" "]
@@ -30,21 +30,21 @@ def text(books_tokenizer: Tokenizer, prose: Callable[..., str]) -> Alphabet:
     return Alphabet.of_text(books_tokenizer, np.concatenate([ids, more]))
 
 
-# -- solvers: they read a sequence up to the answer, and know the format alone --------------------
+# -- solvers: given the sequence before the answer and the format ---------------------------------
 
 
 def solve_recall(alphabet: Alphabet, before: list[int]) -> int:
-    """The value behind the latest place of the name that is asked for."""
+    """The value after the latest occurrence of the queried name."""
     places = [i for i, id in enumerate(before[:-1]) if id == before[-1]]
     return before[places[-1] + 1]
 
 
 def find(sequence: list[int], phrase: list[int]) -> int:
-    """Where the phrase ends for the first time."""
+    """The end of the first occurrence of a phrase."""
     for i in range(len(sequence)):
         if sequence[i : i + len(phrase)] == phrase:
             return i + len(phrase)
-    raise AssertionError("never told")
+    raise AssertionError("no cue")
 
 
 def solve_passkey(alphabet: Alphabet, before: list[int]) -> list[int]:
@@ -84,7 +84,7 @@ SOLVE: dict[str, Callable[..., Any]] = {
 
 
 def check(questions: Questions, distance: int, segment_len: int) -> None:
-    """Places are exact: what was told is what is asked for, so many segments later."""
+    """Positions are exact: the cue gives the answer, `distance` segments before the query."""
     n, length = questions.tokens.shape
     assert (length + 1) % segment_len == 0  # whole segments with bos
     rows = questions.row[:, None]
@@ -101,7 +101,7 @@ def check(questions: Questions, distance: int, segment_len: int) -> None:
 @pytest.mark.parametrize("kind", ["plain", "families", "text"])
 @pytest.mark.parametrize("distance", [0, 1, 4])
 @pytest.mark.parametrize("name", MAKE)
-def test_answers_can_be_found(name: str, distance: int, kind: str, text: Alphabet) -> None:
+def test_questions_are_solvable(name: str, distance: int, kind: str, text: Alphabet) -> None:
     alphabet = {"plain": PLAIN, "families": FAMILIES, "text": text}[kind]
     length = 64 if kind == "text" else T
     questions = MAKE[name](alphabet, n=20, segment_len=length, distance=distance, seed=3)
@@ -120,7 +120,7 @@ def test_passkeys_are_whole_and_in_order() -> None:
     assert (np.diff(questions.cue, axis=1) == 1).all()
     assert set(questions.answers.ravel().tolist()) == set(PLAIN.digits.tolist())
     assert questions.chance == pytest.approx(1e-3)
-    # Everywhere in the segment, its ends included: told from column 2 (behind the phrase) on.
+    # Anywhere in the segment, including its ends: from column 2, after the phrase.
     assert questions.cue.min() == 1 and questions.cue.max() == T - 2
 
 
@@ -146,7 +146,7 @@ def test_recall(alphabet: Alphabet) -> None:
     assert (questions.tokens[rows, questions.cue] == questions.answers).all()
     found = questions.distance(T)
     assert sorted(set(found.tolist())) == wanted
-    # Drawn evenly, but for the questions that would ask for what was before the beginning.
+    # Drawn uniformly, except for queries whose pair would lie before the sequence.
     expected = np.array([40 * 3 * (5 - d) / 3 for d in wanted])
     assert (abs(np.bincount(found)[wanted] - expected) < 4 * np.sqrt(expected) + 10).all()
     for q in range(len(questions)):
@@ -163,7 +163,7 @@ def test_recall(alphabet: Alphabet) -> None:
         assert questions.choices.shape == (len(questions), 8)
 
 
-def test_copies_do_not_tell_on_themselves() -> None:
+def test_choices_of_one_run_are_disjoint() -> None:
     questions = copying(PLAIN, n=50, segment_len=T, distance=1, length=6)
     assert questions.choices.shape == (250, len(PLAIN.values) // 6)
     for q in range(0, 250, 5):  # choices of one run have nothing in common
@@ -171,7 +171,7 @@ def test_copies_do_not_tell_on_themselves() -> None:
         assert len(set(ids)) == len(ids)
 
 
-def test_documents_to_train_on_have_answers_as_their_targets() -> None:
+def test_training_documents_have_only_answers_as_targets() -> None:
     questions = recall(FAMILIES, n=5, segment_len=T, distances=[0, 2], pairs=2)
     corpus = questions.corpus()
     assert len(corpus) == 5 and corpus.scored is not None
@@ -197,7 +197,7 @@ def test_documents_to_train_on_have_answers_as_their_targets() -> None:
         (lambda: Alphabet.plain(40, family=8), "vocab_size = 40; allowed: at least 48"),
     ],
 )
-def test_what_does_not_fit_is_told(make: Callable[[], object], message: str) -> None:
+def test_questions_that_do_not_fit_are_refused(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
 
@@ -215,7 +215,7 @@ def test_an_alphabet_of_text(books_tokenizer: Tokenizer, text: Alphabet) -> None
         Alphabet.of_text(books_tokenizer, books_tokenizer.encode("The whale and the sea."))
 
 
-def test_an_alphabet_without_meaning_has_one_use_for_each_id() -> None:
+def test_a_plain_alphabet_uses_each_id_once() -> None:
     for alphabet in (PLAIN, FAMILIES, Alphabet.plain(32)):
         parts = [alphabet.digits, alphabet.keys, alphabet.values, alphabet.filler]
         ids = np.concatenate([[alphabet.bos], *parts, *alphabet.phrases.values()])

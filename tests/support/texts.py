@@ -1,4 +1,4 @@
-"""Texts that tokenizers are tested with, and ways to cut them."""
+"""Texts for tests of tokenizers, and ways to cut them."""
 
 from typing import Any
 
@@ -8,8 +8,8 @@ from tokenizer.boundaries import MAX_RUN
 
 SYMBOL = "\u2581"
 
-# Small, but with more than English in it: the tiny model gets pieces of two spaces, of accented
-# letters and of Chinese characters.
+# Small but multilingual: the tiny model has pieces of two spaces, accented letters and Chinese
+# characters.
 CORPUS = """It was the best of times, it was the worst of times, it was the age of wisdom, it was
 the age of foolishness, it was the epoch of belief, it was the epoch of incredulity.
 

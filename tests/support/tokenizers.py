@@ -1,4 +1,4 @@
-"""What every tokenizer must do, as a class of tests that each kind of tokenizer inherits."""
+"""The contract of every tokenizer, as a class of tests that each kind inherits."""
 
 import json
 import re
@@ -26,7 +26,7 @@ BROKEN = st.lists(
 
 
 def stream(encoder: StreamEncoder, chunks: list[Any], *, longest_tail: int) -> list[int]:
-    """All tokens of a stream; checks after every chunk how much is held back."""
+    """All tokens of a stream; checks the held-back tail after every chunk."""
     ids: list[int] = []
     for chunk in chunks:
         ids += encoder.encode(chunk).tolist()
@@ -99,7 +99,7 @@ class TokenizerConformance:
         with pytest.raises(ValueError, match="'strict' or 'replace', given 'ignore'"):
             StreamEncoder(tok, "ignore")  # type: ignore[arg-type]
 
-    # -- how a text is cut changes nothing -----------------------------------------------------
+    # -- independent of cuts -------------------------------------------------------------------
 
     @inherited
     @given(text=TEXTS, more=TEXTS)

@@ -1,4 +1,4 @@
-"""Small trainers of every kind, and everything a run consists of, bit by bit."""
+"""Settings of small trainers of every kind, and bitwise comparison of runs."""
 
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -18,7 +18,7 @@ TRAIN: dict[str, object] = {
     **{"steps": 6, "batch_size": 3, "learning_rate": 1e-2, "warmup_steps": 2},
     **{"checkpoint_steps": 3, "eval_steps": 100, "eval_tokens": 100, "log_steps": 1},
 }
-# Every way to compress and to train the compressor, and what else changes the arithmetic.
+# Every compression and compression loss, and other settings that change the arithmetic.
 VARIANTS: dict[str, dict[str, object]] = {
     "conv": {"compression_loss": "attention-reconstruction", "dropout": 0.1},
     "dilated": {"compression": "dilated", "compression_loss": "auto-encoding", "accumulate": 2},
@@ -45,7 +45,7 @@ VARIANTS: dict[str, dict[str, object]] = {
 
 
 def gradients(trainer: Trainer, steps: int = 1) -> dict[str, torch.Tensor]:
-    """The gradients that the optimiser gets at the last of some steps."""
+    """The gradients that reach the optimiser at the last of several steps."""
     found: dict[str, torch.Tensor] = {}
     step = trainer.optimizer.step
 
@@ -64,7 +64,7 @@ def gradients(trainer: Trainer, steps: int = 1) -> dict[str, torch.Tensor]:
 
 
 def everything(trainer: Trainer) -> dict[str, Any]:
-    """All that a run goes on from."""
+    """The complete state of a run."""
     return {
         "weights": trainer.model.state_dict(),
         "optimizer": trainer.optimizer.state_dict(),
@@ -89,7 +89,7 @@ def leaves(value: Any) -> Iterator[Any]:
 
 
 def assert_identical(a: Any, b: Any) -> None:
-    """Equal to the last bit, tensors too."""
+    """Assert bitwise equality, tensors included."""
     for one, other in zip(leaves(a), leaves(b), strict=True):
         same = torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
         assert same, (one, other)

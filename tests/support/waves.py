@@ -1,4 +1,4 @@
-"""Two waves as a CSV file, and a small forecaster's settings."""
+"""Two waves as a CSV file, and the settings of a small forecaster."""
 
 import math
 from pathlib import Path
@@ -24,7 +24,7 @@ SMALL = ForecastConfig(
 
 
 def write(path: Path, n: int, *, minutes: int = 60, begin: str = "2016-07-01T00:00:00") -> Path:
-    """Two waves, and how they are read."""
+    """Write two waves with rising dates."""
     dates = np.datetime64(begin) + np.arange(n) * np.timedelta64(minutes, "m")
     with open(path, "w", encoding="utf-8") as file:
         file.write("date,a,b\n")

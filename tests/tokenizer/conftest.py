@@ -1,4 +1,4 @@
-"""Two tokenizers: the bundled one, and a tiny one with pieces of more than English."""
+"""Two tokenizers: the bundled one, and a tiny one with multilingual pieces."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Which SentencePiece models are accepted, and which would lose text."""
+"""Requirements on SentencePiece models: lossless models are accepted, others refused."""
 
 import io
 from pathlib import Path
@@ -14,7 +14,7 @@ from tokenizer.boundaries import MAX_RUN
 
 
 def foreign(**options: Any) -> bytes:
-    """A model trained on the corpus with settings like ours but for `options`."""
+    """A model trained on the corpus with our settings, except for `options`."""
     model = io.BytesIO()
     ours: dict[str, Any] = {
         "model_type": "bpe",
@@ -54,7 +54,7 @@ def test_a_model_that_would_lose_text_is_refused(options: dict[str, Any], words:
         SentencePieceTokenizer(foreign(**options))
 
 
-def test_a_fitting_foreign_model_is_used() -> None:
+def test_a_lossless_foreign_model_is_accepted() -> None:
     tok = SentencePieceTokenizer(
         foreign(user_defined_symbols=["<note>", "\n\n\n"], bos_id=7, unk_id=5)
     )
@@ -68,13 +68,13 @@ def test_a_fitting_foreign_model_is_used() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"garbage", bytes(100)])
-def test_what_is_no_model_is_refused(data: bytes) -> None:
+def test_other_files_are_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match="no SentencePiece model"):
         load_tokenizer(data)
 
 
 def test_a_vocabulary_without_a_space_is_refused(tmp_path: Path) -> None:
-    """It would spell a space as the bytes of U+2581, and write that instead."""
+    """It would encode a space as the bytes of U+2581 and decode it as U+2581."""
     path = train(["e"], tmp_path / "e.model", vocab_size=262)
     with pytest.raises(ValueError, match="a space has no piece of its own"):
         SentencePieceTokenizer(path)

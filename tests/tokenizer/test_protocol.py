@@ -1,4 +1,4 @@
-"""The protocol: what a tokenizer of another kind must bring, and how one is loaded."""
+"""The Tokenizer protocol, implemented by a second kind of tokenizer; load_tokenizer."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ BUNDLED = ROOT / "streamlm" / "assets" / "books" / "tokenizer.model"
 
 
 class ByteTokenizer(Tokenizer):
-    """A token for each byte, and one before a text: the smallest tokenizer there is."""
+    """A token for each byte, and bos."""
 
     def __init__(self) -> None:
         self.model_bytes, self.fingerprint = b"bytes", b"bytes".hex()
@@ -40,7 +40,7 @@ class ByteTokenizer(Tokenizer):
 
 
 class TestAnotherKind(TokenizerConformance):
-    """The contract needs nothing of SentencePiece."""
+    """The contract does not depend on SentencePiece."""
 
     longest_tail = 0
 
@@ -51,7 +51,7 @@ class TestAnotherKind(TokenizerConformance):
 
     def test_the_model_bytes_are_the_tokenizer(self, tok: Tokenizer) -> None:
         with pytest.raises(ValueError, match="the bytes are no SentencePiece model"):
-            load_tokenizer(tok.model_bytes)  # a kind that is not registered
+            load_tokenizer(tok.model_bytes)  # load_tokenizer does not know this kind
 
 
 def test_a_tokenizer_is_loaded_from_a_path_or_bytes() -> None:
@@ -63,12 +63,12 @@ def test_a_tokenizer_is_loaded_from_a_path_or_bytes() -> None:
         load_tokenizer(BUNDLED.with_name("missing.model"))
 
 
-def test_the_protocol_is_no_tokenizer() -> None:
+def test_the_protocol_cannot_be_instantiated() -> None:
     with pytest.raises(TypeError, match="cannot be instantiated"):
         Tokenizer(BUNDLED)  # type: ignore[call-arg,misc]
 
 
-def test_import_is_light() -> None:
+def test_importing_the_package_is_light() -> None:
     code = "import sys, tokenizer; print(*sys.modules); print(tokenizer.train.__name__)"
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True

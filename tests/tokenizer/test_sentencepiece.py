@@ -1,4 +1,4 @@
-"""SentencePiece models: the contract of every tokenizer, and each text encoded run by run."""
+"""SentencePieceTokenizer: the tokenizer contract, and encoding run by run."""
 
 import hashlib
 import random
@@ -26,7 +26,7 @@ class TestConformance(TokenizerConformance):
 
 
 def runs(text: str) -> Iterator[str]:
-    """The runs of a text, read character by character."""
+    """The runs of a text, split character by character."""
     run = ""
     for char in text:
         kind = char if char in f" \n{SYMBOL}" else "x"
@@ -41,7 +41,7 @@ def runs(text: str) -> Iterator[str]:
 
 
 def reference(tok: SentencePieceTokenizer, text: str) -> list[int]:
-    """The definition of `encode`: every run on its own, U+2581 in bytes."""
+    """The definition of `encode`: each run separately, U+2581 as bytes."""
     processor = sentencepiece.SentencePieceProcessor(model_proto=tok.model_bytes)
     spelled = [processor.piece_to_id(piece) for piece in ("<0xE2>", "<0x96>", "<0x81>")]
     ids: list[int] = []
@@ -89,7 +89,7 @@ def test_settled_text_stays_settled(text: str, more: str) -> None:
 
 
 class Counting(SentencePieceTokenizer):
-    """Counts the characters that it encodes."""
+    """Counts the encoded characters."""
 
     count = 0
 
@@ -103,7 +103,8 @@ def test_a_run_without_spaces_is_not_held_back(unit: str) -> None:
     tok = Counting(BUNDLED)
     text = (unit * 200_000)[:200_000]
     encoder = StreamEncoder(tok)
-    ids = stream(encoder, [text[i : i + 97] for i in range(0, len(text), 97)])
+    chunks = [text[i : i + 97] for i in range(0, len(text), 97)]
+    ids = stream(encoder, chunks, longest_tail=MAX_RUN - 1)
     assert tok.count == len(text)  # each character was encoded once
     assert ids == tok.encode(text).tolist()
 
@@ -146,7 +147,7 @@ def test_the_bundled_model_suits_books(bundled: SentencePieceTokenizer) -> None:
 
 
 def test_the_vocabulary_of_bytes() -> None:
-    """Of recipes on bytes: one token a byte, but for a blank line."""
+    """The byte vocabulary of recipes: one token per byte, except for a blank line."""
     tokenizer = SentencePieceTokenizer(
         Path(__file__).resolve().parents[2] / "recipes" / "bytes.model"
     )

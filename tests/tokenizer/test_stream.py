@@ -1,4 +1,4 @@
-"""StreamEncoder and StreamDecoder: states, copies, and texts that are damaged within a chunk."""
+"""StreamEncoder and StreamDecoder: states, copies, and errors within a chunk."""
 
 from typing import Any
 
@@ -6,9 +6,10 @@ import pytest
 
 from tests.support.tokenizers import stream
 from tokenizer import StreamDecoder, StreamEncoder, Tokenizer
+from tokenizer.boundaries import MAX_RUN
 
 
-def test_a_refusal_names_the_byte_and_changes_nothing(tiny: Tokenizer) -> None:
+def test_an_error_names_the_byte_and_keeps_the_state(tiny: Tokenizer) -> None:
     encoder = StreamEncoder(tiny, "strict")
     encoder.encode(b"ab\xf0\x9f")
     before = encoder.state
@@ -33,17 +34,18 @@ def test_str_after_an_incomplete_character(tiny: Tokenizer) -> None:
     assert tiny.decode(ids) == "caf\ufffdé\ufffd"
 
 
-def test_copies_go_their_own_way(tiny: Tokenizer) -> None:
+def test_copies_are_independent(tiny: Tokenizer) -> None:
     encoder = StreamEncoder(tiny, "strict")
     ids = encoder.encode(b"It was the b\xc3").tolist()
     fork = encoder.copy()
     assert fork.errors == "strict"
-    one = ids + stream(fork, [b"\xaa", "te"])
-    two = ids + stream(encoder, [b"\xa9b\xc3\xa9"])
+    one = ids + stream(fork, [b"\xaa", "te"], longest_tail=MAX_RUN - 1)
+    two = ids + stream(encoder, [b"\xa9b\xc3\xa9"], longest_tail=MAX_RUN - 1)
     assert one == tiny.encode("It was the bête").tolist()
     assert two == tiny.encode("It was the bébé").tolist()
     assert encoder.state == {"text": "", "bytes": ""}  # flushed: ready for a new text
-    assert stream(encoder, ["It was"]) == tiny.encode("It was").tolist()
+    again = stream(encoder, ["It was"], longest_tail=MAX_RUN - 1)
+    assert again == tiny.encode("It was").tolist()
 
 
 @pytest.mark.parametrize(

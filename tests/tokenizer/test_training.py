@@ -1,4 +1,4 @@
-"""Training of tokenizers, on texts and on files of books."""
+"""Training of tokenizers on texts and on files of books."""
 
 import lzma
 import re
@@ -29,7 +29,7 @@ def test_training_is_deterministic_and_leaves_one_file(tmp_path: Path) -> None:
     assert b"1" in pieces[261:] and not [p for p in pieces if re.search(rb"\d\d", p)]
 
 
-def test_training_leaves_out_what_is_no_material_for_pieces(tmp_path: Path) -> None:
+def test_training_ignores_newlines_spaces_and_nul(tmp_path: Path) -> None:
     one, two = (
         train([text * 50], tmp_path / name, vocab_size=273).read_bytes()
         for name, text in (("a", f"was{SYMBOL}it\0best\n"), ("b", "was\nit\nbest\n"))
@@ -48,7 +48,7 @@ def test_training_needs_text(tmp_path: Path) -> None:
 
 
 def write_books(folder: Path) -> tuple[list[Path], list[str]]:
-    """Three books of numbered lines in two files, one of them packed."""
+    """Three books of numbered lines in two files, one of them compressed."""
     sizes = {"a": 6400, "b": 3200, "c": 640}
     books = ["".join(f"{name} line {i}\r\n" for i in range(n)) for name, n in sizes.items()]
     (folder / "plain.txt").write_bytes(books[0].encode())
@@ -57,7 +57,7 @@ def write_books(folder: Path) -> tuple[list[Path], list[str]]:
     return [folder / "plain.txt", folder / "packed.txt.xz"], books
 
 
-def test_books_are_read_as_they_are(tmp_path: Path) -> None:
+def test_books_are_read_unchanged(tmp_path: Path) -> None:
     (plain, packed), books = write_books(tmp_path)
     assert read_books(plain) == books[:1]
     assert read_books(packed) == books[1:]

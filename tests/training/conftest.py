@@ -1,4 +1,4 @@
-"""A corpus of short documents, and a maker of trainers on it."""
+"""A corpus of short documents, and a factory of trainers on it."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from tokenizer import Tokenizer
 
 @pytest.fixture(scope="module")
 def corpus(books_tokenizer: Tokenizer) -> Corpus:
-    """Documents of some segments that say the same again and again."""
+    """Repetitive documents of a few segments."""
     texts = [f"Call me {name}. " * n for name, n in (("Ishmael", 9), ("Ahab", 14), ("Pip", 11))]
     parts = [books_tokenizer.encode(text) for text in texts]
     offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts])])
@@ -24,7 +24,7 @@ def corpus(books_tokenizer: Tokenizer) -> Corpus:
 
 @pytest.fixture
 def make(tmp_path: Path, corpus: Corpus, books_tokenizer: Tokenizer) -> MakeTrainer:
-    """Makes a trainer; options are settings of the model or of the training."""
+    """Makes trainers; options are settings of the model or of the training."""
 
     def make(folder: str = "run", **options: object) -> Trainer:
         settings = {"vocab_size": books_tokenizer.vocab_size, **MODEL}

@@ -1,4 +1,4 @@
-"""Settings of a training run: what is refused, and that they survive JSON."""
+"""TrainConfig: refused settings, and the round trip through JSON."""
 
 import json
 import re

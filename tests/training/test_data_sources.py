@@ -43,7 +43,5 @@ def test_a_recipe_without_its_data_names_the_source(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        FileNotFoundError, match=r"train-\*\.txt\.xz'\. .*PG-19 training set"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"train-\*\.txt\.xz'\. .*PG-19 training set"):
         Recipe.load(RECIPES / "books-cpu.toml")

@@ -1,4 +1,4 @@
-"""The gradient of a step is that of the mean over its targets, beside losses computed plainly."""
+"""Gradients of a step equal those of plainly computed losses: means over all targets."""
 
 import math
 from itertools import islice
@@ -20,7 +20,7 @@ from tokenizer import Tokenizer
 from tokenizer.kinds import token_types
 
 
-def test_the_compressor_learns_from_the_language_model_only_with_bptt(make: MakeTrainer) -> None:
+def test_only_bptt_trains_the_compressor_by_the_language_model(make: MakeTrainer) -> None:
     for loss, learns in (("bptt", True), ("none", False)):
         found = gradients(make(loss, compression_loss=loss, unroll=3, steps=9), 4)
         assert [bool(g.any()) for name, g in found.items() if "compressors" in name] == (
@@ -67,11 +67,11 @@ def test_gradients_are_of_the_mean_over_all_targets(
         torch.testing.assert_close(found[name], weight.grad, rtol=1e-4, atol=1e-7)
 
 
-ROWS = [90, 30, 13, 110]  # targets of four documents: many in some rows and groups, few in others
+ROWS = [90, 30, 13, 110]  # targets of four documents, unevenly spread over rows and groups
 
 
 def of_documents(make: MakeTrainer, groups: list[list[int]], **options: object) -> Trainer:
-    """A trainer in float64 whose groups of rows read these documents."""
+    """A float64 trainer whose groups of rows read these documents."""
     sizes = {"accumulate": len(groups), "batch_size": len(groups[0])}
     trainer = make(f"{groups}", **{**options, **sizes})
     random = np.random.default_rng(0)
@@ -93,7 +93,7 @@ def of_documents(make: MakeTrainer, groups: list[list[int]], **options: object) 
         *(("bptt", 3), ("plain", 1)),
     ],
 )
-def test_row_groups_are_as_one_batch(make: MakeTrainer, variant: str, unroll: int) -> None:
+def test_row_groups_equal_one_batch(make: MakeTrainer, variant: str, unroll: int) -> None:
     options = {**VARIANTS[variant], "unroll": unroll, "clip": 1e9, "steps": 9}
     options |= {"dropout": 0.0, "attention_dropout": 0.0, "learning_rate": 1e-6}
     options |= {"min_learning_rate": 0.0}
@@ -116,7 +116,7 @@ def test_row_groups_are_as_one_batch(make: MakeTrainer, variant: str, unroll: in
 def test_the_sketch_learns_types_and_its_coverage_loss_is_added(
     make: MakeTrainer, books_tokenizer: Tokenizer
 ) -> None:
-    """Without a coverage loss it is cross-entropy alone, to the last bit."""
+    """Without a coverage loss, the loss is bit-identical to cross-entropy."""
     options: dict[str, Any] = {"head": "sketch", "compression_loss": "none", "clip": 1e9}
     plain, covered = make("plain", **options), make("covered", **options, coverage=0.5)
     for trainer in (plain, covered):
@@ -147,17 +147,17 @@ def test_the_sketch_learns_types_and_its_coverage_loss_is_added(
 
 
 class Penalised(TransformerXL):
-    """A head that compresses, and adds a loss of its own to that of the segment."""
+    """A compressing head with a segment loss of its own."""
 
     def segment_loss(self, state: State) -> torch.Tensor:
         return self.output_bias.mean() + 0.25
 
 
-def test_a_heads_own_loss_and_its_compression_loss_are_both_added(
+def test_segment_loss_and_compression_loss_are_both_added(
     make: MakeTrainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options: dict[str, Any] = {"clip": 1e9, "compression_loss": "attention-reconstruction"}
-    # The weights stay as they are.
+    # A learning rate of almost 0 keeps the weights.
     options |= {"steps": 3, "learning_rate": 1e-9, "min_learning_rate": 0.0}
     plain = make("plain", **options)
     monkeypatch.setitem(HEADS, "relative", Penalised)
@@ -172,7 +172,7 @@ def test_a_heads_own_loss_and_its_compression_loss_are_both_added(
     torch.testing.assert_close(found, wanted)
 
 
-def test_gradients_are_clipped_the_compressor_apart(make: MakeTrainer) -> None:
+def test_the_compressor_is_clipped_separately(make: MakeTrainer) -> None:
     norms = {}
     for clip in (1e9, 1e-3):
         found = gradients(make(f"clip {clip}", clip=clip), 3)

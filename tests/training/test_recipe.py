@@ -1,4 +1,4 @@
-"""Recipes: a whole run from a file, and what is refused in one."""
+"""Recipes: a full run from a file, and refused recipes."""
 
 from pathlib import Path
 
@@ -36,7 +36,7 @@ warmup_steps = 0
 
 @pytest.fixture
 def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, books_tokenizer: Tokenizer) -> str:
-    """A recipe's text; its files lie in the current directory."""
+    """The text of a recipe whose files are in the current directory."""
     monkeypatch.chdir(tmp_path)
     Path("books.model").write_bytes(books_tokenizer.model_bytes)
     for name in ("train-2", "train-1", "more", "valid", "other"):
@@ -49,7 +49,7 @@ def load(text: str) -> Recipe:
     return Recipe.load("recipe.toml")
 
 
-def test_a_recipe_is_a_whole_run(recipe: str, tmp_path: Path) -> None:
+def test_a_recipe_defines_a_full_run(recipe: str, tmp_path: Path) -> None:
     loaded = load(recipe)
     assert [path.name for path in loaded.train_files] == ["train-1.txt", "train-2.txt", "more.txt"]
     assert loaded.train == TrainConfig(steps=2, batch_size=2, warmup_steps=0)
@@ -62,7 +62,7 @@ def test_a_recipe_is_a_whole_run(recipe: str, tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path / "run" / "model").model.config.n_layers == 1
     messages.clear()
     trainer_for(loaded, tmp_path / "second run", device="cpu", progress=messages.append)
-    assert not messages  # encoded once for all runs of a folder
+    assert not messages  # encoded once for all runs in a folder
 
 
 def test_a_recipe_holds_out_the_end_of_one_large_file(recipe: str, tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_a_wrong_recipe_is_refused(
         ("[model]", "[model]\nvocab_size = 99", ValueError, "vocab_size = 99.*8192"),
     ],
 )
-def test_what_a_recipe_names_is_checked(
+def test_settings_and_files_of_a_recipe_are_checked(
     recipe: str, tmp_path: Path, old: str, new: str, error: type[Exception], message: str
 ) -> None:
     assert old in recipe

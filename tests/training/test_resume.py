@@ -1,4 +1,4 @@
-"""A run that is stopped and resumed ends like one that was not."""
+"""Resumed runs end bit-identical to uninterrupted ones."""
 
 import math
 import os
@@ -16,21 +16,21 @@ from tests.support.training import VARIANTS, MakeTrainer, assert_identical, ever
 
 @pytest.fixture
 def saved(make: MakeTrainer) -> Trainer:
-    """A run that was saved after three steps."""
+    """A run saved after three steps."""
     trainer = make(steps=3, eval_steps=100)
     list(trainer.run())
     return trainer
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_resumed_run_ends_with_the_same_bits(make: MakeTrainer, variant: str) -> None:
+def test_a_resumed_run_is_bit_identical(make: MakeTrainer, variant: str) -> None:
     options = VARIANTS[variant]
     whole = make("whole", **options)
     wanted = [(step.loss, step.gradient_norm, step.tokens) for step in whole.run()]
     torch.manual_seed(0)
     stopped = make("parts", **options)
     first = list(islice(stopped.run(), 3))
-    torch.manual_seed(99)  # what the process did meanwhile must not matter
+    torch.manual_seed(99)  # other draws of the process must not matter
     resumed = make("parts", **options)
     resumed.resume()
     assert resumed.step == 3 and resumed.tokens == stopped.tokens
@@ -42,7 +42,7 @@ def test_a_resumed_run_ends_with_the_same_bits(make: MakeTrainer, variant: str) 
     assert one.read_bytes() == other.read_bytes()
 
 
-def test_there_is_nothing_to_resume_at_first(make: MakeTrainer) -> None:
+def test_a_new_run_cannot_resume(make: MakeTrainer) -> None:
     trainer = make()
     with pytest.raises(FileNotFoundError, match=r"nothing to resume in .*run"):
         trainer.resume()
@@ -66,7 +66,7 @@ def test_another_configuration_is_refused(
     assert_identical(other.model.state_dict(), before)
 
 
-def test_what_may_change_may_change(saved: Trainer, make: MakeTrainer) -> None:
+def test_allowed_settings_can_change(saved: Trainer, make: MakeTrainer) -> None:
     other = make(
         **{"steps": 5, "learning_rate": 1e-3, "min_learning_rate": 0.0, "warmup_steps": 1},
         **{"checkpoint_steps": 1, "eval_steps": 1, "log_steps": 2, "eval_tokens": 10},
@@ -78,8 +78,10 @@ def test_what_may_change_may_change(saved: Trainer, make: MakeTrainer) -> None:
     assert steps[0].learning_rate == other.learning_rate(3) <= 1e-3
 
 
-def test_a_run_of_older_groups_goes_on(make: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Biases of two dimensions and more decayed once, and nothing was saved by name."""
+def test_a_run_with_older_groups_resumes(
+    make: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In older runs, biases of two or more dimensions decay, and names are not saved."""
 
     def groups(module: torch.nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:
         wide = [each for each in module.parameters() if each.ndim >= 2]
@@ -110,14 +112,14 @@ def test_a_run_of_older_groups_goes_on(make: MakeTrainer, monkeypatch: pytest.Mo
 
 
 class Killed(BaseException):
-    """Ends the program where it is raised."""
+    """Raised where the process would be killed."""
 
 
 @pytest.mark.parametrize("at", ["save_checkpoint", "torch.save", "rename 1", "rename 2"])
-def test_a_save_that_is_killed_loses_nothing(
+def test_a_killed_save_loses_nothing(
     saved: Trainer, make: MakeTrainer, monkeypatch: pytest.MonkeyPatch, at: str
 ) -> None:
-    """Twice in a row: what one death leaves behind must not be lost in the next."""
+    """Twice in a row: the second kill must not lose what the first one left."""
     kept = everything(saved)
     for _ in range(2):
         trainer = make(steps=9)
@@ -145,7 +147,7 @@ def test_a_save_that_is_killed_loses_nothing(
                 die_at(streamlm.training.trainer.save_checkpoint, "save_checkpoint"),
             )
             if not (trainer.folder / "last").exists() and at == "rename 2":
-                left = 1  # there is no older folder to be moved away
+                left = 1  # there is no older folder to rename
             with pytest.raises(Killed):
                 list(trainer.run())
     trainer = make(steps=9)
@@ -158,13 +160,13 @@ def test_a_save_that_is_killed_loses_nothing(
     assert sorted(path.name for path in trainer.folder.iterdir()) == ["last", "log.jsonl", "model"]
 
 
-def test_a_loss_that_is_no_number_stops_the_run(saved: Trainer, make: MakeTrainer) -> None:
+def test_a_loss_that_is_not_finite_stops_the_run(saved: Trainer, make: MakeTrainer) -> None:
     trainer = make(steps=9, checkpoint_steps=1)
     trainer.resume()
     with torch.no_grad():
         trainer.model.output_bias[3] = math.nan
     with pytest.raises(FloatingPointError, match=r"nan at step 4.*last.*lower learning_rate"):
         list(trainer.run())
-    again = make(steps=9)  # the last good state is as it was
+    again = make(steps=9)  # the last good save is intact
     again.resume()
     assert_identical(again.model.state_dict(), saved.model.state_dict())

@@ -1,4 +1,4 @@
-"""The trainer learns, trains every part, and says what is wrong."""
+"""The trainer learns, trains every parameter, and reports errors."""
 
 import json
 import math
@@ -16,12 +16,14 @@ from streamlm.training.step import Step
 from tests.support.training import VARIANTS, MakeTrainer, assert_identical, gradients
 
 
-def test_it_learns(make: MakeTrainer, corpus: Corpus) -> None:
+def test_a_model_learns(make: MakeTrainer, corpus: Corpus) -> None:
     trainer = make(steps=30, norm="pre", final_norm=True, eval_steps=15)
     before = trainer.validate()
     steps = list(trainer.run())
     assert [step.step for step in steps] == list(range(1, 31))
-    assert steps[0].loss == pytest.approx(math.log(8192), rel=0.05)  # it begins knowing nothing
+    assert steps[0].loss == pytest.approx(
+        math.log(8192), rel=0.05
+    )  # the initial loss is that of a uniform guess
     assert steps[-1].loss < 0.2 * steps[0].loss
     assert all(math.isfinite(step.compression_loss) for step in steps)
     assert any(step.compression_loss > 0 for step in steps)
@@ -31,7 +33,7 @@ def test_it_learns(make: MakeTrainer, corpus: Corpus) -> None:
     assert valid[29] < valid[14] < before
     assert trainer.tokens == steps[-1].tokens > 30 * 16
 
-    # What it leaves: a log, one line for each step, and a checkpoint that predicts.
+    # The folder holds a log with a line per step, and the checkpoint.
     lines = (trainer.folder / "log.jsonl").read_text().splitlines()
     assert [Step(**json.loads(line)) for line in lines] == steps
     checkpoint = load_checkpoint(trainer.folder / "model", device="cpu")
@@ -49,8 +51,8 @@ def test_an_adaptive_model_learns(make: MakeTrainer) -> None:
     assert checkpoint.model.config.cutoffs == (500, 3000)
 
 
-def test_every_part_is_trained(make: MakeTrainer) -> None:
-    """No parameter is left without gradient, under any way to train the compressor."""
+def test_every_parameter_is_trained(make: MakeTrainer) -> None:
+    """Every parameter gets a gradient, with every compression loss."""
     for variant in ("conv", "dilated", "bptt"):
         trainer = make(variant, **VARIANTS[variant])
         found = gradients(trainer, 5)
@@ -87,7 +89,7 @@ def assert_compiles(make: MakeTrainer) -> None:
     compiled = make("compiled", compile=True, **options)
     for step, wanted in zip(compiled.run(), eager, strict=True):
         assert (step.loss, step.compression_loss) == pytest.approx(wanted, rel=1e-4)
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1  # compiled once, as a whole
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1  # compiled once
 
 
 @pytest.fixture
@@ -117,7 +119,7 @@ def test_compiled_training_computes_the_same(make: MakeTrainer, fresh_compiler: 
 
 
 @pytest.mark.parametrize("name", ["embedding.weight", "compressors.0.weight"])
-def test_gradients_that_are_no_numbers_change_nothing(make: MakeTrainer, name: str) -> None:
+def test_gradients_that_are_not_finite_skip_the_step(make: MakeTrainer, name: str) -> None:
     trainer = make(steps=9)
     list(islice(trainer.run(), 4))
     before = {key: weight.clone() for key, weight in trainer.model.state_dict().items()}
