@@ -154,7 +154,7 @@ def test_moments_follow_their_parameters(began: Any) -> None:
             assert torch.equal(new.state[each][part], old.state[each][part]), (name, part)
     decays = {id(p): group["weight_decay"] for group in new.param_groups for p in group["params"]}
     assert decays[id(model.content_bias)] == 0 and decays[id(model.embedding.weight)] == 0.1
-    train(model, new, seed=9)  # and it goes on
+    train(model, new, seed=9)  # training continues
 
 
 @pytest.mark.parametrize("began", [optimiser, old_optimiser])
