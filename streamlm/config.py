@@ -1,4 +1,4 @@
-"""ModelConfig and TrainConfig: frozen, validated, JSON; unknown keys are refused."""
+"""ModelConfig, and what every configuration shares: frozen, checked, JSON, no unknown keys."""
 
 import dataclasses
 import json
@@ -32,8 +32,8 @@ def require(condition: bool, name: str, given: object, allowed: str) -> None:
         raise ValueError(f"{name} = {given!r}; allowed: {allowed}")
 
 
-class _Config:
-    """What both configurations share: JSON in and out."""
+class Config:
+    """A frozen dataclass of settings: checked types, JSON in and out."""
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)  # type: ignore[call-overload]
@@ -81,7 +81,7 @@ class _Config:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig(_Config):
+class ModelConfig(Config):
     """Shape of a model. The letters are those of the shape legend: L layers, T segment, …
 
     Attributes:
@@ -229,79 +229,6 @@ class ModelConfig(_Config):
     def reach(self) -> int:
         """L · (M + c·C): tokens, the furthest that one can matter."""
         return self.n_layers * (self.memory_len + self.compression_rate * self.compressed_len)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig(_Config):
-    """How a model is trained.
-
-    Attributes:
-        steps: optimiser steps of the whole run.
-        batch_size: rows, each reading its own part of the data segment by segment.
-        accumulate: row groups of `batch_size` rows whose gradients are added before a step, as if
-            all were read at once.
-        unroll: consecutive segments per optimiser step; "bptt" needs at least 2.
-        learning_rate, min_learning_rate, warmup_steps: linear warm-up, then a cosine down.
-        weight_decay: AdamW, on matrices only, so on no bias or gain, whatever its shape.
-        beta1, beta2: AdamW's moments.
-        clip: largest gradient norm.
-        seed: of the initial weights, dropout and the order of the books.
-        precision: "float32" or "bfloat16" (autocast; weights stay float32).
-        compile: run the model through torch.compile.
-        checkpoint_steps, eval_steps, log_steps: how often to save, evaluate and log.
-        eval_tokens: tokens of the validation data read at each evaluation.
-    """
-
-    steps: int = 10_000
-    batch_size: int = 16
-    accumulate: int = 1
-    unroll: int = 1
-    learning_rate: float = 1e-3
-    min_learning_rate: float = 1e-5
-    warmup_steps: int = 200
-    weight_decay: float = 0.01
-    beta1: float = 0.9
-    beta2: float = 0.98
-    clip: float = 1.0
-    seed: int = 1
-    precision: str = "float32"
-    compile: bool = False
-    checkpoint_steps: int = 500
-    eval_steps: int = 500
-    log_steps: int = 20
-    eval_tokens: int = 100_000
-
-    def __post_init__(self) -> None:
-        self._check_types()
-        for name in (
-            "steps",
-            "batch_size",
-            "accumulate",
-            "unroll",
-            "checkpoint_steps",
-            "eval_steps",
-            "log_steps",
-            "eval_tokens",
-        ):
-            value = getattr(self, name)
-            require(value >= 1, name, value, "an integer of at least 1")
-        require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "at least 0")
-        for name in ("learning_rate", "clip"):
-            value = getattr(self, name)
-            require(value > 0, name, value, "a number above 0")
-        rate = self.min_learning_rate
-        allowed = f"a number from 0 to learning_rate = {self.learning_rate}"
-        require(0 <= rate <= self.learning_rate, "min_learning_rate", rate, allowed)
-        require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "at least 0")
-        for name in ("beta1", "beta2"):
-            value = getattr(self, name)
-            require(0 <= value < 1, name, value, "a number in [0, 1)")
-        require(
-            self.precision in ("float32", "bfloat16"),
-            "precision",
-            self.precision,
-            "'float32' or 'bfloat16'",
-        )
 
 
 def any_of(choices: Sequence[str]) -> str:

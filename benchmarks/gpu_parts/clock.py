@@ -3,7 +3,7 @@
 import math
 import time
 
-from streamlm.config import TrainConfig
+from streamlm.training.config import TrainConfig
 from streamlm.training.trainer import Trainer
 
 NEVER = 1 << 30

@@ -18,7 +18,8 @@ from benchmarks.gpu_parts.run import Part, at_most, failure
 from benchmarks.gpu_parts.weights import export, join
 from benchmarks.tools.training import recipe_configs
 from streamlm.checkpoints.checkpoint import load_checkpoint
-from streamlm.config import ModelConfig, TrainConfig
+from streamlm.config import ModelConfig
+from streamlm.training.config import TrainConfig
 from streamlm.training.data import Corpus
 from streamlm.training.evaluate import evaluate
 from streamlm.training.step import Step

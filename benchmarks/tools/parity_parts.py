@@ -11,13 +11,14 @@ from torch import Tensor
 
 from benchmarks.tools.parity import distance, exact, seeded_model, small_config, some_tokens
 from streamlm.checkpoints.checkpoint import Checkpoint
-from streamlm.config import ModelConfig, TrainConfig
+from streamlm.config import ModelConfig
 from streamlm.forecast.config import ForecastConfig
 from streamlm.forecast.series import Batch
 from streamlm.forecast.training import MODELS
 from streamlm.models.base import Model
 from streamlm.models.encoder import Encoder, EncoderConfig, masked_windows
 from streamlm.runtime.drafter import DrafterConfig
+from streamlm.training.config import TrainConfig
 from streamlm.training.data import Corpus
 from streamlm.training.drafter import DraftTrainer
 from streamlm.training.losses import target_loss

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 
 from benchmarks.tools.timing import median_interval
-from streamlm.config import ModelConfig, TrainConfig
+from streamlm.config import ModelConfig
+from streamlm.training.config import TrainConfig
 from streamlm.training.data import Corpus
 from streamlm.training.trainer import Trainer
-from tokenizer import Tokenizer
+from tokenizer import Tokenizer, load_tokenizer
 
 NEVER = 1 << 30
 
@@ -23,7 +24,7 @@ NEVER = 1 << 30
 def recipe_configs(path: Path, *, tiny: bool = False) -> tuple[Tokenizer, ModelConfig, TrainConfig]:
     """A recipe without its data; `tiny` shrinks it so that a CPU can run every part of it."""
     values = tomllib.loads(path.read_text(encoding="utf-8"))
-    tokenizer = Tokenizer(Path(values["data"]["tokenizer"]))
+    tokenizer = load_tokenizer(Path(values["data"]["tokenizer"]))
     model = ModelConfig.from_dict({"vocab_size": tokenizer.vocab_size, **values["model"]})
     train = TrainConfig.from_dict(values["train"])
     if tiny:

@@ -32,7 +32,7 @@ class Compressing(Protocol):
 
 
 def compression_loss(model: Compressing, eviction: Eviction) -> Tensor:
-    """The configured compression loss of one commit, a scalar; 0 where nothing is to be trained."""
+    """The configured compression loss of one commit, a scalar; 0 if there is none."""
     kind = model.config.compression_loss
     if kind in ("none", "bptt"):
         return eviction.compressed.new_zeros(())
@@ -44,9 +44,9 @@ def compression_loss(model: Compressing, eviction: Eviction) -> Tensor:
 
 
 def compression_weight(model: Compressing, eviction: Eviction) -> Tensor:
-    """How many rows `compression_loss` is the mean of, a scalar; of auto-encoding, how many slots.
+    """The rows, or slots for auto-encoding, that `compression_loss` averages: a scalar.
 
-    The loss of several commits is the mean of theirs by these weights.
+    The loss of several commits is the mean of their losses with these weights.
     """
     if model.config.compression_loss == "auto-encoding":
         return eviction.real.sum()
@@ -54,12 +54,12 @@ def compression_weight(model: Compressing, eviction: Eviction) -> Tensor:
 
 
 def attention_reconstruction(model: Compressing, eviction: Eviction) -> Tensor:
-    """Mean squared difference between attending to the evicted slots and to the compressed ones.
+    """Mean squared difference between attention to the evicted and to the compressed slots.
 
-    Content attention only, as in Algorithm 2: no u, w, positions or causal mask, and before W_o.
+    Content attention only, as in Algorithm 2: before W_o, without u, w, positions or causal mask.
     """
     rows = eviction.real.any(dim=1)  # [B]
-    # Rows with nothing evicted get weight 0; they attend to empty slots only to stay finite.
+    # Rows without evicted slots have weight 0; they attend to empty slots only to stay finite.
     evicted_mask = (eviction.real | ~rows[:, None])[:, None, None]  # [B, 1, 1, T]
     compressed_mask = (eviction.real_compressed | ~rows[:, None])[:, None, None]
     total = eviction.compressed.new_zeros(())
@@ -75,7 +75,7 @@ def attention_reconstruction(model: Compressing, eviction: Eviction) -> Tensor:
 
 
 def auto_encoding(model: Compressing, eviction: Eviction) -> Tensor:
-    """Mean squared error of the evicted slots rebuilt from the compressed ones."""
+    """Mean squared error of the evicted slots, decoded from the compressed ones."""
     real = eviction.real[..., None]  # [B, T, 1]
     total = eviction.compressed.new_zeros(())
     width = eviction.evicted.shape[-1]
@@ -86,12 +86,12 @@ def auto_encoding(model: Compressing, eviction: Eviction) -> Tensor:
 
 
 def joint_attention_reconstruction(model: Compressing, eviction: Eviction) -> Tensor:
-    """Mean squared difference that compressing makes to what the segment attended to; our own.
+    """Mean squared change of the segment's attention output due to compression; our own.
 
-    The segment's attention as it was, over everything it saw, with positions, against the same with
-    the evicted slots replaced by the compressed ones: one softmax over all, so that the mass which
-    old slots deserve is part of the target. `select` replaces each group by its gated average. A
-    compressed slot stands at the mean distance of its group.
+    Compares the segment's full attention, with positions, with the same attention after the evicted
+    slots are replaced by the compressed ones. One softmax covers all slots, so that the attention
+    mass of old slots is part of the target. `select` replaces each group by its gated average. A
+    compressed slot has the mean distance of its group.
     """
     config = model.config
     first, n_new = config.compressed_len, config.evicted_len
@@ -134,13 +134,13 @@ def joint_attention_reconstruction(model: Compressing, eviction: Eviction) -> Te
 
 
 def _instead(tensor: Tensor, old: slice, new: Tensor, *, dim: int) -> Tensor:
-    """The tensor with the columns `old` of a dimension replaced by `new`."""
+    """The tensor with the columns `old` of dimension `dim` replaced by `new`."""
     before, after = tensor.narrow(dim, 0, old.start), tensor.shape[dim] - old.stop
     return torch.cat([before, new, tensor.narrow(dim, old.stop, after)], dim=dim)
 
 
 def _heads(layer: Layer, slots: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values of slots, with a gradient to the slots alone: two [B, H, n, E]."""
+    """Keys and values of slots, with a gradient only to the slots: two [B, H, n, E]."""
     heads = (layer.attention.n_heads, layer.attention.head_dim)
     both = _detached(layer, slots, "key_value").unflatten(2, (2, *heads))
     key, value = both.permute(2, 0, 3, 1, 4).unbind(0)
@@ -148,7 +148,7 @@ def _heads(layer: Layer, slots: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _detached(layer: Layer, slots: Tensor, projection: str) -> Tensor:
-    """A projection of slots whose gradient reaches the slots alone: [B, n, W] → [B, n, out]."""
+    """A projection of slots with a gradient only to the slots: [B, n, W] → [B, n, out]."""
     if layer.pre_norm:
         norm = layer.attention_norm
         slots = F.layer_norm(
@@ -158,7 +158,7 @@ def _detached(layer: Layer, slots: Tensor, projection: str) -> Tensor:
 
 
 def _content(layer: Layer, query: Tensor, slots: Tensor, mask: Tensor) -> Tensor:
-    """softmax(q kᵀ / √E) v over slots, no positions: [B, H, T, E]."""
+    """softmax(q kᵀ / √E) v over slots, without positions: [B, H, T, E]."""
     key, value = _heads(layer, slots)
     heads = (layer.attention.n_heads, layer.attention.head_dim)
     query = query.unflatten(2, heads).transpose(1, 2)

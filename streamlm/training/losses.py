@@ -17,7 +17,7 @@ def language_model_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def target_loss(model: Model, hidden: Tensor, targets: Tensor) -> Tensor:
-    """`language_model_loss` of the output layer; with cutoffs, only of what the targets need.
+    """`language_model_loss` of the output layer; with cutoffs, only for the bins of the targets.
 
     Args:
         hidden: [..., D] from `Model.hidden`.

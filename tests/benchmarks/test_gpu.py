@@ -16,7 +16,7 @@ from benchmarks.gpu_parts import train
 from benchmarks.gpu_parts.clock import clock_rate
 from benchmarks.gpu_parts.run import Options, OutOfTime, Part, Run, at_most
 from streamlm.checkpoints.checkpoint import load_checkpoint
-from streamlm.config import TrainConfig
+from streamlm.training.config import TrainConfig
 from tests.support.pretended_cuda import pretended_cuda
 
 # The compiler's own imports warn, and so does its look at gradients.

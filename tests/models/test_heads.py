@@ -23,7 +23,7 @@ from streamlm.models.segmented import Call, joined
 from streamlm.sessions.session import Session
 from streamlm.sessions.snapshots import to_snapshot, to_state
 from tests.support.invariants import assert_same_state, random_tokens, read, tiny_model
-from tokenizer import Tokenizer
+from tokenizer import load_tokenizer
 from tokenizer.kinds import token_types
 
 RECURRENT = {"head": "recurrent", "memory_len": 0, "compressed_len": 0}
@@ -402,7 +402,7 @@ def save_model(head: str, tiny: streamlm.Checkpoint, folder: Path) -> Path:
     model = build_model(config)
     if isinstance(model, SketchModel):
         model.set_token_types(torch.from_numpy(token_types(tiny.tokenizer)))
-    save_checkpoint(folder, model, Tokenizer(tiny.tokenizer.model_bytes))
+    save_checkpoint(folder, model, load_tokenizer(tiny.tokenizer.model_bytes))
     return folder
 
 
