@@ -12,8 +12,7 @@ from streamlm.cli.display import bar, interruptible, note, output, show_table
 from streamlm.cli.options import SPLITS, Device, Json, Model, data_file, training_run
 from streamlm.runtime.drafter import load_drafter
 from streamlm.training.data import load_corpus
-from streamlm.training.draft_reading import offset_nats
-from streamlm.training.drafter import draft_trainer_for
+from streamlm.training.drafter import draft_trainer_for, offset_nats
 
 app = typer.Typer(
     no_args_is_help=True,

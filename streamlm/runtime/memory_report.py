@@ -17,7 +17,6 @@ from streamlm.memory.eviction import Eviction
 from streamlm.models.base import Model
 from streamlm.models.cache import Cache
 from streamlm.models.layers.block import Layer
-from streamlm.models.transformer_xl import TransformerXL
 from streamlm.runtime.stream import pieces
 from streamlm.state import State
 
@@ -107,7 +106,7 @@ def observe(model: Model, tokens: Tensor, state: State) -> MemoryReport:
             no slots to look at.
     """
     config, n = model.config, tokens.shape[1]
-    if not isinstance(model, TransformerXL):
+    if not model.reports_memory:
         raise ValueError("only a memory of slots can be looked at: head 'relative'")
     if int(state.position) and n < window(config):
         raise ValueError(f"{n} tokens; allowed: at least {window(config)}")
@@ -176,7 +175,7 @@ class _Columns:
         self.queries[:own] += t
         self.queries[own : own + t] += np.arange(t, 0, -1)
 
-    def commit(self, model: TransformerXL, eviction: Eviction | None) -> "_Columns":
+    def commit(self, model: Any, eviction: Eviction | None) -> "_Columns":
         """The columns after a commit."""
         config, t, c_len = self.config, self.config.segment_len, self.config.compressed_len
         moved = _Columns.empty(config)
@@ -201,7 +200,7 @@ class _Columns:
 
 
 def _compressed(
-    model: TransformerXL, index: int, eviction: Eviction, before: _Columns, first: int
+    model: Any, index: int, eviction: Eviction, before: _Columns, first: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Start, stop and error of the slots that a commit made in a layer."""
     config, t = model.config, model.config.segment_len
@@ -216,7 +215,7 @@ def _compressed(
     return groups[0].min(axis=1), groups[1].max(axis=1), _error(model, index, eviction)
 
 
-def _error(model: TransformerXL, index: int, eviction: Eviction) -> np.ndarray:
+def _error(model: Any, index: int, eviction: Eviction) -> np.ndarray:
     """‖taken from the compressed slot - taken from its group‖ / ‖taken from its group‖: [T/c]."""
     layer, rate = cast(Layer, model.layers[index]), model.config.compression_rate
     query = layer.attention.queries(layer.read(eviction.queries[index]))[0]  # [H, T, E]

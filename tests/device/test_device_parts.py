@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from streamlm.config import TrainConfig
 from streamlm.forecast.config import ForecastConfig
 from streamlm.forecast.series import Series
 from streamlm.forecast.training import train
@@ -18,6 +17,7 @@ from streamlm.lab import costs
 from streamlm.models.encoder import Encoder, EncoderConfig, masked_windows
 from streamlm.runtime.drafter import DrafterConfig, load_drafter
 from streamlm.sessions.session import Session
+from streamlm.training.config import TrainConfig
 from streamlm.training.drafter import DraftTrainer
 from streamlm.training.evaluate import evaluate
 from tests.device.cases import BOOK, ROOT, bundled_tokenizer, corpus, loaded
@@ -43,7 +43,7 @@ def test_evaluation(tmp_path: Path, variant: str) -> None:
                     bos=tokenizer.bos_id,
                     token_lengths=tokenizer.token_lengths,
                     batch_size=2,
-                    details=True,
+                    token_losses=True,
                 )
         if device == "cuda":  # one wait per batch, for its losses
             assert {reason for reason, _ in log.waits} == {"copy to the host"}, log.offenders()

@@ -12,9 +12,10 @@ from streamlm.config import COMPRESSIONS
 from streamlm.models.base import Model
 from streamlm.models.build import HEADS, build_model
 from streamlm.models.cache import Cache
+from streamlm.models.compression_losses import compression_loss
 from streamlm.runtime.stream import advance, score
 from streamlm.state import State
-from streamlm.training.losses import compression_loss, target_loss
+from streamlm.training.losses import target_loss
 from streamlm.transfer import send
 from tests.device.cases import VARIANTS, config_of
 from tests.support.pretended_cuda import counting, pretended_cuda
