@@ -7,11 +7,11 @@ from typing import Any
 import gradio as gr
 
 from apps.demo import writing
-from apps.demo.curves import curves
 from apps.demo.desk import QUICK, Desk, visitor
 from apps.demo.frame import Frame, number, optional, refusals
+from apps.demo.render.curves import curves
+from apps.demo.render.text_html import beside, message, safe
 from apps.demo.uploads import checked
-from apps.demo.words import beside, message, safe
 from apps.demo.work import Job
 
 MAX_TEXT = 20_000  # characters that are compared at once

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import gradio as gr
 
 from apps.demo.clearing import BrowserShelves
-from apps.demo.pictures import Seen
+from apps.demo.render.memory_svg import Seen
 from apps.demo.shelf import Shelf
 from apps.demo.work import Job, Jobs
 

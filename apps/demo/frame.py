@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import gradio as gr
 
 from apps.demo.desk import Desk
+from apps.demo.render.text_html import message, safe
 from apps.demo.shelf import Refused, Shelf
-from apps.demo.words import message, safe
 from apps.demo.work import Stopped
 
 EMPTY = message("Nothing is remembered yet: read something, and its memory appears here.")

@@ -18,8 +18,8 @@ from apps.demo.frame import (
     standing,
     strip_of,
 )
+from apps.demo.render.text_html import message, with_choices
 from apps.demo.side_by_side import side_by_side
-from apps.demo.words import message, with_choices
 from streamlm.runtime.reports import Choice
 
 OFTEN = 0.15  # seconds between two updates of the page

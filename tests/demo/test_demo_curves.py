@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from apps.demo.curves import curves
+from apps.demo.render.curves import curves
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -12,14 +12,15 @@ pytest.importorskip("gradio", reason="needs gradio: pip install 'streamlm[demo]'
 
 import gradio as gr
 
-from apps.demo import reading, words, writing
+from apps.demo import reading, writing
 from apps.demo.compare_tab import reports, show_report
 from apps.demo.desk import VISITOR, Desk
 from apps.demo.frame import number
 from apps.demo.launch import run, whose_shelves
-from apps.demo.pictures import Seen, recall_curve
+from apps.demo.render import text_html
+from apps.demo.render.memory_svg import Seen, recall_curve
+from apps.demo.render.text_html import Word
 from apps.demo.shelf import Refused, Shelf
-from apps.demo.words import Word
 from apps.demo.work import Job, Jobs, Turns
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.runtime.reports import Choice
@@ -226,10 +227,10 @@ def test_text_never_becomes_markup(tiny: Checkpoint) -> None:
     seen = Seen.of(session)
     assert seen is not None
     for source, shows in (
-        (words.by_surprise([Word(NASTY, 3.0)], before=NASTY), True),
-        (words.with_choices([choice], before=NASTY, prompt=NASTY), True),
-        (words.beside([(NASTY, 1.0, 2.0)]), True),
-        (words.message(NASTY), True),
+        (text_html.by_surprise([Word(NASTY, 3.0)], before=NASTY), True),
+        (text_html.with_choices([choice], before=NASTY, prompt=NASTY), True),
+        (text_html.beside([(NASTY, 1.0, 2.0)]), True),
+        (text_html.message(NASTY), True),
         (seen.picture(), False),
         (seen.picture(layers=False), False),
     ):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from apps.demo.words import safe
+from apps.demo.render.text_html import safe
 from streamlm.runtime.reports import Progress
 from streamlm.units import duration_text
 from tokenizer import StreamDecoder

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from apps.demo.words import safe
+from apps.demo.render.text_html import safe
 from streamlm.units import size_text
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 400, 210, 58, 10, 10, 24

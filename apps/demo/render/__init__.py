@@ -1,0 +1,1 @@
+"""Text, memories and comparisons as HTML and SVG."""
