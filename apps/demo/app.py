@@ -6,14 +6,14 @@ from typing import Any
 
 import gradio as gr
 
-from apps.demo.compare_tab import compare_tab
 from apps.demo.desk import QUICK, Desk, visitor
 from apps.demo.endpoints import add_endpoints
-from apps.demo.frame import EMPTY, Frame, choices, refusals, stand, strip_of
-from apps.demo.read_tab import read_tab
-from apps.demo.remember_tab import remember_tab
-from apps.demo.sessions_tab import sessions_tab
-from apps.demo.write_tab import write_tab
+from apps.demo.tabs.compare import compare_tab
+from apps.demo.tabs.frame import EMPTY, Frame, choices, refusals, stand, strip_of
+from apps.demo.tabs.read import read_tab
+from apps.demo.tabs.remember import remember_tab
+from apps.demo.tabs.sessions import sessions_tab
+from apps.demo.tabs.write import write_tab
 
 HERE = Path(__file__).parent
 # A reload, a bookmark and a second tab find the session by the address.

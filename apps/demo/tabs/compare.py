@@ -8,9 +8,9 @@ import gradio as gr
 
 from apps.demo import writing
 from apps.demo.desk import QUICK, Desk, visitor
-from apps.demo.frame import Frame, number, optional, refusals
 from apps.demo.render.curves import curves
 from apps.demo.render.text_html import beside, message, safe
+from apps.demo.tabs.frame import Frame, number, optional, refusals
 from apps.demo.uploads import checked
 from apps.demo.work import Job
 

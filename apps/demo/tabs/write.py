@@ -8,7 +8,8 @@ import gradio as gr
 
 from apps.demo import writing
 from apps.demo.desk import LONG, QUICK, Desk, visitor
-from apps.demo.frame import (
+from apps.demo.render.text_html import message, with_choices
+from apps.demo.tabs.frame import (
     Frame,
     choices,
     number,
@@ -18,8 +19,7 @@ from apps.demo.frame import (
     standing,
     strip_of,
 )
-from apps.demo.render.text_html import message, with_choices
-from apps.demo.side_by_side import side_by_side
+from apps.demo.tabs.side_by_side import side_by_side
 from streamlm.runtime.reports import Choice
 
 OFTEN = 0.15  # seconds between two updates of the page

@@ -3,10 +3,10 @@
 import gradio as gr
 
 from apps.demo.desk import QUICK, Desk, visitor
-from apps.demo.frame import EMPTY, Frame, refusals
 from apps.demo.render.memory_svg import recall_curve
 from apps.demo.render.text_html import message
 from apps.demo.shelf import Shelf
+from apps.demo.tabs.frame import EMPTY, Frame, refusals
 from streamlm.units import size_text
 
 ABOUT = (

@@ -11,9 +11,9 @@ import gradio as gr
 
 from apps.demo import reading, uploads
 from apps.demo.desk import LONG, Desk, visitor
-from apps.demo.frame import Frame, choices, refusals, stand, standing
 from apps.demo.render.memory_svg import Seen
 from apps.demo.render.text_html import Word, by_surprise, message
+from apps.demo.tabs.frame import Frame, choices, refusals, stand, standing
 
 BOOK = "The bundled book: Beyond the City, by Arthur Conan Doyle"
 PASTE, FILE = "Text that I paste", "A file"

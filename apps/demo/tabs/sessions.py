@@ -8,9 +8,9 @@ from typing import Any
 import gradio as gr
 
 from apps.demo.desk import QUICK, Desk, visitor
-from apps.demo.frame import Frame, choices, refusals, stand, strip_of
 from apps.demo.render.text_html import message, safe
 from apps.demo.shelf import Shelf
+from apps.demo.tabs.frame import Frame, choices, refusals, stand, strip_of
 from apps.demo.uploads import MAX_SESSION
 from apps.demo.work import Job
 from memory_store import Ref

@@ -8,8 +8,8 @@ import gradio as gr
 
 from apps.demo import writing
 from apps.demo.desk import LONG, Desk, visitor
-from apps.demo.frame import Frame, number, optional, refusals
 from apps.demo.render.text_html import message, with_choices
+from apps.demo.tabs.frame import Frame, number, optional, refusals
 from apps.demo.work import Job
 from streamlm.runtime.reports import Choice
 
