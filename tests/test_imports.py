@@ -170,7 +170,7 @@ def test_circles_are_seen() -> None:
         ("streamlm", "models", "from streamlm import __version__", True),
         ("streamlm", "cli", "from streamlm import Session", False),
         ("streamlm", "config", "from streamlm.models.layers.positions import sinusoid", True),
-        ("streamlm", "cli", "def demo():\n    from apps.demo.launch import run", True),
+        ("streamlm", "cli", "def demo():\n    from apps.demo.serving.launch import run", True),
         ("streamlm", "sessions", "import apps", True),
         ("tokenizer", "stream", "import torch.nn", True),
         ("memory_store", "format", "from streamlm.state import State", True),
@@ -203,7 +203,7 @@ LIGHT = (
     "from streamlm.cli.app import main; sys.argv[1:] = ['generate', '--help']; main()",
     "from streamlm.cli.app import main; sys.argv[1:] = ['sessions', 'list']; main()",
     "from streamlm.cli.app import main; sys.argv[1:] = ['demo', '--mcp', '--auth', 'a:b']; main()",
-    "from apps.demo import server",
+    "from apps.demo.serving import server",
 )
 
 

@@ -1,7 +1,6 @@
 """The page: what stands above the tabs, the tabs, and what happens when it is opened and closed."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -15,7 +14,6 @@ from apps.demo.tabs.remember import remember_tab
 from apps.demo.tabs.sessions import sessions_tab
 from apps.demo.tabs.write import write_tab
 
-HERE = Path(__file__).parent
 # A reload, a bookmark and a second tab find the session by the address.
 IN_ADDRESS = """(name) => {
     const address = new URL(window.location);

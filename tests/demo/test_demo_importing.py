@@ -9,7 +9,7 @@ pytest.importorskip("gradio")
 
 PROGRAM = """
 import gc, sys
-from apps.demo.importing import quickly
+from apps.demo.serving.fast_import import quickly
 
 opened = []
 sys.addaudithook(lambda event, given: event == "open" and opened.append(str(given[0])))

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from apps.demo.starting import Starting
+from apps.demo.serving.startup_page import Starting
 from tests.support.demo_proxy import proxy
 from tests.support.demo_server import DemoServer, Visitor, browser
 

@@ -14,10 +14,10 @@ import gradio as gr
 
 from apps.demo import reading, writing
 from apps.demo.desk import VISITOR, Desk
-from apps.demo.launch import run, whose_shelves
 from apps.demo.render import text_html
 from apps.demo.render.memory_svg import Seen, recall_curve
 from apps.demo.render.text_html import Word
+from apps.demo.serving.launch import run, whose_shelves
 from apps.demo.shelf import Refused, Shelf
 from apps.demo.tabs.compare import reports, show_report
 from apps.demo.tabs.frame import number

@@ -12,7 +12,7 @@ from pathlib import Path
 from socketserver import TCPServer
 from typing import Self
 
-PAGE = Path(__file__).parent / "starting.html"
+PAGE = Path(__file__).parent / "startup_page.html"
 POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
 )
@@ -80,7 +80,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def answer(self) -> None:
         self.rfile.read(min(int(self.headers.get("Content-Length") or 0), LONGEST))
-        if self.headers.get("X-Wait"):  # the page asks this; see starting.html
+        if self.headers.get("X-Wait"):  # the page asks this; see startup_page.html
             self.server.started.wait()
             self.send_response(204)
             self.end_headers()

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Literal
 
-from apps.demo.importing import quickly
-from apps.demo.starting import Starting
+from apps.demo.serving.fast_import import quickly
+from apps.demo.serving.startup_page import Starting
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -62,7 +62,7 @@ def run(
         try:
             with quickly(mcp=mcp):
                 from apps.demo.desk import Desk
-                from apps.demo.server import serve
+                from apps.demo.serving.server import serve
         except ModuleNotFoundError as error:
             raise ValueError(f"the demo needs {error.name}: pip install 'streamlm[demo]'") from None
         whose = whose_shelves(host, auth=bool(auth), shared=shared)

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.cookies import SimpleCookie
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -14,12 +15,13 @@ from gradio import http_server
 from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
 
-from apps.demo.app import HERE, build
+from apps.demo.app import build
 from apps.demo.desk import VISITOR, Desk
-from apps.demo.news import LastingNews
-from apps.demo.starting import Starting
+from apps.demo.serving.event_stream import LastingNews
+from apps.demo.serving.startup_page import Starting
 from apps.demo.uploads import MAX_SESSION
 
+HERE = Path(__file__).parent
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "monospace")
 UNASKED = 15.0  # seconds after which the model is loaded, if no page was opened
