@@ -3,9 +3,9 @@
 import gradio as gr
 
 from apps.demo import reading, uploads, writing
-from apps.demo.desk import LONG, QUICK, Desk, visitor
+from apps.demo.app_state import LONG, QUICK, Desk, visitor
+from apps.demo.jobs import Job
 from apps.demo.shelf import Refused
-from apps.demo.work import Job
 from streamlm.runtime.reports import Choice
 
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from apps.demo.jobs import Job
 from apps.demo.render.memory_svg import Seen, progress_bar
 from apps.demo.render.text_html import Word
 from apps.demo.shelf import Shelf
-from apps.demo.work import Job
 from streamlm.runtime.reports import Progress
 from tokenizer import StreamDecoder
 

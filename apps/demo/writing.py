@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from apps.demo.jobs import Job
 from apps.demo.reading import strip
 from apps.demo.shelf import Shelf
-from apps.demo.work import Job
 from streamlm.runtime.reports import Choice
 from streamlm.runtime.stops import unescaped
 

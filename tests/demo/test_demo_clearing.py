@@ -11,8 +11,8 @@ pytest.importorskip("gradio", reason="needs gradio: pip install 'streamlm[demo]'
 
 import gradio as gr
 
-from apps.demo.clearing import DAY, BrowserShelves
-from apps.demo.desk import VISITOR, Desk
+from apps.demo.app_state import VISITOR, Desk
+from apps.demo.expiry import DAY, BrowserShelves
 from apps.demo.shelf import Shelf
 from streamlm.checkpoints.checkpoint import Checkpoint
 

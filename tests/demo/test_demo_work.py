@@ -13,7 +13,8 @@ pytest.importorskip("gradio", reason="needs gradio: pip install 'streamlm[demo]'
 import gradio as gr
 
 from apps.demo import reading, writing
-from apps.demo.desk import VISITOR, Desk
+from apps.demo.app_state import VISITOR, Desk
+from apps.demo.jobs import Job, Jobs, Turns
 from apps.demo.render import text_html
 from apps.demo.render.memory_svg import Seen, recall_curve
 from apps.demo.render.text_html import Word
@@ -21,7 +22,6 @@ from apps.demo.serving.launch import run, whose_shelves
 from apps.demo.shelf import Refused, Shelf
 from apps.demo.tabs.compare import reports, show_report
 from apps.demo.tabs.frame import number
-from apps.demo.work import Job, Jobs, Turns
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.runtime.reports import Choice
 from streamlm.runtime.stream import Sampling

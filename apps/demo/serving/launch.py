@@ -61,7 +61,7 @@ def run(
         os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
         try:
             with quickly(mcp=mcp):
-                from apps.demo.desk import Desk
+                from apps.demo.app_state import Desk
                 from apps.demo.serving.server import serve
         except ModuleNotFoundError as error:
             raise ValueError(f"the demo needs {error.name}: pip install 'streamlm[demo]'") from None

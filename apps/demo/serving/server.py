@@ -15,8 +15,8 @@ from gradio import http_server
 from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
 
-from apps.demo.app import build
-from apps.demo.desk import VISITOR, Desk
+from apps.demo.app_state import VISITOR, Desk
+from apps.demo.page import build
 from apps.demo.serving.event_stream import LastingNews
 from apps.demo.serving.startup_page import Starting
 from apps.demo.uploads import MAX_SESSION

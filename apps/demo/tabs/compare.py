@@ -7,12 +7,12 @@ from typing import Any
 import gradio as gr
 
 from apps.demo import writing
-from apps.demo.desk import QUICK, Desk, visitor
+from apps.demo.app_state import QUICK, Desk, visitor
+from apps.demo.jobs import Job
 from apps.demo.render.curves import curves
 from apps.demo.render.text_html import beside, message, safe
 from apps.demo.tabs.frame import Frame, number, optional, refusals
 from apps.demo.uploads import checked
-from apps.demo.work import Job
 
 MAX_TEXT = 20_000  # characters that are compared at once
 

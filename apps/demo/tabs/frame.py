@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from apps.demo.desk import Desk
+from apps.demo.app_state import Desk
+from apps.demo.jobs import Stopped
 from apps.demo.render.text_html import message, safe
 from apps.demo.shelf import Refused, Shelf
-from apps.demo.work import Stopped
 
 EMPTY = message("Nothing is remembered yet: read something, and its memory appears here.")
 

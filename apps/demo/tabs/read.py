@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from apps.demo import reading, uploads
-from apps.demo.desk import LONG, Desk, visitor
+from apps.demo.app_state import LONG, Desk, visitor
 from apps.demo.render.memory_svg import Seen
 from apps.demo.render.text_html import Word, by_surprise, message
 from apps.demo.tabs.frame import Frame, choices, refusals, stand, standing

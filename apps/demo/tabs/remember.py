@@ -2,7 +2,7 @@
 
 import gradio as gr
 
-from apps.demo.desk import QUICK, Desk, visitor
+from apps.demo.app_state import QUICK, Desk, visitor
 from apps.demo.render.memory_svg import recall_curve
 from apps.demo.render.text_html import message
 from apps.demo.shelf import Shelf

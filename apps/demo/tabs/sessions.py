@@ -7,12 +7,12 @@ from typing import Any
 
 import gradio as gr
 
-from apps.demo.desk import QUICK, Desk, visitor
+from apps.demo.app_state import QUICK, Desk, visitor
+from apps.demo.jobs import Job
 from apps.demo.render.text_html import message, safe
 from apps.demo.shelf import Shelf
 from apps.demo.tabs.frame import Frame, choices, refusals, stand, strip_of
 from apps.demo.uploads import MAX_SESSION
-from apps.demo.work import Job
 from memory_store import Ref
 
 SNAPSHOTS = 6  # newest ones that the timeline shows

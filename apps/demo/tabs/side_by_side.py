@@ -7,10 +7,10 @@ from typing import Any
 import gradio as gr
 
 from apps.demo import writing
-from apps.demo.desk import LONG, Desk, visitor
+from apps.demo.app_state import LONG, Desk, visitor
+from apps.demo.jobs import Job
 from apps.demo.render.text_html import message, with_choices
 from apps.demo.tabs.frame import Frame, number, optional, refusals
-from apps.demo.work import Job
 from streamlm.runtime.reports import Choice
 
 OFTEN = 0.2  # seconds between two updates of the page

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from apps.demo import writing
-from apps.demo.desk import LONG, QUICK, Desk, visitor
+from apps.demo.app_state import LONG, QUICK, Desk, visitor
 from apps.demo.render.text_html import message, with_choices
 from apps.demo.tabs.frame import (
     Frame,

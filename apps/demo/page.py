@@ -5,7 +5,7 @@ from typing import Any
 
 import gradio as gr
 
-from apps.demo.desk import QUICK, Desk, visitor
+from apps.demo.app_state import QUICK, Desk, visitor
 from apps.demo.endpoints import add_endpoints
 from apps.demo.tabs.compare import compare_tab
 from apps.demo.tabs.frame import EMPTY, Frame, choices, refusals, stand, strip_of

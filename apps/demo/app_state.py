@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import gradio as gr
 
-from apps.demo.clearing import BrowserShelves
+from apps.demo.expiry import BrowserShelves
+from apps.demo.jobs import Job, Jobs
 from apps.demo.render.memory_svg import Seen
 from apps.demo.shelf import Shelf
-from apps.demo.work import Job, Jobs
 
 if TYPE_CHECKING:
     from streamlm.checkpoints.checkpoint import Checkpoint
