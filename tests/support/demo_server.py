@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+BOOK = (ROOT / "streamlm/assets/books/beyond-the-city.txt").read_text(encoding="utf-8")
+LONG = BOOK * 10  # takes the tiny model a while
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 # The browser asks nobody for anything of its own accord.
 FLAGS = (
@@ -192,3 +194,6 @@ class Visitor:
     def close(self) -> None:
         self._has_left = True
         self.page.close()
+
+
+Visit = Callable[..., Visitor]  # opens the page as a new visitor
