@@ -1,4 +1,4 @@
-"""What all parts of the demo share: the model, whose turn it is, and where sessions lie."""
+"""The state of one running demo: the model, the jobs, the visitors' shelves, and memory views."""
 
 from __future__ import annotations
 
@@ -13,37 +13,38 @@ import gradio as gr
 
 from apps.demo.expiry import BrowserShelves
 from apps.demo.jobs import Job, Jobs
-from apps.demo.render.memory_svg import Seen
+from apps.demo.render.memory_svg import MemoryView
 from apps.demo.shelf import Shelf
 
 if TYPE_CHECKING:
     from streamlm.checkpoints.checkpoint import Checkpoint
 
-VISITOR = "streamlm-visitor"  # the cookie that tells browsers apart
-PER_BROWSER = 20  # sessions that a browser without a name may keep
-KEEP_DAYS = 30  # without use, for which a browser's shelf stays
-LOOKS = 32  # newest looks at memories that are kept
-# Who reads or writes for long does not keep others from looking. Each takes a thread while it
-# lasts, of the 40 that the server has.
+COOKIE = "streamlm-visitor"  # identifies a browser
+MAX_BROWSER_SESSIONS = 20  # sessions on the shelf of an anonymous browser
+KEEP_DAYS = 30  # days after which an unused browser shelf expires
+CACHED_VIEWS = 32  # memory views kept, the most recent ones
+# Long reads and writes must not block quick requests. Each job holds one of the server's 40
+# threads while it runs.
 LONG: dict[str, Any] = {"concurrency_id": "long", "concurrency_limit": 24}
 QUICK: dict[str, Any] = {"concurrency_id": "quick", "concurrency_limit": 8}
-Whose = Literal["one", "user", "browser"]
+Sharing = Literal["shared", "user", "browser"]
 
 
-class Desk:
+class AppState:
     """One running demo.
 
     Args:
         store: the folder of sessions, or a URL of object storage.
         model: a checkpoint directory, or a bundled name; device: see `load_checkpoint`.
-        whose: "one" shelf for everybody, one for each "user" who logged in, or one for each
+        sharing: one "shared" shelf for all visitors, or one per logged-in "user", or one per
             "browser".
-        files: a folder for uploads and downloads, which the server clears now and then.
-        keep_days: browsers' shelves that were not used for so long are removed; 0 keeps them.
-        results: a folder with what `streamlm compare` has found; it need not exist.
+        files: a folder for uploads and downloads, which the server cleans up periodically.
+        keep_days: days after which an unused browser shelf expires; 0 disables expiry.
+        results: a folder with results of `streamlm compare`; it need not exist.
 
     Attributes:
-        jobs: the work that is under way; browsers: their shelves, where each has one in a folder.
+        jobs: the running jobs.
+        browsers: the shelves of browsers; None unless each browser has one in a local folder.
     """
 
     def __init__(
@@ -53,37 +54,35 @@ class Desk:
         files: str,
         model: str = "books",
         device: str = "auto",
-        whose: Whose = "one",
+        sharing: Sharing = "shared",
         keep_days: int = KEEP_DAYS,
         results: str = "benchmarks/results",
     ) -> None:
-        self.store, self.model, self.device, self.whose = store, model, device, whose
+        self.store, self.model, self.device, self.sharing = store, model, device, sharing
         self.files, self.results = files, results
         self.jobs = Jobs()
         self.browsers: BrowserShelves | None = None
-        if whose == "browser" and "://" not in store:  # object storage has rules of its own
+        if sharing == "browser" and "://" not in store:  # object storage has lifecycle rules
             self.browsers = BrowserShelves(os.path.join(store, "browsers"), keep_days=keep_days)
         self._loading = threading.Lock()
         self._warm = threading.Event()
         self._checkpoint: Checkpoint | None = None
-        self._looks: OrderedDict[str, Seen | None] = OrderedDict()
+        self._views: OrderedDict[str, MemoryView | None] = OrderedDict()
 
     @property
     def checkpoint(self) -> Checkpoint:
-        """The model; loaded when it is first needed."""
+        """The model, loaded on first use."""
         with self._loading:
             if self._checkpoint is None:
-                from streamlm.checkpoints.checkpoint import (
-                    load_checkpoint,  # torch, which takes seconds
-                )
+                from streamlm.checkpoints.checkpoint import load_checkpoint  # torch takes seconds
 
                 self._checkpoint = load_checkpoint(self.model, device=self.device)
             return self._checkpoint
 
     def warm_up(self) -> None:
-        """Begin to load the model, in a thread; nothing where that has begun.
+        """Start loading the model in a thread, unless that has already started.
 
-        Importing torch takes the interpreter for two seconds, which the first page needs itself.
+        Importing torch blocks the interpreter for two seconds, so the first page goes first.
         """
         if not self._warm.is_set():
             self._warm.set()
@@ -91,11 +90,11 @@ class Desk:
                 target=lambda: self.checkpoint, name="streamlm model", daemon=True
             ).start()
 
-    def look(self, shelf: Shelf, name: str, *, visitor: str) -> Seen | None:
-        """What a session remembers as it is on disk; None where there is nothing to see.
+    def memory_view(self, shelf: Shelf, name: str, *, visitor: str) -> MemoryView | None:
+        """View the saved memory of a session; None if it has none.
 
-        A look at a state is kept, for the newest tokens must be read again for it, up to 16,384 of
-        them where the command line has read.
+        Views are cached: each one needs the tokens since the last full snapshot to be read again,
+        up to 16,384 of them for a session that the command line has written.
 
         Raises:
             Refused: the session cannot be read.
@@ -103,50 +102,50 @@ class Desk:
         history = shelf.history(name) if shelf.has(name) else []
         if not history:
             return None
-        commit = history[-1].commit.id  # a hash of all that led to it
-        if commit not in self._looks:
+        commit = history[-1].commit.id  # a hash of the whole history
+        if commit not in self._views:
 
-            def work(job: Job) -> Seen | None:
-                if commit in self._looks:  # somebody had their turn before
-                    return self._looks[commit]
+            def work(job: Job) -> MemoryView | None:
+                if commit in self._views:  # another visitor's job was faster
+                    return self._views[commit]
                 with shelf.open(name, self.checkpoint, readonly=True) as session:
-                    return Seen.of(session)
+                    return MemoryView.of(session)
 
-            self._looks[commit] = self.jobs.do(work, visitor=visitor)
-            while len(self._looks) > LOOKS:
-                self._looks.popitem(last=False)
-        return self._looks[commit]
+            self._views[commit] = self.jobs.run(work, visitor=visitor)
+            while len(self._views) > CACHED_VIEWS:
+                self._views.popitem(last=False)
+        return self._views[commit]
 
     def shelf(self, request: gr.Request | None) -> Shelf:
-        """The sessions of who asks.
+        """The shelf of the visitor who sent a request.
 
         Raises:
-            gr.Error: nobody knows who it is.
+            gr.Error: the request identifies no user, or no browser, where that is required.
         """
-        if self.whose == "one":
+        if self.sharing == "shared":
             return Shelf(self.store)
-        if self.whose == "user":
+        if self.sharing == "user":
             user = getattr(request, "username", None)
             if not user:
                 raise gr.Error("Log in first.")
-            return Shelf(os.path.join(self.store, "users", _folder(user)))
-        key = (getattr(request, "cookies", None) or {}).get(VISITOR, "")
+            return Shelf(os.path.join(self.store, "users", _folder_name(user)))
+        key = (getattr(request, "cookies", None) or {}).get(COOKIE, "")
         if not re.fullmatch(r"[0-9a-f]{32}", key):
-            raise gr.Error("Each browser has sessions of its own here: allow cookies, and reload.")
-        # The folder's name does not tell the key, which is all that a browser has to show.
+            raise gr.Error("Each browser has its own sessions here: allow cookies and reload.")
+        # The folder's name must not reveal the key, which is the browser's only credential.
         name = hashlib.sha256(key.encode()).hexdigest()[:32]
         if self.browsers is not None:
-            self.browsers.used(name)
-        return Shelf(os.path.join(self.store, "browsers", name), limit=PER_BROWSER)
+            self.browsers.touch(name)
+        return Shelf(os.path.join(self.store, "browsers", name), max_sessions=MAX_BROWSER_SESSIONS)
 
 
-def _folder(user: str) -> str:
-    """A folder's name for a user's: the same where it is one."""
+def _folder_name(user: str) -> str:
+    """The folder of a user: their name if it is safe as a path, a hash of it otherwise."""
     if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}", user):
         return user
     return "~" + hashlib.sha256(user.encode()).hexdigest()[:32]
 
 
-def visitor(request: gr.Request | None) -> str:
-    """The page that asks: each tab of a browser is one."""
-    return str(getattr(request, "session_hash", None) or "nobody")
+def visitor_id(request: gr.Request | None) -> str:
+    """The page that sent a request; each tab of a browser has its own id."""
+    return str(getattr(request, "session_hash", None) or "anonymous")

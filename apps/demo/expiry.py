@@ -1,7 +1,8 @@
-"""Shelves of browsers that nobody comes back to: removed after some days, never while in use.
+"""Expiry of abandoned browser shelves: removed after some days, never while in use.
 
-A browser that has lost its cookie cannot get at its shelf any more, and most never come back. When
-a shelf was last used is the time of its folder, which requests set anew, or of the last save in it.
+A browser that has lost its cookie cannot reach its shelf any more, and most never return. A shelf
+was last used at the modification time of its folder, which requests refresh, or at the last save
+in it, whichever is later.
 """
 
 import os
@@ -17,66 +18,66 @@ from apps.demo.shelf import Shelf
 from memory_store import Locked, StoreError, places
 
 DAY = 86_400.0
-EVERY = 3600.0  # seconds between two looks, and between two times that a folder is set to
-GONE = ".gone-"  # before the names of folders that are being removed
+INTERVAL = 3600.0  # seconds between two clean-ups, and between two refreshes of a folder's time
+REMOVED = ".gone-"  # prefix of folders that are being removed
 
 
 class BrowserShelves:
-    """The folders of browsers' shelves, by the browsers' names.
+    """The shelves of browsers, in one folder.
 
     Args:
-        folder: holds them, and nothing else.
-        keep_days: without use; 0 keeps all for ever.
+        folder: holds the shelves, and nothing else.
+        keep_days: days without use after which a shelf expires; 0 disables expiry.
     """
 
     def __init__(self, folder: str | Path, *, keep_days: int) -> None:
         self.folder, self.keep_days = Path(folder), keep_days
-        self._lock = threading.Lock()  # a shelf is either asked for or taken away, not both
+        self._lock = threading.Lock()  # a shelf is touched or removed, never both at once
 
-    def used(self, name: str, *, now: float | None = None) -> None:
-        """Note that a shelf is used; nothing where there is none yet."""
+    def touch(self, name: str, *, now: float | None = None) -> None:
+        """Record that a shelf is in use; does nothing if it does not exist yet."""
         path, now = self.folder / name, time.time() if now is None else now
         with self._lock, suppress(FileNotFoundError):
-            if path.stat().st_mtime < now - EVERY:
+            if path.stat().st_mtime < now - INTERVAL:
                 os.utime(path, (now, now))
 
-    def clear(self, *, now: float | None = None) -> list[str]:
-        """Remove the shelves that were not used for so long; gives their names."""
+    def remove_expired(self, *, now: float | None = None) -> list[str]:
+        """Remove the expired shelves and return their names."""
         if not self.keep_days or not self.folder.is_dir():
             return []
-        before = (time.time() if now is None else now) - self.keep_days * DAY
-        for left in self.folder.glob(f"{GONE}*"):  # by a process that ended meanwhile
-            shutil.rmtree(left, ignore_errors=True)
+        cutoff = (time.time() if now is None else now) - self.keep_days * DAY
+        for leftover in self.folder.glob(f"{REMOVED}*"):  # the process ended while removing
+            shutil.rmtree(leftover, ignore_errors=True)
         names = [path.name for path in self.folder.iterdir() if _is_shelf(path)]
-        return [name for name in sorted(names) if self._removed(name, before)]
+        return [name for name in sorted(names) if self._remove(name, cutoff)]
 
-    def _removed(self, name: str, before: float) -> bool:
-        path, gone = self.folder / name, self.folder / f"{GONE}{name}"
+    def _remove(self, name: str, cutoff: float) -> bool:
+        path, removed = self.folder / name, self.folder / f"{REMOVED}{name}"
         try:
-            with _nobody_writes(path), self._lock:
-                if _last_used(path) >= before:
+            with _locked(path), self._lock:
+                if _last_used(path) >= cutoff:
                     return False
-                path.rename(gone)
-        except (Locked, OSError):  # in use, or the disk refuses: another time
+                path.rename(removed)
+        except (Locked, OSError):  # in use, or a disk error: the next clean-up tries again
             return False
-        shutil.rmtree(gone, ignore_errors=True)
+        shutil.rmtree(removed, ignore_errors=True)
         return True
 
-    def keep_clear(self) -> None:
-        """Clear now and every hour, in a thread, as long as the process runs."""
+    def start_cleanup(self) -> None:
+        """Remove expired shelves now and every hour, in a daemon thread."""
 
         def main() -> None:
             while True:
-                self.clear()
-                time.sleep(EVERY)
+                self.remove_expired()
+                time.sleep(INTERVAL)
 
         if self.keep_days:
-            threading.Thread(target=main, name="streamlm clearing", daemon=True).start()
+            threading.Thread(target=main, name="streamlm expiry", daemon=True).start()
 
 
 def _is_shelf(path: Path) -> bool:
-    known = re.fullmatch(r"[0-9a-f]{32}", path.name) is not None
-    return known and path.is_dir() and not path.is_symlink()
+    named = re.fullmatch(r"[0-9a-f]{32}", path.name) is not None
+    return named and path.is_dir() and not path.is_symlink()
 
 
 def _last_used(path: Path) -> float:
@@ -85,11 +86,11 @@ def _last_used(path: Path) -> float:
 
 
 @contextmanager
-def _nobody_writes(path: Path) -> Iterator[None]:
-    """Hold all branches of all sessions of a shelf.
+def _locked(path: Path) -> Iterator[None]:
+    """Lock every branch of every session of a shelf.
 
     Raises:
-        Locked: somebody writes in one of them.
+        Locked: another process, or another thread, is writing to one of them.
     """
     with ExitStack() as stack:
         for name in places.session_names(path):
@@ -99,6 +100,6 @@ def _nobody_writes(path: Path) -> Iterator[None]:
                     stack.enter_context(store.writer(branch))
             except Locked:
                 raise
-            except StoreError:  # damaged: nobody writes in it
+            except StoreError:  # a corrupt session has no writer
                 pass
         yield

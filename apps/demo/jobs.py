@@ -1,8 +1,8 @@
-"""Work that takes a while: in threads of its own, in turns, and stopped when nobody wants it.
+"""Background jobs: each in its own thread, taking turns at the model, cancelled when abandoned.
 
-A visitor's reading is a thread that owns its session from opening to closing. What it finds out
-goes into a queue that the visitor's page is fed from. So a slow page holds nobody up, and a page
-that is closed ends its work at the next boundary, with everything read until then saved.
+A job owns its session from opening to closing and puts its events into a queue, from which the
+visitor's page is updated. A slow page therefore blocks nobody, and closing the page cancels the
+job at the next boundary, after everything read until then is saved.
 """
 
 import queue
@@ -14,167 +14,173 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-SLICE = 0.1  # seconds that a turn lasts, at least, while others wait
+TIME_SLICE = 0.1  # seconds that a turn lasts, at least, while others wait
 
 
-class Stopped(Exception):
-    """The visitor has stopped the work, or is gone."""
+class Cancelled(Exception):
+    """The visitor stopped the job, or left."""
 
 
-class Turns:
-    """A lock that is given out in the order of asking, so that no visitor waits for ever."""
+class FairLock:
+    """A lock granted in the order of requests, so that no visitor starves."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._asked = 0
-        self._served = 0
+        self._requested = 0
+        self._released = 0
 
-    def take(self) -> None:
-        """Wait for one's turn."""
+    def acquire(self) -> None:
+        """Wait for this thread's turn."""
         with self._changed:
-            mine = self._asked
-            self._asked += 1
-            self._changed.wait_for(lambda: self._served == mine)
+            ticket = self._requested
+            self._requested += 1
+            self._changed.wait_for(lambda: self._released == ticket)
 
-    def give(self) -> None:
-        """Let the next one have its turn."""
+    def release(self) -> None:
+        """Let the next thread proceed."""
         with self._changed:
-            self._served += 1
+            self._released += 1
             self._changed.notify_all()
 
 
 @dataclass(eq=False)
 class Job:
-    """One piece of work, seen from within its thread."""
+    """A job as its own thread sees it.
 
-    turns: Turns
-    news: "queue.SimpleQueue[Any]" = field(default_factory=queue.SimpleQueue)
-    stop: threading.Event = field(default_factory=threading.Event)
-    since: float = 0.0  # when the turn began
+    Attributes:
+        lock: guards the model, across all jobs; events: what the job has emitted.
+        cancel: set when the job should end; turn_started: a monotonic time in seconds.
+    """
 
-    def tell(self, item: object) -> None:
-        """Let the page know something."""
-        self.news.put(item)
+    lock: FairLock
+    events: "queue.SimpleQueue[Any]" = field(default_factory=queue.SimpleQueue)
+    cancel: threading.Event = field(default_factory=threading.Event)
+    turn_started: float = 0.0
+
+    def emit(self, event: object) -> None:
+        """Send an event to the page."""
+        self.events.put(event)
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Use the model: the others wait.
+        """Hold the model while the other jobs wait.
 
         Raises:
-            Stopped: the work was stopped meanwhile.
+            Cancelled: the job was cancelled meanwhile.
         """
-        self._take()
+        self._acquire()
         try:
-            self.check()
+            self.check_cancelled()
             yield
         finally:
-            self.turns.give()
+            self.lock.release()
 
-    def pass_turn(self) -> None:
-        """Within a turn: let those who wait go first, if it has lasted long enough.
+    def yield_turn(self) -> None:
+        """Within a turn: let waiting jobs go first, once the time slice is used up.
 
-        A token is written much faster than a block is read; in time, both get the same.
+        Jobs share the model by time, not by step: writing a token is much faster than reading a
+        block.
 
         Raises:
-            Stopped: the work was stopped; the turn is still held.
+            Cancelled: the job was cancelled; it still holds the turn.
         """
-        self.check()
-        if time.monotonic() - self.since >= SLICE:
-            self.turns.give()
-            self._take()
-            self.check()
+        self.check_cancelled()
+        if time.monotonic() - self.turn_started >= TIME_SLICE:
+            self.lock.release()
+            self._acquire()
+            self.check_cancelled()
 
-    def _take(self) -> None:
-        self.turns.take()
-        self.since = time.monotonic()
+    def _acquire(self) -> None:
+        self.lock.acquire()
+        self.turn_started = time.monotonic()
 
-    def check(self) -> None:
-        """Raise Stopped if the work is not wanted any more."""
-        if self.stop.is_set():
-            raise Stopped
+    def check_cancelled(self) -> None:
+        """Raise Cancelled if the job was cancelled."""
+        if self.cancel.is_set():
+            raise Cancelled
 
 
 class _End:
-    """The last item of a job: what it returned, or why it failed."""
+    """The last event of a job: its error, or None."""
 
-    def __init__(self, result: object = None, error: BaseException | None = None) -> None:
-        self.result, self.error = result, error
+    def __init__(self, error: BaseException | None = None) -> None:
+        self.error = error
 
 
 class Jobs:
-    """The work that is under way, by visitor."""
+    """All running jobs, by visitor."""
 
     def __init__(self) -> None:
-        self.turns = Turns()
-        self._lock = threading.Lock()
+        self.lock = FairLock()
+        self._guard = threading.Lock()
         self._running: defaultdict[str, set[Job]] = defaultdict(set)
 
-    def run(self, work: Callable[[Job], object], *, visitor: str) -> Iterator[list[Any]]:
-        """Do `work` in a thread; gives what it tells, all that there is at a time.
+    def stream(self, work: Callable[[Job], object], *, visitor: str) -> Iterator[list[Any]]:
+        """Run `work` in a thread and yield its events, in batches as they become available.
 
-        If the iterator is dropped, the work is stopped.
+        Dropping the iterator cancels the job.
 
         Raises:
-            Whatever the work raises, but for Stopped, which ends it quietly.
+            Exception: whatever the work raises, except Cancelled, which ends the iteration.
         """
-        job = Job(self.turns)
+        job = Job(self.lock)
 
         def main() -> None:
+            end = _End()
             try:
-                end = _End(work(job))
+                work(job)
             except BaseException as error:
-                end = _End(error=error)
-            with self._lock:
+                end = _End(error)
+            with self._guard:
                 self._running[visitor].discard(job)
                 if not self._running[visitor]:
                     del self._running[visitor]
-            job.tell(end)
+            job.emit(end)
 
-        with self._lock:
+        with self._guard:
             self._running[visitor].add(job)
-        threading.Thread(target=main, name="streamlm demo", daemon=True).start()
+        threading.Thread(target=main, name="streamlm job", daemon=True).start()
         try:
             while True:
-                items = [job.news.get()]
-                while not job.news.empty():
-                    items.append(job.news.get())
-                end = items[-1] if isinstance(items[-1], _End) else None
-                told = items[:-1] if end is not None else items
-                if told:
-                    yield told
+                events = [job.events.get()]
+                while not job.events.empty():
+                    events.append(job.events.get())
+                end = events.pop() if isinstance(events[-1], _End) else None
+                if events:
+                    yield events
                 if end is not None:
-                    if end.error is not None and not isinstance(end.error, Stopped):
+                    if end.error is not None and not isinstance(end.error, Cancelled):
                         raise end.error
                     return
         finally:
-            job.stop.set()
+            job.cancel.set()
 
-    def do(self, work: Callable[[Job], Any], *, visitor: str) -> Any:
-        """Do `work` in one turn, in this thread; gives what it returns."""
-        job = Job(self.turns)
+    def run(self, work: Callable[[Job], Any], *, visitor: str) -> Any:
+        """Run `work` in this thread, in one turn, and return its result."""
+        job = Job(self.lock)
         with job.turn():
             return work(job)
 
-    def stop(self, visitor: str) -> bool:
-        """Stop all of a visitor's work; was there any?"""
-        with self._lock:
+    def cancel(self, visitor: str) -> bool:
+        """Cancel all jobs of a visitor; True if there were any."""
+        with self._guard:
             jobs = list(self._running.get(visitor, ()))
         for job in jobs:
-            job.stop.set()
+            job.cancel.set()
         return bool(jobs)
 
-    def end(self, seconds: float = 30.0) -> None:
-        """Stop all work, and wait until it is saved."""
-        with self._lock:
+    def shut_down(self, seconds: float = 30.0) -> None:
+        """Cancel all jobs, and wait at most `seconds` until they have saved."""
+        with self._guard:
             jobs = [job for jobs in self._running.values() for job in jobs]
         for job in jobs:
-            job.stop.set()
-        until = time.monotonic() + seconds
-        while self.running and time.monotonic() < until:
+            job.cancel.set()
+        deadline = time.monotonic() + seconds
+        while self.running and time.monotonic() < deadline:
             time.sleep(0.05)
 
     @property
     def running(self) -> int:
-        """Pieces of work under way."""
-        with self._lock:
+        """The number of running jobs."""
+        with self._guard:
             return sum(map(len, self._running.values()))

@@ -1,4 +1,4 @@
-"""A server of the demo, and visitors with a browser; one server for each module of tests."""
+"""A demo server per test module, and visitors with a browser."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +23,7 @@ def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[De
 
 @pytest.fixture(scope="module")
 def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file that takes the tiny model a while."""
+    """A file that takes the tiny model some time to read."""
     file = tmp_path_factory.mktemp("texts") / "long.txt"
     file.write_text(LONG, encoding="utf-8")
     return file
@@ -31,7 +31,7 @@ def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def visit(chromium: Any, server: DemoServer) -> Iterator[Visit]:
-    """Opens the page as a new visitor; at the end, none has had an error or asked elsewhere."""
+    """Opens the page as a new visitor; finally checks for errors and requests to other hosts."""
     visitors: list[Visitor] = []
 
     def visit(session: str = "", **options: Any) -> Visitor:

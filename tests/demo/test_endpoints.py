@@ -1,4 +1,4 @@
-"""The demo as an API: the README's example, MCP clients, and requests that no page makes."""
+"""The API: the README's example, refusals, and MCP clients."""
 
 import asyncio
 import re
@@ -17,7 +17,15 @@ gradio_client = pytest.importorskip(
     "gradio_client", reason="needs gradio: pip install 'streamlm[demo]'"
 )
 
-TOOLS = {"list_sessions", "read_text", "write_on", "score_text", "recall", "rewind", "fork"}
+TOOLS = {
+    "list_sessions",
+    "read_text",
+    "generate_text",
+    "score_text",
+    "inspect_memory",
+    "rewind",
+    "fork",
+}
 
 
 @pytest.fixture(scope="module")
@@ -41,25 +49,25 @@ def test_the_readme_example(
     (block,) = re.findall(r"(?ms)^```python\n(.*?)^```$", text)
     assert "http://127.0.0.1:7860/" in block
     exec(block.replace("http://127.0.0.1:7860/", server.address), {})
-    said = capsys.readouterr().out
-    assert re.match(r"Read \d+ tokens at .* bits per byte; whale is saved at token \d+\.\n", said)
-    assert "whale@calm is back at token 5" in said and "['whale', 'whale@calm']" in said
+    output = capsys.readouterr().out
+    assert re.match(r"Read \d+ tokens at .* bits per byte; whale is saved at token \d+\.\n", output)
+    assert "whale@calm is back at token 5" in output and "['whale', 'whale@calm']" in output
     with streamlm.open(server.store / "whale.zarr", tiny, create=False) as session:
         assert session.text().startswith("Call me Ishmael. Some years ago…It is a way I have")
 
 
-def test_refusals_are_words(client: Any) -> None:
+def test_refusals_reach_the_client(client: Any) -> None:
     for arguments, name, message in (
         (("../up", "text"), "/read_text", "allowed: NAME or NAME@BRANCH"),
         (("a", ""), "/read_text", "is empty"),
         (("a", "a\x00b"), "/read_text", "looks binary"),
-        (("nobody",), "/recall", "has read nothing yet"),
+        (("nobody",), "/inspect_memory", "has read nothing yet"),
         (("nobody", 5), "/rewind", "no session 'nobody'"),
-        (("a", "", 5000), "/write_on", "max_tokens = 5000; allowed: 0 to 1000"),
-        (("a", "", 5, -1.0), "/write_on", "temperature = -1.0; allowed"),
+        (("a", "", 5000), "/generate_text", "max_tokens = 5000; allowed: 0 to 1000"),
+        (("a", "", 5, -1.0), "/generate_text", "temperature = -1.0; allowed"),
         (
             ("a", "", 5, 0.8, 0.95, 1, "\n.".join("abcdefghijklmnopqrstuvw")),
-            "/write_on",
+            "/generate_text",
             "at most 20",
         ),
     ):
@@ -67,20 +75,20 @@ def test_refusals_are_words(client: Any) -> None:
             client.predict(*arguments, api_name=name)
 
 
-def test_writing_ends_before_a_text_to_stop_at(client: Any) -> None:
-    given = {"prompt": "Then", "max_tokens": 40, "temperature": 0, "api_name": "/write_on"}
-    whole = client.predict("one", **given)
+def test_generation_ends_before_a_stop_string(client: Any) -> None:
+    options = {"prompt": "Then", "max_tokens": 40, "temperature": 0, "api_name": "/generate_text"}
+    whole = client.predict("one", **options)
     stop = whole[30:33]
-    ended = client.predict("two", stop=f"never\n{stop}\n\n", **given)
-    assert ended == whole[: whole.find(stop)] != ""
+    stopped = client.predict("two", stop=f"never\n{stop}\n\n", **options)
+    assert stopped == whole[: whole.find(stop)] != ""
 
 
-def test_only_the_functions_are_an_api(client: Any) -> None:
+def test_only_the_named_functions_are_public(client: Any) -> None:
     named = client.view_api(return_format="dict")["named_endpoints"]
     assert set(named) == {f"/{name}" for name in TOOLS}
 
 
-def test_an_mcp_client_reads_and_writes(server: DemoServer) -> None:
+def test_an_mcp_client_lists_and_calls_tools(server: DemoServer) -> None:
     from mcp import ClientSession
     from mcp.client.streamable_http import streamable_http_client
 
@@ -96,6 +104,6 @@ def test_an_mcp_client_reads_and_writes(server: DemoServer) -> None:
             called = await session.call_tool(name, {"session": "mcp", "text": "Of whales. "})
             return described, str(called.content)
 
-    tools, said = asyncio.run(talk())
+    tools, output = asyncio.run(talk())
     assert tools == TOOLS
-    assert "mcp is saved at token" in said
+    assert "mcp is saved at token" in output

@@ -1,4 +1,4 @@
-"""The event stream of a page stays open between its requests; a program's ends."""
+"""A browser's event stream stays open between requests; a program's closes."""
 
 import json
 import time
@@ -11,8 +11,8 @@ from tests.support.demo_server import DemoServer
 httpx = pytest.importorskip("httpx", reason="needs gradio: pip install 'streamlm[demo]'")
 
 
-def news(lines: Iterator[str]) -> Iterator[str]:
-    """What kinds of news a stream brings, but for signs of life."""
+def events(lines: Iterator[str]) -> Iterator[str]:
+    """The kinds of events in a stream, without heartbeats."""
     for line in lines:
         if line.startswith("data: "):
             kind = json.loads(line.removeprefix("data: "))["msg"]
@@ -21,27 +21,24 @@ def news(lines: Iterator[str]) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("agent", ["Mozilla/5.0", "a program"])
-def test_a_page_hears_of_what_it_asks_for_while_its_stream_ends(
-    server: DemoServer, agent: str
-) -> None:
-    """A program's stream ends with its news; a page's goes on with those of its next request."""
+def test_the_stream_stays_open_for_browsers_only(server: DemoServer, agent: str) -> None:
     api, page = f"{server.address}gradio_api", f"page-{len(agent)}"
-    asked = httpx.get(f"{server.address}config").json()["dependencies"]
+    functions = httpx.get(f"{server.address}config").json()["dependencies"]
     request = {
         "data": [],
-        "fn_index": next(each["id"] for each in asked if each["api_name"] == "list_sessions"),
+        "fn_index": next(each["id"] for each in functions if each["api_name"] == "list_sessions"),
         "session_hash": page,
     }
     headers = {"User-Agent": agent}
     with httpx.Client(headers=headers, timeout=30) as client:
         assert client.post(f"{api}/queue/join", json=request).status_code == 200
         with client.stream("GET", f"{api}/queue/data?session_hash={page}") as stream:
-            found = news(stream.iter_lines())
-            assert next(found) == "process_completed"
+            kinds = events(stream.iter_lines())
+            assert next(kinds) == "process_completed"
             if agent == "a program":
-                assert list(found) == ["close_stream"]
+                assert list(kinds) == ["close_stream"]
                 return
             for _ in range(2):
                 time.sleep(0.2)
                 assert client.post(f"{api}/queue/join", json=request).status_code == 200
-                assert next(found) == "process_completed"
+                assert next(kinds) == "process_completed"

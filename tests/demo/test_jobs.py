@@ -1,4 +1,4 @@
-"""Jobs in threads: fair turns, stopping, and errors."""
+"""Jobs: fair turns, cancellation, and errors."""
 
 import threading
 import time
@@ -10,28 +10,28 @@ import pytest
 pytest.importorskip("gradio", reason="needs gradio: pip install 'streamlm[demo]'")
 
 from apps.demo import reading, writing
-from apps.demo.jobs import Job, Jobs, Turns
+from apps.demo.jobs import FairLock, Job, Jobs
 from apps.demo.shelf import Shelf
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.runtime.stream import Sampling
 
 
-def test_turns_are_given_in_the_order_of_asking() -> None:
-    turns, order = Turns(), list[int]()
-    turns.take()
+def test_the_lock_is_granted_in_order() -> None:
+    lock, order = FairLock(), list[int]()
+    lock.acquire()
 
-    def ask(n: int) -> None:
-        turns.take()
+    def wait(n: int) -> None:
+        lock.acquire()
         order.append(n)
-        turns.give()
+        lock.release()
 
     threads = []
     for n in range(5):
-        threads.append(threading.Thread(target=ask, args=(n,)))
+        threads.append(threading.Thread(target=wait, args=(n,)))
         threads[-1].start()
-        while turns._asked < n + 2:
+        while lock._requested < n + 2:
             time.sleep(0.001)
-    turns.give()
+    lock.release()
     for thread in threads:
         thread.join(10)
     assert order == [0, 1, 2, 3, 4]
@@ -40,63 +40,63 @@ def test_turns_are_given_in_the_order_of_asking() -> None:
 def count(job: Job) -> None:
     with job.turn():
         for n in range(10_000):
-            job.tell(n)
+            job.emit(n)
             time.sleep(0.01)
-            job.pass_turn()
+            job.yield_turn()
 
 
-def test_work_is_told_as_it_goes_and_ends_when_it_is_dropped() -> None:
+def test_events_stream_and_dropping_the_iterator_cancels() -> None:
     jobs = Jobs()
-    running = jobs.run(count, visitor="a")
+    running = jobs.stream(count, visitor="a")
     assert next(running)[0] == 0 and jobs.running == 1
-    running.close()  # the page is gone
-    until = time.monotonic() + 10
-    while jobs.running and time.monotonic() < until:
+    running.close()  # the page was closed
+    deadline = time.monotonic() + 10
+    while jobs.running and time.monotonic() < deadline:
         time.sleep(0.01)
     assert jobs.running == 0
 
 
-def test_a_visitor_stops_only_their_own() -> None:
-    jobs, told = Jobs(), list[int]()
-    one, two = jobs.run(count, visitor="a"), jobs.run(count, visitor="b")
+def test_a_visitor_cancels_only_their_own_jobs() -> None:
+    jobs, seen = Jobs(), list[int]()
+    one, two = jobs.stream(count, visitor="a"), jobs.stream(count, visitor="b")
     next(one), next(two)
-    assert jobs.stop("a") and not jobs.stop("c")
-    for items in one:  # ends quietly
-        told += items
-    assert jobs.running == 1 and len(told) < 1000
-    jobs.end()
-    assert jobs.running == 0 and not jobs.stop("b")
+    assert jobs.cancel("a") and not jobs.cancel("c")
+    for events in one:  # ends without an error
+        seen += events
+    assert jobs.running == 1 and len(seen) < 1000
+    jobs.shut_down()
+    assert jobs.running == 0 and not jobs.cancel("b")
 
 
-def test_a_page_that_does_not_listen_holds_nobody_up() -> None:
+def test_a_slow_page_blocks_nobody() -> None:
     jobs, done = Jobs(), threading.Event()
 
     def work(job: Job) -> None:
         with job.turn():
             for n in range(100_000):
-                job.tell(n)
-                job.pass_turn()
+                job.emit(n)
+                job.yield_turn()
         done.set()
 
-    deaf = jobs.run(work, visitor="a")
-    next(deaf)
+    slow = jobs.stream(work, visitor="a")
+    next(slow)
     assert done.wait(30)
-    assert jobs.do(lambda job: "mine", visitor="b") == "mine"
-    assert sum(map(len, deaf)) > 0
+    assert jobs.run(lambda job: "mine", visitor="b") == "mine"
+    assert sum(map(len, slow)) > 0
 
 
-def test_what_work_raises_is_told() -> None:
+def test_errors_of_a_job_are_raised() -> None:
     def fail(job: Job) -> None:
-        job.tell("begun")
+        job.emit("begun")
         raise ValueError("no")
 
-    running = Jobs().run(fail, visitor="a")
+    running = Jobs().stream(fail, visitor="a")
     with pytest.raises(ValueError, match="no"):
         list(running)
 
 
-def test_visitors_share_the_time(tmp_path: Path, tiny: Checkpoint, prose: Callable) -> None:
-    """Somebody who writes a little is done long before somebody who reads a lot."""
+def test_jobs_share_the_model(tmp_path: Path, tiny: Checkpoint, prose: Callable) -> None:
+    """A short generation finishes while a long read is still running."""
     jobs, shelf = Jobs(), Shelf(str(tmp_path))
 
     def read(job: Job) -> None:
@@ -108,10 +108,10 @@ def test_visitors_share_the_time(tmp_path: Path, tiny: Checkpoint, prose: Callab
             checkpoint=tiny,
         )  # fmt: skip
 
-    long = jobs.run(read, visitor="a")
+    long = jobs.stream(read, visitor="a")
     next(long)
-    assert isinstance([item for items in jobs.run(write, visitor="b") for item in items][-1],
-                      writing.Written)  # fmt: skip
+    assert isinstance([event for events in jobs.stream(write, visitor="b") for event in events][-1],
+                      writing.WriteFinished)  # fmt: skip
     assert jobs.running == 1
-    jobs.end()
+    jobs.shut_down()
     assert {row.name: row.position > 0 for row in shelf.rows()} == {"long": True, "short": True}

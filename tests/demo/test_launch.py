@@ -1,5 +1,7 @@
-"""The command: options that are refused before anything is served."""
+"""The command refuses invalid options before it serves anything."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,23 +12,19 @@ from apps.demo.serving.launch import run
 from tests.support.demo_server import ROOT
 
 
-def test_tools_that_nobody_could_call_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="--mcp with --auth; allowed: one of them"):
+def test_mcp_with_login_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--mcp with --auth; allowed: only one"):
         run(str(tmp_path), mcp=True, auth=[("ada", "one")])
 
 
-def test_the_example_of_the_command_line(tmp_path: Path) -> None:
-    """What is wrong is told before anything is served."""
-    import subprocess
-    import sys
-
+def test_invalid_options_are_refused() -> None:
     for options, message in (
         (["--auth", "ada"], "allowed: NAME:PASSWORD"),
         (["--port", "70000"], "65535"),
         (["--store", __file__], "is a file"),
     ):
-        ended = subprocess.run(
+        finished = subprocess.run(
             [sys.executable, "-m", "streamlm", "demo", *options],
             cwd=ROOT, capture_output=True, text=True,
         )  # fmt: skip
-        assert ended.returncode != 0 and message in ended.stderr
+        assert finished.returncode != 0 and message in finished.stderr

@@ -1,4 +1,4 @@
-"""The page as a whole: names of controls, and narrow screens."""
+"""The whole page: accessible names, and narrow screens."""
 
 import re
 from typing import Any
@@ -12,7 +12,7 @@ pytest.importorskip("gradio", reason="needs gradio: pip install 'streamlm[demo]'
 pytestmark = pytest.mark.browser
 
 
-def test_every_control_has_a_name(visit: Visit) -> None:
+def test_every_control_has_an_accessible_name(visit: Visit) -> None:
     visitor = visit()
     assert re.fullmatch(r"session-[0-9a-f]{6}", visitor.session)
     for name in ("Read", "Remember", "Write", "Sessions", "Compare"):
@@ -29,7 +29,7 @@ def test_every_control_has_a_name(visit: Visit) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_narrow_page(visit: Visit, prose: Any, scheme: str) -> None:
+def test_the_page_fits_a_narrow_screen(visit: Visit, prose: Any, scheme: str) -> None:
     visitor = visit(width=375, scheme=scheme)
     visitor.read(prose(100))
     for name in ("Read", "Remember", "Write", "Sessions", "Compare"):
@@ -37,9 +37,9 @@ def test_a_narrow_page(visit: Visit, prose: Any, scheme: str) -> None:
         visitor.page.wait_for_timeout(300)
         width = visitor.page.evaluate("document.documentElement.scrollWidth")
         assert width <= 375, name
-    ink, ground = visitor.page.evaluate(
-        """() => [getComputedStyle(document.querySelector("#standing b")).color,
+    ink, background = visitor.page.evaluate(
+        """() => [getComputedStyle(document.querySelector("#position b")).color,
                   getComputedStyle(document.body).backgroundColor]
             .map((c) => c.match(/\\d+/g).slice(0, 3).reduce((sum, n) => sum + +n, 0))"""
     )
-    assert (ink > ground + 300) if scheme == "dark" else (ink + 300 < ground)
+    assert (ink > background + 300) if scheme == "dark" else (ink + 300 < background)

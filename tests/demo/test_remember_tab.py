@@ -1,4 +1,4 @@
-"""The Remember tab in a browser: slots, their passages, and redrawing."""
+"""The Remember tab in a browser: slots, their passages, and live updates."""
 
 import re
 from pathlib import Path
@@ -13,42 +13,44 @@ pytest.importorskip("gradio", reason="needs gradio: pip install 'streamlm[demo]'
 pytestmark = pytest.mark.browser
 
 
-def test_a_slot_tells_its_passage(visit: Visit, prose: Any) -> None:
+def test_a_slot_shows_its_passage(visit: Visit, prose: Any) -> None:
     visitor = visit()
     visitor.read(prose(200))
     visitor.tab("Remember")
-    assert "100%" in visitor.said("curve", "has no slot any more")
-    picture = visitor.page.locator("#memory figure.memory")
-    picture.locator("svg").click(position={"x": 5, "y": 8})
+    assert "100%" in visitor.wait_for("curve", "no longer has a slot")
+    figure = visitor.page.locator("#memory figure.memory")
+    figure.locator("svg").click(position={"x": 5, "y": 8})
     assert re.search(
-        r"Compressed slot · layer 1 · 4 tokens · \d+ tokens ago · .* % of attention · \d+ % lost",
-        picture.locator("figcaption").inner_text(),
+        r"Compressed slot · layer 1 · 4 tokens · \d+ tokens ago · .*% of attention · \d+% lost",
+        figure.locator("figcaption").inner_text(),
     )
-    assert picture.locator("figcaption mark").inner_text().strip() in prose(200)
-    first = picture.locator("mark.x, rect.mark").get_attribute("x")
-    picture.focus()
+    assert figure.locator("figcaption mark").inner_text().strip() in prose(200)
+    first = figure.locator("mark.x, rect.mark").get_attribute("x")
+    figure.focus()
     visitor.page.keyboard.press("ArrowRight")
     visitor.page.keyboard.press("ArrowDown")
-    assert "layer 2" in picture.locator("figcaption").inner_text()
-    assert picture.locator("rect.mark").get_attribute("x") != first
+    assert "layer 2" in figure.locator("figcaption").inner_text()
+    assert figure.locator("rect.mark").get_attribute("x") != first
 
 
-def test_the_memory_is_redrawn_while_reading(visit: Visit, long: Path) -> None:
+def test_the_memory_updates_while_reading(visit: Visit, long: Path) -> None:
     visitor = visit()
     visitor.read_file(long)
-    visitor.said("read-bar", "tokens/s")
+    visitor.wait_for("read-bar", "tokens/s")
     visitor.tab("Remember")
-    at = "JSON.parse(document.querySelector('#memory figure')?.dataset.memory ?? '{}').position"
+    position = (
+        "JSON.parse(document.querySelector('#memory figure')?.dataset.memory ?? '{}').position"
+    )
     newest, columns = 0, list[int]()
-    for _ in range(3):  # opening the tab draws it once
-        visitor.page.wait_for_function(f"(newest) => {at} > newest", arg=newest)
-        newest = visitor.page.evaluate(at)
+    for _ in range(3):  # the first is drawn on opening the tab
+        visitor.page.wait_for_function(f"(newest) => {position} > newest", arg=newest)
+        newest = visitor.page.evaluate(position)
         if not columns:
             visitor.page.locator("#memory figure").focus()
         visitor.page.keyboard.press("ArrowLeft")
         columns.append(int(visitor.page.locator("#memory rect.mark").get_attribute("x")))
-    # Who walks along the slots walks on in the new picture.
+    # The keyboard selection survives the update.
     assert columns[0] > columns[1] > columns[2]
     visitor.tab("Read")
     visitor.page.locator("#stop-reading").click()
-    visitor.said("read-said", "Stopped. What was read is saved")
+    visitor.wait_for("read-status", "Stopped. Everything read so far is saved")

@@ -1,4 +1,4 @@
-"""While the demo starts: what browsers and programs are told, and that nobody is lost."""
+"""The startup page: responses while the demo starts, and the hand-over of the socket."""
 
 import json
 import signal
@@ -13,34 +13,34 @@ from typing import Any
 
 import pytest
 
-from apps.demo.serving.startup_page import Starting
+from apps.demo.serving.startup_page import StartupServer
 from tests.support.demo_proxy import proxy
 from tests.support.demo_server import DemoServer, Visitor, browser
 
 HTML = {"Accept": "text/html,*/*"}
 
 
-def ask(
+def request(
     port: int, method: str = "GET", *, body: bytes = b"", headers: dict[str, str] | None = None
 ) -> tuple[HTTPResponse, bytes]:
     connection = HTTPConnection("127.0.0.1", port, timeout=20)
     connection.request(method, "/?session=a", body=body or None, headers=headers or {})
-    with closing(connection), connection.getresponse() as answer:
-        return answer, answer.read()
+    with closing(connection), connection.getresponse() as response:
+        return response, response.read()
 
 
 def test_browsers_get_a_page_and_programs_a_503() -> None:
-    with Starting("127.0.0.1", 0) as starting:
-        assert starting.address == f"http://127.0.0.1:{starting.port}/"
+    with StartupServer("127.0.0.1", 0) as startup:
+        assert startup.address == f"http://127.0.0.1:{startup.port}/"
         for method, headers in (("GET", HTML), ("GET", {}), ("HEAD", HTML), ("POST", {})):
-            answer, body = ask(starting.port, method, body=b"x" * 9000, headers=headers)
-            assert answer.status == 503 and int(answer.headers["Retry-After"]) > 0
-            assert answer.headers["Cache-Control"] == "no-store"
+            response, body = request(startup.port, method, body=b"x" * 9000, headers=headers)
+            assert response.status == 503 and int(response.headers["Retry-After"]) > 0
+            assert response.headers["Cache-Control"] == "no-store"
             if method == "HEAD":
                 assert body == b""
             elif headers:
                 assert b"The demo is starting" in body
-                assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+                assert "default-src 'none'" in response.headers["Content-Security-Policy"]
             else:
                 assert json.loads(body) == {"error": "The demo is starting."}
 
@@ -54,23 +54,23 @@ class Real(BaseHTTPRequestHandler):
         pass
 
 
-def test_nobody_is_refused_when_the_socket_is_handed_over() -> None:
+def test_no_connection_is_refused_during_the_hand_over() -> None:
     statuses: list[int] = []
 
     def wait(port: int) -> None:
-        statuses.append(ask(port, headers={"X-Wait": "started"})[0].status)
-        statuses.append(ask(port, headers=HTML)[0].status)
+        statuses.append(request(port, headers={"X-Wait": "started"})[0].status)
+        statuses.append(request(port, headers=HTML)[0].status)
 
-    with Starting("127.0.0.1", 0) as starting:
-        waiting = [threading.Thread(target=wait, args=[starting.port]) for _ in range(3)]
+    with StartupServer("127.0.0.1", 0) as startup:
+        waiting = [threading.Thread(target=wait, args=[startup.port]) for _ in range(3)]
         for thread in waiting:
             thread.start()
         time.sleep(0.2)
         assert statuses == []
-        listening = starting.hand_over()
-        time.sleep(0.2)  # they ask again, and nobody answers yet
+        listening = startup.hand_over()
+        time.sleep(0.2)  # they connect again, and no server accepts yet
         assert statuses == [204] * 3
-        real = HTTPServer(("127.0.0.1", starting.port), Real, bind_and_activate=False)
+        real = HTTPServer(("127.0.0.1", startup.port), Real, bind_and_activate=False)
         real.socket.close()
         real.socket = listening
         server = threading.Thread(target=real.serve_forever)
@@ -82,33 +82,31 @@ def test_nobody_is_refused_when_the_socket_is_handed_over() -> None:
     assert statuses == [204] * 3 + [200] * 3
 
 
-def test_a_port_that_is_taken() -> None:
+def test_a_port_in_use_is_refused() -> None:
     with (
-        Starting("127.0.0.1", 0) as starting,
-        pytest.raises(ValueError, match=f"port {starting.port} on 127.0.0.1: .*; allowed: another"),
+        StartupServer("127.0.0.1", 0) as startup,
+        pytest.raises(ValueError, match=f"port {startup.port} on 127.0.0.1: .*; allowed: another"),
     ):
-        Starting("127.0.0.1", starting.port)
-    with Starting("127.0.0.1", starting.port):  # given back
+        StartupServer("127.0.0.1", startup.port)
+    with StartupServer("127.0.0.1", startup.port):  # released
         pass
 
 
-def test_a_program_that_comes_early_is_told_to_come_again(
-    tiny_folder: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_an_early_program_gets_a_503(tiny_folder: Callable[..., Path], tmp_path: Path) -> None:
     pytest.importorskip("gradio")
     with DemoServer(tmp_path / "sessions", tiny_folder(), early=True) as server:
-        answer, _ = ask(server.port)
-        assert answer.status == 503
+        response, _ = request(server.port)
+        assert response.status == 503
         until = time.monotonic() + 60
-        while answer.status == 503 and time.monotonic() < until:
-            time.sleep(int(answer.headers["Retry-After"]))
-            answer, _ = ask(server.port)
-        assert answer.status == 200
+        while response.status == 503 and time.monotonic() < until:
+            time.sleep(int(response.headers["Retry-After"]))
+            response, _ = request(server.port)
+        assert response.status == 200
 
 
 @pytest.mark.browser
 @pytest.mark.parametrize("prefix", ["", "/streamlm"])
-def test_the_page_turns_into_the_demo(
+def test_the_startup_page_reloads_into_the_demo(
     tiny_folder: Callable[..., Path], tmp_path: Path, prose: Any, prefix: str
 ) -> None:
     pytest.importorskip("gradio")
@@ -120,18 +118,18 @@ def test_the_page_turns_into_the_demo(
     ):
         visitor = Visitor(chromium, server, address=through if prefix else "", scheme="dark")
         visitor.page.goto(f"{visitor.address}?session=early")
-        assert "is starting" in visitor.page.locator("#said").inner_text()
-        visitor.page.locator("#standing p").wait_for()
+        assert "is starting" in visitor.page.locator("#status").inner_text()
+        visitor.page.locator("#position p").wait_for()
         assert visitor.session == "early"
         visitor.read(prose(20))
         assert visitor.outside == []
-        # The browser tells of the 503, and looks for an icon where a proxy has none.
+        # The browser reports the 503, and requests an icon that the proxy lacks.
         assert all("503" in error or "favicon.ico" in error for error in visitor.errors)
         visitor.close()
 
 
 @pytest.mark.browser
-def test_the_page_tells_where_the_demo_never_comes(
+def test_the_startup_page_reports_a_failed_start(
     tiny_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
     pytest.importorskip("gradio")
@@ -141,7 +139,7 @@ def test_the_page_tells_where_the_demo_never_comes(
     ):
         page = chromium.new_page()
         page.goto(server.address)
-        # A shell shows 130 for both: who is ended while importing may die of the signal itself.
+        # A shell shows 130 for both: a process may die of the signal itself while importing.
         assert server.end() in (130, -signal.SIGINT)
-        page.locator("#said", has_text="does not answer any more").wait_for()
+        page.locator("#status", has_text="has stopped responding").wait_for()
         assert page.url == server.address

@@ -1,4 +1,4 @@
-"""Files that visitors bring: what is read, and what hostile ones come to."""
+"""Text extraction from uploads: supported formats, and hostile files."""
 
 import io
 import zipfile
@@ -10,7 +10,7 @@ pytest.importorskip("bs4", reason="needs beautifulsoup4: pip install 'streamlm[d
 pytest.importorskip("pypdf", reason="needs pypdf: pip install 'streamlm[demo]'")
 
 from apps.demo import uploads
-from apps.demo.uploads import shown_name, text_of
+from apps.demo.uploads import display_name, extract_text
 from tests.support.archives import bomb, epub
 
 
@@ -31,11 +31,11 @@ def pdf(text: str) -> bytes:
         b"<< /Length %d >>\nstream\n%s\nendstream" % (len(stream), stream),
         b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
     ]
-    data, places = b"%PDF-1.4\n", []
+    data, offsets = b"%PDF-1.4\n", []
     for number, part in enumerate(parts, 1):
-        places.append(len(data))
+        offsets.append(len(data))
         data += b"%d 0 obj\n%s\nendobj\n" % (number, part)
-    table = b"".join(b"%010d 00000 n \n" % place for place in places)
+    table = b"".join(b"%010d 00000 n \n" % offset for offset in offsets)
     tail = b"trailer\n<< /Size 6 /Root 1 0 R >>\nstartxref\n%d\n%%%%EOF" % len(data)
     return data + b"xref\n0 6\n0000000000 65535 f \n" + table + tail
 
@@ -60,8 +60,8 @@ def pdf(text: str) -> bytes:
         ("a.pdf", pdf("Call me Ishmael."), "Call me Ishmael."),
     ],
 )
-def test_kinds_that_are_read(tmp_path: Path, name: str, data: bytes, expected: str) -> None:
-    assert text_of(file(tmp_path, data), name) == expected
+def test_supported_formats(tmp_path: Path, name: str, data: bytes, expected: str) -> None:
+    assert extract_text(file(tmp_path, data), name) == expected
 
 
 ENTITIES = b"""<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]>
@@ -69,44 +69,44 @@ ENTITIES = b"""<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&
 
 
 def entities() -> bytes:
-    made = io.BytesIO()
-    with zipfile.ZipFile(made, "w") as archive:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("META-INF/container.xml", ENTITIES)
-    return made.getvalue()
+    return buffer.getvalue()
 
 
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("run.exe", b"MZ", r"run.exe is no kind of file .* allowed: \.txt"),
-        ("archive", b"text", "is no kind of file"),
-        ("a.txt", bytes(range(256)), "a.txt is no UTF-8 text: .* at byte 128"),
-        ("a.txt", b"ELF\x00\x01\x02", "a.txt looks binary: it has the control character 0x00"),
-        ("a.txt", b"   \n", "a.txt has no text in it"),
+        ("run.exe", b"MZ", r"run.exe has an unsupported format; allowed: \.txt"),
+        ("archive", b"text", "has an unsupported format"),
+        ("a.txt", bytes(range(256)), "a.txt is not UTF-8 text: .* at byte 128"),
+        ("a.txt", b"ELF\x00\x01\x02", "a.txt looks binary: it contains the control character 0x00"),
+        ("a.txt", b"   \n", "a.txt contains no text"),
         ("a.txt", b"a" * 5_000_000, r"a.txt has 5,000,000 characters; allowed: at most 4,000,000"),
         ("a.txt", b"a" * 11_000_000, r"a.txt has 11.0 MB; allowed: at most 10 MB"),
-        ("a.epub", b"no archive", "a.epub is no EPUB, or a damaged one"),
-        ("a.epub", bomb(), "a.epub unfolds to more than 40 MB"),
-        ("a.epub", entities(), "a.epub is no EPUB, or a damaged one"),
-        ("a.epub", epub({"../../../etc/passwd": b"root"})[:-40], "a.epub is no EPUB"),
-        ("a.pdf", b"%PDF-1.4 and nothing", "a.pdf is no PDF, or a damaged one"),
-        ("a.pdf", pdf("x")[:200], "a.pdf is no PDF, or a damaged one"),
+        ("a.epub", b"no archive", "a.epub is not a valid EPUB"),
+        ("a.epub", bomb(), "a.epub decompresses to more than 40 MB"),
+        ("a.epub", entities(), "a.epub is not a valid EPUB"),
+        ("a.epub", epub({"../../../etc/passwd": b"root"})[:-40], "a.epub is not a valid EPUB"),
+        ("a.pdf", b"%PDF-1.4 and nothing", "a.pdf is not a valid PDF"),
+        ("a.pdf", pdf("x")[:200], "a.pdf is not a valid PDF"),
     ],
 )
-def test_what_is_refused(tmp_path: Path, name: str, data: bytes, message: str) -> None:
+def test_hostile_files_are_refused(tmp_path: Path, name: str, data: bytes, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        text_of(file(tmp_path, data), name)
+        extract_text(file(tmp_path, data), name)
 
 
-def test_sizes_that_lie(tmp_path: Path) -> None:
-    """An archive says that its parts are small; they are counted as they unfold."""
+def test_recorded_sizes_are_not_trusted(tmp_path: Path) -> None:
+    """The archive claims that its parts are small; they are counted while decompressing."""
     data = bytearray(bomb())
     at = 0
-    while (at := data.find(b"PK\x01\x02", at)) >= 0:  # each entry of the list at the end
+    while (at := data.find(b"PK\x01\x02", at)) >= 0:  # each entry of the central directory
         data[at + 24 : at + 28] = (100).to_bytes(4, "little")
         at += 4
     with pytest.raises(ValueError, match=r"a\.epub"):
-        text_of(file(tmp_path, bytes(data)), "a.epub")
+        extract_text(file(tmp_path, bytes(data)), "a.epub")
 
 
 @pytest.mark.parametrize(
@@ -114,15 +114,15 @@ def test_sizes_that_lie(tmp_path: Path) -> None:
     [
         ("../../etc/passwd.txt", "passwd.txt"),
         (r"C:\Books\x\moby.txt", "moby.txt"),
-        ("<img src=x>.txt", "<img src=x>.txt"),  # shown as it is, by those who show it
+        ("<img src=x>.txt", "<img src=x>.txt"),  # escaped where it is displayed
         ("a\nb\x00.txt", "a?b?.txt"),
         ("n" * 500 + ".txt", "n" * 60 + ".txt"),
         ("..", ".."),
         ("", "file"),
     ],
 )
-def test_names_are_only_shown(name: str, shown: str) -> None:
-    assert shown_name(name) == shown
+def test_display_names_are_short_and_no_paths(name: str, shown: str) -> None:
+    assert display_name(name) == shown
 
 
 def test_limits_agree() -> None:

@@ -1,10 +1,10 @@
-"""What a piece of HTML consists of."""
+"""A parser for the HTML that tests check."""
 
 import html.parser
 
 
 class Tags(html.parser.HTMLParser):
-    """The tags of some HTML, its text, and its attributes."""
+    """The tags, attribute names and text of some HTML."""
 
     def __init__(self, source: str) -> None:
         super().__init__()

@@ -1,1 +1,1 @@
-"""Text, memories and comparisons as HTML and SVG."""
+"""HTML and SVG: scored text, the memory, progress, and comparison curves."""

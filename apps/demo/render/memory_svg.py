@@ -1,7 +1,7 @@
-"""The memory as a picture: a column for each slot, a row for each layer, drawn as SVG.
+"""The memory as SVG: a column per slot, a row per layer.
 
-The colour of a cell is the attention that it receives, its height what compression has kept of it.
-The page's script says which passage a slot stands for; the tokens travel with the picture.
+A cell's colour shows the attention that the slot receives; its height shows how much compression
+kept. The tokens are embedded, so that the page's script can show the passage behind a slot.
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from apps.demo.render.text_html import safe
-from streamlm.runtime.reports import Progress
-from streamlm.units import duration_text
+from apps.demo.render.text_html import escape
 from tokenizer import StreamDecoder
 
 if TYPE_CHECKING:
@@ -25,22 +23,22 @@ if TYPE_CHECKING:
     from streamlm.sessions.session import Session
 
 ZONES = (
-    ("compressed", "Compressed memory", "several old tokens in one slot"),
-    ("memory", "Memory", "a slot for each token"),
+    ("compressed", "Compressed memory", "several old tokens per slot"),
+    ("memory", "Memory", "one token per slot"),
     ("segment", "Open segment", "the newest tokens"),
 )
-ROW = 20  # height of a layer
+ROW = 20  # height of a layer, in units of the view box
 GAP = 6  # columns between two zones
-SEPARATOR = "\x1f"  # of the tokens' texts
+SEPARATOR = "\x1f"  # between the texts of tokens
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A look at a memory.
+class MemoryView:
+    """The memory of a session at one moment, ready to be drawn.
 
     Attributes:
-        report: what was seen; pieces: the characters that each of `report.ids` completes.
-        segment: slots of the open segment, the newest ones.
+        report: the slots; pieces: the characters that each of `report.ids` completes.
+        segment: number of slots in the open segment, the newest ones.
     """
 
     report: MemoryReport
@@ -48,8 +46,8 @@ class Seen:
     segment: int
 
     @classmethod
-    def of(cls, session: Session) -> Seen | None:
-        """What a session remembers; None where nothing was read, or a head has no slots."""
+    def of(cls, session: Session) -> MemoryView | None:
+        """View a session's memory; None if nothing was read, or the head has no slots."""
         try:
             report = session.memory_report()
         except ValueError:
@@ -58,36 +56,37 @@ class Seen:
         pieces = [decoder.decode([id]) for id in report.ids]
         return cls(report, pieces, session.state.phase)
 
-    def picture(self, *, layers: bool = True) -> str:
-        """The picture; without `layers`, their mean as a narrow strip."""
-        return _picture(self.report, self.pieces, segment=self.segment, layers=layers)
+    def svg(self, *, layers: bool = True) -> str:
+        """Draw a row per layer; without `layers`, their mean as one narrow strip."""
+        return _figure(self.report, self.pieces, segment=self.segment, layers=layers)
 
 
-def _picture(report: MemoryReport, pieces: Sequence[str], *, segment: int, layers: bool) -> str:
+def _figure(report: MemoryReport, pieces: Sequence[str], *, segment: int, layers: bool) -> str:
     attention = report.attention.mean(axis=1)  # [L, n]
     error = report.error
     if not layers:
         attention, error = attention.mean(axis=0)[None], error.mean(axis=0)[None]
     shade = _shades(attention)
     zones = _zones(report, segment)
-    at, columns, x = [], np.zeros(len(report), int), 0
+    spans, columns, x = [], np.zeros(len(report), int), 0
     for _, first, last in zones:
         columns[first:last] = x + np.arange(last - first)
-        at.append((x, x + last - first))
+        spans.append((x, x + last - first))
         x += last - first + GAP
     width, height = max(x - GAP, 1), ROW * len(attention)
     cells = []
     for layer in range(len(attention)):
         for i, column in enumerate(columns.tolist()):
             kept = max(0.12, 1 - float(error[layer, i]))
-            tall = (ROW - 3) * kept
+            bar = (ROW - 3) * kept
             cells.append(
-                f'<rect x="{column}" y="{ROW * (layer + 1) - tall - 1.5:.1f}" width="1" '
-                f'height="{tall:.1f}" style="--a:{shade[layer, i]:.2f}"/>'
+                f'<rect x="{column}" y="{ROW * (layer + 1) - bar - 1.5:.1f}" width="1" '
+                f'height="{bar:.1f}" style="--a:{shade[layer, i]:.2f}"/>'
             )
-    grounds = "".join(
-        f'<rect class="ground {kind}" x="{left}" y="0" width="{right - left}" height="{height}"/>'
-        for (kind, _, _), (left, right) in zip(zones, at, strict=True)
+    backgrounds = "".join(
+        f'<rect class="background {kind}" x="{left}" y="0" width="{right - left}" '
+        f'height="{height}"/>'
+        for (kind, _, _), (left, right) in zip(zones, spans, strict=True)
     )
     names = {kind: (name, about) for kind, name, about in ZONES}
     labels = "".join(
@@ -100,23 +99,23 @@ def _picture(report: MemoryReport, pieces: Sequence[str], *, segment: int, layer
         f'<span style="flex:{last - first} 1 0">{age:,} ago</span>'
         for age, (_, first, last) in zip(oldest, zones, strict=True)
     )
-    facts = safe(json.dumps(_facts(report, attention, error, columns, zones)))
-    words = safe(SEPARATOR.join(piece.replace(SEPARATOR, " ") for piece in pieces))
+    facts = escape(json.dumps(_facts(report, attention, error, columns, zones)))
+    texts = escape(SEPARATOR.join(piece.replace(SEPARATOR, " ") for piece in pieces))
     return (
         f'<figure class="memory{"" if layers else " strip"}" tabindex="0" role="group" '
-        f'aria-label="Memory, {len(report)} slots. Arrow keys move from slot to slot." '
-        f'data-memory="{facts}" data-pieces="{words}"><div class="zones">{labels}</div>'
+        f'aria-label="Memory, {len(report)} slots. Arrow keys move between slots." '
+        f'data-memory="{facts}" data-pieces="{texts}"><div class="zones">{labels}</div>'
         f'<svg viewBox="0 0 {width} {height}" preserveAspectRatio="none" aria-hidden="true" '
-        f'style="height:{height * (1.5 if layers else 1.6):.0f}px">{grounds}{"".join(cells)}'
+        f'style="height:{height * (1.5 if layers else 1.6):.0f}px">{backgrounds}{"".join(cells)}'
         f'<rect class="mark" width="1" height="{height}" x="-9"/></svg>'
         f'<div class="ages">{ages}<span class="now">now</span></div>'
-        '<figcaption class="passage" aria-live="polite">Touch a slot to see the passage it stands '
-        "for.</figcaption></figure>"
+        '<figcaption class="passage" aria-live="polite">Select a slot to see the passage it '
+        "represents.</figcaption></figure>"
     )
 
 
 def _shades(attention: np.ndarray) -> np.ndarray:
-    """From 0 to 1, by order of magnitude; a few slots get nearly all of the attention."""
+    """Attention on a logarithmic scale from 0 to 1; a few slots receive nearly all of it."""
     positive = attention[attention > 0]
     if not len(positive):
         return np.zeros_like(attention)
@@ -127,7 +126,7 @@ def _shades(attention: np.ndarray) -> np.ndarray:
 
 
 def _zones(report: MemoryReport, segment: int) -> list[tuple[str, int, int]]:
-    """The zones that have slots: their kinds, and the slots first ≤ i < last."""
+    """The non-empty zones: kind, first slot, and the slot after the last."""
     n, old = len(report), int((report.compressions > 0).sum())
     bounds = [0, old, n - segment, n]
     return [
@@ -144,9 +143,9 @@ def _facts(
     columns: np.ndarray,
     zones: list[tuple[str, int, int]],
 ) -> dict[str, object]:
-    """What the page's script needs to tell about slots; layers as they are drawn."""
-    alike = bool((report.start == report.start[0]).all() and (report.stop == report.stop[0]).all())
-    rows = slice(0, 1) if alike else slice(None)
+    """What the page's script shows about each slot; rows as they are drawn."""
+    same = (report.start == report.start[0]).all() and (report.stop == report.stop[0]).all()
+    rows = slice(0, 1) if same else slice(None)  # one row where every layer has the same spans
     return {
         "position": report.position,
         "first": report.first,
@@ -159,8 +158,8 @@ def _facts(
     }
 
 
-def recall_curve(report: MemoryReport) -> str:
-    """How much is kept of what was read so long ago, from the report's own score."""
+def retention_curve(report: MemoryReport) -> str:
+    """The share of the text that memory retains, by its age in tokens."""
     position = report.position
     oldest = position - int(report.start.min())
     reach = min(position, math.ceil(oldest * 1.6))
@@ -191,31 +190,8 @@ def recall_curve(report: MemoryReport) -> str:
     table = "; ".join(f"{age:,} tokens ago {kept:.0%}" for age, kept in points[:: len(points) // 6])
     return (
         f'<figure class="curve"><svg viewBox="0 0 {width} {height}" role="img" '
-        f'aria-label="Kept, by age: {table}">{lines}{ticks}'
+        f'aria-label="Retained, by age: {table}">{lines}{ticks}'
         f'<polyline points="{path}"/></svg>'
-        f"<figcaption>How much of the text is kept, by its age in tokens. What was read more than "
-        f"{oldest:,} tokens ago has no slot any more.</figcaption></figure>"
-    )
-
-
-def progress_bar(done: Progress, *, skipped: int) -> str:
-    """How far a reading has come, how fast it goes, and how well it predicts."""
-    report = done.report
-    share = done.read / done.size if done.size else 0.0
-    speed = report.tokens_per_second
-    fresh = max(done.read - skipped, 1)
-    left = (done.size or done.read) - done.read
-    facts = [f"{share:.0%}", f"{report.tokens:,} tokens"]
-    if skipped:
-        facts.append(f"went on at byte {skipped:,}")
-    if speed:
-        facts.append(f"{speed:,.0f} tokens/s")
-    if left and report.seconds:
-        facts.append(f"{duration_text(left * report.seconds / fresh)} left")
-    if report.bits_per_byte is not None:
-        facts.append(f"{report.bits_per_byte:.2f} bits per byte")
-    return (
-        f'<div class="going"><div role="progressbar" aria-label="Read so far" aria-valuemin="0" '
-        f'aria-valuemax="100" aria-valuenow="{share * 100:.0f}"><div style="width:{share:.1%}">'
-        f'</div></div><p role="status">{" · ".join(facts)}</p></div>'
+        f"<figcaption>Share of the text retained, by age in tokens. Text read more than "
+        f"{oldest:,} tokens ago no longer has a slot.</figcaption></figure>"
     )

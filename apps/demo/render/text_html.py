@@ -1,6 +1,7 @@
-"""Text as HTML: coloured by surprise, with what else was likely, and beside another reading.
+"""Text as HTML: coloured by surprise, with token alternatives, or comparing two readings.
 
-Whatever comes from a visitor, a file or the model goes through `safe`: text never becomes markup.
+Everything that comes from a visitor, a file or the model passes through `escape`, so that text
+never becomes markup.
 """
 
 import html
@@ -10,21 +11,21 @@ from dataclasses import dataclass
 
 from streamlm.runtime.reports import Choice
 
-FULL_SURPRISE = 12.0  # bits of a token that get the full colour
-FULL_DIFFERENCE = 4.0  # bits between two readings that get the full colour
-LEAST = 1e-9  # of probabilities that are shown
+FULL_SURPRISE = 12.0  # bits of surprise drawn in full colour
+FULL_DIFFERENCE = 4.0  # bits between two readings drawn in full colour
+MIN_PROBABILITY = 1e-9  # the least probability shown among the alternatives
 
 
 @dataclass(frozen=True)
-class Word:
+class ScoredToken:
     """A token that was read: the characters that it completes, and its surprise in bits."""
 
     text: str
     bits: float
 
 
-def safe(text: object) -> str:
-    """Text as HTML that shows it as it is; the page's templates find nothing to fill in."""
+def escape(text: object) -> str:
+    """Escape text as literal HTML, including the characters that Gradio's templates expand."""
     escaped = html.escape(str(text))
     for character in "{}$`\\":
         escaped = escaped.replace(character, f"&#{ord(character)};")
@@ -32,59 +33,59 @@ def safe(text: object) -> str:
 
 
 def message(text: str, *, kind: str = "note") -> str:
-    """A sentence for the visitor; kind "error" is read out at once."""
+    """One sentence for the visitor, "" if empty. Screen readers announce kind "error" at once."""
     role = "alert" if kind == "error" else "status"
-    return f'<p class="said {kind}" role="{role}">{safe(text)}</p>' if text else ""
+    return f'<p class="message {kind}" role="{role}">{escape(text)}</p>' if text else ""
 
 
-def by_surprise(words: Iterable[Word], *, before: str = "") -> str:
-    """Text on a ground that is the darker, the more a token surprised the model.
+def surprise_html(tokens: Iterable[ScoredToken], *, before: str = "") -> str:
+    """Text on a background that is darker where a token surprised the model more.
 
     Args:
-        before: text that is shown without colour.
+        before: uncoloured text that precedes the tokens.
     """
     spans = "".join(
-        f'<span style="--s:{min(word.bits / FULL_SURPRISE, 1):.2f}" '
-        f'title="{word.bits:.1f} bits">{safe(word.text)}</span>'
-        for word in words
+        f'<span style="--s:{min(token.bits / FULL_SURPRISE, 1):.2f}" '
+        f'title="{token.bits:.1f} bits">{escape(token.text)}</span>'
+        for token in tokens
     )
-    return _page(f'<span class="before">{safe(before)}</span>{spans}', "The text that was read")
+    return _page(f'<span class="before">{escape(before)}</span>{spans}', "The text just read")
 
 
-def with_choices(choices: Sequence[Choice], *, before: str = "", prompt: str = "") -> str:
-    """Text that was written; each token knows what else was likely, for the page's script.
+def generated_html(choices: Sequence[Choice], *, before: str = "", prompt: str = "") -> str:
+    """Generated text; each token carries its alternatives for the page's script.
 
     Args:
-        before: the end of what was read before; prompt: what the visitor wrote.
+        before: the end of what the session had read; prompt: what the visitor typed.
     """
-    spans = "".join(_choice(choice) for choice in choices)
-    begun = f'<span class="before">{safe(before)}</span><b>{safe(prompt)}</b>'
-    return _page(begun + spans, "The text that was written", walked=bool(choices))
+    spans = "".join(_token(choice) for choice in choices)
+    context = f'<span class="before">{escape(before)}</span><b>{escape(prompt)}</b>'
+    return _page(context + spans, "The generated text", by_token=bool(choices))
 
 
-def _choice(choice: Choice) -> str:
-    others = [(text or "�", round(share, 4)) for text, share in choice.others if share > LEAST]
-    odds = safe(json.dumps([choice.probability, others], ensure_ascii=False))
-    return f'<span class="token" data-odds="{odds}">{safe(choice.text)}</span>'
+def _token(choice: Choice) -> str:
+    others = [(text or "�", round(p, 4)) for text, p in choice.others if p > MIN_PROBABILITY]
+    odds = escape(json.dumps([choice.probability, others], ensure_ascii=False))
+    return f'<span class="token" data-odds="{odds}">{escape(choice.text)}</span>'
 
 
-def beside(words: Sequence[tuple[str, float, float]]) -> str:
-    """Text with the tokens coloured that one of two readings found likelier.
+def comparison_html(tokens: Sequence[tuple[str, float, float]]) -> str:
+    """Text with each token in the colour of the reading that predicted it better.
 
     Args:
-        words: text, and its bits in the first and in the second reading.
+        tokens: text, bits in the first reading, bits in the second.
     """
     spans = []
-    for text, first, second in words:
-        won = "first" if first < second else "second"
+    for text, first, second in tokens:
+        winner = "first" if first < second else "second"
         share = min(abs(first - second) / FULL_DIFFERENCE, 1)
         spans.append(
-            f'<span class="{won}" style="--s:{share:.2f}" '
-            f'title="A {first:.1f} bits, B {second:.1f} bits">{safe(text)}</span>'
+            f'<span class="{winner}" style="--s:{share:.2f}" '
+            f'title="A {first:.1f} bits, B {second:.1f} bits">{escape(text)}</span>'
         )
-    return _page("".join(spans), "The text, by which reading found it likelier")
+    return _page("".join(spans), "The text, coloured by the reading that predicted it better")
 
 
-def _page(body: str, label: str, *, walked: bool = False) -> str:
-    walk = ' data-walk="token"' if walked else ""
+def _page(body: str, label: str, *, by_token: bool = False) -> str:
+    walk = " data-by-token" if by_token else ""
     return f'<div class="page" tabindex="0" role="region" aria-label="{label}"{walk}>{body}</div>'

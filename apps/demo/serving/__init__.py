@@ -1,1 +1,1 @@
-"""Serving the demo: its command, its web server, and the files that the browser loads."""
+"""The server: the command, the web server and its middleware, and the browser's files."""

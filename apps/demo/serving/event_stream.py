@@ -1,7 +1,7 @@
-"""The stream in which a page hears what became of its requests: it stays open between them.
+"""A persistent event stream: a page's stream of results stays open between its requests.
 
-Gradio's server ends it with the last request's news. A request that is made at that very moment
-finds it still open, so the page opens no other, and waits for its news for ever.
+Gradio's server closes the stream after the last pending request. A page that sends a request at
+that very moment still sees an open stream, opens no new one, and waits for its result forever.
 """
 
 import asyncio
@@ -12,19 +12,19 @@ from urllib.parse import parse_qs
 
 import gradio as gr
 
-QUIET = 20.0  # seconds without news after which a stream ends
-OFTEN = 0.02  # seconds between two looks whether there are any
-END = b'"close_stream"'
+IDLE = 20.0  # seconds without requests after which a stream closes
+POLL = 0.02  # seconds between two checks for requests
+CLOSE = b'"close_stream"'
 
 
-class LastingNews:
-    """Lets a browser's stream of news go on where Gradio ends it, until it was quiet for a while.
+class PersistentStream:
+    """ASGI middleware: keeps a browser's event stream open until it is idle for a while.
 
-    Programs get theirs as Gradio makes it: they open one for each request, and wait for its end.
+    Programs get Gradio's own behaviour: they open a stream per request and wait for it to close.
 
     Args:
-        app: serves everything.
-        page: whose requests the news are of.
+        app: the ASGI application.
+        page: the Gradio application, whose queue holds the pending requests.
     """
 
     def __init__(self, app: Any, page: gr.Blocks) -> None:
@@ -35,19 +35,19 @@ class LastingNews:
             await self.app(scope, receive, send)
             return
         agent = dict(scope["headers"]).get(b"user-agent", b"")
-        who = parse_qs(scope["query_string"].decode("latin-1")).get("session_hash")
-        if b"Mozilla" not in agent or not who:
+        session = parse_qs(scope["query_string"].decode("latin-1")).get("session_hash")
+        if b"Mozilla" not in agent or not session:
             await self.app(scope, receive, send)
             return
-        begun, end = False, None
+        started, end = False, None
 
         async def forward(message: Any) -> None:
-            nonlocal begun, end
+            nonlocal started, end
             if message["type"] == "http.response.start":
-                if not begun:
-                    begun = True
+                if not started:
+                    started = True
                     await send(message)
-            elif END in message.get("body", b""):
+            elif CLOSE in message.get("body", b""):
                 end = message
             elif end is None:
                 await send(message)
@@ -56,25 +56,25 @@ class LastingNews:
             await self.app(dict(scope), receive, forward)
             if end is None:
                 return
-            if not await self._more(who[0], receive):
+            if not await self._has_request(session[0], receive):
                 await send(end)
                 await send({"type": "http.response.body", "body": b""})
                 return
             end = None
 
-    async def _more(self, who: str, receive: Any) -> bool:
-        """Wait until a page has made another request; False if it makes none, or is gone."""
-        gone, until = asyncio.ensure_future(receive()), time.monotonic() + QUIET
+    async def _has_request(self, session: str, receive: Any) -> bool:
+        """Wait for another request of the page; False if it is idle or disconnected."""
+        disconnected, deadline = asyncio.ensure_future(receive()), time.monotonic() + IDLE
         try:
-            while not gone.done() and time.monotonic() < until:
+            while not disconnected.done() and time.monotonic() < deadline:
                 queue = self._page._queue
                 if queue.stopped:
                     break
-                if queue.pending_event_ids_session.get(who):
+                if queue.pending_event_ids_session.get(session):
                     return True
-                await asyncio.sleep(OFTEN)
+                await asyncio.sleep(POLL)
             return False
         finally:
-            gone.cancel()
+            disconnected.cancel()
             with suppress(asyncio.CancelledError):
-                await gone
+                await disconnected

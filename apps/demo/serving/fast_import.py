@@ -1,9 +1,8 @@
-"""Importing Gradio in half the time.
+"""Import Gradio in half the time.
 
-At each import Gradio parses the source of every component twice, to bring its type stubs up to date
-for editors. A program that serves has no use for them, and had better not write to its libraries.
-Gradio also imports the MCP library, one of its extras, where it is installed, whether it is used or
-not. And what is imported stays: there is no garbage to look for meanwhile.
+On import, Gradio parses the source of every component twice to update type stubs for editors. A
+server does not need them, and should not write to its libraries. Gradio also imports the MCP
+library wherever it is installed. And garbage collection is wasted on modules, which all stay.
 """
 
 import gc
@@ -17,13 +16,13 @@ MODULE, FUNCTION = "gradio.component_meta", "create_or_modify_pyi"
 
 
 @contextmanager
-def quickly(*, mcp: bool = False) -> Iterator[None]:
-    """While this lasts, importing Gradio writes no stubs; nothing happens if it is imported.
+def fast_gradio_import(*, mcp: bool = False) -> Iterator[None]:
+    """Within this context, importing Gradio updates no stubs; no effect once it is imported.
 
     Args:
-        mcp: Gradio shall find the MCP library, to serve tools with it.
+        mcp: let Gradio import the MCP library, to serve tools with it.
     """
-    collects, hidden = gc.isenabled(), not mcp and "mcp" not in sys.modules
+    collecting, hidden = gc.isenabled(), not mcp and "mcp" not in sys.modules
     sys.meta_path.insert(0, _Finder)
     gc.disable()
     if hidden:
@@ -32,7 +31,7 @@ def quickly(*, mcp: bool = False) -> Iterator[None]:
         yield
     finally:
         sys.meta_path.remove(_Finder)
-        if collects:
+        if collecting:
             gc.enable()
         if hidden:
             del sys.modules["mcp"]
@@ -54,5 +53,5 @@ class _Finder:
 class _Loader(SourceFileLoader):
     def exec_module(self, module: ModuleType) -> None:
         super().exec_module(module)
-        if hasattr(module, FUNCTION):  # of no concern where a later Gradio has none
+        if hasattr(module, FUNCTION):  # later versions of Gradio may not have it
             setattr(module, FUNCTION, lambda *_: None)

@@ -1,4 +1,4 @@
-"""`streamlm demo`: a place for files, serving until told to end, and saving what is under way."""
+"""The command `streamlm demo`: serve until interrupted, then save the running jobs."""
 
 import os
 import tempfile
@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Literal
 
-from apps.demo.serving.fast_import import quickly
-from apps.demo.serving.startup_page import Starting
+from apps.demo.serving.fast_import import fast_gradio_import
+from apps.demo.serving.startup_page import StartupServer
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -29,70 +29,74 @@ def run(
     results: str = "benchmarks/results",
     say: Callable[[str], None] = print,
 ) -> None:
-    """Serve the demo until Ctrl-C, or until the process is told to end.
+    """Serve the demo until Ctrl-C or SIGTERM.
 
     Args:
         store: the folder of sessions, or a URL of object storage.
-        shared: everybody sees the same sessions. By default they do on this computer; elsewhere
-            each user has their own, or each browser, where nobody logs in.
-        keep_days: where each browser has its own, those not used for so long are removed; 0 keeps
-            them for ever.
-        say: tells where the demo is.
+        model, device: see `load_checkpoint`.
+        root_path: the path under which a proxy serves the demo.
+        auth: names and passwords; empty for no login.
+        shared: whether all visitors share one shelf. None means yes on this computer without a
+            login; otherwise each user has their own, or each browser without a login.
+        keep_days: days after which an unused shelf of a browser expires; 0 disables expiry.
+        mcp: also serve the API as tools for MCP clients.
+        browser: open the page in a browser.
+        results: a folder with results of `streamlm compare`.
+        say: reports the address.
 
     Raises:
         ValueError: gradio is not installed, the port is taken, or both `mcp` and `auth` are given.
     """
     if mcp and auth:
-        raise ValueError("--mcp with --auth; allowed: one of them, for MCP clients cannot log in")
+        raise ValueError("--mcp with --auth; allowed: only one, because MCP clients cannot log in")
     if find_spec("gradio") is None:
         raise ValueError("the demo needs gradio: pip install 'streamlm[demo]'")
     with (
-        Starting(host, port) as starting,
+        StartupServer(host, port) as startup,
         tempfile.TemporaryDirectory(prefix="streamlm-demo-") as files,
     ):
-        say(f"starting at {starting.address}")
+        say(f"starting at {startup.address}")
         if browser:
             import webbrowser
 
-            webbrowser.open(starting.address)
-        # Gradio reads these when it is imported.
+            webbrowser.open(startup.address)
+        # Gradio reads these on import.
         os.environ["GRADIO_TEMP_DIR"] = files
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
         try:
-            with quickly(mcp=mcp):
-                from apps.demo.app_state import Desk
+            with fast_gradio_import(mcp=mcp):
+                from apps.demo.app_state import AppState
                 from apps.demo.serving.server import serve
         except ModuleNotFoundError as error:
             raise ValueError(f"the demo needs {error.name}: pip install 'streamlm[demo]'") from None
-        whose = whose_shelves(host, auth=bool(auth), shared=shared)
-        desk = Desk(
+        app = AppState(
             store,
             files=files,
             model=model,
             device=device,
-            whose=whose,
+            sharing=sharing_mode(host, auth=bool(auth), shared=shared),
             keep_days=keep_days,
             results=results,
         )
-        page = serve(desk, starting, root_path=root_path, auth=auth, mcp=mcp)
-        say(f"the demo is at {starting.address} (Ctrl-C ends it)")
-        if desk.browsers is not None:
-            desk.browsers.keep_clear()
+        page = serve(app, startup, root_path=root_path, auth=auth, mcp=mcp)
+        say(f"the demo is at {startup.address} (Ctrl-C ends it)")
+        if app.browsers is not None:
+            app.browsers.start_cleanup()
         if mcp:
-            say(f"its tools for MCP clients are at {starting.address}gradio_api/mcp/")
+            say(f"MCP clients find its tools at {startup.address}gradio_api/mcp/")
         try:
             while True:
                 time.sleep(3600)
         finally:
-            desk.jobs.end()  # saves what is being read
+            app.jobs.shut_down()  # they save what they have read
             page.close(verbose=False)
 
 
-def whose_shelves(
+def sharing_mode(
     host: str, *, auth: bool, shared: bool | None
-) -> Literal["one", "user", "browser"]:
-    """Who shares sessions with whom; see `run`."""
+) -> Literal["shared", "user", "browser"]:
+    """Which visitors share a shelf; see `run`."""
     if shared or (shared is None and not auth and host in LOOPBACK):
-        return "one"
+        return "shared"
     return "user" if auth else "browser"

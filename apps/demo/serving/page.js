@@ -1,9 +1,9 @@
-// Touch a slot of the memory to see its passage; point at a written token to see what else was
-// likely; touch a curve to see its values. All work by keyboard. Events are heard on the document, for the page redraws its parts.
+// Select a memory slot to see its passage, a generated token to see its alternatives, a curve to see
+// its values; by pointer or keyboard. Listeners are on the document, because Gradio replaces elements.
 (() => {
   const facts = new WeakMap();
-  const chosen = new Map(); // by the part of the page, for its picture is drawn anew
-  let focused = null; // the part whose picture has the focus, which outlives the picture
+  const chosen = new Map(); // by the id of the block, which outlives its figure
+  let focused = null; // id of the block whose figure has the focus
   const clamp = (value, low, high) => Math.max(low, Math.min(high, value));
 
   function memoryOf(figure) {
@@ -15,13 +15,13 @@
     return facts.get(figure);
   }
 
-  const partOf = (figure) => figure.closest(".block")?.id;
+  const blockOf = (figure) => figure.closest(".block")?.id;
 
   function showSlot(figure, slot, layer) {
     const memory = memoryOf(figure);
     slot = clamp(slot, 0, memory.columns.length - 1);
     layer = clamp(layer, 0, memory.attention.length - 1);
-    chosen.set(partOf(figure), [slot, layer]);
+    chosen.set(blockOf(figure), [slot, layer]);
     const row = memory.start.length > 1 ? layer : 0;
     const start = memory.start[row][slot], stop = memory.stop[row][slot];
     const text = (from, to) =>
@@ -34,8 +34,8 @@
       strip ? "" : `layer ${layer + 1}`,
       stop - start > 1 ? `${stop - start} tokens` : "one token",
       `${(memory.position - stop + 1).toLocaleString()} tokens ago`,
-      `${attention.toFixed(2)} % of attention`,
-      kind === "compressed" ? `${Math.round(lost * 100)} % lost` : "whole",
+      `${attention.toFixed(2)}% of attention`,
+      kind === "compressed" ? `${Math.round(lost * 100)}% lost` : "nothing lost",
     ];
     const caption = figure.querySelector("figcaption");
     const title = document.createElement("b");
@@ -66,7 +66,7 @@
       box = document.createElement("div");
       box.id = "odds";
       box.setAttribute("role", "status");
-      // Within the application, where the theme's colours are known.
+      // Inside the application, where the theme defines its colours.
       (document.querySelector(".gradio-container") || document.body).append(box);
     }
     document.querySelectorAll(".token.at").forEach((other) => other.classList.remove("at"));
@@ -81,7 +81,7 @@
       const row = table.insertRow();
       if (text === token.textContent) row.className = "taken";
       row.insertCell().textContent = shown(text);
-      row.insertCell().textContent = share < 0.001 ? "< 0.1 %" : `${(share * 100).toFixed(1)} %`;
+      row.insertCell().textContent = share < 0.001 ? "< 0.1%" : `${(share * 100).toFixed(1)}%`;
     }
     box.replaceChildren(table);
     box.hidden = false;
@@ -91,8 +91,8 @@
     box.style.top = `${below ? at.bottom + 4 : Math.max(4, at.top - size.height - 4)}px`;
   }
 
-  // Curves of a comparison: the nearest point by touch, points and lines by arrow keys.
-  const curves = new WeakMap(); // a figure's lines, and where it stands: [line, point]
+  // Curves of a comparison: the nearest point by pointer, points and lines by arrow keys.
+  const curves = new WeakMap(); // a figure's lines, and the selected [line, point]
 
   function curvesOf(figure) {
     if (!curves.has(figure)) curves.set(figure, { lines: JSON.parse(figure.dataset.curves), at: [0, -1] });
@@ -105,13 +105,13 @@
     const [name, points, colour] = state.lines[line];
     point = clamp(point, 0, points.length - 1);
     state.at = [line, point];
-    const [x, y, said] = points[point];
+    const [x, y, text] = points[point];
     const mark = figure.querySelector("circle.at"), title = document.createElement("b");
     mark.setAttribute("cx", x);
     mark.setAttribute("cy", y);
     mark.style.setProperty("--c", colour);
     title.textContent = name;
-    figure.querySelector("figcaption").replaceChildren(title, ` · ${said}`);
+    figure.querySelector("figcaption").replaceChildren(title, ` · ${text}`);
     figure.classList.add("chosen");
     for (const part of figure.querySelectorAll("svg [style], .names span")) {
       part.classList.toggle("on", part.style.getPropertyValue("--c") === String(colour));
@@ -149,7 +149,7 @@
   document.addEventListener("keydown", (event) => {
     const by = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
     const figure = event.target.closest?.("[data-memory]");
-    const page = event.target.closest?.("[data-walk]");
+    const page = event.target.closest?.("[data-by-token]");
     if (event.key === "Escape") odds(null);
     const curve = event.target.closest?.("[data-curves]");
     if (!by || !(figure || page || curve)) return;
@@ -157,7 +157,7 @@
       const [line, point] = curvesOf(curve).at;
       showPoint(curve, line + by[1], point + by[0]);
     } else if (figure) {
-      const [slot, layer] = chosen.get(partOf(figure)) || [memoryOf(figure).columns.length, 0];
+      const [slot, layer] = chosen.get(blockOf(figure)) || [memoryOf(figure).columns.length, 0];
       showSlot(figure, slot + by[0], layer + by[1]);
     } else {
       const tokens = [...page.querySelectorAll(".token")];
@@ -170,12 +170,12 @@
   });
   document.addEventListener("focusin", (event) => {
     const figure = event.target.closest?.("[data-memory]");
-    focused = figure ? partOf(figure) : null;
+    focused = figure ? blockOf(figure) : null;
   });
   document.addEventListener("focusout", (event) => {
-    if (event.target.closest?.("[data-walk]")) odds(null);
+    if (event.target.closest?.("[data-by-token]")) odds(null);
     const figure = event.target.closest?.("[data-memory]");
-    // One that is drawn anew leaves the page; one that somebody has left stays on it.
+    // A figure that Gradio replaces leaves the page; one that merely lost the focus stays.
     if (figure) setTimeout(() => { if (figure.isConnected && document.activeElement !== figure) focused = null; });
   });
   document.addEventListener("scroll", () => odds(null), true);
@@ -184,8 +184,8 @@
       for (const node of addedNodes) {
         const figure = node.matches?.("[data-memory]") ? node : node.querySelector?.("[data-memory]");
         if (!figure) continue;
-        if (chosen.has(partOf(figure))) showSlot(figure, ...chosen.get(partOf(figure)));
-        if (partOf(figure) === focused) figure.focus({ preventScroll: true });
+        if (chosen.has(blockOf(figure))) showSlot(figure, ...chosen.get(blockOf(figure)));
+        if (blockOf(figure) === focused) figure.focus({ preventScroll: true });
       }
     }
   }).observe(document, { childList: true, subtree: true });

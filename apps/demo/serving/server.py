@@ -1,4 +1,4 @@
-"""Serving the demo: on this computer unless told otherwise, and with nothing from the network."""
+"""The web server: the page with its theme, cookies and content security policy."""
 
 import secrets
 import socket
@@ -15,17 +15,17 @@ from gradio import http_server
 from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
 
-from apps.demo.app_state import VISITOR, Desk
+from apps.demo.app_state import COOKIE, AppState
 from apps.demo.page import build
-from apps.demo.serving.event_stream import LastingNews
-from apps.demo.serving.startup_page import Starting
+from apps.demo.serving.event_stream import PersistentStream
+from apps.demo.serving.startup_page import StartupServer
 from apps.demo.uploads import MAX_SESSION
 
 HERE = Path(__file__).parent
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "monospace")
-UNASKED = 15.0  # seconds after which the model is loaded, if no page was opened
-# What the page may ask for: its own server, and nothing else.
+LOAD_AFTER = 15.0  # seconds after which the model is loaded even if no page was opened
+# The page may load resources from its own server only.
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
     "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; "
@@ -34,30 +34,30 @@ POLICY = (
 
 
 def serve(
-    desk: Desk,
-    starting: Starting,
+    app: AppState,
+    startup: StartupServer,
     *,
     root_path: str | None = None,
     auth: Sequence[tuple[str, str]] = (),
     mcp: bool = False,
 ) -> gr.Blocks:
-    """Serve in threads of their own, in place of `starting`; gives the page, to be closed.
+    """Serve in background threads, in place of `startup`; the caller closes the returned page.
 
     Args:
-        root_path: the path that a proxy serves it under.
-        auth: names and passwords; without, nobody has to log in.
-        mcp: also serve its functions as tools, at /gradio_api/mcp.
+        root_path: the path under which a proxy serves the page.
+        auth: names and passwords; empty for no login.
+        mcp: also serve the API as tools, at /gradio_api/mcp.
     """
-    page = build(desk)
+    page = build(app)
     theme = gr.themes.Default(
         primary_hue="indigo", neutral_hue="slate", font=FONTS, font_mono=MONO, radius_size="sm"
-    ).set(  # the theme's own are too pale to read on white
+    ).set(  # the theme's own are too pale on white
         body_text_color_subdued="*neutral_500",
         body_text_color_subdued_dark="*neutral_400",
         block_info_text_color="*neutral_500",
         input_placeholder_color="*neutral_500",
     )
-    with _serving_on(starting):
+    with _takeover(startup):
         page.launch(
             root_path=root_path,
             auth=list(auth) or None,
@@ -77,29 +77,31 @@ def serve(
             theme=theme,
             css=(HERE / "page.css").read_text(encoding="utf-8"),
             head=f"<script>{(HERE / 'page.js').read_text(encoding='utf-8')}</script>",
-            app_kwargs={"middleware": [Middleware(Guard), Middleware(LastingNews, page=page)]},
+            app_kwargs={
+                "middleware": [Middleware(Security), Middleware(PersistentStream, page=page)]
+            },
         )
-    # The first page that is there asks for the model; without one, programs should not wait for it.
-    later = threading.Timer(UNASKED, desk.warm_up)
-    later.daemon = True
-    later.start()
+    # The first page triggers loading the model; API clients should not wait for a page.
+    timer = threading.Timer(LOAD_AFTER, app.warm_up)
+    timer.daemon = True
+    timer.start()
     return page
 
 
 @contextmanager
-def _serving_on(starting: Starting) -> Iterator[None]:
-    """While this lasts, Gradio launches on a socket that listens already, not on one of its own."""
+def _takeover(startup: StartupServer) -> Iterator[None]:
+    """Within this context, Gradio launches on the startup server's socket, not on its own."""
 
     def start(app: Any, **_: Any) -> tuple[str, int, str, http_server.Server]:
-        server = _Server(uvicorn.Config(app, log_level="warning"), starting.hand_over())
+        server = _Server(uvicorn.Config(app, log_level="warning"), startup.hand_over())
         server.run_in_thread()
-        return starting.host, starting.port, starting.address, server
+        return startup.host, startup.port, startup.address, server
 
-    own, http_server.start_server = http_server.start_server, start
+    original, http_server.start_server = http_server.start_server, start
     try:
         yield
     finally:
-        http_server.start_server = own
+        http_server.start_server = original
 
 
 class _Server(http_server.Server):
@@ -111,8 +113,8 @@ class _Server(http_server.Server):
         super().run(sockets or [self._listening])
 
 
-class Guard:
-    """Gives each browser its cookie, and each page the rule that it asks nobody else."""
+class Security:
+    """ASGI middleware: gives each browser its cookie, and each page its security headers."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
@@ -121,22 +123,22 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        given = dict(scope["headers"]).get(b"cookie", b"").decode("latin-1")
-        known = VISITOR in SimpleCookie(given)
+        cookies = dict(scope["headers"]).get(b"cookie", b"").decode("latin-1")
+        has_cookie = COOKIE in SimpleCookie(cookies)
 
-        async def answer(message: Any) -> None:
+        async def respond(message: Any) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 if headers.get("content-type", "").startswith("text/html"):
                     headers["Content-Security-Policy"] = POLICY
                     headers["Referrer-Policy"] = "same-origin"
                     headers["X-Content-Type-Options"] = "nosniff"
-                    if not known:
+                    if not has_cookie:
                         headers.append(
                             "Set-Cookie",
-                            f"{VISITOR}={secrets.token_hex(16)}; Path=/; HttpOnly; SameSite=Lax; "
+                            f"{COOKIE}={secrets.token_hex(16)}; Path=/; HttpOnly; SameSite=Lax; "
                             "Max-Age=31536000",
                         )
             await send(message)
 
-        await self.app(scope, receive, answer)
+        await self.app(scope, receive, respond)

@@ -1,8 +1,8 @@
-"""The first answer: a page that says that the demo is starting, as soon as its port is taken.
+"""The startup page: answers on the port while the demo is still starting.
 
-Importing Gradio takes seconds. Until it is there, browsers get a page that turns into the demo by
-itself, and programs a 503 with Retry-After. Then the socket is handed over while it listens, so
-nobody is refused in between: who comes meanwhile waits some milliseconds.
+Importing Gradio takes seconds. Until then, browsers get a page that reloads into the demo by
+itself, and programs get a 503 with Retry-After. The listening socket is then handed over, so that
+no connection is refused: requests in between wait some milliseconds.
 """
 
 import socket
@@ -16,21 +16,21 @@ PAGE = Path(__file__).parent / "startup_page.html"
 POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
 )
-RETRY = 2  # seconds after which a program should ask again
-LONGEST = 1 << 20  # bytes of a request that are read, so that its sender reads the answer
+RETRY_AFTER = 2  # seconds after which a program should try again
+MAX_BODY = 1 << 20  # bytes of a request to read, without which its sender misses the response
 
 
-class Starting:
-    """Takes a port, and answers everybody that the demo is starting.
+class StartupServer:
+    """Listens on a port and responds to every request that the demo is starting.
 
     Args:
-        port: 0 takes a free one.
+        port: 0 chooses a free one.
 
     Attributes:
-        socket: what it listens with; address: where people on this computer find it.
+        socket: the listening socket; address: the URL on this computer.
 
     Raises:
-        ValueError: the port is taken, or the host is none of this machine's.
+        ValueError: the port is in use, or the host is not an address of this machine.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -43,12 +43,12 @@ class Starting:
         shown = "localhost" if host == "0.0.0.0" else f"[{host}]" if ":" in host else host
         self.address = f"http://{shown}:{self.port}/"
         loop = threading.Thread(
-            target=self._server.serve_forever, args=[0.05], name="streamlm starting", daemon=True
+            target=self._server.serve_forever, args=[0.05], name="streamlm startup", daemon=True
         )
         loop.start()
 
     def hand_over(self) -> socket.socket:
-        """Answer nobody any more. The socket goes on listening; whoever gets it answers next."""
+        """Stop responding and return the socket, still listening, for another server to use."""
         self._server.shutdown()
         self._server.started.set()
         return self.socket
@@ -71,16 +71,16 @@ class _Server(ThreadingHTTPServer):
         super().__init__((host, port), _Handler)
 
     def server_bind(self) -> None:
-        TCPServer.server_bind(self)  # HTTPServer's asks the network for the host's name
+        TCPServer.server_bind(self)  # HTTPServer's does a DNS lookup
 
 
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
-    timeout = 10  # seconds for a connection on which nothing is asked
+    timeout = 10  # seconds until an idle connection is closed
 
-    def answer(self) -> None:
-        self.rfile.read(min(int(self.headers.get("Content-Length") or 0), LONGEST))
-        if self.headers.get("X-Wait"):  # the page asks this; see startup_page.html
+    def respond(self) -> None:
+        self.rfile.read(min(int(self.headers.get("Content-Length") or 0), MAX_BODY))
+        if self.headers.get("X-Wait"):  # sent by startup_page.html
             self.server.started.wait()
             self.send_response(204)
             self.end_headers()
@@ -92,12 +92,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Content-Security-Policy", POLICY)
         self.send_header("Cache-Control", "no-store")
-        self.send_header("Retry-After", str(RETRY))
+        self.send_header("Retry-After", str(RETRY_AFTER))
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_OPTIONS = answer
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_OPTIONS = respond
 
     def log_message(self, *_: object) -> None:
         pass

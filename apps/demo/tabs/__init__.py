@@ -1,1 +1,1 @@
-"""The tabs of the page, and the frame that they share."""
+"""The tabs of the page, and the frame around them."""

@@ -1,29 +1,29 @@
-"""The tab that compares: one text after two pasts, and the plots of the laboratory."""
+"""The Compare tab: one text scored after two histories, and results of `streamlm compare`."""
 
-import html
+import base64
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from apps.demo import writing
-from apps.demo.app_state import QUICK, Desk, visitor
+from apps.demo.app_state import QUICK, AppState, visitor_id
 from apps.demo.jobs import Job
-from apps.demo.render.curves import curves
-from apps.demo.render.text_html import beside, message, safe
-from apps.demo.tabs.frame import Frame, number, optional, refusals
+from apps.demo.render.curves import comparison_curves
+from apps.demo.render.text_html import comparison_html, escape, message
+from apps.demo.tabs.frame import Frame, collect_errors, optional_integer, parse_optional_integer
 from apps.demo.uploads import checked
 
-MAX_TEXT = 20_000  # characters that are compared at once
+MAX_TEXT = 20_000  # characters compared at once
 
 
-def compare_tab(desk: Desk, frame: Frame) -> gr.Tab:
+def compare_tab(app: AppState, frame: Frame) -> gr.Tab:
     """Build the tab."""
     with gr.Tab("Compare", id="compare") as tab:
         gr.HTML(
             message(
-                "How likely is a text after one past, and how likely after another? Words that A "
-                "found likelier have one colour, those that B found likelier the other."
+                "How well does each of two histories predict a text? Each word has the colour of "
+                "the history that predicts it better."
             )
         )
         text = gr.Textbox(label="Text", lines=4, max_lines=10, elem_id="compare-text")
@@ -31,104 +31,100 @@ def compare_tab(desk: Desk, frame: Frame) -> gr.Tab:
         with gr.Row():
             for letter in "AB":
                 with gr.Column(min_width=260):
-                    name = gr.Dropdown(
+                    session = gr.Dropdown(
                         [], label=f"{letter}: session", allow_custom_value=True,
                         elem_id=f"compare-{letter.lower()}",
                     )  # fmt: skip
-                    at = optional(f"{letter}: at token", "the newest")
-                    sides += [name, at]
-        begin = gr.Button("Compare", variant="primary", elem_id="compare")
-        said = gr.HTML(elem_id="compare-said")
+                    sides += [session, optional_integer(f"{letter}: up to token", "the newest")]
+        start = gr.Button("Compare", variant="primary", elem_id="compare")
+        status = gr.HTML(elem_id="compare-status")
         page = gr.HTML(elem_id="compare-page")
-        with gr.Accordion("The laboratory: heads and compressions beside each other", open=False):
-            found = gr.Dropdown([], label="Comparison", elem_id="laboratory")
-            report = gr.HTML(elem_id="laboratory-report")
+        with gr.Accordion("Results of streamlm compare: heads and compressions", open=False):
+            result = gr.Dropdown([], label="Comparison", elem_id="result")
+            report = gr.HTML(elem_id="report")
 
-    def opened(here: str, first: str | None, second: str | None, request: gr.Request) -> Any:
-        with refusals():
-            names = desk.shelf(request).names()
-            results = sorted(reports(desk.results))
+    def open_tab(current: str, a: str | None, b: str | None, request: gr.Request) -> Any:
+        with collect_errors():
+            names = app.shelf(request).names()
+            default = current if current in names else None
             return (
-                gr.Dropdown(choices=names, value=first or (here if here in names else None)),
-                gr.Dropdown(choices=names, value=second or (here if here in names else None)),
-                gr.Dropdown(choices=results, value=None),
+                gr.Dropdown(choices=names, value=a or default),
+                gr.Dropdown(choices=names, value=b or default),
+                gr.Dropdown(choices=sorted(find_reports(app.results)), value=None),
             )
         return [gr.skip()] * 3
 
-    def compared(
-        words: str,
+    def compare(
+        text: str,
         a: str | None,
-        at_a: str,
+        token_a: str,
         b: str | None,
-        at_b: str,
+        token_b: str,
         request: gr.Request,
     ) -> tuple[str, str]:
-        with refusals() as told:
-            if not words.strip() or not a or not b:
-                raise ValueError("Give a text, and two sessions; they may be the same one.")
-            if len(words) > MAX_TEXT:
+        with collect_errors() as errors:
+            if not text.strip() or not a or not b:
+                raise ValueError("Enter a text and choose two sessions; they may be the same.")
+            if len(text) > MAX_TEXT:
                 raise ValueError(
-                    f"The text has {len(words):,} characters; allowed: at most {MAX_TEXT:,}."
+                    f"The text has {len(text):,} characters; allowed: at most {MAX_TEXT:,}."
                 )
-            checked(words, "The text")
-            shelf, checkpoint = desk.shelf(request), desk.checkpoint
-            both = [
-                writing.Side(a, number(at_a, "Token")),
-                writing.Side(b, number(at_b, "Token")),
+            checked(text, "The text")
+            shelf, checkpoint = app.shelf(request), app.checkpoint
+            points = [
+                writing.ForkPoint(a, parse_optional_integer(token_a, "Token")),
+                writing.ForkPoint(b, parse_optional_integer(token_b, "Token")),
             ]
 
-            def work(job: Job) -> writing.Beside:
-                return writing.compare(job, shelf, both, text=words, checkpoint=checkpoint)
+            def work(job: Job) -> writing.Comparison:
+                return writing.compare(job, shelf, points, text=text, checkpoint=checkpoint)
 
-            result: writing.Beside = desk.jobs.do(work, visitor=visitor(request))
-            return _verdict(result), beside(result.words)
-        return told[0], ""
+            comparison: writing.Comparison = app.jobs.run(work, visitor=visitor_id(request))
+            return _verdict_html(comparison), comparison_html(comparison.tokens)
+        return errors[0], ""
 
     private: dict[str, Any] = {"api_visibility": "private"}
-    tab.select(opened, [frame.session, sides[0], sides[2]], [sides[0], sides[2], found], **private)
-    begin.click(compared, [text, *sides], [said, page], **QUICK, **private)
-    found.change(lambda name: show_report(desk.results, name), found, report, **private)
+    histories = [sides[0], sides[2]]
+    tab.select(open_tab, [frame.session, *histories], [*histories, result], **private)
+    start.click(compare, [text, *sides], [status, page], **QUICK, **private)
+    result.change(lambda name: report_html(app.results, name), result, report, **private)
     return tab
 
 
-def _verdict(result: writing.Beside) -> str:
-    """Which past makes the text likelier."""
-    a, b = result.bits_per_byte
-    saved = abs(a - b)
-    winner = "after A" if a < b else "after B"
-    better = (
-        f"It is likelier {winner}, by {saved:.3f} bits per byte." if saved else "No difference."
+def _verdict_html(comparison: writing.Comparison) -> str:
+    """The bits per byte after each history, and which is lower."""
+    a, b = comparison.bits_per_byte
+    difference = abs(a - b)
+    verdict = (
+        f"{'A' if a < b else 'B'} predicts the text better, by {difference:.3f} bits per byte."
+        if difference
+        else "There is no difference."
     )
     return (
         f'<p class="verdict" role="status"><b class="first">A: {a:.3f}</b> and '
-        f'<b class="second">B: {b:.3f}</b> bits per byte. {better}</p>'
+        f'<b class="second">B: {b:.3f}</b> bits per byte. {verdict}</p>'
     )
 
 
-def reports(folder: str) -> dict[str, Path]:
-    """What `streamlm compare` has found, by name: reports, or pictures where there is none."""
-    found: dict[str, Path] = {}
-    for kind in (".png", ".html"):  # a report is preferred to its picture
+def find_reports(folder: str) -> dict[str, Path]:
+    """The results of `streamlm compare` in a folder, by name: HTML reports, or else plots."""
+    reports: dict[str, Path] = {}
+    for kind in (".png", ".html"):  # a report replaces its plot
         for path in Path(folder).glob(f"*{kind}"):
             if path.with_suffix(".json").exists() and not path.name.startswith("."):
-                found[path.stem] = path
-    return found
+                reports[path.stem] = path
+    return reports
 
 
-def show_report(folder: str, name: str | None) -> str:
-    """Curves to touch, and a report in a frame of its own that runs nothing, or a picture."""
-    path = reports(folder).get(name or "")
+def report_html(folder: str, name: str | None) -> str:
+    """Interactive curves, and the report in a sandboxed frame, or its plot; "" if unknown."""
+    path = find_reports(folder).get(name or "")
     if path is None:
         return ""
-    touched = curves(path.with_suffix(".json"))
+    curves = comparison_curves(path.with_suffix(".json"))
     if path.suffix == ".html":
-        source = html.escape(path.read_text(encoding="utf-8"))
-        for character in "{}$`\\":
-            source = source.replace(character, f"&#{ord(character)};")
-        frame = f'<iframe class="report" sandbox="" srcdoc="{source}" title="{safe(name)}">'
-        return f"{touched}{frame}</iframe>"
-    import base64
-
+        source = escape(path.read_text(encoding="utf-8"))
+        frame = f'<iframe class="report" sandbox="" srcdoc="{source}" title="{escape(name)}">'
+        return f"{curves}{frame}</iframe>"
     data = base64.b64encode(path.read_bytes()).decode()
-    picture = f'<img src="data:image/png;base64,{data}" alt="{safe(name)}" style="max-width:100%">'
-    return touched + picture
+    return f'{curves}<img class="report" src="data:image/png;base64,{data}" alt="{escape(name)}">'

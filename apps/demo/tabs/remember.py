@@ -1,40 +1,40 @@
-"""The tab that shows what is remembered: every slot of every layer, and what is kept by age."""
+"""The Remember tab: every slot of every layer, and how much of the text is retained by age."""
 
 import gradio as gr
 
-from apps.demo.app_state import QUICK, Desk, visitor
-from apps.demo.render.memory_svg import recall_curve
+from apps.demo.app_state import QUICK, AppState, visitor_id
+from apps.demo.render.memory_svg import retention_curve
 from apps.demo.render.text_html import message
 from apps.demo.shelf import Shelf
-from apps.demo.tabs.frame import EMPTY, Frame, refusals
+from apps.demo.tabs.frame import EMPTY_MEMORY, Frame, collect_errors
 from streamlm.units import size_text
 
-ABOUT = (
-    "A column is a slot, a row is a layer, first to last. The stronger the colour, the more "
-    "attention the slot receives; the lower the cell, the more its compression has lost."
+LEGEND = (
+    "Columns are slots, rows are layers from first to last. A stronger colour means more "
+    "attention; a shorter cell means that compression has lost more."
 )
 
 
-def remember_tab(desk: Desk, frame: Frame) -> gr.Tab:
-    """Build the tab; what it shows is drawn when it is opened."""
+def remember_tab(app: AppState, frame: Frame) -> gr.Tab:
+    """Build the tab; its contents are drawn when it is opened."""
     with gr.Tab("Remember", id="remember") as tab:
-        said = gr.HTML(message(ABOUT), elem_id="remember-said")
+        status = gr.HTML(message(LEGEND), elem_id="remember-status")
         frame.layers.render()
         curve = gr.HTML(elem_id="curve")
-        again = gr.Button("Look again", elem_id="look")
+        refresh = gr.Button("Refresh", elem_id="refresh")
 
-    def look(name: str, request: gr.Request) -> tuple[str, str, str]:
-        with refusals() as told:
-            if not name:  # the page is not ready; it comes back when it is
-                return message(ABOUT), EMPTY, ""
-            return remember(desk, desk.shelf(request), name, visitor=visitor(request))
-        return told[0], EMPTY, ""
+    def show(name: str, request: gr.Request) -> tuple[str, str, str]:
+        with collect_errors() as errors:
+            if not name:  # the page is still loading; this runs again with a name
+                return message(LEGEND), EMPTY_MEMORY, ""
+            return _contents(app, app.shelf(request), name, visitor=visitor_id(request))
+        return errors[0], EMPTY_MEMORY, ""
 
     gr.on(
-        [tab.select, again.click, frame.session.change],
-        look,
+        [tab.select, refresh.click, frame.session.change],
+        show,
         frame.session,
-        [said, frame.layers, curve],
+        [status, frame.layers, curve],
         **QUICK,
         show_progress="minimal",
         api_visibility="private",
@@ -42,15 +42,15 @@ def remember_tab(desk: Desk, frame: Frame) -> gr.Tab:
     return tab
 
 
-def remember(desk: Desk, shelf: Shelf, name: str, *, visitor: str) -> tuple[str, str, str]:
-    """What to say of a memory, its picture, and the curve of what is kept by age.
+def _contents(app: AppState, shelf: Shelf, name: str, *, visitor: str) -> tuple[str, str, str]:
+    """The status, the layers, and the retention curve of a session's memory.
 
     Raises:
         Refused: the session cannot be read.
     """
-    seen = desk.look(shelf, name, visitor=visitor)
-    if seen is None:
-        return message(ABOUT), EMPTY, ""
-    size = size_text(len(seen.report) * seen.report.slot_bytes)
-    facts = f"{len(seen.report):,} slots stand for what was read; together they have {size}. "
-    return message(facts + ABOUT), seen.picture(), recall_curve(seen.report)
+    view = app.memory_view(shelf, name, visitor=visitor)
+    if view is None:
+        return message(LEGEND), EMPTY_MEMORY, ""
+    size = size_text(len(view.report) * view.report.slot_bytes)
+    status = message(f"The memory has {len(view.report):,} slots, {size} in total. {LEGEND}")
+    return status, view.svg(), retention_curve(view.report)

@@ -1,4 +1,4 @@
-"""The same words, written on from two points, seeds or temperatures. Nothing is kept of it."""
+"""Side by side: one prompt continued by two temporary forks that differ in point, seed or heat."""
 
 import time
 from collections.abc import Iterator
@@ -7,90 +7,102 @@ from typing import Any
 import gradio as gr
 
 from apps.demo import writing
-from apps.demo.app_state import LONG, Desk, visitor
+from apps.demo.app_state import LONG, AppState, visitor_id
 from apps.demo.jobs import Job
-from apps.demo.render.text_html import message, with_choices
-from apps.demo.tabs.frame import Frame, number, optional, refusals
+from apps.demo.render.text_html import generated_html, message
+from apps.demo.tabs.frame import Frame, collect_errors, optional_integer, parse_optional_integer
 from streamlm.runtime.reports import Choice
 
-OFTEN = 0.2  # seconds between two updates of the page
+UPDATE_INTERVAL = 0.2  # seconds between two updates of the page
 
 
-def side_by_side(desk: Desk, frame: Frame) -> None:
-    """Build this part of the tab that writes."""
-    with gr.Accordion("Side by side: the same beginning from two forks", open=False):
-        words = gr.Textbox(label="Begin both with", lines=1, value="And then")
-        sides, pages = [], []
+def side_by_side(app: AppState, frame: Frame) -> None:
+    """Build this section of the Write tab."""
+    with gr.Accordion("Side by side: one prompt, two forks", open=False):
+        prompt = gr.Textbox(label="Prompt for both", lines=1, value="And then")
+        settings, pages = [], []
         with gr.Row():
-            for letter, first in (("A", 1), ("B", 2)):
+            for letter, first_seed in (("A", 1), ("B", 2)):
                 with gr.Column(min_width=280):
-                    at = optional(f"{letter}: from token", "the newest")
+                    token = optional_integer(f"{letter}: fork at token", "the newest")
                     with gr.Row():
-                        heat = gr.Slider(0, 2, value=0.8, step=0.05, label=f"{letter}: temperature")
-                        seed = optional(f"{letter}: seed", "the session's own", value=str(first))
-                    sides += [at, heat, seed]
+                        temperature = gr.Slider(
+                            0, 2, value=0.8, step=0.05, label=f"{letter}: temperature"
+                        )
+                        seed = optional_integer(
+                            f"{letter}: seed", "the session's own", value=str(first_seed)
+                        )
+                    settings += [token, temperature, seed]
                     pages.append(gr.HTML(elem_id=f"side-{letter.lower()}"))
         length = gr.Slider(1, 300, value=60, step=1, label="Tokens each")
         with gr.Row():
-            begin = gr.Button("Write both", elem_id="write-both")
+            start = gr.Button("Generate both", elem_id="write-both")
             stop = gr.Button("Stop", elem_id="stop-both")
-        said = gr.HTML(elem_id="both-said")
+        status = gr.HTML(elem_id="both-status")
 
     def write_both(
         name: str,
         prompt: str,
         max_tokens: float,
-        at_a: str,
-        heat_a: float,
+        token_a: str,
+        temperature_a: float,
         seed_a: str,
-        at_b: str,
-        heat_b: float,
+        token_b: str,
+        temperature_b: float,
         seed_b: str,
         request: gr.Request,
     ) -> Iterator[Any]:
-        written: tuple[list[Choice], list[Choice]] = ([], [])
-        last = 0.0
+        choices: tuple[list[Choice], list[Choice]] = ([], [])
+        updated = 0.0
 
         def shown() -> list[str]:
-            return [with_choices(side, prompt=prompt) for side in written]
+            return [generated_html(side, prompt=prompt) for side in choices]
 
-        yield message("Opening…"), "", ""
-        with refusals() as told:
-            shelf, checkpoint = desk.shelf(request), desk.checkpoint
-            both = [
-                writing.Side(name, number(at_a, "Token"), heat_a, number(seed_a, "Seed")),
-                writing.Side(name, number(at_b, "Token"), heat_b, number(seed_b, "Seed")),
+        yield message("Opening the session…"), "", ""
+        with collect_errors() as messages:
+            shelf, checkpoint = app.shelf(request), app.checkpoint
+            points = [
+                writing.ForkPoint(
+                    name,
+                    parse_optional_integer(token, "Token"),
+                    temperature,
+                    parse_optional_integer(seed, "Seed"),
+                )
+                for token, temperature, seed in (
+                    (token_a, temperature_a, seed_a),
+                    (token_b, temperature_b, seed_b),
+                )
             ]
 
             def work(job: Job) -> None:
-                writing.write_both(
+                writing.write_forks(
                     job,
                     shelf,
-                    both,
+                    points,
                     prompt=prompt,
                     max_tokens=int(max_tokens),
                     checkpoint=checkpoint,
                 )
 
-            for items in desk.jobs.run(work, visitor=visitor(request)):
-                for index, choice in items:
-                    written[index].append(choice)
-                if time.monotonic() - last > OFTEN:
-                    last = time.monotonic()
+            for events in app.jobs.stream(work, visitor=visitor_id(request)):
+                for index, choice in events:
+                    choices[index].append(choice)
+                if time.monotonic() - updated > UPDATE_INTERVAL:
+                    updated = time.monotonic()
                     yield ("", *shown())
-            told.append(message("Neither is part of the session."))
-        yield (told[0], *shown()) if written[0] else (told[0], "", "")
+            messages.append(message("The session itself is unchanged."))
+        yield (messages[0], *shown()) if choices[0] else (messages[0], "", "")
 
-    begin.click(
+    start.click(
         write_both,
-        [frame.session, words, length, *sides],
-        [said, *pages],
+        [frame.session, prompt, length, *settings],
+        [status, *pages],
         **LONG,
         show_progress="hidden",
         api_visibility="private",
     )
 
-    def halt(request: gr.Request) -> str:
-        return message("Stopping…") if desk.jobs.stop(visitor(request)) else ""
+    def cancel(request: gr.Request) -> str:
+        return message("Stopping…") if app.jobs.cancel(visitor_id(request)) else ""
 
-    stop.click(halt, None, said, queue=False, api_visibility="private")
+    stop.click(cancel, None, status, queue=False, api_visibility="private")
