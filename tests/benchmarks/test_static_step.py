@@ -39,6 +39,13 @@ def test_equals_advance(kind: str) -> None:
             step.commit()
         assert int(step.length) == state.phase
         torch.testing.assert_close(step.past, state.past, rtol=1e-4, atol=1e-5)
+        columns = slice(0, config.past_len + state.phase)  # those behind are void
+        for mine, kept in zip(
+            [*step.keys, *step.values], [*cache.keys, *cache.values], strict=True
+        ):
+            torch.testing.assert_close(
+                mine[:, :, columns], kept[:, :, columns], rtol=1e-4, atol=1e-5
+            )
     assert int(step.filled[0]) == config.past_len, "the past is full, and has been for long"
     assert torch.equal(step.filled, state.filled) and torch.equal(step.position, state.position)
     after = [buffer.data_ptr() for buffer in (*step.buffers, step.past, step.length)]
