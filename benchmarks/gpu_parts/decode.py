@@ -12,7 +12,8 @@ from benchmarks.tools.static_step import StaticStep
 from benchmarks.tools.timing import milliseconds
 from benchmarks.tools.training import recipe_configs
 from streamlm.models.build import build_model
-from streamlm.models.transformer_xl import RelativeModel
+from streamlm.models.cache import Cache
+from streamlm.models.transformer_xl import TransformerXL
 from streamlm.runtime.stream import advance
 from streamlm.state import State
 
@@ -31,9 +32,9 @@ def measure(part: Part) -> None:
     for rows in (1, 2) if options.tiny else (1, 16, 128):
         for dtype in (torch.float32, torch.bfloat16):
             torch.manual_seed(0)
-            model = build_model(config).to(options.device, dtype).eval().requires_grad_(False)
+            model = build_model(config).to(options.device, dtype).requires_grad_(False).freeze()
             try:
-                case = Case(part, cast(RelativeModel, model), rows)
+                case = Case(part, cast(TransformerXL, model), rows)
                 case.measure()
             except Exception as error:
                 part.note(**{f"{rows} rows, {dtype}": failure(error)})
@@ -47,7 +48,7 @@ def measure(part: Part) -> None:
 class Case:
     """One number of rows in one precision: the same tokens, from the same state, in every way."""
 
-    def __init__(self, part: Part, model: RelativeModel, rows: int) -> None:
+    def __init__(self, part: Part, model: TransformerXL, rows: int) -> None:
         self.part, self.model, self.rows = part, model, rows
         config, device = model.config, model.device
         dtype = str(model.output_bias.dtype).removeprefix("torch.")
@@ -59,7 +60,8 @@ class Case:
         self.n = 8 if part.options.tiny else 64
         self.tokens = ids[:, : self.n]
         self.token = ids[:, :1].clone()  # what a graph reads its token from
-        _, self.state = advance(model, ids, model.init_state(rows))
+        self.cache = Cache()  # follows `state`; every timed call works on a copy
+        _, self.state = advance(model, ids, model.init_state(rows), self.cache)
         self.static = StaticStep(model, self.state)
 
     def measure(self) -> None:
@@ -97,31 +99,40 @@ class Case:
 
     def as_it_is(self) -> tuple[Tensor, float]:
         """Logits of every token, [n, B, V], and the milliseconds that reading them takes."""
+        cache, found = Cache(), []
 
-        def logits() -> Tensor:
-            state, found = self.state, []
+        def begin() -> None:
+            nonlocal cache
+            cache = self.cache.copy()
+            found.clear()
+
+        def logits() -> None:
+            state = self.state
             for i in range(self.n):
-                hidden, state = advance(self.model, self.tokens[:, i : i + 1], state)
+                hidden, state = advance(self.model, self.tokens[:, i : i + 1], state, cache)
                 found.append(self.model.logits(hidden))
-            return torch.stack(found)
 
         repeats = 1 if self.part.options.tiny else 3
-        return logits(), milliseconds(logits, str(self.model.device), repeats=repeats)
+        spent = milliseconds(logits, str(self.model.device), repeats=repeats, before=begin)
+        return torch.stack(found), spent
 
     def timed(self, step: Step, wanted: Tensor) -> dict[str, float]:
         """Speed of a step, and how far its logits are from `wanted`."""
 
-        def run(keep: Callable[[Tensor], object] = lambda logits: None) -> None:
+        def begin() -> None:
             self.static.take(self.state)
+
+        def run(keep: Callable[[Tensor], object] = lambda logits: None) -> None:
             for i in range(self.n):
                 self.token.copy_(self.tokens[:, i : i + 1])
                 keep(step(self.token))
 
         found: list[Tensor] = []
+        begin()
         run(lambda logits: found.append(logits.clone()))
         difference = distance(torch.stack(found), wanted)
         repeats = 1 if self.part.options.tiny else 5
-        spent = milliseconds(run, str(self.model.device), repeats=repeats)
+        spent = milliseconds(run, str(self.model.device), repeats=repeats, before=begin)
         return {"difference": difference, **self.speed(spent)}
 
     def speed(self, spent: float) -> dict[str, float]:
@@ -151,25 +162,36 @@ class Case:
     def commits(self) -> dict[str, float]:
         """Closing a segment: as it is, and as a graph."""
         model, t = self.model, self.model.config.segment_len
-        rest = self.tokens[:, :1].expand(-1, t - BEGUN)
+        rest = self.tokens[:, :1].expand(-1, t - BEGUN).contiguous()
+        read, cache = self.cache.copy(), Cache()
         with torch.no_grad():
-            _, full = model.hidden(rest.contiguous(), self.state)
-            eager = milliseconds(lambda: model.commit(full), "cuda")
+            _, full = model.hidden(rest, self.state, read)
+
+        def begin() -> None:
+            nonlocal cache
+            cache = read.copy()
+
+        @torch.no_grad()
+        def commit() -> State:
+            return model.commit(full, cache)[0]
+
+        eager = milliseconds(commit, "cuda", before=begin)
+        begin()
+        wanted = commit().past
+        kept = slice(0, model.config.past_len)  # columns behind are void
+        derived = [each[:, :, kept] for each in (*cache.keys, *cache.values)]
         self.static.take(full)
-        wanted = model_commit(model, full)
         warmed_up(self.static.commit)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             self.static.commit()
         self.static.take(full)
         graph.replay()
-        found = {"difference": distance(self.static.past, wanted.past)}
-        return {**found, "as it is, ms": eager, "graph, ms": milliseconds(graph.replay, "cuda")}
-
-
-@torch.no_grad()
-def model_commit(model: RelativeModel, full: State) -> State:
-    return model.commit(full)[0]
+        found = [each[:, :, kept] for each in (*self.static.keys, *self.static.values)]
+        pairs = [(self.static.past, wanted), *zip(found, derived, strict=True)]
+        difference = max(distance(mine, other) for mine, other in pairs)
+        spent = milliseconds(graph.replay, "cuda")
+        return {"difference": difference, "as it is, ms": eager, "graph, ms": spent}
 
 
 def warmed_up(work: Callable[[], object]) -> None:

@@ -40,4 +40,4 @@ def trained(part: Part) -> Model:
             return load_checkpoint(Path(folder) / "joined", device=options.device).model
     part.note(weights="random")
     torch.manual_seed(0)
-    return build_model(config).to(options.device).eval().requires_grad_(False)
+    return build_model(config).to(options.device).requires_grad_(False).freeze()

@@ -1,6 +1,6 @@
 """The same computation on two devices, or in two precisions: how far apart the results are.
 
-`tests/test_cuda.py` asserts on these figures, `benchmarks.gpu` writes them down.
+`tests/device/test_cuda.py` asserts on these figures, `benchmarks.gpu` writes them down.
 """
 
 import contextlib

@@ -15,17 +15,30 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def milliseconds(work: Callable[[], object], device: str, *, repeats: int = 10) -> float:
-    """Median of some calls, each waited for; one before them is not counted."""
+def milliseconds(
+    work: Callable[[], object],
+    device: str,
+    *,
+    repeats: int = 10,
+    before: Callable[[], object] = lambda: None,
+) -> float:
+    """Median of some calls, each waited for; one before them is not counted.
+
+    Args:
+        before: called ahead of each of them, and not counted either.
+    """
 
     def wait() -> None:
         if torch.device(device).type == "cuda":
             torch.cuda.synchronize()
 
+    before()
     work()
     wait()
     spent = []
     for _ in range(repeats):
+        before()
+        wait()
         began = time.perf_counter()
         work()
         wait()

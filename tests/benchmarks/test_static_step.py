@@ -7,8 +7,10 @@ import torch
 
 from benchmarks.tools.parity import seeded_model, small_config, some_tokens
 from benchmarks.tools.static_step import StaticStep
-from streamlm.models.transformer_xl import RelativeModel
+from streamlm.models.cache import Cache
+from streamlm.models.transformer_xl import TransformerXL
 from streamlm.runtime.stream import advance
+from streamlm.state import State
 
 WAYS = {
     "conv": {},
@@ -22,20 +24,28 @@ WAYS = {
 @pytest.mark.parametrize("kind", WAYS)
 def test_equals_advance(kind: str) -> None:
     config = small_config(kind, **WAYS[kind])
-    model = cast(RelativeModel, seeded_model(config))
+    model = cast(TransformerXL, seeded_model(config).freeze())
     t, begun = config.segment_len, 21  # begins in the midst of a segment, the past not yet full
     tokens = some_tokens(config, begun + 7 * t)
-    _, state = advance(model, tokens[:, :begun], model.init_state(len(tokens)))
+    cache = Cache()
+    _, state = advance(model, tokens[:, :begun], model.init_state(len(tokens)), cache)
     step = StaticStep(model, state)
     before = [buffer.data_ptr() for buffer in (*step.buffers, step.past, step.length)]
     for index in range(begun, tokens.shape[1]):
-        hidden, state = advance(model, tokens[:, index : index + 1], state)
+        hidden, state = advance(model, tokens[:, index : index + 1], state, cache)
         found = step.step(tokens[:, index : index + 1])
         torch.testing.assert_close(found, model.logits(hidden), rtol=1e-4, atol=1e-5)
         if int(step.length) == t:
             step.commit()
-        assert int(step.length) == state.length
+        assert int(step.length) == state.phase
         torch.testing.assert_close(step.past, state.past, rtol=1e-4, atol=1e-5)
+        columns = slice(0, config.past_len + state.phase)  # those behind are void
+        for mine, kept in zip(
+            [*step.keys, *step.values], [*cache.keys, *cache.values], strict=True
+        ):
+            torch.testing.assert_close(
+                mine[:, :, columns], kept[:, :, columns], rtol=1e-4, atol=1e-5
+            )
     assert int(step.filled[0]) == config.past_len, "the past is full, and has been for long"
     assert torch.equal(step.filled, state.filled) and torch.equal(step.position, state.position)
     after = [buffer.data_ptr() for buffer in (*step.buffers, step.past, step.length)]
@@ -44,7 +54,7 @@ def test_equals_advance(kind: str) -> None:
 
 def test_takes_another_state() -> None:
     config = small_config()
-    model = cast(RelativeModel, seeded_model(config))
+    model = cast(TransformerXL, seeded_model(config).freeze())
     tokens = some_tokens(config, 90)
     token, found = tokens[:, :1], []
     states = [advance(model, tokens[:, :n], model.init_state(3))[1] for n in (20, 90)]
@@ -58,6 +68,21 @@ def test_takes_another_state() -> None:
 
 
 def test_refuses_what_needs_weights() -> None:
-    model = cast(RelativeModel, seeded_model(small_config("most-used")))
+    model = cast(TransformerXL, seeded_model(small_config("most-used")).freeze())
     with pytest.raises(ValueError, match="most-used"):
         StaticStep(model, model.init_state(1))
+
+
+def test_refuses_weights_that_may_change() -> None:
+    model = cast(TransformerXL, seeded_model(small_config()))
+    with pytest.raises(ValueError, match="not frozen"):
+        StaticStep(model, model.init_state(1))
+
+
+def test_refuses_rows_in_different_phases() -> None:
+    config = small_config()
+    model = cast(TransformerXL, seeded_model(config).freeze())
+    tokens = some_tokens(config, 9)
+    states = [advance(model, tokens[:1, :n], model.init_state(1))[1] for n in (5, 9)]
+    with pytest.raises(ValueError, match=r"phases \(5, 9\)"):
+        StaticStep(model, State.stack(states))
