@@ -48,7 +48,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
         label, (tokens[2], everything[2]), xytext=(-14, 6), textcoords="offset points",
         color=ORANGE, ha="right",
     )  # fmt: skip
-    _label(axis, tokens[1], session[0], "an open session: state, keys and values of its slots", 7)
+    _label(axis, tokens[1], session[0], "an open session with its keys and values", 7)
     _label(axis, tokens[1], states[0], "its state, which is what is saved", -16)
     for sizes, colour in ((everything, ORANGE), (session, BLUE), (states, BLUE)):
         axis.annotate(
