@@ -1,11 +1,12 @@
-"""The README tells the truth: its Python runs, and its commands can be given as they stand."""
+"""README and docs are true: their Python runs, their commands exist, their links resolve."""
 
+import json
 import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from itertools import chain
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,36 +17,54 @@ from streamlm.cli.app import app
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
+DOCS = sorted((ROOT / "docs").glob("*.md"))
 DEMO = ROOT / "apps" / "README.md"  # its Python needs a server: see test_demo_api
+CARD = ROOT / "streamlm" / "assets" / "books" / "README.md"
+PAGES = [README, *DOCS, DEMO]
+MOST_LINES = 140  # of the README
 
 
-def blocks(*languages: str, file: Path = README) -> list[str]:
-    """The fenced blocks of a README in these languages."""
-    assert file.is_file(), f"{file.relative_to(ROOT)} is missing from the repository"
-    text = file.read_text(encoding="utf-8")
-    found = re.findall(r"(?ms)^```(\S*)[^\n]*\n(.*?)^```$", text)
-    return [block for language, block in found if language in languages]
+def text_of(page: Path) -> str:
+    assert page.is_file(), f"{page.relative_to(ROOT)} is missing from the repository"
+    return page.read_text(encoding="utf-8")
 
 
-def commands(program: str) -> Iterator[list[str]]:
-    """The words behind `program` of each line that calls it, `$ ` in front or not."""
-    shown = [blocks("console", "bash", "sh", file=file) for file in (README, DEMO)]
-    for block in chain.from_iterable(shown):
-        for line in block.replace("\\\n", " ").splitlines():
-            words = shlex.split(line.removeprefix("$ "), comments=True)
-            if words[:1] == [program]:
-                yield words[1:]
+def blocks(*languages: str, page: Path = README) -> list[str]:
+    """The fenced blocks of a page in these languages."""
+    fenced = re.findall(r"(?ms)^```(\S*)[^\n]*\n(.*?)^```$", text_of(page))
+    return [block for language, block in fenced if language in languages]
 
 
-def test_python_runs(tmp_path: Path, prose: Callable[..., str]) -> None:
-    """All blocks as one script, as a reader would type them, where there is a moby.txt."""
-    script = "\n".join(blocks("python"))
+def commands(*program: str) -> Iterator[list[str]]:
+    """The words behind `program` of each line on any page that calls it."""
+    for page in PAGES:
+        for block in blocks("console", "bash", "sh", page=page):
+            for line in block.replace("\\\n", " ").splitlines():
+                words = shlex.split(line.removeprefix("$ "), comments=True)
+                if words[: len(program)] == list(program):
+                    yield words[len(program) :]
+
+
+# -- Python -------------------------------------------------------------------------------------
+
+WITH_PYTHON = [page for page in (README, *DOCS) if blocks("python", page=page)]
+
+
+def test_the_main_pages_have_python() -> None:
+    names = {page.stem for page in WITH_PYTHON}
+    assert names >= {"README", "sessions", "models", "memory", "evaluation", "architecture"}
+
+
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda page: page.stem)
+def test_python_runs(page: Path, tmp_path: Path, prose: Callable[..., str]) -> None:
+    """All blocks of a page as one script, where there are a moby.txt and an other.txt."""
+    script = "\n".join(blocks("python", page=page))
     assert "import streamlm" in script
     (tmp_path / "moby.txt").write_text(prose(400), encoding="utf-8")
     (tmp_path / "other.txt").write_text(prose(50, seed=1), encoding="utf-8")
-    (tmp_path / "readme.py").write_text(script, encoding="utf-8")
+    (tmp_path / "page.py").write_text(script, encoding="utf-8")
     ended = subprocess.run(
-        [sys.executable, "-W", "error", "readme.py"],
+        [sys.executable, "-W", "error", "page.py"],
         cwd=tmp_path,
         env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"},
         capture_output=True,
@@ -53,7 +72,10 @@ def test_python_runs(tmp_path: Path, prose: Callable[..., str]) -> None:
         encoding="utf-8",
     )
     assert ended.returncode == 0, ended.stderr
-    assert ended.stderr == "" and ended.stdout.strip()
+    assert ended.stderr == ""
+
+
+# -- commands -----------------------------------------------------------------------------------
 
 
 def parse(words: list[str]) -> set[str]:
@@ -70,15 +92,22 @@ def parse(words: list[str]) -> set[str]:
         name, *words = words
         command = command.commands[name]
     meant = command.make_context(name, list(words), parent=context)
-    return set(re.findall(r"--[\w-]+", meant.command.get_help(meant)))
+    return options_in(meant.command.get_help(meant))
+
+
+def options_in(text: str) -> set[str]:
+    return set(re.findall(r"(?<![\w-])--[\w-]+", text))
+
+
+def options_of(words: list[str]) -> set[str]:
+    return {word.partition("=")[0] for word in words if word.startswith("--")}
 
 
 def test_commands_are_understood() -> None:
     given = list(commands("streamlm"))
     assert {words[0] for words in given} >= {"feed", "generate", "score", "sessions", "train"}
     for words in given:
-        options = {word.partition("=")[0] for word in words if word.startswith("--")}
-        unknown = options - parse(words)
+        unknown = options_of(words) - parse(words)
         assert not unknown, f"streamlm {shlex.join(words)}: no {unknown} in --help"
 
 
@@ -100,3 +129,97 @@ def test_make_targets_exist() -> None:
     targets = set(re.findall(r"(?m)^([\w.-]+):", (ROOT / "Makefile").read_text(encoding="utf-8")))
     named = {words[0] for words in commands("make")}
     assert named and named <= targets
+
+
+def test_modules_exist() -> None:
+    modules = {words[0] for python in ("python", "python3") for words in commands(python, "-m")}
+    assert "pytest" in modules and "benchmarks.stream" in modules
+    for module in modules:
+        assert find_spec(module) is not None, f"python -m {module}: no such module"
+
+
+HELP = """
+import contextlib, io, json, runpy, sys
+shown = []
+for module, *words in json.load(sys.stdin):
+    sys.argv, text = [module, *words, "--help"], io.StringIO()
+    with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    shown.append(text.getvalue())
+print(json.dumps(shown))
+"""
+
+
+def test_benchmarks_have_the_options() -> None:
+    """One process asks every benchmark for its help, because importing torch takes time."""
+    given = [
+        words
+        for python in ("python", "python3")
+        for words in commands(python, "-m")
+        if words[0].startswith("benchmarks.")
+    ]
+    # A word before all options is a subcommand, such as `join`.
+    asked = [words[: 2 if words[1:] and not words[1].startswith("-") else 1] for words in given]
+    ended = subprocess.run(
+        [sys.executable, "-c", HELP],
+        cwd=ROOT,
+        input=json.dumps(asked),
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr
+    for words, text in zip(given, json.loads(ended.stdout), strict=True):
+        assert "usage" in text.lower(), f"python -m {shlex.join(words)} has no --help"
+        unknown = options_of(words) - options_in(text)
+        assert not unknown, f"python -m {shlex.join(words)}: no {unknown} in --help"
+
+
+# -- links --------------------------------------------------------------------------------------
+
+
+def links(page: Path) -> list[str]:
+    """The targets of links and images outside code."""
+    text = re.sub(r"(?ms)^```.*?^```$", "", text_of(page))
+    return re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`\n]*`", "", text))
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    text = re.sub(r"(?ms)^```.*?^```$", "", text_of(page))
+    titles = re.findall(r"(?m)^#+ +(.*)$", text)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def broken(page: Path) -> list[str]:
+    """The links of a page to files or headings that do not exist."""
+    missing = []
+    for link in links(page):
+        if re.match(r"[a-z]+:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (page.parent / name).resolve() if name else page
+        inside = target.is_relative_to(ROOT) and target.exists()
+        if not inside or (anchor and anchor not in anchors(target)):
+            missing.append(link)
+    return missing
+
+
+@pytest.mark.parametrize("page", [*PAGES, CARD], ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_resolve(page: Path) -> None:
+    assert not broken(page)
+
+
+def test_broken_links_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    page = tmp_path / "page.md"
+    page.write_text("# A b: c\n[1](#a-b-c) [2](#a) [3](gone.md) [4](https://x.org) [5](../x)\n")
+    assert broken(page) == ["#a", "gone.md", "../x"]
+
+
+def test_every_page_is_linked_from_the_readme() -> None:
+    linked = {(ROOT / link.partition("#")[0]).resolve() for link in links(README)}
+    assert set(DOCS) <= linked
+
+
+def test_the_readme_is_short() -> None:
+    assert len(text_of(README).splitlines()) <= MOST_LINES
