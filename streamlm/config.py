@@ -194,7 +194,7 @@ class ModelConfig(Config):
 
     @property
     def architecture(self) -> dict[str, Any]:
-        """The settings that fingerprints cover; newer settings only if they differ from the default.
+        """The settings that fingerprints cover; newer ones only if they differ from the default.
 
         Checkpoints and their sessions thus keep their fingerprints when settings are added.
         """

@@ -73,7 +73,7 @@ class Model(nn.Module, ABC):
         return self.content_bias[index], self.position_bias[index]
 
     def reset_parameters(self) -> None:
-        """Initialise as the original Transformer-XL code: N(0, std), LayerNorm weights N(1, std)."""
+        """Initialise as in the Transformer-XL code: N(0, std), LayerNorm weights N(1, std)."""
         std = self.config.init_std
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -120,7 +120,7 @@ class Model(nn.Module, ABC):
     def device(self) -> torch.device:
         return self.output_bias.device
 
-    # -- implemented by heads -------------------------------------------------------------------------
+    # -- implemented by heads ---------------------------------------------------------------------
 
     @abstractmethod
     def init_state(self, batch_size: int = 1) -> State:
@@ -184,7 +184,7 @@ class Model(nn.Module, ABC):
 
     @contextmanager
     def inference(self) -> Iterator[Self]:
-        """Context manager: frozen inside, previous modes restored on exit, also after exceptions."""
+        """Freeze within a `with` block; the previous state is restored, also after exceptions."""
         before = self._frozen
         with in_mode(self, training=False):
             if before is None:
@@ -296,9 +296,9 @@ class Model(nn.Module, ABC):
         """`forward` without the output layer: [B, t, D] and the new state.
 
         Args:
-            cache: the caller's key/value cache of this stream (see `streamlm.models.cache`), updated
-                to the new state. Without one, past keys and values are computed for this call
-                only. Ignored with gradients enabled.
+            cache: the caller's key/value cache of this stream, updated to the new state; see
+                `streamlm.models.cache`. Without one, past keys and values are computed for this
+                call only. Ignored with gradients enabled.
             observe: called with each layer's index and attention weights
                 [B, H, t, P + length + t]; without gradients only. Disables the fused kernel.
         """
