@@ -48,7 +48,9 @@ def test_attention_mask() -> None:
 @pytest.mark.parametrize(
     ("past_len", "length", "t"), [(5, 0, 4), (5, 2, 2), (5, 2, 1), (5, 0, 1), (0, 0, 3), (0, 0, 1)]
 )
-def test_attention_matches_the_reference(past_len: int, length: int, t: int, want_weights: bool) -> None:
+def test_attention_matches_the_reference(
+    past_len: int, length: int, t: int, want_weights: bool
+) -> None:
     """Outputs and all gradients, with empty slots, partial segments and single queries."""
     attention = layer()
     filled = torch.tensor([past_len, past_len // 2])

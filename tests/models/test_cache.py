@@ -48,7 +48,7 @@ def stream(model: Model, n: int, *, rows: int = 1, seed: int = 2) -> tuple[State
     return read(model, tokens, model.init_state(rows), cache=cache)[1], cache
 
 
-# -- validity ------------------------------------------------------------------------------------
+# -- validity -------------------------------------------------------------------------------------
 
 
 @everywhere

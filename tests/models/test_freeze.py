@@ -97,7 +97,7 @@ def test_a_frozen_model_still_has_gradients() -> None:
     assert not any(part.requires_grad for parts in model.frozen.values for part in parts)
 
 
-# -- temporary freezing ----------------------------------------------------------------------------------
+# -- temporary freezing ---------------------------------------------------------------------------
 
 
 class Interrupted(BaseException):

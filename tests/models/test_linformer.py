@@ -112,15 +112,17 @@ def test_masking_proportions() -> None:
     batches = list(
         islice(masked_windows(tokens, window=50, batch_size=20, vocab_size=100, seed=1), 40)
     )
-    inputs, guessed = (torch.cat([getattr(b, n) for b in batches]) for n in ("inputs", "guessed"))
+    inputs, is_target = (
+        torch.cat([getattr(b, n) for b in batches]) for n in ("inputs", "is_target")
+    )
     targets = torch.cat([batch.targets for batch in batches])
-    assert float(guessed.double().mean()) == pytest.approx(TARGETS, abs=0.01)
-    given = inputs[guessed]
+    assert float(is_target.double().mean()) == pytest.approx(TARGETS, abs=0.01)
+    given = inputs[is_target]
     assert float((given == 100).double().mean()) == pytest.approx(0.8, abs=0.02)
     assert float((given == targets).double().mean()) == pytest.approx(0.1, abs=0.02)
     # Tokens that are not targets are unchanged: consecutive numbers.
     steps = inputs[:, 1:] - inputs[:, :-1]
-    both = ~guessed[:, 1:] & ~guessed[:, :-1]
+    both = ~is_target[:, 1:] & ~is_target[:, :-1]
     assert set(steps[both].tolist()) == {1, -89}
     again = next(masked_windows(tokens, window=50, batch_size=20, vocab_size=100, seed=1))
     assert torch.equal(again.inputs, batches[0].inputs)

@@ -9,9 +9,7 @@ from tests.reference.sketch import runs as literal
 
 
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=12), st.integers(1, 5))
-def test_runs_end_at_a_type_change_or_at_the_longest_length(
-    types: list[int], longest: int
-) -> None:
+def test_runs_end_at_a_type_change_or_at_the_longest_length(types: list[int], longest: int) -> None:
     member = runs(torch.tensor([types, [0] * len(types)]), longest=longest)
     for row, of_row in enumerate((types, [0] * len(types))):
         found = [each.nonzero().flatten().tolist() for each in member[row] if bool(each.any())]

@@ -308,7 +308,7 @@ class SketchModel(SegmentedModel):
         )
         return committed, None
 
-    # -- projections --------------------------------------------------------------------------
+    # -- projections ------------------------------------------------------------------------------
 
     def _sketched(self, index: int, state: State) -> Pair:
         """Keys and values of global slots, with the embeddings of their lengths."""
