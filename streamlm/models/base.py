@@ -1,7 +1,7 @@
 """Model: the base class of all models, from token ids to logits, and the contract of heads.
 
 `Model.forward` extends the open segment and `Model.commit` closes it; both map a state to a new
-state. Heads define how attention accesses the past and what is kept of it: see `heads`.
+state. Heads define how attention accesses the past and how much of it is kept; see `heads`.
 """
 
 from abc import ABC, abstractmethod

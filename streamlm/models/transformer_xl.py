@@ -108,7 +108,7 @@ class TransformerXL(SegmentedModel):
         past_len, segment_len = self.config.past_len, self.config.segment_len
         if state.aligned:
             mask = attention_mask(state.filled, past_len, state.phase, t, n_keys=call.n_keys)
-            # The last query stands on column P + length + t - 1, at the distance 0 of itself.
+            # The last query has column P + length + t - 1 and distance 0 to itself.
             first = segment_len - state.phase - t
             return _RelativeContext(mask, slice(first, first + call.n_keys + 1), None)
         device = state.filled.device
@@ -152,10 +152,10 @@ class TransformerXL(SegmentedModel):
         For inference, T padding columns follow for keys after the query, which are masked.
         """
         table = self.dropout(self.position_table.to(self.output_bias.dtype))
-        void = 0 if torch.is_grad_enabled() else self.config.segment_len
+        padding = 0 if torch.is_grad_enabled() else self.config.segment_len
         layers = cast("list[Layer]", list(self.layers))
         return [
-            (F.pad(layer.attention.project_positions(table), (0, 0, 0, void)),) for layer in layers
+            (F.pad(layer.attention.project_positions(table), (0, 0, 0, padding)),) for layer in layers
         ]
 
     # -- closing a segment ------------------------------------------------------------------------
