@@ -152,10 +152,11 @@ class TransformerXL(SegmentedModel):
         For inference, T padding columns follow for keys after the query, which are masked.
         """
         table = self.dropout(self.position_table.to(self.output_bias.dtype))
-        padding = 0 if torch.is_grad_enabled() else self.config.segment_len
+        n_padding = 0 if torch.is_grad_enabled() else self.config.segment_len
         layers = cast("list[Layer]", list(self.layers))
         return [
-            (F.pad(layer.attention.project_positions(table), (0, 0, 0, padding)),) for layer in layers
+            (F.pad(layer.attention.project_positions(table), (0, 0, 0, n_padding)),)
+            for layer in layers
         ]
 
     # -- closing a segment ------------------------------------------------------------------------
