@@ -1,4 +1,4 @@
-"""ModelConfig, and what every configuration shares: frozen, checked, JSON, no unknown keys."""
+"""ModelConfig, and the base of all configurations: frozen, validated, serialised as JSON."""
 
 import dataclasses
 import json
@@ -16,10 +16,10 @@ COMPRESSION_LOSSES = (
     "bptt",
 )
 JOINT = "joint-attention-reconstruction"
-# The losses that can train a compression; those not named have nothing to train.
+# Allowed losses of each trainable compression; compressions not listed have no parameters.
 TRAINED_BY = {"conv": COMPRESSION_LOSSES, "dilated": COMPRESSION_LOSSES, "select": ("none", JOINT)}
 NORMS = ("post", "pre")
-# Settings newer than the first checkpoints; see ModelConfig.architecture.
+# Settings added after the first checkpoints; see ModelConfig.architecture.
 NEWER = {
     *("cutoffs", "div_val", "embed_dim", "clamp_len"),
     *("head", "projected_len", "projection", "sharing", "factor", "pinned_len", "coverage"),
@@ -27,13 +27,13 @@ NEWER = {
 
 
 def require(condition: bool, name: str, given: object, allowed: str) -> None:
-    """Raise a ValueError that names what was given and what is allowed, unless `condition`."""
+    """Raise a ValueError with the given and the allowed value unless `condition` is true."""
     if not condition:
         raise ValueError(f"{name} = {given!r}; allowed: {allowed}")
 
 
 class Config:
-    """A frozen dataclass of settings: checked types, JSON in and out."""
+    """Base of frozen dataclasses of settings: type checks, JSON input and output."""
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)  # type: ignore[call-overload]
@@ -43,7 +43,7 @@ class Config:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Build from a mapping; ValueError names unknown keys and lists the known ones."""
+        """Build from a mapping; a ValueError lists unknown or missing keys."""
         known = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
         unknown = sorted(set(values) - set(known))
         if unknown:
@@ -70,7 +70,7 @@ class Config:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read a JSON file; ValueError names it if it is damaged."""
+        """Read a JSON file; a ValueError names the file if it is damaged."""
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
         except ValueError as error:
@@ -82,30 +82,30 @@ class Config:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(Config):
-    """Shape of a model. The letters are those of the shape legend: L layers, T segment, …
+    """Shape of a model. Letters follow the shape legend: L layers, T segment length, …
 
     Attributes:
-        vocab_size: V, tokens the embedding knows.
+        vocab_size: V, number of token ids.
         n_layers, d_model, n_heads, head_dim, d_ff: L, D, H, E and the feed-forward width.
-        segment_len: T, tokens between two commits.
-        memory_len: M, uncompressed slots kept per layer.
-        compressed_len: C, compressed slots kept per layer; 0 is a plain Transformer-XL.
-        compression_rate: c, slots that become one. T and M must be multiples of it, so that a
-            commit never leaves slots over.
-        compression: one of COMPRESSIONS (Compressive Transformer, §3.2; "select" is our own).
-        compression_loss: one of COMPRESSION_LOSSES; see TRAINED_BY for which goes with which.
-        norm: "post" as in the papers, or "pre" (slots are normalised when they are read).
-        final_norm: a LayerNorm before the output, usual with "pre".
-        shared_bias: one pair of position biases u and w for all layers, or one pair per layer.
-        dropout, attention_dropout: probabilities in [0, 1), training only.
+        segment_len: T, tokens per segment, that is, between two commits.
+        memory_len: M, uncompressed slots per layer.
+        compressed_len: C, compressed slots per layer; 0 gives a plain Transformer-XL.
+        compression_rate: c, slots merged into one. T and M must be multiples of c, so that every
+            commit compresses whole groups.
+        compression: one of COMPRESSIONS (Compressive Transformer, §3.2; "select" is original).
+        compression_loss: one of COMPRESSION_LOSSES; TRAINED_BY lists the valid combinations.
+        norm: "post" as in the papers, or "pre" (slots are normalised before attention).
+        final_norm: adds a LayerNorm before the output layer, usual with "pre".
+        shared_bias: one pair of attention biases u and w for all layers instead of one per layer.
+        dropout, attention_dropout: probabilities in [0, 1), used in training only.
         init_std: standard deviation of the initial weights.
-        cutoffs: ids at which a new bin of rarer tokens begins; any make the input embedding and
-            the softmax adaptive (Transformer-XL; `streamlm.models.layers.adaptive`).
+        cutoffs: first id of each further bin of rarer tokens. With cutoffs, input embedding and
+            softmax are adaptive (Transformer-XL; `streamlm.models.layers.adaptive`).
         div_val: with cutoffs, bin i's embeddings are div_val**i times narrower than bin 0's.
-        embed_dim: with cutoffs, width of bin 0's embeddings; 0 stands for d_model.
-        clamp_len: distances above it count as it; 0 clamps nothing.
-        head: what becomes of the past, one of `streamlm.models.build.HEADS`. Each model's file says
-            what it asks of these settings, and `check` there refuses what does not go together.
+        embed_dim: with cutoffs, width of bin 0's embeddings; 0 means d_model.
+        clamp_len: largest relative distance; larger ones are clamped to it. 0: no clamping.
+        head: treatment of the past, one of `streamlm.models.build.HEADS`. Each model class
+            documents its constraints on these settings and validates them in `check`.
         projected_len, projection, sharing: see `streamlm.models.heads.linformer`.
         factor: see `streamlm.models.heads.informer`.
         pinned_len: see `streamlm.models.heads.sinks`.
@@ -144,7 +144,7 @@ class ModelConfig(Config):
 
     def __post_init__(self) -> None:
         cutoffs: object = self.cutoffs
-        if isinstance(cutoffs, list):  # as JSON and TOML have it
+        if isinstance(cutoffs, list):  # from JSON or TOML
             object.__setattr__(self, "cutoffs", tuple(cutoffs))
         self._check_types()
         for name in ("vocab_size", "n_layers", "d_model", "n_heads", "head_dim", "d_ff"):
@@ -194,9 +194,9 @@ class ModelConfig(Config):
 
     @property
     def architecture(self) -> dict[str, Any]:
-        """What fingerprints of this model cover: settings, the newer ones only where they are used.
+        """The settings that fingerprints cover; newer ones only if they differ from the default.
 
-        So a checkpoint keeps its fingerprint, and its sessions, when the settings grow in number.
+        Checkpoints and their sessions thus keep their fingerprints when settings are added.
         """
         default = {field.name: field.default for field in dataclasses.fields(self)}
         return {
@@ -212,22 +212,22 @@ class ModelConfig(Config):
 
     @property
     def past_len(self) -> int:
-        """P = C + M, slots of the past."""
+        """P = C + M, past slots per layer."""
         return self.compressed_len + self.memory_len
 
     @property
     def wants_usage(self) -> bool:
-        """Whether the compression looks at the attention that slots received."""
+        """Whether the compression uses the attention that slots received."""
         return self.compressed_len > 0 and self.compression == "most-used"
 
     @property
     def evicted_len(self) -> int:
-        """Compressed slots that one commit makes: T / c."""
+        """Compressed slots that one commit adds: T / c."""
         return self.segment_len // self.compression_rate if self.compressed_len else 0
 
     @property
     def reach(self) -> int:
-        """L · (M + c·C): tokens, the furthest that one can matter."""
+        """L · (M + c·C), the longest distance over which a token can have influence, in tokens."""
         return self.n_layers * (self.memory_len + self.compression_rate * self.compressed_len)
 
 

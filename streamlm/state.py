@@ -1,4 +1,4 @@
-"""State: everything a stream carries from one call to the next, as one immutable value.
+"""State: everything a stream carries between calls, as one immutable value.
 
 Shapes: L layers, B batch, T segment, C compressed, M memory, P = C + M, W slot width.
 """
@@ -18,22 +18,22 @@ from streamlm.transfer import send
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """What a model remembers of B streams. Each row has its own age and its own phase.
+    """A model's memory of B streams. Each row has its own position and phase.
 
     Attributes:
-        past: [L, B, P, W] slots of past tokens, [compressed C | memory M], right-aligned.
-        segment: [L, B, T, W] slots of the open segment; a row's columns from its `length` on are
-            void, and may be written by the call that continues from this state.
+        past: [L, B, P, W] past slots, [compressed C | memory M], right-aligned.
+        segment: [L, B, T, W] slots of the open segment. A row's columns from its `length` on are
+            undefined; the next call may write to them.
         usage: [L, B, M] attention each memory slot received, summed over queries and averaged over
-            heads; [L, B, 0] unless the compression asks for it.
-        filled: [B] real slots of `past`; the others, to the left, are empty and never attended.
-        position: [B] tokens read since the row's stream began.
-        length: tokens in each row's open segment. Python integers: control flow depends on them,
-            and must not wait for the device.
-        carried: by name, what else a head carries from segment to segment, each [L, B, ...], or
-            [1, B, ...] where all layers share it.
-        filled_known: the host's copy of `filled`, for heads whose shapes depend on it; None where
-            the host has none.
+            heads; [L, B, 0] unless the compression uses it.
+        filled: [B] occupied slots of `past`. Those to their left are empty and always masked.
+        position: [B] tokens read since the start of the row's stream.
+        length: tokens in each row's open segment. Python integers, because control flow depends
+            on them and must not synchronize with the device.
+        carried: further tensors of the head by name, each [L, B, ...], or [1, B, ...] if shared
+            by all layers.
+        filled_known: host copy of `filled`, for heads whose shapes depend on it; None if
+            unknown.
     """
 
     past: Tensor
@@ -51,7 +51,7 @@ class State:
 
     @property
     def phase(self) -> int:
-        """Tokens in the open segment, of all rows alike.
+        """Tokens in the open segment, the same for all rows.
 
         Raises:
             ValueError: the rows are in different phases.
@@ -67,12 +67,12 @@ class State:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tensors."""
+        """Size of all tensors in bytes."""
         tensors = (self.past, self.segment, self.usage, self.filled, self.position)
         return sum(tensor.nbytes for tensor in (*tensors, *self.carried.values()))
 
     def detach(self) -> Self:
-        """The same values without their graph."""
+        """The same values, detached from the autograd graph."""
         return replace(
             self,
             past=self.past.detach(),
@@ -90,7 +90,7 @@ class State:
     # -- rows -------------------------------------------------------------------------------------
 
     def rows(self, index: int | Sequence[int]) -> Self:
-        """Some rows, in this order, as a state of their own."""
+        """The selected rows, in this order, as a new state."""
         chosen = [index] if isinstance(index, int) else list(index)
         at = send(torch.tensor(chosen), self.past.device)
         return replace(
@@ -106,7 +106,7 @@ class State:
         )
 
     def put(self, index: int | Sequence[int], other: "State") -> Self:
-        """The same state with the rows at `index` replaced by the rows of another."""
+        """A copy of this state with the rows at `index` replaced by those of `other`."""
         chosen = [index] if isinstance(index, int) else list(index)
         if len(chosen) != other.batch_size:
             raise ValueError(f"{other.batch_size} rows for {len(chosen)} places; allowed: as many")
@@ -137,7 +137,7 @@ class State:
 
     @classmethod
     def stack(cls, states: Sequence["State"]) -> "State":
-        """The rows of several states of one model, one after another."""
+        """Concatenate the rows of several states of one model."""
         if not states:
             raise ValueError("no states to stack; allowed: at least one")
         past_len = max(state.past.shape[2] for state in states)
@@ -158,13 +158,13 @@ class State:
         )
 
     def reset_rows(self, rows: Tensor) -> Self:
-        """Begin new streams in the rows where `rows` ([B] bool) is True; others are untouched.
+        """Start new streams in the rows where `rows` ([B] bool) is True; other rows are unchanged.
 
-        Whatever the old streams held, NaN included, is gone.
+        Old values are overwritten with zeros, NaN included.
 
         Args:
-            rows: on the state's device or on the host; the former waits for the device where a
-                segment is open, and loses `filled_known`.
+            rows: on the state's device or on the host. On a device, an open segment forces a
+                synchronization, and `filled_known` becomes None.
         """
         length, known = self.length, self.filled_known
         if any(length):
@@ -196,7 +196,7 @@ class State:
     # -- as plain values --------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
-        """Every field by name, with tensors as they are; `from_dict` is its inverse."""
+        """All fields by name, tensors uncopied; `from_dict` is the inverse."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         known = None if self.filled_known is None else list(self.filled_known)
         lists = {"length": list(self.length), "filled_known": known}
@@ -210,12 +210,12 @@ class State:
         return cls(**{**values, "length": length, "carried": carried, "filled_known": known})
 
     def to_numpy(self) -> dict[str, np.ndarray]:
-        """The real part of a state of one row, as arrays that numpy can hold.
+        """The occupied part of a one-row state as numpy arrays.
 
-        bfloat16 comes back as uint16 with the same bits.
+        bfloat16 is returned as uint16 with the same bits.
 
         Returns:
-            past [L, filled, W], segment [L, length, W], usage [L, M], and what is carried by name.
+            past [L, filled, W], segment [L, length, W], usage [L, M], and the carried tensors.
         """
         if self.batch_size != 1:
             raise ValueError(
@@ -230,7 +230,7 @@ class State:
         }
 
     def digest(self) -> str:
-        """sha256 over the real part: equal digests are equal states, bit for bit."""
+        """sha256 of the occupied part: equal digests mean bitwise equal states."""
         length = self.phase if self.aligned else list(self.length)
         sha = hashlib.sha256(f"{self.position.tolist()} {length}".encode())
         for row, n in enumerate(self.length):
@@ -250,7 +250,7 @@ def _chosen(counts: tuple[int, ...] | None, rows: Sequence[int]) -> tuple[int, .
 
 
 def _widened(past: Tensor, past_len: int) -> Tensor:
-    """Empty columns to the left, up to `past_len`."""
+    """Pad with empty columns on the left, up to `past_len`."""
     return F.pad(past, (0, 0, past_len - past.shape[2], 0))
 
 
@@ -262,6 +262,6 @@ def _to_numpy(tensor: Tensor) -> np.ndarray:
 
 
 def from_numpy(array: np.ndarray, dtype: torch.dtype) -> Tensor:
-    """The tensor that `State.to_numpy` saved; `dtype` tells bfloat16 from plain uint16."""
+    """Inverse of `State.to_numpy` for one array; `dtype` marks uint16 data as bfloat16."""
     tensor = torch.from_numpy(np.ascontiguousarray(array))
     return tensor.view(torch.bfloat16) if dtype == torch.bfloat16 else tensor

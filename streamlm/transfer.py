@@ -1,7 +1,7 @@
-"""Copies between the host and a device that do not stall either.
+"""Copies between host and device that do not stall either.
 
 A blocking copy to or from a CUDA device drains the device's queue. `send` never blocks. A `Fetch`
-blocks when its values are read, and only until the work queued before it is done.
+blocks only when its values are read, until the work queued before it has finished.
 """
 
 import torch
@@ -9,17 +9,17 @@ from torch import Tensor
 
 
 def send(values: Tensor, device: torch.device) -> Tensor:
-    """Values on a device. To CUDA they travel from pinned memory, so the host does not block."""
+    """Copy values to a device; to CUDA through pinned memory, without blocking the host."""
     if device.type != "cuda" or values.device.type != "cpu":
         return values.to(device)
     return values.pin_memory().to(device, non_blocking=True)
 
 
 class Fetch:
-    """A copy from a device to the host that is under way.
+    """A pending copy from a device to the host.
 
     Args:
-        values: on any device; the caller must not write to them afterwards.
+        values: on any device; the caller must not modify them afterwards.
     """
 
     def __init__(self, values: Tensor) -> None:
@@ -32,11 +32,11 @@ class Fetch:
 
     @property
     def arrived(self) -> bool:
-        """False while `get` may block."""
+        """Whether `get` returns without blocking."""
         return self._copied is None
 
     def get(self) -> Tensor:
-        """The values on the host, once they have arrived."""
+        """The values on the host; blocks until the copy is complete."""
         if self._copied is not None:
             self._copied.synchronize()
             self._copied = None

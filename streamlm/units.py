@@ -1,11 +1,11 @@
-"""Bytes, times and durations as text, and times from text."""
+"""Format sizes, times and durations as text; parse times."""
 
 import re
 from datetime import datetime, timedelta
 
 
 def size_text(n: float) -> str:
-    """Bytes for people: 1.2 MB."""
+    """Format a number of bytes: 1.2 MB."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if n < 1000:
             return f"{n:.0f} {unit}" if unit == "bytes" else f"{n:.1f} {unit}"
@@ -14,15 +14,15 @@ def size_text(n: float) -> str:
 
 
 def time_text(seconds: float) -> str:
-    """A time since 1970 for people, in the local time zone."""
+    """Format a Unix time in the local time zone."""
     return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def parse_time(text: str) -> datetime:
-    """The time that somebody means: a date, with a time of day or not, or a time span ago.
+    """Parse a date with optional time of day, or a time span before now ("90m").
 
     Raises:
-        ValueError: neither; says what is allowed.
+        ValueError: the text is neither; lists the allowed forms.
     """
     ago = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd])(?:\s+ago)?\s*", text)
     try:
@@ -38,7 +38,7 @@ def parse_time(text: str) -> datetime:
 
 
 def duration_text(seconds: float) -> str:
-    """A time span for people: 40 s, 12 min, 3.5 h."""
+    """Format a duration: 40 s, 12 min, 3.5 h."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

@@ -1,4 +1,4 @@
-"""Configurations: what they refuse, and that they survive JSON."""
+"""Configurations: validation, JSON round trips, fingerprints."""
 
 import json
 import re
@@ -79,7 +79,7 @@ REFUSED: list[tuple[dict[str, object], str]] = [
         {"cutoffs": (4, 6), "div_val": 4, "embed_dim": 15},
         "embed_dim = 15; allowed: at least div_val ** 2 = 16, so that every bin has a width",
     ),
-    # Types: JSON and Python are lax about numbers, a model is not.
+    # Types: booleans and floats are not accepted as integers.
     ({"n_layers": 2.0}, "n_layers = 2.0; allowed: a value of type int"),
     ({"n_layers": True}, "n_layers = True; allowed: a value of type int"),
     ({"n_layers": "2"}, "n_layers = '2'; allowed: a value of type int"),
@@ -93,14 +93,14 @@ REFUSED: list[tuple[dict[str, object], str]] = [
 
 @pytest.mark.parametrize(("options", "message"), REFUSED)
 def test_model_settings_are_refused(options: dict[str, object], message: str) -> None:
-    """The message names what was given and what is allowed."""
+    """The message contains the given and the allowed value."""
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         check_config(model_config(**options))
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         build_model(ModelConfig(**{"vocab_size": 10, **options}))  # type: ignore[arg-type]
 
 
-def test_without_compression_its_settings_do_not_bind() -> None:
+def test_compression_settings_are_ignored_without_compression() -> None:
     config = model_config(compressed_len=0, segment_len=7, memory_len=5, compression="mean")
     assert (config.past_len, config.evicted_len) == (5, 0)
     assert model_config(compressed_len=0, compression="most-used", memory_len=0).past_len == 0
@@ -150,8 +150,8 @@ def test_cutoffs_may_be_given_as_a_list() -> None:
     assert config.cutoffs == (3, 7) and config.to_dict()["cutoffs"] == [3, 7]
 
 
-def test_newer_settings_are_part_of_the_architecture_where_they_are_used() -> None:
-    """Else every checkpoint from before them would get another fingerprint."""
+def test_newer_settings_are_in_the_architecture_only_if_used() -> None:
+    """Otherwise, the fingerprints of older checkpoints would change."""
     plain, adaptive = model_config(), model_config(cutoffs=(3,), div_val=2)
     assert set(plain.to_dict()) - set(plain.architecture) == NEWER
     assert set(adaptive.architecture) - set(plain.architecture) == {"cutoffs", "div_val"}

@@ -1,4 +1,4 @@
-"""State: what is saved, compared, reset, moved, and taken apart by rows."""
+"""State: numpy arrays, digests, resets, devices, rows and dictionaries."""
 
 import json
 from dataclasses import fields, replace
@@ -20,7 +20,7 @@ def model() -> TransformerXL:
 
 @pytest.fixture
 def state(model: TransformerXL) -> State:
-    """One row, six tokens into its second segment: some slots empty, two columns void."""
+    """One row after six tokens: some slots empty, two columns of the segment undefined."""
     with torch.no_grad():
         return read(model, random_tokens(model, 6), model.init_state(1))[1]
 
@@ -36,13 +36,13 @@ def test_a_new_state_is_empty(model: TransformerXL) -> None:
     assert tiny_model(compressed_len=0).init_state(1).usage.shape == (2, 1, 0)
 
 
-def test_bytes_are_those_of_the_tensors(model: TransformerXL, state: State) -> None:
+def test_nbytes(model: TransformerXL, state: State) -> None:
     slots = 2 * (11 + 4) * 8 * 4  # L · (P + T) · W, float32
     assert state.nbytes == slots + 2 * 6 * 4 + 2 * 8  # usage, two counters
     assert state.nbytes == model.init_state(1).nbytes
 
 
-def test_to_numpy_is_the_real_part(state: State) -> None:
+def test_to_numpy_returns_the_occupied_part(state: State) -> None:
     arrays = state.to_numpy()
     assert {name: array.shape for name, array in arrays.items()} == {
         "past": (2, 4, 8),
@@ -60,7 +60,7 @@ def test_to_numpy_needs_a_single_row(model: TransformerXL) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_arrays_come_back_bit_for_bit(dtype: torch.dtype) -> None:
+def test_numpy_round_trip_is_exact(dtype: torch.dtype) -> None:
     model = tiny_model(dtype=dtype)
     with torch.no_grad():
         _, state = read(model, random_tokens(model, 23), model.init_state(1))
@@ -72,7 +72,7 @@ def test_arrays_come_back_bit_for_bit(dtype: torch.dtype) -> None:
     assert reload(model, state).digest() == state.digest()
 
 
-def test_digest_is_that_of_the_real_part(state: State) -> None:
+def test_digest_covers_the_occupied_part(state: State) -> None:
     def changed(name: str, at: tuple[int, ...]) -> State:
         tensor = getattr(state, name).clone()
         tensor[at] += 1
@@ -90,10 +90,10 @@ def test_digest_is_that_of_the_real_part(state: State) -> None:
     assert replace(state, length=(1,)).digest() != digest
     assert replace(state, filled=state.filled - 1).digest() != digest
     for name, at in {"past": (1, 0, 6, 0), "segment": (0, 0, 2, 0)}.items():
-        assert changed(name, at).digest() == digest, f"void part of {name}"
+        assert changed(name, at).digest() == digest, f"undefined part of {name}"
     tiny = state.past.clone()
     tiny[0, 0, 8, 3] = torch.nextafter(tiny[0, 0, 8, 3], torch.tensor(9.0))
-    assert replace(state, past=tiny).digest() != digest, "one bit is a difference"
+    assert replace(state, past=tiny).digest() != digest, "a single bit must change the digest"
 
 
 def test_reset_rows(model: TransformerXL) -> None:
@@ -121,7 +121,7 @@ def test_rows_reset_within_segments(model: TransformerXL) -> None:
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-def test_a_reset_row_is_zero_whatever_it_held(model: TransformerXL, value: float) -> None:
+def test_a_reset_row_is_zero_even_after_nan(model: TransformerXL, value: float) -> None:
     empty = model.init_state(2)
     carried = {"slots": torch.zeros(2, 2, 3, 8), "shared": torch.zeros(1, 2, 5)}
     state = replace(empty, carried=carried)
@@ -162,8 +162,7 @@ def test_a_state_is_frozen(state: State, name: str) -> None:
 
 # -- rows -----------------------------------------------------------------------------------------
 
-# What a state holds beside slots: usage, what is carried by layer and for all of them, and a past
-# that grows.
+# Heads that cover usage, carried tensors per layer and shared by layers, and a growing past.
 HEADS: dict[str, dict[str, object]] = {
     "relative": {"compression": "most-used"},
     "sketch": {"head": "sketch", "memory_len": 8, "compression_rate": 3, "coverage": 0.5},
@@ -188,7 +187,7 @@ def digests(state: State) -> list[str]:
 
 
 @everywhere
-def test_stacked_states_are_rows(head: str) -> None:
+def test_stack_concatenates_rows(head: str) -> None:
     _, states = streams(head)
     wanted = [state.digest() for state in states]
     both = State.stack(states)
@@ -200,7 +199,7 @@ def test_stacked_states_are_rows(head: str) -> None:
 
 
 @everywhere
-def test_rows_come_in_any_order(head: str) -> None:
+def test_rows_are_selected_in_any_order(head: str) -> None:
     _, states = streams(head)
     both, wanted = State.stack(states), [state.digest() for state in states]
     some = both.rows([2, 0])
@@ -220,13 +219,13 @@ def test_rows_are_replaced(head: str) -> None:
     put = both.put(1, new)
     assert put.length == (2, 0, 0)
     assert digests(put) == [wanted[0], new.digest(), wanted[2]]
-    assert digests(both) == wanted, "the state itself stays as it is"
+    assert digests(both) == wanted, "`put` must not modify the state"
     swapped = both.put([2, 0], both.rows([0, 2]))
     assert digests(swapped) == [wanted[2], wanted[1], wanted[0]]
     assert swapped.put([2, 0], swapped.rows([0, 2])).digest() == both.digest()
 
 
-def test_a_past_that_grows_is_as_wide_as_its_longest_row() -> None:
+def test_a_growing_past_is_as_wide_as_its_longest_row() -> None:
     _, (old, young, middle) = streams("full")
     assert [each.past.shape[2] for each in (old, young, middle)] == [20, 0, 12]
     for both in (State.stack([young, old]), young.put(0, old)):
@@ -242,14 +241,14 @@ def test_a_past_that_grows_is_as_wide_as_its_longest_row() -> None:
     assert put.filled.tolist() == [0, 12]
 
 
-def test_as_many_rows_as_places(model: TransformerXL) -> None:
+def test_row_counts_must_match(model: TransformerXL) -> None:
     with pytest.raises(ValueError, match="2 rows for 1 places; allowed: as many"):
         model.init_state(3).put(0, model.init_state(2))
     with pytest.raises(ValueError, match="no states to stack; allowed: at least one"):
         State.stack([])
 
 
-def test_the_phase_is_that_of_all_rows() -> None:
+def test_phase_requires_aligned_rows() -> None:
     _, states = streams("relative")
     both = State.stack(states)
     assert not both.aligned and both.rows([0, 0]).aligned and both.rows([0, 0]).phase == 2
@@ -257,7 +256,7 @@ def test_the_phase_is_that_of_all_rows() -> None:
         _ = both.phase
 
 
-def test_the_digest_of_a_batch_is_that_of_its_real_parts() -> None:
+def test_the_digest_of_a_batch_covers_the_occupied_part() -> None:
     _, states = streams("relative")
     both = State.stack(states)
     void = both.segment.clone()
@@ -268,7 +267,7 @@ def test_the_digest_of_a_batch_is_that_of_its_real_parts() -> None:
     assert both.rows([1, 0, 2]).digest() != both.digest()
 
 
-def test_only_a_row_that_is_reset_loses_its_open_segment() -> None:
+def test_reset_clears_the_open_segment_of_reset_rows_only() -> None:
     model, states = streams("sketch")
     both = State.stack(states)
     reset = both.reset_rows(torch.tensor([True, False, True]))
@@ -277,18 +276,18 @@ def test_only_a_row_that_is_reset_loses_its_open_segment() -> None:
     assert digests(reset) == [new, states[1].digest(), new]
 
 
-# -- as plain values ------------------------------------------------------------------------------
+# -- dictionaries ---------------------------------------------------------------------------------
 
 
 @everywhere
-def test_a_state_as_a_dictionary(head: str) -> None:
+def test_dictionary_round_trip(head: str) -> None:
     _, states = streams(head)
     for state in (*states, State.stack(states)):
         values = state.to_dict()
         assert set(values) == {field.name for field in fields(State)}
         assert json.loads(json.dumps(values["length"])) == list(state.length)
         assert type(values["carried"]) is dict
-        assert values["past"] is state.past, "tensors as they are"
+        assert values["past"] is state.past, "tensors are not copied"
         again = State.from_dict(values)
         assert again.digest() == state.digest() and again.length == state.length
         assert all(again.carried[name] is each for name, each in state.carried.items())
@@ -296,7 +295,7 @@ def test_a_state_as_a_dictionary(head: str) -> None:
         assert len(again.carried) == len(state.carried)
 
 
-def test_a_dictionary_is_saved_and_loaded_by_torch(tmp_path: Path) -> None:
+def test_dictionaries_can_be_saved_by_torch(tmp_path: Path) -> None:
     _, states = streams("sketch")
     torch.save(states[0].to_dict(), tmp_path / "state.pt")
     loaded = State.from_dict(torch.load(tmp_path / "state.pt", weights_only=True))

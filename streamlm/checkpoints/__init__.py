@@ -1,1 +1,1 @@
-"""Weights on disk."""
+"""Model checkpoints on disk, and their conversion."""

@@ -1,4 +1,4 @@
-"""A checkpoint: a directory of model.safetensors, config.json, tokenizer.model and its card."""
+"""Checkpoints: directories with model.safetensors, config.json and tokenizer.model."""
 
 import hashlib
 import json
@@ -22,12 +22,12 @@ BUNDLED = ("books",)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model with its tokenizer, ready to read.
+    """A model with its tokenizer, ready for inference.
 
     Attributes:
         model: frozen (see `Model.freeze`), on its device.
         tokenizer: text ↔ ids.
-        name: the directory's name, for people.
+        name: name of the directory, for display.
         weights_digest: sha256 of the weights file.
     """
 
@@ -38,7 +38,7 @@ class Checkpoint:
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
-        """What a session must find again when it is resumed: weights, architecture, tokenizer."""
+        """Digests of weights, architecture and tokenizer; a session resumes only if they match."""
         config = json.dumps(self.model.config.architecture, sort_keys=True)
         return {
             "weights": self.weights_digest or _digest_of(self.model),
@@ -48,7 +48,7 @@ class Checkpoint:
 
     @cached_property
     def silent(self) -> Tensor:
-        """[V] bool, True for ids that are never written: bos and the like, and unused ones."""
+        """[V] bool, True for tokens suppressed in sampling: control tokens and unused ids."""
         silent = torch.ones(self.model.config.vocab_size, dtype=torch.bool)
         lengths = torch.from_numpy(self.tokenizer.token_lengths.copy())
         silent[: len(lengths)] = lengths == 0
@@ -64,10 +64,10 @@ def _digest_of(model: Model) -> str:
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
-    """CUDA where there is one, else the CPU; or the device that was named.
+    """Return the named device; "auto" means CUDA if available, otherwise the CPU.
 
     Raises:
-        ValueError: not a device, or CUDA was asked for and there is none.
+        ValueError: unknown device, or CUDA is not available.
     """
     if str(device) == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -86,19 +86,19 @@ def load_checkpoint(
     device: str | torch.device = "auto",
     dtype: torch.dtype | None = torch.float32,
 ) -> Checkpoint:
-    """Load a bundled checkpoint by its name, or a directory. Nothing is unpickled.
+    """Load a bundled checkpoint by name, or a directory. Nothing is unpickled.
 
-    Weights are mapped from the file: those that stay on the CPU in their own precision take no
-    memory but the file's cached pages. So the file must not be overwritten meanwhile (replacing it
-    by another is safe).
+    Weights are memory-mapped: on the CPU in the precision of the file, they use no memory beyond
+    the page cache. The file must therefore not be overwritten in place while the model is in use;
+    replacing it by another file is safe.
 
     Args:
-        device: "auto" takes CUDA where there is one.
-        dtype: what floating-point weights are computed with; None keeps the file's.
+        device: "auto" means CUDA if available, otherwise the CPU.
+        dtype: precision of floating-point weights; None keeps that of the file.
 
     Raises:
-        FileNotFoundError: no such directory, or a file is missing in it; says which.
-        ValueError: the files do not belong together; says how.
+        FileNotFoundError: the directory or one of its files is missing; names it.
+        ValueError: a file is damaged, or the files are inconsistent.
     """
     chosen = choose_device(device)
     if str(source) in BUNDLED:
@@ -134,10 +134,10 @@ def load_model(
     device: str | torch.device = "auto",
     dtype: torch.dtype | None = torch.float32,
 ) -> Model:
-    """Load the model of a checkpoint directory, to read ids instead of text.
+    """Load the model of a checkpoint directory without tokenizer, to read token ids.
 
     Raises:
-        FileNotFoundError, ValueError: as `load_checkpoint`, but no tokenizer is needed.
+        FileNotFoundError, ValueError: as `load_checkpoint`.
     """
     chosen, folder = choose_device(device), Path(folder)
     _require_files(folder, "config.json", "model.safetensors")
@@ -154,7 +154,7 @@ def _require_files(folder: Path, *names: str) -> None:
 def _load_weights(
     folder: Path, config: ModelConfig, *, device: torch.device, dtype: torch.dtype | None
 ) -> tuple[Model, str]:
-    """The frozen model, and the digest of its file."""
+    """The frozen model, and the sha256 of its weights file."""
     path = folder / "model.safetensors"
     with open(path, "rb") as data:
         digest = hashlib.file_digest(data, "sha256").hexdigest()
@@ -182,9 +182,9 @@ def save_checkpoint(
     *,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write a checkpoint directory; `dtype` stores floating-point weights in another precision.
+    """Write a checkpoint directory; `dtype` converts floating-point weights.
 
-    Without a tokenizer, only `load_model` reads it.
+    A checkpoint without a tokenizer can only be loaded by `load_model`.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

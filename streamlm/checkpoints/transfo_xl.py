@@ -1,12 +1,12 @@
-"""Pretrained Transformer-XL weights as a checkpoint of ours, by one map of names.
+"""Convert pretrained Transformer-XL weights to a checkpoint, by a map of tensor names.
 
-Two sources are understood: a Hugging Face directory such as transfo-xl-wt103
-(`TransfoXLLMHeadModel`), and a state dict of the authors' PyTorch code. The latter differs in three
-things: its names lack the prefix `transformer.`, the position biases are those of all layers, and
-the rows of the clusters stand in reverse. Nothing is unpickled but tensors and plain values.
+Two sources are supported: a Hugging Face directory such as transfo-xl-wt103
+(`TransfoXLLMHeadModel`), and a state dict of the original PyTorch code. The latter has no prefix
+`transformer.` in its names, always shares position biases between layers, and stores cluster rows
+in reverse order. Only tensors and plain values are unpickled.
 
-Their vocabulary is one of words, for which this project has no tokenizer. So the checkpoint has
-none either; the list of words, where there is one, stands in words.txt, a line for each id.
+These models have word vocabularies, for which there is no tokenizer here. The converted checkpoint
+has no tokenizer; words.txt lists the words in id order, if the source contains them.
 """
 
 import json
@@ -26,18 +26,18 @@ from streamlm.config import ModelConfig
 from streamlm.models.build import build_model
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "model.pt")
-SEGMENT_LEN = 128  # where a configuration has no tgt_len
+SEGMENT_LEN = 128  # default if a configuration has no tgt_len
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where one of our tensors comes from.
+    """Source of one target tensor.
 
     Attributes:
-        names: their tensors, joined along the rows.
-        stack: each of them is one row of ours.
-        rows: only these rows of the whole, from and up to; None takes all.
-        reverse: the rows in reverse.
+        names: source tensors, concatenated along rows.
+        stack: stack the source tensors as rows instead.
+        rows: (start, stop) of the rows to use; None uses all.
+        reverse: reverse the order of rows.
     """
 
     names: tuple[str, ...]
@@ -46,7 +46,7 @@ class Source:
     reverse: bool = False
 
     def take(self, theirs: Mapping[str, Tensor]) -> Tensor:
-        """Our tensor."""
+        """The target tensor, in float32."""
         parts = [theirs[name] for name in self.names]
         joined = torch.stack(parts) if self.stack else torch.cat(parts)
         start, stop = self.rows or (0, len(joined))
@@ -55,15 +55,15 @@ class Source:
 
 
 def weight_map(config: ModelConfig, *, original: bool = False) -> dict[str, Source]:
-    """Our names → their tensors. `original`: of the authors' code, not of Hugging Face."""
+    """Target names → sources. `original` selects the original code's names, not Hugging Face's."""
     prefix = "" if original else "transformer."
     inner = config.n_heads * config.head_dim
-    found = {}
+    sources = {}
     for index in range(config.n_layers):
         ours, theirs = f"layers.{index}", f"{prefix}layers.{index}"
         qkv = (f"{theirs}.dec_attn.qkv_net.weight",)
-        found[f"{ours}.attention.query.weight"] = Source(qkv, rows=(0, inner))
-        found[f"{ours}.attention.key_value.weight"] = Source(qkv, rows=(inner, 3 * inner))
+        sources[f"{ours}.attention.query.weight"] = Source(qkv, rows=(0, inner))
+        sources[f"{ours}.attention.key_value.weight"] = Source(qkv, rows=(inner, 3 * inner))
         for mine, their in (
             ("attention.position.weight", "dec_attn.r_net.weight"),
             ("attention.output.weight", "dec_attn.o_net.weight"),
@@ -76,49 +76,49 @@ def weight_map(config: ModelConfig, *, original: bool = False) -> dict[str, Sour
             ("feed_forward_norm.weight", "pos_ff.layer_norm.weight"),
             ("feed_forward_norm.bias", "pos_ff.layer_norm.bias"),
         ):
-            found[f"{ours}.{mine}"] = Source((f"{theirs}.{their}",))
+            sources[f"{ours}.{mine}"] = Source((f"{theirs}.{their}",))
     for mine, their in (("content_bias", "r_w_bias"), ("position_bias", "r_r_bias")):
         layers = range(config.n_layers)
         per_layer = tuple(f"{prefix}layers.{index}.dec_attn.{their}" for index in layers)
         names = (f"{prefix}{their}",) if config.shared_bias else per_layer
-        found[mine] = Source(names, stack=True)
+        sources[mine] = Source(names, stack=True)
     n_tables, n_projections = _counts(config)
     biases = tuple(f"crit.out_layers.{i}.bias" for i in range(n_tables))
-    found["output_bias"] = Source(biases)
+    sources["output_bias"] = Source(biases)
     tables = [f"{prefix}word_emb.emb_layers.{i}.weight" for i in range(n_tables)]
     if not config.cutoffs:
-        return {**found, "embedding.weight": Source((tables[0],))}
+        return {**sources, "embedding.weight": Source((tables[0],))}
     for i, table in enumerate(tables):
-        found[f"embedding.tables.{i}"] = Source((table,))
+        sources[f"embedding.tables.{i}"] = Source((table,))
     for i in range(n_projections):
-        found[f"embedding.projections.{i}"] = Source((f"{prefix}word_emb.emb_projs.{i}",))
+        sources[f"embedding.projections.{i}"] = Source((f"{prefix}word_emb.emb_projs.{i}",))
     if n_projections:
-        found["embedding.head_projection"] = Source(("crit.out_projs.0",))
+        sources["embedding.head_projection"] = Source(("crit.out_projs.0",))
     for name in ("cluster_weight", "cluster_bias"):
-        found[f"embedding.{name}"] = Source((f"crit.{name}",), reverse=original)
-    return found
+        sources[f"embedding.{name}"] = Source((f"crit.{name}",), reverse=original)
+    return sources
 
 
 def ties(config: ModelConfig, *, original: bool = False) -> dict[str, str]:
-    """Their second names of a tensor → the first one; the second ones may be absent."""
+    """Aliases of tied source tensors → the canonical name; aliases may be absent."""
     prefix = "" if original else "transformer."
     n_tables, n_projections = _counts(config)
-    found = {
+    aliases = {
         f"crit.out_layers.{i}.weight": f"{prefix}word_emb.emb_layers.{i}.weight"
         for i in range(n_tables)
     }
     for i in range(1, len(config.cutoffs) + 1 if n_projections else 0):
         own = 0 if config.div_val == 1 else i
-        found[f"crit.out_projs.{i}"] = f"{prefix}word_emb.emb_projs.{own}"
+        aliases[f"crit.out_projs.{i}"] = f"{prefix}word_emb.emb_projs.{own}"
     if config.shared_bias and not original:
         for index in range(config.n_layers):
             for name in ("r_w_bias", "r_r_bias"):
-                found[f"{prefix}layers.{index}.dec_attn.{name}"] = f"{prefix}{name}"
-    return found
+                aliases[f"{prefix}layers.{index}.dec_attn.{name}"] = f"{prefix}{name}"
+    return aliases
 
 
 def _counts(config: ModelConfig) -> tuple[int, int]:
-    """Tables and input projections; see `streamlm.models.layers.adaptive`."""
+    """Numbers of tables and input projections; see `streamlm.models.layers.adaptive`."""
     if config.div_val > 1:
         return len(config.cutoffs) + 1, len(config.cutoffs) + 1
     return 1, int(config.embed_width != config.d_model)
@@ -127,15 +127,14 @@ def _counts(config: ModelConfig) -> tuple[int, int]:
 def convert_weights(
     theirs: Mapping[str, Tensor], config: ModelConfig, *, original: bool = False
 ) -> dict[str, Tensor]:
-    """Our tensors by name, in float32. Every one of theirs is used, or found to be as it must.
+    """Target tensors by name, in float32. Every source tensor is used, or checked for its value.
 
     Raises:
-        ValueError: a tensor is missing, unknown, or differs from the one that it is tied to; all
-            are named.
+        ValueError: tensors are missing, unknown, or differ from those they are tied to; lists all.
     """
     theirs, sources = dict(theirs), weight_map(config, original=original)
     tied = ties(config, original=original)
-    for second, first in tied.items():  # a file may keep either name
+    for second, first in tied.items():  # a file may contain either name
         if first not in theirs and second in theirs:
             theirs[first] = theirs[second]
     frequencies = f"{'' if original else 'transformer.'}pos_emb.inv_freq"
@@ -150,24 +149,24 @@ def convert_weights(
     if frequencies in theirs:
         index = torch.arange(0, config.d_model, 2, dtype=torch.float64)
         rates = torch.pow(10000.0, -index / config.d_model)
-        found = theirs[frequencies].double()
-        if found.shape != rates.shape or not torch.allclose(found, rates, rtol=1e-3):
+        given = theirs[frequencies].double()
+        if given.shape != rates.shape or not torch.allclose(given, rates, rtol=1e-3):
             differing.append(f"{frequencies} (10000^(-2i/d))")
-    problems = {"missing": missing, "unknown": unknown, "not as they must be": differing}
+    problems = {"missing": missing, "unknown": unknown, "wrong values": differing}
     if any(problems.values()):
-        told = (f"{what}: {', '.join(names)}" for what, names in problems.items() if names)
-        raise ValueError(f"tensors that do not fit the configuration; {'; '.join(told)}")
+        details = (f"{what}: {', '.join(names)}" for what, names in problems.items() if names)
+        raise ValueError(f"tensors that do not fit the configuration; {'; '.join(details)}")
     return {name: source.take(theirs) for name, source in sources.items()}
 
 
 def transfo_xl_config(values: Mapping[str, Any], *, original: bool = False) -> ModelConfig:
-    """Our configuration from theirs (`TransfoXLConfig`, whose names the authors' code shares).
+    """Convert a `TransfoXLConfig`, whose names the original code shares.
 
-    `segment_len` is tgt_len, where there is one. It and `memory_len` bind no weight, and may be
+    `segment_len` is tgt_len if given. No weight depends on it or on `memory_len`; both may be
     changed in the converted config.json.
 
     Raises:
-        ValueError: a setting is missing, or there is no such model here.
+        ValueError: a setting is missing or not supported.
     """
     needed = ("vocab_size", "n_layer", "d_model", "n_head", "d_head", "d_inner", "mem_len")
     missing = [name for name in needed if name not in values]
@@ -206,26 +205,26 @@ def transfo_xl_config(values: Mapping[str, Any], *, original: bool = False) -> M
 
 
 def convert_transfo_xl(folder: str | Path, out: str | Path) -> list[str]:
-    """Write the checkpoint of a directory that holds config.json and the weights.
+    """Convert a directory with config.json and weights to a checkpoint directory.
 
-    The weights are in model.safetensors, pytorch_model.bin or model.pt, the words in vocab.bin
-    or vocab.txt. A state dict of the authors' code wants a config.json with the names of
-    `TransfoXLConfig` beside it, for its file does not hold its settings.
+    Weights are read from model.safetensors, pytorch_model.bin or model.pt, words from vocab.txt or
+    vocab.bin. A state dict of the original code contains no settings, so its config.json must be
+    written by hand with the names of `TransfoXLConfig`.
 
     Returns:
-        What is good to know about the result, a sentence each.
+        Notes about the result, one sentence each.
 
     Raises:
-        FileNotFoundError: a file is missing; says which.
-        ValueError: it cannot be converted, or is refused; says why.
+        FileNotFoundError: a file is missing; names it.
+        ValueError: the weights cannot be converted, or a file is not accepted; gives the reason.
     """
     folder, out = Path(folder), Path(out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise ValueError(f"{out} is there already; allowed: a new folder")
+        raise ValueError(f"{out} already exists; allowed: a new or empty directory")
     paths = [folder / name for name in WEIGHT_FILES if (folder / name).is_file()]
     if not paths or not (folder / "config.json").is_file():
-        wanted = f"config.json and one of {', '.join(WEIGHT_FILES)}"
-        raise FileNotFoundError(f"{folder} holds no Transformer-XL; wanted: {wanted}")
+        expected = f"config.json and one of {', '.join(WEIGHT_FILES)}"
+        raise FileNotFoundError(f"{folder} contains no Transformer-XL; expected: {expected}")
     theirs = _tensors(paths[0])
     original = not any(name.startswith("transformer.") for name in theirs)
     try:
@@ -237,7 +236,7 @@ def convert_transfo_xl(folder: str | Path, out: str | Path) -> list[str]:
         raise ValueError(f"{folder / 'config.json'}: {error}") from None
     try:
         weights = convert_weights(theirs, config, original=original)
-        with torch.device("meta"):  # initial weights would only be replaced
+        with torch.device("meta"):  # no memory for initial weights
             model = build_model(config)
         model.load_state_dict(weights, assign=True)
     except (ValueError, RuntimeError) as error:
@@ -249,38 +248,37 @@ def convert_transfo_xl(folder: str | Path, out: str | Path) -> list[str]:
         (out / "words.txt").write_text(text, encoding="utf-8", newline="\n")
     if values.get("same_length", False):
         notes.append(
-            "same_length is not kept: a token sees all of memory, here up to "
-            f"{config.segment_len} slots more than there"
+            "same_length is not supported: a token attends to all of memory, up to "
+            f"{config.segment_len} slots more than in the original"
         )
     notes.append(
         "the checkpoint has no tokenizer: "
-        "streamlm.checkpoints.checkpoint.load_model reads ids with it"
+        "load it with streamlm.checkpoints.checkpoint.load_model to read token ids"
     )
     return notes
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file by name; nothing else is unpickled."""
+    """Load a file of tensors by name; nothing else is unpickled."""
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ValueError(
-            f"{path} holds more than plain tensors. A whole pickled model runs the code that its "
-            "file names when it is loaded, so it is refused; where the file can be trusted, the "
-            "code that it belongs to can save what is wanted: "
-            "torch.save(model.state_dict(), 'model.pt')"
+            f"{path} contains more than plain tensors. Loading a pickled model runs the code that "
+            "its file names, so it is refused. If you trust the file, load it with its own code "
+            "and save the weights: torch.save(model.state_dict(), 'model.pt')"
         ) from None
     except (SafetensorError, RuntimeError, EOFError) as error:
         raise ValueError(f"{path} is damaged: {error}") from None
-    if not isinstance(found, dict) or not all(isinstance(t, Tensor) for t in found.values()):
-        raise ValueError(f"{path} is no state dict; allowed: tensors by their names")
-    return found
+    if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
+        raise ValueError(f"{path} is not a state dict; allowed: tensors by name")
+    return tensors
 
 
 def _words(folder: Path, vocab_size: int) -> tuple[list[str] | None, list[str]]:
-    """The words by id, where they can be read, and notes about that."""
+    """Words in id order, or None if they cannot be read, and notes."""
     text, saved = folder / "vocab.txt", folder / "vocab.bin"
     if text.is_file():
         lines = text.read_text(encoding="utf-8").split("\n")
@@ -289,9 +287,9 @@ def _words(folder: Path, vocab_size: int) -> tuple[list[str] | None, list[str]]:
         try:
             words = torch.load(saved, map_location="cpu", weights_only=True)["idx2sym"]
         except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError):
-            return None, [f"{saved} holds more than plain values, and was not read"]
+            return None, [f"{saved} contains more than plain values and was not read"]
     else:
-        return None, ["no vocab.bin and no vocab.txt, so the words are not known"]
+        return None, ["there is no vocab.txt or vocab.bin, so words.txt is not written"]
     if len(words) != vocab_size:
         raise ValueError(f"{folder} lists {len(words)} words; vocab_size is {vocab_size}")
     return [str(word) for word in words], []

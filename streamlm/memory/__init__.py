@@ -1,1 +1,1 @@
-"""What becomes of slots that leave memory. No model here."""
+"""Compression and eviction of slots that leave memory, independent of models."""

@@ -1,8 +1,8 @@
 """Compression functions: c evicted slots become one (Compressive Transformer, §3.2; and select).
 
-Each is a small module with one method. Shapes: evicted [B, n, W], usage [B, n], real [B, n]
-(False where a row has no slot yet; such slots are zero and stand to the left) → [B, n / c, W],
-again with the real ones to the right. n is a multiple of c, and so is the number of real slots.
+Shapes: evicted [B, n, W], usage [B, n], real [B, n] → compressed [B, n / c, W]. `real` is False for
+empty slots, which are zero and to the left of the others, in the input and in the output. n and the
+number of real slots are multiples of c.
 """
 
 import math
@@ -38,9 +38,9 @@ class Mean(nn.Module):
 
 
 class Conv(nn.Module):
-    """1-D convolution, kernel = stride = c, no bias: a matrix from c·W to W.
+    """1-D convolution with kernel = stride = c and no bias: a matrix from c·W to W.
 
-    It starts as mean pooling plus noise, so that an untrained compressor is already a sane one.
+    Initialised as mean pooling plus noise, so that an untrained compressor works.
     """
 
     def __init__(self, width: int, rate: int) -> None:
@@ -63,8 +63,8 @@ class Conv(nn.Module):
 class Dilated(nn.Module):
     """Three residual-free dilated convolutions (kernel 2, rates 1, 2, 4, ReLU), then `Conv`.
 
-    Sonnet's version uses no padding and so returns fewer than n/c slots; here each convolution is
-    padded on the left with zeros, which keeps n/c and looks only at older slots of the same commit.
+    Sonnet's version has no padding and returns fewer than n/c slots. Here, each convolution is
+    zero-padded on the left: it returns n/c slots and is causal within a commit.
     """
 
     rates = (1, 2, 4)
@@ -87,17 +87,17 @@ class Dilated(nn.Module):
         x = evicted.transpose(1, 2)  # [B, W, n]
         for dilation, conv in zip(self.rates, self.dilated, strict=True):
             x = F.relu(conv(F.pad(x, (dilation, 0))))
-            # Without this, the bias would turn empty slots into content that leaks to the right.
+            # Without masking, the bias would make empty slots non-zero and leak to the right.
             x = x * real[:, None, :]
         strided: Tensor = self.strided(x.transpose(1, 2), usage, real)
         return strided
 
 
 class MostUsed(nn.Module):
-    """Keep the 1/c of the real slots with the highest usage, whole and in time order.
+    """Keep the 1/c of the real slots with the highest usage, unchanged and in time order.
 
-    Usage is the attention a slot received while in memory: the mean over heads and over the
-    queries that could see it. The paper gives no code; this is our reading of its §3.2.
+    Usage is the attention a slot received while in memory, averaged over heads and over the queries
+    that could attend to it. The paper gives no code; this is an interpretation of its §3.2.
     """
 
     def __init__(self, width: int, rate: int) -> None:
@@ -105,23 +105,24 @@ class MostUsed(nn.Module):
         self.rate = rate
 
     def columns(self, evicted: Tensor, usage: Tensor, real: Tensor) -> Tensor:
-        """Which slots are kept: [B, n / c]."""
+        """Columns of the kept slots: [B, n / c]."""
         return highest(usage, real, rate=self.rate)
 
     def forward(self, evicted: Tensor, usage: Tensor, real: Tensor) -> Tensor:
-        return _taken(evicted, self.columns(evicted, usage, real))
+        return _gathered(evicted, self.columns(evicted, usage, real))
 
 
 class Select(nn.Module):
-    """Learned select, our own: keep the 1/c of the real slots that a trained gate values most.
+    """Learned selection (original): keep the 1/c of the real slots with the highest gate.
 
-    Pooling blurs the few old slots that get most of the attention; this keeps them whole. The gate
-    of a slot is its RMS-norm times a vector g. Choosing has no gradient, so g learns from
-    `joint_attention_reconstruction`, where each group of c slots is pooled by softmax of its gates.
+    Pooling blurs the few old slots that receive most of the attention; selection keeps them
+    unchanged. The gate of a slot is the product of its RMS-norm and a vector g. Selection has no
+    gradient, so g is trained by `joint_attention_reconstruction`, which pools each group of c slots
+    with the softmax of their gates.
 
     Attributes:
         gate: [W], g.
-        mass: [H], added to the logits of pooled keys, which stand for c slots each; loss only.
+        mass: [H], added to the logits of pooled keys, each of which represents c slots; loss only.
     """
 
     def __init__(self, width: int, rate: int, n_heads: int) -> None:
@@ -135,21 +136,21 @@ class Select(nn.Module):
         nn.init.constant_(self.mass, math.log(self.rate))
 
     def value(self, slots: Tensor) -> Tensor:
-        """How much each slot is worth keeping: [B, n, W] → [B, n]."""
+        """Gates of slots: [B, n, W] → [B, n]."""
         return F.rms_norm(slots, slots.shape[-1:]) @ self.gate
 
     def columns(self, evicted: Tensor, usage: Tensor, real: Tensor) -> Tensor:
-        """Which slots are kept: [B, n / c]."""
+        """Columns of the kept slots: [B, n / c]."""
         return highest(self.value(evicted), real, rate=self.rate)
 
     def forward(self, evicted: Tensor, usage: Tensor, real: Tensor) -> Tensor:
-        return _taken(evicted, self.columns(evicted, usage, real))
+        return _gathered(evicted, self.columns(evicted, usage, real))
 
     def pool(self, slots: Tensor, projected: Tensor) -> Tensor:
-        """Each group of c as its average, weighted by softmax of the gates.
+        """Average each group of c keys or values, weighted by the softmax of the gates.
 
         Args:
-            slots: [B, n, W]; projected: [B, H, n, E], their keys or values.
+            slots: [B, n, W]; projected: [B, H, n, E], keys or values of these slots.
 
         Returns:
             [B, H, n/c, E].
@@ -158,27 +159,27 @@ class Select(nn.Module):
         return torch.einsum("bgc,bhgce->bhge", weights, projected.unflatten(2, (-1, self.rate)))
 
 
-def highest(worth: Tensor, real: Tensor, *, rate: int) -> Tensor:
-    """Columns of the 1/rate of a row's real slots with the highest worth, in time order.
+def highest(score: Tensor, real: Tensor, *, rate: int) -> Tensor:
+    """Columns of the 1/rate of a row's real slots with the highest score, in time order.
 
     Args:
-        worth, real: [B, n].
+        score, real: [B, n].
 
     Returns:
-        [B, n / rate], right-aligned; columns of empty slots stand for what is missing.
+        [B, n / rate], right-aligned and filled up with columns of empty slots.
     """
-    n = worth.shape[1]
-    worth = worth.masked_fill(~real, -torch.inf)
-    rank = worth.argsort(dim=1, descending=True, stable=True).argsort(dim=1)  # [B, n]
+    n = score.shape[1]
+    score = score.masked_fill(~real, -torch.inf)
+    rank = score.argsort(dim=1, descending=True, stable=True).argsort(dim=1)  # [B, n]
     kept = rank < real.sum(dim=1, keepdim=True) // rate
-    time = torch.arange(n, device=worth.device).expand_as(rank)
-    # Empty slots, the first columns, come before the kept ones, and those not kept before both.
+    time = torch.arange(n, device=score.device).expand_as(rank)
+    # Sort order: real slots that are not kept, then empty slots, then kept slots.
     order = torch.where(kept, time, torch.where(real, time - 2 * n, time - n))
     return order.argsort(dim=1)[:, n - n // rate :]
 
 
-def _taken(slots: Tensor, columns: Tensor) -> Tensor:
-    """Slots of the given columns: [B, n, W] and [B, m] → [B, m, W]."""
+def _gathered(slots: Tensor, columns: Tensor) -> Tensor:
+    """Gather the slots of the given columns: [B, n, W] and [B, m] → [B, m, W]."""
     return slots.gather(1, columns[..., None].expand(-1, -1, slots.shape[2]))
 
 

@@ -1,4 +1,4 @@
-"""Eviction: what leaves memory when a segment is closed, and what becomes of it."""
+"""Eviction: the slots that leave memory when a segment is closed, and their compression."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ from streamlm.state import State
 
 @dataclass(frozen=True, eq=False)
 class Eviction:
-    """What a commit compressed, for the compression losses.
+    """Slots that a commit evicted and compressed, for the compression losses.
 
     Attributes:
-        queries: [L, B, T, W] layer inputs of the segment just closed.
-        evicted: [L, B, T, W] the slots that left memory (or, with M < T, the segment).
-        compressed: [L, B, T/c, W] what became of them, with its graph.
-        real: [B, T] True where `evicted` holds a slot; real_compressed: [B, T/c] likewise.
-        usage: [L, B, T] mean attention they received, where the compression asks for it.
-        past: [L, B, P, W] what the segment attended to, before this commit; filled: [B] real slots.
+        queries: [L, B, T, W] layer inputs of the closed segment.
+        evicted: [L, B, T, W] slots that left memory (with M < T, also of the segment).
+        compressed: [L, B, T/c, W] their compressed slots, with gradients.
+        real: [B, T] True for occupied columns of `evicted`; real_compressed: [B, T/c] likewise.
+        usage: [L, B, T] mean attention they received; zeros unless the compression uses it.
+        past: [L, B, P, W] past slots before this commit; filled: [B] occupied slots of `past`.
     """
 
     queries: Tensor
@@ -43,10 +43,10 @@ def evict(
     """Compress the oldest T slots of memory and segment, layer by layer.
 
     Args:
-        compressors: one a layer.
-        state: before the commit, its segment full.
+        compressors: one per layer.
+        state: before the commit, with a full segment.
         slots: [L, B, M+T, W] memory and segment.
-        n_evicted: [B], how many of the oldest T are real; they stand to the right of the others.
+        n_evicted: [B] occupied slots among the oldest T, right-aligned.
     """
     t = config.segment_len
     evicted = slots[:, :, :t].detach()
@@ -55,7 +55,7 @@ def evict(
     new_column, n_new = column[: config.evicted_len], n_evicted // config.compression_rate
     real_compressed = new_column[None] >= config.evicted_len - n_new[:, None]
     if config.wants_usage:
-        # Mean over the queries that could see a slot: those of every segment since it entered.
+        # Mean over the queries that could attend to a slot: those of all segments since it entered.
         segments = (config.memory_len - 1 - column) // t + 1
         usage = state.usage[:, :, :t] / (segments * t)
     else:

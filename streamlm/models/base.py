@@ -1,7 +1,7 @@
-"""Model: what all heads share, from token ids to logits, and what each must do with the past.
+"""Model: the base class of all models, from token ids to logits, and the contract of heads.
 
-`Model.forward` extends the open segment, `Model.commit` closes it; a state goes in and a state
-comes out. How attention sees the past, and what becomes of it, is the head's: see `heads`.
+`Model.forward` extends the open segment and `Model.commit` closes it; both map a state to a new
+state. Heads define how attention accesses the past and how much of it is kept; see `heads`.
 """
 
 from abc import ABC, abstractmethod
@@ -27,14 +27,15 @@ Observer = Callable[[int, Tensor], None]
 
 
 class Model(nn.Module, ABC):
-    """A language model with bounded memory; see the module's text.
+    """A language model with bounded memory.
 
-    Nothing about a stream lives here: one model serves any number of states, and any number of
-    threads once it is frozen.
+    A model holds no stream state: one model serves any number of states and, once frozen, any
+    number of threads.
 
     Attributes:
-        reads_any_phase: rows in different phases are read at once; else phase by phase.
-        reports_memory: `streamlm.runtime.memory_report` can look at its slots.
+        reads_any_phase: rows in different phases are read in one batch; otherwise, the rows of
+            each phase are read separately.
+        reports_memory: `streamlm.runtime.memory_report` supports this model.
     """
 
     reads_any_phase = False
@@ -67,12 +68,12 @@ class Model(nn.Module, ABC):
         self.position_bias = nn.Parameter(torch.empty(n_biases, config.n_heads, config.head_dim))
 
     def biases(self, index: int) -> tuple[Tensor, Tensor]:
-        """u and w of a layer, each [H, E], of heads with relative positions."""
+        """Attention biases u and w of a layer, each [H, E]; relative positions only."""
         index = 0 if self.config.shared_bias else index
         return self.content_bias[index], self.position_bias[index]
 
     def reset_parameters(self) -> None:
-        """Initial weights as in the authors' Transformer-XL: N(0, std) and LayerNorm N(1, std)."""
+        """Initialise as in the Transformer-XL code: N(0, std), LayerNorm weights N(1, std)."""
         std = self.config.init_std
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -97,21 +98,21 @@ class Model(nn.Module, ABC):
 
     @classmethod
     def check(cls, config: ModelConfig) -> None:
-        """Refuse settings that this model cannot do anything with.
+        """Validate the settings of this model.
 
         Raises:
-            ValueError: names what was given and what is allowed.
+            ValueError: a setting is not supported; names the given and the allowed value.
         """
 
     def prepare(self, tokenizer: Tokenizer) -> None:
-        """Take from a tokenizer what the model has to know of it, before training."""
+        """Derive tokenizer-dependent buffers before training."""
 
     def segment_loss(self, state: State) -> Tensor | None:
-        """What a head adds to the mean loss of the open segment, a scalar; None where nothing."""
+        """Additional loss term of the open segment, a scalar; None if the head has none."""
         return None
 
     def auxiliary_loss(self, eviction: Eviction) -> tuple[Tensor, Tensor]:
-        """What a commit adds to the loss, and its weight: the mean over commits is weighted."""
+        """Auxiliary loss of a commit and its weight in the mean over commits."""
         nothing = eviction.compressed.new_zeros(())
         return nothing, nothing
 
@@ -119,11 +120,11 @@ class Model(nn.Module, ABC):
     def device(self) -> torch.device:
         return self.output_bias.device
 
-    # -- what a head does -------------------------------------------------------------------------
+    # -- implemented by heads ---------------------------------------------------------------------
 
     @abstractmethod
     def init_state(self, batch_size: int = 1) -> State:
-        """Streams that have read nothing."""
+        """The state of new streams."""
 
     @abstractmethod
     def read(
@@ -134,7 +135,7 @@ class Model(nn.Module, ABC):
         cache: Cache | None = None,
         observe: Observer | None = None,
     ) -> tuple[Tensor, State]:
-        """Embedded tokens [B, t, D] through all layers, and the state after them.
+        """Run embedded tokens [B, t, D] through all layers; returns hidden states and new state.
 
         Args:
             cache, observe: see `hidden`.
@@ -142,14 +143,14 @@ class Model(nn.Module, ABC):
 
     @abstractmethod
     def commit(self, state: State, cache: Cache | None = None) -> tuple[State, Eviction | None]:
-        """Close the open segment of every row where it is full.
+        """Close the open segment of every row whose segment is full.
 
         Args:
-            cache: see `hidden`; it moves on with the state.
+            cache: see `hidden`; updated to the returned state.
 
         Returns:
-            The state with these segments empty, and what was evicted and compressed; None where
-            nothing was, or where only some of the rows were closed.
+            The new state with these segments empty, and the eviction; None if nothing was evicted
+            or if only some of the rows were closed.
 
         Raises:
             ValueError: no open segment is full.
@@ -157,24 +158,24 @@ class Model(nn.Module, ABC):
 
     @abstractmethod
     def settle(self, state: State, cache: Cache) -> None:
-        """Make a cache what it would be had the state just been loaded.
+        """Recompute the cache as if the state had just been loaded from a snapshot.
 
-        The last bits of a matrix product depend on how many rows are multiplied at once, so a
-        session that read its open segment in pieces differs in them from one that was loaded from a
-        snapshot. After this, both compute the same from here on, bit for bit.
+        The low-order bits of a matrix product depend on the number of rows multiplied at once, so a
+        cache built from several calls can differ in them from the cache of a loaded state. After
+        `settle`, both produce bitwise equal results.
         """
 
     def derive(self) -> Any:
-        """What inference needs of the weights alone; kept while the model is frozen."""
+        """Tensors for inference that depend on the weights alone; kept while weights are frozen."""
         return ()
 
     # -- inference --------------------------------------------------------------------------------
 
     def freeze(self) -> Self:
-        """Evaluation mode, with what depends on the weights alone derived once.
+        """Switch to evaluation mode and compute `derive` once.
 
-        Until `train()`, the weights must not change; moving or loading them derives anew. Caches
-        are reused from call to call only while the model is frozen.
+        The weights must not change until `train()`; moving or loading them freezes the model again.
+        Caches are reused between calls only while the model is frozen.
         """
         self.eval()
         with torch.no_grad():
@@ -183,7 +184,7 @@ class Model(nn.Module, ABC):
 
     @contextmanager
     def inference(self) -> Iterator[Self]:
-        """Freeze for as long as a piece of work takes; however it ends, all is as it was before."""
+        """Freeze within a `with` block; the previous state is restored, also after exceptions."""
         before = self._frozen
         with in_mode(self, training=False):
             if before is None:
@@ -193,12 +194,12 @@ class Model(nn.Module, ABC):
             finally:
                 if before is None:
                     self._frozen = None
-                elif self._frozen is not before:  # moved, loaded or trained meanwhile
+                elif self._frozen is not before:  # moved, loaded or trained inside the block
                     self.freeze()
 
     @property
     def frozen(self) -> Any:
-        """What identifies the frozen weights; None unless frozen."""
+        """Identity token of the frozen weights; None unless frozen."""
         return self._frozen
 
     def derived(self) -> Any:
@@ -208,7 +209,7 @@ class Model(nn.Module, ABC):
         return self.derive()
 
     def train(self, mode: bool = True) -> Self:
-        """As in torch; training thaws."""
+        """As in torch; training mode unfreezes the model."""
         if mode:
             self._frozen = None
         return super().train(mode)
@@ -216,11 +217,11 @@ class Model(nn.Module, ABC):
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
-        """As in torch; a frozen model derives anew."""
-        found = super().load_state_dict(state_dict, strict, assign)
+        """As in torch; a frozen model is frozen again with the new weights."""
+        result = super().load_state_dict(state_dict, strict, assign)
         if self._frozen is not None:
             self.freeze()
-        return found
+        return result
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)
@@ -230,7 +231,7 @@ class Model(nn.Module, ABC):
 
     @abstractmethod
     def windows(self, position: int, carried: Mapping[str, Tensor]) -> "Windows":
-        """How many slots a state of one row holds, and has ever held, after `position` tokens.
+        """Current and total slot counts of a one-row state after `position` tokens.
 
         Args:
             carried: `State.carried`.
@@ -244,45 +245,45 @@ class Model(nn.Module, ABC):
         """Read tokens into the open segment.
 
         Args:
-            tokens: [B, t] ids, t from 1 to what is left of the fullest segment.
-            state: of the same batch size; it stays as it is.
+            tokens: [B, t] ids; t is from 1 to the room left in the fullest segment.
+            state: of the same batch size; not modified.
             cache: see `hidden`.
 
         Returns:
-            Logits [B, t, V] for the token after each (see `logits`), and the state after the last.
+            Next-token logits [B, t, V] (see `logits`), and the new state.
 
         Raises:
             ValueError: wrong shape, or more tokens than the open segment has room for.
         """
-        # The output layer shares the embedding's weights; see Transformer-XL, tied adaptive inputs.
+        # The output layer is tied to the embedding, as in Transformer-XL.
         hidden, state = self.hidden(tokens, state, cache)
         return self.logits(hidden), state
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Output layer: [..., D] → [..., V]; with cutoffs, these are log-probabilities already."""
+        """Output layer: [..., D] → [..., V]; with cutoffs, log-probabilities."""
         if isinstance(self.embedding, AdaptiveEmbedding):
             return self.embedding.log_probs(hidden, self.output_bias)
         return F.linear(hidden, self.embedding.weight, self.output_bias)
 
     def log_prob(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Log-probabilities of known tokens, in nats; with cutoffs, without computing all others.
+        """Log-probabilities of targets in nats; with cutoffs, only the needed bins are computed.
 
         Args:
             hidden: [..., D] from `hidden`.
-            targets: [...] ids, of which -100 counts as certain; on the device of `hidden` or on the
-                host, which avoids synchronizing where the model has cutoffs.
+            targets: [...] ids, on the device of `hidden` or on the host; the latter avoids a
+                synchronization with cutoffs. -100 is ignored: its log-probability is 0.
 
         Returns:
             [...] float32.
         """
         rows, wanted = hidden.flatten(0, -2), targets.flatten()
         if isinstance(self.embedding, AdaptiveEmbedding):
-            found = self.embedding.log_prob(rows, wanted.clamp(min=0), self.output_bias)
-            found = found.float().masked_fill(send(wanted < 0, hidden.device), 0)
+            result = self.embedding.log_prob(rows, wanted.clamp(min=0), self.output_bias)
+            result = result.float().masked_fill(send(wanted < 0, hidden.device), 0)
         else:
             logits, wanted = self.logits(rows).float(), send(wanted, hidden.device)
-            found = -F.cross_entropy(logits, wanted, ignore_index=-100, reduction="none")
-        return found.view(targets.shape)
+            result = -F.cross_entropy(logits, wanted, ignore_index=-100, reduction="none")
+        return result.view(targets.shape)
 
     def hidden(
         self,
@@ -295,11 +296,11 @@ class Model(nn.Module, ABC):
         """`forward` without the output layer: [B, t, D] and the new state.
 
         Args:
-            cache: the caller's workspace for this stream (see `streamlm.models.cache`), which moves
-                on with the state. Without one, keys and values of the past are derived for this
-                call alone. Not used with gradients on.
-            observe: without gradients only, called with the index of each layer and its attention
-                weights [B, H, t, P + length + t], at the price of the fused kernel.
+            cache: the caller's key/value cache of this stream, updated to the new state; see
+                `streamlm.models.cache`. Without one, past keys and values are computed for this
+                call only. Ignored with gradients enabled.
+            observe: called with each layer's index and attention weights
+                [B, H, t, P + length + t]; without gradients only. Disables the fused kernel.
         """
         self._check(tokens, state)
         if not state.aligned and (torch.is_grad_enabled() or not self.reads_any_phase):
@@ -311,30 +312,30 @@ class Model(nn.Module, ABC):
     def _by_phase(
         self, tokens: Tensor, state: State, observe: Observer | None
     ) -> tuple[Tensor, State]:
-        """Rows of each phase by themselves."""
+        """Read the rows of each phase separately."""
         groups = [
             [row for row, n in enumerate(state.length) if n == phase]
             for phase in sorted(set(state.length))
         ]
-        found: list[Tensor] = []
+        outputs: list[Tensor] = []
         for rows in groups:
             at = send(torch.tensor(rows), tokens.device)
             hidden, after = self.hidden(tokens[at], state.rows(rows), observe=observe)
-            found.append(hidden)
+            outputs.append(hidden)
             state = state.put(rows, after)
         order = torch.tensor(_inverse([row for rows in groups for row in rows]))
-        return torch.cat(found).index_select(0, send(order, tokens.device)), state
+        return torch.cat(outputs).index_select(0, send(order, tokens.device)), state
 
     @torch.no_grad()
     def truncate(
         self, before: State, tokens: Tensor, after: State, n: int, cache: Cache | None = None
     ) -> State:
-        """The state after the first n of the tokens that led from `before` to `after`.
+        """The state after only the first n of the tokens read between `before` and `after`.
 
-        Nothing is left of the others, and both states stay good.
+        Neither state is modified.
 
         Args:
-            before: the state that read them, in one call; tokens: [B, t] all of them.
+            before: the state before the call; tokens: [B, t], all tokens of that call.
             n: 1 to t.
             cache: see `hidden`.
         """
@@ -356,7 +357,7 @@ class Model(nn.Module, ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Windows:
-    """The windows of slots in a state's past: how many there are now, were ever, and may be."""
+    """Slot counts of a state's past: current, total so far (`_end`), and capacity."""
 
     memory: int
     memory_end: int
@@ -367,7 +368,7 @@ class Windows:
 
 
 class _Frozen:
-    """What was derived from weights that stand still. Its identity tells them from any others."""
+    """Derived tensors of frozen weights; the identity of this object identifies the weights."""
 
     def __init__(self, values: Any) -> None:
         self.values = values

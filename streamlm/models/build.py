@@ -1,4 +1,4 @@
-"""Heads: the ways to treat what is far away, one file each."""
+"""Registry of heads, and construction of models from their configuration."""
 
 import torch
 
@@ -24,10 +24,10 @@ HEADS: dict[str, type[Model]] = {
 
 
 def check_config(config: ModelConfig) -> None:
-    """Refuse settings that do not go together.
+    """Validate a configuration, with the checks of its head.
 
     Raises:
-        ValueError: names what was given and what is allowed.
+        ValueError: names the given and the allowed value.
     """
     require(config.head in HEADS, "head", config.head, any_of(list(HEADS)))
     HEADS[config.head].check(config)
@@ -36,7 +36,7 @@ def check_config(config: ModelConfig) -> None:
 
 
 def build_model(config: ModelConfig) -> Model:
-    """A model with fresh weights, of the head that its configuration names.
+    """Build the configured model with initial weights.
 
     Raises:
         ValueError: see `check_config`.
@@ -46,9 +46,9 @@ def build_model(config: ModelConfig) -> Model:
 
 
 def build_empty(config: ModelConfig) -> Model:
-    """A model whose weights take no memory: for `load_state_dict(…, assign=True)`.
+    """Build a model with weights on the meta device, for `load_state_dict(…, assign=True)`.
 
-    Tables that follow from the configuration are there.
+    Non-persistent tables are real tensors.
     """
-    with torch.device("meta"):  # tables name their device, so they are made all the same
+    with torch.device("meta"):  # tables name their device explicitly
         return build_model(config)

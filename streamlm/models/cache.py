@@ -1,13 +1,13 @@
-"""Cache: keys and values of a state's slots, kept from one call to the next.
+"""Cache: the key/value cache of one stream.
 
-A state is a value that anybody may hold; a cache is a workspace that one caller owns. Threads and
-forks have one each, so no call can see another's tokens. A call that is given the wrong cache, or
-none, derives keys and values anew.
+A state is an immutable value; a cache is a mutable workspace with one owner. Threads and forks have
+separate caches, so no call can see the tokens of another. A call without a cache, or with a cache
+of a different state, recomputes keys and values.
 
-The last bits of a matrix product depend on how many rows are multiplied at once, and on where they
-lie. So past slots are always projected in the same blocks: memory by whole segments, compressed
-slots by the T / c of one commit. A cache made from a loaded state then equals the one that grew
-with the stream, bit for bit.
+The low-order bits of a matrix product depend on the number and the alignment of its rows. Past
+slots are therefore always projected in the same blocks: memory by whole segments, compressed slots
+by the T / c of one commit. A cache built from a loaded state is then bitwise equal to one that grew
+with the stream.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,17 +24,17 @@ ALIGNMENT = 64  # bytes, as torch aligns what it allocates
 
 
 class Cache:
-    """Keys and values of [past | open segment], and the buffer that new slots are written to.
+    """Keys and values of [past | open segment], and the buffer for new slots.
 
-    Make an empty one and hand it to every call that continues the stream; see `Model.hidden`.
+    Create an empty cache and pass it to every call on the stream; see `Model.hidden`.
 
     Attributes:
-        keys, values: L tensors [B, H, N + T, E], N columns of the past. Columns behind those of the
-            open segment are void but finite.
-        segment: [L, B, T, W] slots of the open segment. States share this buffer, so no column is
-            written twice: stepping back makes a copy.
-        length: columns of the open segment that are valid, by row.
-        calls: calls that wrote them.
+        keys, values: L tensors [B, H, N + T, E], N past columns. Columns after the last token of
+            the open segment are undefined but finite.
+        segment: [L, B, T, W] slots of the open segment. States share this buffer, so it is copied
+            before a column is overwritten.
+        length: valid columns of the open segment, per row.
+        calls: number of calls that wrote these columns.
     """
 
     def __init__(self) -> None:
@@ -43,17 +43,17 @@ class Cache:
         self.segment: Tensor | None = None
         self.length: tuple[int, ...] = ()
         self.calls = 0
-        self._written: tuple[int, ...] = ()  # columns of `segment` that some state may hold
+        self._written: tuple[int, ...] = ()  # columns of `segment` in use by states
         self._weights: object = None
         self._past: Tensor | None = None
-        self._slots: Tensor | None = None  # the `segment` of the state that this follows
+        self._slots: Tensor | None = None  # `segment` of the bound state
 
     @property
     def nbytes(self) -> int:
         return sum(tensor.nbytes for tensor in (*self.keys, *self.values))
 
     def copy(self) -> "Cache":
-        """A cache of its own that follows the same state."""
+        """An independent copy, bound to the same state."""
         other = Cache()
         if self.segment is not None:
             other.hold(
@@ -67,7 +67,7 @@ class Cache:
         return other
 
     def clear(self) -> None:
-        """Derive everything anew at the next call."""
+        """Invalidate: the next call recomputes all keys and values."""
         self._weights = None
 
     def hold(
@@ -79,24 +79,24 @@ class Cache:
         length: tuple[int, ...],
         calls: int,
     ) -> None:
-        """Take over tensors that nobody else writes to."""
+        """Replace the contents; the cache takes ownership of these tensors."""
         self.keys, self.values, self.segment = keys, values, segment
         self.length, self.calls = length, calls
         self._written = length
 
     def follow(self, state: State, weights: object) -> None:
-        """Note that this belongs to `state` and to these frozen weights (None: to no weights)."""
+        """Bind the cache to `state` and to frozen weights; None as weights invalidates it."""
         self._past, self._slots, self._weights = state.past, state.segment, weights
 
     def follows(self, state: State, weights: object) -> bool:
-        """Whether keys and values are those of `state`; steps back to it where that suffices."""
+        """Whether the cache is valid for `state`; truncates it if `state` is an earlier one."""
         if weights is None or weights is not self._weights or state.past is not self._past:
             return False
         if state.segment is not self._slots or len(state.length) != len(self.length):
             return False
         if state.length == self.length:
             return True
-        # An earlier state of the same segment: its columns are here, and were not written since.
+        # An earlier state of the same segment, whose columns have not been overwritten.
         if self._slots is not self.segment:
             return False
         if any(n > there for n, there in zip(state.length, self.length, strict=True)):
@@ -105,11 +105,15 @@ class Cache:
         return True
 
     def release_tail(self) -> None:
-        """Allow columns behind `length` to be written again: no state that holds them is left."""
+        """Allow columns after `length` to be overwritten, once no live state uses them."""
         self._written = self.length
 
     def extend(self, t: int) -> Tensor:
-        """Claim the next t columns of every row; returns the segment buffer to write them to."""
+        """Reserve the next t columns of every row, copying the segment buffer if they are in use.
+
+        Returns:
+            The segment buffer.
+        """
         assert self.segment is not None
         if self._written != self.length:
             self.segment = self.segment.clone()
@@ -120,7 +124,7 @@ class Cache:
     # -- rows -------------------------------------------------------------------------------------
 
     def rows(self, index: Sequence[int]) -> "Cache":
-        """Copies of some rows, which follow no state yet."""
+        """Copies of the selected rows, not bound to a state."""
         assert self.segment is not None
         at = send(torch.tensor(list(index)), self.segment.device)
         other = Cache()
@@ -134,8 +138,8 @@ class Cache:
         return other
 
     def put(self, index: Sequence[int], other: "Cache", state: State) -> None:
-        """Replace rows; `state` is the whole batch afterwards, whose segment is taken over."""
-        self.clear()  # until `follow`: an interruption leaves some of it replaced
+        """Replace rows by those of `other`; `state` is the resulting batch and owns the segment."""
+        self.clear()  # until `follow`: an interruption may leave some rows replaced
         at = send(torch.tensor(list(index)), state.segment.device)
         for mine, new in zip((*self.keys, *self.values), (*other.keys, *other.values), strict=True):
             mine.index_copy_(0, at, new)
@@ -144,8 +148,43 @@ class Cache:
         )
 
 
+class CacheWriter:
+    """Writes the slots, keys and values of one call to a cache."""
+
+    def __init__(self, cache: Cache, state: State, t: int) -> None:
+        self.cache = cache
+        self.segment = cache.extend(t)
+        self._stop = max(state.length) + t
+        self._columns: slice | Tensor
+        if state.aligned:
+            self._columns = slice(self._stop - t, self._stop)
+        else:
+            device = self.segment.device
+            start = send(torch.tensor(state.length), device)[:, None]
+            self._columns = start + torch.arange(t, device=device)  # [B, t]
+            self._rows = torch.arange(len(state.length), device=device)[:, None]
+
+    def write(self, index: int, x: Tensor, new: Pair, n_keys: int) -> Pair:
+        """Write a layer's new slots, keys and values; returns its first n_keys keys and values."""
+        buffers = self.cache.keys[index], self.cache.values[index]
+        columns = self._columns
+        first = buffers[0].shape[2] - self.segment.shape[2]  # column of the open segment
+        if isinstance(columns, slice):
+            self.segment[index, :, columns] = x
+            span = slice(first + columns.start, first + columns.stop)
+            for buffer, part in zip(buffers, new, strict=True):
+                buffer[:, :, span] = part
+        else:
+            self.segment[index].index_put_((self._rows, columns), x)
+            at = first + columns
+            for buffer, part in zip(buffers, new, strict=True):
+                # Advanced indices around a slice come first: [B, t, H, E].
+                buffer[self._rows, :, at] = part.transpose(1, 2)
+        return buffers[0][:, :, :n_keys], buffers[1][:, :, :n_keys]
+
+
 def standard(slots: Tensor) -> Tensor:
-    """The same values contiguous and aligned: a kernel may be chosen by either."""
+    """A contiguous, aligned tensor: kernel selection may depend on both."""
     slots = slots.contiguous()
     return slots if slots.data_ptr() % ALIGNMENT == 0 else slots.clone()
 
@@ -157,13 +196,14 @@ def project_blocks(
     *,
     made: int | None = None,
 ) -> Pair:
-    """Project slots block by block from the right: every block has the shape of a commit.
+    """Project slots in blocks of fixed size, aligned to the right.
 
-    With gradients on, where nothing is promised to the bit, all of them at once.
+    With gradients enabled, all slots are projected at once, without bitwise reproducibility.
 
     Args:
         slots: [B, n, W].
-        made: keys that a block gives, if they are fewer; only of whole blocks.
+        block: slots per block.
+        made: keys per block, if fewer than `block`; a partial block then has none.
     """
     n = slots.shape[1]
     n_made = n if made is None else n // block * made
@@ -173,3 +213,30 @@ def project_blocks(
     pairs = [project(standard(part)) for part in padded.split(block, dim=1)]
     keys, values = (torch.cat(halves, dim=2) for halves in zip(*pairs, strict=True))
     return keys[:, :, keys.shape[2] - n_made :], values[:, :, values.shape[2] - n_made :]
+
+
+def with_room(buffer: Tensor, past: Tensor, t: int) -> Tensor:
+    """Past columns followed by t empty ones; reuses `buffer` if it has this size."""
+    n = past.shape[2]
+    if buffer.shape[2] == n + t:
+        if n and past.data_ptr() != buffer.data_ptr():
+            # An overlapping view of the buffer must not be overwritten while it is read.
+            shared = past.untyped_storage().data_ptr() == buffer.untyped_storage().data_ptr()
+            buffer[:, :, :n] = past.clone() if shared else past
+        return buffer
+    return torch.cat([past, past.new_zeros(*past.shape[:2], t, past.shape[3])], dim=2)
+
+
+def joined(left: Pair, right: Pair) -> Pair:
+    """Concatenate the columns of two pairs."""
+    key, value = (torch.cat(both, dim=2) for both in zip(left, right, strict=True))
+    return key, value
+
+
+def newest(past: Pair, new: Pair) -> Pair:
+    """Append new columns and drop as many of the oldest."""
+    key, value = (
+        torch.cat([old, part], dim=2)[:, :, -old.shape[2] :]
+        for old, part in zip(past, new, strict=True)
+    )
+    return key, value

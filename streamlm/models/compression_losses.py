@@ -1,8 +1,8 @@
 """Compression losses: attention reconstruction (isolated and joint), auto-encoding.
 
-They (Compressive Transformer, §3.2 and Algorithm 2) train the compressor alone: all that is not the
-compressor enters them detached, so that the language model's representations are not bent to be
-easy to compress. Averages run over layers, rows and slots that are real.
+The losses (Compressive Transformer, §3.2 and Algorithm 2) train only the compressor. All other
+tensors are detached, so that the language model does not learn representations that are merely easy
+to compress. Means are over layers, rows and occupied slots.
 """
 
 from typing import Protocol, cast
@@ -19,7 +19,7 @@ from streamlm.models.layers.block import Layer
 
 
 class Compressing(Protocol):
-    """A model that compresses slots, as far as these losses are concerned."""
+    """What the losses need of a model with compressed memory."""
 
     config: ModelConfig
     layers: nn.ModuleList
@@ -28,11 +28,11 @@ class Compressing(Protocol):
     position_table: Tensor
 
     def biases(self, index: int) -> tuple[Tensor, Tensor]:
-        """u and w of a layer, each [H, E]."""
+        """Attention biases u and w of a layer, each [H, E]."""
 
 
 def compression_loss(model: Compressing, eviction: Eviction) -> Tensor:
-    """The configured compression loss of one commit, a scalar; 0 if there is none."""
+    """The configured compression loss of one commit, a scalar; 0 for "none" and "bptt"."""
     kind = model.config.compression_loss
     if kind in ("none", "bptt"):
         return eviction.compressed.new_zeros(())
@@ -44,9 +44,9 @@ def compression_loss(model: Compressing, eviction: Eviction) -> Tensor:
 
 
 def compression_weight(model: Compressing, eviction: Eviction) -> Tensor:
-    """The rows, or slots for auto-encoding, that `compression_loss` averages: a scalar.
+    """Number of rows (slots for auto-encoding) in the mean of `compression_loss`, a scalar.
 
-    The loss of several commits is the mean of their losses with these weights.
+    The loss of several commits is the mean of their losses, weighted by these numbers.
     """
     if model.config.compression_loss == "auto-encoding":
         return eviction.real.sum()
@@ -54,12 +54,12 @@ def compression_weight(model: Compressing, eviction: Eviction) -> Tensor:
 
 
 def attention_reconstruction(model: Compressing, eviction: Eviction) -> Tensor:
-    """Mean squared difference between attention to the evicted and to the compressed slots.
+    """Mean squared difference of attention to the evicted and to the compressed slots.
 
-    Content attention only, as in Algorithm 2: before W_o, without u, w, positions or causal mask.
+    Content attention as in Algorithm 2: before W_o, without u, w, positions or causal mask.
     """
     rows = eviction.real.any(dim=1)  # [B]
-    # Rows without evicted slots have weight 0; they attend to empty slots only to stay finite.
+    # Rows without evicted slots have weight 0; unmasked empty slots keep their softmax finite.
     evicted_mask = (eviction.real | ~rows[:, None])[:, None, None]  # [B, 1, 1, T]
     compressed_mask = (eviction.real_compressed | ~rows[:, None])[:, None, None]
     total = eviction.compressed.new_zeros(())
@@ -67,15 +67,15 @@ def attention_reconstruction(model: Compressing, eviction: Eviction) -> Tensor:
         layer = cast(Layer, module)
         query = _detached(layer, eviction.queries[index], "query")
         with torch.no_grad():
-            wanted = _content(layer, query, eviction.evicted[index], evicted_mask)
-        got = _content(layer, query, eviction.compressed[index], compressed_mask)
-        per_row = (got - wanted).square().mean(dim=(1, 2, 3))  # [B, H, T, E] → [B]
+            target = _content(layer, query, eviction.evicted[index], evicted_mask)
+        actual = _content(layer, query, eviction.compressed[index], compressed_mask)
+        per_row = (actual - target).square().mean(dim=(1, 2, 3))  # [B, H, T, E] → [B]
         total = total + (per_row * rows).sum()
     return total / (len(model.layers) * rows.sum().clamp(min=1))
 
 
 def auto_encoding(model: Compressing, eviction: Eviction) -> Tensor:
-    """Mean squared error of the evicted slots, decoded from the compressed ones."""
+    """Mean squared error of evicted slots reconstructed from compressed ones."""
     real = eviction.real[..., None]  # [B, T, 1]
     total = eviction.compressed.new_zeros(())
     width = eviction.evicted.shape[-1]
@@ -86,16 +86,16 @@ def auto_encoding(model: Compressing, eviction: Eviction) -> Tensor:
 
 
 def joint_attention_reconstruction(model: Compressing, eviction: Eviction) -> Tensor:
-    """Mean squared change of the segment's attention output due to compression; our own.
+    """Mean squared change of the segment's attention output caused by compression; original.
 
-    Compares the segment's full attention, with positions, with the same attention after the evicted
-    slots are replaced by the compressed ones. One softmax covers all slots, so that the attention
-    mass of old slots is part of the target. `select` replaces each group by its gated average. A
-    compressed slot has the mean distance of its group.
+    Compares the segment's full attention, with positions, to the same attention with the evicted
+    slots replaced by compressed ones. One softmax covers all slots, so the attention mass of old
+    slots is part of the target. `select` replaces each group by its gated average. A compressed
+    slot has the mean distance of its group.
     """
     config = model.config
     first, n_new = config.compressed_len, config.evicted_len
-    old = slice(first, first + config.segment_len)  # the columns that were evicted
+    old = slice(first, first + config.segment_len)  # evicted columns
     mask = attention_mask(eviction.filled, config.past_len, 0, config.segment_len)
     rows = eviction.real.any(dim=1)  # [B]
     new_mask = eviction.real_compressed[:, None, None].expand(-1, 1, config.segment_len, -1)
@@ -112,7 +112,7 @@ def joint_attention_reconstruction(model: Compressing, eviction: Eviction) -> Te
             scores = attention.position_scores(query, w, positions)
             bias = scores.masked_fill(~mask, -torch.inf)
             content = query + u[:, None] * config.head_dim**-0.5
-            wanted = F.scaled_dot_product_attention(content, key, value, attn_mask=bias, scale=1.0)
+            target = F.scaled_dot_product_attention(content, key, value, attn_mask=bias, scale=1.0)
             new_bias = scores[..., old].unflatten(3, (n_new, -1)).mean(dim=4)  # [B, H, T, T/c]
         if isinstance(compressor, Select):
             slots = eviction.evicted[index]
@@ -121,26 +121,26 @@ def joint_attention_reconstruction(model: Compressing, eviction: Eviction) -> Te
         else:
             new_key, new_value = _heads(layer, eviction.compressed[index])
         new_bias = new_bias.masked_fill(~new_mask, -torch.inf)
-        got = F.scaled_dot_product_attention(
+        actual = F.scaled_dot_product_attention(
             content,
-            _instead(key, old, new_key, dim=2),
-            _instead(value, old, new_value, dim=2),
-            attn_mask=_instead(bias, old, new_bias, dim=3),
+            _replaced(key, old, new_key, dim=2),
+            _replaced(value, old, new_value, dim=2),
+            attn_mask=_replaced(bias, old, new_bias, dim=3),
             scale=1.0,
         )
-        per_row = (got - wanted).square().mean(dim=(1, 2, 3))  # [B, H, T, E] → [B]
+        per_row = (actual - target).square().mean(dim=(1, 2, 3))  # [B, H, T, E] → [B]
         total = total + (per_row * rows).sum()
     return total / (len(model.layers) * rows.sum().clamp(min=1))
 
 
-def _instead(tensor: Tensor, old: slice, new: Tensor, *, dim: int) -> Tensor:
-    """The tensor with the columns `old` of dimension `dim` replaced by `new`."""
+def _replaced(tensor: Tensor, old: slice, new: Tensor, *, dim: int) -> Tensor:
+    """Replace the columns `old` of dimension `dim` by `new`."""
     before, after = tensor.narrow(dim, 0, old.start), tensor.shape[dim] - old.stop
     return torch.cat([before, new, tensor.narrow(dim, old.stop, after)], dim=dim)
 
 
 def _heads(layer: Layer, slots: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values of slots, with a gradient only to the slots: two [B, H, n, E]."""
+    """Keys and values of slots with detached weights: two [B, H, n, E]."""
     heads = (layer.attention.n_heads, layer.attention.head_dim)
     both = _detached(layer, slots, "key_value").unflatten(2, (2, *heads))
     key, value = both.permute(2, 0, 3, 1, 4).unbind(0)
@@ -148,7 +148,7 @@ def _heads(layer: Layer, slots: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _detached(layer: Layer, slots: Tensor, projection: str) -> Tensor:
-    """A projection of slots with a gradient only to the slots: [B, n, W] → [B, n, out]."""
+    """A projection of slots with detached weights: [B, n, W] → [B, n, out]."""
     if layer.pre_norm:
         norm = layer.attention_norm
         slots = F.layer_norm(

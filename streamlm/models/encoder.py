@@ -1,7 +1,7 @@
-"""An encoder that guesses masked tokens: the Linformer in its own form, and its twin.
+"""A bidirectional encoder for masked language modelling, with Linformer or full attention.
 
-Masked language modelling as in BERT (Devlin et al., 2019) and RoBERTa: of each window 15 % of the
-tokens are to be guessed; of these 80 % are hidden, 10 % are other tokens, and 10 % stay.
+Masking follows BERT (Devlin et al., 2019) and RoBERTa: 15 % of the tokens of a window are targets;
+of these, 80 % are masked, 10 % are replaced by random tokens and 10 % are unchanged.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from streamlm.models.heads.linformer import SelfAttention, projections
 from streamlm.transfer import send
 
-GUESSED, HIDDEN, OTHER = 0.15, 0.8, 0.1
+TARGETS, MASKED, RANDOM = 0.15, 0.8, 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +24,8 @@ class EncoderConfig:
 
     Attributes:
         vocab_size, n_layers, d_model, n_heads, d_ff: V, L, D, H and the feed-forward width.
-        window: n, tokens that are read at a time.
-        projected_len: k, what keys and values are shortened to; 0 attends fully.
+        window: n, tokens per window.
+        projected_len: k, length of projected keys and values; 0 means full attention.
         projection: one of `linformer.KINDS`; sharing: one of `linformer.SHARING`.
     """
 
@@ -41,7 +41,7 @@ class EncoderConfig:
 
 
 class Encoder(nn.Module):
-    """Reads a window in both directions and says of each place which token stands there."""
+    """A bidirectional Transformer encoder with a masked-language-modelling loss."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Encoder(nn.Module):
         width, n_heads = config.d_model, config.n_heads
         if width % n_heads:
             raise ValueError(f"d_model = {width}; allowed: a multiple of n_heads = {n_heads}")
-        self.embedding = nn.Embedding(config.vocab_size + 1, width)  # the last one hides
+        self.embedding = nn.Embedding(config.vocab_size + 1, width)  # V: the mask token
         self.places = nn.Parameter(torch.empty(config.window, width))
         lengths = (
             projections(
@@ -84,46 +84,47 @@ class Encoder(nn.Module):
         return out
 
     def loss(self, windows: "Masked") -> Tensor:
-        """Mean cross-entropy of the tokens that are to be guessed, in nats."""
-        hidden = self.hidden(windows.inputs)[windows.guessed]
+        """Mean cross-entropy of the targets, in nats."""
+        hidden = self.hidden(windows.inputs)[windows.is_target]
         logits = F.linear(hidden, self.embedding.weight[:-1], self.bias)
         return F.cross_entropy(logits, windows.targets)
 
 
 @dataclass(frozen=True)
 class Masked:
-    """Windows with some tokens to be guessed.
+    """Windows with masked tokens.
 
     Attributes:
-        inputs: [B, n] ids, of which V hides.
-        guessed: [B, n] True where a token is to be guessed; targets: those tokens.
+        inputs: [B, n] ids; V is the mask token.
+        is_target: [B, n] True at target positions; targets: [N] ids at these positions.
     """
 
     inputs: Tensor
-    guessed: Tensor
+    is_target: Tensor
     targets: Tensor
 
     def to(self, device: torch.device) -> "Masked":
-        """The same on another device."""
-        parts = (self.inputs, self.guessed, self.targets)
+        """Copy to a device."""
+        parts = (self.inputs, self.is_target, self.targets)
         return Masked(*(send(part, device) for part in parts))
 
 
 def masked_windows(
     tokens: np.ndarray, *, window: int, batch_size: int, vocab_size: int, seed: int
 ) -> Iterator[Masked]:
-    """Batches of windows from anywhere in the tokens, without end; the seed says which."""
+    """Endless batches of windows at random offsets, determined by the seed."""
     if len(tokens) < window:
         raise ValueError(f"{len(tokens)} tokens; allowed: at least {window}, the window")
     random = np.random.default_rng(seed)
     while True:
         starts = random.integers(0, len(tokens) - window + 1, batch_size)
         rows = np.stack([tokens[start : start + window] for start in starts]).astype(np.int64)
-        guessed = random.random(rows.shape) < GUESSED
+        is_target = random.random(rows.shape) < TARGETS
         draw = random.random(rows.shape)
-        inputs = np.where(guessed & (draw < HIDDEN), vocab_size, rows)
+        inputs = np.where(is_target & (draw < MASKED), vocab_size, rows)
         others = random.integers(0, vocab_size, rows.shape)
-        inputs = np.where(guessed & (draw >= HIDDEN) & (draw < HIDDEN + OTHER), others, inputs)
+        replaced = is_target & (draw >= MASKED) & (draw < MASKED + RANDOM)
+        inputs = np.where(replaced, others, inputs)
         yield Masked(
-            torch.from_numpy(inputs), torch.from_numpy(guessed), torch.from_numpy(rows[guessed])
+            torch.from_numpy(inputs), torch.from_numpy(is_target), torch.from_numpy(rows[is_target])
         )

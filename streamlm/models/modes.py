@@ -1,4 +1,4 @@
-"""Training and evaluation mode of a module, for as long as a piece of work takes."""
+"""A context manager for training and evaluation mode."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,9 +8,9 @@ from torch import nn
 
 @contextmanager
 def in_mode(module: nn.Module, *, training: bool) -> Iterator[None]:
-    """Put a module and its submodules into one mode, and give each its own back at the end.
+    """Set the mode of a module and its submodules, and restore each one's own mode on exit.
 
-    The mode comes back however the work ends: an exception and Ctrl-C leave the module as it was.
+    Modes are also restored after an exception or Ctrl-C.
 
     Args:
         training: True for `module.train()`, False for `module.eval()`.
@@ -20,7 +20,7 @@ def in_mode(module: nn.Module, *, training: bool) -> Iterator[None]:
         module.train(training)
         yield
     finally:
-        # As a whole first, because training thaws a model; see `Model.train`.
+        # The module first, because `Model.train(True)` unfreezes; then each submodule.
         module.train(before[0][1])
         for each, was_training in before:
             each.training = was_training

@@ -1,8 +1,8 @@
-"""SegmentedModel: what all models share that read segment by segment over keys and values.
+"""SegmentedModel: base of models that read in segments and attend to keys and values.
 
-Key columns are those of the past, if the model keeps any, then those of the open segment. Without
-gradients they are kept in the caller's cache; with gradients all of them are projected anew,
-because the projections learn.
+Key columns are [past | open segment]; some models have no past columns. Without gradients, keys and
+values are kept in the caller's cache. With gradients, all of them are recomputed in each call,
+because the projections are trained.
 """
 
 from abc import abstractmethod
@@ -16,10 +16,9 @@ from torch import Tensor
 
 from streamlm.memory.eviction import Eviction
 from streamlm.models.base import Model, Observer, Windows
-from streamlm.models.cache import Cache, Pair, standard
-from streamlm.models.layers.block import AnyLayer
+from streamlm.models.cache import Cache, CacheWriter, Pair, joined, standard, with_room
+from streamlm.models.layers.block import Block
 from streamlm.state import State
-from streamlm.transfer import send
 
 PositionKeys = tuple[Tensor, ...]
 NOTHING: Mapping[str, Tensor] = MappingProxyType({})
@@ -27,28 +26,28 @@ NOTHING: Mapping[str, Tensor] = MappingProxyType({})
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """What all layers of one call share.
+    """Inputs that all layers of one call share.
 
     Attributes:
         state: before the call.
-        n_queries: t, tokens that are read.
-        n_keys: K, key columns that the layers see.
-        keys_of_positions: by layer, what was derived from positions alone.
-        look: what the head made of all this once for the call, such as a mask.
-        want_weights: whether attention weights are asked for.
+        n_queries: t, new tokens.
+        n_keys: K, key columns.
+        position_keys: projected positions of each layer; see `SegmentedModel.project_positions`.
+        context: result of `SegmentedModel.call_context`, such as the attention mask.
+        want_weights: whether attention weights are needed.
     """
 
     state: State
     n_queries: int
     n_keys: int
-    keys_of_positions: list[PositionKeys]
-    look: Any = None
+    position_keys: list[PositionKeys]
+    context: Any = None
     want_weights: bool = False
 
 
 class Attended(NamedTuple):
-    """A layer's attention [B, t, D], its weights [B, H, t, K] if there are any, and what of
-    `State.carried` it changes, [B, ...] each."""
+    """A layer's attention output [B, t, D], its weights [B, H, t, K] or None, and its updates of
+    `State.carried`, [B, ...] each."""
 
     out: Tensor
     weights: Tensor | None = None
@@ -56,47 +55,47 @@ class Attended(NamedTuple):
 
 
 class SegmentedModel(Model):
-    """A model whose layers have `attention.project`: slots → keys and values, [B, H, n, E] each.
+    """A model of Blocks whose `attention.project` maps slots to keys and values [B, H, n, E].
 
     Attributes:
-        closes_with_keys: `closed` looks at keys and values, in training too.
+        closes_with_keys: `closed` needs keys and values, also in training.
     """
 
     closes_with_keys = False
 
     @property
-    def _layers(self) -> list[AnyLayer[Any]]:
-        return cast("list[AnyLayer[Any]]", list(cast(Any, self).layers))
+    def _layers(self) -> list[Block[Any]]:
+        return cast("list[Block[Any]]", list(cast(Any, self).layers))
 
-    # -- what a head does -------------------------------------------------------------------------
+    # -- implemented by heads ---------------------------------------------------------------------
 
     @abstractmethod
-    def attend(self, index: int, seen: Tensor, pair: Pair, call: Call) -> Attended:
+    def attend(self, index: int, inputs: Tensor, pair: Pair, call: Call) -> Attended:
         """Attention of layer `index`.
 
         Args:
-            seen: [B, t, D] inputs of the new tokens, normalised as the layer reads them.
-            pair: keys and values [B, H, K, E], of the past and of the open segment up to these
-                tokens.
+            inputs: [B, t, D] of the new tokens, from `Block.read`.
+            pair: keys and values [B, H, K, E] of the past and of the open segment, including
+                the new tokens.
         """
 
     @abstractmethod
     def closed(
         self, state: State, keys: list[Tensor], values: list[Tensor]
     ) -> tuple[State, Eviction | None]:
-        """The state after its full segment was closed.
+        """The state after closing its full segment.
 
         Args:
-            keys, values: of each layer, of the past and of the whole segment; empty in training
-                unless `closes_with_keys`.
+            keys, values: per layer, of the past and the whole segment; empty in training unless
+                `closes_with_keys` is set.
         """
 
-    def look(self, call: Call) -> Any:
-        """What `attend` needs that is the same for all layers; see `Call.look`."""
+    def call_context(self, call: Call) -> Any:
+        """Compute what `attend` needs once per call, such as the mask; see `Call.context`."""
         return None
 
     def project_past(self, index: int, state: State) -> Pair:
-        """Keys and values of the past, projected in the same blocks however they came to be."""
+        """Keys and values of the past, projected in the same blocks as by `past_after`."""
         config = self.config
         none = state.past.new_zeros(state.batch_size, config.n_heads, 0, config.head_dim)
         return none, none
@@ -104,24 +103,25 @@ class SegmentedModel(Model):
     def past_after(
         self, index: int, past: Pair, segment: Pair, state: State, eviction: Eviction | None
     ) -> Pair:
-        """Keys and values of the past after a commit, from those before it and of the segment.
+        """Keys and values of the past after a commit.
 
         Args:
-            state: after it.
+            past, segment: keys and values before the commit.
+            state: after the commit.
         """
         return past
 
     def project_positions(self, index: int) -> PositionKeys:
-        """What layer `index` derives from positions alone."""
+        """Tensors of layer `index` that depend only on positions and weights."""
         return ()
 
     def project_training(self, index: int, x: Tensor, state: State) -> tuple[Tensor, Pair]:
-        """Inputs [B, t, D] as the layer reads them, and all keys and values, with their graph."""
+        """Inputs of attention [B, t, D], and keys and values of all slots, with gradients."""
         layer = self._layers[index]
-        seen = layer.read(x)
+        inputs = layer.read(x)
         before = layer.read(state.segment[index, :, : state.phase])
-        new = layer.attention.project(torch.cat([before, seen], dim=1))
-        return seen, joined(self.project_past(index, state), new)
+        new = layer.attention.project(torch.cat([before, inputs], dim=1))
+        return inputs, joined(self.project_past(index, state), new)
 
     def derive(self) -> list[PositionKeys]:
         """`project_positions` of every layer."""
@@ -130,14 +130,14 @@ class SegmentedModel(Model):
     # -- states -----------------------------------------------------------------------------------
 
     def windows(self, position: int, carried: Mapping[str, Tensor]) -> Windows:
-        """Every closed segment appended T slots to memory; of what left it, c became one.
+        """Each closed segment adds T slots to memory; c evicted slots become one.
 
         See `Model.windows`.
         """
         config = self.config
         end = position // config.segment_len * config.segment_len
-        gone = max(0, end - config.memory_len)
-        compressed_end = gone // config.compression_rate if config.compressed_len else 0
+        evicted = max(0, end - config.memory_len)
+        compressed_end = evicted // config.compression_rate if config.compressed_len else 0
         return Windows(
             memory=min(end, config.memory_len),
             memory_end=end,
@@ -150,7 +150,7 @@ class SegmentedModel(Model):
     def empty_state(
         self, batch_size: int, *, past_len: int = 0, carried: dict[str, Tensor] | None = None
     ) -> State:
-        """Streams that have read nothing."""
+        """The state of new streams, with the given past columns and carried tensors."""
         config, weight = self.config, self.output_bias
         lead = (config.n_layers, batch_size)
         usage = config.memory_len if config.wants_usage else 0
@@ -166,7 +166,7 @@ class SegmentedModel(Model):
         )
 
     def shifted(self, state: State, *, kept: int, **changes: Any) -> State:
-        """The state with its full segment behind the past, of which the newest slots are kept."""
+        """Append the full segment to the past, and keep the newest `kept` slots."""
         past = torch.cat([state.past, state.segment], dim=2)
         return replace(
             state,
@@ -189,32 +189,32 @@ class SegmentedModel(Model):
     ) -> tuple[Tensor, State]:
         """All layers; see `Model.read`."""
         training = torch.is_grad_enabled()
-        writer = None if training else _Writer(self._cache_of(state, cache), state, x.shape[1])
+        writer = None if training else CacheWriter(self._cache_of(state, cache), state, x.shape[1])
         past_len, t = self._past_columns(state, writer), x.shape[1]
-        n_keys = n_seen = past_len + max(state.length) + t
+        n_keys = n_real = past_len + max(state.length) + t
         if writer is not None and self.reads_any_phase and (t == 1 or not state.aligned):
-            n_keys = past_len + self.config.segment_len  # one shape for every token
+            n_keys = past_len + self.config.segment_len  # fixed shape for single tokens
         call = Call(
             state, t, n_keys, self.derived(), want_weights=self.config.wants_usage or bool(observe)
         )
-        call = replace(call, look=self.look(call))
+        call = replace(call, context=self.call_context(call))
         inputs: list[Tensor] = []
         received: list[Tensor] = []
-        noted: dict[str, list[Tensor]] = {}
+        updates: dict[str, list[Tensor]] = {}
         for index, layer in enumerate(self._layers):
             if writer is None:
                 inputs.append(x.detach())
-                seen, pair = self.project_training(index, x, state)
+                attention_input, pair = self.project_training(index, x, state)
             else:
-                seen = layer.read(x)
-                pair = writer.write(index, x, layer.attention.project(seen), n_keys)
-            out, weights, carried = self.attend(index, seen, pair, call)
+                attention_input = layer.read(x)
+                pair = writer.write(index, x, layer.attention.project(attention_input), n_keys)
+            out, weights, carried = self.attend(index, attention_input, pair, call)
             if weights is not None and self.config.wants_usage:
                 received.append(self._received(weights))
             if weights is not None and observe is not None:
-                observe(index, weights[..., :n_seen])
+                observe(index, weights[..., :n_real])
             for name, part in carried.items():
-                noted.setdefault(name, []).append(part)
+                updates.setdefault(name, []).append(part)
             x = layer.finish(x, out)
         if writer is None:
             start, stop = state.phase, state.phase + t
@@ -230,7 +230,7 @@ class SegmentedModel(Model):
             length=tuple(n + t for n in state.length),
             carried={
                 **state.carried,
-                **{name: torch.stack(parts) for name, parts in noted.items()},
+                **{name: torch.stack(parts) for name, parts in updates.items()},
             },
         )
         if writer is not None:
@@ -238,25 +238,28 @@ class SegmentedModel(Model):
         return x, after
 
     def _received(self, weights: Tensor) -> Tensor:
-        """Attention that memory slots received, mean over heads, sum over queries: [B, M]."""
+        """Attention received by memory slots, mean over heads, sum over queries: [B, M]."""
         memory = slice(self.config.compressed_len, self.config.past_len)
         return weights.detach()[..., memory].float().mean(dim=1).sum(dim=1)
 
-    def _past_columns(self, state: State, writer: "_Writer | None") -> int:
-        """Key columns of the past."""
+    def _past_columns(self, state: State, writer: CacheWriter | None) -> int:
+        """Key columns of the past, from the cache if there is one."""
         if writer is not None:
             return writer.cache.keys[0].shape[2] - self.config.segment_len
         return self.past_columns(state)
 
     def past_columns(self, state: State) -> int:
-        """Key columns that `project_past` makes of a state's past."""
+        """Key columns that `project_past` returns."""
         return state.past.shape[2]
 
     @torch.no_grad()
     def truncate(
         self, before: State, tokens: Tensor, after: State, n: int, cache: Cache | None = None
     ) -> State:
-        """Only counted back, if nothing is known of all tokens together; see `Model.truncate`."""
+        """Reduces only the counters unless the call changed usage or carried tensors.
+
+        See `Model.truncate`.
+        """
         changed = any(after.carried[name] is not each for name, each in before.carried.items())
         if changed or self.config.wants_usage or n == tokens.shape[1]:
             return super().truncate(before, tokens, after, n, cache)
@@ -266,13 +269,13 @@ class SegmentedModel(Model):
     # -- closing a segment ------------------------------------------------------------------------
 
     def commit(self, state: State, cache: Cache | None = None) -> tuple[State, Eviction | None]:
-        """Close every open segment that is full; see `Model.commit`."""
+        """Close all full segments; see `Model.commit`."""
         t = self.config.segment_len
         full = [row for row, n in enumerate(state.length) if n == t]
         if not full:
             raise ValueError(
-                f"a segment of {t} tokens is closed when full; "
-                f"it has {' or '.join(map(str, sorted(set(state.length))))}"
+                f"open segments of {' or '.join(map(str, sorted(set(state.length))))} tokens; "
+                f"allowed: at least one full segment of {t} tokens"
             )
         if len(full) < state.batch_size:
             return self._commit_rows(state, full, cache), None
@@ -291,13 +294,13 @@ class SegmentedModel(Model):
         cache = self._cache_of(state, cache)
         self._settle(state, cache)
         committed, eviction = self.closed(state, cache.keys, cache.values)
-        cache.clear()  # an interruption must not leave columns moved that still count as `state`'s
+        cache.clear()  # an interruption must not leave a half-moved cache bound to `state`
         for index, (key, value) in enumerate(zip(cache.keys, cache.values, strict=True)):
             past = key[:, :, :-t], value[:, :, :-t]
             segment = key[:, :, -t:], value[:, :, -t:]
             after = self.past_after(index, past, segment, committed, eviction)
             for buffers, part in zip((cache.keys, cache.values), after, strict=True):
-                buffers[index] = _with_room(buffers[index], part, t)
+                buffers[index] = with_room(buffers[index], part, t)
         length = committed.length
         cache.hold(cache.keys, cache.values, segment=committed.segment, length=length, calls=0)
         cache.follow(committed, self.frozen)
@@ -326,7 +329,7 @@ class SegmentedModel(Model):
             cache.clear()
 
     def _settle(self, state: State, cache: Cache) -> None:
-        """Project the open segment at once, where it was read in pieces."""
+        """Project the open segment again as a whole if several calls wrote it."""
         if not any(state.length) or cache.calls == 1:
             return
         n, t = max(state.length), self.config.segment_len
@@ -347,7 +350,7 @@ class SegmentedModel(Model):
         return pair
 
     def _cache_of(self, state: State, cache: Cache | None) -> Cache:
-        """The caller's cache, or one for this call, that follows the state."""
+        """The caller's cache or a temporary one, filled for `state`."""
         cache = Cache() if cache is None else cache
         if cache.follows(state, self.frozen):
             return cache
@@ -365,65 +368,3 @@ class SegmentedModel(Model):
         cache.hold(keys, values, segment=segment, length=state.length, calls=1)
         cache.follow(state, self.frozen)
         return cache
-
-
-class _Writer:
-    """Writes the slots, keys and values of one call to a cache."""
-
-    def __init__(self, cache: Cache, state: State, t: int) -> None:
-        self.cache = cache
-        self.segment = cache.extend(t)
-        self._stop = max(state.length) + t
-        self._columns: slice | Tensor
-        if state.aligned:
-            self._columns = slice(self._stop - t, self._stop)
-        else:
-            device = self.segment.device
-            start = send(torch.tensor(state.length), device)[:, None]
-            self._columns = start + torch.arange(t, device=device)  # [B, t]
-            self._rows = torch.arange(len(state.length), device=device)[:, None]
-
-    def write(self, index: int, x: Tensor, new: Pair, n_keys: int) -> Pair:
-        """Put in what is new of a layer; returns its first n_keys keys and values."""
-        buffers = self.cache.keys[index], self.cache.values[index]
-        columns = self._columns
-        first = buffers[0].shape[2] - self.segment.shape[2]  # of the open segment
-        if isinstance(columns, slice):
-            self.segment[index, :, columns] = x
-            span = slice(first + columns.start, first + columns.stop)
-            for buffer, part in zip(buffers, new, strict=True):
-                buffer[:, :, span] = part
-        else:
-            self.segment[index].index_put_((self._rows, columns), x)
-            at = first + columns
-            for buffer, part in zip(buffers, new, strict=True):
-                # [B, t] indices on either side of a slice lead: [B, t, H, E].
-                buffer[self._rows, :, at] = part.transpose(1, 2)
-        return buffers[0][:, :, :n_keys], buffers[1][:, :, :n_keys]
-
-
-def _with_room(buffer: Tensor, past: Tensor, t: int) -> Tensor:
-    """Columns of the past with t empty ones behind: in the same buffer, if it has this size."""
-    n = past.shape[2]
-    if buffer.shape[2] == n + t:
-        if n and past.data_ptr() != buffer.data_ptr():
-            # A view of the buffer itself, further right, must not be overwritten while it is read.
-            shared = past.untyped_storage().data_ptr() == buffer.untyped_storage().data_ptr()
-            buffer[:, :, :n] = past.clone() if shared else past
-        return buffer
-    return torch.cat([past, past.new_zeros(*past.shape[:2], t, past.shape[3])], dim=2)
-
-
-def joined(left: Pair, right: Pair) -> Pair:
-    """Keys and values side by side."""
-    key, value = (torch.cat(both, dim=2) for both in zip(left, right, strict=True))
-    return key, value
-
-
-def newest(past: Pair, new: Pair) -> Pair:
-    """Columns of the past, as many as there were, with the new ones behind."""
-    key, value = (
-        torch.cat([old, part], dim=2)[:, :, -old.shape[2] :]
-        for old, part in zip(past, new, strict=True)
-    )
-    return key, value

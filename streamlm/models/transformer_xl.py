@@ -1,4 +1,4 @@
-"""Transformer-XL: relative attention over memory, which is compressed instead of dropped."""
+"""Transformer-XL with compressed memory (Compressive Transformer)."""
 
 from dataclasses import replace
 from typing import NamedTuple, cast
@@ -20,13 +20,14 @@ from streamlm.state import State
 from streamlm.transfer import send
 
 
-class _Look(NamedTuple):
-    """What the queries of a call see.
+class _RelativeContext(NamedTuple):
+    """Mask and relative distances of one call.
 
     Attributes:
-        mask: [B, 1, t, K], True where a query may look.
-        distances: among the position keys, those that all rows share.
-        column: [B, 1, t, K] where the distance of each query and key is; None where they share.
+        mask: [B, 1, t, K], True where attention is allowed.
+        distances: slice of the position keys.
+        column: [B, 1, t, K] position key of each query and key; None if all rows are in the same
+            phase.
     """
 
     mask: Tensor
@@ -64,7 +65,7 @@ class TransformerXL(SegmentedModel):
 
     @classmethod
     def check(cls, config: ModelConfig) -> None:
-        """A commit leaves no slots over, and the loss can train the compression."""
+        """Validate segment and memory lengths, and the loss for the compression."""
         if not config.compressed_len:
             return
         for name in ("segment_len", "memory_len"):
@@ -74,7 +75,7 @@ class TransformerXL(SegmentedModel):
         name = f"compression_loss with compression {config.compression!r}"
         losses = TRAINED_BY.get(config.compression, ("none",))
         require(config.compression_loss in losses, name, config.compression_loss, any_of(losses))
-        # What looks at slots that have been in memory for a whole segment.
+        # These need slots that were in memory for a whole segment.
         for used in (config.compression, config.compression_loss):
             if used in ("most-used", JOINT):
                 good = config.memory_len >= config.segment_len
@@ -86,7 +87,7 @@ class TransformerXL(SegmentedModel):
         return compression_loss(self, eviction), compression_weight(self, eviction)
 
     def reset_parameters(self) -> None:
-        """As `Model.reset_parameters`, and the compressors as each begins."""
+        """As `Model.reset_parameters`; each compressor has its own initialisation."""
         super().reset_parameters()
         for compressor in self.compressors:
             if isinstance(compressor, (Conv, Dilated, Select)):
@@ -97,20 +98,20 @@ class TransformerXL(SegmentedModel):
         return [*self.compressors.parameters(), *self.decoders.parameters()]
 
     def init_state(self, batch_size: int = 1) -> State:
-        """Streams that have read nothing."""
+        """The state of new streams."""
         return self.empty_state(batch_size, past_len=self.config.past_len)
 
     # -- reading ----------------------------------------------------------------------------------
 
-    def look(self, call: Call) -> "_Look":
-        """Where queries may look, and where each key's distance is among the position keys."""
+    def call_context(self, call: Call) -> "_RelativeContext":
+        """Mask, and the position key of each query and key."""
         state, t = call.state, call.n_queries
         past_len, segment_len = self.config.past_len, self.config.segment_len
         if state.aligned:
             mask = attention_mask(state.filled, past_len, state.phase, t, n_keys=call.n_keys)
-            # The last query stands on column P + length + t - 1, at the distance 0 of itself.
+            # The last query has column P + length + t - 1 and distance 0 to itself.
             first = segment_len - state.phase - t
-            return _Look(mask, slice(first, first + call.n_keys + 1), None)
+            return _RelativeContext(mask, slice(first, first + call.n_keys + 1), None)
         device = state.filled.device
         key = torch.arange(call.n_keys, device=device)
         query = send(torch.tensor(state.length), device)[:, None] + past_len
@@ -119,43 +120,44 @@ class TransformerXL(SegmentedModel):
         mask = (back >= 0) & (key >= past_len - state.filled[:, None])[:, None]
         # Column m of the position keys belongs to the distance P + T - m.
         column = (past_len + segment_len - back).clamp(max=past_len + segment_len)
-        return _Look(mask[:, None], slice(None), column[:, None])
+        return _RelativeContext(mask[:, None], slice(None), column[:, None])
 
     def project_training(self, index: int, x: Tensor, state: State) -> tuple[Tensor, Pair]:
-        """All slots in one product; see `SegmentedModel.project_training`.
+        """One product over all slots; see `SegmentedModel.project_training`.
 
-        Only this segment's own inputs carry gradient; through the past, W_k and W_v still do.
+        Past slots are constants; W_k and W_v get gradients through them.
         """
         layer = cast(Layer, self.layers[index])
         slots = [state.past[index], state.segment[index, :, : state.phase], x]
         context = layer.read(torch.cat(slots, dim=1))
         return context[:, -x.shape[1] :], layer.attention.project(context)
 
-    def attend(self, index: int, seen: Tensor, pair: Pair, call: Call) -> Attended:
+    def attend(self, index: int, inputs: Tensor, pair: Pair, call: Call) -> Attended:
         """Relative attention; see `SegmentedModel.attend`."""
-        (positions,) = call.keys_of_positions[index]
-        look: _Look = call.look
+        (positions,) = call.position_keys[index]
+        relative: _RelativeContext = call.context
         out, weights = cast(Layer, self.layers[index]).attention.attend(
-            seen,
+            inputs,
             *pair,
-            positions=positions[:, look.distances],
+            positions=positions[:, relative.distances],
             biases=self.biases(index),
-            mask=look.mask,
-            column=look.column,
+            mask=relative.mask,
+            column=relative.column,
             want_weights=call.want_weights,
         )
         return Attended(out, weights)
 
     def derive(self) -> list[PositionKeys]:
-        """W_R R of the distances P + T, …, 0, by layer: [H, P+T+1, E].
+        """W_R R for distances P + T, …, 0 of each layer: [H, P+T+1, E].
 
-        For inference T void ones follow, of keys behind the query, which the mask hides.
+        For inference, T padding columns follow for keys after the query, which are masked.
         """
         table = self.dropout(self.position_table.to(self.output_bias.dtype))
-        void = 0 if torch.is_grad_enabled() else self.config.segment_len
+        n_padding = 0 if torch.is_grad_enabled() else self.config.segment_len
         layers = cast("list[Layer]", list(self.layers))
         return [
-            (F.pad(layer.attention.project_positions(table), (0, 0, 0, void)),) for layer in layers
+            (F.pad(layer.attention.project_positions(table), (0, 0, 0, n_padding)),)
+            for layer in layers
         ]
 
     # -- closing a segment ------------------------------------------------------------------------
@@ -163,10 +165,10 @@ class TransformerXL(SegmentedModel):
     def closed(
         self, state: State, keys: list[Tensor], values: list[Tensor]
     ) -> tuple[State, Eviction | None]:
-        """Memory moves on by T slots, and what leaves it is compressed.
+        """Move the segment into memory, and compress the evicted slots.
 
-        With compression_loss "bptt" the new compressed slots keep their graph, else they are
-        detached in the state and keep it only in the eviction.
+        New compressed slots keep their gradient in the eviction; in the state, only with
+        compression_loss "bptt".
         """
         config, t = self.config, self.config.segment_len
         c_len, m_len = config.compressed_len, config.memory_len
@@ -200,7 +202,7 @@ class TransformerXL(SegmentedModel):
     # -- keys and values --------------------------------------------------------------------------
 
     def project_past(self, index: int, state: State) -> Pair:
-        """Compressed slots as commits made them, memory by whole segments."""
+        """Compressed slots in blocks of one commit, memory in whole segments."""
         config, layer = self.config, cast(Layer, self.layers[index])
         parts = [super().project_past(index, state)]
         if config.compressed_len:
@@ -215,11 +217,11 @@ class TransformerXL(SegmentedModel):
     def past_after(
         self, index: int, past: Pair, segment: Pair, state: State, eviction: Eviction | None
     ) -> Pair:
-        """Only what was compressed is projected; see `SegmentedModel.past_after`."""
+        """Projects only new compressed slots; see `SegmentedModel.past_after`."""
         config, t, c_len = self.config, self.config.segment_len, self.config.compressed_len
-        if config.memory_len < t:  # a part of a segment: its block is no longer whole
+        if config.memory_len < t:  # memory holds less than one block
             return self.project_past(index, state)
-        # Memory keeps its newest M - T columns; the segment's T follow.
+        # The newest M - T columns of memory, then the T of the segment.
         parts = [[half[:, :, c_len + t :] for half in past], list(segment)]
         if eviction is not None:
             new = cast(Layer, self.layers[index]).project(standard(eviction.compressed[index]))

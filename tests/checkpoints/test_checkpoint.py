@@ -1,4 +1,4 @@
-"""Checkpoints: saved and loaded without change, refused with a reason, never unpickled."""
+"""Checkpoints: round trips, error messages, memory mapping, no unpickling."""
 
 import json
 import os
@@ -26,11 +26,11 @@ FILES = ("config.json", "model.safetensors", "tokenizer.model")
 
 @pytest.fixture
 def folder(tiny_folder: Callable[..., Path]) -> Path:
-    """A checkpoint to be damaged."""
+    """A checkpoint for tests to damage."""
     return tiny_folder()
 
 
-def test_what_is_saved_is_loaded(tiny: Checkpoint, tmp_path: Path) -> None:
+def test_round_trip(tiny: Checkpoint, tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "new" / "copy", tiny.model, tiny.tokenizer)
     copy = load_checkpoint(tmp_path / "new" / "copy", device="cpu")
     assert sorted(path.name for path in (tmp_path / "new" / "copy").iterdir()) == sorted(FILES)
@@ -46,7 +46,7 @@ def test_what_is_saved_is_loaded(tiny: Checkpoint, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_stored_and_computed_with_in_float32(
+def test_half_precision_weights_are_loaded_as_float32(
     tiny: Checkpoint, tmp_path: Path, dtype: torch.dtype
 ) -> None:
     save_checkpoint(tmp_path / "half", tiny.model, tiny.tokenizer, dtype=dtype)
@@ -58,12 +58,12 @@ def test_half_precision_is_stored_and_computed_with_in_float32(
     for name, weight in loaded.model.state_dict().items():
         assert weight.dtype == torch.float32
         assert torch.equal(weight, wanted[name].to(dtype).float()), name
-    # A session of the one is not gone on with by the other.
+    # Sessions of one checkpoint cannot be resumed with the other.
     assert loaded.fingerprints["weights"] != tiny.fingerprints["weights"]
     assert loaded.fingerprints["architecture"] == tiny.fingerprints["architecture"]
 
 
-def test_saving_leaves_the_model_alone(tiny: Checkpoint, tmp_path: Path) -> None:
+def test_saving_does_not_change_the_model(tiny: Checkpoint, tmp_path: Path) -> None:
     before = {name: weight.clone() for name, weight in tiny.model.state_dict().items()}
     save_checkpoint(tmp_path, tiny.model, tiny.tokenizer, dtype=torch.bfloat16)
     assert all(
@@ -72,14 +72,14 @@ def test_saving_leaves_the_model_alone(tiny: Checkpoint, tmp_path: Path) -> None
     )
 
 
-def test_fingerprints_tell_weights_architecture_and_tokenizer(
+def test_fingerprints_distinguish_weights_architecture_and_tokenizer(
     tiny_folder: Callable[..., Path], tiny: Checkpoint
 ) -> None:
     weights = load_checkpoint(tiny_folder(seed=2), device="cpu").fingerprints
     assert [name for name in weights if weights[name] != tiny.fingerprints[name]] == ["weights"]
     longer = load_checkpoint(tiny_folder(memory_len=32), device="cpu").fingerprints
     assert longer["architecture"] != tiny.fingerprints["architecture"]
-    # A model that never was a file is known by its weights all the same.
+    # A model without a file is identified by a digest of its weights.
     bare = Checkpoint(tiny.model, tiny.tokenizer).fingerprints
     assert bare == Checkpoint(tiny.model, tiny.tokenizer).fingerprints
     other = load_checkpoint(tiny_folder(seed=2), device="cpu").model
@@ -100,7 +100,7 @@ def test_a_model_without_a_tokenizer_reads_ids_only(tiny: Checkpoint, tmp_path: 
         load_model(tmp_path, device="cpu")
 
 
-def test_control_tokens_and_ids_without_a_token_are_silent(
+def test_control_tokens_and_unused_ids_are_suppressed(
     tiny_folder: Callable[..., Path], books_tokenizer: Tokenizer
 ) -> None:
     size = books_tokenizer.vocab_size
@@ -115,7 +115,7 @@ def test_control_tokens_and_ids_without_a_token_are_silent(
 # -- refusals ---------------------------------------------------------------------------------
 
 
-def test_a_missing_directory_is_told(tmp_path: Path) -> None:
+def test_a_missing_directory_is_reported(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*nothing.*bundled one: books"):
         load_checkpoint(tmp_path / "nothing")
     (tmp_path / "file").write_text("x")
@@ -124,7 +124,7 @@ def test_a_missing_directory_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_missing_file_is_told(folder: Path, name: str) -> None:
+def test_a_missing_file_is_reported(folder: Path, name: str) -> None:
     (folder / name).unlink()
     with pytest.raises(FileNotFoundError, match=f"is no checkpoint: {name} is missing"):
         load_checkpoint(folder, device="cpu")
@@ -154,7 +154,7 @@ def test_weights_are_never_unpickled(folder: Path, tmp_path: Path, name: str) ->
         torch.load(trap, weights_only=False)
     (tmp_path / "sprung").rmdir()  # the trap works
     shutil.copy(trap, folder / "model.safetensors")
-    shutil.copy(trap, folder / "training.pt")  # what lies beside is not looked at
+    shutil.copy(trap, folder / "training.pt")  # other files are ignored
     with pytest.raises(ValueError, match="is damaged"):
         load_checkpoint(folder, device="cpu")
     assert not (tmp_path / "sprung").exists()
@@ -208,11 +208,11 @@ def test_cuda_is_refused_where_there_is_none(folder: Path, monkeypatch: pytest.M
             load_checkpoint(folder, device=device)
 
 
-# -- by memory map ----------------------------------------------------------------------------
+# -- memory mapping ---------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's /proc")
-def test_weights_stay_in_the_file(tiny_folder: Callable[..., Path]) -> None:
+def test_weights_are_memory_mapped(tiny_folder: Callable[..., Path]) -> None:
     folder = tiny_folder(vocab_size=9000)
     model = load_checkpoint(folder, device="cpu").model
     name, mapped = str((folder / "model.safetensors").resolve()), []
@@ -239,8 +239,8 @@ def test_weights_can_keep_their_own_precision(
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_every_head_is_loaded_onto_a_model_without_memory(head: str, tmp_path: Path) -> None:
-    """Tables that are not in the file are there all the same."""
+def test_every_head_loads_onto_a_meta_model(head: str, tmp_path: Path) -> None:
+    """Tables that are not in the file are computed."""
     lengths = {"memory_len": 0 if head in ("recurrent", "full") else 8, "compressed_len": 0}
     lengths["projected_len"] = 2
     model = tiny_model(head=head, dtype=torch.float32, **lengths)

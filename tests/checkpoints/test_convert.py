@@ -29,7 +29,7 @@ from streamlm.checkpoints.transfo_xl import (
 from streamlm.cli.app import app
 from streamlm.models.transformer_xl import TransformerXL
 
-# wt103's shapes, scaled down: 22 words, three cutoffs, embeddings as wide as the model.
+# Shapes of wt103, scaled down: 22 words, three cutoffs, embeddings as wide as the model.
 SMALL: dict[str, Any] = {
     **{"vocab_size": 22, "cutoffs": [6, 11, 16], "div_val": 2, "d_model": 16, "d_embed": 16},
     **{"n_layer": 2, "n_head": 2, "d_head": 5, "d_inner": 20, "mem_len": 9, "tgt_len": 4},
@@ -49,7 +49,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def source(values: Mapping[str, Any], *, original: bool = False) -> dict[str, Tensor]:
-    """A random state dict as their models have it, second names included."""
+    """A random state dict with the names of the source, including aliases."""
     random = torch.Generator().manual_seed(4)
     prefix = "" if original else "transformer."
     width, wide, inner = values["d_model"], values["d_embed"], values["n_head"] * values["d_head"]
@@ -105,7 +105,7 @@ def source(values: Mapping[str, Any], *, original: bool = False) -> dict[str, Te
 
 
 def output(model: TransformerXL, theirs: Mapping[str, Tensor], *, original: bool) -> Tensor:
-    """What the model makes of a stream that overflows its memory, with these weights."""
+    """Outputs for a stream longer than memory, with the converted weights."""
     model.load_state_dict(convert_weights(theirs, model.config, original=original))
     state, found = model.init_state(1), []
     with torch.no_grad():
@@ -128,7 +128,7 @@ def write(folder: Path, theirs: Mapping[str, Tensor], values: Mapping[str, Any])
 @pytest.mark.parametrize("original", [False, True], ids=["hugging face", "original"])
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_every_tensor_is_used_or_tied(kind: dict[str, Any], original: bool) -> None:
-    """The map names just what there is, and what it makes is just what our model has."""
+    """The map covers exactly the source tensors and exactly the model's tensors."""
     values = {**SMALL, **kind}
     theirs, config = source(values, original=original), transfo_xl_config(values, original=original)
     sources = weight_map(config, original=original)
@@ -148,8 +148,8 @@ def test_every_tensor_is_used_or_tied(kind: dict[str, Any], original: bool) -> N
     ("kind", "original"),
     [*((kind, False) for kind in KINDS), ("div 1", True), ("div 2", True), ("no cutoffs", True)],
 )
-def test_every_tensor_matters(kind: str, original: bool) -> None:
-    """A change of any changes the result; with its second name alone, it is refused."""
+def test_every_tensor_has_an_effect(kind: str, original: bool) -> None:
+    """Changing a tensor changes the output; changing only an alias is refused."""
     values = {**SMALL, **KINDS[kind]}
     theirs = source(values, original=original)
     config = transfo_xl_config(values, original=original)
@@ -161,7 +161,7 @@ def test_every_tensor_matters(kind: str, original: bool) -> None:
         noise = torch.randn(theirs[name].shape, generator=random)
         changed = {**theirs, name: theirs[name] + 0.1 * noise}
         if name in second or name.endswith("inv_freq"):
-            with pytest.raises(ValueError, match=f"not as they must be: {re.escape(name)}"):
+            with pytest.raises(ValueError, match=f"wrong values: {re.escape(name)}"):
                 convert_weights(changed, config, original=original)
             continue
         changed |= {other: changed[name] for other, first in second.items() if first == name}
@@ -169,7 +169,7 @@ def test_every_tensor_matters(kind: str, original: bool) -> None:
         assert float((after - before).abs().max()) > 1e-5, name
 
 
-def test_second_names_may_be_absent_and_stand_for_the_first() -> None:
+def test_aliases_may_be_absent_or_replace_the_canonical_name() -> None:
     values = {**SMALL, "untie_r": False}
     theirs, config = source(values), transfo_xl_config(values)
     second = ties(config)
@@ -182,7 +182,7 @@ def test_second_names_may_be_absent_and_stand_for_the_first() -> None:
         assert all(torch.equal(made[name], wanted[name]) for name in wanted)
 
 
-def test_the_authors_rows_of_clusters_stand_in_reverse() -> None:
+def test_cluster_rows_of_the_original_code_are_reversed() -> None:
     theirs = source(SMALL)
     original = source(SMALL, original=True)
     made = [
@@ -195,8 +195,8 @@ def test_the_authors_rows_of_clusters_stand_in_reverse() -> None:
     assert made[1]["content_bias"].shape == (1, 2, 5)
 
 
-def test_the_authors_state_dict_is_the_same_model() -> None:
-    """Their names for a model with shared biases give what Hugging Face's give."""
+def test_state_dicts_of_the_original_code_give_the_same_model() -> None:
+    """Both sets of names give equal weights for a model with shared biases."""
     values = {**SMALL, "untie_r": False}
     theirs = source(values)
     original = {
@@ -210,7 +210,7 @@ def test_the_authors_state_dict_is_the_same_model() -> None:
     assert torch.equal(output(model, original, original=True), wanted)
 
 
-def test_missing_and_unknown_tensors_are_named() -> None:
+def test_missing_and_unknown_tensors_are_listed() -> None:
     theirs, config = source(SMALL), transfo_xl_config(SMALL)
     del theirs["transformer.layers.1.dec_attn.r_net.weight"], theirs["crit.cluster_bias"]
     theirs["transformer.layers.2.dec_attn.r_net.weight"] = torch.zeros(1)
@@ -248,7 +248,7 @@ def test_settings() -> None:
         ({"cutoffs": 3}, "cutoffs = 3; allowed: a value of type tuple"),
     ],
 )
-def test_settings_that_are_refused(change: dict[str, Any], message: str) -> None:
+def test_unsupported_settings_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         transfo_xl_config({**SMALL, **change})
     with pytest.raises(ValueError, match=r"^the configuration lacks vocab_size, mem_len$"):
@@ -273,7 +273,7 @@ def test_a_folder_is_converted(tmp_path: Path, file: str) -> None:
         app, ["convert", "transfo-xl", str(tmp_path / "in"), str(tmp_path / "out")]
     )
     assert done.exit_code == 0, done.output
-    assert "has no tokenizer" in done.output and "same_length is not kept" in done.output
+    assert "has no tokenizer" in done.output and "same_length is not supported" in done.output
     files = {path.name for path in (tmp_path / "out").iterdir()}
     assert files == {"config.json", "model.safetensors", "words.txt"}
     assert (tmp_path / "out" / "words.txt").read_text(encoding="utf-8").split() == words
@@ -310,7 +310,7 @@ def test_words_of_a_saved_vocabulary(tmp_path: Path) -> None:
 
 
 class Bomb:
-    """What must never be unpickled."""
+    """An object that must never be unpickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (pytest.fail, ("it was unpickled",))
@@ -324,8 +324,8 @@ def test_a_pickled_model_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_folders_that_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no Transformer-XL; wanted: config\.json and one"):
+def test_invalid_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no Transformer-XL; expected: config\.json and"):
         convert_transfo_xl(tmp_path / "in", tmp_path / "out")
     write(tmp_path / "in", source(SMALL), {**SMALL, "d_inner": 21})
     with pytest.raises(ValueError, match=r"(?s)pytorch_model\.bin: .*size mismatch"):
@@ -343,7 +343,7 @@ def test_folders_that_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"pytorch_model\.bin is damaged"):
         convert_transfo_xl(tmp_path / "in", tmp_path / "out")
     torch.save([torch.zeros(1)], tmp_path / "in" / "pytorch_model.bin")
-    with pytest.raises(ValueError, match="is no state dict; allowed: tensors by their names"):
+    with pytest.raises(ValueError, match="is not a state dict; allowed: tensors by name"):
         convert_transfo_xl(tmp_path / "in", tmp_path / "out")
-    with pytest.raises(ValueError, match="is there already; allowed: a new folder"):
+    with pytest.raises(ValueError, match="already exists; allowed: a new or empty directory"):
         convert_transfo_xl(tmp_path / "in", tmp_path / "in")

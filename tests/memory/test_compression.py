@@ -1,4 +1,4 @@
-"""Each compression function against its literal formula, with and without empty slots."""
+"""Compression functions against literal references, with and without empty slots."""
 
 from collections.abc import Callable
 
@@ -67,7 +67,7 @@ def reference(name: str, compress: nn.Module, slots: list[Tensor], usage: Tensor
 
 @pytest.mark.parametrize("rate", RATES)
 @pytest.mark.parametrize("name", COMPRESSIONS)
-def test_is_the_formula(name: str, rate: int) -> None:
+def test_compression_matches_the_reference(name: str, rate: int) -> None:
     compress = build(name, rate)
     slots, usage, real = example()
     out = compress(slots, usage, real)
@@ -76,12 +76,12 @@ def test_is_the_formula(name: str, rate: int) -> None:
         wanted = reference(name, compress, list(slots[row, N - n :]), usage[row, N - n :])
         empty = N // rate - len(wanted)
         assert len(wanted) == n // rate
-        assert not out[row, :empty].any(), "empty slots become empty slots, on the left"
+        assert not out[row, :empty].any(), "empty slots stay empty, on the left"
         for found, slot in zip(out[row, empty:], wanted, strict=True):
             assert torch.allclose(found, slot, rtol=0, atol=1e-12)
 
 
-def test_dilated_looks_only_at_older_slots() -> None:
+def test_dilated_is_causal() -> None:
     compress = build("dilated", 2)
     slots, usage, real = example()
     other = slots.clone()
@@ -90,7 +90,7 @@ def test_dilated_looks_only_at_older_slots() -> None:
     assert same[:3].all() and not same[3:].any()
 
 
-def test_most_used_keeps_slots_whole_and_in_time_order() -> None:
+def test_most_used_keeps_slots_unchanged_in_time_order() -> None:
     slots, _, real = example()
     usage = torch.zeros(B, N)
     usage[0, [1, 3, 4, 9, 10, 11]] = torch.tensor([0.2, 0.9, 0.3, 0.8, 0.5, 0.1])
@@ -100,7 +100,7 @@ def test_most_used_keeps_slots_whole_and_in_time_order() -> None:
 
 
 def test_most_used_never_keeps_an_empty_slot() -> None:
-    """Even where no real slot was ever used."""
+    """Even if no real slot received attention."""
     slots, usage, real = example()
     usage = torch.where(real, 0.0, 1.0)
     out = MostUsed(W, 2)(slots, usage, real)
@@ -108,7 +108,7 @@ def test_most_used_never_keeps_an_empty_slot() -> None:
 
 
 @pytest.mark.parametrize("rate", RATES)
-def test_conv_of_the_identity_is_the_mean(rate: int) -> None:
+def test_identity_conv_is_the_mean(rate: int) -> None:
     conv = Conv(W, rate).double()
     conv.weight.data = torch.eye(W, dtype=torch.float64).repeat(1, rate) / rate
     arguments = example()
@@ -132,7 +132,7 @@ def test_reset_starts_near_the_mean(name: str) -> None:
         assert bool(weight.isfinite().all())
 
 
-def test_select_pools_by_its_gates() -> None:
+def test_select_pools_with_the_softmax_of_its_gates() -> None:
     select = build("select", 3)
     assert isinstance(select, Select)
     slots, _, _ = example()
@@ -147,7 +147,7 @@ def test_select_pools_by_its_gates() -> None:
         assert torch.allclose(pooled[0, 1, group], wanted, rtol=0, atol=1e-12)
 
 
-def test_select_is_blind_to_the_size_of_a_slot() -> None:
+def test_select_ignores_the_norm_of_a_slot() -> None:
     select = build("select", 2)
     slots, usage, real = example()
     larger = slots * (1 + torch.arange(N, dtype=torch.float64))[:, None]

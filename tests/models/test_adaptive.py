@@ -1,4 +1,4 @@
-"""Adaptive embedding and softmax against literal ones, and what they do not compute."""
+"""Adaptive embedding and softmax against literal references, and skipped computation."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -32,15 +32,15 @@ def adaptive(**options: object) -> TransformerXL:
 
 
 def some_hidden(n: int = 40, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
-    """Inputs of an output layer, and targets from all bins."""
+    """Inputs of the output layer, and targets from all bins."""
     random = torch.Generator().manual_seed(3)
     hidden = torch.randn(n, 8, generator=random, dtype=torch.float64).to(dtype)
     return hidden, torch.arange(n) % 11
 
 
 @everywhere
-def test_is_the_literal_one(options: dict[str, object]) -> None:
-    """Input, output, and with them all the widths and what is tied to what."""
+def test_model_matches_the_reference(options: dict[str, object]) -> None:
+    """Input and output, which cover all widths and tied weights."""
     model = adaptive(**options)
     weights = {name: weight.detach() for name, weight in model.named_parameters()}
     shape = {"cutoffs": model.config.cutoffs, "vocab_size": 11}
@@ -55,7 +55,7 @@ def test_is_the_literal_one(options: dict[str, object]) -> None:
 
 
 def test_shapes_of_the_weights() -> None:
-    """Widths fall by div_val, P_0 is there twice, and div 1 at full width projects nothing."""
+    """Widths shrink by div_val; P_0 exists twice; div_val 1 at full width has no projections."""
 
     def shapes(model: TransformerXL) -> dict[str, tuple[int, ...]]:
         named = model.embedding.named_parameters()
@@ -75,7 +75,7 @@ def test_shapes_of_the_weights() -> None:
 
 
 @everywhere
-def test_targets_alone_have_the_same_log_probability_and_gradient(
+def test_log_prob_matches_log_probs_with_gradients(
     options: dict[str, object],
 ) -> None:
     model = adaptive(**options)
@@ -102,7 +102,7 @@ def test_targets_alone_have_the_same_log_probability_and_gradient(
             assert largest_difference(gradients[name], weight.grad) <= 1e-5, name
 
 
-def test_only_the_clusters_that_are_needed_are_computed(
+def test_only_needed_clusters_are_computed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = adaptive(div_val=2)
@@ -141,7 +141,7 @@ def test_ids_outside_the_vocabulary_are_refused(options: dict[str, object]) -> N
 
 @everywhere
 @torch.no_grad()
-def test_a_stream_is_scored_as_it_is_predicted(options: dict[str, object]) -> None:
+def test_scores_match_predictions(options: dict[str, object]) -> None:
     model = adaptive(**options)
     tokens = random_tokens(model, 30, rows=2)
     logits, _ = read(model, tokens[:, :-1], model.init_state(2))
@@ -169,7 +169,7 @@ def test_log_probabilities_are_at_least_float32(dtype: torch.dtype) -> None:
     assert model.logits(hidden).dtype == model.log_prob(hidden, targets).dtype == torch.float32
 
 
-def test_a_session_reads_and_writes_with_it(
+def test_a_session_reads_and_generates(
     tiny_folder: Callable[..., Path], prose: Callable[..., str]
 ) -> None:
     folder = tiny_folder(cutoffs=[300, 2000], div_val=2, clamp_len=20)

@@ -1,4 +1,4 @@
-"""Relative attention against the literal formula, forward and backward."""
+"""Relative attention against a literal reference, forward and backward."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def layer() -> RelativeAttention:
 
 
 @pytest.mark.parametrize(("t", "k"), [(t, k) for t in (1, 2, 3, 5) for k in (1, 3, 5, 8) if t <= k])
-def test_relative_shift_is_the_naive_index(t: int, k: int) -> None:
+def test_relative_shift_matches_naive_indexing(t: int, k: int) -> None:
     scores = leaf(2, 3, t, k + 1, seed=0).detach()
     shifted = relative_shift(scores)
     assert shifted.shape == (2, 3, t, k)
@@ -33,7 +33,7 @@ def test_relative_shift_is_the_naive_index(t: int, k: int) -> None:
             assert torch.equal(shifted[..., i, j], scores[..., i, k - distance])
 
 
-def test_mask() -> None:
+def test_attention_mask() -> None:
     filled = torch.tensor([0, 1, 3])
     mask = attention_mask(filled, 3, 2, 4)
     assert mask.shape == (3, 1, 4, 9) and mask.dtype == torch.bool
@@ -48,8 +48,10 @@ def test_mask() -> None:
 @pytest.mark.parametrize(
     ("past_len", "length", "t"), [(5, 0, 4), (5, 2, 2), (5, 2, 1), (5, 0, 1), (0, 0, 3), (0, 0, 1)]
 )
-def test_attention_is_the_formula(past_len: int, length: int, t: int, want_weights: bool) -> None:
-    """Rows with empty slots, segments read in part, single queries: values and all gradients."""
+def test_attention_matches_the_reference(
+    past_len: int, length: int, t: int, want_weights: bool
+) -> None:
+    """Outputs and all gradients, with empty slots, partial segments and single queries."""
     attention = layer()
     filled = torch.tensor([past_len, past_len // 2])
     context = leaf(B, past_len + length + t, D, seed=10)
@@ -104,12 +106,12 @@ def test_attention_is_the_formula(past_len: int, length: int, t: int, want_weigh
         strict=True,
     ):
         assert torch.allclose(found, wanted, rtol=0, atol=1e-10), name
-        # Over one key the softmax is constant, so only values matter.
+        # With one key the softmax is constant, so only values have gradients.
         assert n_keys == 1 or bool(wanted.abs().max() > 1e-3), name
 
 
-def test_empty_slots_and_the_future_weigh_nothing_at_all() -> None:
-    """Not even as NaN or infinity times zero: their scores never enter."""
+def test_empty_slots_and_future_tokens_are_masked_exactly() -> None:
+    """Masked scores never contribute, not even NaN or infinity times zero."""
     attention = layer()
     filled = torch.tensor([2, 2])
     context = leaf(B, 8, D, seed=20).detach()

@@ -1,4 +1,4 @@
-"""Cache: it follows its state, is derived anew for any other, and never changes a state."""
+"""Cache: reused for its own state, recomputed for any other, and never changes a state."""
 
 from collections.abc import Callable
 from typing import Any
@@ -35,7 +35,7 @@ def no_gradients() -> Any:
 
 
 def projected(model: Model) -> list[int]:
-    """The slots of each call of the first layer's key and value projection."""
+    """Counts the slots of each call of the first layer's key and value projection."""
     calls: list[int] = []
     projection = model.layers[0].attention.key_value  # type: ignore
     projection.register_forward_hook(lambda _, given, out: calls.append(given[0].shape[1]))
@@ -48,7 +48,7 @@ def stream(model: Model, n: int, *, rows: int = 1, seed: int = 2) -> tuple[State
     return read(model, tokens, model.init_state(rows), cache=cache)[1], cache
 
 
-# -- following ------------------------------------------------------------------------------------
+# -- validity -------------------------------------------------------------------------------------
 
 
 @everywhere
@@ -62,14 +62,14 @@ def test_a_cache_follows_its_state(head: str) -> None:
         wanted, _ = model(token, state)
         calls.clear()
         logits, after = model(token, state, cache)
-        assert calls == [1], "one token, and nothing of the past"
+        assert calls == [1], "one token, no past slots"
         assert largest_difference(logits, wanted) <= TOLERANCE
         assert cache.follows(after, model.frozen)
         state = after
 
 
 @everywhere
-def test_it_steps_back_to_an_earlier_state_of_the_segment(head: str) -> None:
+def test_a_cache_is_truncated_to_an_earlier_state_of_the_segment(head: str) -> None:
     model = tiny_model(**HEADS[head])
     state, cache = stream(model, 21)
     twin = cache.copy()
@@ -77,7 +77,7 @@ def test_it_steps_back_to_an_earlier_state_of_the_segment(head: str) -> None:
     _, one = model(tokens[:, :1], state, cache)
     _, two = model(tokens[:, 1:2], one, cache)
     digests = [each.digest() for each in (state, one, two)]
-    _, again = model(tokens[:, :1], state, twin)  # as though nothing had come after it
+    _, again = model(tokens[:, :1], state, twin)  # as if no later token had been read
     wanted, after = model(tokens[:, 2:], again, twin)
     calls = projected(model)
     logits, found = model(tokens[:, 2:], one, cache)
@@ -87,14 +87,14 @@ def test_it_steps_back_to_an_earlier_state_of_the_segment(head: str) -> None:
 
 
 @everywhere
-def test_states_stay_good_wherever_their_cache_goes(head: str) -> None:
-    """From any state so far, with one cache: it reads as without one, and no other changes."""
+def test_states_stay_valid_when_their_cache_is_reused(head: str) -> None:
+    """Reading from any earlier state with one shared cache equals reading without a cache."""
     model, random = tiny_model(**HEADS[head]), np.random.default_rng(4)
     t = model.config.segment_len
     cache, states = Cache(), [model.init_state(1)]
     digests = [states[0].digest()]
     for step in range(60):
-        # One of the newest, more often than not.
+        # Mostly one of the newest states.
         start = states[-1 - min(int(random.geometric(0.4)) - 1, len(states) - 1)]
         if start.phase == t:
             after, wanted = model.commit(start, cache)[0], model.commit(start)[0]
@@ -114,8 +114,8 @@ def test_states_stay_good_wherever_their_cache_goes(head: str) -> None:
 
 
 @everywhere
-def test_a_foreign_state_is_read_as_with_a_new_cache(head: str) -> None:
-    """Another stream of the same age, and the same state as another program has loaded it."""
+def test_a_cache_of_another_state_is_recomputed(head: str) -> None:
+    """For another stream of equal length, and for a loaded copy of the same state."""
     model = tiny_model(**HEADS[head])
     state, cache = stream(model, 22)
     other, _ = stream(model, 22, seed=9)
@@ -129,8 +129,8 @@ def test_a_foreign_state_is_read_as_with_a_new_cache(head: str) -> None:
         assert cache.follows(after, model.frozen) and not cache.follows(state, model.frozen)
 
 
-def test_a_longer_state_is_foreign() -> None:
-    """The cache was copied before the tokens that the state has more."""
+def test_a_cache_is_invalid_for_a_longer_state() -> None:
+    """The cache was copied before the last tokens were read."""
     model = tiny_model()
     state, cache = stream(model, 21)
     early = cache.copy()
@@ -140,7 +140,7 @@ def test_a_longer_state_is_foreign() -> None:
     assert torch.equal(model(random_tokens(model, 1), later, early)[0], wanted)
 
 
-def test_another_number_of_rows_is_foreign() -> None:
+def test_a_cache_is_invalid_for_another_batch_size() -> None:
     model = tiny_model()
     state, cache = stream(model, 21, rows=3)
     some = state.rows([2, 0])
@@ -150,7 +150,7 @@ def test_another_number_of_rows_is_foreign() -> None:
     assert torch.equal(logits, wanted)
 
 
-def test_a_reset_row_is_foreign() -> None:
+def test_a_cache_is_invalid_after_a_row_is_reset() -> None:
     model = tiny_model()
     state, cache = stream(model, 20, rows=2)
     reset = state.reset_rows(torch.tensor([True, False]))
@@ -159,8 +159,8 @@ def test_a_reset_row_is_foreign() -> None:
     assert largest_difference(logits[:1], wanted) <= TOLERANCE
 
 
-def test_rows_of_different_phase_keep_their_cache() -> None:
-    """A commit of some rows projects what is new of these rows alone."""
+def test_a_commit_of_some_rows_keeps_the_cache() -> None:
+    """Only new slots of the committed rows are projected."""
     model = tiny_model()
     ages = [20, 21, 23]
     state, cache = State.stack([stream(model, age)[0] for age in ages]), Cache()
@@ -171,7 +171,7 @@ def test_rows_of_different_phase_keep_their_cache() -> None:
     calls.clear()
     state, eviction = model.commit(state, cache)
     assert state.length == (1, 2, 0) and eviction is None
-    # The row that was full: its segment, which was read in pieces, and what was compressed.
+    # The full row: its segment, written by several calls, and its new compressed slots.
     assert sorted(calls) == [2, 4]
     calls.clear()
     logits, after = model(token, state, cache)
@@ -182,19 +182,19 @@ def test_rows_of_different_phase_keep_their_cache() -> None:
 # -- writing --------------------------------------------------------------------------------------
 
 
-def test_the_segment_is_copied_only_where_a_column_is_taken() -> None:
+def test_the_segment_is_copied_only_before_overwriting() -> None:
     model = tiny_model()
     state, cache = stream(model, 21)
     token = random_tokens(model, 1)
     _, one = model(token, state, cache)
-    assert one.segment is state.segment, "forward, states share what they hold"
+    assert one.segment is state.segment, "consecutive states share one buffer"
     _, other = model(token, state, cache)
     assert other.segment is not one.segment
     _, on = model(token, other, cache)
     assert on.segment is other.segment
 
 
-def test_columns_that_were_released_are_written_again() -> None:
+def test_released_columns_are_overwritten() -> None:
     model = tiny_model()
     state, cache = stream(model, 20)
     tokens = random_tokens(model, 3)
@@ -216,7 +216,7 @@ def test_columns_that_were_released_are_written_again() -> None:
     ],
     ids=["keys", "values", "segment"],
 )
-def test_a_copy_has_nothing_in_common(change: Callable[[Cache], object]) -> None:
+def test_a_copy_is_independent(change: Callable[[Cache], object]) -> None:
     model = tiny_model()
     state, cache = stream(model, 22)
     assert cache.segment is not None
@@ -230,7 +230,7 @@ def test_a_copy_has_nothing_in_common(change: Callable[[Cache], object]) -> None
 
 
 @everywhere
-def test_a_copy_goes_on_as_the_cache_does(head: str) -> None:
+def test_a_copy_continues_like_the_original(head: str) -> None:
     model = tiny_model(**HEADS[head])
     state, cache = stream(model, 22)
     copied, rest = cache.copy(), random_tokens(model, 11)
@@ -247,7 +247,7 @@ def test_an_empty_cache_can_be_copied_and_cleared() -> None:
     assert not cache.copy().follows(state, model.frozen)
 
 
-def test_a_cleared_cache_derives_everything_anew() -> None:
+def test_a_cleared_cache_is_recomputed() -> None:
     model = tiny_model()
     state, cache = stream(model, 21)
     cache.clear()
@@ -260,12 +260,12 @@ def test_a_cleared_cache_derives_everything_anew() -> None:
 
 
 class Interrupted(BaseException):
-    """Ends a call where it is raised, as Ctrl-C does."""
+    """Raised in place of Ctrl-C."""
 
 
 @pytest.fixture
 def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Makes a call and interrupts it at its second layer."""
+    """Makes a call that is interrupted at its second layer."""
 
     def interrupt(model: Model, name: str, *args: Any) -> None:
         method, times = getattr(model, name), []
@@ -285,10 +285,10 @@ def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 @everywhere
-def test_a_call_that_was_interrupted_leaves_nothing_behind(
+def test_an_interrupted_call_leaves_no_partial_cache(
     head: str, interrupt: Callable[..., None]
 ) -> None:
-    """When some layers hold what is new, and some do not."""
+    """Interrupted when only some layers have been updated."""
     model = tiny_model(**HEADS[head])
     rest = random_tokens(model, 6)
     open_, cache = stream(model, 22)
@@ -304,7 +304,7 @@ def test_a_call_that_was_interrupted_leaves_nothing_behind(
         assert largest_difference(logits, wanted) <= TOLERANCE, name
 
 
-def test_a_commit_of_some_rows_that_was_interrupted_leaves_nothing_behind(
+def test_an_interrupted_commit_of_some_rows_leaves_no_partial_cache(
     interrupt: Callable[..., None],
 ) -> None:
     model, cache = tiny_model(), Cache()

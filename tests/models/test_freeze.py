@@ -1,4 +1,4 @@
-"""Freezing: what depends on the weights alone is derived once, and never outlives them."""
+"""Freezing: derived tensors are computed once, and are never stale."""
 
 import copy
 from collections.abc import Callable
@@ -21,7 +21,7 @@ everywhere = pytest.mark.parametrize("head", HEADS)
 
 
 def derivations(model: TransformerXL) -> list[int]:
-    """Counts projections of positions, in all layers."""
+    """Counts position projections of all layers."""
     calls: list[int] = []
     for layer in model.layers:
         layer.attention.position.register_forward_hook(lambda *_: calls.append(1))
@@ -42,7 +42,7 @@ def test_positions_are_projected_once(head: str) -> None:
     calls, tokens = derivations(model), random_tokens(model, 21)
     wanted, _ = read(model, tokens[:, :4], model.init_state(1), sizes=[4])
     of_one_call = len(calls)
-    assert of_one_call >= 2, "each call derives for itself"
+    assert of_one_call >= 2, "each call projects positions"
     model.freeze()
     assert len(calls) == 2 * of_one_call
     logits, state = read(model, tokens[:, :4], model.init_state(1), sizes=[4])
@@ -71,14 +71,14 @@ def test_a_cache_is_reused_only_while_the_model_is_frozen(head: str) -> None:
     assert slots == [1]
 
 
-def test_freezing_puts_into_evaluation_mode() -> None:
+def test_freeze_sets_evaluation_mode() -> None:
     model = tiny_model(dropout=0.5).train()
     assert model.frozen is None
     assert model.freeze() is model
     assert model.frozen is not None and not any(each.training for each in model.modules())
 
 
-def test_training_thaws_and_evaluation_does_not_freeze() -> None:
+def test_train_unfreezes_and_eval_does_not_freeze() -> None:
     model = tiny_model()
     frozen = model.frozen
     assert model.eval().frozen is frozen and model.train(False).frozen is frozen
@@ -87,7 +87,7 @@ def test_training_thaws_and_evaluation_does_not_freeze() -> None:
 
 
 def test_a_frozen_model_still_has_gradients() -> None:
-    """What was derived has no graph, so it is derived anew where gradients are on."""
+    """Derived tensors have no graph, so they are recomputed with gradients enabled."""
     model = tiny_model()
     logits, _ = read(model, random_tokens(model, 22), model.init_state(1))
     logits.square().sum().backward()
@@ -97,14 +97,14 @@ def test_a_frozen_model_still_has_gradients() -> None:
     assert not any(part.requires_grad for parts in model.frozen.values for part in parts)
 
 
-# -- for a while ----------------------------------------------------------------------------------
+# -- temporary freezing ---------------------------------------------------------------------------
 
 
 class Interrupted(BaseException):
-    """Ends the work where it is raised, as Ctrl-C does."""
+    """Raised in place of Ctrl-C."""
 
 
-def test_inference_freezes_for_as_long_as_it_lasts() -> None:
+def test_inference_freezes_within_the_block() -> None:
     model = tiny_model().train()
     model.layers[0].eval()
     before = [each.training for each in model.modules()]
@@ -120,7 +120,7 @@ def test_inference_freezes_for_as_long_as_it_lasts() -> None:
     assert model.frozen is None and [each.training for each in model.modules()] == before
 
 
-def test_inference_leaves_a_frozen_model_as_it_is() -> None:
+def test_inference_keeps_a_frozen_model_frozen() -> None:
     model = tiny_model()
     frozen = model.frozen
     with model.inference():
@@ -129,7 +129,7 @@ def test_inference_leaves_a_frozen_model_as_it_is() -> None:
 
 
 def trained_for_a_step(model: TransformerXL, **options: object) -> None:
-    """As a trainer does it: training mode, gradients, one step, and back."""
+    """One training step in training mode, then the previous mode."""
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, **options)
     logits, _ = model(random_tokens(model, 4), model.init_state(1))
@@ -183,7 +183,7 @@ CHANGES: dict[str, Callable[[TransformerXL], None]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_what_was_derived_is_never_stale(change: Callable[[TransformerXL], None]) -> None:
+def test_derived_tensors_are_never_stale(change: Callable[[TransformerXL], None]) -> None:
     model, cache = tiny_model(norm="pre"), Cache()
     tokens = random_tokens(model, 26)
     with torch.no_grad():
@@ -191,7 +191,7 @@ def test_what_was_derived_is_never_stale(change: Callable[[TransformerXL], None]
     assert cache.follows(state, model.frozen)
     change(model)
     assert not cache.follows(state, model.frozen)
-    wanted, _ = model(tokens[:, 22:24], state)  # with gradients, all is projected anew
+    wanted, _ = model(tokens[:, 22:24], state)  # with gradients, everything is recomputed
     for workspace in (cache, None):
         with torch.no_grad():
             logits, _ = model(tokens[:, 22:24], state, workspace)
@@ -204,7 +204,7 @@ def test_what_was_derived_is_never_stale(change: Callable[[TransformerXL], None]
     assert largest_difference(after, before) > 1e-3, "the change matters"
 
 
-def test_loading_weights_freezes_anew() -> None:
+def test_loading_weights_refreezes() -> None:
     model = tiny_model()
     frozen = model.frozen
     load(model)
@@ -216,7 +216,7 @@ def test_loading_weights_freezes_anew() -> None:
 
 @everywhere
 @torch.no_grad()
-def test_a_copy_of_a_model_derives_for_itself(head: str) -> None:
+def test_a_copied_model_has_its_own_derived_tensors(head: str) -> None:
     model, cache = tiny_model(**HEADS[head]), Cache()
     tokens = random_tokens(model, 22)
     before, state = read(model, tokens, model.init_state(1), cache=cache)
@@ -237,7 +237,7 @@ def test_a_copy_of_a_model_derives_for_itself(head: str) -> None:
 
 @everywhere
 @torch.no_grad()
-def test_another_precision_after_use(head: str) -> None:
+def test_changing_precision_after_use(head: str) -> None:
     model = tiny_model(dtype=torch.float32, **HEADS[head])
     tokens = random_tokens(model, 4)
     before, _ = model(tokens, model.init_state(1))

@@ -1,4 +1,4 @@
-"""The other heads: their literal formulas, gradients and bytes, and sessions with them."""
+"""Heads against literal references: outputs, gradients, state sizes, and sessions."""
 
 import math
 from collections.abc import Callable
@@ -15,11 +15,11 @@ from memory_store import Corrupt, DirectoryStore
 from streamlm.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from streamlm.config import ModelConfig
 from streamlm.models.build import build_model, check_config
-from streamlm.models.cache import Cache
+from streamlm.models.cache import Cache, joined
 from streamlm.models.heads.informer import MEASURES, SUM, THRESHOLD, Distil, position_noise
 from streamlm.models.heads.recurrent import MATRICES, Retention
 from streamlm.models.heads.sketch import SketchModel
-from streamlm.models.segmented import Call, joined
+from streamlm.models.segmented import Call
 from streamlm.sessions.session import Session
 from streamlm.sessions.snapshots import to_snapshot, to_state
 from tests.support.invariants import assert_same_state, random_tokens, read, tiny_model
@@ -29,7 +29,7 @@ from tokenizer.kinds import token_types
 RECURRENT = {"head": "recurrent", "memory_len": 0, "compressed_len": 0}
 
 
-def test_each_number_is_what_the_recurrence_says() -> None:
+def test_retention_matches_the_recurrence() -> None:
     config = ModelConfig(
         **{"vocab_size": 9, "d_model": 8, "n_heads": 2, "head_dim": 3, "segment_len": 5},
         **RECURRENT,
@@ -58,8 +58,8 @@ def test_each_number_is_what_the_recurrence_says() -> None:
     assert torch.allclose(torch.cat(found, dim=1)[0], layer.output(heads), atol=1e-10)
 
 
-def test_memory_outlives_every_window() -> None:
-    """A token changes what comes hundreds of tokens later, in as many bytes as ever."""
+def test_recurrence_has_unlimited_reach() -> None:
+    """A token affects logits hundreds of tokens later, with a state of constant size."""
     model = tiny_model(**RECURRENT, n_layers=1)
     tokens = random_tokens(model, 203)
     other = tokens.clone()
@@ -100,8 +100,8 @@ def test_gradients_reach_every_weight(head: str) -> None:
     assert all(weight.grad is not None and bool(weight.grad.any()) for weight in model.parameters())
 
 
-def test_the_host_knows_how_much_full_attention_keeps() -> None:
-    """A state without the host's count asks the device and goes on with the same bits."""
+def test_full_attention_tracks_its_length_on_the_host() -> None:
+    """A state without the host copy synchronizes and gives bitwise equal results."""
     model = tiny_model(**HEADS["full"])
     tokens, begun = random_tokens(model, 6 * 4, rows=3), {8: (1,), 12: (0, 2), 20: (0, 1, 2)}
     known = asked = model.init_state(3)
@@ -124,8 +124,8 @@ def test_the_host_knows_how_much_full_attention_keeps() -> None:
     assert to_state(saved, model).filled_known == state.filled_known == (8,)
 
 
-def test_full_attention_is_that_of_a_transformer() -> None:
-    """Read in segments, it is one pass over all tokens, formula by formula."""
+def test_full_attention_matches_a_transformer() -> None:
+    """Reading in segments equals one literal pass over all tokens."""
     model = tiny_model(**HEADS["full"], n_layers=1, norm="post")
     tokens = random_tokens(model, 11)
     with torch.no_grad():
@@ -137,7 +137,7 @@ def test_full_attention_is_that_of_a_transformer() -> None:
     for p in range(11):
         angles = [p * rate for rate in rates]
         place = torch.tensor([math.sin(a) for a in angles] + [math.cos(a) for a in angles])
-        x[p] += place * model.config.init_std * 8**0.5  # as the embeddings, which begin so small
+        x[p] += place * model.config.init_std * 8**0.5  # scaled to the initial embeddings
     q = layer.attention.query(x).unflatten(1, (2, 3))
     k, v = layer.attention.key_value(x).unflatten(1, (2, 2, 3)).unbind(1)
     rows = []
@@ -154,7 +154,7 @@ def test_full_attention_is_that_of_a_transformer() -> None:
 
 
 def same_weights(model: Any, other: Any) -> None:
-    """Both models with the weights of the first, and no positions."""
+    """Copies the weights of the first model to the second, with positions disabled."""
     theirs = other.state_dict()
     given = {name: weight for name, weight in model.state_dict().items() if name in theirs}
     assert len(given) == len(theirs)
@@ -166,7 +166,7 @@ def same_weights(model: Any, other: Any) -> None:
 
 
 @pytest.mark.parametrize("norm", ["pre", "post"])
-def test_a_linformer_with_identities_is_a_transformer_xl(norm: str) -> None:
+def test_a_linformer_with_identity_projections_is_a_transformer_xl(norm: str) -> None:
     options: dict[str, Any] = {"memory_len": 8, "compressed_len": 0, "norm": norm}
     model = tiny_model(**options, head="linformer", projected_len=4, sharing="key-value")
     with torch.no_grad():
@@ -181,8 +181,8 @@ def test_a_linformer_with_identities_is_a_transformer_xl(norm: str) -> None:
     assert torch.allclose(found, wanted, atol=1e-10)
 
 
-def test_a_linformer_that_pools_is_a_compressive_transformer() -> None:
-    """Without positions, and normalised after: what is averaged are layer inputs as they stand."""
+def test_a_pooling_linformer_is_a_compressive_transformer() -> None:
+    """Without positions and with post-norm, where plain layer inputs are averaged."""
     options: dict[str, Any] = {"memory_len": 8, "compressed_len": 0, "projection": "pool"}
     model = tiny_model(**options, head="linformer", projected_len=2)
     other = tiny_model(memory_len=0, compressed_len=4, compression="mean", compression_rate=2)
@@ -194,11 +194,11 @@ def test_a_linformer_that_pools_is_a_compressive_transformer() -> None:
     assert torch.allclose(found, wanted, atol=1e-10)
 
 
-def test_the_distance_of_a_shortened_segment_is_that_of_its_middle() -> None:
+def test_a_projected_segment_has_the_distance_of_its_middle() -> None:
     model = tiny_model(**{**HEADS["linformer"], "memory_len": 8}, n_layers=1)
     near, far = model.project_positions(0)
     weight = model.layers[0].attention.position.weight
-    for i in range(4):  # a token of the open segment, and the two segments before
+    for i in range(4):  # a token of the open segment and the two segments before it
         for m, oldest_first in ((1, 1), (2, 0)):
             distance = i + 4 * m - 1.5
             angles = [distance * 10_000 ** (-2 * j / 8) for j in range(4)]
@@ -208,7 +208,7 @@ def test_the_distance_of_a_shortened_segment_is_that_of_its_middle() -> None:
     assert near.shape == (2, 5, 3)
 
 
-def test_an_informer_whose_queries_all_attend_is_a_transformer_xl() -> None:
+def test_an_informer_with_all_queries_active_is_a_transformer_xl() -> None:
     options: dict[str, Any] = {"memory_len": 0, "compressed_len": 0, "norm": "pre"}
     model = tiny_model(**options, head="informer", factor=9)
     other = tiny_model(**options)
@@ -220,7 +220,7 @@ def test_an_informer_whose_queries_all_attend_is_a_transformer_xl() -> None:
     assert torch.allclose(found, wanted, atol=1e-10)
 
 
-def test_a_threshold_that_all_reach_is_full_attention() -> None:
+def test_a_threshold_below_all_measures_gives_full_attention() -> None:
     options: dict[str, Any] = {"memory_len": 0, "compressed_len": 0}
     model = tiny_model(**options, head="informer", factor=1)
     other = tiny_model(**options)
@@ -251,7 +251,7 @@ def test_lazy_queries_get_the_mean_of_all_values_so_far() -> None:
         seen = torch.randn(1, 2, 8, dtype=torch.float64)
         new, past = layer.attention.project(seen), model.project_past(0, state)
         call = Call(replace(state, carried=never), 2, model.n_far + 2, model.derived())
-        call = replace(call, look=model.look(call))
+        call = replace(call, context=model.call_context(call))
         attended = model.attend(0, seen, joined(past, new), call)
     for i in range(2):
         mean = (total + new[1][0, :, : i + 1].sum(dim=1)) / (13 + i)
@@ -260,7 +260,7 @@ def test_lazy_queries_get_the_mean_of_all_values_so_far() -> None:
     assert attended.carried[MEASURES].shape == (1, 2, 4)
 
 
-def test_about_as_many_queries_attend_as_asked_for() -> None:
+def test_the_share_of_active_queries_is_near_its_target() -> None:
     model = tiny_model(**HEADS["informer"], n_layers=1)
     assert model.active_share == 0.5
     tokens, state = random_tokens(model, 1200), model.init_state(1)
@@ -276,7 +276,7 @@ def test_about_as_many_queries_attend_as_asked_for() -> None:
     assert 0.4 < n_active / n_all < 0.6
 
 
-def test_sampled_keys_hang_on_the_position_alone() -> None:
+def test_sampled_keys_depend_only_on_the_position() -> None:
     noise = position_noise(torch.arange(10_000), 7)
     assert torch.equal(position_noise(torch.arange(5000, 5010), 7), noise[5000:5010])
     assert float(noise.min()) >= 0 and float(noise.max()) < 1
@@ -287,7 +287,7 @@ def test_sampled_keys_hang_on_the_position_alone() -> None:
     assert abs(float(torch.corrcoef(torch.stack([noise[1:, 0], noise[:-1, 0]]))[0, 1])) < 0.05
 
 
-def test_distilling_looks_at_one_segment() -> None:
+def test_distillation_is_local_to_a_segment() -> None:
     torch.manual_seed(0)
     distil = Distil(6).double()
     slots = torch.randn(2, 8, 6, dtype=torch.float64)
@@ -316,21 +316,21 @@ def test_nothing_is_projected_twice() -> None:
             _, state = read(model, tokens[:, :12], model.init_state(1), cache=cache)
             seen.clear()
             _, state = read(model, tokens[:, 12:20], state, cache=cache)
-            # The Informer projects what it distilled, too; the sketch its global slots anew, and
-            # the sinks theirs.
+            # In addition, the Informer projects distilled slots, the sketch head all global slots,
+            # and the sinks head all pinned slots.
             wanted = {"informer": [4, 2, 4, 2], "sketch": [4, 8, 4, 8], "sinks": [4, 3, 4, 3]}
             assert seen == wanted.get(head, [4, 4]), head
             seen.clear()
-            for column in range(20, 23):  # token by token, within a segment
+            for column in range(20, 23):  # single tokens within a segment
                 _, state = model(tokens[:, column : column + 1], state, cache)
             assert seen == [1, 1, 1], head
 
 
-def test_the_first_tokens_are_kept_and_stand_left_of_the_window() -> None:
-    """Formula by formula, at the end of a stream that is six windows long."""
+def test_sinks_match_the_reference() -> None:
+    """Pinned slots precede the window, at the end of a stream of six windows."""
     options: dict[str, Any] = {"memory_len": 6, "compressed_len": 0}
     model = tiny_model(**options, head="sinks", pinned_len=3, n_layers=1)
-    tokens = random_tokens(model, 39)  # 36 closed, so memory holds 30 to 35
+    tokens = random_tokens(model, 39)  # 36 in closed segments, so memory contains tokens 30 to 35
     with torch.no_grad():
         found, state = read(model, tokens, model.init_state(1))
     layer, (u, w) = model.layers[0], model.biases(0)
@@ -355,10 +355,10 @@ def test_the_first_tokens_are_kept_and_stand_left_of_the_window() -> None:
     attended = layer.attention.output(torch.stack(rows))
     y = layer.attention_norm(x[36:] + attended)
     y = layer.feed_forward_norm(y + layer.feed_forward(y))
-    assert torch.allclose(found[0, 36:], model.logits(y), atol=1e-6)  # the table is of float32
+    assert torch.allclose(found[0, 36:], model.logits(y), atol=1e-6)  # its table is float32
 
 
-def test_sinks_are_a_window_until_the_first_tokens_have_left_it() -> None:
+def test_sinks_equal_a_window_until_the_first_tokens_leave_it() -> None:
     options: dict[str, Any] = {"memory_len": 10, "compressed_len": 0}
     model = tiny_model(**options, head="sinks", pinned_len=2)
     other = tiny_model(**options)
@@ -368,7 +368,7 @@ def test_sinks_are_a_window_until_the_first_tokens_have_left_it() -> None:
         found, _ = read(model, tokens, model.init_state(2))
         wanted, _ = read(other, tokens, other.init_state(2))
     assert torch.allclose(found[:, :12], wanted[:, :12], atol=1e-10)
-    # After 12 tokens memory holds 2 to 11, and tokens 0 and 1 are seen where they are pinned.
+    # After 12 tokens, memory contains tokens 2 to 11, and tokens 0 and 1 are pinned slots.
     assert float((found - wanted)[:, 12:].abs().amax(dim=2).min()) > 1e-4
 
 
@@ -407,7 +407,7 @@ def save_model(head: str, tiny: streamlm.Checkpoint, folder: Path) -> Path:
 
 
 @everywhere
-def test_sessions_go_on_where_they_were(
+def test_sessions_resume(
     head: str, tiny: streamlm.Checkpoint, tmp_path: Path, prose: Callable[..., str]
 ) -> None:
     folder, text = save_model(head, tiny, tmp_path / "model"), prose(120)

@@ -1,4 +1,4 @@
-"""The invariants over every compression, norm, precision and over the odd shapes."""
+"""Invariants of every compression, norm, precision and edge-case shape."""
 
 import pytest
 import torch
@@ -65,10 +65,10 @@ HEADS: dict[str, dict[str, object]] = {
 FULL: dict[str, object] = {"head": "full", "memory_len": 0, "compressed_len": 0}
 GROWING: dict[str, dict[str, object]] = {"full-post": FULL, "full-pre": {**FULL, "norm": "pre"}}
 MODELS = {**KINDS, **SHAPES, **HEADS, **GROWING}
-# Logits and slots are around 1, so these are some hundred roundings of each precision.
+# Logits and slots are around 1, so these are a few hundred ulps of each precision.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 5e-5}
 
-# What norms and shapes change, the wider precision tells.
+# Effects of norms and shapes are checked in the higher precision.
 CASES = [(name, torch.float64) for name in MODELS] + [
     (name, torch.float32) for name in MODELS if name.endswith("-post")
 ]
@@ -114,7 +114,7 @@ def test_threads(name: str) -> None:
 
 
 @everywhere
-def test_a_reset_row_keeps_nothing(name: str) -> None:
+def test_reset(name: str) -> None:
     invariants.check_reset(build(name, torch.float64), tolerance=TOLERANCE[torch.float64])
 
 
@@ -136,6 +136,6 @@ def test_bounded(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", GROWING)
-def test_those_that_grow_say_so(name: str) -> None:
+def test_growing_states_are_detected(name: str) -> None:
     with pytest.raises(AssertionError, match="bytes"):
         invariants.check_bounded(build(name, torch.float32, n_layers=1), n_segments=9)

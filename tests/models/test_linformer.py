@@ -1,4 +1,4 @@
-"""Linformer attention beside its formulas, and the encoder that guesses masked tokens."""
+"""Linformer attention against its formulas, and the masked language model."""
 
 import math
 from itertools import islice
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from streamlm.models.encoder import GUESSED, Encoder, EncoderConfig, masked_windows
+from streamlm.models.encoder import TARGETS, Encoder, EncoderConfig, masked_windows
 from streamlm.models.heads.linformer import (
     KINDS,
     SHARING,
@@ -28,7 +28,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 
 @pytest.mark.parametrize("sharing", SHARING)
-def test_each_number_is_what_the_formula_says(sharing: str) -> None:
+def test_attention_matches_the_reference(sharing: str) -> None:
     torch.manual_seed(0)
     lengths = projections(1, 2, 4, n=8, k=3, kind="linear", sharing=sharing)[0]
     attention = SelfAttention(8, 2, lengths).double()
@@ -48,7 +48,7 @@ def test_each_number_is_what_the_formula_says(sharing: str) -> None:
         assert torch.allclose(found[b], wanted, atol=1e-12)
 
 
-def test_with_identities_it_is_full_attention() -> None:
+def test_identity_projections_give_full_attention() -> None:
     length = LengthProjection(8, 8, kind="linear")
     with torch.no_grad():
         length.weight.copy_(torch.eye(8))
@@ -62,7 +62,7 @@ def test_with_identities_it_is_full_attention() -> None:
     assert torch.allclose(short(x), full(x), atol=1e-12)
 
 
-def test_pooling_is_a_linear_projection_and_a_convolution() -> None:
+def test_pooling_equals_a_linear_projection_and_a_convolution() -> None:
     slots = random(2, 3, 8, 4)
     pooled = LengthProjection(8, 2, kind="pool")(slots)
     linear = LengthProjection(8, 2, kind="linear").double()
@@ -77,7 +77,7 @@ def test_pooling_is_a_linear_projection_and_a_convolution() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_how_many_matrices_there_are(kind: str) -> None:
+def test_number_of_matrices(kind: str) -> None:
     count = {"none": 2 * 3 * 2, "headwise": 2 * 3, "key-value": 3, "layerwise": 1}
     one = {"linear": 8 * 2, "pool": 0, "conv": 4 * 4 * 4}[kind]
     for sharing in SHARING:
@@ -107,20 +107,22 @@ def test_settings_are_refused(options: dict[str, Any], message: str) -> None:
         LengthProjection(8, 2, kind="pool")(torch.zeros(1, 1, 6, 4))
 
 
-def test_masking_is_that_of_the_paper() -> None:
+def test_masking_proportions() -> None:
     tokens = np.arange(5000) % 90
     batches = list(
         islice(masked_windows(tokens, window=50, batch_size=20, vocab_size=100, seed=1), 40)
     )
-    inputs, guessed = (torch.cat([getattr(b, n) for b in batches]) for n in ("inputs", "guessed"))
+    inputs, is_target = (
+        torch.cat([getattr(b, n) for b in batches]) for n in ("inputs", "is_target")
+    )
     targets = torch.cat([batch.targets for batch in batches])
-    assert float(guessed.double().mean()) == pytest.approx(GUESSED, abs=0.01)
-    given = inputs[guessed]
+    assert float(is_target.double().mean()) == pytest.approx(TARGETS, abs=0.01)
+    given = inputs[is_target]
     assert float((given == 100).double().mean()) == pytest.approx(0.8, abs=0.02)
     assert float((given == targets).double().mean()) == pytest.approx(0.1, abs=0.02)
-    # What is not to be guessed stands as it was: in a row that counts up.
+    # Tokens that are not targets are unchanged: consecutive numbers.
     steps = inputs[:, 1:] - inputs[:, :-1]
-    both = ~guessed[:, 1:] & ~guessed[:, :-1]
+    both = ~is_target[:, 1:] & ~is_target[:, :-1]
     assert set(steps[both].tolist()) == {1, -89}
     again = next(masked_windows(tokens, window=50, batch_size=20, vocab_size=100, seed=1))
     assert torch.equal(again.inputs, batches[0].inputs)
@@ -129,7 +131,7 @@ def test_masking_is_that_of_the_paper() -> None:
 
 
 @pytest.mark.parametrize("projected", [0, 4])
-def test_it_learns_to_guess_and_all_weights_learn(projected: int) -> None:
+def test_the_encoder_learns_and_all_weights_change(projected: int) -> None:
     torch.manual_seed(0)
     model = Encoder(EncoderConfig(**SMALL, projected_len=projected, sharing="none"))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
@@ -145,11 +147,11 @@ def test_it_learns_to_guess_and_all_weights_learn(projected: int) -> None:
             assert all(each is not None and bool(each.any()) for each in gradients)
         optimizer.step()
         losses.append(float(loss.detach()))
-    # Which of six tokens it is, says nothing but their neighbours.
+    # Only neighbours determine which of six tokens is correct.
     assert losses[0] > 2 and np.mean(losses[-40:]) < 0.75 * math.log(6)
 
 
-def test_it_sees_both_directions() -> None:
+def test_the_encoder_is_bidirectional() -> None:
     torch.manual_seed(0)
     model = Encoder(EncoderConfig(**SMALL, projected_len=2)).eval()
     tokens = torch.arange(8)[None] % 12

@@ -1,4 +1,4 @@
-"""The model against a literal one, its gradients, what it equals, what it computes only once."""
+"""TransformerXL against a literal reference: outputs, gradients, equivalences, caching."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -23,7 +23,7 @@ from tests.support.invariants import (
     tiny_model,
 )
 
-# Shapes beside the default one (T 4, M 6, C 5, c 2), by what is odd about them.
+# Edge-case shapes besides the default one (T 4, M 6, C 5, c 2).
 SHAPES: dict[str, dict[str, object]] = {
     "no compression": {"compressed_len": 0, "memory_len": 5, "compression_rate": 3},
     "memory of a segment": {"memory_len": 4, "compressed_len": 4},
@@ -64,7 +64,7 @@ def segments(model: TransformerXL, tokens: Tensor) -> Iterator[list[int]]:
 
 
 def assert_slots(model: TransformerXL, state: State, wanted: Reference) -> None:
-    """The real slots are those of the reference; for most-used, so is what they received."""
+    """The occupied slots equal the reference; for most-used, so does usage."""
     for index in range(model.config.n_layers):
         memory = [slot.vector for slot in wanted.memory[index]]
         slots = wanted.compressed[index] + memory
@@ -81,8 +81,8 @@ def assert_slots(model: TransformerXL, state: State, wanted: Reference) -> None:
 
 
 @pytest.mark.parametrize("options", [*KINDS, *SHAPES.values()], ids=[*map(of, KINDS), *SHAPES])
-def test_is_the_literal_model(options: dict[str, object]) -> None:
-    """Logits and slots of six segments and a half, the training path and the cached one."""
+def test_model_matches_the_reference(options: dict[str, object]) -> None:
+    """Logits and slots over six and a half segments, with and without gradients."""
     model = tiny_model(**options)
     tokens = random_tokens(model, 6 * model.config.segment_len + 2)
     weights = {name: weight.detach() for name, weight in model.named_parameters()}
@@ -108,7 +108,7 @@ def test_is_the_literal_model(options: dict[str, object]) -> None:
         ("most-used", "none"),
     ],
 )
-def test_gradients_are_those_of_the_literal_model(compression: str, loss: str, norm: str) -> None:
+def test_gradients_match_the_reference(compression: str, loss: str, norm: str) -> None:
     """Every weight, through two unrolled segments after two that have filled the memory."""
     model = tiny_model(compression=compression, compression_loss=loss, norm=norm)
     t, config = model.config.segment_len, model.config
@@ -185,8 +185,8 @@ def literal_loss(model: TransformerXL, index: int, what: object) -> Tensor:
         ("select", "joint-attention-reconstruction"),
     ],
 )
-def test_everything_goes_on_learning(compression: str, loss: str, norm: str) -> None:
-    """After compression has begun, every weight still gets a gradient and moves, at every step.
+def test_all_weights_keep_learning(compression: str, loss: str, norm: str) -> None:
+    """Once compression has started, every weight has a gradient and changes at every step.
 
     (A known implementation detached its key and value weights in the first compression loss,
     in place, and never trained them again.)
@@ -216,10 +216,10 @@ def test_everything_goes_on_learning(compression: str, loss: str, norm: str) -> 
         for (name, weight), old in zip(model.named_parameters(), before, strict=True):
             assert weight.requires_grad
             if id(weight) in still:
-                assert torch.equal(weight, old), f"{name} is not trained, and moved"
+                assert torch.equal(weight, old), f"{name} is not trained, but changed"
                 continue
             assert weight.grad is not None and bool(weight.grad.any()), f"{step}: {name}"
-            assert not torch.equal(weight, old), f"{step}: {name} stands still"
+            assert not torch.equal(weight, old), f"{step}: {name} did not change"
 
 
 @pytest.mark.parametrize("compression", ["conv", "dilated"])
@@ -248,7 +248,7 @@ def test_language_model_loss_reaches_compressors_only_with_bptt(
     assert set(reached(state.detach())) == {False}
 
 
-def test_memory_is_a_constant_that_keys_and_values_learn_from() -> None:
+def test_memory_is_detached_but_trains_key_and_value_projections() -> None:
     """sg on the slots, not on their projections (Transformer-XL, §3.2)."""
     model = tiny_model(compression="mean")
     tokens = random_tokens(model, 25)
@@ -260,24 +260,24 @@ def test_memory_is_a_constant_that_keys_and_values_learn_from() -> None:
         logits, _ = model(tokens[:, 24:], state)
         return torch.autograd.grad(logits.logsumexp(dim=2).sum(), weight)[0]
 
-    # One token alone attends only to itself, so its keys get no gradient at all.
+    # A single token attends only to itself, so its keys get no gradient.
     keys = slice(0, len(weight) // 2)
     alone = gradient(replace(state, filled=torch.zeros_like(state.filled)))
     assert float(alone[keys].abs().max()) < 1e-12 < float(gradient(state)[keys].abs().max())
 
 
-# -- what the model equals ------------------------------------------------------------------------
+# -- equivalences ---------------------------------------------------------------------------------
 
 
 def twin(model: TransformerXL, **options: object) -> TransformerXL:
-    """A model of another shape with the same weights, as far as both have them."""
+    """A model of another shape that shares all common weights."""
     other = tiny_model(**{**model.config.to_dict(), **options})
     missing = other.load_state_dict(model.state_dict(), strict=False).missing_keys
     assert all(name.startswith("compressors") for name in missing)
     return other
 
 
-def test_compressing_one_to_one_by_the_identity_is_a_longer_memory() -> None:
+def test_identity_compression_is_a_longer_memory() -> None:
     options = {"compression_rate": 1, "memory_len": 8, "compressed_len": 6}
     compressive = tiny_model(compression="conv", **options)
     for compress in compressive.compressors:
@@ -292,7 +292,7 @@ def test_compressing_one_to_one_by_the_identity_is_a_longer_memory() -> None:
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_conv_of_the_identity_is_mean_pooling(norm: str) -> None:
+def test_identity_conv_is_mean_pooling(norm: str) -> None:
     conv = tiny_model(compression="conv", norm=norm)
     for compress in conv.compressors:
         compress.weight.data = torch.eye(8, dtype=torch.float64).repeat(1, 2) / 2
@@ -324,11 +324,11 @@ def test_most_used_keeps_evicted_slots_bit_for_bit() -> None:
             where = [found[0] for found in places]
             assert where == sorted(set(where))
             chosen.append(tuple(where))
-    assert len(set(chosen)) > 3, "the choice depends on the attention"
+    assert len(set(chosen)) > 3, "the selection depends on attention"
 
 
-def test_a_long_memory_is_one_pass() -> None:
-    """Transformer-XL in segments is one segment as long as the text, if nothing is forgotten."""
+def test_unbounded_memory_is_one_pass() -> None:
+    """If nothing is evicted, reading in segments equals one segment as long as the text."""
     whole = tiny_model(compressed_len=0, memory_len=0, segment_len=21)
     parts = twin(whole, memory_len=20, segment_len=4)
     tokens = random_tokens(whole, 21)
@@ -350,12 +350,12 @@ def test_filled_follows_from_the_position() -> None:
             assert int(state.filled) == wanted
 
 
-# -- what is computed only once -------------------------------------------------------------------
+# -- caching --------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def projected() -> Callable[[TransformerXL], list[list[int]]]:
-    """Counts, by layer, the slots of each call of the key and value projection."""
+    """Counts the slots of each call of the key and value projection, per layer."""
 
     def watch(model: TransformerXL) -> list[list[int]]:
         calls: list[list[int]] = [[] for _ in model.layers]
@@ -393,7 +393,7 @@ def test_nothing_is_projected_twice(
     for token in range(4):  # a token at a time
         _, state = model(tokens[:, token : token + 1], state, cache)
         assert seen() == [[1], [1]]
-    state, _ = model.commit(state, cache)  # its segment was read in pieces: once more, as a whole
+    state, _ = model.commit(state, cache)  # projects the segment again, as a whole
     assert [sorted(layer) for layer in seen()] == [[2, 4], [2, 4]]
     _, state = model(tokens[:, 4:8], state, cache)
     assert seen() == [[4], [4]]
@@ -407,7 +407,7 @@ def test_nothing_is_projected_twice(
     assert seen() == [[1, 1], [1, 1]] and not positions
 
 
-# -- the rest of the contract ---------------------------------------------------------------------
+# -- contract -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", [(1, 0), (1, 5), (2, 2), (3,)])
@@ -417,17 +417,17 @@ def test_tokens_of_a_wrong_shape_are_refused(shape: tuple[int, ...]) -> None:
         model(torch.zeros(shape, dtype=torch.int64), model.init_state(1))
 
 
-def test_more_tokens_than_the_open_segment_has_room_for() -> None:
+def test_too_many_tokens_for_the_open_segment_are_refused() -> None:
     model = tiny_model()
     _, state = model(random_tokens(model, 3), model.init_state(1))
     with pytest.raises(ValueError, match="2 tokens; allowed: 1 to 1, the room of the open segment"):
         model(random_tokens(model, 2), state)
 
 
-def test_an_open_segment_is_not_closed() -> None:
+def test_a_partial_segment_cannot_be_closed() -> None:
     model = tiny_model()
     _, state = model(random_tokens(model, 3), model.init_state(1))
-    with pytest.raises(ValueError, match="a segment of 4 tokens is closed when full; it has 3"):
+    with pytest.raises(ValueError, match="segments of 3 tokens; allowed: at least one full"):
         model.commit(state)
 
 
@@ -445,7 +445,7 @@ def test_dropout_only_in_training() -> None:
 
 
 def test_initial_weights() -> None:
-    """N(0, std) everywhere, LayerNorm N(1, std), biases 0; compressors begin near the mean."""
+    """N(0, std) everywhere, LayerNorm N(1, std), biases 0; compressors start near mean pooling."""
     torch.manual_seed(0)
     options = {"vocab_size": 500, "d_model": 64, "d_ff": 200, "head_dim": 32, "init_std": 0.05}
     model = TransformerXL(replace(tiny_model().config, compression_loss="auto-encoding", **options))
@@ -462,7 +462,7 @@ def test_initial_weights() -> None:
             assert float(values.std()) == pytest.approx(0.05, rel=0.25), name
 
 
-def test_weights_hold_nothing_of_a_stream() -> None:
+def test_models_hold_no_stream_state() -> None:
     model = tiny_model()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Whatever sets a mode gives each submodule its own back, also when it is interrupted."""
+"""Functions that set a mode restore that of each submodule, also when interrupted."""
 
 import math
 from collections.abc import Callable
@@ -31,7 +31,7 @@ STEPS = TrainConfig(steps=2, batch_size=2)
 
 
 class Interrupted(BaseException):
-    """Ends the work where it is raised, as Ctrl-C does."""
+    """Raised in place of Ctrl-C."""
 
 
 def interrupt(*_: object) -> None:
@@ -43,7 +43,7 @@ def modes(module: nn.Module) -> list[bool]:
 
 
 def set_modes(module: nn.Module, *, training: bool) -> list[bool]:
-    """Put a module into a mode, and every third of its submodules into the other."""
+    """Set a mode, and the opposite one for every third submodule."""
     module.train(training)
     for index, each in enumerate(module.modules()):
         if index % 3 == 2:
@@ -121,7 +121,7 @@ WORKS = (evaluating, answering, guessing, erring, forecasting, training, draft_t
 
 @pytest.mark.parametrize("in_training", [True, False])
 @pytest.mark.parametrize("begin", WORKS)
-def test_interrupted_work_leaves_every_mode_as_it_was(
+def test_interrupted_work_restores_every_mode(
     begin: Callable[..., Work],
     in_training: bool,
     tiny: Checkpoint,
@@ -135,7 +135,7 @@ def test_interrupted_work_leaves_every_mode_as_it_was(
     assert modes(module) == before
 
 
-def test_a_mode_lasts_as_long_as_the_block() -> None:
+def test_in_mode_restores_modes_at_the_end_of_the_block() -> None:
     module = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Dropout(0.5), nn.ReLU()))
     before = set_modes(module, training=True)
     with in_mode(module, training=False):
@@ -146,8 +146,8 @@ def test_a_mode_lasts_as_long_as_the_block() -> None:
     assert modes(module) == before
 
 
-def test_a_model_is_thawed_by_training_for_a_while() -> None:
-    """What was derived from its weights is forgotten, though its mode is the same as before."""
+def test_temporary_training_mode_unfreezes_the_model() -> None:
+    """Derived tensors are dropped, although the mode is restored."""
     model = tiny_model(dtype=torch.float32)
     tokens = torch.arange(4)[None]
     with torch.no_grad():

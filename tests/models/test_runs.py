@@ -1,4 +1,4 @@
-"""Runs of equal types, and rows of slots that move on each by a number of its own."""
+"""Runs of equal types, and appending a different number of columns to each row."""
 
 import torch
 from hypothesis import given
@@ -9,9 +9,7 @@ from tests.reference.sketch import runs as literal
 
 
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=12), st.integers(1, 5))
-def test_runs_end_where_the_type_changes_or_they_are_long_enough(
-    types: list[int], longest: int
-) -> None:
+def test_runs_end_at_a_type_change_or_at_the_longest_length(types: list[int], longest: int) -> None:
     member = runs(torch.tensor([types, [0] * len(types)]), longest=longest)
     for row, of_row in enumerate((types, [0] * len(types))):
         found = [each.nonzero().flatten().tolist() for each in member[row] if bool(each.any())]
@@ -19,7 +17,7 @@ def test_runs_end_where_the_type_changes_or_they_are_long_enough(
         assert not bool(member[row, len(found) :].any())
 
 
-def test_rows_are_pushed_by_a_number_of_their_own() -> None:
+def test_each_row_appends_its_own_number_of_columns() -> None:
     old = torch.tensor([[[1, 2, 3], [4, 5, 6], [7, 8, 9]]])
     new = torch.arange(10, 70, 10).view(1, 3, 2)
     wanted = [[1, 2, 3], [5, 6, 30], [9, 50, 60]]

@@ -1,4 +1,4 @@
-"""The sketch head: runs, its formulas one by one, coverage, and types that travel with weights."""
+"""Sketch head: runs, a literal reference, coverage loss, and token types in checkpoints."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +19,7 @@ from tests.support.invariants import random_tokens, read, tiny_model
 from tokenizer import Tokenizer
 from tokenizer.kinds import token_types
 
-# T = 4, M = 8, C = 5, c = 3: runs are cut short by types, by c and by segments, and some go.
+# T = 4, M = 8, C = 5, c = 3: runs end by type, by c and by segment, and some are dropped.
 SHAPE: dict[str, Any] = {
     **{"head": "sketch", "memory_len": 8, "compressed_len": 5, "compression_rate": 3},
 }
@@ -31,7 +31,7 @@ def make(**options: Any) -> SketchModel:
     return model
 
 
-# -- what is kept of the past ---------------------------------------------------------------------
+# -- global slots ---------------------------------------------------------------------------------
 
 
 def lengths_of(state: Any, row: int = 0) -> list[int]:
@@ -39,14 +39,14 @@ def lengths_of(state: Any, row: int = 0) -> list[int]:
 
 
 @pytest.mark.parametrize("kinds", ["one", "three", "each"])
-def test_runs_are_the_means_of_what_left_memory(kinds: str) -> None:
-    """Token by token: nothing twice, nothing in a gap, and no run before all of it has left."""
+def test_global_slots_are_the_means_of_evicted_runs(kinds: str) -> None:
+    """After every token: no overlap, no gap, and no run with tokens still in memory."""
     model = make(compressed_len=40)
     ids = torch.arange(11)
     model.set_token_types({"one": ids * 0, "three": ids % 3, "each": ids}[kinds])
     types, tokens = model.token_types, random_tokens(model, 43)
     if kinds == "each":
-        tokens = torch.arange(43)[None] % 11  # never the same type twice in a row
+        tokens = torch.arange(43)[None] % 11  # no two adjacent tokens of one type
     inputs, state = torch.zeros(2, 0, 8, dtype=torch.float64), model.init_state(1)
     with torch.no_grad():
         for i in range(43):
@@ -54,7 +54,7 @@ def test_runs_are_the_means_of_what_left_memory(kinds: str) -> None:
             inputs = torch.cat([inputs, state.segment[:, 0, i % 4 : i % 4 + 1]], dim=1)
             if state.phase == 4:
                 state, _ = model.commit(state)
-            n_gone = max(0, (i + 1) // 4 * 4 - 8)  # tokens that are in no window
+            n_gone = max(0, (i + 1) // 4 * 4 - 8)  # evicted tokens
             wanted = [
                 [start + at for at in run]
                 for start in range(0, n_gone, 4)
@@ -72,7 +72,7 @@ def test_runs_are_the_means_of_what_left_memory(kinds: str) -> None:
                 slots = state.past[:, 0, 40 - len(wanted) : 40]
                 means = torch.stack([inputs[:, run].mean(dim=1) for run in wanted], dim=1)
                 assert torch.allclose(slots, means, atol=1e-12)
-                if kinds == "each":  # nothing is merged
+                if kinds == "each":  # no merging
                     assert torch.equal(slots, inputs[:, :n_gone])
     if kinds == "one":
         assert lengths_of(state) == [3, 1] * 8
@@ -80,7 +80,7 @@ def test_runs_are_the_means_of_what_left_memory(kinds: str) -> None:
         assert lengths_of(state) == [1] * 32
 
 
-def test_the_oldest_runs_go() -> None:
+def test_the_oldest_runs_are_dropped() -> None:
     model, other = make(), make(compressed_len=40)
     tokens = random_tokens(model, 44, rows=3)
     with torch.no_grad():
@@ -94,8 +94,8 @@ def test_the_oldest_runs_go() -> None:
         assert torch.equal(few.past[0, row, :5], all_.past[0, row, 35:40])
 
 
-def test_types_matter_once_a_segment_has_left_memory() -> None:
-    """Before, they are known, but no run is open to be looked at."""
+def test_types_have_no_effect_before_eviction() -> None:
+    """Types are recorded earlier, but no run is visible yet."""
     model, other = make(), make()
     other.set_token_types(torch.zeros(11, dtype=torch.int64))
     tokens = random_tokens(model, 16)
@@ -107,11 +107,11 @@ def test_types_matter_once_a_segment_has_left_memory() -> None:
         assert same == [True] * 12 + [False] * 4  # M + T, and the segment after
 
 
-# -- the formulas ---------------------------------------------------------------------------------
+# -- reference ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("norm", ["post", "pre"])
-def test_each_number_is_what_the_formulas_say(norm: str) -> None:
+def test_model_matches_the_reference(norm: str) -> None:
     model = make(norm=norm, coverage=0.5)
     weights = {name: weight.detach() for name, weight in model.state_dict().items()}
     literal = Reference(weights, model.config, model.token_types.tolist())
@@ -146,7 +146,7 @@ def test_each_number_is_what_the_formulas_say(norm: str) -> None:
 
 
 @pytest.mark.parametrize("norm", ["post", "pre"])
-def test_with_the_gate_at_local_it_is_a_transformer_xl(norm: str) -> None:
+def test_a_local_gate_gives_a_transformer_xl(norm: str) -> None:
     model = make(norm=norm)
     other = tiny_model(memory_len=8, compressed_len=0, norm=norm)
     with torch.no_grad():
@@ -163,8 +163,8 @@ def test_with_the_gate_at_local_it_is_a_transformer_xl(norm: str) -> None:
         assert torch.allclose(found, wanted, atol=1e-10)
 
 
-def test_with_the_gate_at_global_one_type_is_mean_pooling() -> None:
-    """A query gets nothing but the means of c tokens, at the buckets of where they begin."""
+def test_a_global_gate_with_one_type_is_mean_pooling() -> None:
+    """Queries attend only to means of c tokens, at the buckets of their first tokens."""
     model = make(n_layers=1, compression_rate=2, memory_len=4, compressed_len=6)
     model.set_token_types(torch.zeros(11, dtype=torch.int64))
     with torch.no_grad():
@@ -190,7 +190,7 @@ def test_with_the_gate_at_global_one_type_is_mean_pooling() -> None:
         assert torch.allclose(found[0, at], model.logits(y), atol=1e-10)
 
 
-def test_a_model_has_a_bucket_for_every_distance_and_no_more() -> None:
+def test_buckets_cover_exactly_the_possible_distances() -> None:
     for options in ({}, {"memory_len": 4, "compressed_len": 9}, {"segment_len": 1}):
         model = make(**options, n_layers=1)
         c = model.config
@@ -202,7 +202,7 @@ def test_a_model_has_a_bucket_for_every_distance_and_no_more() -> None:
 # -- coverage and gradients -----------------------------------------------------------------------
 
 
-def test_without_a_coverage_loss_nothing_of_it_is_computed() -> None:
+def test_coverage_is_computed_only_with_its_loss() -> None:
     model, covered = make(), make(coverage=0.5)
     tokens = random_tokens(model, 30)
     state = model.init_state(1)
@@ -212,12 +212,12 @@ def test_without_a_coverage_loss_nothing_of_it_is_computed() -> None:
         found, after = read(model, tokens, state)
         wanted, _ = read(covered, tokens, covered.init_state(1))
     assert set(after.carried) == set(state.carried) and model.segment_loss(after) is None
-    assert torch.allclose(found, wanted, atol=1e-10)  # it is a loss, not another attention
+    assert torch.allclose(found, wanted, atol=1e-10)  # the loss does not change attention
     relative = tiny_model()
     assert relative.segment_loss(relative.init_state(1)) is None
 
 
-def test_the_loss_of_a_token_is_a_share() -> None:
+def test_the_loss_of_a_token_is_between_0_and_1() -> None:
     model = make(coverage=1.0)
     tokens, state, seen = random_tokens(model, 60, rows=3), model.init_state(3), []
     with torch.no_grad():
@@ -229,7 +229,7 @@ def test_the_loss_of_a_token_is_a_share() -> None:
                 state, _ = model.commit(state)
                 assert not bool(state.carried[COVERED].any())
     shares = torch.stack(seen)
-    assert not bool(shares[0].any())  # the first token has nothing to repeat
+    assert not bool(shares[0].any())  # the first token cannot repeat attention
     assert float(shares.min()) >= 0 and float(shares.max()) <= 1 + 1e-12
     assert float(shares[20:].min()) > 0.01
 
@@ -247,7 +247,7 @@ def test_gradients_reach_gates_lengths_and_buckets() -> None:
     assert bool(model.length_table.grad.any(dim=2).all())  # runs of 1 and of 2, in both layers
 
 
-def test_the_coverage_loss_trains_attention_and_does_not_reach_back() -> None:
+def test_the_coverage_loss_has_no_gradient_to_earlier_segments() -> None:
     model = make(coverage=0.5).train()
     tokens = random_tokens(model, 32)
     _, state = read(model, tokens[:, :28], model.init_state(1))
@@ -281,7 +281,7 @@ def saved(folder: Path, tokenizer: Tokenizer, *, types: bool = True) -> Path:
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
-def test_a_checkpoint_keeps_types(
+def test_checkpoints_contain_token_types(
     dtype: torch.dtype | None, books_tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
     checkpoint = load_checkpoint(saved(tmp_path / "one", books_tokenizer), device="cpu")
@@ -301,10 +301,10 @@ def test_a_checkpoint_keeps_types(
 # -- sessions -------------------------------------------------------------------------------------
 
 
-def test_a_session_goes_on_bit_for_bit(
+def test_a_session_resumes_bit_for_bit(
     books_tokenizer: Tokenizer, tmp_path: Path, prose: Callable[..., str]
 ) -> None:
-    """Saved within a segment, at its end, and before any run was made; then rewound."""
+    """Saved within a segment, at its end, and before the first run; then rewound."""
     checkpoint = load_checkpoint(saved(tmp_path / "model", books_tokenizer), device="cpu")
     text, path = prose(200), tmp_path / "s.zarr"
     digests: dict[int, str] = {}
@@ -346,12 +346,12 @@ def test_settings_are_refused(options: dict[str, Any], message: str) -> None:
         check_config(ModelConfig(**settings))
 
 
-def test_there_are_no_more_types_than_tokens() -> None:
+def test_more_types_than_tokens_are_refused() -> None:
     with pytest.raises(ValueError, match="12 types; allowed: up to 11"):
         make().set_token_types(torch.zeros(12))
 
 
-def test_older_models_keep_their_fingerprint() -> None:
+def test_fingerprints_of_older_models_are_unchanged() -> None:
     plain = ModelConfig(vocab_size=9)
     assert "coverage" not in plain.architecture
     sketch = ModelConfig(vocab_size=9, head="sketch", compression_loss="none", coverage=0.1)

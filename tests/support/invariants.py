@@ -1,8 +1,8 @@
-"""What holds for every head, compression and norm: each check takes a model.
+"""Invariants of every head, compression and norm, as checks of a model.
 
-The checks use `init_state`, the call, `commit` and `settle`, and the fields of `State`; a new
-head passes them by standing in the matrix of `test_invariants`. Equality is bitwise unless a check
-takes a tolerance: the largest difference of logits and slots. Usage is float32 always.
+The checks use `init_state`, the call, `commit`, `settle` and the fields of `State`. New heads are
+added to the matrix of `test_invariants`. Equality is bitwise unless a check takes a tolerance, the
+maximum difference of logits and slots. Usage is always float32.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,9 +26,9 @@ USAGE_TOLERANCE = 1e-5  # sums of float32 weights in another order
 
 
 def tiny_model(*, seed: int = 1, dtype: torch.dtype = torch.float64, **options: object) -> Any:
-    """A model whose every parameter matters: large random weights, biases included.
+    """A small model with large random weights and biases, so that every parameter has an effect.
 
-    By default M is no multiple of T, and C none of T / c.
+    By default, M is not a multiple of T, and C not of T / c.
     """
     shape: dict[str, object] = {
         **{"vocab_size": 11, "n_layers": 2, "d_model": 8, "n_heads": 2, "head_dim": 3, "d_ff": 12},
@@ -70,24 +70,24 @@ def read(
     """Read in calls of the given sizes (None: as few as possible), closing full segments.
 
     Args:
-        cache: of the stream; None takes one for this reading.
-        cached: False does without, so that each call derives keys and values for itself.
+        cache: cache of the stream; None uses a temporary one.
+        cached: False uses no cache, so that each call recomputes keys and values.
 
     Returns:
         Logits of all tokens [B, n, V], and the state.
     """
-    start, found = 0, []
+    start, outputs = 0, []
     if cache is None and cached:
         cache = Cache()
     for stop in accumulate(sizes or [tokens.shape[1]]):
         while start < stop:
             end = min(stop, start + model.config.segment_len - max(state.length))
             logits, state = model(tokens[:, start:end], state, cache)
-            found.append(logits)
+            outputs.append(logits)
             state = close(model, state, cache)
             start = end
     assert start == tokens.shape[1], f"sizes {sizes} do not read {tokens.shape[1]} tokens"
-    return torch.cat(found, dim=1), state
+    return torch.cat(outputs, dim=1), state
 
 
 def random_sizes(n: int, largest: int, random: np.random.Generator) -> list[int]:
@@ -98,7 +98,7 @@ def random_sizes(n: int, largest: int, random: np.random.Generator) -> list[int]
 
 
 def chunkings(model: Model, n: int) -> Iterator[list[int]]:
-    """All at once, one by one, and five random ways to read n tokens."""
+    """Sizes of calls that read n tokens: one call, single tokens, and five random splits."""
     random = np.random.default_rng(3)
     yield [n]
     yield [1] * n
@@ -112,7 +112,7 @@ def largest_difference(a: Tensor, b: Tensor) -> float:
 
 
 def assert_same_state(a: State, b: State, *, tolerance: float) -> None:
-    """The real slots of both states, and all that is counted."""
+    """Compare occupied slots, counters, usage and carried tensors."""
     assert a.length == b.length
     assert a.filled.tolist() == b.filled.tolist()
     assert a.position.tolist() == b.position.tolist()
@@ -129,7 +129,7 @@ def assert_same_state(a: State, b: State, *, tolerance: float) -> None:
 
 
 def reload(model: Model, state: State) -> State:
-    """The state as a program finds it that has only `to_numpy` and the counters."""
+    """Rebuild a state from `to_numpy` and its counters, as after loading a snapshot."""
     arrays = state.to_numpy()
     fresh = model.init_state(1)
     filled = arrays["past"].shape[1]
@@ -149,9 +149,9 @@ def reload(model: Model, state: State) -> State:
 
 
 def check_chunking(model: Model, *, tolerance: float) -> None:
-    """How the tokens are cut into calls changes neither the logits nor the state.
+    """Logits and state do not depend on how tokens are split into calls.
 
-    With gradients on, where the past is projected anew, both are the same, too.
+    This includes calls with gradients, which recompute the past.
     """
     n = 6 * model.config.segment_len + 3
     tokens = random_tokens(model, n, rows=2)
@@ -167,7 +167,7 @@ def check_chunking(model: Model, *, tolerance: float) -> None:
 
 
 def check_causality(model: Model) -> None:
-    """Another token t+1 changes no logit up to t, and does change that of t+1."""
+    """Changing token t+1 changes no logits up to t, and changes those at t+1."""
     n = 4 * model.config.segment_len + 2
     tokens = random_tokens(model, n).expand(n, -1)
     other = (tokens + torch.eye(n, dtype=torch.int64)) % model.config.vocab_size  # row i: token i
@@ -183,7 +183,7 @@ def check_causality(model: Model) -> None:
 
 
 def check_reset(model: Model, *, tolerance: float) -> None:
-    """A row that is reset reads as a new stream does, even where all of it was NaN or infinite."""
+    """A reset row equals a new stream, even if it contained NaN or infinity."""
     t = model.config.segment_len
     before, after = random_tokens(model, 3 * t, rows=3), random_tokens(model, 2 * t + 1, rows=3)
     rows = torch.tensor([True, False, True])
@@ -200,11 +200,11 @@ def check_reset(model: Model, *, tolerance: float) -> None:
             logits, _ = read(model, after, poisoned.reset_rows(rows))
         difference = largest_difference(logits[rows], wanted[rows])
         assert difference <= tolerance, f"{gradients=}: logits differ by {difference}"
-        assert bool(logits[1].isfinite().all()), "a row that was not reset saw the others"
+        assert bool(logits[1].isfinite().all()), "a row that was not reset depends on the others"
 
 
 def check_purity(model: Model) -> None:
-    """Reading and committing leave a state as it was; forks do not see each other."""
+    """Reading and committing do not modify a state; forks are independent."""
     t = model.config.segment_len
     for n in (0, 5 * t, 5 * t + 1):
         with torch.no_grad():
@@ -225,17 +225,17 @@ def _check_forks(model: Model, n: int) -> None:
     alone = [list(_one_by_one(model, branch, root())) for branch in (left, right)]
     shared = root()
     before = bits_of(shared)
-    # Both forks go on in turns, and the root is read from again after they have.
+    # Both forks read alternately; afterwards, the root is read from again.
     turns = (_one_by_one(model, branch, shared) for branch in (left, right))
-    for step, found in enumerate(zip(*turns, strict=True)):
-        for fork, (logits, digest) in enumerate(found):
+    for step, results in enumerate(zip(*turns, strict=True)):
+        for fork, (logits, digest) in enumerate(results):
             wanted_logits, wanted_digest = alone[fork][step]
             same = torch.equal(logits, wanted_logits) and digest == wanted_digest
-            assert same, f"{n} tokens, then {step}: fork {fork} is not what it is alone"
+            assert same, f"{n} tokens, then {step}: fork {fork} differs from reading alone"
         assert bits_of(shared) == before, f"{n} tokens, then {step}: a fork changed the root"
     for (logits, digest), wanted in zip(_one_by_one(model, left, shared), alone[0], strict=True):
         assert torch.equal(logits, wanted[0]) and digest == wanted[1]
-    # A full segment is a state, too: it can be closed more than once.
+    # A state with a full segment can be closed more than once.
     _, full = model(random_tokens(model, t - shared.phase), shared)
     before = bits_of(full)
     once, twice = model.commit(full)[0], model.commit(full)[0]
@@ -250,25 +250,25 @@ def _one_by_one(model: Model, tokens: Tensor, state: State) -> Iterator[tuple[Te
 
 
 def bits_of(state: State) -> tuple[object, ...]:
-    """All of a state: its digest, and its tensors without the void columns of the segment."""
+    """Digest and tensor bytes of a state, without the undefined columns of the segment."""
     tensors = (state.past, state.usage, state.filled, state.position, *state.carried.values())
     return (state.digest(), state.length, *(t.detach().numpy().tobytes() for t in tensors))
 
 
 def check_rows(model: Model, *, tolerance: float) -> None:
-    """A row of a batch computes what it computes alone, whatever the others read or when they
-    began; `reset_rows` begins some anew and leaves the others as they are."""
+    """A row of a batch equals the same stream read alone, whatever the other rows contain and
+    whenever they started; `reset_rows` does not affect other rows."""
     t = model.config.segment_len
     tokens = random_tokens(model, 7 * t + 3, rows=3)
-    begins = [0, 2 * t, 5 * t]  # row i begins anew there
+    begins = [0, 2 * t, 5 * t]  # row i is reset there
 
     def batch(tokens: Tensor) -> tuple[Tensor, State]:
-        found, state = [], model.init_state(3)
+        outputs, state = [], model.init_state(3)
         for start, stop in zip(begins, [*begins[1:], tokens.shape[1]], strict=True):
             state = state.reset_rows(torch.tensor([start == begin > 0 for begin in begins]))
             logits, state = read(model, tokens[:, start:stop], state)
-            found.append(logits)
-        return torch.cat(found, dim=1), state
+            outputs.append(logits)
+        return torch.cat(outputs, dim=1), state
 
     for gradients in (False, True):
         with torch.set_grad_enabled(gradients):
@@ -294,13 +294,13 @@ def check_rows(model: Model, *, tolerance: float) -> None:
         rest, _ = read(model, tokens[:, 5 * t :], reset)
         wanted, _ = read(model, tokens[:, 5 * t :], state)
         same = (rest == wanted).flatten(1).all(dim=1).tolist()
-        # No memory at all: nothing to reset.
+        # A model without memory has nothing to reset.
         forgetful = state.past.shape[2] == 0 and not state.carried
         assert same == [True, forgetful, True], f"resetting row 1 changed rows: {same}"
 
 
 def check_bounded(model: Model, *, n_segments: int = 200) -> None:
-    """A state never grows: neither its tensors nor what is derived from them."""
+    """Neither a state nor its cache grows."""
     t = model.config.segment_len
     state, cache = model.init_state(1), Cache()
     tokens = random_tokens(model, n_segments * t)
@@ -316,12 +316,12 @@ def check_bounded(model: Model, *, n_segments: int = 200) -> None:
 
 
 def check_resume(model: Model) -> None:
-    """A state that was saved and loaded goes on bit for bit as the one that was not."""
+    """A saved and loaded state gives bitwise equal results."""
     t = model.config.segment_len
     random = np.random.default_rng(7)
     for n in (1, 5 * t, 5 * t + 1, 6 * t - 1):
         tokens, rest = random_tokens(model, n, seed=n), random_tokens(model, 2 * t + 2, seed=n + 1)
-        # Token by token past the next commit, then in pieces of any size.
+        # Single tokens beyond the next commit, then random sizes.
         calls = [1] * (t + 1) + random_sizes(t + 1, t, random)
         for sizes in ([n], [1] * n, random_sizes(n, 2 * t, random)) if n > 1 else ([1],):
             with torch.no_grad():

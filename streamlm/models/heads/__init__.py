@@ -1,1 +1,1 @@
-"""Other treatments of the past on the same backbone, one file each."""
+"""Heads: alternative treatments of the past on the same backbone, one file each."""

@@ -1,7 +1,7 @@
-"""Full attention: a causal Transformer that forgets nothing, and so grows with what it reads.
+"""Full attention: a causal Transformer that keeps all past slots.
 
-Vaswani et al. (2017), with absolute sinusoids added to the embeddings. A control: what any bounded
-memory can at most hope for, at a price that rises with every token. Its state is not bounded.
+Vaswani et al. (2017), with absolute sinusoids added to the embeddings. An upper bound for models
+with bounded memory: its state, and its cost per token, grow with the number of tokens read.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from streamlm.memory.eviction import Eviction
 from streamlm.models.base import Observer, Windows
 from streamlm.models.cache import Cache, Pair, project_blocks
 from streamlm.models.layers.attention import ProjectingAttention, attention_mask
-from streamlm.models.layers.block import AnyLayer
+from streamlm.models.layers.block import Block
 from streamlm.models.layers.positions import absolute
 from streamlm.models.segmented import Attended, Call, SegmentedModel
 from streamlm.state import State
@@ -37,7 +37,7 @@ class FullAttention(ProjectingAttention):
         self.output = nn.Linear(inner, config.d_model, bias=False)
 
     def read(self, x: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-        """[B, t, D] → [B, t, D]; mask [B, 1, t, K] is True where a query may look."""
+        """[B, t, D] → [B, t, D]; mask [B, 1, t, K] is True where attention is allowed."""
         dropout = self.dropout if self.training else 0.0
         heads = F.scaled_dot_product_attention(
             self.queries(x), key, value, attn_mask=mask, dropout_p=dropout, scale=1.0
@@ -47,30 +47,30 @@ class FullAttention(ProjectingAttention):
 
 
 class FullModel(SegmentedModel):
-    """A causal Transformer whose past holds all that was read."""
+    """A causal Transformer whose past contains all closed segments."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.layers = nn.ModuleList(
-            AnyLayer(config, FullAttention(config)) for _ in range(config.n_layers)
+            Block(config, FullAttention(config)) for _ in range(config.n_layers)
         )
         self._add_output()
         self.reset_parameters()
 
     @classmethod
     def check(cls, config: ModelConfig) -> None:
-        """Nothing is ever dropped; see `Model.check`."""
+        """Memory is unbounded, so its lengths must be 0; see `Model.check`."""
         for name in ("compressed_len", "memory_len"):
             value = getattr(config, name)
             require(value == 0, f"{name} with head {config.head!r}", value, "0")
 
     def windows(self, position: int, carried: Mapping[str, Tensor]) -> Windows:
-        """Memory holds all closed segments; see `Model.windows`."""
-        found = super().windows(position, carried)
-        return replace(found, memory=found.memory_end, memory_capacity=UNBOUNDED)
+        """Memory contains all closed segments; see `Model.windows`."""
+        windows = super().windows(position, carried)
+        return replace(windows, memory=windows.memory_end, memory_capacity=UNBOUNDED)
 
     def init_state(self, batch_size: int = 1) -> State:
-        """Streams that have read nothing."""
+        """The state of new streams."""
         return replace(self.empty_state(batch_size), filled_known=(0,) * batch_size)
 
     def read(
@@ -81,16 +81,16 @@ class FullModel(SegmentedModel):
         cache: Cache | None = None,
         observe: Observer | None = None,
     ) -> tuple[Tensor, State]:
-        """All layers, over tokens that know their absolute positions; see `Model.read`."""
+        """All layers, after adding absolute positions; see `Model.read`."""
         at = state.position[:, None] + torch.arange(x.shape[1], device=x.device)  # [B, t]
-        # As large beside the embeddings as in the paper, where those begin with a variance of 1;
-        # ours begin smaller, and would be drowned by sines of their full size.
+        # Sinusoids are scaled to the embeddings. In the paper, embeddings have an initial variance
+        # of 1; here it is smaller, and unscaled sinusoids would dominate.
         size = self.config.init_std * x.shape[2] ** 0.5
         x = x + (size * absolute(at, x.shape[2])).to(x.dtype)
         return super().read(x, state, cache=cache, observe=observe)
 
     def project_past(self, index: int, state: State) -> Pair:
-        """Keys and values of all segments that were closed; see `SegmentedModel.project_past`."""
+        """Keys and values of all closed segments; see `SegmentedModel.project_past`."""
         past = state.past[index]
         if not past.shape[1]:
             return super().project_past(index, state)
@@ -102,24 +102,24 @@ class FullModel(SegmentedModel):
     def past_after(
         self, index: int, past: Pair, segment: Pair, state: State, eviction: Eviction | None
     ) -> Pair:
-        """All of it, but for columns that no row needs any more."""
+        """All columns except those that no row uses any more."""
         n = state.past.shape[2]
         key, value = (torch.cat(both, dim=2)[:, :, -n:] for both in zip(past, segment, strict=True))
         return key, value
 
-    def look(self, call: Call) -> Tensor:
-        """Where queries may look: [B, 1, t, K]."""
+    def call_context(self, call: Call) -> Tensor:
+        """Attention mask: [B, 1, t, K]."""
         state = call.state
         return attention_mask(state.filled, state.past.shape[2], state.phase, call.n_queries)
 
-    def attend(self, index: int, seen: Tensor, pair: Pair, call: Call) -> Attended:
-        """Attention of a layer; see `SegmentedModel.attend`."""
-        out: Tensor = self._layers[index].attention.read(seen, *pair, call.look)
+    def attend(self, index: int, inputs: Tensor, pair: Pair, call: Call) -> Attended:
+        """Full attention; see `SegmentedModel.attend`."""
+        out: Tensor = self._layers[index].attention.read(inputs, *pair, call.context)
         return Attended(out)
 
     def closed(self, state: State, keys: list[Tensor], values: list[Tensor]) -> tuple[State, None]:
-        """The segment put behind the past; see `SegmentedModel.closed`."""
-        # Rows that began anew may need less than others did.
+        """Append the segment to the past; see `SegmentedModel.closed`."""
+        # After a row is reset, the longest row may be shorter than the past is wide.
         known, t = state.filled_known, self.config.segment_len
         if known is None:
             known = tuple(state.filled.tolist())

@@ -1,13 +1,14 @@
-"""The Informer for language: only queries that stand out attend, and memory is distilled.
+"""A causal Informer: only active queries attend, and memory is distilled.
 
-The Informer's own masked attention looks ahead twice: its measure sees all keys, and its choice of
-the best queries all queries. Here both are causal. A query's max-mean measure (Zhou et al., 2021,
-eq. 4) is taken on keys up to it, sampled by its absolute position, so that chunks do not matter; it
-attends if its measure reaches a threshold learned from the queries of segments before. The others,
-the lazy ones, get the mean of all values so far. Closed segments are distilled to half their length
-(eq. 5, without batch normalisation, which would mix streams).
+The published masked ProbSparse attention is not causal: its sparsity measure uses all keys, and the
+top queries are chosen among all queries. Here both are causal. The max-mean measure of a query
+(Zhou et al., 2021, eq. 4) uses keys up to the query, sampled by its absolute position, so that it
+does not depend on chunking. A query is active if its measure reaches a threshold estimated from
+earlier segments. All other queries ("lazy" in the paper) get the mean of all values so far. Closed
+segments are distilled to half their length (eq. 5, without batch normalisation, which would mix
+streams).
 
-Choosing queries saves no time here, where the scores of a window are computed at once.
+This saves no time here, because all scores of a window are computed at once.
 """
 
 import math
@@ -19,34 +20,34 @@ from torch.nn import functional as F
 
 from streamlm.config import ModelConfig, require
 from streamlm.memory.eviction import Eviction
-from streamlm.models.cache import Pair, project_blocks
+from streamlm.models.cache import Pair, newest, project_blocks
 from streamlm.models.layers.attention import attention_mask, by_head, relative_shift
 from streamlm.models.layers.block import Layer
 from streamlm.models.layers.positions import sinusoid
-from streamlm.models.segmented import Attended, Call, PositionKeys, SegmentedModel, newest
+from streamlm.models.segmented import Attended, Call, PositionKeys, SegmentedModel
 from streamlm.state import State
 
-# What is carried: measures of the open segment's queries [L, B, H, T], the threshold [L, B, H], and
-# the sum of all values of closed segments [L, B, H, E].
+# Carried tensors: measures of the open segment's queries [L, B, H, T], threshold [L, B, H], and sum
+# of all values of closed segments [L, B, H, E].
 MEASURES, THRESHOLD, SUM = "measures", "threshold", "sum"
-RATE = 0.1  # share of a new segment in the threshold
+RATE = 0.1  # weight of a new segment in the moving average of the threshold
 
 
 class Distil(nn.Module):
-    """Halve a segment: [B, T, W] → [B, T/2, W]."""
+    """Distil a segment to half its length: [B, T, W] → [B, T/2, W]."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.convolution = nn.Conv1d(width, width, 3, padding=1)
 
     def forward(self, slots: Tensor) -> Tensor:
-        """Only within segments: what a slot becomes hangs on no other segment."""
+        """Convolution, ELU and max pooling within one segment."""
         out = F.max_pool1d(F.elu(self.convolution(slots.mT)), 3, stride=2, padding=1)
         return out.mT
 
 
 class InformerModel(SegmentedModel):
-    """A language model with a window of distilled segments, and queries that choose to attend."""
+    """A language model with distilled memory and sparse causal queries."""
 
     closes_with_keys = True
 
@@ -65,9 +66,9 @@ class InformerModel(SegmentedModel):
 
     @classmethod
     def check(cls, config: ModelConfig) -> None:
-        """Memory holds whole segments of an even length; see `Model.check`.
+        """Memory consists of whole segments of even length; see `Model.check`.
 
-        `factor` is c: of a segment's T queries, c·⌈ln T⌉ are to attend.
+        `factor` is c: about c·⌈ln T⌉ of a segment's T queries are active.
         """
         given = config.compressed_len
         require(given == 0, f"compressed_len with head {config.head!r}", given, "0")
@@ -80,17 +81,17 @@ class InformerModel(SegmentedModel):
 
     @property
     def active_share(self) -> float:
-        """Share of the queries that are to attend: c·⌈ln T⌉ of T, 1 at most."""
+        """Target share of active queries: c·⌈ln T⌉ / T, at most 1."""
         t = self.config.segment_len
         return min(1.0, self.config.factor * math.ceil(math.log(max(t, 2))) / t)
 
     @property
     def n_far(self) -> int:
-        """Columns of the past: half of the slots in memory."""
+        """Past key columns: half of the slots in memory."""
         return self.config.memory_len // 2
 
     def init_state(self, batch_size: int = 1) -> State:
-        """Streams that have read nothing."""
+        """The state of new streams."""
         config = self.config
         lead = (config.n_layers, batch_size, config.n_heads)
         weight = self.output_bias
@@ -107,11 +108,11 @@ class InformerModel(SegmentedModel):
         return self.empty_state(batch_size, past_len=config.memory_len, carried=carried)
 
     def past_columns(self, state: State) -> int:
-        """Half of the slots in memory."""
+        """Half of the slots in memory; see `SegmentedModel.past_columns`."""
         return self.n_far
 
     def project_past(self, index: int, state: State) -> Pair:
-        """Keys and values of distilled segments, empty ones too."""
+        """Keys and values of distilled segments, including empty ones."""
         if not self.n_far:
             return super().project_past(index, state)
         return project_blocks(
@@ -124,61 +125,61 @@ class InformerModel(SegmentedModel):
     def past_after(
         self, index: int, past: Pair, segment: Pair, state: State, eviction: Eviction | None
     ) -> Pair:
-        """The newest segments, the one just closed distilled."""
+        """Append the distilled closed segment; see `SegmentedModel.past_after`."""
         if not self.n_far:
             return past
         closed = state.past[index, :, -self.config.segment_len :].contiguous()
         return newest(past, self._distilled(index, closed))
 
-    def look(self, call: Call) -> Tensor:
-        """Where queries may look: [B, 1, t, K]."""
+    def call_context(self, call: Call) -> Tensor:
+        """Attention mask: [B, 1, t, K]."""
         return attention_mask(call.state.filled // 2, self.n_far, call.state.phase, call.n_queries)
 
-    def attend(self, index: int, seen: Tensor, pair: Pair, call: Call) -> Attended:
-        """Attention of those that stand out, the mean for the others."""
+    def attend(self, index: int, inputs: Tensor, pair: Pair, call: Call) -> Attended:
+        """Attention of active queries, mean values of others; see `SegmentedModel.attend`."""
         attention = cast(Layer, self.layers[index]).attention
-        (key, value), (projected,), state = pair, call.keys_of_positions[index], call.state
-        n_far, t = self.n_far, seen.shape[1]
+        (key, value), (projected,), state = pair, call.position_keys[index], call.state
+        n_far, t = self.n_far, inputs.shape[1]
         n_open = key.shape[2] - n_far
         length = n_open - t
         u, w = (bias[:, None] * self.config.head_dim**-0.5 for bias in self.biases(index))
-        query = attention.queries(seen)
+        query = attention.queries(inputs)
         memory = self.config.memory_len
         projected = projected[:, -(memory + n_open + 1) :]
         near = relative_shift(by_head(query + w, projected))  # [B, H, t, M + n_open]
-        # A distilled slot stands at the younger of the two tokens that it is strided over.
+        # A distilled slot has the position of the newer of its two tokens.
         bias = torch.cat([near[..., 1:memory:2], near[..., memory:]], dim=3)
-        scores = ((query + u) @ key.mT + bias).masked_fill(~call.look, -torch.inf)
+        scores = ((query + u) @ key.mT + bias).masked_fill(~call.context, -torch.inf)
         with torch.no_grad():
             measures = self._measured(scores, state, length)
         dropout = attention.dropout if self.training else 0.0
         attended = F.dropout(scores.softmax(dim=-1), dropout) @ value
-        first = state.position[:, None] - length < self.config.segment_len  # nothing learned
-        stands_out = measures >= state.carried[THRESHOLD][index][..., None]
-        active = stands_out | first[..., None] | (self.active_share >= 1)
+        first = state.position[:, None] - length < self.config.segment_len  # no threshold yet
+        above = measures >= state.carried[THRESHOLD][index][..., None]
+        active = above | first[..., None] | (self.active_share >= 1)
         lazy = self._means(value[:, :, n_far:], state, index)[:, :, length:]
         heads = torch.where(active[..., None], attended, lazy.to(attended.dtype))
         out: Tensor = attention.output(heads.transpose(1, 2).flatten(2))
-        held = state.carried[MEASURES][index]
-        noted = torch.cat([held[..., :length], measures.to(held.dtype), held[..., n_open:]], dim=2)
-        return Attended(out, carried={MEASURES: noted})
+        old = state.carried[MEASURES][index]
+        updated = torch.cat([old[..., :length], measures.to(old.dtype), old[..., n_open:]], dim=2)
+        return Attended(out, carried={MEASURES: updated})
 
     def closed(self, state: State, keys: list[Tensor], values: list[Tensor]) -> tuple[State, None]:
-        """The segment put into memory, its values added up, the threshold moved."""
+        """Move the segment into memory; update the sum of values and the threshold."""
         total = state.carried[SUM]
         new = torch.stack([value[:, :, self.n_far :].sum(dim=2) for value in values])
-        found = state.carried[MEASURES].quantile(1 - self.active_share, dim=3)
+        quantile = state.carried[MEASURES].quantile(1 - self.active_share, dim=3)
         old = state.carried[THRESHOLD]
         first = (state.position <= self.config.segment_len)[None, :, None]
         carried = {
             MEASURES: torch.zeros_like(state.carried[MEASURES]),
-            THRESHOLD: torch.where(first, found, old + RATE * (found - old)),
+            THRESHOLD: torch.where(first, quantile, old + RATE * (quantile - old)),
             SUM: total + new.detach().to(total.dtype),
         }
         return self.shifted(state, kept=self.config.memory_len, carried=carried), None
 
     def _measured(self, scores: Tensor, state: State, length: int) -> Tensor:
-        """Max-mean of each query over keys sampled up to it: [B, H, t]."""
+        """Max-mean measure of each query over sampled earlier keys: [B, H, t]."""
         t, n_keys = scores.shape[2:]
         n_sampled = min(
             n_keys, self.config.factor * math.ceil(math.log(self.n_far + self.config.segment_len))
@@ -212,9 +213,9 @@ class InformerModel(SegmentedModel):
 
 
 def position_noise(positions: Tensor, n: int) -> Tensor:
-    """n numbers in [0, 1) for each position, always the same: [...] → [..., n] float64.
+    """n deterministic pseudo-random numbers in [0, 1) per position: [...] → [..., n] float64.
 
-    A multiplicative hash with two rounds (Steele et al., 2014, SplitMix).
+    A multiplicative hash with two rounds (SplitMix, Steele et al., 2014).
     """
     x = positions[..., None] * n + torch.arange(n, device=positions.device) + 1
     x = x * _signed(0x9E3779B97F4A7C15)

@@ -1,10 +1,10 @@
-"""Linformer attention (Wang et al., 2020): keys and values shortened along their length.
+"""Linformer attention (Wang et al., 2020): keys and values projected along their length.
 
     softmax(Q (E K)ᵀ / √e) F V,    E and F [k, n]
 
-Every shortened slot mixes all n positions. So `SelfAttention` is an encoder's and must not be used
-where the future is hidden, and `LinformerModel` shortens segments once they are closed; within the
-open segment attention is exact and causal.
+Each projected column mixes all n positions, so the projection is not causal. `SelfAttention` is
+therefore for encoders only, and `LinformerModel` projects closed segments only; attention within
+the open segment is exact and causal.
 """
 
 import math
@@ -16,11 +16,11 @@ from torch.nn import functional as F
 
 from streamlm.config import ModelConfig, require
 from streamlm.memory.eviction import Eviction
-from streamlm.models.cache import Pair, project_blocks, standard
+from streamlm.models.cache import Pair, newest, project_blocks, standard
 from streamlm.models.layers.attention import attention_mask, by_head, relative_shift
 from streamlm.models.layers.block import Layer
 from streamlm.models.layers.positions import absolute, sinusoid
-from streamlm.models.segmented import Attended, Call, PositionKeys, SegmentedModel, newest
+from streamlm.models.segmented import Attended, Call, PositionKeys, SegmentedModel
 from streamlm.state import State
 
 SHARING = ("none", "headwise", "key-value", "layerwise")
@@ -28,16 +28,17 @@ KINDS = ("linear", "pool", "conv")
 
 
 class LengthProjection(nn.Module):
-    """Shortens slots along their length: [B, H, m, e] → [B, H, k, e] for m ≤ n.
+    """Projects keys or values along their length: [B, H, m, e] → [B, H, k, e] for m ≤ n.
 
     Args:
-        n: the longest length; k: what it is shortened to.
-        kind: "linear" is a learned [k, n]; "pool" the mean, "conv" a convolution, both of n / k.
-        n_heads: matrices of their own for so many heads; 1 shares one.
-        head_dim: e, which a convolution mixes.
+        n: maximum input length; k: output length for n.
+        kind: "linear" is a learned [k, n] matrix; "pool" is mean pooling and "conv" a convolution,
+            both over windows of n / k.
+        n_heads: number of matrices; 1 shares one between all heads.
+        head_dim: e, channels of the convolution.
 
     Raises:
-        ValueError: names what was given and what is allowed.
+        ValueError: names the given and the allowed value.
     """
 
     def __init__(self, n: int, k: int, *, kind: str, n_heads: int = 1, head_dim: int = 1) -> None:
@@ -58,7 +59,7 @@ class LengthProjection(nn.Module):
             )
 
     def forward(self, slots: Tensor) -> Tensor:
-        """Shorter inputs use the first columns of E; pooling has windows of n / k all the same."""
+        """Project; for m < n, "linear" uses the first m columns, the others keep their windows."""
         m = slots.shape[2]
         if not 1 <= m <= self.n or (self.kind != "linear" and m % self.width):
             allowed = f"1 to {self.n}" + f", multiples of {self.width}" * (self.kind != "linear")
@@ -68,8 +69,8 @@ class LengthProjection(nn.Module):
         if self.kind == "pool":
             return slots.unflatten(2, (-1, self.width)).mean(dim=3)
         rows = slots.flatten(0, 1).mT  # [B·H, e, m]
-        shortened: Tensor = self.convolution(rows).mT
-        return shortened.unflatten(0, slots.shape[:2])
+        projected: Tensor = self.convolution(rows).mT
+        return projected.unflatten(0, slots.shape[:2])
 
 
 def projections(
@@ -79,7 +80,7 @@ def projections(
     "layerwise".
 
     Raises:
-        ValueError: no such sharing.
+        ValueError: unknown sharing.
     """
     if sharing not in SHARING:
         raise ValueError(f"sharing = {sharing!r}; allowed: {' or '.join(SHARING)}")
@@ -96,10 +97,10 @@ def projections(
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention of an encoder: full, or with shortened keys and values.
+    """Multi-head self-attention of an encoder, full or with projected keys and values.
 
     Args:
-        lengths: E and F; None attends fully.
+        lengths: E and F; None gives full attention.
     """
 
     def __init__(
@@ -127,11 +128,11 @@ class SelfAttention(nn.Module):
 
 
 class LinformerModel(SegmentedModel):
-    """A language model whose memory is seen through E and F, segment by segment.
+    """A language model that attends to each segment in memory through E and F.
 
-    Memory holds the layer inputs of whole segments; what attention sees of each are k shortened
-    keys and values, all at the distance of the segment's middle. E and F learn from every segment
-    that looks at them, because keys and values are derived anew in training.
+    Memory contains the layer inputs of whole segments. Attention uses k projected keys and values
+    per segment, all at the distance of the segment's middle. Keys and values are recomputed in
+    training, so every later segment trains E and F.
     """
 
     near_table: Tensor
@@ -152,7 +153,7 @@ class LinformerModel(SegmentedModel):
             kind=config.projection,
             sharing=config.sharing,
         )
-        # Each one once, however many layers share it: weights are saved by their names.
+        # Shared projections are registered once, so that they are saved once.
         own = list(dict.fromkeys(length for pair in pairs for length in pair))
         self.lengths = nn.ModuleList(own)
         self._lengths_of = [(own.index(e), own.index(f)) for e, f in pairs]
@@ -164,10 +165,10 @@ class LinformerModel(SegmentedModel):
 
     @classmethod
     def check(cls, config: ModelConfig) -> None:
-        """Memory holds whole segments, uncompressed; see `Model.check`.
+        """Memory consists of whole segments without compression; see `Model.check`.
 
-        `projected_len` is k, keys and values that each segment is shortened to; `projection` is one
-        of KINDS, `sharing` one of SHARING.
+        `projected_len` is k, projected keys and values per segment; `projection` is one of KINDS,
+        `sharing` one of SHARING.
         """
         given = config.compressed_len
         require(given == 0, f"compressed_len with head {config.head!r}", given, "0")
@@ -177,11 +178,11 @@ class LinformerModel(SegmentedModel):
 
     @property
     def n_blocks(self) -> int:
-        """Segments that memory holds."""
+        """Segments in memory."""
         return self.config.memory_len // self.config.segment_len
 
     def init_state(self, batch_size: int = 1) -> State:
-        """Streams that have read nothing."""
+        """The state of new streams."""
         return self.empty_state(batch_size, past_len=self.config.memory_len)
 
     def past_columns(self, state: State) -> int:
@@ -189,35 +190,38 @@ class LinformerModel(SegmentedModel):
         return self.n_blocks * self.config.projected_len
 
     def project_past(self, index: int, state: State) -> Pair:
-        """Shortened keys and values of every segment in memory, empty ones too."""
+        """Projected keys and values of all segments in memory, including empty ones."""
         if not self.n_blocks:
             return super().project_past(index, state)
         layer = cast(Layer, self.layers[index])
         pair = project_blocks(layer.project, state.past[index], self.config.segment_len)
-        return self._shortened(index, pair)
+        return self._projected(index, pair)
 
     def past_after(
         self, index: int, past: Pair, segment: Pair, state: State, eviction: Eviction | None
     ) -> Pair:
-        """The newest segments; see `SegmentedModel.past_after`."""
+        """Append the projected closed segment; see `SegmentedModel.past_after`."""
         if not self.n_blocks:
             return past
-        return newest(past, self._shortened(index, segment))
+        return newest(past, self._projected(index, segment))
 
-    def look(self, call: Call) -> Tensor:
-        """Where queries may look: [B, 1, t, K]."""
+    def call_context(self, call: Call) -> Tensor:
+        """Attention mask: [B, 1, t, K]."""
         state, k = call.state, self.config.projected_len
         filled = state.filled // self.config.segment_len * k
         return attention_mask(filled, self.n_blocks * k, state.phase, call.n_queries)
 
-    def attend(self, index: int, seen: Tensor, pair: Pair, call: Call) -> Attended:
-        """Relative attention, the past by its segments' middles; see `SegmentedModel.attend`."""
+    def attend(self, index: int, inputs: Tensor, pair: Pair, call: Call) -> Attended:
+        """Relative attention to projected segments and the open one.
+
+        See `SegmentedModel.attend`.
+        """
         attention, k = cast(Layer, self.layers[index]).attention, self.config.projected_len
-        (key, value), (near, far) = pair, call.keys_of_positions[index]
-        n_far, t = self.n_blocks * k, seen.shape[1]
+        (key, value), (near, far) = pair, call.position_keys[index]
+        n_far, t = self.n_blocks * k, inputs.shape[1]
         n_open = key.shape[2] - n_far
         u, w = (bias[:, None] * self.config.head_dim**-0.5 for bias in self.biases(index))
-        query = attention.queries(seen)
+        query = attention.queries(inputs)
         scores = relative_shift(by_head(query + w, near[:, -(n_open + 1) :]))  # [B, H, t, n_open]
         if n_far:
             own = far[:, :, n_open - t : n_open]  # [H, m, t, E], oldest segment first
@@ -227,7 +231,7 @@ class LinformerModel(SegmentedModel):
             query + u,
             key,
             value,
-            attn_mask=scores.masked_fill(~call.look, -torch.inf),
+            attn_mask=scores.masked_fill(~call.context, -torch.inf),
             dropout_p=attention.dropout if self.training else 0.0,
             scale=1.0,
         )
@@ -235,19 +239,19 @@ class LinformerModel(SegmentedModel):
         return Attended(out)
 
     def closed(self, state: State, keys: list[Tensor], values: list[Tensor]) -> tuple[State, None]:
-        """The segment put into memory, the oldest one let go; see `SegmentedModel.closed`."""
+        """Move the segment into memory, dropping the oldest; see `SegmentedModel.closed`."""
         return self.shifted(state, kept=self.config.memory_len), None
 
-    def _shortened(self, index: int, pair: Pair) -> Pair:
-        """Each segment of [B, H, m·T, E] by itself: [B, H, m·k, E]."""
-        shorter = []
+    def _projected(self, index: int, pair: Pair) -> Pair:
+        """Project each segment of [B, H, m·T, E] separately: [B, H, m·k, E]."""
+        parts = []
         for which, part in zip(self._lengths_of[index], pair, strict=True):
             shorten = self.lengths[which]
             b, h, _, width = part.shape
             blocks = part.unflatten(2, (-1, self.config.segment_len)).transpose(1, 2)
             made = shorten(standard(blocks.flatten(0, 1)))  # [B·m, H, k, E]
-            shorter.append(made.unflatten(0, (b, -1)).transpose(1, 2).reshape(b, h, -1, width))
-        return shorter[0], shorter[1]
+            parts.append(made.unflatten(0, (b, -1)).transpose(1, 2).reshape(b, h, -1, width))
+        return parts[0], parts[1]
 
     def project_positions(self, index: int) -> PositionKeys:
         """W_R R of the open segment [H, T+1, E], and of memory [H, m, T, E], oldest first."""

@@ -1,9 +1,9 @@
-"""A linear recurrence: attention without softmax, whose past is one matrix for each head.
+"""Linear recurrence: attention without softmax, with one state matrix per head.
 
     S_i = γ S_{i-1} + k_iᵀ v_i,    o_i = q_i S_i / √E
 
-Retention (Sun et al., "Retentive Network", 2023, eq. 6 to 9) without its rotation of positions and
-its gate: distance shows in the decays γ alone. A control: it remembers in as few bytes as can be.
+Retention (Sun et al., "Retentive Network", 2023, eq. 6 to 9) without rotary positions and output
+gate: only the decay γ depends on distance. A baseline with a minimal state.
 """
 
 import torch
@@ -13,15 +13,15 @@ from torch.nn import functional as F
 from streamlm.config import ModelConfig, require
 from streamlm.models.cache import Pair
 from streamlm.models.layers.attention import ProjectingAttention
-from streamlm.models.layers.block import AnyLayer
+from streamlm.models.layers.block import Block
 from streamlm.models.segmented import Attended, Call, SegmentedModel
 from streamlm.state import State
 
-MATRICES = "retention"  # what is carried: [L, B, H, E, E]
+MATRICES = "retention"  # carried tensor: [L, B, H, E, E]
 
 
 class Retention(ProjectingAttention):
-    """One layer's recurrence over the tokens of a segment, and the matrix of all before it."""
+    """Retention over the tokens of a segment and the state matrix of all earlier segments."""
 
     decay: Tensor
 
@@ -32,13 +32,13 @@ class Retention(ProjectingAttention):
         self.query = nn.Linear(config.d_model, inner, bias=False)
         self.key_value = nn.Linear(config.d_model, 2 * inner, bias=False)
         self.output = nn.Linear(inner, config.d_model, bias=False)
-        # The paper's: heads forget by half within some 22, 44, 88, … tokens.
+        # As in the paper: half-lives of about 22, 44, 88, … tokens.
         heads = torch.arange(config.n_heads, dtype=torch.float64, device="cpu")
         decay = 1 - 2.0 ** (-5 - heads)
         self.register_buffer("decay", decay.to(torch.get_default_dtype()), persistent=False)
 
     def read(self, x: Tensor, key: Tensor, value: Tensor, matrix: Tensor) -> Tensor:
-        """[B, t, D], the last t tokens of a segment's first n, → [B, t, D].
+        """Outputs of the last t of the segment's first n tokens: [B, t, D] → [B, t, D].
 
         Args:
             key, value: [B, H, n, E]; matrix: [B, H, E, E], S before the segment.
@@ -55,7 +55,7 @@ class Retention(ProjectingAttention):
         return out
 
     def closed(self, key: Tensor, value: Tensor, matrix: Tensor) -> Tensor:
-        """S after a whole segment."""
+        """S after the segment."""
         n = key.shape[2]
         ages = torch.arange(n - 1, -1, -1, device=key.device)
         weighted = (key * self._powers(ages)[..., None]).to(matrix.dtype)
@@ -63,48 +63,48 @@ class Retention(ProjectingAttention):
         return decayed + weighted.mT @ value.to(matrix.dtype)
 
     def _powers(self, exponents: Tensor) -> Tensor:
-        """γ to these powers, for each head: [...] → [H, ...]."""
+        """Powers of each head's γ: [...] → [H, ...]."""
         decay = self.decay.view(-1, *[1] * exponents.ndim)
         return decay**exponents
 
 
 class RecurrentModel(SegmentedModel):
-    """A language model that carries matrices instead of slots."""
+    """A language model whose state is one matrix per layer and head."""
 
     closes_with_keys = True
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.layers = nn.ModuleList(
-            AnyLayer(config, Retention(config)) for _ in range(config.n_layers)
+            Block(config, Retention(config)) for _ in range(config.n_layers)
         )
         self._add_output()
         self.reset_parameters()
 
     @classmethod
     def check(cls, config: ModelConfig) -> None:
-        """No slots are kept; see `Model.check`."""
+        """There is no memory, so its lengths must be 0; see `Model.check`."""
         for name in ("compressed_len", "memory_len"):
             value = getattr(config, name)
             require(value == 0, f"{name} with head {config.head!r}", value, "0")
 
     def init_state(self, batch_size: int = 1) -> State:
-        """Streams that have read nothing."""
+        """The state of new streams."""
         config, weight = self.config, self.output_bias
-        dtype = torch.promote_types(weight.dtype, torch.float32)  # sums of all that was read
+        dtype = torch.promote_types(weight.dtype, torch.float32)  # sums over all tokens
         shape = (config.n_layers, batch_size, config.n_heads, config.head_dim, config.head_dim)
         matrices = torch.zeros(shape, dtype=dtype, device=weight.device)
         return self.empty_state(batch_size, carried={MATRICES: matrices})
 
-    def attend(self, index: int, seen: Tensor, pair: Pair, call: Call) -> Attended:
-        """The recurrence of a layer; see `SegmentedModel.attend`."""
+    def attend(self, index: int, inputs: Tensor, pair: Pair, call: Call) -> Attended:
+        """Retention; see `SegmentedModel.attend`."""
         out: Tensor = self._layers[index].attention.read(
-            seen, *pair, call.state.carried[MATRICES][index]
+            inputs, *pair, call.state.carried[MATRICES][index]
         )
         return Attended(out)
 
     def closed(self, state: State, keys: list[Tensor], values: list[Tensor]) -> tuple[State, None]:
-        """The segment taken into the matrices; see `SegmentedModel.closed`."""
+        """Add the segment to the matrices; see `SegmentedModel.closed`."""
         matrices = [
             layer.attention.closed(key, value, matrix).detach()
             for layer, key, value, matrix in zip(

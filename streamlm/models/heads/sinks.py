@@ -1,8 +1,8 @@
-"""A window and the first tokens of the stream, which are kept for ever ("sinks").
+"""Attention sinks: a sliding window plus the pinned first tokens of the stream.
 
-Xiao et al., "Efficient Streaming Language Models with Attention Sinks" (2024): attention needs a
-place for what it has no use for, and learns to put it on the first tokens; when they leave a
-window, a model falls apart. A control: what a window can at best do without compressing anything.
+Xiao et al., "Efficient Streaming Language Models with Attention Sinks" (2024): models put surplus
+attention on the first tokens, and degrade when these leave the window. A baseline for windows
+without compression.
 """
 
 from dataclasses import replace
@@ -13,21 +13,21 @@ from torch import Tensor, nn
 
 from streamlm.config import ModelConfig, require
 from streamlm.memory.eviction import Eviction
-from streamlm.models.cache import Pair, project_blocks
+from streamlm.models.cache import Pair, joined, newest, project_blocks
 from streamlm.models.layers.attention import attention_mask
 from streamlm.models.layers.block import Layer
 from streamlm.models.layers.positions import sinusoid
-from streamlm.models.segmented import Attended, Call, PositionKeys, SegmentedModel, joined, newest
+from streamlm.models.segmented import Attended, Call, PositionKeys, SegmentedModel
 from streamlm.state import State
 
-PINNED = "pinned"  # what is carried: layer inputs of the first tokens, [L, B, S, D]
+PINNED = "pinned"  # carried tensor: layer inputs of the first tokens, [L, B, S, D]
 
 
 class SinksModel(SegmentedModel):
     """A Transformer-XL with pinned slots: [pinned S | memory M | open segment].
 
-    A pinned slot is seen from when it has left memory; it stands S columns or fewer to the left of
-    memory, however long ago that was (the paper's positions within the cache).
+    A pinned slot becomes visible when it leaves memory. Its position is then fixed, at most S
+    columns to the left of memory (positions within the cache, as in the paper).
     """
 
     position_table: Tensor
@@ -44,9 +44,9 @@ class SinksModel(SegmentedModel):
 
     @classmethod
     def check(cls, config: ModelConfig) -> None:
-        """Nothing is compressed; see `Model.check`.
+        """There is no compressed memory; see `Model.check`.
 
-        `pinned_len` is S, first tokens of a stream that are kept for ever.
+        `pinned_len` is S, the number of pinned first tokens.
         """
         given = config.compressed_len
         require(given == 0, f"compressed_len with head {config.head!r}", given, "0")
@@ -55,7 +55,7 @@ class SinksModel(SegmentedModel):
         require(good, "pinned_len", config.pinned_len, allowed)
 
     def init_state(self, batch_size: int = 1) -> State:
-        """Streams that have read nothing."""
+        """The state of new streams."""
         config = self.config
         state = self.empty_state(batch_size, past_len=config.memory_len)
         lead, width = state.past.shape[:2], config.d_model
@@ -68,7 +68,7 @@ class SinksModel(SegmentedModel):
         return self.config.pinned_len + self.config.memory_len
 
     def project_past(self, index: int, state: State) -> Pair:
-        """Keys and values of pinned slots and of memory, empty ones too."""
+        """Keys and values of pinned slots and memory, including empty ones."""
         pinned = self._project_pinned(index, state)
         if not self.config.memory_len:
             return pinned
@@ -79,37 +79,37 @@ class SinksModel(SegmentedModel):
     def past_after(
         self, index: int, past: Pair, segment: Pair, state: State, eviction: Eviction | None
     ) -> Pair:
-        """Memory moved on; the pinned slots, a handful, are projected anew."""
+        """Append the segment to memory; the few pinned slots are projected again."""
         pinned = self._project_pinned(index, state)
         if not self.config.memory_len:
             return pinned
         key, value = (half[:, :, self.config.pinned_len :] for half in past)
         return joined(pinned, newest((key, value), segment))
 
-    def look(self, call: Call) -> Tensor:
-        """Where queries may look: [B, 1, t, K]."""
+    def call_context(self, call: Call) -> Tensor:
+        """Attention mask: [B, 1, t, K]."""
         state, t, memory_len = call.state, call.n_queries, self.config.memory_len
         near = attention_mask(state.filled, memory_len, state.phase, t)
-        # Of the first tokens, those that have left memory.
-        gone = (state.position - state.phase - memory_len)[:, None]  # [B, 1]
-        real = torch.arange(self.config.pinned_len, device=gone.device) < gone  # [B, S]
+        # Pinned slots are visible once they have left memory.
+        evicted = (state.position - state.phase - memory_len)[:, None]  # [B, 1]
+        real = torch.arange(self.config.pinned_len, device=evicted.device) < evicted  # [B, S]
         return torch.cat([real[:, None, None].expand(-1, -1, t, -1), near], dim=3)
 
-    def attend(self, index: int, seen: Tensor, pair: Pair, call: Call) -> Attended:
-        """Relative attention over pinned slots and window; see `SegmentedModel.attend`."""
-        (key, value), (positions,) = pair, call.keys_of_positions[index]
+    def attend(self, index: int, inputs: Tensor, pair: Pair, call: Call) -> Attended:
+        """Relative attention over pinned slots, memory and segment; see `SegmentedModel.attend`."""
+        (key, value), (positions,) = pair, call.position_keys[index]
         out, _ = cast(Layer, self.layers[index]).attention.attend(
-            seen,
+            inputs,
             key,
             value,
             positions=positions[:, -(key.shape[2] + 1) :],
             biases=self.biases(index),
-            mask=call.look,
+            mask=call.context,
         )
         return Attended(out)
 
     def closed(self, state: State, keys: list[Tensor], values: list[Tensor]) -> tuple[State, None]:
-        """The segment put into memory, and the stream's first tokens pinned."""
+        """Move the segment into memory; the first segment sets the pinned slots."""
         first = (state.position == self.config.segment_len)[None, :, None, None]
         pinned = state.carried[PINNED]
         begun = state.segment[:, :, : self.config.pinned_len].to(pinned.dtype)

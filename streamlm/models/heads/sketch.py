@@ -1,14 +1,13 @@
-"""The sketch head: tokens near by one at a time, those far away in runs of one type.
+"""Sketch head: local attention to tokens, global attention to runs of tokens of one type.
 
-Our own; no paper has it. Attention over memory and the open segment is the Transformer-XL's. A
-segment that leaves memory is merged: each of its runs of tokens of equal type becomes one global
-slot, the mean of the run's layer inputs. A second softmax over the global slots is mixed in by a
-gate for each query and head:
+An original design. Local attention over memory and the open segment is that of Transformer-XL. When
+a segment leaves memory, each run of tokens of equal type is merged into one global slot, the mean
+of the run's layer inputs. A gate per query and head mixes in a second softmax over global slots:
 
     g = σ(W_g h + b),    out = g · local + (1 - g) · global
 
-A run ends where the type changes, after c tokens, and with its segment. It is read only when none
-of it is in memory any more, so nothing is seen twice, and nothing falls in a gap.
+A run ends where the type changes, after c tokens, and at the end of its segment. Its slot becomes
+visible when all of its tokens have left memory, so there is neither overlap nor gap.
 """
 
 from collections.abc import Mapping
@@ -22,30 +21,34 @@ from torch.nn import functional as F
 from streamlm.config import ModelConfig, require
 from streamlm.memory.eviction import Eviction
 from streamlm.models.base import Observer, Windows
-from streamlm.models.cache import Cache, Pair, project_blocks
-from streamlm.models.layers.attention import attention_mask, by_head, look_up, relative_shift
+from streamlm.models.cache import Cache, Pair, newest, project_blocks
+from streamlm.models.layers.attention import (
+    attention_mask,
+    biased_attention,
+    by_head,
+    relative_shift,
+)
 from streamlm.models.layers.block import Layer
 from streamlm.models.layers.positions import buckets, sinusoid
-from streamlm.models.segmented import Attended, Call, PositionKeys, SegmentedModel, newest
+from streamlm.models.segmented import Attended, Call, PositionKeys, SegmentedModel
 from streamlm.state import State
 from tokenizer import Tokenizer
 from tokenizer.kinds import token_types
 
-# What is carried with global slots: types of the tokens in [memory | open segment] [1, B, M+T],
-# tokens in each global slot [1, B, C], 0 where it is empty, and slots ever made [1, B].
+# Carried tensors with global slots: token types of [memory | open segment] [1, B, M+T], run lengths
+# of global slots [1, B, C], 0 for empty ones, and the total number of global slots made [1, B].
 TYPES, LENGTHS, MADE = "types", "lengths", "made"
-# With a coverage loss: attention that each key of [global | memory | open segment] received
-# [L, B, C+M+T], and the loss of the open segment's tokens so far, before λ [L, B].
+# With a coverage loss: attention received by each key of [global | memory | open segment]
+# [L, B, C+M+T], and the summed loss of the open segment, before λ [L, B].
 COVERAGE, COVERED = "coverage", "covered"
-PER_OCTAVE = 4  # buckets of distances
+PER_OCTAVE = 4  # distance buckets
 
 
 class SketchModel(SegmentedModel):
-    """A Transformer-XL that sees what left its memory as a sketch of runs.
+    """A Transformer-XL with global slots for runs that have left memory.
 
     Attributes:
-        token_types: [V] int64, the type of each token; one type for all unless it is set. A part
-            of the weights.
+        token_types: [V] int64, type of each token; all 0 by default. Saved with the weights.
     """
 
     token_types: Tensor
@@ -62,7 +65,7 @@ class SketchModel(SegmentedModel):
         table = sinusoid(near + 1, config.d_model, clamp=config.clamp_len)
         self.register_buffer("position_table", table, persistent=False)
         if config.compressed_len:
-            n = near + config.compression_rate * config.compressed_len  # distances there are
+            n = near + config.compression_rate * config.compressed_len  # number of distances
             bucket_of = buckets(n, begin=config.memory_len, per_octave=PER_OCTAVE)
             self.register_buffer("bucket_of", bucket_of, persistent=False)
             lengths = (config.n_layers, config.compression_rate, config.d_model)
@@ -74,7 +77,7 @@ class SketchModel(SegmentedModel):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """As `Model.reset_parameters`; gates begin half open."""
+        """As `Model.reset_parameters`; initial gates are about 1/2."""
         super().reset_parameters()
         if self.config.compressed_len:
             for table in (self.bucket_table, self.length_table):
@@ -82,11 +85,10 @@ class SketchModel(SegmentedModel):
 
     @classmethod
     def check(cls, config: ModelConfig) -> None:
-        """Memory holds whole segments, at least one where there are global slots.
+        """Memory consists of whole segments, at least one if there are global slots.
 
-        Those are runs of up to `compression_rate` tokens; any lengths go with it, and no
-        compression_loss. `coverage` is λ, the weight of the coverage loss; 0 computes none.
-        See `Model.check`.
+        Global slots are runs of up to `compression_rate` tokens; compression_loss must be "none".
+        `coverage` is λ, the weight of the coverage loss; 0 disables it. See `Model.check`.
         """
         multiple = f"a multiple of segment_len = {config.segment_len}"
         good = config.memory_len % config.segment_len == 0
@@ -100,19 +102,21 @@ class SketchModel(SegmentedModel):
         require(config.coverage >= 0, "coverage", config.coverage, "a number of at least 0")
 
     def prepare(self, tokenizer: Tokenizer) -> None:
-        """Learn what kind of text each token stands for."""
+        """Set the token types of this tokenizer."""
         self.set_token_types(torch.from_numpy(token_types(tokenizer)))
 
     def windows(self, position: int, carried: Mapping[str, Tensor]) -> Windows:
-        """How many runs there were depends on the text, so the state counts them."""
-        found = super().windows(position, carried)
+        """The number of runs depends on the text, so it is carried; see `Model.windows`."""
+        windows = super().windows(position, carried)
         if MADE not in carried:
-            return found
+            return windows
         made = int(carried[MADE])
-        return replace(found, compressed_end=made, compressed=min(made, self.config.compressed_len))
+        return replace(
+            windows, compressed_end=made, compressed=min(made, self.config.compressed_len)
+        )
 
     def set_token_types(self, types: Tensor) -> None:
-        """Give the first n tokens their types, [n] of any integers; the others keep theirs.
+        """Set the types of the first n tokens, [n] integers.
 
         Raises:
             ValueError: more types than tokens.
@@ -122,7 +126,7 @@ class SketchModel(SegmentedModel):
         self.token_types[: len(types)] = types.to(self.token_types.device)
 
     def init_state(self, batch_size: int = 1) -> State:
-        """Streams that have read nothing."""
+        """The state of new streams."""
         config, weight = self.config, self.output_bias
         near = config.memory_len + config.segment_len
         carried: dict[str, Tensor] = {}
@@ -132,7 +136,7 @@ class SketchModel(SegmentedModel):
             carried[LENGTHS] = counts[..., None].repeat(1, 1, config.compressed_len)
             carried[MADE] = counts
         if config.coverage:
-            dtype = torch.promote_types(weight.dtype, torch.float32)  # sums of many weights
+            dtype = torch.promote_types(weight.dtype, torch.float32)  # sums over many weights
             lead = (config.n_layers, batch_size)
             shape = (*lead, config.compressed_len + near)
             carried[COVERAGE] = torch.zeros(shape, dtype=dtype, device=weight.device)
@@ -147,9 +151,9 @@ class SketchModel(SegmentedModel):
         *,
         observe: Observer | None = None,
     ) -> tuple[Tensor, State]:
-        """As `Model.hidden`; the state learns the types of the tokens."""
+        """As `Model.hidden`; also records the token types in the state."""
         hidden, after = super().hidden(tokens, state, cache, observe=observe)
-        if not self.config.compressed_len or not state.aligned:  # each phase has done it for itself
+        if not self.config.compressed_len or not state.aligned:  # recorded per phase
             return hidden, after
         types, start = after.carried[TYPES], self.config.memory_len + state.phase
         new, stop = self.token_types[tokens][None], start + tokens.shape[1]
@@ -159,8 +163,8 @@ class SketchModel(SegmentedModel):
     def segment_loss(self, state: State) -> Tensor | None:
         """λ times the mean over layers, rows and tokens of Σ_i min(a_ti, c_ti).
 
-        a_t is what token t attends to, mean over heads; c_ti = Σ_{t'<t} a_t'i (See et al., 2017,
-        eq. 12), without gradient through segments before.
+        a_t is the attention of token t, averaged over heads; c_ti = Σ_{t'<t} a_t'i (See et al.,
+        2017, eq. 12), without gradients to earlier segments.
         """
         if not self.config.coverage:
             return None
@@ -169,7 +173,7 @@ class SketchModel(SegmentedModel):
     # -- reading ----------------------------------------------------------------------------------
 
     def project_past(self, index: int, state: State) -> Pair:
-        """Keys and values of all global slots at once, and of memory by segments."""
+        """Keys and values of all global slots at once, and of memory in whole segments."""
         parts, c_len = [super().project_past(index, state)], self.config.compressed_len
         if c_len:
             parts.append(self._sketched(index, state))
@@ -182,7 +186,7 @@ class SketchModel(SegmentedModel):
     def past_after(
         self, index: int, past: Pair, segment: Pair, state: State, eviction: Eviction | None
     ) -> Pair:
-        """Memory moves on; global slots are projected anew, in the shape they always are."""
+        """Append the segment to memory; global slots are projected again in one fixed shape."""
         c_len = self.config.compressed_len
         key, value = past
         if self.config.memory_len:
@@ -192,40 +196,40 @@ class SketchModel(SegmentedModel):
             key, value = torch.cat([far_key, key], dim=2), torch.cat([far_value, value], dim=2)
         return key, value
 
-    def look(self, call: Call) -> Tensor:
-        """Where queries may look among memory and the open segment: [B, 1, t, M + n]."""
+    def call_context(self, call: Call) -> Tensor:
+        """Attention mask of memory and the open segment: [B, 1, t, M + n]."""
         state, m_len = call.state, self.config.memory_len
         filled = state.filled.clamp(max=m_len)
         return attention_mask(filled, m_len, state.phase, call.n_queries)
 
-    def attend(self, index: int, seen: Tensor, pair: Pair, call: Call) -> Attended:
+    def attend(self, index: int, inputs: Tensor, pair: Pair, call: Call) -> Attended:
         """Local and global attention, mixed by the gate; see `SegmentedModel.attend`."""
         config, attention = self.config, cast(Layer, self.layers[index]).attention
-        (key, value), (near, *far), state = pair, call.keys_of_positions[index], call.state
-        c_len, m_len, t = config.compressed_len, config.memory_len, seen.shape[1]
+        (key, value), (near, *far), state = pair, call.position_keys[index], call.state
+        c_len, m_len, t = config.compressed_len, config.memory_len, inputs.shape[1]
         n_near = key.shape[2] - c_len  # [memory | open segment]
         length = n_near - m_len - t
         u, w = (bias[:, None] * config.head_dim**-0.5 for bias in self.biases(index))
-        query = attention.queries(seen)
+        query = attention.queries(inputs)
         scores = relative_shift(by_head(query + w, near[:, -(n_near + 1) :]))
         dropout = attention.dropout if self.training else 0.0
-        heads, weights = look_up(
+        heads, weights = biased_attention(
             query + u,
             key[:, :, c_len:],
             value[:, :, c_len:],
-            scores.masked_fill(~call.look, -torch.inf),
+            scores.masked_fill(~call.context, -torch.inf),
             dropout=dropout,
             want_weights=config.coverage > 0,
         )
         if far:
             real = state.carried[LENGTHS][0] > 0  # [B, C]
             some = real.any(dim=1)[:, None, None, None]
-            # Rows without a global slot look at empty ones, only to stay finite.
+            # In rows without global slots, unmasked empty ones keep the softmax finite.
             mask = real[:, None, None] | ~some
             bucket = self.bucket_of[self._distances(state, length, t)][:, None]  # [B, 1, t, C]
             by_bucket = by_head(query + w, far[0])  # [B, H, t, buckets]
             scores = by_bucket.gather(3, bucket.expand(-1, config.n_heads, -1, -1))
-            distant, far_weights = look_up(
+            distant, far_weights = biased_attention(
                 query + u,
                 key[:, :, :c_len],
                 value[:, :, :c_len],
@@ -233,7 +237,7 @@ class SketchModel(SegmentedModel):
                 dropout=dropout,
                 want_weights=config.coverage > 0,
             )
-            gate = self.gates[index](seen).sigmoid().mT[..., None]  # [B, H, t, 1]
+            gate = self.gates[index](inputs).sigmoid().mT[..., None]  # [B, H, t, 1]
             gate = torch.where(some, gate, 1.0)
             heads = gate * heads + (1 - gate) * distant
             if weights is not None and far_weights is not None:
@@ -244,29 +248,29 @@ class SketchModel(SegmentedModel):
         return Attended(out, carried=self._covered(index, weights.mean(dim=1), state))
 
     def _distances(self, state: State, length: int, t: int) -> Tensor:
-        """Tokens from each query back to the first of each run: [B, t, C].
+        """Distance in tokens from each query to the start of each run: [B, t, C].
 
-        Runs follow each other without a gap, and the last one ends where memory begins.
+        Runs are contiguous, and the last one ends where memory begins.
         """
         back = state.carried[LENGTHS][0].flip(1).cumsum(dim=1).flip(1)  # [B, C]
         at = torch.arange(length, length + t, device=back.device) + self.config.memory_len
         return at[None, :, None] + back[:, None]
 
     def _covered(self, index: int, weights: Tensor, state: State) -> Mapping[str, Tensor]:
-        """Attention received, and what of it was there before, after weights [B, t, K]."""
+        """Coverage and coverage loss after attention weights [B, t, K]."""
         before, n_keys = state.carried[COVERAGE][index], weights.shape[2]
         weights = weights.to(before.dtype)
         received = torch.cat([before[:, None, :n_keys], weights], dim=1).cumsum(dim=1)
-        again = torch.minimum(weights, received[:, :-1]).sum(dim=(1, 2))
+        repeated = torch.minimum(weights, received[:, :-1]).sum(dim=(1, 2))
         return {
             COVERAGE: torch.cat([received[:, -1], before[:, n_keys:]], dim=1),
-            COVERED: state.carried[COVERED][index] + again,
+            COVERED: state.carried[COVERED][index] + repeated,
         }
 
     # -- closing a segment ------------------------------------------------------------------------
 
     def closed(self, state: State, keys: list[Tensor], values: list[Tensor]) -> tuple[State, None]:
-        """The segment put into memory, and the runs of the one that leaves into global slots."""
+        """Move the segment into memory, and merge the evicted segment into global slots."""
         config, carried = self.config, dict(state.carried)
         t, c_len, m_len = config.segment_len, config.compressed_len, config.memory_len
         near = torch.cat([state.past[:, :, c_len:], state.segment], dim=2)
@@ -279,11 +283,11 @@ class SketchModel(SegmentedModel):
         if c_len:
             types = carried[TYPES]
             member = runs(types[0, :, :t], longest=config.compression_rate)
-            # Memory holds whole segments: the oldest is real or empty.
+            # Memory consists of whole segments: the oldest one is either occupied or empty.
             member = member & (n_memory == m_len)[:, None, None]
             sizes = member.sum(dim=2)  # [B, T]
             n_new = (sizes > 0).sum(dim=1)
-            with torch.autocast(near.device.type, enabled=False):  # slots keep their precision
+            with torch.autocast(near.device.type, enabled=False):  # keep the precision of slots
                 made = member.to(near.dtype) @ near[:, :, :t] / sizes.clamp(min=1)[..., None]
             past = torch.cat([pushed(state.past[:, :, :c_len], made, n_new), past], dim=2)
             filled = filled + (state.filled - n_memory + n_new).clamp(max=c_len)
@@ -304,17 +308,17 @@ class SketchModel(SegmentedModel):
         )
         return committed, None
 
-    # -- what is derived --------------------------------------------------------------------------
+    # -- projections ------------------------------------------------------------------------------
 
     def _sketched(self, index: int, state: State) -> Pair:
-        """Keys and values of the global slots, each with the embedding of its length."""
+        """Keys and values of global slots, with the embeddings of their lengths."""
         lengths = state.carried[LENGTHS][0]
         slots = state.past[index, :, : self.config.compressed_len]
         slots = slots + F.embedding((lengths - 1).clamp(min=0), self.length_table[index])
         return cast(Layer, self.layers[index]).project(slots)
 
     def project_positions(self, index: int) -> PositionKeys:
-        """W_R R of near distances [H, M+T+1, E], and of the buckets of far ones [H, n, E]."""
+        """W_R R of local distances [H, M+T+1, E] and of distance buckets [H, n, E]."""
         attention, dtype = cast(Layer, self.layers[index]).attention, self.output_bias.dtype
         tables = [self.position_table.to(dtype)]
         if self.config.compressed_len:
@@ -323,28 +327,28 @@ class SketchModel(SegmentedModel):
 
 
 def runs(types: Tensor, *, longest: int) -> Tensor:
-    """Which tokens make up which run: [B, T] → [B, T runs, T tokens] bool, the first run first.
+    """Membership of tokens in runs: [B, T] → [B, T runs, T tokens] bool, in time order.
 
-    A run ends where the type changes, and after `longest` tokens. There may be fewer runs than
-    tokens: the last ones are then empty.
+    A run ends where the type changes, and after `longest` tokens. With fewer runs than tokens, the
+    last runs are empty.
     """
     at = torch.arange(types.shape[1], device=types.device)
-    changes = types != types.roll(1, dims=1)  # of the first, either will do
-    since = at - (at * changes).cummax(dim=1).values  # tokens of this type before, in a row
+    changes = types != types.roll(1, dims=1)  # column 0 may have either value
+    since = at - (at * changes).cummax(dim=1).values  # tokens since the last change
     begins = changes | (since % longest == 0)
     of_token = begins.cumsum(dim=1) - 1  # [B, T]
     return of_token[:, None] == at[:, None]
 
 
 def pushed(old: Tensor, new: Tensor, counts: Tensor) -> Tensor:
-    """Old columns with the first few new ones behind, as many columns as there were.
+    """Append the first few new columns of each row, dropping as many of the oldest.
 
     Args:
         old: [N, B, C, ...], right-aligned.
-        new: [N, B, T, ...], of which row b takes the first counts[b]; counts: [B], 0 to T.
+        new: [N, B, T, ...]; row b appends the first counts[b]. counts: [B], 0 to T.
 
     Returns:
-        [N, B, C, ...]; the oldest columns go.
+        [N, B, C, ...].
     """
     row = torch.arange(old.shape[1], device=old.device)[:, None]
     column = counts[:, None] + torch.arange(old.shape[2], device=old.device)

@@ -1,1 +1,1 @@
-"""What models are made of: attention, blocks, positions, embeddings."""
+"""Building blocks of models: attention, blocks, positions, embeddings."""

@@ -1,16 +1,15 @@
-"""Adaptive input embedding and adaptive softmax: rare tokens are narrow, and looked at when needed.
+"""Adaptive input embedding and adaptive softmax: narrower embeddings for rarer tokens.
 
-The vocabulary, most frequent first, is cut into bins at `cutoffs`. Bin i has its own table E_i of
-width d_i = embed_dim / div_val^i and a projection P_i to the model's width:
+The vocabulary, sorted by descending frequency, is split into bins at `cutoffs`. Bin i has a table
+E_i of width d_i = embed_dim / div_val^i and a projection P_i to the model's width:
 
     input    x = P_i E_i[token]
     head     softmax over the tokens of bin 0 and one cluster row per further bin
     output   log p(token) = head[cluster i] + log softmax((h P_i) E_iᵀ + b_i)[token]
 
-Tables are tied between input and output, and so are P_1, P_2, …; the head has a P_0 of its own.
-With div_val 1 there is one table that the bins are slices of, and one input projection, or none at
-all if embed_dim is the model's width (Transformer-XL, the authors' wt103 models; after Baevski &
-Auli 2018 and Grave et al. 2016).
+Tables and P_1, P_2, … are tied between input and output; the head has its own P_0. With div_val 1,
+all bins are slices of one table with one input projection, or none if embed_dim equals d_model
+(Transformer-XL, the wt103 models; after Baevski & Auli 2018 and Grave et al. 2016).
 
 Shapes: D model width, V vocabulary, n_0 tokens of bin 0, n clusters.
 """
@@ -24,11 +23,11 @@ from torch.nn import functional as F
 from streamlm.config import ModelConfig
 from streamlm.transfer import send
 
-PROJECTION_STD = 0.01  # as the authors'
+PROJECTION_STD = 0.01  # as in the original Transformer-XL code
 
 
 class AdaptiveEmbedding(nn.Module):
-    """Both ends of a model with `cutoffs`, but for the output's bias, which every model has."""
+    """Input embedding and output layer of a model with `cutoffs`, without the output bias."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -59,11 +58,10 @@ class AdaptiveEmbedding(nn.Module):
         nn.init.zeros_(self.cluster_bias)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Embed ids: [...] → [..., D], not yet scaled by √D.
+        """Embed ids: [...] → [..., D], before scaling by √D.
 
-        Every bin looks at every token, and what is not its own counts as zero. That costs little,
-        the rarer bins being narrow, keeps shapes static, and no token's last bits depend on what
-        stands beside it.
+        Every bin embeds every token and zeroes those of other bins. This keeps shapes static and
+        each result independent of the other tokens; rare bins are narrow, so the cost is small.
 
         Raises:
             IndexError: an id outside the vocabulary.
@@ -74,7 +72,7 @@ class AdaptiveEmbedding(nn.Module):
         parts = []
         last = len(self.bins) - 1
         for i, (start, stop) in enumerate(self.bins):
-            # Not clamped at the two ends of the vocabulary, so that a wrong id is an error.
+            # No clamping at the ends of the vocabulary, so that invalid ids raise.
             own = tokens.clamp(min=start if i > 0 else None, max=stop - 1 if i < last else None)
             inside = (tokens >= start) & (tokens < stop)
             rows = F.embedding(own - start, self.tables[i]) * inside[..., None]
@@ -91,7 +89,7 @@ class AdaptiveEmbedding(nn.Module):
         return torch.cat(parts, dim=-1)
 
     def log_prob(self, hidden: Tensor, targets: Tensor, bias: Tensor) -> Tensor:
-        """Log-probabilities of the targets; a bin's tokens are looked at only where one is meant.
+        """Log-probabilities of targets; the softmax of a bin is computed only for its own targets.
 
         The number of targets in each bin determines shapes: with targets on CUDA the host
         synchronizes once per bin, with targets on the host it does not.
@@ -110,17 +108,17 @@ class AdaptiveEmbedding(nn.Module):
         for i, (start, _) in enumerate(self.bins[1:], start=1):
             rows = (bins == i).nonzero()[:, 0]
             parts += [rows, targets[rows] - start]
-        # One copy for all of them.
+        # A single copy to the device.
         column, *tails = send(torch.cat(parts), hidden.device).split([len(each) for each in parts])
-        found = self._head(hidden, bias).gather(1, column[:, None])[:, 0]
+        result = self._head(hidden, bias).gather(1, column[:, None])[:, 0]
         for i, (rows, own) in enumerate(zip(tails[::2], tails[1::2], strict=True), start=1):
             if len(rows):
                 tail = self._tail(i, hidden[rows], bias).gather(1, own[:, None])[:, 0]
-                found = found.index_add(0, rows, tail)
-        return found
+                result = result.index_add(0, rows, tail)
+        return result
 
     def _head(self, hidden: Tensor, bias: Tensor) -> Tensor:
-        """Bin 0 and the clusters: [..., D] → [..., n_0 + n]."""
+        """Log-softmax over bin 0 and the clusters: [..., D] → [..., n_0 + n]."""
         n_0 = self.bins[0][1]
         if self.head_projection is not None:
             hidden = hidden @ self.head_projection
@@ -129,7 +127,7 @@ class AdaptiveEmbedding(nn.Module):
         return _log_softmax(torch.cat([words, clusters], dim=-1))
 
     def _tail(self, i: int, hidden: Tensor, bias: Tensor) -> Tensor:
-        """Bin i on its own: [..., D] → [..., n_i]."""
+        """Log-softmax within bin i: [..., D] → [..., n_i]."""
         start, stop = self.bins[i]
         if self.projected:
             hidden = hidden @ self.projections[0 if self.one_table else i]

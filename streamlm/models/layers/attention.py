@@ -2,8 +2,8 @@
 
     A_ij = [(q_i + u)·k_j + (q_i + w)·r_{i-j}] / √E,    out = softmax(A) v
 
-u and w are the paper's u and v. Key columns are slots in time order, so the distance of two slots
-is the difference of their columns.
+u and w are called u and v in the paper. Key columns are slots in time order, so the distance
+between two slots is the difference of their columns.
 """
 
 import torch
@@ -12,20 +12,20 @@ from torch.nn import functional as F
 
 
 def relative_shift(scores: Tensor) -> Tensor:
-    """Turn scores by distance into scores by key: [..., T, K+1] → [..., T, K].
+    """Convert scores per distance to scores per key: [..., T, K+1] → [..., T, K].
 
-    Column m of the input belongs to the distance K - m. Cell (i, j) of the output is the score of
-    query i at the distance between it and key j, where the last query stands on the last key.
-    Cells with j > i + K - T (the future) hold garbage: mask them afterwards.
+    Input column m is the score at distance K - m. Output (i, j) is the score of query i and key j;
+    the last query has the column of the last key. Entries with j > i + K - T (the future) are
+    undefined and must be masked.
     """
     t, k = scores.shape[-2], scores.shape[-1] - 1
     lead = scores.shape[:-2]
-    # Read as K+1 rows of T, each row moves one further left than the last; the first T cells go.
+    # Viewed as K+1 rows of T, each row shifts left by one more; the first T entries are dropped.
     return scores.reshape(*lead, k + 1, t)[..., 1:, :].reshape(*lead, t, k)
 
 
 def by_head(query: Tensor, keys: Tensor) -> Tensor:
-    """Scores of keys that all rows share: [B, H, t, E] and [H, K, E] → [B, H, t, K].
+    """Scores of keys shared by all rows: [B, H, t, E] and [H, K, E] → [B, H, t, K].
 
     `query @ keys.mT` would copy the keys for every row.
     """
@@ -39,13 +39,13 @@ def by_head(query: Tensor, keys: Tensor) -> Tensor:
 def attention_mask(
     filled: Tensor, past_len: int, length: int, n_queries: int, *, n_keys: int | None = None
 ) -> Tensor:
-    """True where a query may look: [B, 1, t, K].
+    """Causal mask, True where attention is allowed: [B, 1, t, K].
 
     Args:
-        filled: [B] real slots of the past, which stand to the right of the empty ones.
+        filled: [B] occupied slots of the past, to the right of the empty ones.
         past_len: P; length: tokens of the open segment before the first query.
         n_queries: t.
-        n_keys: K; P + length + t unless void columns follow.
+        n_keys: K; default P + length + t. Further columns are masked.
     """
     stop = past_len + length + n_queries
     key = torch.arange(stop if n_keys is None else n_keys, device=filled.device)
@@ -55,7 +55,7 @@ def attention_mask(
     return (causal[None] & real[:, None])[:, None]
 
 
-def look_up(
+def biased_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -64,12 +64,12 @@ def look_up(
     dropout: float = 0.0,
     want_weights: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """softmax(q kᵀ + bias) v, and the weights [B, H, t, K] if they are wanted.
+    """softmax(q kᵀ + bias) v, and the weights [B, H, t, K] or None.
 
     Args:
         query: [B, H, t, E], scaled; key, value: [B, H, K, E].
-        bias: [B, H, t, K], -inf where a query may not look.
-        want_weights: at the price of the fused kernel.
+        bias: [B, H, t, K], -inf where masked.
+        want_weights: return the weights; disables the fused kernel.
     """
     if want_weights:
         weights = (query @ key.mT + bias).softmax(dim=-1)
@@ -81,7 +81,7 @@ def look_up(
 
 
 class ProjectingAttention(nn.Module):
-    """What all kinds of attention do alike: queries, keys and values of H heads, without biases."""
+    """Base of attention modules: queries, keys and values of H heads, without biases."""
 
     n_heads: int
     head_dim: int
@@ -95,7 +95,7 @@ class ProjectingAttention(nn.Module):
         return key, value
 
     def queries(self, x: Tensor) -> Tensor:
-        """[B, t, D] → [B, H, t, E], divided by √E, which scales all terms of the scores."""
+        """[B, t, D] → [B, H, t, E], divided by √E, so that all terms of the scores are scaled."""
         query: Tensor = self.query(x).unflatten(2, (self.n_heads, self.head_dim)).transpose(1, 2)
         return query * self.head_dim**-0.5
 
@@ -103,8 +103,8 @@ class ProjectingAttention(nn.Module):
 class RelativeAttention(ProjectingAttention):
     """Multi-head attention with relative positions; no biases on q, k, v and o.
 
-    `project` and `attend` are separate so that the keys and values of a slot, once projected, serve
-    as long as the weights stand still.
+    `project` and `attend` are separate, so that keys and values can be cached while the weights are
+    frozen.
     """
 
     def __init__(self, d_model: int, n_heads: int, head_dim: int, dropout: float) -> None:
@@ -126,12 +126,12 @@ class RelativeAttention(ProjectingAttention):
     def position_scores(
         self, query: Tensor, w: Tensor, positions: Tensor, column: Tensor | None = None
     ) -> Tensor:
-        """(q_i + w)·r of every query and key.
+        """(q_i + w)·r for each query and key.
 
         Args:
             query: [B, H, t, E], divided by √E; w: [H, E].
-            positions: [H, K+1, E], of the distances K, …, 0; with `column`, of any.
-            column: [B, 1, t, K] where in `positions` the distance of each query and key is.
+            positions: [H, K+1, E], for distances K, …, 0; with `column`, for any distances.
+            column: [B, 1, t, K] index into `positions` for each query and key.
 
         Returns:
             [B, H, t, K].
@@ -140,7 +140,7 @@ class RelativeAttention(ProjectingAttention):
         if column is not None:
             scores = by_head(query, positions)
             return scores.gather(3, column.expand(*scores.shape[:3], -1))
-        if query.shape[2] == 1:  # one query: every distance already stands at its key
+        if query.shape[2] == 1:  # one query: distances are already in key order
             return by_head(query, positions[:, 1:])
         return relative_shift(by_head(query, positions))
 
@@ -162,12 +162,12 @@ class RelativeAttention(ProjectingAttention):
         """One layer of attention.
 
         Args:
-            x: [B, t, D] inputs of the queries; without `column`, on the last t key columns.
+            x: [B, t, D] inputs of the queries; without `column`, they have the last t key columns.
             key, value: [B, H, K, E].
             positions, column: see `position_scores`.
             biases: u and w, each [H, E].
-            mask: [B or 1, 1, t, K], True where a query may look.
-            want_weights: also return the attention weights, at the price of the fused kernel.
+            mask: [B or 1, 1, t, K], True where attention is allowed.
+            want_weights: return the attention weights; disables the fused kernel.
 
         Returns:
             [B, t, D], and the weights [B, H, t, K] or None.
@@ -178,7 +178,7 @@ class RelativeAttention(ProjectingAttention):
         bias = scores.masked_fill(~mask, -torch.inf)
         content = query + self._scaled(u)
         dropout = self.dropout if self.training else 0.0
-        heads, weights = look_up(
+        heads, weights = biased_attention(
             content, key, value, bias, dropout=dropout, want_weights=want_weights
         )
         out: Tensor = self.output(heads.transpose(1, 2).flatten(2))  # [B, H, t, E] → [B, t, H·E]

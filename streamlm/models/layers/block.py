@@ -1,4 +1,4 @@
-"""Layers: what attends, whatever it is, and a feed-forward network."""
+"""Transformer blocks: attention and a feed-forward network."""
 
 from typing import Generic, TypeVar
 
@@ -10,8 +10,8 @@ from streamlm.models.layers.attention import RelativeAttention
 Attention = TypeVar("Attention", bound=nn.Module)
 
 
-class AnyLayer(nn.Module, Generic[Attention]):
-    """Attention and a feed-forward network, normalised after (paper) or before each."""
+class Block(nn.Module, Generic[Attention]):
+    """Attention and a feed-forward network, with post-norm (paper) or pre-norm."""
 
     attention: Attention
 
@@ -32,11 +32,11 @@ class AnyLayer(nn.Module, Generic[Attention]):
         self.dropout = nn.Dropout(config.dropout)
 
     def read(self, slots: Tensor) -> Tensor:
-        """What attention sees of slots: themselves, or with pre-norm their LayerNorm."""
+        """Input of attention: the slots, or their LayerNorm with pre-norm."""
         return self.attention_norm(slots) if self.pre_norm else slots
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
-        """The rest of the layer, after attention: [B, t, D] → [B, t, D]."""
+        """Residuals, norms and feed-forward network after attention: [B, t, D] → [B, t, D]."""
         x = x + self.dropout(attended)
         if self.pre_norm:
             return x + self.feed_forward(self.feed_forward_norm(x))
@@ -45,8 +45,8 @@ class AnyLayer(nn.Module, Generic[Attention]):
         return out
 
 
-class Layer(AnyLayer[RelativeAttention]):
-    """A layer with relative attention."""
+class Layer(Block[RelativeAttention]):
+    """A block with relative attention."""
 
     def __init__(self, config: ModelConfig) -> None:
         attention = RelativeAttention(
