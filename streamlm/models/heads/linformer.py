@@ -229,11 +229,15 @@ class LinformerModel(SegmentedModel):
         """Each segment of [B, H, m·T, E] by itself: [B, H, m·k, E]."""
         shorter = []
         for which, part in zip(self._lengths_of[index], pair, strict=True):
-            shorten = self.lengths[which]
-            b, h, _, width = part.shape
-            blocks = part.unflatten(2, (-1, self.config.segment_len)).transpose(1, 2)
-            made = shorten(standard(blocks.flatten(0, 1)))  # [B·m, H, k, E]
-            shorter.append(made.unflatten(0, (b, -1)).transpose(1, 2).reshape(b, h, -1, width))
+            shorten, (b, h, _, width) = self.lengths[which], part.shape
+            if torch.is_grad_enabled():
+                blocks = part.unflatten(2, (-1, self.config.segment_len)).transpose(1, 2)
+                made = shorten(blocks.flatten(0, 1))  # [B·m, H, k, E]
+                made = made.unflatten(0, (b, -1)).transpose(1, 2).reshape(b, h, -1, width)
+            else:  # each in the shape that its commit has; see `cache`
+                parts = part.split(self.config.segment_len, dim=2)
+                made = torch.cat([shorten(standard(each)) for each in parts], dim=2)
+            shorter.append(made)
         return shorter[0], shorter[1]
 
     def project_positions(self, index: int) -> PositionKeys:
