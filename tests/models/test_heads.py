@@ -414,6 +414,7 @@ def test_sessions_resume(
     checkpoint = load_checkpoint(folder, device="cpu")
     with streamlm.open(tmp_path / "s.zarr", checkpoint, save_every=32) as session:
         session.feed([text])
+        session.save()  # from here on it computes the same bits as one that is resumed
         twin = session.fork()
         wanted = "".join(twin.generate(max_tokens=12, temperature=0))
         score = session.score(["The sea."], logprobs=True).log_probs

@@ -246,11 +246,15 @@ class LinformerModel(SegmentedModel):
         """Project each segment of [B, H, m·T, E] separately: [B, H, m·k, E]."""
         parts = []
         for which, part in zip(self._lengths_of[index], pair, strict=True):
-            shorten = self.lengths[which]
-            b, h, _, width = part.shape
-            blocks = part.unflatten(2, (-1, self.config.segment_len)).transpose(1, 2)
-            made = shorten(standard(blocks.flatten(0, 1)))  # [B·m, H, k, E]
-            parts.append(made.unflatten(0, (b, -1)).transpose(1, 2).reshape(b, h, -1, width))
+            shorten, (b, h, _, width) = self.lengths[which], part.shape
+            if torch.is_grad_enabled():
+                blocks = part.unflatten(2, (-1, self.config.segment_len)).transpose(1, 2)
+                made = shorten(blocks.flatten(0, 1))  # [B·m, H, k, E]
+                made = made.unflatten(0, (b, -1)).transpose(1, 2).reshape(b, h, -1, width)
+            else:  # each in the shape of its commit; see `streamlm.models.cache`
+                segments = part.split(self.config.segment_len, dim=2)
+                made = torch.cat([shorten(standard(each)) for each in segments], dim=2)
+            parts.append(made)
         return parts[0], parts[1]
 
     def project_positions(self, index: int) -> PositionKeys:
