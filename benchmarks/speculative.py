@@ -23,7 +23,7 @@ from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.cli.display import bar, output
 from streamlm.lab.results import usable_cores, write_results
 from streamlm.runtime.drafter import Drafter, load_drafter
-from streamlm.runtime.stream import Sampling
+from streamlm.runtime.sampling import Sampling
 from streamlm.training.data import load_corpus
 from streamlm.training.draft_reading import offset_nats
 

@@ -70,7 +70,7 @@ def add_endpoints(desk: Desk) -> None:
         """
         pieces = []
         with _telling():
-            from streamlm.runtime.stream import Sampling  # needs torch
+            from streamlm.runtime.sampling import Sampling  # needs torch
 
             shelf, checkpoint = _shelf(request), desk.checkpoint
             sampling = Sampling(temperature=temperature, top_p=top_p)

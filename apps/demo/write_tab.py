@@ -76,7 +76,7 @@ def write_tab(desk: Desk, frame: Frame) -> None:
         line: Any = gr.skip()
         picture: Any = gr.skip()
         with refusals() as told:
-            from streamlm.runtime.stream import Sampling  # needs torch
+            from streamlm.runtime.sampling import Sampling  # needs torch
 
             shelf, checkpoint, fresh = desk.shelf(request), desk.checkpoint, number(seed, "Seed")
             ends = writing.stops_of(stops or "")

@@ -11,11 +11,10 @@ from apps.demo.reading import strip
 from apps.demo.shelf import Shelf
 from apps.demo.work import Job
 from streamlm.runtime.reports import Choice
-from streamlm.runtime.stops import unescaped
 
 if TYPE_CHECKING:
     from streamlm.checkpoints.checkpoint import Checkpoint
-    from streamlm.runtime.stream import Sampling
+    from streamlm.runtime.sampling import Sampling
     from streamlm.sessions.session import Session
 
 SHOWN = 60  # tokens before the writing that are shown
@@ -95,6 +94,8 @@ def stops_of(text: str) -> list[str]:
     Raises:
         ValueError: there are too many.
     """
+    from streamlm.runtime.sampling import unescaped  # needs torch
+
     stops = [unescaped(line) for line in text.splitlines() if line.strip()]
     if len(stops) > MAX_STOPS:
         raise ValueError(f"{len(stops)} texts to stop at; allowed: at most {MAX_STOPS} lines")
@@ -127,7 +128,7 @@ def write_both(
         Refused: see `Shelf.open`, or a position that is not there.
         Stopped: by the visitor.
     """
-    from streamlm.runtime.stream import Sampling  # needs torch
+    from streamlm.runtime.sampling import Sampling  # needs torch
 
     with job.turn():
         writers = [

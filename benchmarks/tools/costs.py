@@ -11,7 +11,7 @@ import torch
 from benchmarks.tools.timing import median_interval, ratio, side_by_side
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.runtime.reports import ReadReport
-from streamlm.runtime.stream import Sampling
+from streamlm.runtime.sampling import Sampling
 from streamlm.runtime.text_stream import TextStream
 from streamlm.sessions.session import Session
 

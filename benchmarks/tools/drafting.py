@@ -8,7 +8,7 @@ import numpy as np
 
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.runtime.drafter import Drafter
-from streamlm.runtime.stream import Sampling
+from streamlm.runtime.sampling import Sampling
 from streamlm.runtime.text_stream import TextStream
 from streamlm.training.data import Corpus
 

@@ -10,7 +10,8 @@ import torch
 from benchmarks.tools.timing import median_interval, ratio, side_by_side
 from streamlm.lab.results import peak_memory, reset_peak_memory
 from streamlm.models.base import Model
-from streamlm.runtime.stream import Sampling, advance, sample, score
+from streamlm.runtime.sampling import Sampling, sample
+from streamlm.runtime.stream import advance, score
 from streamlm.state import State
 
 

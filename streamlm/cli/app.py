@@ -43,7 +43,6 @@ from streamlm.cli.options import (
     whole_name,
 )
 from streamlm.cli.upkeep import app as sessions_app
-from streamlm.runtime.stops import unescaped
 from streamlm.units import duration_text, size_text
 
 # What needs torch is imported by the commands that need it: help and listings are there at once.
@@ -179,6 +178,8 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Write on where a session stands. With no session, continue the prompt alone."""
+    from streamlm.runtime.sampling import unescaped
+
     kept = session is not None and keep
     left_behind = f"session {session} has what was written" if kept else "nothing is kept"
     with (

@@ -17,7 +17,8 @@ from torch import Tensor
 from streamlm.models.base import Model
 from streamlm.models.cache import Cache
 from streamlm.runtime.drafter import Drafter
-from streamlm.runtime.stream import Sampling, close, draw
+from streamlm.runtime.sampling import Sampling, draw
+from streamlm.runtime.stream import close
 from streamlm.state import State
 
 

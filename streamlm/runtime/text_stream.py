@@ -17,8 +17,9 @@ from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.models.cache import Cache
 from streamlm.runtime.drafter import LONGEST, Drafter
 from streamlm.runtime.reports import Choice, ReadReport
+from streamlm.runtime.sampling import Sampling, sample
 from streamlm.runtime.speculation import Written, write_pass
-from streamlm.runtime.stream import Sampling, advance, sample
+from streamlm.runtime.stream import advance
 from streamlm.runtime.stream import score as score_tokens
 from streamlm.state import State
 from tokenizer import StreamDecoder, StreamEncoder

@@ -17,8 +17,7 @@ from streamlm.models.cache import Cache
 from streamlm.runtime.drafter import Drafter
 from streamlm.runtime.memory_report import MemoryReport, observe, window
 from streamlm.runtime.reports import Choice, Progress, ProgressCallback, ReadReport
-from streamlm.runtime.stops import Stops
-from streamlm.runtime.stream import Sampling
+from streamlm.runtime.sampling import Sampling, Stops
 from streamlm.runtime.text_stream import TextStream
 from streamlm.sessions.recent_tokens import TokenLog, Trail
 from streamlm.sessions.saving import Keeping

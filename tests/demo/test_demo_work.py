@@ -23,7 +23,7 @@ from apps.demo.words import Word
 from apps.demo.work import Job, Jobs, Turns
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.runtime.reports import Choice
-from streamlm.runtime.stream import Sampling
+from streamlm.runtime.sampling import Sampling
 from streamlm.sessions.session import Session
 
 

@@ -21,8 +21,9 @@ from streamlm.cli.app import main
 from streamlm.config import TrainConfig
 from streamlm.models.base import Model
 from streamlm.runtime.drafter import Drafter, DrafterConfig, Known, load_drafter, save_drafter
+from streamlm.runtime.sampling import Sampling
 from streamlm.runtime.speculation import Written, write_pass
-from streamlm.runtime.stream import Sampling, advance
+from streamlm.runtime.stream import advance
 from streamlm.sessions.session import Session
 from streamlm.state import State
 from streamlm.training.data import Corpus

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamlm.runtime.stops import Stops, unescaped
+from streamlm.runtime.sampling import Stops, unescaped
 
 TEXT = st.text("ab\n", max_size=30)
 

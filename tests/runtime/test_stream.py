@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from streamlm.config import COMPRESSIONS
-from streamlm.runtime.stream import SHORT_LIST, Sampling, advance, sample, score
+from streamlm.runtime.sampling import SHORT_LIST, Sampling, sample
+from streamlm.runtime.stream import advance, score
 from tests.reference.losses import negative_log_likelihood
 from tests.support.invariants import assert_same_state, chunkings, random_tokens, read, tiny_model
 

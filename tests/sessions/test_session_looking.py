@@ -10,7 +10,7 @@ import pytest
 import streamlm
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.runtime.reports import Progress
-from streamlm.runtime.stream import Sampling
+from streamlm.runtime.sampling import Sampling
 from streamlm.sessions.session import Session
 
 Open = Callable[..., Session]
