@@ -20,6 +20,7 @@ from benchmarks.tools.positions import interval
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.cli.display import bar, output
 from streamlm.lab.results import usable_cores, write_results
+from streamlm.models.cache import Cache
 from streamlm.plots.style import BLUE, GREY, panels, save, tokens_text
 from streamlm.runtime.stream import score
 from streamlm.training.documents import read_documents
@@ -46,7 +47,7 @@ def read_through(
 ) -> dict[str, Any]:
     """Nats and bytes of every piece, read in one stream, and the size of the state after each."""
     model, lengths = checkpoint.model, checkpoint.tokenizer.token_lengths
-    state, pending = model.init_state(1), checkpoint.tokenizer.bos_id
+    state, cache, pending = model.init_state(1), Cache(), checkpoint.tokenizer.bos_id
     nats = np.zeros((PARTS, len(pieces[0])))
     n_bytes, sizes, largest = np.zeros_like(nats), [], 0.0
     for part, of_part in enumerate(pieces):
@@ -57,6 +58,7 @@ def read_through(
                 torch.from_numpy(inputs)[None].to(model.device),
                 torch.from_numpy(ids.astype(np.int64))[None].to(model.device),
                 state,
+                cache,
             )
             if not bool(found.isfinite().all()):
                 raise FloatingPointError(f"a loss that is no number, in part {part}, book {book}")

@@ -114,7 +114,7 @@ def run_streaming(options: argparse.Namespace) -> dict[str, Any]:
     """One stream: reading and writing speed, time and memory after 1,000 and 200,000 tokens."""
     _, config, _ = recipe_configs(options.recipe, tiny=options.tiny)
     torch.manual_seed(0)
-    model = build_model(config).to(options.device).eval().requires_grad_(False)
+    model = build_model(config).to(options.device).requires_grad_(False).freeze()
     sizes = {"short": 256, "long": 2048, "rows": 4} if options.tiny else {}
     return stream_figures(
         model, **{"short": 1000, "long": 200_000, "rows": 32, "repeats": options.steps, **sizes}

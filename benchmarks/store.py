@@ -160,7 +160,10 @@ def models() -> dict[str, Checkpoint]:
         norm="pre",
         final_norm=True,
     )
-    return {"bundled": bundled, "larger": Checkpoint(build_model(config).eval(), bundled.tokenizer)}
+    return {
+        "bundled": bundled,
+        "larger": Checkpoint(build_model(config).freeze(), bundled.tokenizer),
+    }
 
 
 def feeding(

@@ -99,7 +99,7 @@ def measure(options: argparse.Namespace, checkpoint: Checkpoint, folder: Path) -
         commits = [
             commit_costs(
                 checkpoint,
-                streams["old"],
+                streams["old"][0],
                 tokens=tokens,
                 ids=ids,
                 folder=folder / f"commits-{tokens}.zarr",
@@ -117,7 +117,7 @@ def measure(options: argparse.Namespace, checkpoint: Checkpoint, folder: Path) -
         )
     return {
         "tokens": old["tokens"],
-        "positions": {name: stream.position for name, stream in streams.items()},
+        "positions": {name: stream.position for name, (stream, _) in streams.items()},
         "target": TARGET,
         "reading_tokens_per_second": old["tokens"] / old["seconds"],
         "reading_bits_per_byte": old["bits_per_byte"],

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from streamlm.transfer import send
+
 
 @dataclass(frozen=True, eq=False)
 class State:
@@ -30,6 +32,8 @@ class State:
             and must not wait for the device.
         carried: by name, what else a head carries from segment to segment, each [L, B, ...], or
             [1, B, ...] where all layers share it.
+        filled_known: the host's copy of `filled`, for heads whose shapes depend on it; None where
+            the host has none.
     """
 
     past: Tensor
@@ -39,6 +43,7 @@ class State:
     position: Tensor
     length: tuple[int, ...]
     carried: Mapping[str, Tensor] = field(default_factory=dict)
+    filled_known: tuple[int, ...] | None = field(default=None, repr=False)
 
     @property
     def batch_size(self) -> int:
@@ -97,6 +102,7 @@ class State:
             position=self.position.index_select(0, at),
             length=tuple(self.length[row] for row in chosen),
             carried={name: each.index_select(1, at) for name, each in self.carried.items()},
+            filled_known=_chosen(self.filled_known, chosen),
         )
 
     def put(self, index: int | Sequence[int], other: "State") -> Self:
@@ -109,6 +115,11 @@ class State:
         length = list(self.length)
         for row, each in zip(chosen, other.length, strict=True):
             length[row] = each
+        known = None
+        if self.filled_known is not None and other.filled_known is not None:
+            counts = dict(enumerate(self.filled_known))
+            counts |= dict(zip(chosen, other.filled_known, strict=True))
+            known = tuple(counts.values())
         return replace(
             self,
             past=_widened(self.past, past_len).index_copy(1, at, _widened(other.past, past_len)),
@@ -121,6 +132,7 @@ class State:
                 name: each.index_copy(1, at, other.carried[name])
                 for name, each in self.carried.items()
             },
+            filled_known=known,
         )
 
     @classmethod
@@ -140,23 +152,35 @@ class State:
                 name: torch.cat([state.carried[name] for state in states], dim=1)
                 for name in states[0].carried
             },
+            filled_known=None
+            if any(state.filled_known is None for state in states)
+            else tuple(n for state in states for n in state.filled_known or ()),
         )
 
     def reset_rows(self, rows: Tensor) -> Self:
         """Begin new streams in the rows where `rows` ([B] bool) is True; others are untouched.
 
         Whatever the old streams held, NaN included, is gone.
+
+        Args:
+            rows: on the state's device or on the host; the former waits for the device where a
+                segment is open, and loses `filled_known`.
         """
+        length, known = self.length, self.filled_known
+        if any(length):
+            reset = rows.tolist()
+            length = tuple(0 if new else n for n, new in zip(length, reset, strict=True))
+        if known is not None and rows.device.type == "cpu":
+            known = tuple(0 if new else n for n, new in zip(known, rows.tolist(), strict=True))
+        else:
+            known = None
+        rows = send(rows, self.past.device)
 
         def emptied(tensor: Tensor, dim: int) -> Tensor:
             shape = [1] * tensor.ndim
             shape[dim] = -1
             return tensor.masked_fill(rows.view(shape), 0)
 
-        length = self.length
-        if any(length):
-            reset = rows.tolist()
-            length = tuple(0 if new else n for n, new in zip(length, reset, strict=True))
         return replace(
             self,
             past=emptied(self.past, 1),
@@ -166,6 +190,7 @@ class State:
             position=emptied(self.position, 0),
             length=length,
             carried={name: emptied(tensor, 1) for name, tensor in self.carried.items()},
+            filled_known=known,
         )
 
     # -- as plain values --------------------------------------------------------------------------
@@ -173,11 +198,16 @@ class State:
     def to_dict(self) -> dict[str, Any]:
         """Every field by name, with tensors as they are; `from_dict` is its inverse."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
-        return {**values, "length": list(self.length), "carried": dict(self.carried)}
+        known = None if self.filled_known is None else list(self.filled_known)
+        lists = {"length": list(self.length), "filled_known": known}
+        return {**values, **lists, "carried": dict(self.carried)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "State":
-        return cls(**{**values, "length": tuple(values["length"])})
+        length, carried = tuple(values["length"]), dict(values["carried"])
+        known = values.get("filled_known")
+        known = None if known is None else tuple(known)
+        return cls(**{**values, "length": length, "carried": carried, "filled_known": known})
 
     def to_numpy(self) -> dict[str, np.ndarray]:
         """The real part of a state of one row, as arrays that numpy can hold.
@@ -213,6 +243,10 @@ class State:
             ):
                 sha.update(_to_numpy(part).tobytes())
         return sha.hexdigest()
+
+
+def _chosen(counts: tuple[int, ...] | None, rows: Sequence[int]) -> tuple[int, ...] | None:
+    return None if counts is None else tuple(counts[row] for row in rows)
 
 
 def _widened(past: Tensor, past_len: int) -> Tensor:

@@ -21,7 +21,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # `streamlm/__init__` offers.
 ROOMS: dict[str, tuple[set[str], ...]] = {
     "streamlm": (
-        {"config", "state", "units"},
+        {"config", "transfer", "units"},
+        {"state"},
         {"memory"},
         {"models"},
         {"checkpoints"},

@@ -10,6 +10,7 @@ import torch
 
 from benchmarks.tools.timing import median_interval, ratio, side_by_side
 from streamlm.checkpoints.checkpoint import Checkpoint
+from streamlm.models.cache import Cache
 from streamlm.runtime.reports import ReadReport
 from streamlm.runtime.sampling import Sampling
 from streamlm.runtime.text_stream import TextStream
@@ -18,14 +19,18 @@ from streamlm.sessions.session import Session
 SEGMENTS_FED = 8  # a measurement feeds so many segments, and writes one: each closes as many
 
 
-def stream_of(session: Session, ids: np.ndarray) -> TextStream:
+Place = tuple[TextStream, Cache]  # a stream, and the keys and values of what it has read
+
+
+def stream_of(session: Session, ids: np.ndarray) -> Place:
     """The session's stream, moved on by some of `ids` to the end of a segment.
 
     Two streams then stand at the same place in their segments, and do the same work from there.
     """
-    stream = session._stream
-    missing = -stream.position % session.checkpoint.model.config.segment_len
-    return stream.read_ids(session.checkpoint, ids[:missing])
+    stream, cache = session._stream, Cache()
+    segment_len = session.checkpoint.model.config.segment_len
+    missing = segment_len - stream.position % segment_len  # one at least, which fills the cache
+    return stream.read_ids(session.checkpoint, ids[:missing], cache=cache), cache
 
 
 @dataclass(frozen=True)
@@ -50,30 +55,31 @@ class Costs:
 def token_costs(
     checkpoint: Checkpoint,
     *,
-    young: TextStream,
-    old: TextStream,
+    young: Place,
+    old: Place,
     ids: np.ndarray,
     repeats: int,
     progress: Callable[[], object] = lambda: None,
 ) -> dict[str, Costs]:
     """Feed both the same tokens, and let both write, in turns.
 
-    Streams are values: each measurement begins at the same two, so the young one stays young.
+    Streams are values: each measurement begins at the same two, with a copy of the cache of each,
+    so the young one stays young.
     """
     segment_len = checkpoint.model.config.segment_len
     n_fed = SEGMENTS_FED * segment_len
     sampling = Sampling()
 
-    def feed(stream: TextStream, repeat: int) -> float:
+    def feed(stream: TextStream, cache: Cache, repeat: int) -> float:
         start = repeat * n_fed % max(1, len(ids) - n_fed)
         part, report = ids[start : start + n_fed], ReadReport()
-        return _timed(lambda: stream.read_ids(checkpoint, part, report=report))
+        return _timed(lambda: stream.read_ids(checkpoint, part, cache=cache, report=report))
 
-    def write(stream: TextStream, repeat: int) -> float:
+    def write(stream: TextStream, cache: Cache, repeat: int) -> float:
         def tokens() -> None:
             now = stream
             for _ in range(segment_len):
-                now, _, _ = now.write_token(checkpoint, sampling)
+                now, _, _ = now.write_token(checkpoint, sampling, cache)
 
         return _timed(tokens)
 
@@ -82,10 +88,11 @@ def token_costs(
         counts = {"young": 0, "old": 0}
 
         def one(
-            which: str, stream: TextStream, work: Any = work, counts: dict[str, int] = counts
+            which: str, place: Place, work: Any = work, counts: dict[str, int] = counts
         ) -> float:
             counts[which] += 1
-            spent: float = work(stream, counts[which])
+            stream, cache = place
+            spent: float = work(stream, cache.copy(), counts[which])
             return spent
 
         seconds = side_by_side(

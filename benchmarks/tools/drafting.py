@@ -2,28 +2,28 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 
 from streamlm.checkpoints.checkpoint import Checkpoint
+from streamlm.models.cache import Cache
 from streamlm.runtime.drafter import Drafter
 from streamlm.runtime.sampling import Sampling
 from streamlm.runtime.text_stream import TextStream
 from streamlm.training.data import Corpus
 
+Start = tuple[TextStream, Cache]  # a stream, and the keys and values of what it has read
 
-def starts(checkpoint: Checkpoint, corpus: Corpus, *, n: int, read: int) -> list[TextStream]:
-    """n streams, each of which has read some of a document, from its beginning or further on.
 
-    They have no derived keys and values in common, so what one measurement does helps no other.
-    """
+def starts(checkpoint: Checkpoint, corpus: Corpus, *, n: int, read: int) -> list[Start]:
+    """n streams, each of which has read some of a document, from its beginning or further on."""
     streams = []
     for index in range(n):
         document = corpus.document(index % len(corpus))
         begin = index // len(corpus) * read
         ids = document[begin : begin + read].astype(np.int32)
-        streams.append(TextStream.begin(checkpoint, seed=index).read_ids(checkpoint, ids))
+        stream, cache = TextStream.begin(checkpoint, seed=index), Cache()
+        streams.append((stream.read_ids(checkpoint, ids, cache=cache), cache))
     return streams
 
 
@@ -37,7 +37,7 @@ class Drafting:
     def __init__(
         self,
         checkpoint: Checkpoint,
-        streams: list[TextStream],
+        streams: list[Start],
         drafter: Drafter | None,
         sampling: Sampling,
         *,
@@ -51,15 +51,15 @@ class Drafting:
         self._lengths: list[int] = []
 
     def __call__(self) -> float:
-        stream = self.streams[self.calls % len(self.streams)]
-        model = self.checkpoint.model
-        # The first call of the pair must not find the columns taken that the second one takes.
-        stream = replace(stream, state=model.canonical(replace(stream.state, cache=None)))
+        stream, cache = self.streams[self.calls % len(self.streams)]
+        cache = cache.copy()  # what one measurement derives must help no other
         lengths = []
         started, left = self.clock(), self.tokens
         while left:
             found = list(
-                stream.write_tokens(self.checkpoint, self.sampling, self.drafter, limit=left)
+                stream.write_tokens(
+                    self.checkpoint, self.sampling, self.drafter, limit=left, cache=cache
+                )
             )
             stream, left = found[-1][0], left - len(found)
             lengths.append(len(found))

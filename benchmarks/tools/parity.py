@@ -14,6 +14,7 @@ from torch import Tensor
 from streamlm.config import COMPRESSIONS, TRAINED_BY, ModelConfig
 from streamlm.models.base import Model
 from streamlm.models.build import build_model
+from streamlm.models.cache import Cache
 from streamlm.runtime.stream import advance, score
 from streamlm.sessions.snapshots import to_snapshot, to_state
 from streamlm.state import State
@@ -134,6 +135,7 @@ def streaming(compression: str, device: str) -> dict[str, float]:
     model = seeded_model(config)
     tokens = some_tokens(config, SEGMENTS * config.segment_len - 3)
     inputs, targets = tokens[:, :-1], tokens[:, 1:]
+    model, cache = model.freeze(), Cache()
     other = copy.deepcopy(model).to(device)
     with exact():
         whole, state = score(model, inputs, targets, model.init_state(len(inputs)))
@@ -141,7 +143,7 @@ def streaming(compression: str, device: str) -> dict[str, float]:
         for i in range(inputs.shape[1]):
             column = slice(i, i + 1)
             found, there = score(
-                other, inputs[:, column].to(device), targets[:, column].to(device), there
+                other, inputs[:, column].to(device), targets[:, column].to(device), there, cache
             )
             pieces.append(found)
     return {

@@ -112,14 +112,12 @@ def main() -> None:
     def note(position: int) -> None:
         state = session.state
         real = sum(array.nbytes for array in state.to_numpy().values())
-        cache = state.cache
-        derived = sum(t.nbytes for t in (*cache.keys, *cache.values)) if cache else 0
         marks.append(
             {
                 "position": position,
                 "state_bytes": state.nbytes,
                 "real_bytes": real,
-                "derived_bytes": derived,
+                "derived_bytes": session._cache.nbytes,
                 "peak_bytes": peak_memory(),
             }
         )

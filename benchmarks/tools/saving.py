@@ -15,6 +15,7 @@ import streamlm
 from benchmarks.tools.timing import median_interval, ratio
 from memory_store import DirectoryStore, Ref, Snapshot
 from streamlm.checkpoints.checkpoint import Checkpoint
+from streamlm.models.cache import Cache
 from streamlm.runtime.text_stream import TextStream
 from streamlm.sessions.snapshots import stream_to_snapshot
 
@@ -56,10 +57,11 @@ def commit_costs(
 ) -> dict[str, Any]:
     """Commits of a session that reads `tokens` tokens between two of them (not timed).
 
-    A commit is what `Session.save` does: take the canonical state, make a snapshot, hand it over.
+    A commit is what `Session.save` does: settle the stream, make a snapshot, hand it over.
     """
     # From the middle of a segment on: a state in general has an open one.
-    stream = stream.read_ids(checkpoint, ids[: checkpoint.model.config.segment_len // 2])
+    cache, begin = Cache(), ids[: checkpoint.model.config.segment_len // 2]
+    stream = stream.read_ids(checkpoint, begin, cache=cache)
     store = DirectoryStore.create(folder, fingerprints=checkpoint.fingerprints)
     ref: Ref | None = None
     before: Snapshot | None = None
@@ -68,11 +70,11 @@ def commit_costs(
     sizes: list[int] = []
     for index in range(repeats + 2):
         read = np.resize(ids, tokens)
-        stream = stream.read_ids(checkpoint, read)
+        stream = stream.read_ids(checkpoint, read, cache=cache)
         # A store's first commit stands for all the tokens before it.
         log = np.zeros(stream.position, np.int32) if before is None else read
         started = time.perf_counter()
-        stream = stream.canonical(checkpoint)
+        stream = stream.settled(checkpoint, cache)
         snapshot = stream_to_snapshot(
             stream, checkpoint.model.config, tokens=log, attributes={"reading": None}
         )

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,12 @@ import torch
 from benchmarks.tools.timing import median_interval, ratio, side_by_side
 from streamlm.lab.results import peak_memory, reset_peak_memory
 from streamlm.models.base import Model
+from streamlm.models.cache import Cache
 from streamlm.runtime.sampling import Sampling, sample
 from streamlm.runtime.stream import advance, score
 from streamlm.state import State
+
+Place = tuple[State, Cache]  # a stream's state, and the keys and values of what it has read
 
 
 def _wait(device: torch.device) -> None:
@@ -28,26 +32,32 @@ def _timed(device: torch.device, work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
+def _timed_from(place: Place, device: torch.device, work: Callable[..., object]) -> float:
+    """Seconds of a call that goes on from a place; the next one finds it as it was."""
+    state, cache = place[0], place[1].copy()
+    return _timed(device, lambda: work(state, cache))
+
+
 def _tokens(model: Model, rows: int, n: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(model.config.vocab_size, (rows, n), generator=generator)
     return ids.to(model.device)
 
 
-def read_to(model: Model, tokens: int, state: State, *, block: int) -> State:
+def read_to(model: Model, tokens: int, state: State, cache: Cache, *, block: int) -> State:
     """Score blocks of tokens until the stream is at least `tokens` long."""
     ids = _tokens(model, state.batch_size, block + 1)
     while int(state.position[0]) < tokens:
-        _, state = score(model, ids[:, :-1], ids[:, 1:], state)
+        _, state = score(model, ids[:, :-1], ids[:, 1:], state, cache)
     return state
 
 
-def write(model: Model, state: State, n: int) -> State:
+def write(model: Model, n: int, state: State, cache: Cache) -> State:
     """Sample n tokens one after another, in the first row of the state."""
     random, sampling = np.random.Generator(np.random.PCG64(0)), Sampling()
     token = torch.zeros(1, 1, dtype=torch.int64, device=model.device)
     for _ in range(n):
-        hidden, state = advance(model, token, state)
+        hidden, state = advance(model, token, state, cache)
         with torch.no_grad():
             logits = model.logits(hidden)[0]
         chosen = sample(logits, sampling, random=random, recent=np.zeros(0, np.int64))
@@ -70,28 +80,28 @@ def stream_figures(
     if cuda:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
-    states: dict[int, State] = {}
-    state = model.init_state(1)
+    places: dict[int, Place] = {}
+    state, cache = model.init_state(1), Cache()
     started = time.perf_counter()
     for length in (short, long):
-        state = read_to(model, length, state, block=block)
+        state = read_to(model, length, state, cache, block=block)
         _wait(device)
-        states[length] = state
         peak = torch.cuda.max_memory_allocated(device) if cuda else peak_memory()
         memory[f"peak_bytes_after_{length}"] = peak
         memory[f"state_bytes_after_{length}"] = state.nbytes
+        places[length] = state, cache.copy()
     whole = int(state.position[0]) / (time.perf_counter() - started)
-    many = model.init_state(rows)
+    many = model.init_state(rows), Cache()
     ids = {n: _tokens(model, n, block + 1) for n in (1, rows)}
 
-    def reading(of: State) -> Callable[[], float]:
-        tokens = ids[of.batch_size]
-        return lambda: _timed(device, lambda: score(model, tokens[:, :-1], tokens[:, 1:], of))
+    def reading(of: Place) -> Callable[[], float]:
+        tokens = ids[of[0].batch_size]
+        return lambda: _timed_from(of, device, partial(score, model, tokens[:, :-1], tokens[:, 1:]))
 
-    def writing(of: State) -> Callable[[], float]:
-        return lambda: _timed(device, lambda: write(model, of, t))
+    def writing(of: Place) -> Callable[[], float]:
+        return lambda: _timed_from(of, device, partial(write, model, t))
 
-    young, old = states[short], states[long]
+    young, old = places[short], places[long]
     read = side_by_side(reading(young), reading(old), repeats=repeats)
     wrote = side_by_side(writing(young), writing(old), repeats=repeats)
     batch = [reading(many)() for _ in range(repeats + 1)][1:]

@@ -8,13 +8,13 @@ from importlib import resources
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from streamlm.config import ModelConfig
 from streamlm.models.base import Model
-from streamlm.models.build import build_model
+from streamlm.models.build import build_empty
 from tokenizer import Tokenizer
 
 BUNDLED = ("books",)
@@ -81,11 +81,20 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
 
 
 def load_checkpoint(
-    source: str | Path = "books", *, device: str | torch.device = "auto"
+    source: str | Path = "books",
+    *,
+    device: str | torch.device = "auto",
+    dtype: torch.dtype | None = torch.float32,
 ) -> Checkpoint:
     """Load a bundled checkpoint by its name, or a directory. Nothing is unpickled.
 
-    Weights stored in a half precision are computed with in float32.
+    Weights are mapped from the file: those that stay on the CPU in their own precision take no
+    memory but the file's cached pages. So the file must not be overwritten meanwhile (replacing it
+    by another is safe).
+
+    Args:
+        device: "auto" takes CUDA where there is one.
+        dtype: what floating-point weights are computed with; None keeps the file's.
 
     Raises:
         FileNotFoundError: no such directory, or a file is missing in it; says which.
@@ -115,20 +124,25 @@ def load_checkpoint(
             f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, "
             f"the model's vocab_size is {config.vocab_size}"
         )
-    model, digest = _load_weights(folder, config)
-    return Checkpoint(model.to(chosen).freeze(), tokenizer, folder.resolve().name, digest)
+    model, digest = _load_weights(folder, config, device=chosen, dtype=dtype)
+    return Checkpoint(model, tokenizer, folder.resolve().name, digest)
 
 
-def load_model(folder: str | Path, *, device: str | torch.device = "auto") -> Model:
-    """The model of a checkpoint directory, for those that read ids themselves; see `stream`.
+def load_model(
+    folder: str | Path,
+    *,
+    device: str | torch.device = "auto",
+    dtype: torch.dtype | None = torch.float32,
+) -> Model:
+    """Load the model of a checkpoint directory, to read ids instead of text.
 
     Raises:
         FileNotFoundError, ValueError: as `load_checkpoint`, but no tokenizer is needed.
     """
     chosen, folder = choose_device(device), Path(folder)
     _require_files(folder, "config.json", "model.safetensors")
-    model, _ = _load_weights(folder, ModelConfig.load(folder / "config.json"))
-    return model.to(chosen).freeze()
+    config = ModelConfig.load(folder / "config.json")
+    return _load_weights(folder, config, device=chosen, dtype=dtype)[0]
 
 
 def _require_files(folder: Path, *names: str) -> None:
@@ -137,23 +151,28 @@ def _require_files(folder: Path, *names: str) -> None:
             raise FileNotFoundError(f"{folder} is no checkpoint: {name} is missing")
 
 
-def _load_weights(folder: Path, config: ModelConfig) -> tuple[Model, str]:
-    """The model in evaluation mode, and the digest of its file."""
-    data = (folder / "model.safetensors").read_bytes()
+def _load_weights(
+    folder: Path, config: ModelConfig, *, device: torch.device, dtype: torch.dtype | None
+) -> tuple[Model, str]:
+    """The frozen model, and the digest of its file."""
+    path = folder / "model.safetensors"
+    with open(path, "rb") as data:
+        digest = hashlib.file_digest(data, "sha256").hexdigest()
     try:
-        weights = {
-            name: tensor.float() if tensor.is_floating_point() else tensor
-            for name, tensor in load(data).items()
-        }
+        with safe_open(path, framework="pt") as file:
+            weights = {name: _placed(file.get_tensor(name), device, dtype) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise ValueError(f"{folder / 'model.safetensors'} is damaged: {error}") from None
-    model = build_model(config)
+        raise ValueError(f"{path} is damaged: {error}") from None
+    model = build_empty(config)
     try:
-        model.load_state_dict(weights)
+        model.load_state_dict(weights, assign=True)
     except RuntimeError as error:
         raise ValueError(f"{folder}: weights and config.json do not agree: {error}") from None
-    model.eval().requires_grad_(False)
-    return model, hashlib.sha256(data).hexdigest()
+    return model.requires_grad_(False).to(device).freeze(), digest
+
+
+def _placed(tensor: Tensor, device: torch.device, dtype: torch.dtype | None) -> Tensor:
+    return tensor.to(device, dtype if dtype and tensor.is_floating_point() else tensor.dtype)
 
 
 def save_checkpoint(

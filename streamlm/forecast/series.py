@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from streamlm.transfer import send
+
 DATES = ("date", "time", "datetime", "timestamp")  # names of the column of dates
 MONTH = 30 * 24  # hours; the papers' splits of the ETT series count in such months
 ETT_MONTHS = (12, 4, 4)  # train, valid, test
@@ -209,7 +211,7 @@ class Windows:
     def take(self, indices: Tensor, device: torch.device) -> Batch:
         """The windows that begin at these rows."""
         rows = indices[:, None] + torch.arange(self.input_len + self.horizon)
-        values, marks = self.values[rows].to(device), self.marks[rows].to(device)
+        values, marks = send(self.values[rows], device), send(self.marks[rows], device)
         n = self.input_len
         return Batch(values[:, :n], marks[:, :n], values[:, n:], marks[:, n:])
 

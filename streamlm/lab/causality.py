@@ -37,7 +37,8 @@ def find_leak(model: Model) -> str | None:
     later = torch.arange(n) >= torch.tensor(edits)[:, None]  # row i: from the i-th edit on
     other = torch.where(later, (tokens + change) % vocab_size, tokens)
     for gradients in (False, True):
-        with torch.set_grad_enabled(gradients):
+        # As streams are read: with keys and values that are kept from segment to segment.
+        with model.inference(), torch.set_grad_enabled(gradients):
             same = (_logits(model, tokens) == _logits(model, other)).all(dim=2)
         for row, edit in enumerate(edits):
             if not bool(same[row, :edit].all()):

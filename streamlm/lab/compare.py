@@ -27,7 +27,8 @@ from streamlm.models.build import build_model
 from streamlm.training.data import Corpus
 from streamlm.training.evaluate import evaluate
 from streamlm.training.recipe import Recipe
-from streamlm.training.trainer import Step, Trainer
+from streamlm.training.step import Step
+from streamlm.training.trainer import Trainer
 from tokenizer import Tokenizer
 
 UNTRAINED = ("max", "mean", "most-used")
@@ -322,7 +323,7 @@ def run_variant(
     measures = None
     if measured:
         note(f"{variant.name}, seed {seed}: measuring")
-        checkpoint = Checkpoint(trainer.model.eval().requires_grad_(False), tokenizer)
+        checkpoint = Checkpoint(trainer.model.requires_grad_(False).freeze(), tokenizer)
         places = [{"place": at, "nats": nats} for at, nats, _ in report.loss_by_position]
         measures = {**measure(checkpoint, corpora[1]), "loss_by_position": places}
     shutil.rmtree(folder)

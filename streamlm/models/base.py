@@ -19,6 +19,7 @@ from streamlm.models.cache import Cache
 from streamlm.models.layers.adaptive import AdaptiveEmbedding
 from streamlm.models.modes import in_mode
 from streamlm.state import State
+from streamlm.transfer import send
 
 Observer = Callable[[int, Tensor], None]
 
@@ -170,7 +171,10 @@ class Model(nn.Module, ABC):
             try:
                 yield self
             finally:
-                self._frozen = before
+                if before is None:
+                    self._frozen = None
+                elif self._frozen is not before:  # moved, loaded or trained meanwhile
+                    self.freeze()
 
     @property
     def frozen(self) -> Any:
@@ -236,7 +240,9 @@ class Model(nn.Module, ABC):
         """Log-probabilities of known tokens, in nats; with cutoffs, without computing all others.
 
         Args:
-            hidden: [..., D] from `hidden`; targets: [...] ids, of which -100 counts as certain.
+            hidden: [..., D] from `hidden`.
+            targets: [...] ids, of which -100 counts as certain; on the device of `hidden` or on the
+                host, which avoids synchronizing where the model has cutoffs.
 
         Returns:
             [...] float32.
@@ -244,9 +250,9 @@ class Model(nn.Module, ABC):
         rows, wanted = hidden.flatten(0, -2), targets.flatten()
         if isinstance(self.embedding, AdaptiveEmbedding):
             found = self.embedding.log_prob(rows, wanted.clamp(min=0), self.output_bias)
-            found = found.float().masked_fill(wanted < 0, 0)
+            found = found.float().masked_fill(send(wanted < 0, hidden.device), 0)
         else:
-            logits = self.logits(rows).float()
+            logits, wanted = self.logits(rows).float(), send(wanted, hidden.device)
             found = -F.cross_entropy(logits, wanted, ignore_index=-100, reduction="none")
         return found.view(targets.shape)
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+import torch
+
 from streamlm.config import ModelConfig
 from streamlm.models.base import Model
 from streamlm.models.heads.full import FullModel
@@ -26,3 +28,12 @@ HEADS: dict[str, Callable[[ModelConfig], Model]] = {
 def build_model(config: ModelConfig) -> Model:
     """A model with fresh weights, of the head that its configuration names."""
     return HEADS[config.head](config)
+
+
+def build_empty(config: ModelConfig) -> Model:
+    """A model whose weights take no memory: for `load_state_dict(…, assign=True)`.
+
+    Tables that follow from the configuration are there.
+    """
+    with torch.device("meta"):  # tables name their device, so they are made all the same
+        return build_model(config)

@@ -134,6 +134,7 @@ class Cache:
 
     def put(self, index: Sequence[int], other: "Cache", state: State) -> None:
         """Replace rows; `state` is the whole batch afterwards, whose segment is taken over."""
+        self.clear()  # until `follow`: an interruption leaves some of it replaced
         at = torch.tensor(list(index), device=state.segment.device)
         for mine, new in zip((*self.keys, *self.values), (*other.keys, *other.values), strict=True):
             mine.index_copy_(0, at, new)

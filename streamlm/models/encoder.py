@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from streamlm.models.heads.linformer import SelfAttention, projections
+from streamlm.transfer import send
 
 GUESSED, HIDDEN, OTHER = 0.15, 0.8, 0.1
 
@@ -105,7 +106,7 @@ class Masked:
     def to(self, device: torch.device) -> "Masked":
         """The same on another device."""
         parts = (self.inputs, self.guessed, self.targets)
-        return Masked(*(part.to(device) for part in parts))
+        return Masked(*(send(part, device) for part in parts))
 
 
 def masked_windows(

@@ -172,7 +172,7 @@ class SegmentedModel(Model):
         training = torch.is_grad_enabled()
         writer = None if training else _Writer(self._cache_of(state, cache), state, x.shape[1])
         past_len, t = self._past_columns(state, writer), x.shape[1]
-        n_keys = past_len + max(state.length) + t
+        n_keys = n_seen = past_len + max(state.length) + t
         if writer is not None and self.reads_any_phase and (t == 1 or not state.aligned):
             n_keys = past_len + self.config.segment_len  # one shape for every token
         call = Call(
@@ -193,7 +193,7 @@ class SegmentedModel(Model):
             if weights is not None and self.config.wants_usage:
                 received.append(self._received(weights))
             if weights is not None and observe is not None:
-                observe(index, weights)
+                observe(index, weights[..., :n_seen])
             for name, part in carried.items():
                 noted.setdefault(name, []).append(part)
             x = layer.finish(x, out)
@@ -272,6 +272,7 @@ class SegmentedModel(Model):
         cache = self._cache_of(state, cache)
         self._settle(state, cache)
         committed, eviction = self.closed(state, cache.keys, cache.values)
+        cache.clear()  # an interruption must not leave columns moved that still count as `state`'s
         for index, (key, value) in enumerate(zip(cache.keys, cache.values, strict=True)):
             past = key[:, :, :-t], value[:, :, :-t]
             segment = key[:, :, -t:], value[:, :, -t:]

@@ -6,7 +6,7 @@ normalised (p - q)+. So what is written is distributed exactly as if the model h
 (Leviathan et al., 2023, appendix A.1; Chen et al., 2023, theorem 1).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -20,6 +20,7 @@ from streamlm.runtime.drafter import Drafter
 from streamlm.runtime.sampling import Sampling, draw
 from streamlm.runtime.stream import close
 from streamlm.state import State
+from streamlm.transfer import send
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,19 +74,16 @@ def write_pass(
     drafts: list[int] = []
     drawn_from: list[Tensor] = []
     if hidden is not None and n_drafts > 0:
-        ids = torch.from_numpy(known.astype(np.int64))[None].to(device)
+        ids = send(torch.from_numpy(known.astype(np.int64))[None], device)
         guessed = drafter(model, drafter.known(ids, hidden, state))[:, :n_drafts]
-        for index in range(n_drafts):
+        for logits in _logits(model, guessed, silent):
             before = np.append(recent, np.array(drafts, recent.dtype))
-            logits = model.logits(guessed[:, index])[0].masked_fill(silent, -torch.inf)
             drawn_from.append(sampling.probabilities(logits, before))
             drafts.append(draw(drawn_from[-1], numbers))
-    tokens = torch.tensor([[int(known[-1]), *drafts]], device=device)
+    tokens = send(torch.tensor([[int(known[-1]), *drafts]]), device)
     outputs, after = model.hidden(tokens, state, cache)
     written: list[Written] = []
-    for index in range(tokens.shape[1]):
-        # Row by row: those behind the first guess that is not taken are not needed.
-        logits = model.logits(outputs[:, index])[0].masked_fill(silent, -torch.inf)
+    for index, logits in enumerate(_logits(model, outputs, silent)):
         before = np.append(recent, np.array(drafts[:index], recent.dtype))
         wanted = sampling.probabilities(logits, before)
         taken = index < len(drafts) and accepted(
@@ -106,6 +104,22 @@ def write_pass(
         if not taken:
             break
     return written
+
+
+def _logits(model: Model, outputs: Tensor, silent: Tensor) -> Iterator[Tensor]:
+    """Logits [V] of each output of [1, t, D], on the host.
+
+    On the CPU they are computed lazily: those after the first rejected guess are not needed. Other
+    devices compute all of them, so that the host synchronizes once.
+    """
+    rows = (
+        model.logits(outputs[:, index])[0].masked_fill(silent, -torch.inf)
+        for index in range(outputs.shape[1])
+    )
+    if outputs.device.type == "cpu":
+        yield from rows
+    else:
+        yield from torch.stack(list(rows)).cpu()
 
 
 def accepted(token: int, wanted: Tensor, drawn_from: Tensor, chance: float) -> bool:

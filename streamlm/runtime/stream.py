@@ -13,6 +13,7 @@ from torch import Tensor
 from streamlm.models.base import Model
 from streamlm.models.cache import Cache
 from streamlm.state import State
+from streamlm.transfer import send
 
 
 @torch.no_grad()
@@ -45,7 +46,8 @@ def score(
     """Read `tokens` and say how likely each of `targets` was.
 
     Args:
-        tokens: [B, n] ids, the first of them the pending one; targets: [B, n] the ids that follow.
+        tokens: [B, n] ids, the first of them the pending one.
+        targets: [B, n] the ids that follow, on the device or the host; see `Model.log_prob`.
         cache: the caller's workspace for this stream; see `Model.hidden`.
 
     Returns:
@@ -54,6 +56,8 @@ def score(
     if tokens.shape != targets.shape:
         given = f"{tuple(targets.shape)} for tokens of shape {tuple(tokens.shape)}"
         raise ValueError(f"targets of shape {given}; allowed: the same shape")
+    if not model.config.cutoffs:
+        targets = send(targets, tokens.device)
     cache = Cache() if cache is None else cache
     found, state = [], close(model, state, cache)
     for piece, wanted in zip(

@@ -22,6 +22,7 @@ from streamlm.runtime.speculation import Written, write_pass
 from streamlm.runtime.stream import advance
 from streamlm.runtime.stream import score as score_tokens
 from streamlm.state import State
+from streamlm.transfer import send
 from tokenizer import StreamDecoder, StreamEncoder
 
 REPETITION_WINDOW = 256  # newest tokens that the repetition penalty looks at
@@ -139,12 +140,12 @@ class TextStream:
             return self
         model, tokenizer = checkpoint.model, checkpoint.tokenizer
         inputs = np.concatenate([[self.pending], ids[:-1]]).astype(np.int64)
-        tokens = torch.from_numpy(inputs)[None].to(model.device)
+        tokens = send(torch.from_numpy(inputs)[None], model.device)
         hidden, log_probs = None, None
         if report is None or not score:
             hidden, state = advance(model, tokens, self.state, cache)
         else:
-            targets = torch.from_numpy(ids.astype(np.int64))[None].to(model.device)
+            targets = torch.from_numpy(ids.astype(np.int64))[None]
             found, state = score_tokens(model, tokens, targets, self.state, cache)
             log_probs = found[0].cpu().numpy()
         if report is not None:
@@ -232,7 +233,7 @@ class TextStream:
         """
         assert self.hidden is not None
         logits = checkpoint.model.logits(self.hidden)[0].masked_fill(checkpoint.silent, -math.inf)
-        likely = logits.double().softmax(0)
+        likely = logits.double().cpu().softmax(0)
         ranked, ids = likely.topk(min(others, len(likely)))
         shares = zip(ids.tolist(), ranked.tolist(), strict=True)
         return Choice(

@@ -23,6 +23,7 @@ from streamlm.sessions.recent_tokens import TokenLog, Trail
 from streamlm.sessions.saving import Keeping
 from streamlm.sessions.sources import OpenSource, Reading, Source, continue_reading
 from streamlm.state import State
+from streamlm.transfer import send
 
 
 class Session:
@@ -310,7 +311,7 @@ class Session:
         stream = self._trail.beginnings[0]
         ids = self._log.take(stream.position, self.position)
         inputs = np.concatenate([[stream.pending], ids[:-1]]).astype(np.int64)
-        tokens = torch.from_numpy(inputs)[None].to(self.checkpoint.model.device)
+        tokens = send(torch.from_numpy(inputs)[None], self.checkpoint.model.device)
         report = observe(self.checkpoint.model, tokens, stream.state)
         return replace(report, first=stream.position, ids=ids)
 

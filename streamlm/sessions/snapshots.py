@@ -138,6 +138,7 @@ def to_state(snapshot: Snapshot, model: Model) -> State:
         state.usage[:, 0] = usage
     state.filled.fill_(counts.memory + counts.compressed)
     state.position.fill_(snapshot.position)
+    known = None if state.filled_known is None else (counts.memory + counts.compressed,)
     return State(
         state.past,
         state.segment,
@@ -146,6 +147,7 @@ def to_state(snapshot: Snapshot, model: Model) -> State:
         state.position,
         length=(length,),
         carried=state.carried,
+        filled_known=known,
     )
 
 

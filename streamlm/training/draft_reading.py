@@ -15,6 +15,7 @@ from streamlm.models.modes import in_mode
 from streamlm.runtime.drafter import Drafter, DrafterConfig, Known, newest_slots
 from streamlm.state import State
 from streamlm.training.data import IGNORED, Corpus, SegmentBatches
+from streamlm.transfer import send
 
 
 @dataclass(frozen=True)
@@ -64,16 +65,17 @@ class Reader:
         if batch is None:
             return None
         model, config = self.checkpoint.model, self.config
-        begins = batch.begins.to(model.device)
+        begins = send(batch.begins, model.device)
         state, tail = self.state, self.tail.masked_fill(begins[:, None], IGNORED)
-        if bool(begins.any()):
-            state = state.reset_rows(begins)
-        inputs, targets = batch.inputs.to(model.device), batch.targets.to(model.device)
+        if bool(batch.begins.any()):
+            state = state.reset_rows(batch.begins)
+        inputs, targets = (send(each, model.device) for each in (batch.inputs, batch.targets))
         hidden, read = model.hidden(inputs, state, self.cache)
         tail = torch.cat([tail[:, :-1], inputs[:, :1]], dim=1)  # where documents begin, bos
         tokens = torch.cat([tail, targets], dim=1)
         rows = torch.arange(len(inputs), device=model.device)[:, None]
-        places = at(self.segment_len - config.n_tokens).to(model.device).expand(len(inputs), -1)
+        places = send(at(self.segment_len - config.n_tokens), model.device)
+        places = places.expand(len(inputs), -1)
         found = self._places(rows, places, tokens, hidden, read)
         self.tail = tokens[:, -config.label_len :]
         self.state = model.commit(read, self.cache)[0]

@@ -32,6 +32,7 @@ from streamlm.training.trainer import (
     put_in_place,
     scheduled_rate,
 )
+from streamlm.transfer import send
 
 PLACES = 48  # of each row's segment, drawn anew each time, that are trained on
 OTHERS = 512  # tokens compared besides those that came
@@ -127,12 +128,14 @@ class DraftTrainer:
         model = self.checkpoint.model
         others = torch.from_numpy(random.integers(0, model.config.vocab_size, OTHERS))
         with in_mode(self.drafter, training=True):
-            losses = offset_losses(self.drafter, model, places, others.to(model.device)).sum(dim=0)
+            others = send(others, model.device)
+            losses = offset_losses(self.drafter, model, places, others).sum(dim=0)
             losses = losses / (places.targets != IGNORED).sum(dim=0).clamp(min=1)
             losses.mean().backward()
         norm = torch.nn.utils.clip_grad_norm_(self.drafter.parameters(), self.config.clip)
-        if bool(torch.isfinite(norm)):
-            self.optimizer.step()
+        # As in `Trainer`: the optimiser skips a step whose gradient is not finite.
+        self.optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
+        self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         found: list[float] = losses.detach().tolist()
         return found

@@ -10,6 +10,7 @@ import torch
 from streamlm.models.base import Model
 from streamlm.models.cache import Cache
 from streamlm.training.data import IGNORED, Corpus, SegmentBatches
+from streamlm.transfer import send
 
 
 @dataclass(frozen=True)
@@ -96,10 +97,10 @@ def evaluate(
         for batch in batches:
             begins = batch.begins if memory else torch.ones_like(batch.begins)
             if bool(begins.any()):
-                state = state.reset_rows(begins.to(model.device))
-            hidden, state = model.hidden(batch.inputs.to(model.device), state, cache)
+                state = state.reset_rows(begins)
+            hidden, state = model.hidden(send(batch.inputs, model.device), state, cache)
             state, _ = model.commit(state, cache)
-            loss = -model.log_prob(hidden, batch.targets.to(model.device))
+            loss = -model.log_prob(hidden, batch.targets)
             losses, targets = loss.double().cpu().numpy(), batch.targets.numpy()
             scored = targets != IGNORED
             places = batch.offsets[:, None] + np.arange(targets.shape[1])

@@ -34,7 +34,8 @@ def target_loss(model: Model, hidden: Tensor, targets: Tensor) -> Tensor:
     """`language_model_loss` of the output layer; with cutoffs, only of what the targets need.
 
     Args:
-        hidden: [..., D] from `Model.hidden`; targets: [...] ids.
+        hidden: [..., D] from `Model.hidden`.
+        targets: [...] ids; with cutoffs preferably on the host, see `Model.log_prob`.
     """
     if model.config.cutoffs:
         return -model.log_prob(hidden, targets).sum()

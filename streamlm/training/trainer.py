@@ -5,9 +5,8 @@ import json
 import math
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,8 @@ from streamlm.training.evaluate import evaluate
 from streamlm.training.losses import compression_loss, compression_weight, target_loss
 from streamlm.training.parameter_groups import parameter_groups, regrouped
 from streamlm.training.recipe import Recipe
+from streamlm.training.step import BegunStep, Pace, Step
+from streamlm.transfer import Fetch, send
 from tokenizer import Tokenizer
 from tokenizer.kinds import token_types
 
@@ -34,28 +35,6 @@ MAY_CHANGE = {
     *("steps", "learning_rate", "min_learning_rate", "warmup_steps", "compile"),
     *("checkpoint_steps", "eval_steps", "log_steps", "eval_tokens"),
 }
-
-
-@dataclass(frozen=True)
-class Step:
-    """What one optimiser step reports.
-
-    Attributes:
-        loss: the language model's, in nats per token.
-        compression_loss: and what else the head adds to it (`Model.segment_loss`). The first is
-            the mean by `losses.compression_weight`, the other that of all segments.
-    """
-
-    step: int
-    loss: float
-    bits_per_byte: float
-    compression_loss: float
-    gradient_norm: float
-    learning_rate: float
-    tokens_per_second: float
-    tokens: int
-    seconds_left: float
-    valid_bits_per_byte: float | None = None
 
 
 class Trainer:
@@ -114,50 +93,60 @@ class Trainer:
         return scheduled_rate(self.config, step)
 
     def run(self) -> Iterator[Step]:
-        """Train to the end, yielding after every step; saves and evaluates on the way."""
+        """Train to the end, yielding after every step; saves and evaluates on the way.
+
+        On CUDA a step is yielded after the next one was queued, so that the device never idles.
+        Steps that are saved or evaluated, and the last one, are yielded before anything else runs.
+        """
         config = self.config
         self.folder.mkdir(parents=True, exist_ok=True)
-        rate, last = 0.0, time.perf_counter()
+        pace = Pace()
+        running: BegunStep | None = None
         while self.step < config.steps:
-            before = self.tokens
             with in_mode(self.model, training=True):
-                loss, bits, auxiliary, norm, lr = self._optimise()
-            self.step += 1
-            now = time.perf_counter()
-            speed = (self.tokens - before) / (now - last)
-            rate = speed if not rate else 0.95 * rate + 0.05 * speed
-            last = now
-            per_step = self.tokens / self.step
-            report = Step(
-                step=self.step,
-                loss=loss,
-                bits_per_byte=bits,
-                compression_loss=auxiliary,
-                gradient_norm=norm,
-                learning_rate=lr,
-                tokens_per_second=rate,
-                tokens=self.tokens,
-                # Nothing can be told before the first target was met.
-                seconds_left=(config.steps - self.step) * per_step / rate if rate else 0.0,
-            )
-            if not math.isfinite(loss):
-                last_good = self.folder / "last"
-                remedy = "begin again with a lower learning_rate"
-                if last_good.exists():
-                    remedy = f"resume from {last_good} with a lower learning_rate"
-                raise FloatingPointError(f"the loss is {loss} at step {self.step}; {remedy}")
+                begun = self._optimise()
+            if running is not None:
+                report = self._settle(running, pace)
+                self._log(report)
+                yield report
+                running = None
             finished = self.step == config.steps
-            if self.step % config.eval_steps == 0 or finished:
+            evaluates = self.step % config.eval_steps == 0 or finished
+            saves = self.step % config.checkpoint_steps == 0 or finished
+            if not (begun.sums.arrived or evaluates or saves):
+                running = begun
+                continue
+            report = self._settle(begun, pace)
+            if evaluates:
                 report = replace(report, valid_bits_per_byte=self.validate())
-            if self.step % config.log_steps == 0 or report.valid_bits_per_byte or finished:
-                with open(self.folder / "log.jsonl", "a", encoding="utf-8") as log:
-                    log.write(json.dumps(report.__dict__) + "\n")
-            if self.step % config.checkpoint_steps == 0 or finished:
+            self._log(report)
+            if saves:
                 self.save()
-            if report.valid_bits_per_byte:
-                last = time.perf_counter()
+            if evaluates:
+                pace.restart()
             yield report
         save_checkpoint(self.folder / "model", self.model, self.tokenizer)
+
+    def _settle(self, begun: BegunStep, pace: Pace) -> Step:
+        """Wait for a queued step and report it.
+
+        Raises:
+            FloatingPointError: its loss is not finite.
+        """
+        report = begun.report(pace, of=self.config.steps)
+        if not math.isfinite(report.loss):
+            last_good = self.folder / "last"
+            remedy = "begin again with a lower learning_rate"
+            if last_good.exists():
+                remedy = f"resume from {last_good} with a lower learning_rate"
+            raise FloatingPointError(f"the loss is {report.loss} at step {report.step}; {remedy}")
+        return report
+
+    def _log(self, report: Step) -> None:
+        last = report.step == self.config.steps
+        if report.step % self.config.log_steps == 0 or report.valid_bits_per_byte or last:
+            with open(self.folder / "log.jsonl", "a", encoding="utf-8") as log:
+                log.write(json.dumps(report.__dict__) + "\n")
 
     def validate(self) -> float:
         """Bits per byte of the first `eval_tokens` tokens of the validation rows."""
@@ -171,7 +160,8 @@ class Trainer:
         )
         return report.bits_per_byte
 
-    def _optimise(self) -> tuple[float, float, float, float, float]:
+    def _optimise(self) -> BegunStep:
+        """Queue the next step on the device, without waiting for it."""
         config = self.config
         lr = self.learning_rate(self.step)
         for group in self.optimizer.param_groups:
@@ -185,10 +175,13 @@ class Trainer:
         for index, batches in enumerate(groups):
             state, loss = self.states[index], torch.zeros((), device=self.device)
             for batch in batches:
-                inputs, targets = batch.inputs.to(self.device), batch.targets.to(self.device)
+                inputs, targets = (
+                    send(each, self.device) for each in (batch.inputs, batch.targets)
+                )
                 if bool(batch.begins.any()):
-                    state = state.reset_rows(batch.begins.to(self.device))
-                nats, added, compression, weight, state = self._read(inputs, targets, state)
+                    state = state.reset_rows(batch.begins)
+                wanted = batch.targets if self.model.config.cutoffs else targets
+                nats, added, compression, weight, state = self._read(inputs, wanted, state)
                 compression = compression * weight  # a sum; divided below
                 loss = loss + nats / max(n_tokens, 1) + added * share + compression
                 parts = (nats, added * share, compression, weight)
@@ -206,13 +199,21 @@ class Trainer:
         # Clipped apart: the compression loss must not shorten the language model's steps.
         norm = torch.nn.utils.clip_grad_norm_(self._backbone, config.clip)
         apart = torch.nn.utils.clip_grad_norm_(self._compression, config.clip)
-        if bool(torch.isfinite(norm + apart)):
-            self.optimizer.step()
+        # A fused optimiser skips a step whose gradient is not finite, and checks that on the
+        # device, as it does for torch's GradScaler.
+        found_inf = (~torch.isfinite(norm + apart)).float()
+        self.optimizer.found_inf = found_inf  # type: ignore[attr-defined]
+        self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        nats, added, compression, weight = sums.tolist()
-        bits = nats / math.log(2) / max(n_bytes, 1)
-        auxiliary = added + compression / max(weight, 1)
-        return nats / max(n_tokens, 1), bits, auxiliary, float(norm), lr
+        self.step += 1
+        return BegunStep(
+            step=self.step,
+            sums=Fetch(torch.cat([sums, norm.detach().double()[None]])),
+            learning_rate=lr,
+            n_tokens=n_tokens,
+            n_bytes=n_bytes,
+            tokens=self.tokens,
+        )
 
     def _read_segment(self, inputs: torch.Tensor, targets: torch.Tensor, state: State) -> Any:
         bfloat16 = self.config.precision == "bfloat16"

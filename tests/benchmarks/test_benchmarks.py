@@ -146,7 +146,7 @@ def test_ways_of_reading(tiny: Checkpoint, shelf: Path) -> None:
     reports = read_books(tiny, shelf_books, batch_size=2)
     assert list(reports) == [WHOLE, RECENT, NONE]
     for i, text in enumerate(texts):
-        read = Session(tiny).score([text], details=True)
+        read = Session(tiny).score([text], logprobs=True)
         for name, report in reports.items():
             assert report.losses is not None
             assert report.documents[i].n_bytes == len(text.encode())

@@ -17,6 +17,8 @@ from streamlm.checkpoints.checkpoint import (
     load_model,
     save_checkpoint,
 )
+from streamlm.models.build import HEADS
+from tests.support.invariants import random_tokens, read, tiny_model
 from tokenizer import Tokenizer
 
 FILES = ("config.json", "model.safetensors", "tokenizer.model")
@@ -204,3 +206,47 @@ def test_cuda_is_refused_where_there_is_none(folder: Path, monkeypatch: pytest.M
     for device in ("cuda", "cuda:1", torch.device("cuda")):
         with pytest.raises(ValueError, match="CUDA is not usable here; allowed: auto, cpu"):
             load_checkpoint(folder, device=device)
+
+
+# -- by memory map ----------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's /proc")
+def test_weights_stay_in_the_file(tiny_folder: Callable[..., Path]) -> None:
+    folder = tiny_folder(vocab_size=9000)
+    model = load_checkpoint(folder, device="cpu").model
+    name, mapped = str((folder / "model.safetensors").resolve()), []
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        if line.endswith(name):
+            start, _, stop = line.split()[0].partition("-")
+            mapped.append((int(start, 16), int(stop, 16)))
+    assert mapped
+    for name, weight in model.named_parameters():
+        assert any(start <= weight.data_ptr() < stop for start, stop in mapped), name
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_weights_can_keep_their_own_precision(
+    tiny: Checkpoint, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    save_checkpoint(tmp_path / "own", tiny.model, tiny.tokenizer, dtype=dtype)
+    kept = load_checkpoint(tmp_path / "own", device="cpu", dtype=None)
+    assert {weight.dtype for weight in kept.model.parameters()} == {dtype}
+    assert kept.fingerprints == load_checkpoint(tmp_path / "own", device="cpu").fingerprints
+    state = kept.model.init_state(1)
+    logits, state = kept.model(torch.tensor([[1, 2, 3]]), state)
+    assert logits.dtype == state.past.dtype == dtype and bool(logits.isfinite().all())
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_every_head_is_loaded_onto_a_model_without_memory(head: str, tmp_path: Path) -> None:
+    """Tables that are not in the file are there all the same."""
+    lengths = {"memory_len": 0 if head in ("recurrent", "full") else 8, "compressed_len": 0}
+    lengths["projected_len"] = 2
+    model = tiny_model(head=head, dtype=torch.float32, **lengths)
+    save_checkpoint(tmp_path, model, None)
+    loaded = load_model(tmp_path, device="cpu")
+    tokens = random_tokens(model, 11)
+    wanted, _ = read(model, tokens, model.init_state(1))
+    found, _ = read(loaded, tokens, loaded.init_state(1))
+    assert torch.allclose(found, wanted, rtol=0, atol=1e-5)

@@ -1,6 +1,5 @@
 """The future-leak test finds what published code does wrong, and lets honest heads pass."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -13,9 +12,10 @@ from streamlm.lab import causality as leaks
 from streamlm.lab import compare
 from streamlm.lab.causality import find_leak, gate
 from streamlm.lab.compare import Variant, admitted
+from streamlm.models.cache import Pair
 from streamlm.models.heads.informer import InformerModel
 from streamlm.models.heads.linformer import LinformerModel
-from streamlm.models.segmented import Pair, Places
+from streamlm.models.segmented import Attended, Call
 from streamlm.models.transformer_xl import TransformerXL
 from streamlm.state import State
 
@@ -42,13 +42,11 @@ def test_an_honest_compressive_transformer_passes() -> None:
 class Shortened(LinformerModel):
     """Linformer attention as published: the open segment is shortened, too."""
 
-    def attend(
-        self, index: int, seen: Tensor, pair: Pair, state: State, places: Places
-    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+    def attend(self, index: int, seen: Tensor, pair: Pair, call: Call) -> Attended:
         attention = self._layers[index].attention
         key, value = (self.lengths[0](half[:, :, -seen.shape[1] :]) for half in pair)
         heads = F.scaled_dot_product_attention(attention.queries(seen), key, value, scale=1.0)
-        return attention.output(heads.transpose(1, 2).flatten(2)), {}
+        return Attended(attention.output(heads.transpose(1, 2).flatten(2)))
 
 
 class AllKeys(InformerModel):

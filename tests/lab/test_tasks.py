@@ -25,6 +25,7 @@ from streamlm.lab.tasks import (
     recall,
     tracking,
 )
+from streamlm.models.cache import Cache
 from streamlm.models.transformer_xl import TransformerXL
 from streamlm.state import State
 from tests.support.invariants import tiny_model
@@ -285,7 +286,7 @@ def logits_at(model: TransformerXL, tokens: np.ndarray, place: int) -> torch.Ten
     with torch.no_grad():
         for piece in inputs.split(model.config.segment_len, dim=1):
             logits, state = model(piece, state)
-            if state.length == model.config.segment_len:
+            if state.phase == model.config.segment_len:
                 state = model.commit(state)[0]
     return logits[0, -1]
 
@@ -301,14 +302,16 @@ class Scripted(TransformerXL):
         self.script = torch.from_numpy(script).float()
         self.rows_read = 0
 
-    def hidden(self, tokens: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+    def hidden(
+        self, tokens: torch.Tensor, state: State, cache: Cache | None = None, **options: Any
+    ) -> tuple[torch.Tensor, State]:
         start = int(state.position[0])
         if not start:
             self.first = self.rows_read
             self.rows_read += len(tokens)
         rows = self.script[self.first : self.first + len(tokens)]
         read = rows[:, start : start + tokens.shape[1]]
-        _, state = super().hidden(tokens, state)
+        _, state = super().hidden(tokens, state, cache, **options)
         return read, state
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:

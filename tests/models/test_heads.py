@@ -15,9 +15,11 @@ from memory_store import Corrupt, DirectoryStore
 from streamlm.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from streamlm.config import ModelConfig
 from streamlm.models.build import build_model
+from streamlm.models.cache import Cache
 from streamlm.models.heads.informer import MEASURES, SUM, THRESHOLD, Distil, position_noise
 from streamlm.models.heads.recurrent import MATRICES, Retention
 from streamlm.models.heads.sketch import SketchModel
+from streamlm.models.segmented import Call, joined
 from streamlm.sessions.session import Session
 from tests.support.invariants import assert_same_state, random_tokens, read, tiny_model
 from tokenizer import Tokenizer
@@ -97,13 +99,37 @@ def test_gradients_reach_every_weight(head: str) -> None:
     assert all(weight.grad is not None and bool(weight.grad.any()) for weight in model.parameters())
 
 
+def test_the_host_knows_how_much_full_attention_keeps() -> None:
+    """A state without the host's count asks the device and goes on with the same bits."""
+    model = tiny_model(**HEADS["full"])
+    tokens, begun = random_tokens(model, 6 * 4, rows=3), {8: (1,), 12: (0, 2), 20: (0, 1, 2)}
+    known = asked = model.init_state(3)
+    with torch.no_grad():
+        for start in range(0, 6 * 4, 4):
+            rows = torch.tensor([row in begun.get(start, ()) for row in range(3)])
+            asked = replace(asked.reset_rows(rows), filled_known=None)
+            known = known.reset_rows(rows)
+            assert known.filled_known == tuple(known.filled.tolist())
+            known = model.commit(model(tokens[:, start : start + 4], known)[1])[0]
+            asked = model.commit(model(tokens[:, start : start + 4], asked)[1])[0]
+            assert known.past.shape == asked.past.shape
+            assert known.digest() == asked.digest()
+            assert known.filled_known == asked.filled_known == tuple(known.filled.tolist())
+    assert known.past.shape[2] == 4  # all rows restarted
+    one = random_tokens(model, 10)
+    with torch.no_grad():
+        _, state = read(model, one, model.init_state(1))
+    saved = to_snapshot(state, model.config, arrays={}, tokens=one[0].numpy(), attributes={})
+    assert to_state(saved, model).filled_known == state.filled_known == (8,)
+
+
 def test_full_attention_is_that_of_a_transformer() -> None:
     """Read in segments, it is one pass over all tokens, formula by formula."""
     model = tiny_model(**HEADS["full"], n_layers=1, norm="post")
     tokens = random_tokens(model, 11)
     with torch.no_grad():
         found, state = read(model, tokens, model.init_state(1))
-    assert state.past.shape == (1, 1, 8, 8) and state.length == 3
+    assert state.past.shape == (1, 1, 8, 8) and state.length == (3,)
     layer = model.layers[0]
     x = model.embedding(tokens)[0] * 8**0.5
     rates = [10_000 ** (-2 * i / 8) for i in range(4)]
@@ -135,6 +161,7 @@ def same_weights(model: Any, other: Any) -> None:
     for each in (model, other):
         for layer in each.layers:
             torch.nn.init.zeros_(layer.attention.position.weight)
+        each.freeze()
 
 
 @pytest.mark.parametrize("norm", ["pre", "post"])
@@ -168,7 +195,7 @@ def test_a_linformer_that_pools_is_a_compressive_transformer() -> None:
 
 def test_the_distance_of_a_shortened_segment_is_that_of_its_middle() -> None:
     model = tiny_model(**{**HEADS["linformer"], "memory_len": 8}, n_layers=1)
-    near, far = model.project_places(0)
+    near, far = model.project_positions(0)
     weight = model.layers[0].attention.position.weight
     for i in range(4):  # a token of the open segment, and the two segments before
         for m, oldest_first in ((1, 1), (2, 0)):
@@ -222,13 +249,14 @@ def test_lazy_queries_get_the_mean_of_all_values_so_far() -> None:
         never = {**state.carried, THRESHOLD: torch.full_like(state.carried[THRESHOLD], torch.inf)}
         seen = torch.randn(1, 2, 8, dtype=torch.float64)
         new, past = layer.attention.project(seen), model.project_past(0, state)
-        pair = (torch.cat(both, dim=2) for both in zip(past, new, strict=True))
-        never_state, places = replace(state, carried=never), model.project_places(0)
-        found, noted = model.attend(0, seen, tuple(pair), never_state, places)
+        call = Call(replace(state, carried=never), 2, model.n_far + 2, model.derived())
+        call = replace(call, look=model.look(call))
+        attended = model.attend(0, seen, joined(past, new), call)
     for i in range(2):
         mean = (total + new[1][0, :, : i + 1].sum(dim=1)) / (13 + i)
-        assert torch.allclose(found[0, i], layer.attention.output(mean.flatten()), atol=1e-10)
-    assert noted[MEASURES].shape == (1, 2, 4)
+        wanted = layer.attention.output(mean.flatten())
+        assert torch.allclose(attended.out[0, i], wanted, atol=1e-10)
+    assert attended.carried[MEASURES].shape == (1, 2, 4)
 
 
 def test_about_as_many_queries_attend_as_asked_for() -> None:
@@ -282,18 +310,18 @@ def test_nothing_is_projected_twice() -> None:
         attention.key_value.register_forward_hook(
             lambda _, given, out, seen=seen: seen.append(given[0].shape[1])
         )
-        tokens = random_tokens(model, 26)
+        tokens, cache = random_tokens(model, 26), Cache()
         with torch.no_grad():
-            _, state = read(model, tokens[:, :12], model.init_state(1))
+            _, state = read(model, tokens[:, :12], model.init_state(1), cache=cache)
             seen.clear()
-            _, state = read(model, tokens[:, 12:20], state)
+            _, state = read(model, tokens[:, 12:20], state, cache=cache)
             # The Informer projects what it distilled, too; the sketch its global slots anew, and
             # the sinks theirs.
             wanted = {"informer": [4, 2, 4, 2], "sketch": [4, 8, 4, 8], "sinks": [4, 3, 4, 3]}
             assert seen == wanted.get(head, [4, 4]), head
             seen.clear()
             for column in range(20, 23):  # token by token, within a segment
-                _, state = model(tokens[:, column : column + 1], state)
+                _, state = model(tokens[:, column : column + 1], state, cache)
             assert seen == [1, 1, 1], head
 
 
@@ -385,10 +413,10 @@ def test_sessions_go_on_where_they_were(
         session.feed([text])
         twin = session.fork()
         wanted = "".join(twin.generate(max_tokens=12, temperature=0))
-        score = session.score(["The sea."], details=True).log_probs
+        score = session.score(["The sea."], logprobs=True).log_probs
     with streamlm.open(tmp_path / "s.zarr", load_checkpoint(folder, device="cpu")) as again:
         assert again.state.digest() == session.state.digest()
-        assert again.score(["The sea."], details=True).log_probs == score
+        assert again.score(["The sea."], logprobs=True).log_probs == score
         assert "".join(again.fork().generate(max_tokens=12, temperature=0)) == wanted
         again.rewind(tokens=50)
         fresh = Session(checkpoint)

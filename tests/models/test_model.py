@@ -1,6 +1,5 @@
 """The model against a literal one, its gradients, what it equals, what it computes only once."""
 
-import copy
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 
 from streamlm.config import COMPRESSIONS, NORMS
+from streamlm.models.cache import Cache
 from streamlm.models.transformer_xl import TransformerXL
 from streamlm.state import State
 from streamlm.training.losses import compression_loss, language_model_loss
@@ -375,9 +375,9 @@ def test_nothing_is_projected_twice(
     compression: str,
     shape: dict[str, object],
 ) -> None:
-    model = tiny_model(compression=compression, **shape)
+    model, cache = tiny_model(compression=compression, **shape), Cache()
     tokens = random_tokens(model, 40)
-    _, state = read(model, tokens, model.init_state(1))
+    _, state = read(model, tokens, model.init_state(1), cache=cache)
     calls = projected(model)
     positions: list[int] = []
     for layer in model.layers:
@@ -390,128 +390,20 @@ def test_nothing_is_projected_twice(
         return found
 
     for token in range(4):  # a token at a time
-        _, state = model(tokens[:, token : token + 1], state)
+        _, state = model(tokens[:, token : token + 1], state, cache)
         assert seen() == [[1], [1]]
-    state, _ = model.commit(state)  # its segment was read in pieces: once more, as a whole
+    state, _ = model.commit(state, cache)  # its segment was read in pieces: once more, as a whole
     assert [sorted(layer) for layer in seen()] == [[2, 4], [2, 4]]
-    _, state = model(tokens[:, 4:8], state)
+    _, state = model(tokens[:, 4:8], state, cache)
     assert seen() == [[4], [4]]
-    state, _ = model.commit(state)
+    state, _ = model.commit(state, cache)
     assert seen() == [[2], [2]]
-    _, fork = model(tokens[:, 8:9], state)
-    _, other = model(tokens[:, 9:10], state)
+    own = cache.copy()  # a fork's
+    _, fork = model(tokens[:, 8:9], state, own)
+    _, other = model(tokens[:, 9:10], state, cache)
     assert seen() == [[1, 1], [1, 1]]
-    model(tokens[:, 10:11], fork), model(tokens[:, 10:11], other)
+    model(tokens[:, 10:11], fork, own), model(tokens[:, 10:11], other, cache)
     assert seen() == [[1, 1], [1, 1]] and not positions
-
-
-@torch.no_grad()
-def test_a_fork_shares_the_cache_until_both_go_on() -> None:
-    model = tiny_model()
-    _, root = read(model, random_tokens(model, 22), model.init_state(1))
-    _, one = model(random_tokens(model, 1), root)
-    assert one.cache is root.cache
-    _, two = model(random_tokens(model, 1, seed=3), root)
-    assert two.cache is not root.cache
-    _, on = model(random_tokens(model, 1), one)
-    assert on.cache is one.cache
-
-
-def trained_for_a_step(model: TransformerXL, **options: object) -> None:
-    """As a trainer does it: training mode, gradients, one step, and back."""
-    model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, **options)
-    logits, _ = model(random_tokens(model, 4), model.init_state(1))
-    logits.square().sum().backward()
-    optimizer.step()
-    model.eval()
-
-
-def nudge(name: str) -> Callable[[TransformerXL], None]:
-    def change(model: TransformerXL) -> None:
-        with torch.no_grad():
-            model.get_parameter(name).mul_(1.5)
-
-    return change
-
-
-def load(model: TransformerXL, **options: bool) -> None:
-    other = tiny_model(**{**model.config.to_dict(), "seed": 50})
-    model.load_state_dict(other.state_dict(), **options)
-
-
-CHANGES: dict[str, Callable[[TransformerXL], None]] = {
-    "one optimiser step": trained_for_a_step,
-    "one foreach step": lambda model: trained_for_a_step(model, foreach=True),
-    "one fused step": lambda model: trained_for_a_step(model, fused=True),
-    "loading weights": load,
-    "loading weights by assignment": lambda model: load(model, assign=True),
-    "keys and values": nudge("layers.1.attention.key_value.weight"),
-    "positions": nudge("layers.0.attention.position.weight"),
-    "the norm that memory is read through": nudge("layers.1.attention_norm.weight"),
-}
-
-
-@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_derived_keys_and_values_are_never_stale(change: Callable[[TransformerXL], None]) -> None:
-    model = tiny_model(norm="pre")
-    tokens = random_tokens(model, 26)
-    with torch.no_grad():
-        before, state = read(model, tokens[:, :22], model.init_state(1))
-    change(model)
-    bare = replace(state, cache=None)
-    wanted, _ = model(tokens[:, 22:24], bare)  # with gradients, all is projected anew
-    for held in (state, bare):
-        with torch.no_grad():
-            logits, _ = model(tokens[:, 22:24], held)
-        assert largest_difference(logits, wanted) <= 1e-10
-    with torch.no_grad():
-        after, _ = read(model, tokens[:, :22], model.init_state(1))
-    assert largest_difference(after, before) > 1e-3, "the change matters"
-
-
-def test_a_copy_of_a_model_does_not_keep_what_it_derived() -> None:
-    model = tiny_model()
-    tokens = random_tokens(model, 4)
-    with torch.no_grad():
-        model(tokens, model.init_state(1))
-    other = copy.deepcopy(model)
-    # As many writes to the copy's weights as its original ever had.
-    name = "layers.0.attention.position.weight"
-    counted = sum(
-        weight._version
-        for layer in model.layers
-        for weight in (layer.attention.key_value.weight, layer.attention.position.weight)
-    )
-    with torch.no_grad():
-        for _ in range(counted):
-            other.get_parameter(name).mul_(0.9)
-        logits, _ = other(tokens, other.init_state(1))
-    wanted, _ = other(tokens, other.init_state(1))
-    assert largest_difference(logits, wanted) <= 1e-10
-
-
-def test_another_precision_after_use() -> None:
-    model = tiny_model(dtype=torch.float32)
-    tokens = random_tokens(model, 4)
-    with torch.no_grad():
-        before, _ = model(tokens, model.init_state(1))
-        model.double()
-        logits, _ = model(tokens, model.init_state(1))
-    assert logits.dtype == torch.float64
-    assert largest_difference(logits.float(), before) < 1e-4
-
-
-@torch.no_grad()
-def test_canonical_computes_only_what_is_needed() -> None:
-    model = tiny_model()
-    _, state = read(model, random_tokens(model, 23), model.init_state(1), sizes=[22, 1])
-    assert state.cache is not None
-    canonical = model.canonical(state)
-    assert canonical.cache is not state.cache and canonical.digest() == state.digest()
-    assert model.canonical(canonical) is canonical
-    _, aligned = read(model, random_tokens(model, 24), model.init_state(1), sizes=[1] * 24)
-    assert model.canonical(aligned) is aligned
 
 
 # -- the rest of the contract ---------------------------------------------------------------------

@@ -147,13 +147,14 @@ def test_a_mode_lasts_as_long_as_the_block() -> None:
     assert modes(module) == before
 
 
-def test_a_model_forgets_what_it_derived_from_its_weights_when_its_mode_changes() -> None:
-    """Fused optimisers leave no trace in a tensor's version; a change of mode does."""
+def test_a_model_is_thawed_by_training_for_a_while() -> None:
+    """What was derived from its weights is forgotten, though its mode is the same as before."""
     model = tiny_model(dtype=torch.float32)
     tokens = torch.arange(4)[None]
     with torch.no_grad():
         before, _ = model(tokens, model.init_state(1))
         with in_mode(model, training=True):
             model.layers[0].attention.position.weight.data.mul_(2)
+        assert model.frozen is None and not model.training
         after, _ = model(tokens, model.init_state(1))
     assert not torch.equal(before, after)

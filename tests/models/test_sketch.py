@@ -51,7 +51,7 @@ def test_runs_are_the_means_of_what_left_memory(kinds: str) -> None:
         for i in range(43):
             _, state = model(tokens[:, i : i + 1], state)
             inputs = torch.cat([inputs, state.segment[:, 0, i % 4 : i % 4 + 1]], dim=1)
-            if state.length == 4:
+            if state.phase == 4:
                 state, _ = model.commit(state)
             n_gone = max(0, (i + 1) // 4 * 4 - 8)  # tokens that are in no window
             wanted = [
@@ -64,8 +64,8 @@ def test_runs_are_the_means_of_what_left_memory(kinds: str) -> None:
             assert state.carried[MADE].tolist() == [[len(wanted)]]
             n_memory = min((i + 1) // 4 * 4, 8)
             assert state.filled.tolist() == [n_memory + len(wanted)]
-            start = i + 1 - state.length - n_memory
-            known = state.carried[TYPES][0, 0, 8 - n_memory : 8 + state.length]
+            start = i + 1 - state.phase - n_memory
+            known = state.carried[TYPES][0, 0, 8 - n_memory : 8 + state.phase]
             assert torch.equal(known, types[tokens[0, start : i + 1]])
             if wanted:
                 slots = state.past[:, 0, 40 - len(wanted) : 40]
@@ -138,7 +138,7 @@ def test_each_number_is_what_the_formulas_say(norm: str) -> None:
             keys = [*literal.far[layer], *literal.memory[layer]]
             received = torch.tensor([key.received for key in keys], dtype=torch.float64)
             carried = state.carried[COVERAGE][layer, 0]
-            stop = 13 + state.length
+            stop = 13 + state.phase
             assert torch.allclose(carried[stop - len(keys) : stop], received, atol=1e-10)
             assert not bool(carried[: stop - len(keys)].any() or carried[stop:].any())
     assert total > 5 and len(literal.far[0]) == 5
@@ -224,7 +224,7 @@ def test_the_loss_of_a_token_is_a_share() -> None:
             before = state.carried[COVERED]
             _, state = model(tokens[:, i : i + 1], state)
             seen.append(state.carried[COVERED] - before)
-            if state.length == 4:
+            if state.phase == 4:
                 state, _ = model.commit(state)
                 assert not bool(state.carried[COVERED].any())
     shares = torch.stack(seen)
@@ -317,9 +317,9 @@ def test_a_session_goes_on_bit_for_bit(
         made = int(session.state.carried[MADE])
         assert made > 24 and len(lengths_of(session.state)) == 24
         assert len(set(lengths_of(session.state))) > 2
-        wanted = session.fork().score([" The sea, the sea."], details=True).log_probs
+        wanted = session.fork().score([" The sea, the sea."], logprobs=True).log_probs
     with streamlm.open(path, checkpoint) as again:
-        assert again.fork().score([" The sea, the sea."], details=True).log_probs == wanted
+        assert again.fork().score([" The sea, the sea."], logprobs=True).log_probs == wanted
         for position, digest in reversed(digests.items()):
             again.rewind(tokens=position)
             assert again.state.digest() == digest

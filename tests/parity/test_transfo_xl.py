@@ -71,9 +71,9 @@ def peer_model(**options: Any) -> Any:
 
 def converted(theirs: Any, **lengths: int) -> TransformerXL:
     config = replace(transfo_xl_config(theirs.config.to_dict()), **lengths)
-    model = TransformerXL(config).eval()
+    model = TransformerXL(config)
     model.load_state_dict(convert_weights(theirs.state_dict(), config))
-    return model
+    return model.freeze()
 
 
 def tokens_of(theirs: Any, n: int) -> Tensor:

@@ -20,6 +20,7 @@ from streamlm.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from streamlm.cli.app import main
 from streamlm.config import TrainConfig
 from streamlm.models.base import Model
+from streamlm.models.cache import Cache
 from streamlm.runtime.drafter import Drafter, DrafterConfig, Known, load_drafter, save_drafter
 from streamlm.runtime.sampling import Sampling
 from streamlm.runtime.speculation import Written, write_pass
@@ -87,7 +88,8 @@ def speak(
 ) -> tuple[list[int], State, list[list[Written]]]:
     """Write n tokens on from some that were read; the state has read all but the last."""
     tokens = random_tokens(model, 21)
-    hidden, state = advance(model, tokens[:, :-1], model.init_state(1))
+    cache = Cache()
+    hidden, state = advance(model, tokens[:, :-1], model.init_state(1), cache)
     known, random, passes = tokens[0].numpy(), np.random.PCG64(seed), []
     silent = torch.zeros(model.config.vocab_size, dtype=torch.bool)
     while (left := n - sum(map(len, passes))) > 0:
@@ -96,6 +98,7 @@ def speak(
             drafter if drafter is not None else Drafter(config_for(model)),
             known=known,
             state=state,
+            cache=cache,
             hidden=hidden if drafter is not None else None,
             sampling=sampling,
             recent=known,
@@ -167,9 +170,7 @@ def test_what_was_not_accepted_leaves_no_trace(head: str) -> None:
         return  # by how many they are, whichever tokens came in the same call
     assert one.digest() == other.digest()
     read = torch.tensor([[tokens[-1]]])
-    (ahead, state), (also, state_too) = (
-        advance(model, read, model.canonical(each)) for each in (one, other)
-    )
+    (ahead, state), (also, state_too) = (advance(model, read, each) for each in (one, other))
     assert torch.equal(ahead, also) and state.digest() == state_too.digest()
 
 
@@ -225,9 +226,9 @@ def odds() -> Callable[[int, int], np.ndarray]:
             exact[sequence] *= float(
                 Sampling.probabilities(SAMPLING, logits, ids[0].numpy())[token]
             )
-    remember(model, "hidden", lambda tokens, state: (tuple(tokens[0].tolist()), id(state)))
+    remember(model, "hidden", lambda tokens, state, cache: (tuple(tokens[0].tolist()), id(state)))
     remember(model, "logits", lambda hidden: (hidden.data_ptr(), hidden.shape))
-    remember(model, "cut", lambda before, tokens, after, n: (id(before), id(after), n))
+    remember(model, "truncate", lambda before, tokens, after, n, cache: (id(before), id(after), n))
     remember(drafter, "known", lambda tokens, hidden, state: (tuple(tokens[0].tolist()), id(state)))
     remember(drafter, "forward", lambda model, known: id(known))
 
@@ -239,7 +240,7 @@ def odds() -> Callable[[int, int], np.ndarray]:
             while len(written) < LENGTH:
                 so_far = np.append(known, np.array(written, known.dtype))
                 found = write_pass(
-                    model, drafter, known=so_far, state=last[0], hidden=last[1],
+                    model, drafter, known=so_far, state=last[0], hidden=last[1], cache=Cache(),
                     sampling=SAMPLING, recent=so_far, random=random, silent=silent,
                     limit=LENGTH - len(written),
                 )  # fmt: skip

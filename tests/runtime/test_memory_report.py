@@ -38,10 +38,10 @@ def inputs_of(model: TransformerXL, n: int) -> tuple[list[Tensor], Tensor]:
             piece = tokens[:, at : at + model.config.segment_len]
             _, state = model(piece, state)
             found += [state.segment[:, 0, i] for i in range(piece.shape[1])]
-            if state.length == model.config.segment_len:
+            if state.phase == model.config.segment_len:
                 state, _ = model.commit(state)
     past = state.past[:, 0, model.config.past_len - int(state.filled) :]
-    return found, torch.cat([past, state.segment[:, 0, : state.length]], dim=1)
+    return found, torch.cat([past, state.segment[:, 0, : state.phase]], dim=1)
 
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
@@ -89,7 +89,7 @@ def test_attention_is_the_mean_over_queries_that_could_see(compression: str) -> 
                 assert len(names) == real.shape[1]
                 for name, weight in zip(names, real.T, strict=True):
                     sums.setdefault((index, *name), []).append(weight.numpy())
-            if state.length == config.segment_len:
+            if state.phase == config.segment_len:
                 state, _ = model.commit(state)
     found = report_of(model)
     for index in range(config.n_layers):
@@ -192,7 +192,7 @@ def test_sessions_report_wherever_they_come_from(tmp_path: Path, tiny: Checkpoin
         plain.memory_report()
     plain.feed([text])
     wanted = plain.memory_report()
-    assert len(wanted) == int(plain.state.filled) + plain.state.length
+    assert len(wanted) == int(plain.state.filled) + plain.state.phase
     end = wanted.ids[-1]
     with streamlm.open(tmp_path / "s.zarr", tiny, save_every=40) as session:
         session.feed([text])
@@ -217,9 +217,10 @@ def test_the_trail_is_bounded_and_long_enough(tiny: Checkpoint) -> None:
     for _ in range(40):
         session.feed(["And so they went on, and on. "])
         list(session.generate(max_tokens=3, temperature=0))
-        stream, ids = session._trail.source()
-        assert stream.position + len(ids) == session.position
-        assert stream.position == 0 or length <= len(ids) <= 3 * length
-        assert len(session._trail.beginnings) <= 2
-    assert session.position > 4 * length and stream.position
+        start, held = session._trail.start, session._log.take(0, session.position)
+        ids = session._log.take(start, session.position)
+        assert start + len(ids) == session.position
+        assert start == 0 or length <= len(ids) <= 3 * length
+        assert len(session._trail.beginnings) <= 2 and len(held) == len(ids)
+    assert session.position > 4 * length and start
     assert len(session.memory_report())

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from streamlm.config import COMPRESSIONS
+from streamlm.models.cache import Cache
 from streamlm.runtime.sampling import SHORT_LIST, Sampling, sample
-from streamlm.runtime.stream import advance, score
+from streamlm.runtime.stream import advance, pieces, score
+from streamlm.state import State
 from tests.reference.losses import negative_log_likelihood
 from tests.support.invariants import assert_same_state, chunkings, random_tokens, read, tiny_model
 
@@ -33,7 +35,14 @@ def test_advance_is_forward_and_commit(compression: str, n: int) -> None:
     # The output layer reads one row here and many there, which may round differently.
     assert torch.allclose(model.logits(hidden), wanted[:, -1], rtol=0, atol=1e-10)
     assert state.digest() == end.digest()
-    assert state.length == (6 + n) % 4, "full segments are closed"
+    assert state.phase == (6 + n) % 4, "full segments are closed"
+    # With a cache that has followed the stream, which is rounded as it was read.
+    cache = Cache()
+    _, start = read(model, tokens[:, :6], model.init_state(2), sizes=[1] * 6, cache=cache)
+    hidden, state = advance(model, tokens[:, 6:], start, cache)
+    assert torch.allclose(model.logits(hidden), wanted[:, -1], rtol=0, atol=1e-10)
+    assert_same_state(state, end, tolerance=1e-10)
+    assert cache.follows(state, model.frozen)
 
 
 @torch.no_grad()
@@ -47,6 +56,33 @@ def test_chunks_change_nothing() -> None:
             hidden, state = advance(model, piece, state)
         assert torch.allclose(hidden, wanted, rtol=0, atol=1e-10)
         assert_same_state(state, end, tolerance=1e-10)
+
+
+@torch.no_grad()
+def test_rows_are_closed_where_the_segment_of_each_ends() -> None:
+    """Tokens are cut at the ends of all rows, and each row reads what it reads alone."""
+    model = tiny_model()
+    ages, tokens = (5, 12, 18), random_tokens(model, 23, rows=3)
+    alone = [
+        advance(model, random_tokens(model, age, seed=age), model.init_state(1))[1] for age in ages
+    ]
+    start = State.stack(alone)
+    assert start.length == (1, 0, 2)
+    for rows, sizes in ((range(3), [2, 1, 1, 2, 1, 1, 1]), ([0, 1], [3, 1, 3, 1, 1])):
+        cut = pieces(model, tokens[:, :9], start.rows(rows))
+        assert [piece.shape[1] for piece in cut] == sizes
+    inputs, targets = tokens[:, :-1], tokens[:, 1:]
+    for cache in (None, Cache()):
+        hidden, state = advance(model, tokens, start, cache)
+        found, scored = score(model, inputs, targets, start, cache)
+        assert state.length == (0, 3, 1) and scored.length == (3, 2, 0)
+        for row, state_alone in enumerate(alone):
+            here = slice(row, row + 1)
+            wanted, end = advance(model, tokens[here], state_alone)
+            assert torch.allclose(hidden[here], wanted, rtol=0, atol=1e-10)
+            assert_same_state(state.rows(row), end, tolerance=1e-10)
+            right, _ = score(model, inputs[here], targets[here], state_alone)
+            assert torch.allclose(found[here], right, rtol=0, atol=1e-5)
 
 
 @torch.no_grad()

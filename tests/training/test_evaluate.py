@@ -49,7 +49,7 @@ def losses_of(model: TransformerXL, document: np.ndarray, *, memory: bool) -> li
     for token, target in zip(inputs, document.tolist(), strict=True):
         logits, state = model(torch.tensor([[token]]), state)
         found.append(-float(logits[0, 0].log_softmax(0)[target]))
-        if state.length == model.config.segment_len:
+        if state.phase == model.config.segment_len:
             state = model.commit(state)[0] if memory else model.init_state(1)
     return found
 

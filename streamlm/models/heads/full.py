@@ -4,6 +4,8 @@ Vaswani et al. (2017), with absolute sinusoids added to the embeddings. A contro
 memory can at most hope for, at a price that rises with every token. Its state is not bounded.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -54,7 +56,7 @@ class FullModel(SegmentedModel):
 
     def init_state(self, batch_size: int = 1) -> State:
         """Streams that have read nothing."""
-        return self.empty_state(batch_size)
+        return replace(self.empty_state(batch_size), filled_known=(0,) * batch_size)
 
     def read(
         self,
@@ -103,5 +105,8 @@ class FullModel(SegmentedModel):
     def closed(self, state: State, keys: list[Tensor], values: list[Tensor]) -> tuple[State, None]:
         """The segment put behind the past; see `SegmentedModel.closed`."""
         # Rows that began anew may need less than others did.
-        longest = int(state.filled.max()) + self.config.segment_len
-        return self.shifted(state, kept=longest), None
+        known, t = state.filled_known, self.config.segment_len
+        if known is None:
+            known = tuple(state.filled.tolist())
+        counts = tuple(n + t for n in known)
+        return self.shifted(state, kept=max(counts), filled_known=counts), None

@@ -158,7 +158,7 @@ class LinformerModel(SegmentedModel):
         self._lengths_of = [(own.index(e), own.index(f)) for e, f in pairs]
         self.register_buffer("near_table", sinusoid(t + 1, width), persistent=False)
         # From token i of a segment to the middle of the m-th one before: i + m·T - (T-1)/2.
-        ages = torch.arange(config.memory_len) + (t + 1) / 2
+        ages = torch.arange(config.memory_len, device="cpu") + (t + 1) / 2
         self.register_buffer("far_table", absolute(ages, width).float(), persistent=False)
         self.reset_parameters()
 

@@ -33,7 +33,8 @@ class Retention(ProjectingAttention):
         self.key_value = nn.Linear(config.d_model, 2 * inner, bias=False)
         self.output = nn.Linear(inner, config.d_model, bias=False)
         # The paper's: heads forget by half within some 22, 44, 88, … tokens.
-        decay = 1 - 2.0 ** (-5 - torch.arange(config.n_heads, dtype=torch.float64))
+        heads = torch.arange(config.n_heads, dtype=torch.float64, device="cpu")
+        decay = 1 - 2.0 ** (-5 - heads)
         self.register_buffer("decay", decay.to(torch.get_default_dtype()), persistent=False)
 
     def read(self, x: Tensor, key: Tensor, value: Tensor, matrix: Tensor) -> Tensor:
@@ -58,7 +59,7 @@ class Retention(ProjectingAttention):
         n = key.shape[2]
         ages = torch.arange(n - 1, -1, -1, device=key.device)
         weighted = (key * self._powers(ages)[..., None]).to(matrix.dtype)
-        decayed = matrix * self._powers(torch.tensor([n], device=key.device))[..., None]
+        decayed = matrix * self._powers(torch.full((1,), n, device=key.device))[..., None]
         return decayed + weighted.mT @ value.to(matrix.dtype)
 
     def _powers(self, exponents: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from streamlm.config import ModelConfig
+from streamlm.transfer import send
 
 PROJECTION_STD = 0.01  # as the authors'
 
@@ -92,21 +93,28 @@ class AdaptiveEmbedding(nn.Module):
     def log_prob(self, hidden: Tensor, targets: Tensor, bias: Tensor) -> Tensor:
         """Log-probabilities of the targets; a bin's tokens are looked at only where one is meant.
 
+        The number of targets in each bin determines shapes: with targets on CUDA the host
+        synchronizes once per bin, with targets on the host it does not.
+
         Args:
-            hidden: [N, D]; targets: [N] ids; bias: [V].
+            hidden: [N, D]; targets: [N] ids, on the device of `hidden` or on the host; bias: [V].
 
         Returns:
             [N], at least float32.
         """
         n_0 = self.bins[0][1]
-        starts = torch.tensor([start for start, _ in self.bins[1:]], device=targets.device)
-        bins = torch.bucketize(targets, starts, right=True)  # [N]
-        column = torch.where(bins > 0, n_0 - 1 + bins, targets)
-        found = self._head(hidden, bias).gather(1, column[:, None])[:, 0]
-        for i in range(1, len(self.bins)):
+        bins = torch.zeros_like(targets)  # [N]
+        for start, _ in self.bins[1:]:
+            bins = bins + (targets >= start)
+        parts = [torch.where(bins > 0, n_0 - 1 + bins, targets)]
+        for i, (start, _) in enumerate(self.bins[1:], start=1):
             rows = (bins == i).nonzero()[:, 0]
+            parts += [rows, targets[rows] - start]
+        # One copy for all of them.
+        column, *tails = send(torch.cat(parts), hidden.device).split([len(each) for each in parts])
+        found = self._head(hidden, bias).gather(1, column[:, None])[:, 0]
+        for i, (rows, own) in enumerate(zip(tails[::2], tails[1::2], strict=True), start=1):
             if len(rows):
-                own = targets[rows] - self.bins[i][0]
                 tail = self._tail(i, hidden[rows], bias).gather(1, own[:, None])[:, 0]
                 found = found.index_add(0, rows, tail)
         return found

@@ -1,0 +1,83 @@
+"""Sessions on a pretended CUDA device equal those on the CPU, and resume across devices."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import streamlm
+from benchmarks.tools.parity import distance
+from streamlm.checkpoints.checkpoint import Checkpoint
+from streamlm.runtime.memory_report import MemoryReport
+from streamlm.sessions.session import Session
+from tests.device.cases import BOOK, SENTENCE, VARIANTS, loaded
+from tests.support.pretended_cuda import pretended_cuda
+
+WITH_SLOTS = ("relative", "most-used", "select", "adaptive")  # these have a memory report
+
+
+def lived(path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
+    """What a new session reports and generates; closing it saves it."""
+    with streamlm.open(path, checkpoint) as session:
+        assert session.state.past.device == checkpoint.model.device
+        fed = session.feed(BOOK)
+        text = "".join(session.generate("And so", max_tokens=20, seed=7, repetition_penalty=1.1))
+        (choice,) = session.choices(max_tokens=1, others=3, seed=8)
+        scored = session.score("The whale").bits_per_byte
+        fork = session.fork("side")
+        fork.feed("Another ending.")
+        fork.close()
+        assert session.position == int(session.state.position)
+        return {
+            "fed": fed.bits_per_byte,
+            "text": text + choice.text,
+            "likely": choice.probability,
+            "scored": scored,
+            "past": session.state.past.cpu(),
+            "tail": session.tail,
+        }
+
+
+def went_on(session: Session) -> str:
+    """Rewind, feed and generate; returns the text."""
+    session.rewind(tokens=100)
+    session.feed(SENTENCE * 3)
+    return "".join(session.generate(max_tokens=12, seed=3, temperature=0))
+
+
+def assert_same_report(found: MemoryReport, wanted: MemoryReport) -> None:
+    for name in ("start", "stop", "compressions"):
+        assert np.array_equal(getattr(found, name), getattr(wanted, name)), name
+    for name in ("attention", "error"):
+        assert np.allclose(getattr(found, name), getattr(wanted, name), atol=1e-5), name
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_session_goes_from_one_device_to_the_other(tmp_path: Path, variant: str) -> None:
+    checkpoint = loaded(tmp_path, variant, "cpu")
+    paths = tmp_path / "here.zarr", tmp_path / "there.zarr"
+    wanted = lived(paths[0], checkpoint)
+    with streamlm.open(paths[0], checkpoint, readonly=True) as session:
+        digest = session.state.digest()
+        report = session.memory_report() if variant in WITH_SLOTS else None
+    with pretended_cuda():
+        moved = loaded(tmp_path, variant, "cuda")
+        assert moved.model.device.type == "cuda"
+        found = lived(paths[1], moved)
+        assert found["text"] == wanted["text"] and found["tail"] == wanted["tail"]
+        for name in ("fed", "scored", "likely"):
+            assert found[name] == pytest.approx(wanted[name], rel=1e-5), name
+        assert distance(found["past"], wanted["past"]) < 1e-5
+        with streamlm.open(paths[0], moved) as session:  # saved on the CPU
+            assert session.state.past.device.type == "cuda"
+            assert session.state.digest() == digest  # bit for bit
+            if report is not None:
+                assert_same_report(session.memory_report(), report)
+            there = went_on(session)
+        with streamlm.open(paths[1], moved, readonly=True) as session:
+            digest = session.state.digest()
+    with streamlm.open(paths[1], checkpoint) as session:  # saved on CUDA
+        assert session.state.past.device.type == "cpu"
+        assert session.state.digest() == digest
+        assert went_on(session) == there
