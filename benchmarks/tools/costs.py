@@ -27,7 +27,7 @@ def stream_of(session: Session, ids: np.ndarray) -> Place:
 
     Two streams then stand at the same place in their segments, and do the same work from there.
     """
-    stream, cache = session._stream, Cache()
+    stream, cache = session._live.stream, Cache()
     segment_len = session.checkpoint.model.config.segment_len
     missing = segment_len - stream.position % segment_len  # one at least, which fills the cache
     return stream.read_ids(session.checkpoint, ids[:missing], cache=cache), cache

@@ -1,12 +1,12 @@
 """Opening a session: resume the one that a store keeps, or begin one."""
 
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from memory_store import Corrupt, Locked, NotFound, Retention
+from memory_store import Corrupt, NotFound, Retention
 from streamlm.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from streamlm.sessions.live import LiveStream
 from streamlm.sessions.session import Session
 
 RETENTION = Retention(last=32, thin=True)
@@ -53,22 +53,12 @@ def open_session(
     if save_every < 1:
         raise ValueError(f"save_every = {save_every}; allowed: at least 1")
     checkpoint = model if isinstance(model, Checkpoint) else load_checkpoint(model, device=device)
-    session = Session(checkpoint, seed=seed)
-    session.save_every = save_every
-    begins = create and not readonly and branch == "main" and not occupied(path)
-    if begins:
-        policy = {"retention": asdict(retention)} if retention is not None else {}
-        store = create_store(path, attributes=policy, fingerprints=checkpoint.fingerprints)
-
-        def forget() -> None:
-            if session.saved is not None:
-                return
-            # Nothing was ever read: leave nothing behind, unless another has begun here since.
-            with suppress(Locked), store.writer():
-                if not store.branches():
-                    store.delete()
-
-        session._resources.callback(forget)
+    live = LiveStream(checkpoint, seed=seed)
+    live.save_every = save_every
+    new = create and not readonly and branch == "main" and not occupied(path)
+    if new:
+        attributes = {"retention": asdict(retention)} if retention is not None else {}
+        store = create_store(path, attributes=attributes, fingerprints=checkpoint.fingerprints)
     else:
         store = open_store(path)
     ref = store.head(branch)
@@ -79,11 +69,11 @@ def open_session(
         )
     try:
         recorded: Any = store.attributes.get("retention")  # none in sessions of early versions
-        kept = Retention(**recorded) if recorded is not None else None
-        session._bind(store, branch, ref, retention=kept, readonly=readonly)
+        policy = Retention(**recorded) if recorded is not None else None
+        live.bind(store, branch, ref, retention=policy, readonly=readonly, discard_empty=new)
     except (KeyError, TypeError, ValueError) as error:
         raise Corrupt(
             f"{path}: branch {branch!r} holds no state of such a session ({error!r}). "
             "Open it with the version that wrote it."
         ) from error
-    return session
+    return Session(checkpoint, live=live)

@@ -15,14 +15,15 @@ BLOCK = 1 << 14  # bytes read at a time; a block is read by the model as a whole
 
 
 @dataclass(frozen=True)
-class Reading:
-    """How far a call of `feed` has come, so that the same call can go on after an interruption.
+class FeedCursor:
+    """How far a call of `feed` has read, so that the same call can resume after an interruption.
 
-    Files are recognised by their content, not by their name: by the sha256 of what was read.
+    Files are recognised by content, not by name: by the sha256 of what was read.
 
     Attributes:
-        done: sha256 of each source read to its end; sources that cannot be read twice have "".
-        n_bytes: bytes read of the current source; digest: sha256 of these bytes.
+        done: sha256 of each source read to its end; "" for a source that cannot be read twice.
+        n_bytes: bytes read of the current source.
+        digest: sha256 of these bytes.
     """
 
     done: list[str] = field(default_factory=list)
@@ -65,18 +66,18 @@ class OpenSource:
         """sha256 of what was handed out; "" for a source that cannot be read twice."""
         return self._sha.hexdigest() if self._path is not None else ""
 
-    def skip(self, reading: Reading) -> bool:
-        """Go to where `reading` stopped; False, and nowhere, if this is not the file it read."""
-        if self._path is None or not reading.n_bytes:
+    def seek(self, cursor: FeedCursor) -> bool:
+        """Skip what `cursor` has read; False, at the beginning, if this is not the file it read."""
+        if self._path is None or not cursor.n_bytes:
             return False
         with open(self._path, "rb") as file:
-            sha, left = hashlib.sha256(), reading.n_bytes
+            sha, left = hashlib.sha256(), cursor.n_bytes
             while left and (block := file.read(min(left, 1 << 20))):
                 sha.update(block)
                 left -= len(block)
-        if left or sha.hexdigest() != reading.digest:
+        if left or sha.hexdigest() != cursor.digest:
             return False
-        self._sha, self.n_bytes = sha, reading.n_bytes
+        self._sha, self.n_bytes = sha, cursor.n_bytes
         return True
 
     def whole_digest(self) -> str:
@@ -139,24 +140,25 @@ def whole_characters(data: bytes) -> tuple[bytes, bytes]:
     return data, b""
 
 
-def continue_reading(old: Reading | None, opened: list[OpenSource]) -> Reading:
-    """Take the sources to where `old`, an interrupted reading of them, stopped.
+def resume_sources(cursor: FeedCursor | None, opened: list[OpenSource]) -> FeedCursor:
+    """Skip what an interrupted call of `feed` has read of the same sources.
 
-    Where they are not what it read, they stay at their beginnings and a new reading is returned.
+    Returns:
+        `cursor`; or a new one, with all sources at their beginnings, if they are other sources.
     """
-    if old is None or len(old.done) >= len(opened):
-        return Reading()
-    finished = opened[: len(old.done)]
+    if cursor is None or len(cursor.done) >= len(opened):
+        return FeedCursor()
+    finished = opened[: len(cursor.done)]
     if not all(
         digest and source.whole_digest() == digest
-        for source, digest in zip(finished, old.done, strict=True)
+        for source, digest in zip(finished, cursor.done, strict=True)
     ):
-        return Reading()
-    if old.n_bytes and not opened[len(old.done)].skip(old):
-        return Reading()
+        return FeedCursor()
+    if cursor.n_bytes and not opened[len(cursor.done)].seek(cursor):
+        return FeedCursor()
     for source in finished:
         source.n_bytes = source.size or 0
-    return Reading(list(old.done), old.n_bytes, old.digest)
+    return FeedCursor(list(cursor.done), cursor.n_bytes, cursor.digest)
 
 
 def as_path(source: Source) -> Path | None:

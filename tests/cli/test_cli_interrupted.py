@@ -34,7 +34,7 @@ from tests.support.command_line import (
     [
         (
             "score text.txt --session s",
-            "streamlm.sessions.session.Session._read",
+            "streamlm.sessions.live.LiveStream.read",
             "nothing is chang",
         ),
         ("eval MODEL --data text.txt", "streamlm.training.evaluate.evaluate", "nothing is changed"),
@@ -46,7 +46,7 @@ from tests.support.command_line import (
         ("feed text.txt --session new", "streamlm.cli.app.open_named", "nothing was read"),
         (
             "feed text.txt --session new",
-            "streamlm.sessions.session.Session._read",
+            "streamlm.sessions.live.LiveStream.read",
             "nothing was read",
         ),
         (

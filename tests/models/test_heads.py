@@ -420,8 +420,8 @@ def test_sessions_go_on_where_they_were(
         assert "".join(again.fork().generate(max_tokens=12, temperature=0)) == wanted
         again.rewind(tokens=50)
         fresh = Session(checkpoint)
-        ids = again._bound("look").store.tokens(again.history()[-1], 0, 50)
-        fresh._stream = fresh._stream.read_ids(checkpoint, np.asarray(ids))
+        ids = again._live.store.store.tokens(again.history()[-1], 0, 50)
+        fresh._live.stream = fresh._live.stream.read_ids(checkpoint, np.asarray(ids))
         assert_same_state(fresh.state, again.state, tolerance=1e-4)
         with pytest.raises(ValueError, match="only a memory of slots can be looked at"):
             again.memory_report()

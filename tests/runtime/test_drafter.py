@@ -318,7 +318,7 @@ def test_greedy_sessions_write_the_same(
     assert plain.position == drafted.position
     assert_same_state(plain.state, drafted.state, tolerance=1e-3)
     # Whatever it was that wrote, a session goes on alike.
-    assert drafted._stream.recent.tolist() == plain._stream.recent.tolist()
+    assert drafted._live.stream.recent.tolist() == plain._live.stream.recent.tolist()
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 3, 7])

@@ -217,10 +217,10 @@ def test_the_trail_is_bounded_and_long_enough(tiny: Checkpoint) -> None:
     for _ in range(40):
         session.feed(["And so they went on, and on. "])
         list(session.generate(max_tokens=3, temperature=0))
-        start, held = session._trail.start, session._log.take(0, session.position)
-        ids = session._log.take(start, session.position)
+        start, held = session._live.recent.start, session._live.log.take(0, session.position)
+        ids = session._live.log.take(start, session.position)
         assert start + len(ids) == session.position
         assert start == 0 or length <= len(ids) <= 3 * length
-        assert len(session._trail.beginnings) <= 2 and len(held) == len(ids)
+        assert len(session._live.recent.starts) <= 2 and len(held) == len(ids)
     assert session.position > 4 * length and start
     assert len(session.memory_report())

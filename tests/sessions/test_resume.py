@@ -28,8 +28,9 @@ ROOT = Path(__file__).resolve().parents[2]
 # What both processes do after a save. Every number must be the same to the last bit.
 GO_ON = """
 def go_on(session):
+    stream = session._live.stream
     first = {
-        "position": session.position, "tail": session._stream.tail, "cut": session._stream.cut,
+        "position": session.position, "tail": stream.tail, "cut": stream.cut,
         "digest": session.state.digest(),
     }
     found = [first]
@@ -102,7 +103,7 @@ def read_half_a_word(session: Session, text: str) -> bytes:
 def read_half_a_character(session: Session, text: str) -> bytes:
     character = "漢".encode()
     session.feed([text[:300], b" ", character[:2]])
-    assert session._stream.tail == {"text": " ", "bytes": character[:2].hex()}
+    assert session._live.stream.tail == {"text": " ", "bytes": character[:2].hex()}
     return character[2:]
 
 
@@ -110,7 +111,7 @@ def write_half_a_character(session: Session, text: str) -> bytes:
     session.feed([text[:300]])
     for _ in range(100):
         list(session.generate(max_tokens=1, temperature=2.0, top_p=1.0))
-        if session._stream.cut["bytes"]:
+        if session._live.stream.cut["bytes"]:
             return b""
     raise AssertionError("no byte of a character was written")
 

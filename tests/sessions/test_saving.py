@@ -59,9 +59,8 @@ def test_what_came_and_was_not_read_yet_is_saved_too(
     ref = session.history()[3]
     assert ref.position == 6 * SEGMENT
     session.rewind(snapshot=ref)
-    assert tiny.tokenizer.decode(session._stream.ahead) + session._stream.tail["text"] == (
-        session.tail
-    )
+    stream = session._live.stream
+    assert tiny.tokenizer.decode(stream.ahead) + stream.tail["text"] == session.tail
     read = tiny.tokenizer.decode(DirectoryStore.open(tmp_path / "s.zarr").tokens(ref, 0, 96))
     assert read + session.tail == text
     scored = session.score("x").tokens
@@ -155,9 +154,9 @@ def test_a_process_that_is_forked_off_waits_for_no_thread(
     session = open_()
     session.feed("Call me Ishmael.")
     list(session.generate(max_tokens=2))
-    keeping, slow = session._bound("save"), Slow(monkeypatch)
+    keeping, slow = session._live.store, Slow(monkeypatch)
     keeping.settle()
-    session._begin_save(keeping, None)
+    session._live._begin_save(keeping, None)
     deadline = time.monotonic() + 30
     while not slow.begun and time.monotonic() < deadline:
         time.sleep(0.005)
@@ -167,7 +166,7 @@ def test_a_process_that_is_forked_off_waits_for_no_thread(
         try:
             keeping.settle()
         finally:
-            os._exit(0 if keeping.ref == session.saved and keeping._writing is None else 1)
+            os._exit(0 if keeping.saved == session.saved and keeping._pending is None else 1)
     assert os.waitpid(child, 0)[1] == 0
     slow.go_on.set()
     keeping.settle()
@@ -177,7 +176,7 @@ def test_a_process_that_is_forked_off_waits_for_no_thread(
 def test_without_a_thread_who_waits_commits(open_: Open) -> None:
     """As at the end of the interpreter, when no thread is begun any more."""
     session = open_()
-    session._bound("save").close()
+    session._live.store._thread.shutdown()
     session.feed("Call me Ishmael.")
     list(session.generate(max_tokens=2))
     assert session.save().position == session.position
@@ -188,7 +187,7 @@ def test_who_waits_for_a_commit_may_be_interrupted_at_any_line(
     who: str, open_: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = open_()
-    keeping, n, interrupted = session._bound("save"), 0, True
+    keeping, n, interrupted = session._live.store, 0, True
     submit = keeping._thread.submit
 
     def begun_at_once(commit: Callable[[], None]) -> None:
@@ -199,7 +198,7 @@ def test_who_waits_for_a_commit_may_be_interrupted_at_any_line(
     if who == "thread":
         monkeypatch.setattr(keeping._thread, "submit", begun_at_once)
     else:  # no thread ever begins one
-        keeping.close()
+        keeping._thread.shutdown()
     while interrupted:
         list(session.generate("And so.", max_tokens=0))
         n, interrupted = n + 1, False
@@ -269,9 +268,9 @@ def test_a_commit_that_fails_is_told_and_nothing_is_lost(
     failing(monkeypatch, n, after=after)
     with pytest.raises(StoreError):
         session.feed(path)
-    assert not session._bound("look")._writing
+    assert not session._live.store._pending
     session.feed(path)
-    assert session.tail + tiny.tokenizer.decode(session._stream.ahead) != text
+    assert session.tail + tiny.tokenizer.decode(session._live.stream.ahead) != text
     log = token_log(tmp_path / "s.zarr")
     assert tiny.tokenizer.decode(log) + session.tail == text
     assert positions(session) == sorted(set(positions(session)))
@@ -320,7 +319,7 @@ def test_what_another_wrote_is_not_taken_for_ones_own(
     head = store.head("main")
     assert head is not None and head.position == other.position
     assert tiny.tokenizer.decode(store.tokens(head, n, head.position)).endswith("Yes")
-    session._bound("give up").version = session._version
+    session._live.store.version = session._live.version
 
 
 # -- retention --------------------------------------------------------------------------------
@@ -343,7 +342,7 @@ def test_old_states_are_let_go_of(open_: Open, prose: Callable[..., str], tmp_pa
     # All positions are within reach, also in a session opened another day: the policy is its own.
     session.close()
     with open_(save_every=SEGMENT) as again:
-        assert again._bound("look").retention == few
+        assert again._live.store.retention == few
         lost = next(ref for ref in refs[20:] if ref not in kept)
         again.rewind(snapshot=lost.seq)
         keeper.rewind(snapshot=lost.seq)

@@ -378,7 +378,7 @@ def test_what_a_session_holds_does_not_grow(tiny: Checkpoint, prose: Prose) -> N
         list(session.generate(max_tokens=0))
         list(session.generate(max_tokens=-session.position % 16))
         assert session.position % 16 == 0
-        mine = {name: part for name, part in vars(session).items() if name != "checkpoint"}
+        mine = {name: part for name, part in vars(session._live).items() if name != "checkpoint"}
         held.append((session.state.nbytes, bytes_held(mine)))
         positions.append(session.position)
     assert positions[-1] > 200 * 16
@@ -396,5 +396,5 @@ def test_with_a_store_what_was_saved_is_let_go(open_: Open, prose: Prose) -> Non
     for seed in range(3):
         session.feed([prose(200, seed=seed)])
         session.save()
-        sizes.append(bytes_held(session._bound("count").log, session._stream.recent))
+        sizes.append(bytes_held(session._live.store.log, session._live.stream.recent))
     assert sizes[1] == sizes[2]

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 import streamlm
 import streamlm.runtime.text_stream
+import streamlm.sessions.feed
+import streamlm.sessions.live
 import streamlm.sessions.saving
-import streamlm.sessions.session
 import streamlm.sessions.sources
 from memory_store import (
     DirectoryStore,
@@ -399,9 +400,10 @@ def test_ctrl_c_may_come_at_any_line(
 ) -> None:
     files = book(2)
     modules = [
-        [streamlm.sessions.session, streamlm.sessions.saving],
+        [streamlm.sessions.feed, streamlm.sessions.live, streamlm.sessions.saving],
         [
-            streamlm.sessions.session,
+            streamlm.sessions.feed,
+            streamlm.sessions.live,
             streamlm.sessions.saving,
             streamlm.runtime.text_stream,
             streamlm.sessions.sources,

@@ -42,7 +42,7 @@ def test_probabilities_are_the_models_own(tiny: Checkpoint) -> None:
     )
     assert greedy.others == warm.others and greedy.probability == greedy.others[0][1]
     assert sum(share for _, share in greedy.others) == pytest.approx(1)
-    session._end_text()
+    session._live.end_text()
     written = next(session.fork().choices("", Sampling(temperature=2), max_tokens=1, seed=5))
     report = session.score([written.text], logprobs=True)
     assert report.ids[0] == written.id  # a token of the vocabulary, not a byte

@@ -58,7 +58,9 @@ def test_two_writers_of_one_session(tiny: Checkpoint, shelf: str) -> None:
         with pytest.raises(Conflict):
             other.feed("Some years ago.")
         position = one.position
-        other._bound("give up").version = other._version  # what it read is given up
+        other._live.require_store(
+            "give up"
+        ).version = other._live.version  # what it read is given up
     with streamlm.open(place, tiny, readonly=True) as session:
         assert session.position == position
 

@@ -223,7 +223,7 @@ def test_stop_strings_of_a_model(tiny: Checkpoint) -> None:
     # The stop string is read, though not given out.
     stopped, stops = session.fork(), ["never met", whole[9:14]]
     list(stopped.generate("Call me", max_tokens=16, temperature=0, stop=stops))
-    assert whole[9:14] in tiny.tokenizer.decode(stopped._stream.recent)
+    assert whole[9:14] in tiny.tokenizer.decode(stopped._live.stream.recent)
 
 
 def test_an_abandoned_iterator_leaves_what_it_wrote(
@@ -310,11 +310,11 @@ def test_the_repetition_penalty_sees_what_was_read_before(tiny: Checkpoint) -> N
     session = Session(tiny)
     session.feed(["Call me Ishmael. Some years ago"])
     list(session.generate(max_tokens=0))
-    read = set(session._stream.recent.tolist())
+    read = set(session._live.stream.recent.tolist())
     # Once its likeliest token was read, it is not written any more.
     likeliest = session.fork()
     list(likeliest.generate(max_tokens=1, temperature=0))
-    (id,) = likeliest._stream.recent[-1:].tolist()
-    session._stream = replace(session._stream, recent=np.array([*read, id], np.int32))
+    (id,) = likeliest._live.stream.recent[-1:].tolist()
+    session._live.stream = replace(session._live.stream, recent=np.array([*read, id], np.int32))
     list(session.generate(max_tokens=1, temperature=0, repetition_penalty=100.0))
-    assert session._stream.recent[-1] not in (*read, id)
+    assert session._live.stream.recent[-1] not in (*read, id)

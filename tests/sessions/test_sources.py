@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from streamlm.sessions.sources import OpenSource, Reading, Source, as_path, continue_reading
+from streamlm.sessions.sources import FeedCursor, OpenSource, Source, as_path, resume_sources
 
 
 def as_bytes(blocks: Iterable[str | bytes]) -> bytes:
@@ -201,14 +201,14 @@ def files(tmp_path: Path, small_blocks: int) -> list[Path]:
     return paths
 
 
-def interrupted(files: list[Path], n_done: int, n_blocks: int) -> Reading:
+def interrupted(files: list[Path], n_done: int, n_blocks: int) -> FeedCursor:
     """What is known of a reading that stopped after some whole files and blocks of the next."""
     done = [OpenSource(path).whole_digest() for path in files[:n_done]]
     if not n_blocks:
-        return Reading(done)
+        return FeedCursor(done)
     source = OpenSource(files[n_done])
     list(islice(source, n_blocks))
-    return Reading(done, source.n_bytes, source.digest)
+    return FeedCursor(done, source.n_bytes, source.digest)
 
 
 @pytest.mark.parametrize("n_done", [0, 1, 2])
@@ -216,7 +216,7 @@ def interrupted(files: list[Path], n_done: int, n_blocks: int) -> Reading:
 def test_the_same_files_are_gone_on_with(files: list[Path], n_done: int, n_blocks: int) -> None:
     old = interrupted(files, n_done, n_blocks)
     opened = [OpenSource(path) for path in files]
-    new = continue_reading(old, opened)
+    new = resume_sources(old, opened)
     assert new == old and new is not old and new.done is not old.done
     rest = as_bytes(block for source in opened[n_done:] for block in source)
     whole = b"".join(path.read_bytes() for path in files)
@@ -230,7 +230,7 @@ def test_the_same_files_are_gone_on_with(files: list[Path], n_done: int, n_block
 
 def test_a_reading_is_kept_as_json(files: list[Path]) -> None:
     reading = interrupted(files, 1, 2)
-    assert Reading(**reading.to_json()) == reading  # type: ignore[arg-type]
+    assert FeedCursor(**reading.to_json()) == reading  # type: ignore[arg-type]
 
 
 def test_files_are_known_by_content_not_by_name(files: list[Path]) -> None:
@@ -238,7 +238,7 @@ def test_files_are_known_by_content_not_by_name(files: list[Path]) -> None:
     for path in files:
         path.rename(path.with_suffix(".moved"))
     opened = [OpenSource(path.with_suffix(".moved")) for path in files]
-    assert continue_reading(old, opened) == old
+    assert resume_sources(old, opened) == old
 
 
 def test_a_file_that_grew_is_gone_on_with(files: list[Path]) -> None:
@@ -246,7 +246,7 @@ def test_a_file_that_grew_is_gone_on_with(files: list[Path]) -> None:
     with open(files[1], "ab") as log:
         log.write(b"more")
     opened = [OpenSource(path) for path in files]
-    assert continue_reading(old, opened) == old
+    assert resume_sources(old, opened) == old
     assert as_bytes(opened[1]) == files[1].read_bytes()[old.n_bytes :]
 
 
@@ -271,7 +271,7 @@ def test_other_content_begins_anew(
     old = interrupted(files, 1, 2)
     edit(files[index])
     opened = [OpenSource(path) for path in files]
-    assert continue_reading(old, opened) == Reading()
+    assert resume_sources(old, opened) == FeedCursor()
     assert [source.n_bytes for source in opened] == [0, 0, 0]
     assert as_bytes(opened[1]) == files[1].read_bytes()
 
@@ -282,12 +282,12 @@ def test_other_sources_begin_anew(files: list[Path]) -> None:
     others: list[list[Source]] = [[b], [a], [b, a], [c, b], [a, "some words"], [["text"], b]]
     for sources in others:
         opened = [OpenSource(source) for source in sources]
-        assert continue_reading(old, opened) == Reading(), sources
+        assert resume_sources(old, opened) == FeedCursor(), sources
         assert not any(source.n_bytes for source in opened)
-    assert continue_reading(None, [OpenSource(a)]) == Reading()
+    assert resume_sources(None, [OpenSource(a)]) == FeedCursor()
 
 
 def test_streams_before_a_file_are_never_taken_as_read(files: list[Path]) -> None:
-    old = Reading(["", OpenSource(files[0]).whole_digest()], 0, "")
+    old = FeedCursor(["", OpenSource(files[0]).whole_digest()], 0, "")
     opened = [OpenSource(["text"]), *map(OpenSource, files)]
-    assert continue_reading(old, opened) == Reading()
+    assert resume_sources(old, opened) == FeedCursor()

@@ -50,7 +50,13 @@ def assert_same_end(found: End, wanted: End) -> None:
 
 def facts(session: Session) -> tuple[object, ...]:
     """All that a call that promises to change nothing must leave as it is."""
-    return session.state.digest(), session.position, session.tail, session.saved, session._stream
+    return (
+        session.state.digest(),
+        session.position,
+        session.tail,
+        session.saved,
+        session._live.stream,
+    )
 
 
 def state_after(checkpoint: Checkpoint, ids: list[int]) -> State:
