@@ -388,7 +388,6 @@ def _with_room(buffer: Tensor, past: Tensor, t: int) -> Tensor:
     if buffer.shape[2] == n + t:
         # `past` may be a view of the buffer itself, further right.
         buffer[:, :, :n] = past.clone() if past.data_ptr() != buffer.data_ptr() else past
-        buffer[:, :, n:] = 0
         return buffer
     return torch.cat([past, past.new_zeros(*past.shape[:2], t, past.shape[3])], dim=2)
 

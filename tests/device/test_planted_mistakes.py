@@ -152,9 +152,8 @@ def test_a_report_that_hands_tensors_to_numpy(
 def test_text_that_is_sent_from_pageable_memory(
     cuda: Log, monkeypatch: Patch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(
-        "streamlm.runtime.text_stream.send", lambda values, device: values.to(device)
-    )
+    blocking = "streamlm.runtime.text_stream.send"
+    monkeypatch.setattr(blocking, lambda values, device: values.to(device))
     session = Session(loaded(tmp_path, "relative", "cuda"))
     session.feed(BOOK)
     with counting() as log:

@@ -21,6 +21,7 @@ from streamlm.models.heads.recurrent import MATRICES, Retention
 from streamlm.models.heads.sketch import SketchModel
 from streamlm.models.segmented import Call, joined
 from streamlm.sessions.session import Session
+from streamlm.sessions.snapshots import to_snapshot, to_state
 from tests.support.invariants import assert_same_state, random_tokens, read, tiny_model
 from tokenizer import Tokenizer
 from tokenizer.kinds import token_types
