@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memory_store import Conflict, Locked, Mismatch, Ref, StoreError, places
-from streamlm.cli.options import existing, locate, no_branch
+from streamlm.sessions.shelf import find, locate, missing_branch
 
 if TYPE_CHECKING:
     from streamlm.checkpoints.checkpoint import Checkpoint
@@ -107,9 +107,9 @@ class Shelf:
             if create and branch == "main" and not places.occupied(path):
                 self._check_room()
             elif not create or branch != "main":
-                kept, _ = existing(self.folder, name)
+                kept, _ = find(self.folder, name)
                 if kept.head(branch) is None:
-                    raise no_branch(kept, name)
+                    raise missing_branch(kept, name)
             from streamlm.sessions.opening import open_session  # needs torch
 
             with open_session(
@@ -125,7 +125,7 @@ class Shelf:
     def history(self, name: str) -> list[Ref]:
         """The snapshots of a session, oldest first."""
         with self.told(name):
-            kept, branch = existing(self.folder, name)
+            kept, branch = find(self.folder, name)
             return kept.refs(branch)
 
     def fork(self, name: str, branch: str, checkpoint: Checkpoint, *, tokens: int | None) -> str:
@@ -144,20 +144,20 @@ class Shelf:
         """Give a session another name; its branches go with it. Gives the name."""
         with self.told(name):
             base, at, branch = name.partition("@")
-            existing(self.folder, base)
+            find(self.folder, base)
             places.rename(locate(self.folder, base)[0], self._free(new))
             return f"{new}{at}{branch}"
 
     def delete(self, name: str) -> None:
         """Remove a session with all its branches."""
         with self.told(name):
-            existing(self.folder, name.partition("@")[0])[0].delete()
+            find(self.folder, name.partition("@")[0])[0].delete()
 
     def export(self, name: str, folder: Path) -> Path:
         """Write a session to one file, in a new folder within `folder`."""
         with self.told(name):
             base = name.partition("@")[0]
-            existing(self.folder, base)
+            find(self.folder, base)
             target = Path(tempfile.mkdtemp(prefix="export-", dir=folder)) / f"{base}.zip"
             places.export(locate(self.folder, base)[0], target)
             return target

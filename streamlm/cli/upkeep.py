@@ -8,12 +8,11 @@ import typer
 
 from memory_store import Retention, places
 from streamlm.cli.display import note, output
-from streamlm.cli.options import Json, Name, Store, existing, locate, no_branch, place
-from streamlm.cli.sessions import app
+from streamlm.cli.options import Json, Name, Store, place
+from streamlm.sessions.shelf import find, free_place, locate, missing_branch, place_of
 from streamlm.units import size_text
 
 
-@app.command()
 def gc(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The session.")],
     last: Annotated[
@@ -39,7 +38,7 @@ def gc(
     """Let go of old states; heads and pins stay, and all positions whose tokens are kept."""
     if last is None and (thin or forget):
         raise ValueError("--thin and --forget say what happens to all but the --last N; give it")
-    kept, _ = existing(store, name)
+    kept, _ = find(store, name)
     done = kept.gc(Retention(last=last, thin=thin, log=not forget), grace=grace, dry_run=dry_run)
     if as_json:
         print(json.dumps({"name": name, "dry_run": dry_run, **done.__dict__}))
@@ -52,7 +51,6 @@ def gc(
     )
 
 
-@app.command()
 def pin(
     name: Name,
     pin_name: Annotated[str, typer.Argument(metavar="PIN", help="Name of the pin.")],
@@ -63,10 +61,10 @@ def pin(
     as_json: Json = False,
 ) -> None:
     """Keep a snapshot, whatever `gc` is told."""
-    kept, branch = existing(store, name)
+    kept, branch = find(store, name)
     refs = kept.refs(branch)
     if not refs:
-        raise no_branch(kept, name)
+        raise missing_branch(kept, name)
     if snapshot is not None and not 0 <= snapshot < len(refs):
         raise ValueError(f"snapshot = {snapshot}; allowed: 0 to {len(refs) - 1}")
     ref = refs[-1 if snapshot is None else snapshot]
@@ -77,7 +75,6 @@ def pin(
         output.print(f"{name}: {pin_name} keeps token {ref.position:,}")
 
 
-@app.command()
 def unpin(
     name: Name,
     pin_name: Annotated[str, typer.Argument(metavar="PIN", help="Name of the pin.")],
@@ -85,7 +82,7 @@ def unpin(
     as_json: Json = False,
 ) -> None:
     """Remove a pin; the snapshot stays until the next `gc`."""
-    kept, _ = existing(store, name)
+    kept, _ = find(store, name)
     kept.unpin(pin_name)
     if as_json:
         print(json.dumps({"name": name, "unpinned": pin_name}))
@@ -93,7 +90,6 @@ def unpin(
         output.print(f"{name}: {pin_name} is no pin any more")
 
 
-@app.command()
 def export(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The session.")],
     file: Annotated[Path, typer.Argument(metavar="FILE", dir_okay=False, help="To be written.")],
@@ -101,7 +97,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a session with all its history to one file, a Zip archive."""
-    path = _place(store, name)
+    path = place_of(store, name)
     size = places.export(path, file)
     if as_json:
         print(json.dumps({"name": name, "file": str(file), "bytes": size}))
@@ -109,7 +105,6 @@ def export(
         output.print(f"{name} is in {file} ({size_text(size)})")
 
 
-@app.command("import")
 def import_(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="What export has written.")],
     name: Annotated[str, typer.Argument(metavar="NAME", help="The new session.")],
@@ -117,11 +112,10 @@ def import_(
     as_json: Json = False,
 ) -> None:
     """Unpack a session that was exported, checking everything."""
-    places.import_(file, _free_place(store, name))
+    places.import_(file, free_place(store, name))
     _tell_new(store, name, as_json)
 
 
-@app.command()
 def rename(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The session.")],
     new: Annotated[str, typer.Argument(metavar="NEW", help="Its new name.")],
@@ -129,11 +123,10 @@ def rename(
     as_json: Json = False,
 ) -> None:
     """Give a session another name. Nobody may be writing to it."""
-    places.rename(_place(store, name), _free_place(store, new))
+    places.rename(place_of(store, name), free_place(store, new))
     _tell_new(store, new, as_json)
 
 
-@app.command()
 def copy(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The session.")],
     new: Annotated[str, typer.Argument(metavar="NEW", help="The new session.")],
@@ -146,29 +139,12 @@ def copy(
 ) -> None:
     """Copy a session with all its history: into another folder, to object storage, or from it."""
     there = store if to is None else place(to)
-    places.copy(_place(store, name), _free_place(there, new))
+    places.copy(place_of(store, name), free_place(there, new))
     _tell_new(there, new, as_json)
 
 
-def _place(store: str, name: str) -> str:
-    """Where a session lies that is there; all its branches go with it."""
-    if "@" in name:
-        raise ValueError(f"{name!r} is a branch; allowed: a session, with all its branches")
-    existing(store, name)
-    return locate(store, name)[0]
-
-
-def _free_place(store: str, name: str) -> str:
-    if "@" in name:
-        raise ValueError(f"{name!r} is a branch; allowed: the name of a new session")
-    path, _ = locate(store, name)
-    if places.occupied(path):
-        raise ValueError(f"session {name!r} exists already in {store}; allowed: a new name")
-    return path
-
-
 def _tell_new(store: str, name: str, as_json: bool) -> None:
-    kept, _ = existing(store, name)
+    kept, _ = find(store, name)
     positions = {branch: head.position for branch in kept.branches() if (head := kept.head(branch))}
     if as_json:
         print(json.dumps({"name": name, "branches": positions}))
@@ -177,10 +153,9 @@ def _tell_new(store: str, name: str, as_json: bool) -> None:
     output.print(f"{name}: {standing or 'nothing saved yet'}")
 
 
-@app.command()
 def verify(name: Name, store: Store = "sessions", as_json: Json = False) -> None:
     """Read all that a session keeps, and check every checksum."""
-    kept, _ = existing(store, name)
+    kept, _ = find(store, name)
     found = kept.verify()
     if as_json:
         print(json.dumps({"name": name, **found.__dict__}))
@@ -191,12 +166,11 @@ def verify(name: Name, store: Store = "sessions", as_json: Json = False) -> None
         )
 
 
-@app.command()
 def recover(name: Name, store: Store = "sessions", as_json: Json = False) -> None:
     """Go back to the newest state that is sound, after damage."""
     path, _ = locate(store, name)
     mended = places.repair_header(path) if places.occupied(path) else None
-    kept, branch = existing(store, name)
+    kept, branch = find(store, name)
     found = kept.recover(branch)
     damage = [*([mended] if mended else []), *found.damage]
     if as_json:
@@ -206,6 +180,3 @@ def recover(name: Name, store: Store = "sessions", as_json: Json = False) -> Non
         note(text, word="lost: ", style="bold red")
     state = "is back at" if damage else "is sound; it is at"
     output.print(f"{name} {state} token {found.head.position:,}")
-
-
-__all__ = ["app"]

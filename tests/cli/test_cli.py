@@ -369,7 +369,7 @@ def test_help_fits(cli: CommandLine, monkeypatch: pytest.MonkeyPatch, columns: s
 
 
 def test_commands_that_are_imported_later_say_what_they_say_of_themselves() -> None:
-    from streamlm.cli.app import SUITE
+    from streamlm.cli.evaluate import SUITE
     from streamlm.cli.lazy import LATER, Later
     from streamlm.lab.tasks.suite import NAMES
 

@@ -43,7 +43,7 @@ from tests.support.command_line import (
             "streamlm.runtime.text_stream.TextStream.write_token",
             "nothing is kept",
         ),
-        ("feed text.txt --session new", "streamlm.cli.app.open_named", "nothing was read"),
+        ("feed text.txt --session new", "streamlm.cli.feed.open_named", "nothing was read"),
         (
             "feed text.txt --session new",
             "streamlm.sessions.live.LiveStream.read",

@@ -1,0 +1,40 @@
+"""`streamlm score`: how likely a text is after what a session has read."""
+
+import json
+
+from streamlm.cli.display import interruptible, reading_bar, show_report
+from streamlm.cli.options import (
+    Device,
+    Errors,
+    Files,
+    Json,
+    Model,
+    OnError,
+    SessionName,
+    Store,
+    open_optional,
+    open_sources,
+)
+
+
+def score(
+    files: Files,
+    session: SessionName = None,
+    store: Store = "sessions",
+    model: Model = "books",
+    device: Device = "auto",
+    errors: OnError = Errors.STRICT,
+    as_json: Json = False,
+) -> None:
+    """Tell how likely a text is after all that a session has read. It is not changed."""
+    with (
+        interruptible(lambda: "nothing is changed"),
+        open_sources(files, errors) as sources,
+        open_optional(store, session, model, device, readonly=True) as opened,
+        reading_bar("scoring", files) as progress,
+    ):
+        report = opened.score(*sources, errors=errors.value, progress=progress)
+    if as_json:
+        print(json.dumps(report.to_dict()))
+        return
+    show_report(report, {"given": f"{report.position:,} tokens read before"})

@@ -1,0 +1,178 @@
+"""`streamlm sessions show`: a session, its snapshots and its memory."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+
+from memory_store import Corrupt, Ref
+from memory_store.store import Store as OpenStore
+from streamlm.cli.display import output, show_table
+from streamlm.cli.options import Device, Json, Model, Name, Store
+from streamlm.sessions.shelf import find, full_path, locate, missing_branch, open_named
+from streamlm.units import size_text, time_text
+
+if TYPE_CHECKING:
+    from streamlm.runtime.memory_report import MemoryReport
+
+NEWEST = 20  # snapshots that are listed unless all are asked for
+ROWS = 24
+BLOCKS = " ▁▂▃▄▅▆▇█"
+KINDS = ("memory", "compressed")
+
+
+def show(
+    name: Name,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Also show what is remembered, slot by slot.")
+    ] = False,
+    plot: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Save a picture of the memory: .png, .svg.")
+    ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help=f"List all snapshots, not only the newest {NEWEST}.")
+    ] = False,
+    store: Store = "sessions",
+    model: Model = "books",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """One session: where it lies, its branches, and the snapshots of the branch."""
+    kept, branch = find(store, name)
+    refs = kept.refs(branch)
+    if not refs:
+        raise missing_branch(kept, name)
+    path, _ = locate(store, name)
+    listed = refs if every or as_json else refs[-NEWEST:]
+    sizes = [_size_of(kept, ref) for ref in listed]
+    snapshots = [
+        {
+            "snapshot": r.seq,
+            "position": r.position,
+            "saved": r.created,
+            "commit": r.commit.id,
+            "bytes": size,
+            "kept": whole,
+        }
+        for r, size, whole in zip(listed, sizes, kept.loadable(listed), strict=True)
+    ]
+    facts: dict[str, Any] = {
+        "name": name,
+        "path": full_path(path),
+        "bytes": kept.size(),
+        "branches": kept.branches(),
+        "pins": {pin: commit.position for pin, commit in kept.pins().items()},
+        "retention": kept.attributes.get("retention"),
+        "position": refs[-1].position,
+        "snapshots": snapshots,
+    }
+    report = None
+    if memory or plot is not None:
+        with open_named(store, name, model, device=device, readonly=True) as session:
+            report = session.memory_report()
+            decode = session.checkpoint.tokenizer.decode
+    if plot is not None and report is not None:
+        from streamlm.plots.memory import draw_memory
+
+        draw_memory(report, plot, name=name)
+    if as_json:
+        print(json.dumps(facts | ({"memory": report.to_dict()} if memory and report else {})))
+        return
+    output.print(f"{full_path(path)}  {size_text(kept.size())}")
+    output.print(f"branches: {', '.join(kept.branches())}; this is {branch}")
+    if facts["pins"]:
+        pins = (f"{pin} at token {at:,}" for pin, at in facts["pins"].items())
+        output.print(f"pins: {', '.join(pins)}")
+    output.print(f"keeps {_policy_text(facts['retention'])}")
+    if len(listed) < len(refs):
+        output.print(f"the newest {len(listed)} of {len(refs)} snapshots; --all lists the others")
+    cells = [
+        (
+            str(ref.seq),
+            f"{ref.position:,}",
+            time_text(ref.created),
+            "damaged" if size is None else size_text(size),
+            "" if entry["kept"] else "tokens only",
+        )
+        for ref, size, entry in zip(listed, sizes, snapshots, strict=True)
+    ]
+    columns = ("snapshot", "position", "saved at", "size", "kept")
+    show_table(columns, cells, right=(*columns[:2], "size"))
+    if memory and report is not None:
+        output.print()
+        show_memory(report, decode)
+    if plot is not None:
+        output.print(str(plot))
+
+
+def _policy_text(retention: dict[str, Any] | None) -> str:
+    if not retention or not retention.get("last"):
+        return "all states"
+    older = "thins out the older ones by age" if retention.get("thin") else "lets go of the others"
+    tokens = "all tokens" if retention.get("log", True) else "the tokens since then"
+    return f"the newest {retention['last']} states, and {tokens}; {older}"
+
+
+def _size_of(kept: OpenStore, ref: Ref) -> int | None:
+    """Bytes that a snapshot itself holds; those it shares with others lie there. None: damaged."""
+    try:
+        return kept.size(ref)
+    except Corrupt:
+        return None
+
+
+def show_memory(report: "MemoryReport", decode: Callable[[np.ndarray], str]) -> None:
+    """Print what is remembered, oldest first: a row for some consecutive slots.
+
+    Args:
+        decode: tokens to text.
+    """
+    rows = list(_rows(report))
+    received = np.array([report.attention[:, :, row].mean(axis=1).sum(axis=1) for row in rows])
+    most = np.maximum(received.max(axis=0), 1e-30)  # [L]
+    columns = ("tokens ago", "kind", "slots", "bytes a token", "lost", "attention")
+    cells, texts = [], []
+    for row, attention in zip(rows, received, strict=True):
+        start, stop = int(report.start[:, row].min()), int(report.stop[:, row].max())
+        covered = (report.stop[:, row] - report.start[:, row]).sum(axis=1).mean()
+        kind = int(report.compressions[row[0]])
+        levels = np.ceil(attention / most * (len(BLOCKS) - 1)).astype(int)
+        ids = report.ids[max(0, start - report.first) : max(0, stop - report.first)]
+        texts.append(" ".join(decode(ids).split()))
+        cells.append(
+            (
+                f"{report.position - start:,} – {report.position - stop:,}",
+                KINDS[kind],
+                str(len(row)),
+                f"{len(row) * report.slot_bytes / max(covered, 1):,.0f}",
+                f"{report.error[:, row].mean():.0%}" if kind else "",
+                "".join(BLOCKS[level] for level in levels),
+            )
+        )
+    used = sum(max(map(len, column)) + 2 for column in zip(columns, *cells, strict=True))
+    left = max(12, output.width - used)
+    show_table(
+        (*columns, "text"),
+        [(*row, _shortened(text, left)) for row, text in zip(cells, texts, strict=True)],
+        right=("tokens ago", "slots", "bytes a token", "lost"),
+    )
+    output.print(
+        f"{len(report):,} slots, {size_text(len(report) * report.slot_bytes)}. Attention: by "
+        "layer, first to last, as a share of the row that gets most of it."
+    )
+
+
+def _shortened(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _rows(report: "MemoryReport") -> Iterator[list[int]]:
+    """Consecutive slots of one kind, in about ROWS groups."""
+    size = -(-len(report) // ROWS)
+    for kind in (1, 0):
+        slots = np.flatnonzero(report.compressions == kind).tolist()
+        for at in range(0, len(slots), size):
+            yield slots[at : at + size]
