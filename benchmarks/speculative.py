@@ -55,7 +55,7 @@ def measure(
                     tokens=options.tokens,
                     clock=CLOCKS[options.clock],
                 )
-                for given in (None, drafter.first(n_tokens))
+                for given in (None, drafter.shortened(n_tokens))
             )
             seconds = side_by_side(
                 plain, drafted, repeats=options.repeats, progress=lambda: progress.advance(task)

@@ -79,7 +79,7 @@ def token_costs(
         def tokens() -> None:
             now = stream
             for _ in range(segment_len):
-                now, _, _ = now.write_token(checkpoint, sampling, cache)
+                now, _, _ = now.generate_token(checkpoint, sampling, cache)
 
         return _timed(tokens)
 

@@ -57,7 +57,7 @@ class Drafting:
         started, left = self.clock(), self.tokens
         while left:
             found = list(
-                stream.write_tokens(
+                stream.generate_tokens(
                     self.checkpoint, self.sampling, self.drafter, limit=left, cache=cache
                 )
             )

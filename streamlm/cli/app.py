@@ -1,4 +1,4 @@
-"""The command line, assembled: one command or group of commands in each file beside this one."""
+"""The command line, assembled from the other files, each of which has a command or a group."""
 
 import io
 import os
@@ -27,9 +27,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="A language model that reads without end in bounded memory.",
+    help="Language models that read without end in bounded memory.",
 )
-for command in (demo, feed, generate, score, train):
+for command in (feed, generate, score, demo, train):
     app.command()(command)
 app.command("eval")(evaluate)
 app.add_typer(sessions_app, name="sessions")
@@ -46,7 +46,10 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _top(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it and end.")
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Show the version and exit."
+        ),
     ] = False,
 ) -> None:
     return_freed_memory()
@@ -57,21 +60,21 @@ def _interrupt(*_: object) -> None:
 
 
 def main() -> None:
-    """Run the command line; errors are one line on standard error and a non-zero exit status."""
-    for number in (signal.SIGTERM, signal.SIGHUP):  # so that a session being fed is saved
+    """Run the command line. An error is one line on standard error and a non-zero exit status."""
+    for number in (signal.SIGTERM, signal.SIGHUP):  # so that a running `feed` saves the session
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, _interrupt)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # what is written may not fit the terminal
+        sys.stdout.reconfigure(errors="replace")  # the terminal may lack characters
     try:
         try:
             app()
         finally:
-            if sys.stdout:  # a full disk or a closed pipe is told now, not as Python ends
+            if sys.stdout:  # report a full disk or a closed pipe now, not as Python exits
                 sys.stdout.flush()
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:  # the reader of our output has gone, as in `… | head`
+    except BrokenPipeError:  # the reader closed the pipe, as `… | head` does
         _drop_output()
         sys.exit(1)
     except (StoreError, ValueError, TypeError, OSError, FloatingPointError) as error:
@@ -81,7 +84,7 @@ def main() -> None:
 
 
 def _drop_output() -> None:
-    """Forget what cannot be written, which Python would try again, and complain, as it ends."""
+    """Discard output that cannot be written, so that Python does not report it on exit."""
     try:
         sys.stdout.flush()
     except OSError:

@@ -15,34 +15,41 @@ SUITE = "passkey, recall, copy, tracking, position, frequency, context"  # parts
 
 def evaluate(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A checkpoint directory, or a bundled name.")
+        str, typer.Argument(metavar="MODEL", help="A checkpoint directory, or a bundled model.")
     ],
     data: Annotated[
-        list[str], typer.Option(help=f"Text files, or a split of the books: {', '.join(SPLITS)}.")
+        list[str],
+        typer.Option(
+            metavar="FILE|SPLIT", help=f"Text files, or splits of the books: {', '.join(SPLITS)}."
+        ),
     ],
-    data_dir: Annotated[Path, typer.Option(help="Folder that holds books/.")] = Path("data"),
+    data_dir: Annotated[Path, typer.Option(help="Folder that contains books/.")] = Path("data"),
     memory: Annotated[
-        bool, typer.Option("--memory/--no-memory", help="Without, each segment stands alone.")
+        bool, typer.Option("--memory/--no-memory", help="Whether segments share memory.")
     ] = True,
-    max_tokens: Annotated[int | None, typer.Option(help="Stop after about so many.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Documents read side by side.")] = 8,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Stop after about this many tokens.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Documents per batch.")] = 8,
     suite: Annotated[
-        bool, typer.Option("--suite", help="Measure remembering instead; NAMEs choose parts of it.")
+        bool, typer.Option("--suite", help="Measure memory instead; NAMEs select parts.")
     ] = False,
     names: Annotated[
         list[str] | None, typer.Argument(metavar="NAME", help=f"With --suite: {SUITE}.")
     ] = None,
     sequences: Annotated[
-        int, typer.Option(help="With --suite: sequences of a task and distance.")
+        int, typer.Option(help="With --suite: sequences per task and distance.")
     ] = 16,
     plot: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.png", dir_okay=False, help="With --suite: draw recall there."),
+        typer.Option(
+            metavar="FILE.png", dir_okay=False, help="With --suite: save a plot of recall."
+        ),
     ] = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Tell how well a model predicts documents. Each is read with an empty memory."""
+    """Measure how well a model predicts documents. Each starts with an empty memory."""
     for name, value in (("--batch-size", batch_size), ("--max-tokens", max_tokens)):
         if value is not None and value < 1:
             raise ValueError(f"{name} {value}; allowed: at least 1")
@@ -53,7 +60,7 @@ def evaluate(
         given: Any = {"suite": suite, "memory": memory, "names": names or (), "plot": plot}
         given |= {"sequences": sequences, "max_tokens": max_tokens, "batch_size": batch_size}
         return measure_suite(model, files, **given, device=device, as_json=as_json)
-    with interruptible(lambda: "nothing is changed"):
+    with interruptible(lambda: "nothing was changed"):
         from streamlm.checkpoints.checkpoint import load_checkpoint
         from streamlm.training.data import load_corpus
         from streamlm.training.evaluate import evaluate as measure
@@ -92,13 +99,13 @@ def evaluate(
         }
     )
     output.print(f"over {report.tokens:,} tokens, {report.n_bytes:,} bytes, {report.words:,} words")
-    output.print("nats per token by place in the document:")
-    for place, nats, n in report.loss_by_position:
-        output.print(f"  from {place:>9,}  {nats:.3f}  ({n:,} tokens)")
+    output.print("nats per token by position in the document:")
+    for position, nats, n in report.loss_by_position:
+        output.print(f"  from {position:>9,}  {nats:.3f}  ({n:,} tokens)")
 
 
 def data_file(name: str, folder: Path) -> Path:
-    """The file that `eval --data NAME` stands for: a split of the books, or a path."""
+    """The file for `--data NAME`: a split of the books, or a path."""
     if name in SPLITS:
         path = folder / "books" / f"{name}.txt.xz"
         if not path.exists():
@@ -107,5 +114,5 @@ def data_file(name: str, folder: Path) -> Path:
     if Path(name).is_dir():
         raise IsADirectoryError(f"{name} is a directory; allowed: files, or {', '.join(SPLITS)}")
     if not Path(name).exists():
-        raise FileNotFoundError(f"no file {name!r}, and no split; splits: {', '.join(SPLITS)}")
+        raise FileNotFoundError(f"no file or split {name!r}; splits: {', '.join(SPLITS)}")
     return Path(name)

@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 def feed(
     files: Files,
     session: Annotated[
-        str, typer.Option("--session", metavar="NAME[@BRANCH]", help="Resumed, or begun.")
+        str,
+        typer.Option("--session", metavar="NAME[@BRANCH]", help="The session to resume or begin."),
     ],
     keep_all: Annotated[
-        bool, typer.Option("--keep-all", help="Of a new session: never let go of old states.")
+        bool, typer.Option("--keep-all", help="For a new session: never delete old snapshots.")
     ] = False,
     score: Annotated[
-        bool, typer.Option("--score", help="Also measure bits per byte, which takes time.")
+        bool, typer.Option("--score", help="Also compute bits per byte, which is slower.")
     ] = False,
     store: Store = "sessions",
     model: Model = "books",
@@ -31,14 +32,14 @@ def feed(
     errors: OnError = Errors.STRICT,
     as_json: Json = False,
 ) -> None:
-    """Read text into a session's memory. Interrupted, the same command goes on where it was."""
+    """Read text into a session. After an interruption, the same command resumes."""
     opened: Session | None = None
 
     def left_behind() -> str:
         if opened is None or opened.saved is None:
             return "nothing was read"
-        again = "" if "-" in files else "; the same command goes on there"
-        return f"what was read until token {opened.saved.position:,} is saved{again}"
+        again = "" if "-" in files else "; the same command resumes there"
+        return f"saved up to token {opened.saved.position:,}{again}"
 
     with (
         interruptible(left_behind),
@@ -61,7 +62,7 @@ def feed(
         snapshot = saved.seq if saved else None
         print(json.dumps(facts | {"session": session, "path": path, "snapshot": snapshot}))
         return
-    held = {"held back": f"{tail} byte{'s'[: tail != 1]}, until what follows is known"}
+    held = {"held back": f"{tail} byte{'s'[: tail != 1]}; the last word may be incomplete"}
     rows = {
         **(held if tail else {}),
         "position": f"{report.position:,} tokens",

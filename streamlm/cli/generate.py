@@ -1,4 +1,4 @@
-"""`streamlm generate`: continue a session, or a prompt alone."""
+"""`streamlm generate`: continue a session, or a prompt."""
 
 import json
 import sys
@@ -15,33 +15,46 @@ from streamlm.cli.options import Device, Json, Model, SessionName, Store, open_o
 
 def generate(
     session: SessionName = None,
-    prompt: Annotated[str, typer.Option(help="Text to read before writing.")] = "",
-    max_tokens: Annotated[int, typer.Option(help="Tokens to write at most.")] = 256,
-    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.8,
-    top_k: Annotated[int, typer.Option(help="Keep the k likeliest tokens; 0 is off.")] = 0,
-    top_p: Annotated[float, typer.Option(help="Keep the likeliest up to this sum.")] = 0.95,
-    min_p: Annotated[float, typer.Option(help="Least share of the likeliest one's odds.")] = 0.0,
-    repetition_penalty: Annotated[float, typer.Option(help="Above 1 avoids recent tokens.")] = 1.0,
+    prompt: Annotated[str, typer.Option(help="Text to read first.")] = "",
+    max_tokens: Annotated[int, typer.Option(help="Maximum number of tokens.")] = 256,
+    temperature: Annotated[float, typer.Option(help="Divides the logits; 0 is greedy.")] = 0.8,
+    top_k: Annotated[int, typer.Option(help="Sample from the k likeliest tokens; 0 is off.")] = 0,
+    top_p: Annotated[
+        float, typer.Option(help="Sample from the top tokens with this total probability.")
+    ] = 0.95,
+    min_p: Annotated[
+        float, typer.Option(help="Drop tokens below this fraction of the top probability.")
+    ] = 0.0,
+    repetition_penalty: Annotated[
+        float, typer.Option(help="Above 1 penalizes recent tokens.")
+    ] = 1.0,
     stop: Annotated[
-        list[str] | None, typer.Option(help=r"End at this text; \n and \t are understood.")
+        list[str] | None,
+        typer.Option(metavar="TEXT", help=r"Stop at this text; \n and \t are escapes. Repeatable."),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Begin the random numbers anew.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the random generator; default: the session's.")
+    ] = None,
     keep: Annotated[
-        bool, typer.Option("--keep/--no-keep", help="Make what is written part of the session.")
+        bool, typer.Option("--keep/--no-keep", help="Whether to save the text to the session.")
     ] = True,
     draft: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="A drafter: faster, and as likely.")
+        Path | None,
+        typer.Option(metavar="DIR", help="A drafter: faster, with the same distribution."),
     ] = None,
     store: Store = "sessions",
     model: Model = "books",
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Write on where a session stands. With no session, continue the prompt alone."""
+    """Continue a session: generate text from its current state.
+
+    Without --session, continue the prompt alone.
+    """
     from streamlm.runtime.sampling import unescaped
 
     kept = session is not None and keep
-    left_behind = f"session {session} has what was written" if kept else "nothing is kept"
+    left_behind = f"session {session} includes the text so far" if kept else "nothing was saved"
     with (
         interruptible(lambda: left_behind),
         open_optional(store, session, model, device, readonly=not keep) as opened,
@@ -75,7 +88,7 @@ def generate(
             for piece in chain([prompt], pieces):
                 sys.stdout.write(piece)
                 sys.stdout.flush()
-        except KeyboardInterrupt:  # what is said of it stands on a line of its own
+        except KeyboardInterrupt:  # the message about it gets a line of its own
             sys.stdout.write("\n")
             sys.stdout.flush()
             raise

@@ -1,4 +1,4 @@
-"""What commands share: options, and what names and files on the command line stand for."""
+"""Options that commands share, and the sessions and files that arguments name."""
 
 import codecs
 import sys
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def place(store: str) -> str:
-    """The value of --store, if there can be sessions."""
+    """Check the value of --store."""
     if is_url(store):
         try:
             split(store)
@@ -36,14 +36,24 @@ Store = Annotated[
         "--store",
         metavar="FOLDER|URL",
         callback=place,
-        help="Where the sessions are: a folder, or s3://BUCKET/PREFIX, gs://…, az://….",
+        help="Folder of the sessions, or s3://BUCKET/PREFIX, gs://…, az://….",
     ),
 ]
-Model = Annotated[str, typer.Option("--model", help="A checkpoint directory, or a bundled name.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+Model = Annotated[
+    str,
+    typer.Option("--model", metavar="DIR|NAME", help="A checkpoint directory, or a bundled model."),
+]
+Device = Annotated[
+    str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 SessionName = Annotated[
-    str | None, typer.Option("--session", metavar="NAME[@BRANCH]", help="The session to use.")
+    str | None,
+    typer.Option(
+        "--session",
+        metavar="NAME[@BRANCH]",
+        help="The session to use; default: a new one in memory.",
+    ),
 ]
 Files = Annotated[
     list[str], typer.Argument(metavar="FILE", help="Text files; - is standard input.")
@@ -51,7 +61,7 @@ Files = Annotated[
 
 
 class Errors(StrEnum):
-    """What to do about bytes that are no text."""
+    """How to treat bytes that are not text."""
 
     STRICT = "strict"
     REPLACE = "replace"
@@ -59,15 +69,17 @@ class Errors(StrEnum):
 
 OnError = Annotated[
     Errors,
-    typer.Option("--errors", help="Invalid UTF-8, binary files: refuse, or read U+FFFD there."),
+    typer.Option("--errors", help="On invalid UTF-8 or binary files: fail, or read U+FFFD."),
 ]
-Name = Annotated[str, typer.Argument(metavar="NAME[@BRANCH]", help="The session.")]
+Name = Annotated[
+    str, typer.Argument(metavar="NAME[@BRANCH]", help="The session, or one of its branches.")
+]
 
 
 def open_optional(
     store: str, session: str | None, model: str, device: str, *, readonly: bool
 ) -> "Session":
-    """The session of that name; None stands for one that has read nothing and is not kept."""
+    """Open a session by name; None is a new session in memory."""
     if session is None:
         from streamlm.checkpoints.checkpoint import load_checkpoint
         from streamlm.sessions.session import Session
@@ -78,7 +90,7 @@ def open_optional(
 
 @contextmanager
 def open_sources(files: Sequence[str], errors: Errors) -> Iterator[list[Source]]:
-    """What FILE… stands for. A file that is no text is refused before anything is read."""
+    """The sources for FILE…; refuses a file that is not text before anything is read."""
     if files.count("-") > 1:
         raise ValueError("standard input (-) given twice; allowed: once")
     if "-" in files and sys.stdin is None:
@@ -89,7 +101,7 @@ def open_sources(files: Sequence[str], errors: Errors) -> Iterator[list[Source]]
             path = Path(file)
             if file == "-":
                 sources.append(sys.stdin.buffer)
-            elif path.is_fifo() or path.is_char_device():  # can be read only once
+            elif path.is_fifo() or path.is_char_device():  # readable only once
                 sources.append(stack.enter_context(open(path, "rb")))
             else:
                 if path.is_file() and errors is Errors.STRICT:
@@ -99,8 +111,8 @@ def open_sources(files: Sequence[str], errors: Errors) -> Iterator[list[Source]]
 
 
 def _check_text(path: Path) -> None:
-    """Raise a ValueError that says where the bytes of a file are no UTF-8 text."""
-    remedy = "; --errors replace reads it all the same"
+    """Raise ValueError with the position of the first byte that is not UTF-8 text."""
+    remedy = "; --errors replace reads it anyway"
     decoder, start = codecs.getincrementaldecoder("utf-8")(), 0
     with open(path, "rb") as file:
         while True:
@@ -111,7 +123,7 @@ def _check_text(path: Path) -> None:
             except UnicodeDecodeError as error:
                 at = start - held + error.start
                 raise ValueError(
-                    f"{path} is no UTF-8 text: {error.reason} at byte {at:,}{remedy}"
+                    f"{path} is not UTF-8 text: {error.reason} at byte {at:,}{remedy}"
                 ) from None
             if b"\0" in block:
                 at = start + block.index(b"\0")

@@ -1,4 +1,4 @@
-"""`streamlm score`: how likely a text is after what a session has read."""
+"""`streamlm score`: the bits per byte of a text, given everything a session has read."""
 
 import json
 
@@ -26,9 +26,9 @@ def score(
     errors: OnError = Errors.STRICT,
     as_json: Json = False,
 ) -> None:
-    """Tell how likely a text is after all that a session has read. It is not changed."""
+    """Score a text given everything the session has read. The session is not modified."""
     with (
-        interruptible(lambda: "nothing is changed"),
+        interruptible(lambda: "nothing was changed"),
         open_sources(files, errors) as sources,
         open_optional(store, session, model, device, readonly=True) as opened,
         reading_bar("scoring", files) as progress,
@@ -37,4 +37,4 @@ def score(
     if as_json:
         print(json.dumps(report.to_dict()))
         return
-    show_report(report, {"given": f"{report.position:,} tokens read before"})
+    show_report(report, {"context": f"{report.position:,} tokens"})

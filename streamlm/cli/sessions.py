@@ -1,4 +1,4 @@
-"""`streamlm sessions`: list, show, fork, rewind, delete."""
+"""`streamlm sessions`: list, fork, rewind and delete; the group with all its commands."""
 
 import json
 import sys
@@ -25,7 +25,7 @@ from streamlm.units import parse_time, size_text, time_text
 
 
 def list_sessions(store: Store = "sessions", as_json: Json = False) -> None:
-    """Every session and branch: how far it has read, its size, when it was saved."""
+    """List sessions and branches: position, size, last save."""
     rows: list[dict[str, Any]] = []
     unreadable: dict[str, str] = {}
     for name in session_names(store):
@@ -42,7 +42,7 @@ def list_sessions(store: Store = "sessions", as_json: Json = False) -> None:
             (
                 row["name"],
                 f"{row['position']:,}",
-                "" if "@" in row["name"] else size_text(row["bytes"]),  # branches share it
+                "" if "@" in row["name"] else size_text(row["bytes"]),  # shared by all branches
                 "never" if row["saved"] is None else time_text(row["saved"]),
             )
             for row in rows
@@ -62,7 +62,10 @@ def fork(
     store: Store = "sessions",
     as_json: Json = False,
 ) -> None:
-    """Begin a branch where a session stands; nothing is copied. Use it as NAME@BRANCH."""
+    """Create a branch from the current state, without copying.
+
+    Its name is NAME@BRANCH.
+    """
     kept, start = find(store, name)
     base = name.partition("@")[0]
     locate(store, f"{base}@{branch}")
@@ -80,12 +83,12 @@ def fork(
 
 def rewind(
     name: Name,
-    tokens: Annotated[int | None, typer.Option(help="Go back to this position.")] = None,
-    snapshot: Annotated[int | None, typer.Option(help="Go to this snapshot of `show`.")] = None,
+    tokens: Annotated[int | None, typer.Option(help="Position to return to, in tokens.")] = None,
+    snapshot: Annotated[int | None, typer.Option(help="Snapshot to return to; see `show`.")] = None,
     time: Annotated[
         str | None,
         typer.Option(
-            metavar="TIME", help="Go to where it stood then: 2026-03-01 18:30, or 90m, 2h, 3d ago."
+            metavar="TIME", help="Time to return to: 2026-03-01 18:30, or 90m, 2h, 3d ago."
         ),
     ] = None,
     store: Store = "sessions",
@@ -93,7 +96,10 @@ def rewind(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Go back to a position, a snapshot or a time; later snapshots stay, so it can be undone."""
+    """Return to a position, a snapshot or a time.
+
+    Later snapshots are kept, so this can be undone.
+    """
     if sum(goal is not None for goal in (tokens, snapshot, time)) != 1:
         raise ValueError(
             "allowed: one of --tokens, --snapshot and --time; see streamlm sessions show"
@@ -106,36 +112,38 @@ def rewind(
     if as_json:
         print(json.dumps({"name": name, "from": before, "position": after}))
     else:
-        output.print(f"{name}: from token {before:,} to {after:,}")
+        output.print(f"{name}: rewound from token {before:,} to {after:,}")
 
 
 def delete(
-    name: Name,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The session.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     store: Store = "sessions",
     as_json: Json = False,
 ) -> None:
-    """Remove a session with all its branches, for good."""
+    """Delete a session with all its branches."""
     if "@" in name:
         raise ValueError(f"{name!r} is a branch; allowed: a session, with all its branches")
     kept, _ = find(store, name)
     if not yes:
-        console.print(f"delete {name} ({size_text(kept.size())}) for good? [y/N] ", end="")
+        console.print(
+            f"Delete {name} ({size_text(kept.size())})? This cannot be undone. [y/N] ", end=""
+        )
         if not sys.stdin or sys.stdin.readline().strip().lower() not in ("y", "yes"):
-            note("nothing is deleted")
+            note("nothing was deleted")
             raise typer.Exit(1)
     kept.delete()
     if as_json:
         print(json.dumps({"name": name, "deleted": True}))
     else:
-        output.print(f"{name} is deleted")
+        output.print(f"{name}: deleted")
 
 
-# Plain help and usage errors: rich's boxes cut off the names of options in a narrow terminal.
+# Plain help and usage errors: rich's boxes truncate option names in a narrow terminal.
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="List sessions, and look after them.",
+    help="List, inspect and maintain sessions.",
 )
 COMMANDS: dict[str, Callable[..., None]] = {
     "list": list_sessions,

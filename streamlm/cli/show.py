@@ -1,4 +1,4 @@
-"""`streamlm sessions show`: a session, its snapshots and its memory."""
+"""`streamlm sessions show`: a session's branches, snapshots and memory."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ from streamlm.units import size_text, time_text
 if TYPE_CHECKING:
     from streamlm.runtime.memory_report import MemoryReport
 
-NEWEST = 20  # snapshots that are listed unless all are asked for
+NEWEST = 20  # snapshots listed without --all
 ROWS = 24
 BLOCKS = " ▁▂▃▄▅▆▇█"
 KINDS = ("memory", "compressed")
@@ -27,20 +27,21 @@ KINDS = ("memory", "compressed")
 def show(
     name: Name,
     memory: Annotated[
-        bool, typer.Option("--memory", help="Also show what is remembered, slot by slot.")
+        bool, typer.Option("--memory", help="Also show what the model remembers, slot by slot.")
     ] = False,
     plot: Annotated[
-        Path | None, typer.Option(dir_okay=False, help="Save a picture of the memory: .png, .svg.")
+        Path | None,
+        typer.Option(dir_okay=False, help="Save a plot of the memory, as .png or .svg."),
     ] = None,
     every: Annotated[
-        bool, typer.Option("--all", help=f"List all snapshots, not only the newest {NEWEST}.")
+        bool, typer.Option("--all", help=f"List all snapshots instead of the newest {NEWEST}.")
     ] = False,
     store: Store = "sessions",
     model: Model = "books",
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """One session: where it lies, its branches, and the snapshots of the branch."""
+    """Show a session: its branches, and the snapshots of one."""
     kept, branch = find(store, name)
     refs = kept.refs(branch)
     if not refs:
@@ -82,13 +83,13 @@ def show(
         print(json.dumps(facts | ({"memory": report.to_dict()} if memory and report else {})))
         return
     output.print(f"{full_path(path)}  {size_text(kept.size())}")
-    output.print(f"branches: {', '.join(kept.branches())}; this is {branch}")
+    output.print(f"branches: {', '.join(kept.branches())}; showing {branch}")
     if facts["pins"]:
         pins = (f"{pin} at token {at:,}" for pin, at in facts["pins"].items())
         output.print(f"pins: {', '.join(pins)}")
-    output.print(f"keeps {_policy_text(facts['retention'])}")
+    output.print(f"retention: {_policy_text(facts['retention'])}")
     if len(listed) < len(refs):
-        output.print(f"the newest {len(listed)} of {len(refs)} snapshots; --all lists the others")
+        output.print(f"showing the newest {len(listed)} of {len(refs)} snapshots; --all shows all")
     cells = [
         (
             str(ref.seq),
@@ -110,14 +111,14 @@ def show(
 
 def _policy_text(retention: dict[str, Any] | None) -> str:
     if not retention or not retention.get("last"):
-        return "all states"
-    older = "thins out the older ones by age" if retention.get("thin") else "lets go of the others"
-    tokens = "all tokens" if retention.get("log", True) else "the tokens since then"
-    return f"the newest {retention['last']} states, and {tokens}; {older}"
+        return "all snapshots"
+    older = ", older ones thinned by age" if retention.get("thin") else ""
+    tokens = "all tokens" if retention.get("log", True) else "the tokens since the oldest"
+    return f"the newest {retention['last']} snapshots{older}; {tokens}"
 
 
 def _size_of(kept: OpenStore, ref: Ref) -> int | None:
-    """Bytes that a snapshot itself holds; those it shares with others lie there. None: damaged."""
+    """Bytes that a snapshot adds to those it shares with others; None if it is damaged."""
     try:
         return kept.size(ref)
     except Corrupt:
@@ -125,15 +126,15 @@ def _size_of(kept: OpenStore, ref: Ref) -> int | None:
 
 
 def show_memory(report: "MemoryReport", decode: Callable[[np.ndarray], str]) -> None:
-    """Print what is remembered, oldest first: a row for some consecutive slots.
+    """Print what the model remembers, oldest first, in rows of consecutive slots.
 
     Args:
-        decode: tokens to text.
+        decode: maps tokens to text.
     """
     rows = list(_rows(report))
     received = np.array([report.attention[:, :, row].mean(axis=1).sum(axis=1) for row in rows])
     most = np.maximum(received.max(axis=0), 1e-30)  # [L]
-    columns = ("tokens ago", "kind", "slots", "bytes a token", "lost", "attention")
+    columns = ("tokens ago", "kind", "slots", "bytes/token", "error", "attention")
     cells, texts = [], []
     for row, attention in zip(rows, received, strict=True):
         start, stop = int(report.start[:, row].min()), int(report.stop[:, row].max())
@@ -157,11 +158,11 @@ def show_memory(report: "MemoryReport", decode: Callable[[np.ndarray], str]) -> 
     show_table(
         (*columns, "text"),
         [(*row, _shortened(text, left)) for row, text in zip(cells, texts, strict=True)],
-        right=("tokens ago", "slots", "bytes a token", "lost"),
+        right=("tokens ago", "slots", "bytes/token", "error"),
     )
     output.print(
-        f"{len(report):,} slots, {size_text(len(report) * report.slot_bytes)}. Attention: by "
-        "layer, first to last, as a share of the row that gets most of it."
+        f"{len(report):,} slots, {size_text(len(report) * report.slot_bytes)}. Attention: for each "
+        "layer, first to last, relative to the row that receives the most."
     )
 
 
@@ -170,7 +171,7 @@ def _shortened(text: str, width: int) -> str:
 
 
 def _rows(report: "MemoryReport") -> Iterator[list[int]]:
-    """Consecutive slots of one kind, in about ROWS groups."""
+    """Groups of consecutive slots of one kind, about ROWS in all."""
     size = -(-len(report) // ROWS)
     for kind in (1, 0):
         slots = np.flatnonzero(report.compressions == kind).tolist()

@@ -1,4 +1,4 @@
-"""`streamlm train`: train a model by a recipe."""
+"""`streamlm train`: train a model from a recipe."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,13 +22,15 @@ def train(
         Path, typer.Option(dir_okay=False, help="A TOML file: [data], [model], [train].")
     ],
     out: Annotated[
-        Path | None, typer.Option(file_okay=False, help="Folder; runs/<recipe> by default.")
+        Path | None, typer.Option(file_okay=False, help="Output folder; default: runs/RECIPE.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run there.")] = False,
-    steps: Annotated[int | None, typer.Option(help="Instead of the recipe's steps.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in OUT.")] = False,
+    steps: Annotated[
+        int | None, typer.Option(help="Overrides the recipe's number of steps.")
+    ] = None,
     device: Device = "auto",
 ) -> None:
-    """Train a model. The checkpoint ends up in OUT/model; OUT/log.jsonl tells how it went."""
+    """Train a model. Writes the checkpoint to OUT/model and the log to OUT/log.jsonl."""
     chosen, folder, left_behind = training_run(recipe, out, resume=resume, steps=steps)
     keep_freed_memory()
     with interruptible(left_behind):
@@ -48,7 +50,7 @@ def train(
 
 
 def _follow(trainer: "Trainer") -> None:
-    """Train to the end, showing how it goes."""
+    """Train to the end, with a progress bar and a line per evaluation."""
     best: float | None = None
     total = trainer.config.steps
     with bar("training", total=total, fields="{task.fields[note]}") as (progress, task):
@@ -69,10 +71,10 @@ def _follow(trainer: "Trainer") -> None:
 def training_run(
     recipe: Path, out: Path | None, *, resume: bool, steps: int | None
 ) -> "tuple[Recipe, Path, Callable[[], str]]":
-    """The recipe of a training, its folder, and what an interruption says of it.
+    """The recipe, the folder, and the message that an interruption shows.
 
     Raises:
-        ValueError: the folder holds a run that is not gone on with.
+        ValueError: the folder holds a run that is not to be resumed.
     """
     from streamlm.training.recipe import Recipe  # needs torch
 
@@ -85,7 +87,7 @@ def training_run(
 
     def left_behind() -> str:
         if (folder / "last").exists():
-            return f"--resume goes on from the last of the saves, in {folder / 'last'}"
+            return f"--resume continues from the last save, in {folder / 'last'}"
         return "nothing was saved yet"
 
     return chosen, folder, left_behind

@@ -1,4 +1,4 @@
-"""`streamlm sessions` gc, pin, verify, recover, rename, export, import, copy."""
+"""`streamlm sessions`: gc, pin, unpin, export, import, rename, copy, verify, recover."""
 
 import json
 from pathlib import Path
@@ -17,27 +17,33 @@ def gc(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The session.")],
     last: Annotated[
         int | None,
-        typer.Option(min=1, help="Keep so many snapshots of each branch loadable; default: all."),
+        typer.Option(min=1, help="Newest snapshots to keep per branch; default: all."),
     ] = None,
     thin: Annotated[
         bool,
-        typer.Option("--thin", help="And about as many for each doubling of the older ones' age."),
+        typer.Option("--thin", help="Also keep about as many per doubling of the older ones' age."),
     ] = False,
     forget: Annotated[
-        bool, typer.Option("--forget", help="Drop the tokens before the oldest one kept, too.")
+        bool,
+        typer.Option("--forget", help="Also delete the tokens before the oldest kept snapshot."),
     ] = False,
     grace: Annotated[
-        float, typer.Option(min=0, help="Seconds; younger leftovers may still be written.")
+        float, typer.Option(min=0, help="Keep leftovers younger than this many seconds.")
     ] = 3600.0,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only tell what would be done.")
+        bool, typer.Option("--dry-run", help="Only report what would be deleted.")
     ] = False,
     store: Store = "sessions",
     as_json: Json = False,
 ) -> None:
-    """Let go of old states; heads and pins stay, and all positions whose tokens are kept."""
+    """Delete old snapshots.
+
+    Heads and pins are kept. Positions whose tokens are kept can still be rewound to.
+    """
     if last is None and (thin or forget):
-        raise ValueError("--thin and --forget say what happens to all but the --last N; give it")
+        raise ValueError(
+            "--thin and --forget apply to all but the --last N snapshots; allowed: with --last"
+        )
     kept, _ = find(store, name)
     done = kept.gc(Retention(last=last, thin=thin, log=not forget), grace=grace, dry_run=dry_run)
     if as_json:
@@ -45,8 +51,8 @@ def gc(
         return
     would = "would be " if dry_run else ""
     output.print(
-        f"{name}: {done.kept} snapshots kept, {done.deleted} {would}let go, tokens of "
-        f"{done.tokens_deleted} {would}forgotten, {done.leftovers} leftovers {would}swept; "
+        f"{name}: {done.kept} snapshots kept, {done.deleted} {would}deleted, the tokens of "
+        f"{done.tokens_deleted} {would}deleted, {done.leftovers} leftovers {would}removed; "
         f"about {size_text(done.bytes)} {would}freed"
     )
 
@@ -55,12 +61,12 @@ def pin(
     name: Name,
     pin_name: Annotated[str, typer.Argument(metavar="PIN", help="Name of the pin.")],
     snapshot: Annotated[
-        int | None, typer.Option(help="A snapshot of `show`; default: where the branch stands.")
+        int | None, typer.Option(help="Number of a snapshot; default: the newest.")
     ] = None,
     store: Store = "sessions",
     as_json: Json = False,
 ) -> None:
-    """Keep a snapshot, whatever `gc` is told."""
+    """Protect a snapshot from `gc`."""
     kept, branch = find(store, name)
     refs = kept.refs(branch)
     if not refs:
@@ -72,7 +78,7 @@ def pin(
     if as_json:
         print(json.dumps({"name": name, "pin": pin_name, "position": ref.position}))
     else:
-        output.print(f"{name}: {pin_name} keeps token {ref.position:,}")
+        output.print(f"{name}: pinned token {ref.position:,} as {pin_name}")
 
 
 def unpin(
@@ -81,39 +87,41 @@ def unpin(
     store: Store = "sessions",
     as_json: Json = False,
 ) -> None:
-    """Remove a pin; the snapshot stays until the next `gc`."""
+    """Remove a pin. The snapshot remains until the next `gc`."""
     kept, _ = find(store, name)
     kept.unpin(pin_name)
     if as_json:
         print(json.dumps({"name": name, "unpinned": pin_name}))
     else:
-        output.print(f"{name}: {pin_name} is no pin any more")
+        output.print(f"{name}: removed pin {pin_name}")
 
 
 def export(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The session.")],
-    file: Annotated[Path, typer.Argument(metavar="FILE", dir_okay=False, help="To be written.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", dir_okay=False, help="The file to write.")
+    ],
     store: Store = "sessions",
     as_json: Json = False,
 ) -> None:
-    """Write a session with all its history to one file, a Zip archive."""
+    """Export a session with its history to a Zip file."""
     path = place_of(store, name)
     size = places.export(path, file)
     if as_json:
         print(json.dumps({"name": name, "file": str(file), "bytes": size}))
     else:
-        output.print(f"{name} is in {file} ({size_text(size)})")
+        output.print(f"{name}: exported to {file} ({size_text(size)})")
 
 
 def import_(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="What export has written.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An exported session.")],
     name: Annotated[str, typer.Argument(metavar="NAME", help="The new session.")],
     store: Store = "sessions",
     as_json: Json = False,
 ) -> None:
-    """Unpack a session that was exported, checking everything."""
+    """Import an exported session, and verify it."""
     places.import_(file, free_place(store, name))
-    _tell_new(store, name, as_json)
+    _report(store, name, as_json)
 
 
 def rename(
@@ -122,9 +130,9 @@ def rename(
     store: Store = "sessions",
     as_json: Json = False,
 ) -> None:
-    """Give a session another name. Nobody may be writing to it."""
+    """Rename a session. No process may be writing to it."""
     places.rename(place_of(store, name), free_place(store, new))
-    _tell_new(store, new, as_json)
+    _report(store, new, as_json)
 
 
 def copy(
@@ -132,18 +140,18 @@ def copy(
     new: Annotated[str, typer.Argument(metavar="NEW", help="The new session.")],
     to: Annotated[
         str | None,
-        typer.Option(metavar="FOLDER|URL", help="Where it goes; default: beside the other."),
+        typer.Option(metavar="FOLDER|URL", help="Destination; default: the same store."),
     ] = None,
     store: Store = "sessions",
     as_json: Json = False,
 ) -> None:
-    """Copy a session with all its history: into another folder, to object storage, or from it."""
+    """Copy a session with its history, also across stores."""
     there = store if to is None else place(to)
     places.copy(place_of(store, name), free_place(there, new))
-    _tell_new(there, new, as_json)
+    _report(there, new, as_json)
 
 
-def _tell_new(store: str, name: str, as_json: bool) -> None:
+def _report(store: str, name: str, as_json: bool) -> None:
     kept, _ = find(store, name)
     positions = {branch: head.position for branch in kept.branches() if (head := kept.head(branch))}
     if as_json:
@@ -154,20 +162,20 @@ def _tell_new(store: str, name: str, as_json: bool) -> None:
 
 
 def verify(name: Name, store: Store = "sessions", as_json: Json = False) -> None:
-    """Read all that a session keeps, and check every checksum."""
+    """Read a whole session, and verify every checksum."""
     kept, _ = find(store, name)
     found = kept.verify()
     if as_json:
         print(json.dumps({"name": name, **found.__dict__}))
     else:
         output.print(
-            f"{name}: {found.commits} commits and {found.refs} refs are as they were written "
+            f"{name}: verified {found.commits} commits and {found.refs} refs "
             f"({size_text(found.bytes)})"
         )
 
 
 def recover(name: Name, store: Store = "sessions", as_json: Json = False) -> None:
-    """Go back to the newest state that is sound, after damage."""
+    """Restore a damaged session to its newest intact state."""
     path, _ = locate(store, name)
     mended = places.repair_header(path) if places.occupied(path) else None
     kept, branch = find(store, name)
@@ -178,5 +186,5 @@ def recover(name: Name, store: Store = "sessions", as_json: Json = False) -> Non
         return
     for text in damage:
         note(text, word="lost: ", style="bold red")
-    state = "is back at" if damage else "is sound; it is at"
-    output.print(f"{name} {state} token {found.head.position:,}")
+    state = "restored to" if damage else "intact, at"
+    output.print(f"{name}: {state} token {found.head.position:,}")

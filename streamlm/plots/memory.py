@@ -12,7 +12,7 @@ from streamlm.runtime.memory_report import MemoryReport
 
 
 def draw_memory(report: MemoryReport, path: Path, *, name: str) -> None:
-    """A picture: age on one axis, layers on the other; attention above, and what was lost below."""
+    """Plot slots by age and layer: their attention on the left, their error on the right."""
     n_layers = len(report.start)
     figure, (left, right) = panels(2, size=(10.4, 1.6 + 0.34 * n_layers), widths=[1, 1])
     attention = report.attention.mean(axis=1)  # [L, n]
@@ -21,8 +21,8 @@ def draw_memory(report: MemoryReport, path: Path, *, name: str) -> None:
     high = max(float(attention.max()), 2 * low)
     old = report.compressions == 1
     panels_ = (
-        (left, attention, LogNorm(low, high), "viridis", "attention a query gave each slot"),
-        (right, report.error, Normalize(0, 1), "magma_r", "lost in compression"),
+        (left, attention, LogNorm(low, high), "viridis", "attention per query and slot"),
+        (right, report.error, Normalize(0, 1), "magma_r", "compression error"),
     )
     oldest = report.position - int(report.start.min())
     for axis, values, norm, colours, title in panels_:

@@ -15,15 +15,15 @@ ESCAPED = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\"}
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How the next token is drawn. The filters apply in the order of the attributes.
+    """How the next token is drawn. The steps apply in the order of the attributes.
 
     Attributes:
         repetition_penalty: divides positive and multiplies negative logits of recent tokens
             (Keskar et al. 2019); 1 is off.
-        temperature: divides the logits; 0 always takes the likeliest token.
-        top_k: keep the k likeliest; 0 is off.
-        top_p: keep the likeliest tokens that together reach this probability; 1 is off.
-        min_p: keep tokens at least this share of the likeliest one's probability; 0 is off.
+        temperature: divides the logits; 0 is greedy.
+        top_k: keep the k likeliest tokens; 0 is off.
+        top_p: keep the smallest set of likeliest tokens with this total probability; 1 is off.
+        min_p: keep tokens with at least this fraction of the highest probability; 0 is off.
     """
 
     repetition_penalty: float = 1.0
@@ -59,11 +59,11 @@ class Sampling:
         # Subtracting the maximum first keeps a tiny temperature from overflowing.
         shares = ((logits - logits.max()) / self.temperature).softmax(0)
         limit = min(int(self.top_k) or len(shares), len(shares))
-        # The nucleus is nearly always small, and finding a few hundred is far cheaper than sorting.
+        # The nucleus is nearly always small, and ranking a few hundred is far cheaper than sorting.
         ranked, order = shares.topk(min(limit, SHORT_LIST))
         if limit > len(ranked) and (self.top_k or float(ranked.sum()) <= self.top_p):
             ranked, order = shares.topk(limit)
-        mass = ranked.sum() if self.top_k else 1.0  # top_p counts within what top_k left
+        mass = ranked.sum() if self.top_k else 1.0  # top_p applies to what top_k keeps
         before = ranked.cumsum(0) - ranked
         kept = (before < self.top_p * mass) & (ranked >= self.min_p * ranked[0])
         kept[0] = True
@@ -77,32 +77,33 @@ def sample(
 ) -> int:
     """Draw one token.
 
-    The random number is drawn on the CPU in float64, so the same generator gives the same choice on
-    any device that agrees on the logits.
+    The random number is drawn on the CPU in float64, so that the same generator gives the same
+    token on any device that agrees on the logits.
 
     Args:
-        logits: [V]; recent: ids that the repetition penalty looks at.
+        logits: [V].
+        recent: ids for the repetition penalty.
     """
     return draw(sampling.probabilities(logits, recent), random)
 
 
 def draw(probabilities: Tensor, random: np.random.Generator) -> int:
-    """Draw from a distribution that need not be normalised: [V] float64, on the CPU."""
+    """Draw from a distribution that need not be normalized: [V] float64, on the CPU."""
     cumulative = probabilities.cumsum(0).numpy()
     drawn = random.random() * cumulative[-1]
     index = int(np.searchsorted(cumulative, drawn, side="right"))
-    # The last token with any probability, should rounding push the draw past the end.
+    # Rounding may push the draw past the end: take the last token with any probability.
     return min(index, int(np.searchsorted(cumulative, cumulative[-1], side="left")))
 
 
 class Stops:
-    """Lets text through, but for an end that may turn out to be the beginning of a stop string.
+    """Passes text through until a stop string; holds back an end that may begin one.
 
     Args:
-        stops: strings that end the text; the earliest one counts.
+        stops: strings that end the text; the earliest match counts.
 
     Attributes:
-        held: text that was pushed and is not given out yet.
+        held: text that was pushed and is held back.
     """
 
     def __init__(self, stops: list[str]) -> None:
@@ -111,7 +112,7 @@ class Stops:
 
     @classmethod
     def at(cls, stop: str | Iterable[str]) -> Self:
-        """Of one string or several.
+        """Stop at one string or at several.
 
         Raises:
             ValueError: one of them is empty.
@@ -122,7 +123,7 @@ class Stops:
         return cls(stops)
 
     def push(self, text: str) -> tuple[str, bool]:
-        """Take a piece; return what may be given out now, and whether a stop string was found."""
+        """Add a piece; return the text that is ready, and whether a stop string was found."""
         held = self.held + text
         found = min((at for stop in self._stops if (at := held.find(stop)) >= 0), default=-1)
         ready = found if found >= 0 else len(held) - self._could_begin(held)
@@ -130,7 +131,7 @@ class Stops:
         return held[:ready], found >= 0
 
     def _could_begin(self, text: str) -> int:
-        """Length of the longest end of `text` that a stop string begins with."""
+        """Length of the longest suffix of `text` that is a prefix of a stop string."""
         longest = max(map(len, self._stops), default=1) - 1
         for n in range(min(longest, len(text)), 0, -1):
             if any(stop.startswith(text[-n:]) for stop in self._stops):
@@ -139,5 +140,5 @@ class Stops:
 
 
 def unescaped(text: str) -> str:
-    r"""Turn \n, \r, \t and \\ as somebody types them into what they stand for."""
+    r"""Replace the escapes \n, \r, \t and \\ by the characters they denote."""
     return re.sub(r"\\([nrt\\])", lambda found: ESCAPED[found[1]], text)

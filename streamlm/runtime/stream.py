@@ -1,8 +1,8 @@
 """Reading and scoring as pure functions of (model, state): advance, score.
 
-One convention runs through them. The logits for a token come from the token before it, so a stream
-keeps its newest token `pending`: it is known, but the model has not read it yet. A new stream has
-bos pending. Hence every token is scored exactly once, the first included, whatever the chunks.
+The logits for a token come from the token before it, so a stream keeps its newest token pending:
+the token is known, but the model has not read it. A new stream has bos pending. Every token,
+including the first, is therefore scored exactly once, however the text is split into chunks.
 """
 
 from itertools import pairwise
@@ -20,7 +20,7 @@ from streamlm.transfer import send
 def advance(
     model: Model, tokens: Tensor, state: State, cache: Cache | None = None
 ) -> tuple[Tensor, State]:
-    """Read any number of tokens, closing segments where they end.
+    """Read any number of tokens, and commit each segment at its end.
 
     Args:
         tokens: [B, n] ids, n ≥ 1.
@@ -43,10 +43,10 @@ def advance(
 def score(
     model: Model, tokens: Tensor, targets: Tensor, state: State, cache: Cache | None = None
 ) -> tuple[Tensor, State]:
-    """Read `tokens` and say how likely each of `targets` was.
+    """Read `tokens` and compute the log-probability of each of `targets`.
 
     Args:
-        tokens: [B, n] ids, the first of them the pending one.
+        tokens: [B, n] ids; the first is the pending token.
         targets: [B, n] the ids that follow, on the device or the host; see `Model.log_prob`.
         cache: the caller's workspace for this stream; see `Model.hidden`.
 
@@ -72,7 +72,7 @@ def score(
 
 
 def pieces(model: Model, tokens: Tensor, state: State) -> list[Tensor]:
-    """Cut where any row's segment ends: at absolute multiples of T of the row's position."""
+    """Split tokens wherever a row's segment ends: at multiples of T of the row's position."""
     n, segment_len = tokens.shape[1], model.config.segment_len
     ends = {
         end for phase in set(state.length) for end in range(segment_len - phase, n, segment_len)
@@ -82,7 +82,7 @@ def pieces(model: Model, tokens: Tensor, state: State) -> list[Tensor]:
 
 
 def close(model: Model, state: State, cache: Cache | None = None) -> State:
-    """Commit the rows whose open segment is full, if there are any."""
+    """Commit the rows whose open segment is full, if any."""
     if model.config.segment_len in state.length:
         return model.commit(state, cache)[0]
     return state

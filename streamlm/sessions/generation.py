@@ -7,14 +7,16 @@ from dataclasses import replace
 import numpy as np
 
 from streamlm.runtime.drafter import Drafter
-from streamlm.runtime.reports import Choice
+from streamlm.runtime.reports import TokenLogprob
 from streamlm.runtime.sampling import Sampling, Stops
 from streamlm.runtime.text_stream import TextStream
 from streamlm.sessions.live import LiveStream
 
 
 class Generation:
-    """One call of `Session.generate` or `Session.choices`; each method may be used once.
+    """One call of `Session.generate` or `Session.generate_logprobs`.
+
+    Only one of its methods may be called, once.
 
     Args:
         live: the stream to continue.
@@ -61,26 +63,27 @@ class Generation:
         if self._stops.held:
             yield self._stops.held
 
-    def choices(self, others: int) -> Iterator[Choice]:
-        """The generated tokens; see `Session.choices`."""
-        held, told = deque[Choice](), 0  # told: characters that may be, of those in `held`
+    def logprobs(self, top: int) -> Iterator[TokenLogprob]:
+        """The generated tokens; see `Session.generate_logprobs`."""
+        held = deque[TokenLogprob]()
+        ready = 0  # characters of the held tokens that are not part of a stop string
         for stream, piece in self._tokens():
-            held.append(stream.choice(self._live.checkpoint, piece, others=others))
-            ready, found = self._stops.push(piece)
-            told += len(ready)
-            while held and len(held[0].text) <= told and not (found and told == 0):
-                told -= len(held[0].text)
+            held.append(stream.token_logprob(self._live.checkpoint, piece, top=top))
+            text, found = self._stops.push(piece)
+            ready += len(text)
+            while held and len(held[0].text) <= ready and not (found and ready == 0):
+                ready -= len(held[0].text)
                 yield held.popleft()
             if found:
-                if told:
-                    yield replace(held[0], text=held[0].text[:told])
+                if ready:
+                    yield replace(held[0], text=held[0].text[:ready])
                 return
         yield from held
 
     def _tokens(self) -> Iterator[tuple[TextStream, str]]:
-        """Read the prompt, then generate: each time the stream after a token, and its characters.
+        """Read the prompt and generate: the stream after each token, and the token's characters.
 
-        The session may be read into, or closed, between two tokens.
+        The session may be fed, or closed, between two tokens.
         """
         live = self._live
         if self._prompt:
@@ -92,12 +95,12 @@ class Generation:
         left = self._max_tokens
         while left:
             before = live.stream
-            for stream, id, piece in before.write_tokens(
+            for stream, id, piece in before.generate_tokens(
                 live.checkpoint, self._sampling, self._drafter, limit=left, cache=live.cache
             ):
                 live.require_writable("generate")
                 if live.stream is not before:
-                    break  # saved or read on meanwhile: the rest of the draft is void
+                    break  # saved or fed meanwhile: the rest of the draft is void
                 live.move(stream, np.array([id], np.int32), live.cursor)
                 before, left = stream, left - 1
                 live.save_if_due()

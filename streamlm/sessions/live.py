@@ -1,4 +1,4 @@
-"""LiveStream: the mutable part of a session, which feeding, generating and saving share."""
+"""LiveStream: the mutable part of a session, shared by feeding, generating and saving."""
 
 import numpy as np
 
@@ -14,18 +14,18 @@ from streamlm.sessions.sources import FeedCursor
 
 
 class LiveStream:
-    """The current value of a stream, what is needed to read on from it, and where it is saved.
+    """A stream's current value, the workspace to read on, and the store that it is saved to.
 
     Attributes:
         stream: the current value.
         cache: keys and values, a workspace that no other session shares.
         log: the newest token ids.
-        recent: streams to read the newest tokens again from; None where the store has them.
-        cursor: of a call of `feed` that is running or was interrupted.
+        recent: streams from which the newest tokens can be read again; None if the store has them.
+        cursor: of a call of `feed` that is running or was interrupted; None otherwise.
         version: counts changes.
-        store: the branch it is saved to; None keeps it in memory.
+        store: the branch that it is saved to; None if it lives in memory.
         save_every: tokens between automatic saves.
-        readonly, closed: whether changes are refused.
+        readonly, closed: changes are refused.
     """
 
     def __init__(self, checkpoint: Checkpoint, *, seed: int = 0) -> None:
@@ -72,13 +72,13 @@ class LiveStream:
         score: bool = True,
         keep: bool = False,
     ) -> None:
-        """Read the text ahead, and save where it is due.
+        """Read the text ahead, and save when due.
 
-        Between two saves, either all of it is read or nothing.
+        Between two saves, either all of the text is read or none.
 
         Args:
-            stream: the current one, perhaps with more text ahead.
-            cursor: the state of a call of `feed` after this text.
+            stream: the current value, possibly with more text ahead.
+            cursor: the progress of the call of `feed` after this text.
             report, score, keep: as in `TextStream.read_ids`.
         """
         while True:
@@ -98,7 +98,7 @@ class LiveStream:
             self.read(self.stream.end_text(self.checkpoint), self.cursor, report, keep=keep)
 
     def move(self, stream: TextStream, ids: np.ndarray, cursor: FeedCursor | None) -> None:
-        """Make `stream` the current value; `ids` lead to it from the last one."""
+        """Make `stream` the current value; `ids` are the tokens that it adds."""
         recent = self.recent
         if len(ids):
             if recent is not None or self.store is not None:
@@ -108,13 +108,13 @@ class LiveStream:
                 self.log.keep_from = recent.start
                 if self.store is None:
                     self.log.drop(recent.start)
-        # One statement: an interruption finds either all of it done or nothing.
+        # One statement, so that an interruption leaves either all or none of it done.
         self.stream, self.recent, self.cursor, self.version = (
             stream, recent, cursor, self.version + 1
         )  # fmt: skip
 
     def extend_recent(self) -> None:
-        """Make `recent` as long as the store allows; from then on it is kept in memory."""
+        """Extend `recent` from the store; from then on it is kept in memory."""
         store, recent = self.store, self.recent
         if store is None or (recent is not None and recent.covers(self.position)):
             return
@@ -130,7 +130,7 @@ class LiveStream:
     # -- forking ----------------------------------------------------------------------------------
 
     def fork(self) -> "LiveStream":
-        """A stream in memory that stands here; it does not keep the newest tokens."""
+        """An independent stream in memory with the same value, without `recent`."""
         other = LiveStream(self.checkpoint)
         other.stream, other.recent = self.stream, None
         if self.cache.follows(self.stream.state, self.checkpoint.model.frozen):
@@ -155,7 +155,7 @@ class LiveStream:
     # -- saving -----------------------------------------------------------------------------------
 
     def save(self, cursor: FeedCursor | None) -> Ref:
-        """Commit everything since the last snapshot, and set the cursor to resume `feed` at.
+        """Commit everything since the last snapshot, and make `cursor` the current one.
 
         Raises:
             ValueError: there is no store, or it may not be changed.

@@ -12,7 +12,7 @@ from memory_store import Ref
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.runtime.drafter import Drafter
 from streamlm.runtime.memory_report import MemoryReport, observe
-from streamlm.runtime.reports import Choice, ProgressCallback, ReadReport
+from streamlm.runtime.reports import ProgressCallback, ReadReport, TokenLogprob
 from streamlm.runtime.sampling import Sampling
 from streamlm.sessions.feed import Errors, Feed
 from streamlm.sessions.generation import Generation
@@ -23,15 +23,15 @@ from streamlm.transfer import send
 
 
 class Session:
-    """Reads text, says how likely text is, and writes on. Get one from `streamlm.open`.
+    """Reads, scores and generates text as one continuous stream. `streamlm.open` returns one.
 
-    A session without a store lives in memory: it can feed, score, generate and fork, not save or
-    rewind. One session is used by one thread at a time.
+    A session without a store lives in memory: it can feed, score, generate and fork, but not save
+    or rewind. Only one thread may use a session at a time.
 
     Args:
-        checkpoint: the model that reads.
+        checkpoint: the model.
         seed: of the random generator that sampling draws from.
-        live: the stream that it goes on with; None begins one.
+        live: the stream to continue; None begins a new one.
     """
 
     def __init__(
@@ -40,29 +40,29 @@ class Session:
         self.checkpoint = checkpoint
         self._live = LiveStream(checkpoint, seed=seed) if live is None else live
 
-    # -- what it is -------------------------------------------------------------------------------
+    # -- properties -------------------------------------------------------------------------------
 
     @property
     def position(self) -> int:
-        """Tokens read and written since the stream began."""
+        """Tokens read and generated since the stream began."""
         return self._live.position
 
     @property
     def state(self) -> State:
-        """What the model remembers, as an immutable value."""
+        """The state of the model, an immutable value."""
         return self._live.stream.state
 
     @property
     def tail(self) -> str:
-        """Text that has come and was not read yet: its last word may not be complete."""
+        """Text that is held back and not read, because its last word may be incomplete."""
         stream = self._live.stream
         return self.checkpoint.tokenizer.decode(stream.ahead) + stream.tail["text"]
 
     @property
     def save_every(self) -> int:
-        """Tokens after which reading and writing save by themselves, without waiting for the disk.
+        """Tokens between automatic saves, which run in the background.
 
-        Reading saves at the ends of segments.
+        `feed` saves at the ends of segments only.
         """
         return self._live.save_every
 
@@ -72,21 +72,21 @@ class Session:
 
     @property
     def readonly(self) -> bool:
-        """Whether the session may be read, scored and forked, but not changed."""
+        """Whether the session may only be inspected, scored and forked."""
         return self._live.readonly
 
     @property
     def branch(self) -> str:
-        """The store's branch that it writes to; "main" without a store."""
+        """The branch of the store; "main" without a store."""
         return self._live.store.branch if self._live.store is not None else "main"
 
     @property
     def saved(self) -> Ref | None:
-        """The newest snapshot of this session that is known to be safe, None before the first."""
+        """The newest snapshot that is known to be saved, None before the first."""
         return self._live.store.saved if self._live.store is not None else None
 
     def history(self) -> list[Ref]:
-        """All snapshots that the session's branch pointed at, oldest first."""
+        """All snapshots that the branch has pointed at, oldest first."""
         bound = self._live.require_store("show a history")
         bound.try_settle()
         return bound.store.refs(self.branch)
@@ -98,9 +98,9 @@ class Session:
         self.close()
 
     def close(self) -> None:
-        """Save what was read since the last snapshot, and let other writers in.
+        """Save, and release the branch to other writers.
 
-        A closed session may be looked at, scored and forked, not changed.
+        A closed session may still be inspected, scored and forked.
         """
         self._live.close()
 
@@ -117,24 +117,24 @@ class Session:
     ) -> ReadReport:
         """Read text into memory.
 
-        A session with a store saves itself every `save_every` tokens and at the end. A call that
-        was interrupted, by whatever, goes on at the last save when it is made again with the same
-        files; what was read is recognised by its content.
+        A session with a store saves itself every `save_every` tokens and at the end. After an
+        interruption of any kind, the same call with the same files resumes at the last save. Files
+        are recognised by content.
 
         Args:
-            sources: read one after another. A str is text; a `pathlib.Path` (or any `os.PathLike`)
-                is a file; a file object or an iterator gives str or bytes.
-            errors: "strict" refuses invalid UTF-8 and binary files, "replace" reads U+FFFD there.
-            score: also find out how likely the text was, which takes time; see `ReadReport`.
-            logprobs: score, and keep ids and log-probabilities of every token in the report (memory
-                grows with them, unless `progress` takes them out).
-            block_bytes: size of a block; None takes `streamlm.sessions.sources.BLOCK`.
-            progress: called after each block, of some thousand tokens unless `block_bytes` differs.
-                What it raises ends the reading there.
+            sources: read in order. A str is text; a `pathlib.Path` (or any `os.PathLike`) is a
+                file; a file object or an iterator yields str or bytes.
+            errors: "strict" refuses invalid UTF-8 and binary files; "replace" reads U+FFFD instead.
+            score: also compute log-probabilities, which takes time; see `ReadReport`.
+            logprobs: score, and keep the id and log-probability of every token in the report.
+                Memory grows with them unless `progress` removes them.
+            block_bytes: size of a block; None uses `streamlm.sessions.sources.BLOCK`.
+            progress: called after each block, which has some thousand tokens by default. An
+                exception that it raises ends the call.
 
         Raises:
-            ValueError: nothing to read, binary or invalid text; what came before it is kept. Or
-                block_bytes below 1.
+            ValueError: there is nothing to read, or the text is binary or invalid; everything
+                before it stays read. Or block_bytes is below 1.
             FileNotFoundError, IsADirectoryError, PermissionError: before anything is read.
         """
         self._live.require_writable("feed")
@@ -155,11 +155,11 @@ class Session:
         logprobs: bool = False,
         progress: ProgressCallback | None = None,
     ) -> ReadReport:
-        """How likely a text is after all that was read; the session stays as it is.
+        """Score a text given everything the session has read. The session is not modified.
 
         Args:
-            sources, errors, progress: as in `feed`: a str is text, a path is a file.
-            logprobs: also keep ids and log-probabilities of every token (memory grows with them).
+            sources, errors, progress: as in `feed`; a str is text, a path is a file.
+            logprobs: also keep the id and log-probability of every token; memory grows with them.
 
         Raises:
             As `feed`.
@@ -168,16 +168,19 @@ class Session:
         feed = Feed(live, sources, errors=errors, logprobs=logprobs, progress=progress)
         return feed.score()
 
-    # -- what was read, and is remembered ---------------------------------------------------------
+    # -- inspection -------------------------------------------------------------------------------
 
     def text(self, start: int = 0, stop: int | None = None) -> str:
-        """The text of the tokens start ≤ i < stop, from the store's log; stop = None: to the end.
+        """The text of the tokens start ≤ i < stop, from the store's token log.
+
+        Args:
+            stop: None is the end of the stream.
 
         Raises:
             ValueError: the session has no store, or not 0 ≤ start ≤ stop ≤ position.
-            memory_store.NotFound: the log begins later.
+            memory_store.NotFound: the log begins after `start`.
         """
-        bound = self._live.require_store("look up what was read")
+        bound = self._live.require_store("return its text")
         stop = self.position if stop is None else stop
         if not 0 <= start <= stop <= self.position:
             raise ValueError(f"tokens {start} to {stop}; allowed: a part of 0 to {self.position}")
@@ -186,10 +189,11 @@ class Session:
     def memory_report(self) -> MemoryReport:
         """What the model still remembers of the stream, slot by slot.
 
-        The newest tokens are read again for it, some hundred to thousand; the session is unchanged.
+        The newest tokens, hundreds to thousands, are read again for it. The session is not
+        modified.
 
         Raises:
-            ValueError: not known, in a session without a store that was forked from a snapshot.
+            ValueError: nothing was read, or the model has no memory of slots.
         """
         live = self._live
         live.extend_recent()
@@ -202,7 +206,7 @@ class Session:
         report = observe(self.checkpoint.model, tokens, stream.state)
         return replace(report, first=stream.position, ids=ids)
 
-    # -- writing ----------------------------------------------------------------------------------
+    # -- generation -------------------------------------------------------------------------------
 
     def generate(
         self,
@@ -218,23 +222,23 @@ class Session:
         seed: int | None = None,
         drafter: Drafter | None = None,
     ) -> Iterator[str]:
-        """Read `prompt`, then write on; what is written becomes part of the stream.
+        """Read `prompt`, then generate text, which becomes part of the stream.
 
         Args:
-            max_tokens: tokens to write at most.
+            max_tokens: the maximum number of tokens.
             temperature, top_k, top_p, min_p, repetition_penalty: see `Sampling`.
-            stop: strings at which to end; the first one found is read but not given out.
-            seed: begin the random generator anew; None goes on with the session's own.
-            drafter: guesses tokens, which the model then checks several at once (see
-                `streamlm.runtime.speculation`): faster where it guesses well. The text is as likely
-                as without, and at temperature 0 the same; the random numbers are used otherwise.
+            stop: strings at which to stop. The first match is read but not returned.
+            seed: reseeds the random generator; None continues with the session's own.
+            drafter: proposes tokens, which the model checks several at a time; see
+                `streamlm.runtime.speculation`. The text has the same distribution as without, and
+                is the same at temperature 0, but random numbers are used in another order.
 
         Returns:
-            An iterator of pieces of text, never half a character. If it is dropped halfway, the
-            session has read what was written until then.
+            An iterator of pieces of text that never split a character. If the caller stops early,
+            the session has read the text generated so far.
 
         Raises:
-            ValueError: at once, for a value that is not allowed.
+            ValueError: immediately, if a value is not allowed.
         """
         sampling = Sampling(
             temperature=temperature,
@@ -254,42 +258,42 @@ class Session:
         )
         return generation.pieces()
 
-    def choices(
+    def generate_logprobs(
         self,
         prompt: str = "",
         sampling: Sampling | None = None,
         *,
         max_tokens: int = 256,
-        others: int = 0,
+        top_logprobs: int = 0,
         stop: str | Iterable[str] = (),
         seed: int | None = None,
-    ) -> Iterator[Choice]:
-        """`generate`, token by token: with each, how likely it was and what else was likely.
+    ) -> Iterator[TokenLogprob]:
+        """`generate`, token by token, with log-probabilities.
 
         Args:
-            others: so many of the likeliest tokens are told with each; see `Choice`.
-            stop: strings at which to end. The tokens of the first one found are read, not told; one
-                that begins before it is told with the characters that are not part of it.
+            top_logprobs: the number of likeliest tokens to return with each.
+            stop: strings at which to stop. The tokens of the first match are read but not returned;
+                a token that begins before it is returned with the characters before it.
 
         Raises:
-            ValueError: at once, for a value that is not allowed.
+            ValueError: immediately, if a value is not allowed.
         """
-        if others < 0:
-            raise ValueError(f"others = {others}; allowed: 0 or more")
+        if top_logprobs < 0:
+            raise ValueError(f"top_logprobs = {top_logprobs}; allowed: 0 or more")
         generation = Generation(
             self._live, prompt, sampling or Sampling(), max_tokens=max_tokens, stop=stop, seed=seed
         )
-        return generation.choices(others)
+        return generation.logprobs(top_logprobs)
 
     # -- forks and snapshots ----------------------------------------------------------------------
 
     def fork(self, branch: str | None = None, *, tokens: int | None = None) -> "Session":
-        """A session that goes on from here on its own; nothing is copied.
+        """An independent session that continues from here. Nothing is copied.
 
         Args:
-            branch: None gives a session without a store. A name begins a branch of that name in
-                this session's store, after saving.
-            tokens: where to begin instead: an earlier position, as `rewind` would go to.
+            branch: None returns a session without a store. A name saves, and begins a branch of
+                that name in this session's store.
+            tokens: an earlier position to continue from; see `rewind`.
 
         Raises:
             ValueError: the branch exists, the session has no store, or tokens is out of range.
@@ -322,12 +326,12 @@ class Session:
         self._live.require_store("fork at a position")
         head = self.saved if self.readonly else self.save()
         assert head is not None
-        if tokens > head.position:  # read since, by a session that may not save
+        if tokens > head.position:  # a read-only session has read on without saving
             raise ValueError(f"tokens = {tokens}; allowed: 0 to {head.position}")
         return self._live.fork_at(head, tokens)
 
     def save(self) -> Ref:
-        """Commit everything read since the last snapshot; returns once it is safe on disk.
+        """Commit everything since the last snapshot, and return once it is safe on disk.
 
         Raises:
             ValueError: the session has no store.
@@ -342,16 +346,16 @@ class Session:
         snapshot: Ref | int | None = None,
         time: datetime | float | None = None,
     ) -> None:
-        """Go back to a position, a snapshot or a time; history keeps what was: it can be undone.
+        """Return to a position, a snapshot or a time. The history is kept, so this can be undone.
 
         Args:
-            tokens: the position: from the nearest snapshot before it, the token log is replayed.
-                Text that was held back there, not yet a token, is forgotten.
+            tokens: a position. The token log is replayed from the last snapshot before it. Text
+                that was held back there is dropped.
             snapshot: an entry of `history()`, or its `seq`.
-            time: to where the branch stood then: a datetime, or seconds since 1970.
+            time: a datetime, or seconds since 1970; returns to the newest snapshot at that time.
 
         Raises:
-            ValueError: not just one is given, or it is out of range; the session stays as it is.
+            ValueError: not exactly one is given, or it is out of range; nothing is changed.
         """
         if sum(goal is not None for goal in (tokens, snapshot, time)) != 1:
             raise ValueError("allowed: one of tokens=…, snapshot=… and time=…")
@@ -364,18 +368,18 @@ class Session:
         else:
             ref = bound.find(snapshot, time)
             commit, ids = ref.commit, None
-            if not bound.store.is_loadable(commit):  # its tokens are still there
+            if not bound.store.is_loadable(commit):  # deleted, but its tokens are kept
                 commit, ids = bound.path_to(ref, ref.position)
         if commit != head.commit:
-            loaded = bound.load(commit)  # first, for it may be damaged
+            loaded = bound.load(commit)  # before publishing, as it may be corrupt
             try:
                 bound.store.publish(commit, branch=self.branch)
-            finally:  # interrupted or not, the session stands where the branch does
+            finally:  # interrupted or not, the session follows the branch
                 moved = bound.store.head(self.branch)
                 if moved is not None and moved != bound.saved and moved.commit == commit:
                     live.restore(bound, moved, loaded)
         if ids is not None and (len(ids) or live.stream.holds_text):
-            # The snapshot's tail is part of what is replayed; its reading is not gone on with.
+            # The replayed tokens include the snapshot's tail; its `feed` is not resumed.
             stream = live.stream.read_ids(self.checkpoint, ids, cache=live.cache)
             live.move(stream.without_held_text(self.checkpoint), ids, None)
             self.save()

@@ -1,8 +1,8 @@
-"""A stream as a snapshot: what a session hands to the store, and what it gets back.
+"""Conversion between a stream and the snapshot of it that a store holds.
 
-Both windows of slots follow from the number of tokens read: every closed segment appended T slots
-to memory, and what left memory became one compressed slot per c. Only the `sketch` head, whose runs
-hang on the text, counts its compressed slots itself.
+Both windows of slots follow from the number of tokens read: each closed segment appends T slots to
+memory, and every c slots that leave memory become one compressed slot. Only the `sketch` head
+counts its compressed slots itself, because its runs depend on the text.
 """
 
 from collections.abc import Mapping
@@ -19,12 +19,12 @@ from streamlm.models.heads.sketch import MADE
 from streamlm.runtime.text_stream import TextStream
 from streamlm.state import State, from_numpy
 
-UNBOUNDED = 1 << 32  # slots of a head that lets go of none
+UNBOUNDED = 1 << 32  # slots of a head that evicts none
 
 
 @dataclass(frozen=True)
 class SlotCounts:
-    """Slots ever appended to each window, and how many of them are still there."""
+    """Slots ever appended to each window, and the number of them that remain."""
 
     memory_end: int
     compressed_end: int
@@ -33,10 +33,10 @@ class SlotCounts:
 
     @classmethod
     def at(cls, position: int, config: ModelConfig, made: int | None) -> "SlotCounts":
-        """After `position` tokens.
+        """The counts after `position` tokens.
 
         Args:
-            made: compressed slots ever made, of a head that counts them.
+            made: compressed slots ever made, for a head that counts them.
         """
         end = position // config.segment_len * config.segment_len
         gone = max(0, end - config.memory_len)
@@ -55,12 +55,12 @@ def to_snapshot(
     tokens: np.ndarray,
     attributes: Mapping[str, Any],
 ) -> Snapshot:
-    """The snapshot of a stream of one row.
+    """The snapshot of a state of one row.
 
     Args:
-        arrays: what else is kept; empty ones are left out.
+        arrays: further arrays to store; empty ones are left out.
         tokens: ids read since the parent commit.
-        attributes: small state.
+        attributes: further JSON values to store.
     """
     position = int(state.position)
     parts = state.to_numpy()
@@ -86,10 +86,10 @@ def to_snapshot(
 
 
 def to_state(snapshot: Snapshot, model: Model) -> State:
-    """The state that `to_snapshot` saved, on the model's device and in its precision.
+    """The inverse of `to_snapshot`, on the model's device and in its precision.
 
     Raises:
-        ValueError: the arrays do not have the shapes that the model and the position ask for.
+        ValueError: the arrays do not have the shapes that the model and the position require.
     """
     config = model.config
     length = snapshot.position % config.segment_len
@@ -158,7 +158,7 @@ def stream_to_snapshot(
     tokens: np.ndarray,
     attributes: Mapping[str, Any],
 ) -> Snapshot:
-    """The snapshot of a stream of text; `tokens` are the ids since the parent commit."""
+    """The snapshot of a stream of text; `tokens` are the ids read since the parent commit."""
     small = {
         "pending": stream.pending,
         "tail": dict(stream.tail),
@@ -175,7 +175,7 @@ def stream_to_snapshot(
 
 
 def stream_from_snapshot(snapshot: Snapshot, model: Model, *, recent: np.ndarray) -> TextStream:
-    """The stream that `stream_to_snapshot` saved; `recent` are the newest tokens of the log.
+    """The inverse of `stream_to_snapshot`; `recent` are the newest ids of the token log.
 
     Raises:
         ValueError: the arrays do not belong to this model.

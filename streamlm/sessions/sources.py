@@ -1,4 +1,4 @@
-"""What can be read: text, files by path, file objects and iterators, as blocks of bytes or text."""
+"""Sources of text: strings, files by path, file objects and iterators, read in blocks."""
 
 import hashlib
 import os
@@ -11,7 +11,7 @@ from typing import IO, TypeAlias, cast
 Source: TypeAlias = "str | os.PathLike[str] | IO[str] | IO[bytes] | Iterable[str] | Iterable[bytes]"
 ALLOWED = "str for text, a pathlib.Path for a file, a file object, an iterator of str or bytes"
 
-BLOCK = 1 << 14  # bytes read at a time; a block is read by the model as a whole, or not at all
+BLOCK = 1 << 14  # bytes per block; the model reads a block as a whole or not at all
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,12 @@ class FeedCursor:
 
 
 class OpenSource:
-    """One source, opened; iterating gives its blocks.
+    """One opened source; iterating yields its blocks.
 
     Attributes:
-        name: for messages and progress; size: bytes, or None when unknown.
-        n_bytes: handed out so far.
+        name: for messages and progress.
+        size: bytes, None if unknown.
+        n_bytes: bytes yielded so far.
     """
 
     def __init__(self, source: Source, *, block_bytes: int | None = None) -> None:
@@ -63,7 +64,7 @@ class OpenSource:
 
     @property
     def digest(self) -> str:
-        """sha256 of what was handed out; "" for a source that cannot be read twice."""
+        """sha256 of the bytes yielded; "" for a source that cannot be read twice."""
         return self._sha.hexdigest() if self._path is not None else ""
 
     def seek(self, cursor: FeedCursor) -> bool:
@@ -81,7 +82,7 @@ class OpenSource:
         return True
 
     def whole_digest(self) -> str:
-        """sha256 of the whole file, "" for other sources."""
+        """sha256 of the whole file; "" for other sources."""
         if self._path is None:
             return ""
         with open(self._path, "rb") as file:
@@ -111,7 +112,7 @@ class OpenSource:
             for start in range(0, len(source), self._block):
                 yield source[start : start + self._block]
         elif hasattr(source, "read"):
-            # A pipe gives what it has: text that arrives slowly is read as it comes.
+            # `read1` does not wait for a full block: text is read from a pipe as it arrives.
             read = getattr(source, "read1", None) or source.read
             while block := read(self._block):
                 yield block
@@ -119,20 +120,20 @@ class OpenSource:
             for piece in cast(Iterable[object], source):
                 if not isinstance(piece, (str, bytes)):
                     raise TypeError(
-                        f"the iterator gave {type(piece).__name__}; allowed: str or bytes"
+                        f"the iterator yielded {type(piece).__name__}; allowed: str or bytes"
                     )
                 for start in range(0, len(piece), self._block):
                     yield piece[start : start + self._block]
 
 
 def whole_characters(data: bytes) -> tuple[bytes, bytes]:
-    """UTF-8 and the character cut off at its end, if there is one.
+    """Split UTF-8 before an incomplete character at its end.
 
-    A reading that is interrupted between two blocks may be gone on with after other text, or never.
+    No block ends within a character, as other text may follow an interruption between two blocks.
     """
     for n in range(1, min(3, len(data)) + 1):
         lead = data[-n]
-        if lead >= 0xC0:  # begins a character of two, three or four bytes
+        if lead >= 0xC0:  # the lead byte of a character of two to four bytes
             size = 2 + (lead >= 0xE0) + (lead >= 0xF0)
             return (data[:-n], data[-n:]) if n < size else (data, b"")
         if lead < 0x80:
@@ -162,13 +163,13 @@ def resume_sources(cursor: FeedCursor | None, opened: list[OpenSource]) -> FeedC
 
 
 def as_path(source: Source) -> Path | None:
-    """The file that a source names, or None when it is text or a stream.
+    """The path of a file, or None if the source is text or a stream.
 
-    A `Path`, or whatever else is an `os.PathLike`, is a file. A `str` is text, whatever it says,
-    even where a file has this very name.
+    A `Path`, or any other `os.PathLike`, is a file. A `str` is always text, even if a file has this
+    name.
 
     Raises:
-        TypeError: nothing that can be read.
+        TypeError: the source is of another type.
     """
     if isinstance(source, os.PathLike):
         return Path(os.fsdecode(source))
@@ -184,5 +185,5 @@ def _check_file(path: Path) -> None:
         raise IsADirectoryError(f"{path} is a directory; allowed: a file, or several by name")
     if not path.exists():
         raise FileNotFoundError(f"no file {str(path)!r}")
-    with open(path, "rb"):  # unreadable files are told before anything is read
+    with open(path, "rb"):  # report unreadable files before anything is read
         pass

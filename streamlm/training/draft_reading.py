@@ -1,4 +1,4 @@
-"""What a drafter learns from: places in documents that the backbone reads, and what followed."""
+"""Batches that a drafter trains on: positions in documents, and the tokens that follow."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,29 +12,29 @@ from streamlm.models.base import Model
 from streamlm.models.cache import Cache
 from streamlm.models.layers.adaptive import AdaptiveEmbedding
 from streamlm.models.modes import in_mode
-from streamlm.runtime.drafter import Drafter, DrafterConfig, Known, newest_slots
+from streamlm.runtime.drafter import DraftContext, Drafter, DrafterConfig, newest_slots
 from streamlm.state import State
 from streamlm.training.data import IGNORED, Corpus, SegmentBatches
 from streamlm.transfer import send
 
 
 @dataclass(frozen=True)
-class Places:
-    """Places in a segment that was read, and what is to be guessed there.
+class DraftBatch:
+    """Positions in a segment, and the tokens to propose there.
 
     Attributes:
-        known: of B · n places; see `Known`.
-        targets: [B · n, N] the tokens that follow, IGNORED behind a document's end.
-        hidden: [B · n, N, D] the backbone's output from which it predicts each of them.
+        context: at the B · n positions.
+        targets: [B · n, N] the tokens that follow; IGNORED after a document's end.
+        hidden: [B · n, N, D] the backbone's outputs that predict them.
     """
 
-    known: Known
+    context: DraftContext
     targets: Tensor
     hidden: Tensor
 
 
 class Reader:
-    """Documents read side by side by the backbone, without gradients."""
+    """Reads documents in parallel rows with the backbone, without gradients, for the drafter."""
 
     def __init__(
         self, checkpoint: Checkpoint, config: DrafterConfig, corpus: Corpus, batch_size: int,
@@ -55,11 +55,11 @@ class Reader:
         self.tail = torch.full((batch_size, config.label_len), IGNORED, device=model.device)
 
     @torch.no_grad()
-    def read(self, at: Callable[[int], Tensor]) -> Places | None:
+    def read(self, at: Callable[[int], Tensor]) -> DraftBatch | None:
         """Read the next segment of every row; None at the end of the corpus.
 
         Args:
-            at: from the number of places there are to [B, n] of them, or [1, n] for all rows alike.
+            at: maps the number of positions to [B, n] of them, or [1, n] for all rows.
         """
         batch = next(self.batches, None)
         if batch is None:
@@ -71,20 +71,27 @@ class Reader:
             state = state.reset_rows(batch.begins)
         inputs, targets = (send(each, model.device) for each in (batch.inputs, batch.targets))
         hidden, read = model.hidden(inputs, state, self.cache)
-        tail = torch.cat([tail[:, :-1], inputs[:, :1]], dim=1)  # where documents begin, bos
+        tail = torch.cat([tail[:, :-1], inputs[:, :1]], dim=1)  # bos where documents begin
         tokens = torch.cat([tail, targets], dim=1)
         rows = torch.arange(len(inputs), device=model.device)[:, None]
-        places = send(at(self.segment_len - config.n_tokens), model.device)
-        places = places.expand(len(inputs), -1)
-        found = self._places(rows, places, tokens, hidden, read)
+        positions = send(at(self.segment_len - config.n_tokens), model.device)
+        positions = positions.expand(len(inputs), -1)
+        drafts = self._batch(rows, positions, tokens, hidden, read)
         self.tail = tokens[:, -config.label_len :]
         self.state = model.commit(read, self.cache)[0]
-        return found
+        return drafts
 
-    def _places(
+    def _batch(
         self, rows: Tensor, at: Tensor, tokens: Tensor, hidden: Tensor, read: State
-    ) -> Places:
-        """Args: at: [B, n], newest token read; tokens: [B, label_len + T]; read: after them."""
+    ) -> DraftBatch:
+        """The batch at some positions.
+
+        Args:
+            at: [B, n] index of the newest token that the backbone has read.
+            tokens: [B, label_len + T].
+            hidden: [B, T, D] the backbone's outputs.
+            read: the state after the segment.
+        """
         config = self.config
 
         def window(start: Tensor, n: int) -> Tensor:
@@ -95,39 +102,39 @@ class Reader:
         labels = tokens[rows[..., None], window(at + 1, config.label_len)]
         following = window(at + 1, config.n_tokens)
         targets = tokens[rows[..., None], config.label_len + following]
-        known = Known(
+        context = DraftContext(
             torch.where(labels == IGNORED, -1, labels).flatten(0, 1),
             slots[seen].flatten(0, 1),
             real[seen].flatten(0, 1),
             hidden[rows, at].flatten(0, 1),
         )
-        # Nothing is known, so nothing asked, behind a document's end.
+        # There is no context, and so no target, after a document's end.
         over = tokens[rows, config.label_len + at] == IGNORED
         targets = targets.masked_fill(over[..., None], IGNORED)
         said = hidden[rows[..., None], following]
-        return Places(known, targets.flatten(0, 1), said.flatten(0, 1))
+        return DraftBatch(context, targets.flatten(0, 1), said.flatten(0, 1))
 
 
-def offset_losses(drafter: Drafter, model: Model, places: Places, others: Tensor) -> Tensor:
-    """Cross-entropy in nats with what the backbone says, knowing all tokens before: [B · n, N].
+def offset_losses(drafter: Drafter, model: Model, batch: DraftBatch, others: Tensor) -> Tensor:
+    """Cross-entropy in nats with the backbone's distribution given all tokens before: [B · n, N].
 
-    What it says is a better teacher than the one token that came, and what drafts are checked by.
-    Both distributions are those among some of the vocabulary, which saves most of the time: the
-    loss is least where they agree, whichever tokens are compared.
+    The backbone's distribution is a better teacher than the one token that follows, and is what
+    drafts are checked against. Both distributions are restricted to part of the vocabulary, which
+    saves most of the time; the minimum is where they agree, whichever tokens are compared.
 
     Args:
-        others: ids that are compared besides the targets.
+        others: ids to compare besides the targets.
     """
-    compared = torch.cat([places.targets[places.targets != IGNORED], others]).unique()
+    compared = torch.cat([batch.targets[batch.targets != IGNORED], others]).unique()
     with torch.no_grad():
-        wanted = _logits_of(model, places.hidden, compared).softmax(dim=-1)
-    guessed = _logits_of(model, drafter(model, places.known), compared).log_softmax(dim=-1)
+        wanted = _logits_of(model, batch.hidden, compared).softmax(dim=-1)
+    guessed = _logits_of(model, drafter(model, batch.context), compared).log_softmax(dim=-1)
     losses = -(wanted * guessed).sum(dim=-1)
-    return losses.masked_fill(places.targets == IGNORED, 0)
+    return losses.masked_fill(batch.targets == IGNORED, 0)
 
 
 def _logits_of(model: Model, outputs: Tensor, ids: Tensor) -> Tensor:
-    """Logits of some of the vocabulary: [..., D] → [..., n] float32."""
+    """Logits of part of the vocabulary: [..., D] → [..., n] float32."""
     if isinstance(model.embedding, AdaptiveEmbedding):
         return model.logits(outputs)[..., ids].float()
     return F.linear(outputs, model.embedding.weight[ids], model.output_bias[ids]).float()
@@ -144,32 +151,33 @@ def offset_nats(
     stride: int = 8,
     progress: Callable[[int], object] = lambda tokens: None,
 ) -> tuple[list[float], int]:
-    """How well a drafter guesses documents: a conditionally independent likelihood.
+    """The drafter's negative log-likelihood of documents, by offset.
 
-    Its tokens do not know of each other, so this is no likelihood of the backbone's, and no bits
+    The drafted tokens are conditionally independent, so this is not comparable with a model's bits
     per byte.
 
     Args:
-        max_tokens: stop after about so many were read; stride: measure at every so many.
+        max_tokens: stop after about this many tokens.
+        stride: tokens between measured positions.
 
     Returns:
-        Mean nats a token of each offset, and the number of places.
+        Mean nats per token at each offset, and the number of positions.
     """
     model = checkpoint.model
     reader = Reader(checkpoint, drafter.config, corpus, min(batch_size, len(corpus)))
     total, count, read = torch.zeros(drafter.config.n_tokens).double(), 0, 0
     with in_mode(drafter, training=False):
         while True:
-            places = reader.read(lambda n: torch.arange(0, n, stride)[None])
-            if places is None or (max_tokens is not None and read >= max_tokens):
+            batch = reader.read(lambda n: torch.arange(0, n, stride)[None])
+            if batch is None or (max_tokens is not None and read >= max_tokens):
                 break
-            whole = (places.targets != IGNORED).all(dim=1)
-            found = -model.log_prob(drafter(model, places.known), places.targets)
+            whole = (batch.targets != IGNORED).all(dim=1)
+            found = -model.log_prob(drafter(model, batch.context), batch.targets)
             total += found[whole].sum(dim=0).double().cpu()
             count += int(whole.sum())
             n = len(reader.batches.document) * reader.segment_len
             read += n
             progress(n)
     if not count:
-        raise ValueError("no place with enough text behind it; allowed: longer documents")
+        raise ValueError("no position is followed by enough text; allowed: longer documents")
     return (total / count).tolist(), count

@@ -1,4 +1,4 @@
-"""Training a drafter: the backbone reads and stays as it is; what it will say is to be guessed."""
+"""Training a drafter to predict the outputs of a backbone, which is not modified."""
 
 import json
 import math
@@ -34,14 +34,14 @@ from streamlm.training.trainer import (
 )
 from streamlm.transfer import send
 
-PLACES = 48  # of each row's segment, drawn anew each time, that are trained on
-OTHERS = 512  # tokens compared besides those that came
+POSITIONS = 48  # trained on per row and segment, drawn at random in each step
+OTHERS = 512  # ids compared besides the targets
 UNUSED = {"accumulate": 1, "unroll": 1, "precision": "float32", "compile": False}
 
 
 @dataclass(frozen=True)
 class DraftStep:
-    """What one step reports: cross-entropy of each offset with the backbone, nats."""
+    """The report of one step; `losses` is the cross-entropy with the backbone by offset, nats."""
 
     step: int
     losses: list[float]
@@ -52,10 +52,10 @@ class DraftStep:
 
 
 class DraftTrainer:
-    """One run in one folder: `log.jsonl`, `last/` (to go on from), `model/` (the drafter).
+    """A training run in a folder: `log.jsonl`, `last/` (to resume from), `model/` (the drafter).
 
     Raises:
-        ValueError: the configuration asks for what is not done here; says what.
+        ValueError: a setting of the configuration is not supported for drafters.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class DraftTrainer:
         self.step = 0
 
     def run(self) -> Iterator[DraftStep]:
-        """Train to the end, yielding after every step; saves and evaluates on the way."""
+        """Train to the end, with regular saves and evaluations; yields after every step."""
         config = self.config
         self.folder.mkdir(parents=True, exist_ok=True)
         started, per_step = time.perf_counter(), config.batch_size * self.reader.segment_len
@@ -109,7 +109,7 @@ class DraftTrainer:
         save_drafter(self.folder / "model", self.drafter)
 
     def validate(self) -> list[float]:
-        """Nats a token of each offset, over the first `eval_tokens` tokens of the validation."""
+        """Nats per token by offset, over the first `eval_tokens` tokens of the validation data."""
         config = self.config
         nats, _ = offset_nats(
             self.drafter, self.checkpoint, self.valid,
@@ -120,17 +120,17 @@ class DraftTrainer:
     def _optimise(self, rate: float) -> list[float]:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        # Drawn by the number of the step, so that a run resumed draws the same.
+        # Seeded by the step, so that a resumed run draws the same.
         random = np.random.default_rng([self.config.seed, self.step])
-        size = (self.config.batch_size, PLACES)
-        places = self.reader.read(lambda n: torch.from_numpy(random.integers(0, n, size)))
-        assert places is not None  # shuffled, it never ends
+        size = (self.config.batch_size, POSITIONS)
+        batch = self.reader.read(lambda n: torch.from_numpy(random.integers(0, n, size)))
+        assert batch is not None  # a shuffled reader never ends
         model = self.checkpoint.model
         others = torch.from_numpy(random.integers(0, model.config.vocab_size, OTHERS))
         with in_mode(self.drafter, training=True):
             others = send(others, model.device)
-            losses = offset_losses(self.drafter, model, places, others).sum(dim=0)
-            losses = losses / (places.targets != IGNORED).sum(dim=0).clamp(min=1)
+            losses = offset_losses(self.drafter, model, batch, others).sum(dim=0)
+            losses = losses / (batch.targets != IGNORED).sum(dim=0).clamp(min=1)
             losses.mean().backward()
         norm = torch.nn.utils.clip_grad_norm_(self.drafter.parameters(), self.config.clip)
         # As in `Trainer`: the optimiser skips a step whose gradient is not finite.
@@ -140,10 +140,10 @@ class DraftTrainer:
         found: list[float] = losses.detach().tolist()
         return found
 
-    # -- stop and go on ---------------------------------------------------------------------------
+    # -- saving and resuming ----------------------------------------------------------------------
 
     def save(self) -> None:
-        """Write everything needed to go on into `last/`, replacing it at once."""
+        """Write everything needed to resume into `last/`, replacing it atomically."""
         with put_in_place(self.folder) as fresh:
             save_drafter(fresh, self.drafter)
             training = {
@@ -157,11 +157,11 @@ class DraftTrainer:
             torch.save(training, fresh / "training.pt")
 
     def resume(self) -> None:
-        """Go on from `last/`.
+        """Resume from `last/`.
 
         Raises:
-            FileNotFoundError: nothing was saved there.
-            ValueError: it was saved under another configuration, or for another backbone.
+            FileNotFoundError: there is no save.
+            ValueError: it was saved with another configuration, or for another backbone.
         """
         last = last_folder(self.folder)
         device = self.checkpoint.model.device
@@ -180,7 +180,7 @@ class DraftTrainer:
         self.optimizer.load_state_dict(optimizer)
         self.step = saved["step"]
         self.reader.batches.restore(saved["batches"])
-        closed = {"length": [0] * self.config.batch_size}  # older runs do not say so
+        closed = {"length": [0] * self.config.batch_size}  # absent in older runs
         self.reader.state = State.from_dict({**closed, **saved["state"]})
         self.reader.tail = saved["tail"]
 
@@ -192,7 +192,7 @@ def draft_trainer_for(
     *,
     progress: Callable[[str], None] = lambda message: None,
 ) -> DraftTrainer:
-    """Load what a recipe names and build its trainer; [model] is the drafter's."""
+    """Build the trainer for a recipe, whose [model] describes the drafter."""
     config = DrafterConfig.of(checkpoint, recipe.model)
     cache = Path(folder).parent / "cache"
     train, valid = recipe.corpora(checkpoint.tokenizer, cache=cache, progress=progress)

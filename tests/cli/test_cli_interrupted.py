@@ -40,7 +40,7 @@ from tests.support.command_line import (
         ("eval MODEL --data text.txt", "streamlm.training.evaluate.evaluate", "nothing is changed"),
         (
             "generate --session s --no-keep",
-            "streamlm.runtime.text_stream.TextStream.write_token",
+            "streamlm.runtime.text_stream.TextStream.generate_token",
             "nothing is kept",
         ),
         ("feed text.txt --session new", "streamlm.cli.feed.open_named", "nothing was read"),
@@ -77,7 +77,7 @@ def test_interrupted_generate_keeps_what_was_written(
     whole = kept.works("generate", *options, "--no-keep").out
     start = len(log(Path("sessions/s.zarr")))
     with monkeypatch.context() as patch:
-        interrupt_after(patch, "streamlm.runtime.text_stream.TextStream.write_token", 4)
+        interrupt_after(patch, "streamlm.runtime.text_stream.TextStream.generate_token", 4)
         result = kept("generate", *options)
     assert result.status == 130 and result.err == "interrupted; session s has what was written\n"
     assert result.out.endswith("\n") and whole.startswith(result.out[:-1])

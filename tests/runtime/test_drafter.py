@@ -21,9 +21,15 @@ from streamlm.cli.app import main
 from streamlm.config import TrainConfig
 from streamlm.models.base import Model
 from streamlm.models.cache import Cache
-from streamlm.runtime.drafter import Drafter, DrafterConfig, Known, load_drafter, save_drafter
+from streamlm.runtime.drafter import (
+    DraftContext,
+    Drafter,
+    DrafterConfig,
+    load_drafter,
+    save_drafter,
+)
 from streamlm.runtime.sampling import Sampling
-from streamlm.runtime.speculation import Written, write_pass
+from streamlm.runtime.speculation import Accepted, generate_pass
 from streamlm.runtime.stream import advance
 from streamlm.sessions.session import Session
 from streamlm.state import State
@@ -57,12 +63,12 @@ class Oracle(Drafter):
         self.model, self.right, self.wrong = model, right, wrong
         self.guesses: list[int] = []
 
-    def known(self, tokens: Tensor, hidden: Tensor, state: State) -> Known:
+    def context(self, tokens: Tensor, hidden: Tensor, state: State) -> DraftContext:
         self.at = tokens[:, -1:], state
-        return super().known(tokens, hidden, state)
+        return super().context(tokens, hidden, state)
 
     @torch.no_grad()
-    def forward(self, model: Model, known: Known) -> Tensor:
+    def forward(self, model: Model, context: DraftContext) -> Tensor:
         token, state = self.at
         found = []
         for index in range(self.config.n_tokens):
@@ -85,15 +91,15 @@ def speak(
     *,
     sampling: Sampling = GREEDY,
     seed: int = 0,
-) -> tuple[list[int], State, list[list[Written]]]:
+) -> tuple[list[int], State, list[list[Accepted]]]:
     """Write n tokens on from some that were read; the state has read all but the last."""
     tokens = random_tokens(model, 21)
     cache = Cache()
     hidden, state = advance(model, tokens[:, :-1], model.init_state(1), cache)
     known, random, passes = tokens[0].numpy(), np.random.PCG64(seed), []
-    silent = torch.zeros(model.config.vocab_size, dtype=torch.bool)
+    suppressed = torch.zeros(model.config.vocab_size, dtype=torch.bool)
     while (left := n - sum(map(len, passes))) > 0:
-        found = write_pass(
+        found = generate_pass(
             model,
             drafter if drafter is not None else Drafter(config_for(model)),
             known=known,
@@ -103,7 +109,7 @@ def speak(
             sampling=sampling,
             recent=known,
             random=random,
-            silent=silent,
+            suppressed=suppressed,
             limit=left,
         )
         passes.append(found)
@@ -217,7 +223,7 @@ def odds() -> Callable[[int, int], np.ndarray]:
     begin = random_tokens(model, 5)
     hidden, state = advance(model, begin[:, :-1], model.init_state(1))
     known = begin[0].numpy()
-    silent = torch.zeros(VOCABULARY, dtype=torch.bool)
+    suppressed = torch.zeros(VOCABULARY, dtype=torch.bool)
     exact = np.ones((VOCABULARY,) * LENGTH)
     for sequence in product(range(VOCABULARY), repeat=LENGTH):
         for index, token in enumerate(sequence):
@@ -229,8 +235,10 @@ def odds() -> Callable[[int, int], np.ndarray]:
     remember(model, "hidden", lambda tokens, state, cache: (tuple(tokens[0].tolist()), id(state)))
     remember(model, "logits", lambda hidden: (hidden.data_ptr(), hidden.shape))
     remember(model, "truncate", lambda before, tokens, after, n, cache: (id(before), id(after), n))
-    remember(drafter, "known", lambda tokens, hidden, state: (tuple(tokens[0].tolist()), id(state)))
-    remember(drafter, "forward", lambda model, known: id(known))
+    remember(
+        drafter, "context", lambda tokens, hidden, state: (tuple(tokens[0].tolist()), id(state))
+    )
+    remember(drafter, "forward", lambda model, context: id(context))
 
     def count(draws: int, seed: int) -> np.ndarray:
         counts, random = np.zeros((VOCABULARY,) * LENGTH), np.random.PCG64(seed)
@@ -239,9 +247,9 @@ def odds() -> Callable[[int, int], np.ndarray]:
             last: Any = (state, hidden)
             while len(written) < LENGTH:
                 so_far = np.append(known, np.array(written, known.dtype))
-                found = write_pass(
+                found = generate_pass(
                     model, drafter, known=so_far, state=last[0], hidden=last[1], cache=Cache(),
-                    sampling=SAMPLING, recent=so_far, random=random, silent=silent,
+                    sampling=SAMPLING, recent=so_far, random=random, suppressed=suppressed,
                     limit=LENGTH - len(written),
                 )  # fmt: skip
                 written += [one.token for one in found]
@@ -273,9 +281,9 @@ def test_odds_are_those_of_the_model(odds: Callable[[int, int], np.ndarray]) -> 
 @pytest.mark.parametrize(
     ("name", "wrong"),
     [
-        ("accepted", lambda token, wanted, drawn, chance: True),
-        ("accepted", lambda token, wanted, drawn, chance: chance < float(wanted[token])),
-        ("rest", lambda wanted, drawn: wanted),
+        ("is_accepted", lambda token, wanted, drawn, chance: True),
+        ("is_accepted", lambda token, wanted, drawn, chance: chance < float(wanted[token])),
+        ("residual", lambda wanted, drawn: wanted),
     ],
     ids=["accepts all", "accepts by p alone", "draws anew from p"],
 )
@@ -435,13 +443,13 @@ def test_saved_and_loaded_it_guesses_the_same(tiny: Checkpoint, tmp_path: Path) 
     found = load_drafter(tmp_path / "d", tiny)
     tokens = random_tokens(tiny.model, 9)
     hidden, state = advance(tiny.model, tokens[:, :-1], tiny.model.init_state(1))
-    wanted = drafter(tiny.model, drafter.known(tokens, hidden, state))
-    assert torch.equal(found(tiny.model, found.known(tokens, hidden, state)), wanted)
-    first = found.first(2)
-    guessed = first(tiny.model, first.known(tokens, hidden, state))
+    wanted = drafter(tiny.model, drafter.context(tokens, hidden, state))
+    assert torch.equal(found(tiny.model, found.context(tokens, hidden, state)), wanted)
+    first = found.shortened(2)
+    guessed = first(tiny.model, first.context(tokens, hidden, state))
     assert torch.allclose(guessed, wanted[:, :2], atol=1e-6), "guesses see none behind them"
     with pytest.raises(ValueError, match=r"n = 4; allowed: 1 to 3"):
-        found.first(4)
+        found.shortened(4)
 
 
 def test_drafters_that_do_not_fit(
@@ -463,7 +471,7 @@ def test_drafters_that_do_not_fit(
     shutil.copy(tiny_folder() / "model.safetensors", folder)
     with pytest.raises(ValueError, match=r"does not belong to config\.json"):
         load_drafter(folder, tiny)
-    with pytest.raises(ValueError, match="a drafter has no dmodel; it knows context_len"):
+    with pytest.raises(ValueError, match="a drafter has no dmodel; allowed: context_len"):
         DrafterConfig.of(tiny, {"dmodel": 8})
     with pytest.raises(ValueError, match="label_len = 65; allowed: 1 to 64"):
         DrafterConfig.of(tiny, {"label_len": 65})
@@ -494,7 +502,7 @@ def test_guesses_see_only_what_is_known(tiny: Checkpoint) -> None:
     tokens = np.append(tiny.tokenizer.bos_id, ids[: 32 + 8]).astype(np.int64)
     read = torch.from_numpy(tokens)[None]
     hidden, state = advance(tiny.model, read[:, :-1], tiny.model.init_state(1))
-    guessed = drafter(tiny.model, drafter.known(read, hidden, state))
+    guessed = drafter(tiny.model, drafter.context(read, hidden, state))
     assert torch.allclose(guessed[0], one[0], atol=1e-4)
 
 

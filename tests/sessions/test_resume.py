@@ -37,7 +37,7 @@ def go_on(session):
     for call in ("score", "rest", "greedy", "sampled", "feed", "score"):
         if call == "score":
             report = session.score("The whale, the sea; never mind.", logprobs=True)
-            found.append([report.ids, report.log_probs])
+            found.append([report.ids, report.logprobs])
         elif call in ("rest", "feed"):
             rest = [REST] if call == "rest" else []
             report = session.feed([*rest, " and so on, upon the sea. "])
@@ -223,7 +223,7 @@ with streamlm.open(sys.argv[1], streamlm.load(sys.argv[2], device="cpu"), create
     before = session.state.digest()
     report = session.score("The whale, the sea; never mind.", logprobs=True)
     session.feed(" And so on, upon the sea. ")
-    answer = [before, report.log_probs, session.position, session.tail]
+    answer = [before, report.logprobs, session.position, session.tail]
 print(json.dumps([torch.backends.cpu.get_cpu_capability(), answer]))
 """
 

@@ -411,4 +411,4 @@ def test_rows_of_scores_are_what_was_read(tiny: Checkpoint, text: str) -> None:
     session = Session(tiny)
     report = session.score([text], logprobs=True)
     assert report.ids == ids.tolist()
-    assert report.log_probs == pytest.approx(wanted[0].tolist(), abs=1e-4)
+    assert report.logprobs == pytest.approx(wanted[0].tolist(), abs=1e-4)

@@ -38,7 +38,7 @@ def do(session: Session, action: str, value: Any) -> Any:
         report = session.feed([value])
         return report.tokens, report.nats
     if action == "score":
-        return session.score(value, logprobs=True).log_probs
+        return session.score(value, logprobs=True).logprobs
     if action == "generate":
         return "".join(session.generate(value, max_tokens=4, temperature=1.5))
     if action == "rewind":
@@ -137,7 +137,7 @@ def test_sessions_do_not_see_each_other(
             assert one.state.digest() == other.state.digest() and one.tail == other.tail
             for secret in SECRETS.values():
                 found, wanted = (each.score(secret, logprobs=True) for each in (one, other))
-                assert found.log_probs == wanted.log_probs
+                assert found.logprobs == wanted.logprobs
             heads = [store.head(branch) for store in (lived, again)]
             logs = [
                 store.tokens(head, 0, head.position).tolist()

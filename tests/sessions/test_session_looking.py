@@ -46,7 +46,7 @@ def test_probabilities_are_the_models_own(tiny: Checkpoint) -> None:
     written = next(session.fork().choices("", Sampling(temperature=2), max_tokens=1, seed=5))
     report = session.score([written.text], logprobs=True)
     assert report.ids[0] == written.id  # a token of the vocabulary, not a byte
-    assert np.exp(report.log_probs[0]) == pytest.approx(written.probability, rel=0.05)
+    assert np.exp(report.logprobs[0]) == pytest.approx(written.probability, rel=0.05)
 
 
 @pytest.mark.parametrize("at", range(0, 60, 7))
@@ -151,7 +151,7 @@ def test_feeding_tells_each_token(open_: Open, prose: Callable[..., str]) -> Non
     report = session.feed([text], logprobs=True, block_bytes=100, progress=look)
     assert len(seen) == -(-len(text) // 100)  # characters of a str, not bytes
     assert seen == sorted(seen) and seen[-1] == len(report.ids) == report.tokens == plain.position
-    assert report.nats == pytest.approx(-sum(report.log_probs), rel=1e-5)
+    assert report.nats == pytest.approx(-sum(report.logprobs), rel=1e-5)
     assert report.nats == pytest.approx(expected.nats, rel=1e-4)
     with pytest.raises(ValueError, match="block_bytes = 0; allowed"):
         session.feed([text], block_bytes=0)

@@ -59,9 +59,9 @@ def test_score_says_what_feed_would_and_changes_nothing(
     assert len(session.history()) == (2 if before else 1)
 
     ids = tiny.tokenizer.encode(SETTLED).tolist()
-    assert report.ids == ids and len(report.log_probs) == len(ids) == report.tokens
-    assert -sum(report.log_probs) == pytest.approx(report.nats)
-    assert max(report.log_probs) < 0 and again.ids == again.log_probs == []
+    assert report.ids == ids and len(report.logprobs) == len(ids) == report.tokens
+    assert -sum(report.logprobs) == pytest.approx(report.nats)
+    assert max(report.logprobs) < 0 and again.ids == again.logprobs == []
     assert again.nats == pytest.approx(report.nats, rel=1e-5)
     assert (again.tokens, again.n_bytes) == (report.tokens, len(SETTLED.encode()))
     assert report.position == session.position
@@ -173,12 +173,12 @@ class Script:
         self.written = ""
         left = iter(pieces)
 
-        def write_token(stream: TextStream, *args: Any) -> tuple[TextStream, int, str]:
+        def generate_token(stream: TextStream, *args: Any) -> tuple[TextStream, int, str]:
             piece = next(left)
             self.written += piece
             return stream, 5, piece
 
-        monkeypatch.setattr(TextStream, "write_token", write_token)
+        monkeypatch.setattr(TextStream, "generate_token", generate_token)
 
 
 AB = st.text("ab", max_size=3)
