@@ -92,7 +92,7 @@ def run(series: Series, config: ForecastConfig, runs: Path, device: torch.device
             folder,
             device=device,
             resume=True,
-            told=told,
+            report=told,
             progress=lambda n: progress.advance(task, n),
         )
     errors = forecaster.errors(forecaster.windows(series, "test"))

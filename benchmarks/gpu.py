@@ -1,177 +1,175 @@
-"""Every check and figure that needs a GPU, in one call.
+"""Everything that needs a GPU, in the order of its worth, for one that is borrowed by the minute.
 
-    python -m benchmarks.gpu                            # needs CUDA; else as below
-    python -m benchmarks.gpu --device cpu               # the same code with tiny sizes
-    python -m benchmarks.gpu --parts parity training    # some parts only
+    python -m benchmarks.gpu --device cpu             # a dry run: all of it, with tiny sizes
+    python -m benchmarks.gpu carry --data data/books  # what must travel; prints what to run there
+    python -m benchmarks.gpu --parts card right …     # there; see docs/gpu.md
+    python -m benchmarks.gpu join WEIGHTS --out runs/books-gpu   # a checkpoint of what came back
+    python -m benchmarks.gpu pack --data data/books --out DIR    # the data alone
 
-It needs torch, numpy, safetensors and sentencepiece, and pytest for the tests; neither Zarr nor
-Gradio nor any data: tokens are made up, weights are random. Parts run one after another; one that
-fails is reported, and the others go on. The result file is written anew after each part.
+It needs torch, numpy, safetensors and sentencepiece, and pytest for the tests. Every part and every
+case is written to results.json as soon as it is known. One that fails is written down, and the next
+goes on; one that no longer fits into the time is left out.
 """
 
 import argparse
-import re
-import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Callable
-from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import torch
-
-import benchmarks.tools.without_store  # noqa: F401  must come before streamlm
-from benchmarks.tools import parity
-from benchmarks.tools.streaming import stream_figures
-from benchmarks.tools.training import recipe_configs, train_steps, ways_of_training
-from streamlm.config import COMPRESSIONS
-from streamlm.lab.results import describe, write_results
-from streamlm.models.build import build_model
-
 ROOT = Path(__file__).resolve().parents[1]
-LIMIT = 1e-4  # relative difference of float32 results that counts as agreement
+RECIPE = ROOT / "recipes" / "books-gpu.toml"
+CARRIED = ROOT / ".carry"
 
-
-def run_tests(options: argparse.Namespace) -> dict[str, Any]:
-    """`pytest -m cuda`, one test file after another; a file whose imports fail is skipped."""
-    found: dict[str, Any] = {}
-    for path in sorted((ROOT / "tests").glob("test_*.py")):
-        if "mark.cuda" not in path.read_text(encoding="utf-8"):
-            continue
-        command = [sys.executable, "-m", "pytest", "-q", "-m", "cuda", "-W", "default"]
-        command += ["-p", "benchmarks.tools.without_store", "-p", "no:cacheprovider", str(path)]
-        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        text = result.stdout + result.stderr
-        missing = re.search(r"(?:ModuleNotFoundError: )?No module named '?([\w.]+)'?", text)
-        lines = text.strip().splitlines()
-        if result.returncode and missing:
-            found[path.name] = f"skipped: no module named {missing[1]}"
-        elif result.returncode in (0, 5):  # 5: no test was selected
-            found[path.name] = lines[-1]
-        else:
-            found[path.name] = "FAILED\n" + "\n".join(lines[-60:])
-    found["agrees"] = not any(str(text).startswith("FAILED") for text in found.values())
-    return found
-
-
-def run_parity(options: argparse.Namespace) -> dict[str, Any]:
-    """Largest differences between the device and the CPU, float32, for every compression."""
-    found: dict[str, Any] = {
-        f"training, {kind}, {loss}": parity.between_devices(kind, loss, options.device)
-        for kind, loss in parity.CASES
-    }
-    for kind in COMPRESSIONS:
-        found[f"token by token, {kind}"] = parity.streaming(kind, options.device)
-        found[f"state moved, {kind}"] = parity.moved(kind, options.device)
-    worst = max(value for case in found.values() for value in case.values())
-    return {"largest": worst, "agrees": worst < LIMIT, "cases": found}
-
-
-def run_bfloat16(options: argparse.Namespace) -> dict[str, Any]:
-    """A training step under bfloat16 autocast beside float32, both on the device."""
-    cases = {
-        f"{kind}, {loss}": parity.between_precisions(kind, loss, options.device)
-        for kind, loss in parity.CASES
-    }
-    return {"largest_loss_difference": max(c["language_loss"] for c in cases.values()), **cases}
-
-
-def run_compile(options: argparse.Namespace) -> dict[str, Any]:
-    """The recipe's steps, compiled and not, in float32 and bfloat16."""
-    tokenizer, model, config = recipe_configs(options.recipe, tiny=options.tiny)
-    return ways_of_training(
-        tokenizer,
-        model,
-        config,
-        device=options.device,
-        warm_up=4 if options.tiny else 12,
-        steps=options.steps,
-        seconds=options.seconds,
-    )
-
-
-def run_training(options: argparse.Namespace) -> dict[str, Any]:
-    """The recipe as it stands: tokens per second, and how long the whole run would take."""
-    tokenizer, model, config = recipe_configs(options.recipe, tiny=options.tiny)
-    found = train_steps(
-        tokenizer,
-        model,
-        config,
-        device=options.device,
-        warm_up=4 if options.tiny else 12,
-        steps=4 * options.steps,
-        seconds=options.seconds,
-    )
-    if not options.tiny:
-        hours = config.steps * found["tokens_per_step"] / found["tokens_per_second"] / 3600
-        found["whole_run_hours"] = hours
-    return found
-
-
-def run_streaming(options: argparse.Namespace) -> dict[str, Any]:
-    """One stream: reading and writing speed, time and memory after 1,000 and 200,000 tokens."""
-    _, config, _ = recipe_configs(options.recipe, tiny=options.tiny)
-    torch.manual_seed(0)
-    model = build_model(config).to(options.device).requires_grad_(False).freeze()
-    sizes = {"short": 256, "long": 2048, "rows": 4} if options.tiny else {}
-    return stream_figures(
-        model, **{"short": 1000, "long": 200_000, "rows": 32, "repeats": options.steps, **sizes}
-    )
-
-
-PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
-    "tests": run_tests,
-    "parity": run_parity,
-    "bfloat16": run_bfloat16,
-    "compile": run_compile,
-    "training": run_training,
-    "streaming": run_streaming,
+# In order, with the seconds that each is expected to take on an H100; `train` takes what it gets.
+PARTS = {
+    "card": 5.0,
+    "right": 40.0,
+    "decode": 25.0,
+    "feed": 8.0,
+    "attention": 45.0,
+    "train": 60.0,
+    "streaming": 20.0,
+    "compile": 120.0,
+    "tests": 15.0,
 }
 
 
-def attempt(part: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What a part found, or how it failed."""
-    started = time.perf_counter()
-    try:
-        found = part()
-    except Exception as error:
-        found = {"error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()}
-    return {"seconds": round(time.perf_counter() - started, 1), **found}
-
-
-def main(arguments: list[str] | None = None) -> None:
+def run(arguments: list[str], *, began: float) -> None:
+    """Do parts, and exit with 1 if one of them failed."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.gpu",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--device", default="cuda")
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
-    parser.add_argument("--recipe", type=Path, default=ROOT / "recipes" / "books-gpu.toml")
-    parser.add_argument("--steps", type=int, help="training steps timed")
-    parser.add_argument("--seconds", type=float, default=60, help="limit for each way of training")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/gpu.json"))
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--tiny", action="store_true", help="a dry run; always without CUDA")
+    parser.add_argument("--limit", type=float, default=float("inf"), help="seconds for everything")
+    parser.add_argument("--train-seconds", type=float, help="for training, compilation included")
+    parser.add_argument("--no-compile", dest="compile", action="store_false")
+    parser.add_argument("--recipe", type=Path, default=RECIPE)
+    parser.add_argument("--carried", type=Path, default=CARRIED, help="what `carry` has made")
+    parser.add_argument("--out", type=Path, default=Path("runs/gpu"))
     options = parser.parse_args(arguments)
-    if torch.device(options.device).type == "cuda" and not torch.cuda.is_available():
-        print("no CUDA device here: the same checks on the CPU, with tiny sizes", flush=True)
+    if (site := options.carried / "wheels").is_dir():
+        sys.path.append(str(site.resolve()))  # what is installed goes first
+    import torch
+
+    from benchmarks.gpu_parts.run import RESULTS, Options, Run
+    from benchmarks.tools.without_store import STORE  # before anything imports the store
+    from streamlm.lab.results import describe
+
+    if options.device == "cuda" and not torch.cuda.is_available():
+        print("no CUDA device here: a dry run on the CPU", flush=True)
         options.device = "cpu"
-    options.tiny = torch.device(options.device).type == "cpu"
-    options.steps = options.steps or (3 if options.tiny else 20)
+    tiny = options.tiny or options.device == "cpu"
+    if tiny:
+        torch.set_num_threads(1)
+    options.out.mkdir(parents=True, exist_ok=True)
+    chosen = Options(
+        device=options.device,
+        tiny=tiny,
+        recipe=options.recipe,
+        packs=options.carried / "packs",
+        out=options.out,
+        train_seconds=options.train_seconds or (3.0 if tiny else 430.0),
+        compile=options.compile and not tiny,
+        store=STORE,
+    )
     print(describe(options.device), flush=True)
-    figures: dict[str, Any] = {}
-    for name in options.parts:
-        print(f"\n{name}: {(PARTS[name].__doc__ or '').strip()}", flush=True)
-        figures[name] = attempt(partial(PARTS[name], options))
-        for key, value in figures[name].items():
-            print(f"  {key}: {value}", flush=True)
-        settings = {"tiny": options.tiny, "recipe": options.recipe.name, "parts": options.parts}
-        write_results(options.out, settings=settings, figures=figures, device=options.device)
-    failed = [n for n, found in figures.items() if "error" in found or found.get("agrees") is False]
-    outcome = f"FAILED: {', '.join(failed)}" if failed else "all ran"
-    print(f"\nwritten to {options.out}; {outcome}")
+    expected = {name: 0.0 if tiny else s for name, s in PARTS.items() if name in options.parts}
+    doing = Run(chosen, expected, until=began + options.limit)
+    for name in expected:
+        module = f"benchmarks.gpu_parts.{name}"
+
+        def measure(part: Any, module: str = module) -> None:
+            import_module(module).measure(part)
+
+        doing.do(name, measure)
+        if options.device == "cuda":
+            torch.cuda.empty_cache()
+    failed = doing.failed()
+    outcome = f"FAILED: {', '.join(failed)}" if failed else "all that ran is well"
+    print(f"\nwritten to {options.out / RESULTS}; {outcome}", flush=True)
     sys.exit(bool(failed))
+
+
+def pack(arguments: list[str]) -> None:
+    """Encode the recipe's data files into packs of token ids."""
+    options = with_data("pack", pack).parse_args(arguments)
+    from benchmarks.gpu_parts.packs import data_files, write_packs
+
+    files = data_files(options.recipe, options.data)
+    write_packs(files, tokenizer_of(options.recipe), options.out / "packs", tell=print)
+
+
+def carry(arguments: list[str]) -> None:
+    """Assemble what must travel, and print its size and what to run there."""
+    parser = with_data("carry", carry)
+    parser.add_argument("--without", nargs="+", default=[], help="packs to leave out, by name")
+    parser.add_argument("--python", default="3.12", help="version there; '' takes no wheels along")
+    options = parser.parse_args(arguments)
+    from benchmarks.gpu_parts.carry import carry as assemble
+    from benchmarks.gpu_parts.carry import commands
+
+    try:
+        assemble(
+            ROOT, options.recipe, options.data, options.out, tokenizer_of(options.recipe),
+            without=options.without, python=options.python,
+        )  # fmt: skip
+    except (FileNotFoundError, ValueError) as error:
+        sys.exit(str(error))
+    print(commands(options.out.resolve().name))
+
+
+def join(arguments: list[str]) -> None:
+    """Make a checkpoint of the pieces that a training has left."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu join", description=join.__doc__)
+    parser.add_argument("pieces", type=Path, help="folder with pieces.json")
+    parser.add_argument("--recipe", type=Path, default=RECIPE)
+    parser.add_argument("--out", type=Path, required=True, help="a new folder")
+    options = parser.parse_args(arguments)
+    from benchmarks.gpu_parts.weights import join as joined
+
+    try:
+        found = joined(options.pieces, options.out, tokenizer_of(options.recipe))
+    except (OSError, ValueError) as error:
+        sys.exit(str(error))
+    print(f"{options.out}: {found['bytes']:,} bytes, step {found.get('steps')}, sha256 verified")
+
+
+def with_data(name: str, command: Callable[..., None]) -> argparse.ArgumentParser:
+    """The options of a command that packs data."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m benchmarks.gpu {name}", description=command.__doc__
+    )
+    parser.add_argument(
+        "--data", type=Path, default=ROOT / "data" / "books", help="folder of texts"
+    )
+    parser.add_argument("--recipe", type=Path, default=RECIPE, help="names the files and tokenizer")
+    parser.add_argument("--out", type=Path, default=CARRIED)
+    return parser
+
+
+def tokenizer_of(recipe: Path) -> Any:
+    import tomllib
+
+    from tokenizer import Tokenizer
+
+    return Tokenizer(Path(tomllib.loads(recipe.read_text(encoding="utf-8"))["data"]["tokenizer"]))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    began = time.monotonic()
+    words = sys.argv[1:] if arguments is None else arguments
+    commands = {"pack": pack, "carry": carry, "join": join}
+    if words and words[0] in commands:
+        commands[words[0]](words[1:])
+    else:
+        run(words, began=began)
 
 
 if __name__ == "__main__":

@@ -39,11 +39,12 @@ from benchmarks.tools.recall_models import (
 from benchmarks.tools.recall_report import draw, show
 from streamlm.cli.allocator import keep_freed_memory
 from streamlm.cli.display import bar, note
-from streamlm.config import COMPRESSIONS, TrainConfig
+from streamlm.config import COMPRESSIONS
 from streamlm.lab.results import usable_cores, write_results
 from streamlm.lab.tasks import Alphabet, answer, by_compressions, by_distance, recall
 from streamlm.lab.tasks.suite import reach_in_segments
 from streamlm.lab.tasks.training import trainer_on
+from streamlm.training.config import TrainConfig
 
 BATCH, UNROLL, PAIRS = 32, 2, 3
 SEGMENTS = 14  # of a sequence

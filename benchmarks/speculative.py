@@ -25,7 +25,7 @@ from streamlm.lab.results import usable_cores, write_results
 from streamlm.runtime.drafter import Drafter, load_drafter
 from streamlm.runtime.sampling import Sampling
 from streamlm.training.data import load_corpus
-from streamlm.training.draft_reading import offset_nats
+from streamlm.training.drafter import offset_nats
 
 TARGET = 1.2  # faster by so much, it is worth shipping
 TEMPERATURES = (0.0, 0.8, 1.0)

@@ -1,8 +1,8 @@
-"""ModelConfig and TrainConfig: frozen, validated, JSON; unknown keys are refused."""
+"""ModelConfig, and what every configuration shares: frozen, checked, JSON, no unknown keys."""
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, get_origin
@@ -24,17 +24,16 @@ NEWER = {
     *("cutoffs", "div_val", "embed_dim", "clamp_len"),
     *("head", "projected_len", "projection", "sharing", "factor", "pinned_len", "coverage"),
 }
-HEADS = ("relative", "recurrent", "full", "linformer", "informer", "sketch", "sinks")
-BY_SEGMENT = ("linformer", "informer", "sketch")  # whose memory holds whole segments
 
 
-def _require(condition: bool, name: str, given: object, allowed: str) -> None:
+def require(condition: bool, name: str, given: object, allowed: str) -> None:
+    """Raise a ValueError that names what was given and what is allowed, unless `condition`."""
     if not condition:
         raise ValueError(f"{name} = {given!r}; allowed: {allowed}")
 
 
-class _Config:
-    """What both configurations share: JSON in and out."""
+class Config:
+    """A frozen dataclass of settings: checked types, JSON in and out."""
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)  # type: ignore[call-overload]
@@ -67,7 +66,7 @@ class _Config:
             assert isinstance(wanted, type)
             kinds = (int, float) if wanted is float else wanted
             good = isinstance(value, kinds) and isinstance(value, bool) == (wanted is bool)
-            _require(good, name, value, f"a value of type {wanted.__name__}")
+            require(good, name, value, f"a value of type {wanted.__name__}")
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -82,7 +81,7 @@ class _Config:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig(_Config):
+class ModelConfig(Config):
     """Shape of a model. The letters are those of the shape legend: L layers, T segment, …
 
     Attributes:
@@ -105,17 +104,12 @@ class ModelConfig(_Config):
         div_val: with cutoffs, bin i's embeddings are div_val**i times narrower than bin 0's.
         embed_dim: with cutoffs, width of bin 0's embeddings; 0 stands for d_model.
         clamp_len: distances above it count as it; 0 clamps nothing.
-        head: one of HEADS, what becomes of the past; see `streamlm.models.build`. "recurrent"
-            keeps no slots and "full" keeps all: memory_len and compressed_len must be 0.
-            "linformer", "informer" and "sinks" have no compressed memory; the first two keep whole
-            segments. "sketch" keeps whole segments too, at least one where there is compressed
-            memory, whose slots are runs of up to compression_rate tokens; any lengths go with it,
-            and no compression_loss.
-        projected_len: with "linformer", k, keys and values that each segment is shortened to.
-        projection, sharing: with "linformer", one of `heads.linformer.KINDS` and of `SHARING`.
-        factor: with "informer", c: of a segment's T queries, c·⌈ln T⌉ are to attend.
-        pinned_len: with "sinks", S, first tokens of a stream that are kept for ever.
-        coverage: with "sketch", λ, the weight of the coverage loss; 0 computes none.
+        head: what becomes of the past, one of `streamlm.models.build.HEADS`. Each model's file says
+            what it asks of these settings, and `check` there refuses what does not go together.
+        projected_len, projection, sharing: see `streamlm.models.heads.linformer`.
+        factor: see `streamlm.models.heads.informer`.
+        pinned_len: see `streamlm.models.heads.sinks`.
+        coverage: see `streamlm.models.heads.sketch`.
     """
 
     vocab_size: int
@@ -155,86 +149,45 @@ class ModelConfig(_Config):
         self._check_types()
         for name in ("vocab_size", "n_layers", "d_model", "n_heads", "head_dim", "d_ff"):
             value = getattr(self, name)
-            _require(value >= 1, name, value, "an integer of at least 1")
+            require(value >= 1, name, value, "an integer of at least 1")
         for name in ("segment_len", "compression_rate"):
             value = getattr(self, name)
-            _require(value >= 1, name, value, "an integer of at least 1")
+            require(value >= 1, name, value, "an integer of at least 1")
         for name in ("memory_len", "compressed_len"):
             value = getattr(self, name)
-            _require(value >= 0, name, value, "an integer of at least 0")
-        _require(self.d_model % 2 == 0, "d_model", self.d_model, "an even number")
-        rate = self.compression_rate
-        for name in ("segment_len", "memory_len"):
-            value = getattr(self, name)
-            if self.compressed_len and self.head != "sketch":
-                multiple = f"a multiple of compression_rate = {rate}"
-                _require(value % rate == 0, name, value, multiple)
-        _require(
-            self.compression in COMPRESSIONS, "compression", self.compression, _or(COMPRESSIONS)
+            require(value >= 0, name, value, "an integer of at least 0")
+        require(self.d_model % 2 == 0, "d_model", self.d_model, "an even number")
+        require(
+            self.compression in COMPRESSIONS, "compression", self.compression, any_of(COMPRESSIONS)
         )
-        _require(
+        require(
             self.compression_loss in COMPRESSION_LOSSES,
             "compression_loss",
             self.compression_loss,
-            _or(COMPRESSION_LOSSES),
+            any_of(COMPRESSION_LOSSES),
         )
-        if self.compressed_len:
-            name = f"compression_loss with compression {self.compression!r}"
-            losses = TRAINED_BY.get(self.compression, ("none",))
-            _require(self.compression_loss in losses, name, self.compression_loss, _or(losses))
-            if needs := self._needs_whole_segments:
-                allowed = f"at least segment_len = {self.segment_len} with {needs!r}"
-                good = self.memory_len >= self.segment_len
-                _require(good, "memory_len", self.memory_len, allowed)
-        _require(self.head in HEADS, "head", self.head, _or(HEADS))
-        if self.head not in ("relative", "sketch"):
-            lengths = ("compressed_len", "memory_len")
-            for name in lengths[: 1 if self.head in (*BY_SEGMENT, "sinks") else 2]:
-                value = getattr(self, name)
-                _require(value == 0, f"{name} with head {self.head!r}", value, "0")
-        if self.head in BY_SEGMENT:
-            multiple = f"a multiple of segment_len = {self.segment_len}"
-            good = self.memory_len % self.segment_len == 0
-            _require(good, f"memory_len with head {self.head!r}", self.memory_len, multiple)
-        if self.head == "sinks":
-            good = 1 <= self.pinned_len <= self.segment_len
-            allowed = f"1 to segment_len = {self.segment_len}"
-            _require(good, "pinned_len", self.pinned_len, allowed)
-        if self.head == "informer":
-            even = self.segment_len % 2 == 0
-            _require(even, "segment_len with head 'informer'", self.segment_len, "an even number")
-            _require(self.factor >= 1, "factor", self.factor, "an integer of at least 1")
-        if self.head == "sketch" and self.compressed_len:
-            least = f"at least segment_len = {self.segment_len}"
-            good = self.memory_len >= self.segment_len
-            _require(good, "memory_len with head 'sketch'", self.memory_len, least)
-            name, loss = "compression_loss with head 'sketch'", self.compression_loss
-            _require(loss == "none", name, loss, "'none'")
-        _require(self.coverage >= 0, "coverage", self.coverage, "a number of at least 0")
-        if self.head != "sketch":
-            _require(self.coverage == 0, f"coverage with head {self.head!r}", self.coverage, "0")
-        _require(self.norm in NORMS, "norm", self.norm, _or(NORMS))
+        require(self.norm in NORMS, "norm", self.norm, any_of(NORMS))
         for name in ("dropout", "attention_dropout"):
             value = getattr(self, name)
-            _require(0 <= value < 1, name, value, "a number in [0, 1)")
-        _require(self.init_std > 0, "init_std", self.init_std, "a number above 0")
-        _require(self.clamp_len >= 0, "clamp_len", self.clamp_len, "an integer of at least 0")
+            require(0 <= value < 1, name, value, "a number in [0, 1)")
+        require(self.init_std > 0, "init_std", self.init_std, "a number above 0")
+        require(self.clamp_len >= 0, "clamp_len", self.clamp_len, "an integer of at least 0")
         self._check_adaptive()
 
     def _check_adaptive(self) -> None:
         cutoffs, last = self.cutoffs, self.vocab_size - 1
         good = all(type(cutoff) is int and 1 <= cutoff <= last for cutoff in cutoffs)
         good = good and list(cutoffs) == sorted(set(cutoffs))
-        _require(good, "cutoffs", cutoffs, f"rising integers from 1 to vocab_size - 1 = {last}")
+        require(good, "cutoffs", cutoffs, f"rising integers from 1 to vocab_size - 1 = {last}")
         if not cutoffs:
-            _require(self.div_val == 1, "div_val", self.div_val, "1 where there are no cutoffs")
+            require(self.div_val == 1, "div_val", self.div_val, "1 where there are no cutoffs")
             allowed = "0 where there are no cutoffs"
-            _require(self.embed_dim == 0, "embed_dim", self.embed_dim, allowed)
-        _require(self.div_val >= 1, "div_val", self.div_val, "an integer of at least 1")
-        _require(self.embed_dim >= 0, "embed_dim", self.embed_dim, "an integer of at least 0")
+            require(self.embed_dim == 0, "embed_dim", self.embed_dim, allowed)
+        require(self.div_val >= 1, "div_val", self.div_val, "an integer of at least 1")
+        require(self.embed_dim >= 0, "embed_dim", self.embed_dim, "an integer of at least 0")
         narrowest = self.div_val ** len(cutoffs)
         allowed = f"at least div_val ** {len(cutoffs)} = {narrowest}, so that every bin has a width"
-        _require(self.embed_width >= narrowest, "embed_dim", self.embed_width, allowed)
+        require(self.embed_width >= narrowest, "embed_dim", self.embed_width, allowed)
 
     def to_dict(self) -> dict[str, Any]:
         return {**super().to_dict(), "cutoffs": list(self.cutoffs)}
@@ -258,13 +211,6 @@ class ModelConfig(_Config):
         return self.embed_dim or self.d_model
 
     @property
-    def _needs_whole_segments(self) -> str:
-        """What can only be done to slots that have been in memory for a whole segment, or ""."""
-        if self.compression == "most-used":
-            return self.compression
-        return JOINT if self.compression_loss == JOINT else ""
-
-    @property
     def past_len(self) -> int:
         """P = C + M, slots of the past."""
         return self.compressed_len + self.memory_len
@@ -285,78 +231,6 @@ class ModelConfig(_Config):
         return self.n_layers * (self.memory_len + self.compression_rate * self.compressed_len)
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig(_Config):
-    """How a model is trained.
-
-    Attributes:
-        steps: optimiser steps of the whole run.
-        batch_size: rows, each reading its own part of the data segment by segment.
-        accumulate: row groups of `batch_size` rows whose gradients are added before a step, as if
-            all were read at once.
-        unroll: consecutive segments per optimiser step; "bptt" needs at least 2.
-        learning_rate, min_learning_rate, warmup_steps: linear warm-up, then a cosine down.
-        weight_decay: AdamW, on matrices only, so on no bias or gain, whatever its shape.
-        beta1, beta2: AdamW's moments.
-        clip: largest gradient norm.
-        seed: of the initial weights, dropout and the order of the books.
-        precision: "float32" or "bfloat16" (autocast; weights stay float32).
-        compile: run the model through torch.compile.
-        checkpoint_steps, eval_steps, log_steps: how often to save, evaluate and log.
-        eval_tokens: tokens of the validation data read at each evaluation.
-    """
-
-    steps: int = 10_000
-    batch_size: int = 16
-    accumulate: int = 1
-    unroll: int = 1
-    learning_rate: float = 1e-3
-    min_learning_rate: float = 1e-5
-    warmup_steps: int = 200
-    weight_decay: float = 0.01
-    beta1: float = 0.9
-    beta2: float = 0.98
-    clip: float = 1.0
-    seed: int = 1
-    precision: str = "float32"
-    compile: bool = False
-    checkpoint_steps: int = 500
-    eval_steps: int = 500
-    log_steps: int = 20
-    eval_tokens: int = 100_000
-
-    def __post_init__(self) -> None:
-        self._check_types()
-        for name in (
-            "steps",
-            "batch_size",
-            "accumulate",
-            "unroll",
-            "checkpoint_steps",
-            "eval_steps",
-            "log_steps",
-            "eval_tokens",
-        ):
-            value = getattr(self, name)
-            _require(value >= 1, name, value, "an integer of at least 1")
-        _require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "at least 0")
-        for name in ("learning_rate", "clip"):
-            value = getattr(self, name)
-            _require(value > 0, name, value, "a number above 0")
-        rate = self.min_learning_rate
-        allowed = f"a number from 0 to learning_rate = {self.learning_rate}"
-        _require(0 <= rate <= self.learning_rate, "min_learning_rate", rate, allowed)
-        _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "at least 0")
-        for name in ("beta1", "beta2"):
-            value = getattr(self, name)
-            _require(0 <= value < 1, name, value, "a number in [0, 1)")
-        _require(
-            self.precision in ("float32", "bfloat16"),
-            "precision",
-            self.precision,
-            "'float32' or 'bfloat16'",
-        )
-
-
-def _or(choices: tuple[str, ...]) -> str:
+def any_of(choices: Sequence[str]) -> str:
+    """'a' or 'b' or 'c'."""
     return " or ".join(repr(choice) for choice in choices)

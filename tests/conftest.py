@@ -19,7 +19,7 @@ from streamlm.models.transformer_xl import TransformerXL
 from streamlm.sessions.session import Session
 from tests.support.command_line import CommandLine, log
 from tests.support.sessions import End
-from tokenizer import Tokenizer
+from tokenizer import Tokenizer, load_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -43,7 +43,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def books_tokenizer() -> Tokenizer:
     """The tokenizer of the bundled checkpoint."""
-    return Tokenizer(ROOT / "streamlm" / "assets" / "books" / "tokenizer.model")
+    return load_tokenizer(ROOT / "streamlm" / "assets" / "books" / "tokenizer.model")
 
 
 @pytest.fixture(scope="session")

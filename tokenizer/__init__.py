@@ -1,28 +1,38 @@
-"""Text to tokens and back: lossless, and the same however the text is chunked.
+"""Lossless tokenization whose result does not depend on how the text is chunked.
 
-    tokenizer = Tokenizer("tokenizer.model")
+    tokenizer = load_tokenizer("tokenizer.model")
     encoder = StreamEncoder(tokenizer)
     ids = [*encoder.encode("Call me Ish"), *encoder.encode("mael."), *encoder.flush()]
     assert ids == list(tokenizer.encode("Call me Ishmael."))
 
-SentencePiece is loaded when a `Tokenizer` is built or a model trained, not on import.
+`Tokenizer` is the protocol that every tokenizer implements. SentencePiece is imported when a
+tokenizer is built or a model is trained.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tokenizer.loading import load_tokenizer
+from tokenizer.sentencepiece import SentencePieceTokenizer
 from tokenizer.stream import StreamDecoder, StreamEncoder
 from tokenizer.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from tokenizer.training import train
 
-__all__ = ["StreamDecoder", "StreamEncoder", "Tokenizer", "train"]
+__all__ = [
+    "SentencePieceTokenizer",
+    "StreamDecoder",
+    "StreamEncoder",
+    "Tokenizer",
+    "load_tokenizer",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:
-    # Not imported above: `python -m tokenizer.training` would find its own module loaded twice.
+    # Imported here: `python -m tokenizer.training` would otherwise load its module twice.
     if name == "train":
         from tokenizer.training import train
 

@@ -1,18 +1,18 @@
-"""Where a text may be cut so that its tokens do not change.
+"""Positions at which a text can be cut without changing its tokens.
 
 A text is a sequence of *runs*. A run is one of
 
     newlines | U+2581 symbols | spaces and the word after them
 
-so a cut before a space whose predecessor is no space is a *hard boundary*, and so is one on
-either side of newlines. No vocabulary piece may cross a hard boundary (`is_within_a_run`; a
-`Tokenizer` checks its whole vocabulary), therefore the parts of a text cut there encode to the
+A *hard boundary* lies before a space that follows a character other than a space, and on either
+side of newlines. No vocabulary piece crosses a hard boundary (`is_within_a_run`, checked by
+`SentencePieceTokenizer` for the whole vocabulary), so the parts of a text cut there encode to the
 same tokens as the whole.
 
-A run may be long: a page of Chinese, a base64 blob. It is also cut after every `MAX_RUN`
-characters, counted from its hard boundary, or else an encoder that reads a stream would have to
-hold all of it back. Each such cut is the start of the next count, so all cuts are a pure function
-of the text from any earlier cut onwards.
+A run can be long: a page of Chinese, a base64 blob. It is also cut after every `MAX_RUN`
+characters, counted from its hard boundary, so that a streaming encoder holds back a bounded tail.
+Each such cut starts the next count: the cuts are a pure function of the text from any earlier cut
+onwards.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-SPACE_SYMBOL = "\u2581"  # SentencePiece's stand-in for a space
+SPACE_SYMBOL = "\u2581"  # SentencePiece's replacement for a space
 MAX_RUN = 256  # characters; even, so that pairs of newlines stay together
-BLOCK = 4096  # characters that SentencePiece gets at once; it slows down on much longer texts
+BLOCK = 4096  # characters per SentencePiece call; longer texts slow it down
 
 _RUN = re.compile(rf"\n+|{SPACE_SYMBOL}+| +[^ \n{SPACE_SYMBOL}]*|[^ \n{SPACE_SYMBOL}]+")
 _MANY_SPACES = " " * (MAX_RUN // 2)
 
 
 def settled(text: str) -> int:
-    """How many characters of `text` lie before its last cut, whatever may follow the text.
+    """The position of the last cut in `text`, the same for every continuation of the text.
 
-    `text` starts at a cut. What remains is the start of a run and shorter than `MAX_RUN`.
+    `text` starts at a cut. The rest is the start of a run, shorter than `MAX_RUN`.
     """
     if not text:
         return 0
@@ -46,7 +46,7 @@ def settled(text: str) -> int:
 
 
 def blocks(text: str) -> Iterator[str]:
-    """`text`, which starts at a cut, in blocks of at most `BLOCK` characters that end at cuts."""
+    """Split `text`, which starts at a cut, into blocks of up to `BLOCK` characters, at cuts."""
     start = 0
     while start + BLOCK < len(text):
         block = text[start : start + BLOCK]
@@ -58,10 +58,10 @@ def blocks(text: str) -> Iterator[str]:
 
 
 def segments(block: str) -> list[str]:
-    """The parts of `block`, which starts at a cut, that must be encoded one by one.
+    """The parts of `block`, which starts at a cut, that must be encoded separately.
 
-    Nearly always this is the block itself, because hard boundaries need no cut. Each part is
-    either free of U+2581 or made of nothing else.
+    Usually the block itself, since hard boundaries need no cut. Each part is either free of U+2581
+    or consists of it alone.
     """
     if (
         SPACE_SYMBOL not in block
@@ -79,5 +79,5 @@ def segments(block: str) -> list[str]:
 
 
 def is_within_a_run(text: str) -> bool:
-    """Whether `text` can stand in a run: it holds no hard boundary."""
+    """Whether `text` contains no hard boundary, so that it can be part of a run."""
     return _RUN.fullmatch(text) is not None

@@ -1,4 +1,4 @@
-"""What kind of text each token stands for; the `sketch` head merges neighbours of one kind."""
+"""Token kinds by the text of the token; the `sketch` head merges neighbours of one kind."""
 
 import unicodedata
 
@@ -7,18 +7,18 @@ import numpy as np
 from tokenizer import Tokenizer
 
 TYPES = ("letter", "digit", "space", "punctuation", "other")
-# By the first letter of a character's Unicode category; marks stand on letters.
+# By the first letter of the Unicode category; combining marks count as letters.
 KINDS = {"L": "letter", "M": "letter", "N": "digit", "Z": "space", "P": "punctuation"}
 
 
 def token_types(tokenizer: Tokenizer) -> np.ndarray:
     """The index in TYPES of every token: [V] int64.
 
-    Spaces in front of other text do not count. Text of several kinds is "other", as are symbols,
-    bytes that are no character by themselves, and tokens without text.
+    Leading spaces of other text are ignored. Text of several kinds is "other", as are symbols,
+    single bytes of a multi-byte character, and tokens without text.
     """
-    found = (type_of(tokenizer.token_bytes(id)) for id in range(tokenizer.vocab_size))
-    return np.array([TYPES.index(kind) for kind in found], dtype=np.int64)
+    kinds = (type_of(tokenizer.decode_bytes([id])) for id in range(tokenizer.vocab_size))
+    return np.array([TYPES.index(kind) for kind in kinds], dtype=np.int64)
 
 
 def type_of(data: bytes) -> str:

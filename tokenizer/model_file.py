@@ -1,6 +1,6 @@
-"""What a SentencePiece model must be, so that no text is changed and no cut changes a token.
+"""Requirements on a SentencePiece model: lossless, with tokens that do not depend on cuts.
 
-The settings are read from the model's bytes. SentencePiece offers no call for them, and its own
+The settings are read from the model's bytes: SentencePiece has no call for them, and its own
 reader needs the protobuf package.
 Source of the field numbers: sentencepiece_model.proto of SentencePiece.
 """
@@ -16,7 +16,7 @@ from tokenizer.boundaries import SPACE_SYMBOL, is_within_a_run
 _TRAINER, _NORMALIZER = 2, 3
 _BPE = 2
 
-# message, field, what an absent field means, what we need, and what to say otherwise
+# message, field, value of an absent field, required value, error message
 _SETTINGS: tuple[tuple[int, int, int | bytes, int | bytes, str], ...] = (
     (_TRAINER, 3, 1, _BPE, "model_type must be bpe"),
     (_TRAINER, 24, 0, 0, "treat_whitespace_as_suffix must be off"),
@@ -29,7 +29,7 @@ _SETTINGS: tuple[tuple[int, int, int | bytes, int | bytes, str], ...] = (
 
 
 def check_settings(model: bytes) -> None:
-    """Raise ValueError, naming the setting, for a model that would not keep text intact."""
+    """Raise ValueError, naming the setting, for a model that would not preserve text."""
     messages = {_TRAINER: b"", _NORMALIZER: b""}
     for number, value in _fields(model):
         if number in messages and isinstance(value, bytes):
@@ -43,8 +43,9 @@ def check_settings(model: bytes) -> None:
 def read_vocabulary(processor: Any) -> list[bytes]:
     """The bytes that each token stands for; b"" for control symbols.
 
-    Raises ValueError, naming the piece, if a piece crosses a hard boundary, if a byte or the space
-    has no piece, or if a control symbol could be taken for text.
+    Raises:
+        ValueError: a piece crosses a hard boundary, a byte or the space has no piece, or a control
+            symbol could be read from text; names the piece.
     """
     table = []
     for i in range(processor.vocab_size()):
@@ -67,18 +68,18 @@ def read_vocabulary(processor: Any) -> list[bytes]:
     if missing:
         raise ValueError(f"{len(missing)} bytes have no piece, among them 0x{min(missing):02X}")
     if b" " not in (table[i] for i in range(len(table)) if not processor.is_byte(i)):
-        # SentencePiece would spell it as the bytes of U+2581, which stands for it inside.
+        # SentencePiece would spell it as the bytes of U+2581, its internal space symbol.
         raise ValueError("a space has no piece of its own")
     return table
 
 
 def byte_ids(processor: Any) -> list[int]:
-    """The ids of the pieces that stand for a single byte whatever the text, such as <0x0A>."""
+    """The ids of the byte pieces, such as <0x0A>."""
     return [i for i in range(processor.vocab_size()) if processor.is_byte(i)]
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Number and value of each field of a protobuf message."""
+    """The number and value of each field of a protobuf message."""
     at = 0
     while at < len(message):
         key, at = _varint(message, at)

@@ -1,4 +1,4 @@
-"""Encode and decode text that arrives piece by piece, with the result of doing it all at once."""
+"""Streaming encoder and decoder: the same result as encoding or decoding the whole text."""
 
 from __future__ import annotations
 
@@ -8,23 +8,21 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenizer.boundaries import settled
 from tokenizer.tokenizer import Errors, Ids, Tokenizer, valid_text
 
 
 class StreamEncoder:
-    """Turns chunks of text into tokens; how the text is chunked changes nothing.
+    """Encodes a text chunk by chunk; the chunking does not affect the tokens.
 
-    However a text is split, inside a word or inside a character of a bytes chunk, the tokens of
-    all `encode` calls and a `flush` are exactly `tokenizer.encode(text)`. For that, the tail that
-    could still merge with what comes next is held back: less than `boundaries.MAX_RUN`
-    characters and, after a bytes chunk, an incomplete character.
+    The tokens of all `encode` calls and a `flush` are exactly `tokenizer.encode(text)`, even if a
+    chunk ends within a word or, in a chunk of bytes, within a character. The encoder holds back
+    the tail whose tokens could still change: what `Tokenizer.settled` leaves and, after a chunk of
+    bytes, an incomplete character.
 
     Args:
-        tokenizer: what encodes.
         errors: "replace" reads lone surrogates and invalid UTF-8 as U+FFFD, as Python does;
-            "strict" raises ValueError for them, and the encoder stays as it was before the call.
-        state: the `state` of an encoder to go on from; None for a new stream.
+            "strict" raises ValueError for them and leaves the encoder unchanged.
+        state: the `state` of an encoder to continue; None starts a new stream.
     """
 
     def __init__(
@@ -50,10 +48,10 @@ class StreamEncoder:
         return {"text": self._text, "bytes": self._bytes.hex()}
 
     def encode(self, chunk: str | bytes) -> NDArray[np.int32]:
-        """The tokens that became certain with `chunk`, a part of the text or of its UTF-8 bytes.
+        """The tokens that `chunk`, text or UTF-8 bytes, makes final: [n].
 
-        A `str` after a bytes chunk that ended inside a character leaves that character
-        incomplete, which counts as invalid UTF-8.
+        If a `str` follows a chunk of bytes that ended within a character, that character counts as
+        invalid UTF-8.
         """
         if isinstance(chunk, str):
             new = valid_text(chunk, self.errors)
@@ -61,26 +59,26 @@ class StreamEncoder:
         else:
             new, rest = self._decode(bytes(chunk), final=False)
         text = self._text + new
-        end = settled(text)
+        end = self.tokenizer.settled(text)
         ids = self.tokenizer.encode(text[:end])
         self._text, self._bytes = text[end:], rest
         return ids
 
     def flush(self) -> NDArray[np.int32]:
-        """The tokens of the held-back tail. The text ends here; the next chunk starts a new one."""
+        """The tokens of the held-back tail: [n]. The text ends; the next chunk starts a new one."""
         ids = self.tokenizer.encode(self._text + self._end_of_bytes())
         self._text, self._bytes = "", b""
         return ids
 
     def copy(self) -> StreamEncoder:
-        """An encoder that goes on from here on its own."""
+        """An independent encoder in the same state."""
         return StreamEncoder(self.tokenizer, self.errors, state=self.state)
 
     def _end_of_bytes(self) -> str:
         return self._decode(b"", final=True)[0] if self._bytes else ""
 
     def _decode(self, data: bytes, *, final: bool) -> tuple[str, bytes]:
-        """The text of the held bytes and `data`, and the incomplete character at their end."""
+        """The text of the held-back bytes and `data`, and the incomplete character at the end."""
         held = len(self._bytes)
         data = self._bytes + data
         try:
@@ -94,13 +92,12 @@ class StreamEncoder:
 
 
 class StreamDecoder:
-    """Turns tokens into text as they come, never half a character.
+    """Decodes tokens as they arrive, in whole characters.
 
     The texts of all `decode` calls and a `flush` are `tokenizer.decode` of all ids.
 
     Args:
-        tokenizer: what decodes.
-        state: the `state` of a decoder to go on from; None for a new stream.
+        state: the `state` of a decoder to continue; None starts a new stream.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, state: Mapping[str, str] | None = None) -> None:
@@ -116,20 +113,20 @@ class StreamDecoder:
         return {"bytes": self._bytes.hex()}
 
     def decode(self, ids: Ids) -> str:
-        """The characters that `ids` complete. Raises ValueError for an id out of range."""
+        """The characters that `ids` complete; ValueError for an id out of range."""
         data = self._bytes + self.tokenizer.decode_bytes(ids)
         text, used = codecs.utf_8_decode(data, "replace", False)
         self._bytes = data[used:]
         return text
 
     def flush(self) -> str:
-        """U+FFFD if an incomplete character is left, else ""; the next ids start a new text."""
+        """U+FFFD for an incomplete character, else ""; the next ids start a new text."""
         text, _ = codecs.utf_8_decode(self._bytes, "replace", True)
         self._bytes = b""
         return text
 
     def copy(self) -> StreamDecoder:
-        """A decoder that goes on from here on its own."""
+        """An independent decoder in the same state."""
         return StreamDecoder(self.tokenizer, state=self.state)
 
 
@@ -139,7 +136,7 @@ def _check_keys(state: Mapping[str, str], keys: set[str]) -> None:
 
 
 def _incomplete(data: str) -> bytes:
-    """Bytes from hex, which must be the start of one UTF-8 character."""
+    """The bytes of a hex string, which must be the start of one UTF-8 character."""
     try:
         held = bytes.fromhex(data)
         used = codecs.utf_8_decode(held, "strict", False)[1]

@@ -1,11 +1,11 @@
-"""Train a tokenizer on books.
+"""Training of a SentencePiece tokenizer on books.
 
     python -m tokenizer.training --out books.model --vocab-size 8192 train-*.txt.xz
 
-The model is SentencePiece BPE with settings that keep text intact: no normalisation, no space put
-in front, every byte has a token. BPE and not unigram: a unigram segmentation is the best path by
-a sum of floats from the start of the text, so where a text is cut can change its tokens; BPE
-applies its merges in one fixed order, and a merge never looks past its own word.
+The model is SentencePiece BPE with settings that preserve text: no normalisation, no leading space
+added, a token for every byte. A unigram model would not do: its segmentation is the best path by a
+sum of floats from the start of the text, so a cut can change the tokens. BPE applies its merges in
+a fixed order, and a merge never looks beyond its own word.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ import sentencepiece
 from tokenizer.boundaries import BLOCK, blocks
 
 BOOK_SEPARATOR = "\f\n"
-BLOCK_LINES = 64  # a sample is made of whole blocks of lines, so that it reads like the books
+BLOCK_LINES = 64  # lines of a sampled block, so that a sample reads like the books
 
-# A newline has its own symbols, U+2581 stands for a space inside SentencePiece, and its trainer
-# refuses lines with a NUL: none of them is material for pieces.
+# Excluded from training: newlines have symbols of their own, U+2581 is SentencePiece's space, and
+# its trainer refuses lines with a NUL.
 _NOT_TRAINED_ON = re.compile("[\n\0\u2581]+")
 
 
@@ -42,10 +42,11 @@ def train(
     """Learn a vocabulary from `texts` and write the model to `out`; returns `out`.
 
     The same texts in the same order give the same vocabulary. Ids: `<unk>` 0, `<s>` 1, `</s>` 2,
-    then the newline symbols, 256 bytes, and the pieces in the order in which they were merged.
-    `out` is replaced in one step, so a reader never meets half a model.
+    the newline symbols, 256 bytes, then the pieces in the order of their merges. `out` is replaced
+    atomically.
 
-    Raises ValueError if there is no text, or too little for `vocab_size` pieces.
+    Raises:
+        ValueError: there is no text, or too little for `vocab_size` pieces.
     """
     sentences = _sentences(texts)
     first = next(sentences, None)
@@ -60,12 +61,12 @@ def train(
             vocab_size=vocab_size,
             hard_vocab_limit=True,
             character_coverage=character_coverage,
-            # Nothing may change the text.
+            # The text is preserved.
             normalization_rule_name="identity",
             add_dummy_prefix=False,
             remove_extra_whitespaces=False,
             byte_fallback=True,
-            # What a piece may be.
+            # Allowed pieces.
             split_digits=True,
             allow_whitespace_only_pieces=True,
             user_defined_symbols=["\n", "\n\n"],
@@ -73,10 +74,10 @@ def train(
             bos_id=1,
             eos_id=2,
             pad_id=-1,
-            # Two runs must agree.
+            # Training is deterministic.
             shuffle_input_sentence=False,
             num_threads=1,
-            max_sentence_length=8 * BLOCK,  # bytes; longer ones would be skipped
+            max_sentence_length=8 * BLOCK,  # bytes; longer sentences are skipped
             minloglevel=2 if quiet else 0,
         )
     except RuntimeError as error:
@@ -86,9 +87,9 @@ def train(
 
 
 def read_books(path: Path) -> list[str]:
-    """The books of one .txt or .txt.xz file, which a line with only a form feed separates.
+    """The books of a .txt or .txt.xz file, separated by lines that hold only a form feed.
 
-    Line ends are kept as they are. Raises ValueError for any other kind of file.
+    Line ends are preserved. Raises ValueError for any other kind of file.
     """
     name = Path(path).name
     if name.endswith(".txt.xz"):
@@ -105,11 +106,11 @@ def read_books(path: Path) -> list[str]:
 def sample_books(files: Sequence[Path], max_bytes: int) -> Iterator[str]:
     """About `max_bytes` bytes of text: the same share of each book, spread evenly within it.
 
-    A small share passes over books of few blocks (`BLOCK_LINES`).
+    With a small share, books of few blocks (`BLOCK_LINES`) contribute nothing.
     """
     total = sum(len(book.encode()) for path in files for book in read_books(path))
     share = min(1.0, max_bytes / max(total, 1))
-    for path in files:  # read again: the books together may be larger than memory should hold
+    for path in files:  # read again, because the books may exceed the memory
         for book in read_books(path):
             lines = book.split("\n")
             for block in range(-(-len(lines) // BLOCK_LINES)):

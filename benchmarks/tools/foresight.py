@@ -28,11 +28,11 @@ def foresight(
     drawn = random.permutation(len(questions))[:most]
     scores = np.zeros(len(drawn))
     for i, which in enumerate(drawn):
-        place, told = int(questions.asked[which, 0]), questions.told[which]
+        place, cue = int(questions.query[which, 0]), questions.cue[which]
         row = questions.tokens[questions.row[which], :place].astype(np.int64)
         inputs = torch.from_numpy(np.concatenate([[bos], row]))[None].to(model.device)
         report = observe(model, inputs, model.init_state(1))
-        scores[i] = np.mean([report.kept(int(at), int(at) + 1) for at in told])
+        scores[i] = np.mean([report.kept(int(at), int(at) + 1) for at in cue])
     right, region = answers.right[drawn], answers.region[drawn]
     compressed = region == REGIONS.index("compressed memory")
     return {

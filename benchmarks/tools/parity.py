@@ -15,10 +15,11 @@ from streamlm.config import COMPRESSIONS, TRAINED_BY, ModelConfig
 from streamlm.models.base import Model
 from streamlm.models.build import build_model
 from streamlm.models.cache import Cache
+from streamlm.models.compression_losses import compression_loss
 from streamlm.runtime.stream import advance, score
 from streamlm.sessions.snapshots import to_snapshot, to_state
 from streamlm.state import State
-from streamlm.training.losses import compression_loss, language_model_loss
+from streamlm.training.losses import language_model_loss
 
 SEGMENTS = 6  # enough that the compressed memory is full and forgets
 
@@ -129,9 +130,12 @@ def between_precisions(compression: str, loss: str, device: str) -> dict[str, fl
     return {name: distance(half[name], full[name]) for name in full}
 
 
-def streaming(compression: str, device: str) -> dict[str, float]:
-    """Log-probabilities of a stream on `device`, token by token, and on the CPU, at once."""
-    config = small_config(compression)
+def streaming(config: ModelConfig, device: str, *, at_once: int = 1) -> dict[str, float]:
+    """Log-probabilities of a stream on `device`, token by token, and on the CPU, in one call.
+
+    Args:
+        at_once: tokens that `device` reads at a time.
+    """
     model = seeded_model(config)
     tokens = some_tokens(config, SEGMENTS * config.segment_len - 3)
     inputs, targets = tokens[:, :-1], tokens[:, 1:]
@@ -140,10 +144,14 @@ def streaming(compression: str, device: str) -> dict[str, float]:
     with exact():
         whole, state = score(model, inputs, targets, model.init_state(len(inputs)))
         there, pieces = other.init_state(len(inputs)), []
-        for i in range(inputs.shape[1]):
-            column = slice(i, i + 1)
+        for i in range(0, inputs.shape[1], at_once):
+            columns = slice(i, i + at_once)
             found, there = score(
-                other, inputs[:, column].to(device), targets[:, column].to(device), there, cache
+                other,
+                inputs[:, columns].to(device),
+                targets[:, columns].to(device),
+                there,
+                cache,
             )
             pieces.append(found)
     return {
@@ -162,7 +170,7 @@ def moved(compression: str, device: str) -> dict[str, float]:
     with exact():
         _, state = advance(model, tokens[:, :cut], model.init_state(1))
         log = tokens[0, :cut].numpy()
-        saved = to_snapshot(state, config, arrays={}, tokens=log, attributes={})
+        saved = to_snapshot(state, model, arrays={}, tokens=log, attributes={})
         loaded = to_state(saved, other)
         same = loaded.digest() == state.digest()
         last, state = advance(model, tokens[:, cut:], state)

@@ -75,7 +75,7 @@ def read_books(
             bos=checkpoint.tokenizer.bos_id,
             token_lengths=checkpoint.tokenizer.token_lengths,
             batch_size=batch_size,
-            details=True,
+            token_losses=True,
             progress=partial(_told, progress, name),
         )
         assert report.losses is not None and report.tokens == len(corpus.tokens)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from streamlm.config import COMPRESSION_LOSSES, COMPRESSIONS, ModelConfig
-from streamlm.lab.compare import heads
+from streamlm.lab.variants import heads
 
 VOCAB, FAMILY = 512, 8  # chance is 1 / FAMILY
 SEGMENT, MEMORY, COMPRESSED, RATE = 32, 32, 32, 4

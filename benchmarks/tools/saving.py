@@ -76,7 +76,7 @@ def commit_costs(
         started = time.perf_counter()
         stream = stream.settled(checkpoint, cache)
         snapshot = stream_to_snapshot(
-            stream, checkpoint.model.config, tokens=log, attributes={"reading": None}
+            stream, checkpoint.model, tokens=log, attributes={"reading": None}
         )
         ref = store.commit(snapshot, parent=ref, fingerprints=checkpoint.fingerprints)
         spent = time.perf_counter() - started

@@ -1,10 +1,11 @@
-"""Two things timed side by side, and what their ratio is."""
+"""Things timed, alone or side by side, and what their ratio is."""
 
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -12,6 +13,24 @@ def seconds(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
+
+
+def milliseconds(work: Callable[[], object], device: str, *, repeats: int = 10) -> float:
+    """Median of some calls, each waited for; one before them is not counted."""
+
+    def wait() -> None:
+        if torch.device(device).type == "cuda":
+            torch.cuda.synchronize()
+
+    work()
+    wait()
+    spent = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        work()
+        wait()
+        spent.append(time.perf_counter() - began)
+    return 1e3 * float(np.median(spent))
 
 
 def side_by_side(

@@ -3,6 +3,7 @@
 import tempfile
 import time
 import tomllib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ import numpy as np
 import torch
 
 from benchmarks.tools.timing import median_interval
-from streamlm.config import ModelConfig, TrainConfig
+from streamlm.config import ModelConfig
+from streamlm.training.config import TrainConfig
 from streamlm.training.data import Corpus
 from streamlm.training.trainer import Trainer
-from tokenizer import Tokenizer
+from tokenizer import Tokenizer, load_tokenizer
 
 NEVER = 1 << 30
 
@@ -22,7 +24,7 @@ NEVER = 1 << 30
 def recipe_configs(path: Path, *, tiny: bool = False) -> tuple[Tokenizer, ModelConfig, TrainConfig]:
     """A recipe without its data; `tiny` shrinks it so that a CPU can run every part of it."""
     values = tomllib.loads(path.read_text(encoding="utf-8"))
-    tokenizer = Tokenizer(Path(values["data"]["tokenizer"]))
+    tokenizer = load_tokenizer(Path(values["data"]["tokenizer"]))
     model = ModelConfig.from_dict({"vocab_size": tokenizer.vocab_size, **values["model"]})
     train = TrainConfig.from_dict(values["train"])
     if tiny:
@@ -35,7 +37,7 @@ def recipe_configs(path: Path, *, tiny: bool = False) -> tuple[Tokenizer, ModelC
         }
         lengths: dict[str, Any] = {"segment_len": 32, "memory_len": 32, "compressed_len": 32}
         model = replace(model, **shape, **lengths)
-        train = replace(train, batch_size=4)
+        train = replace(train, batch_size=4, warmup_steps=5)
     return tokenizer, model, train
 
 
@@ -120,15 +122,20 @@ def ways_of_training(
     steps: int,
     warm_up: int,
     seconds: float,
+    compiled: Sequence[bool] = (False, True),
 ) -> dict[str, Any]:
-    """The same steps in float32 and bfloat16, compiled and not: time, and how losses agree."""
+    """The same steps in float32 and bfloat16, compiled and not: time, and how losses agree.
+
+    Args:
+        compiled: whether to compile; both by default.
+    """
     # Dropout draws other numbers in compiled code, so losses are compared without it.
     model = replace(model, dropout=0.0, attention_dropout=0.0)
     found: dict[str, Any] = {}
     for precision in ("float32", "bfloat16"):
-        for compiled in (False, True):
-            name = f"{precision}, {'compiled' if compiled else 'eager'}"
-            way = replace(config, precision=precision, compile=compiled)
+        for compile_ in compiled:
+            name = f"{precision}, {'compiled' if compile_ else 'eager'}"
+            way = replace(config, precision=precision, compile=compile_)
             try:
                 found[name] = train_steps(
                     tokenizer,

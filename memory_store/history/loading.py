@@ -16,7 +16,7 @@ from memory_store.history.reading import Commits
 from memory_store.types import Commit, Snapshot, Window
 
 THREADS = 2
-THREAD_THRESHOLD = 2**20  # bytes
+THREAD_THRESHOLD = 2**20  # bytes of a window; larger ones are loaded concurrently
 
 
 def load_snapshot(

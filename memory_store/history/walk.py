@@ -103,7 +103,7 @@ def tokens(ref: Commit, start: int, stop: int, commits: Commits) -> np.ndarray:
 
 
 def _towards(position: int, manifest: Manifest) -> Commit:
-    """The parent or the jump: the older one that has read at least `position` tokens."""
+    """The jump if it has read at least `position` tokens, and the parent otherwise."""
     assert manifest.parent is not None
     if manifest.jump and manifest.jump[0].position >= position:
         return manifest.jump[0]

@@ -15,7 +15,7 @@ from torch import Tensor
 from streamlm.config import ModelConfig
 from streamlm.models.base import Model
 from streamlm.models.build import build_empty
-from tokenizer import Tokenizer
+from tokenizer import Tokenizer, load_tokenizer
 
 BUNDLED = ("books",)
 
@@ -118,7 +118,7 @@ def load_checkpoint(
             "streamlm.checkpoints.checkpoint.load_model loads it"
         )
     config = ModelConfig.load(folder / "config.json")
-    tokenizer = Tokenizer(folder / "tokenizer.model")
+    tokenizer = load_tokenizer(folder / "tokenizer.model")
     if tokenizer.vocab_size > config.vocab_size:
         raise ValueError(
             f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, "

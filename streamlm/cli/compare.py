@@ -13,10 +13,12 @@ from streamlm.cli.allocator import keep_freed_memory
 from streamlm.cli.display import bar, interruptible, note, output, show_table
 from streamlm.cli.options import Device, Json
 from streamlm.config import ModelConfig
-from streamlm.lab.compare import COMPARISONS, admitted, load_runs, runs_of, summary
+from streamlm.lab.compare import load_runs, runs_of
 from streamlm.lab.results import write_results
+from streamlm.lab.statistics import summary
+from streamlm.lab.variants import COMPARISONS, causal_variants
 from streamlm.training.recipe import Recipe
-from tokenizer import Tokenizer
+from tokenizer import load_tokenizer
 
 
 class What(StrEnum):
@@ -64,7 +66,7 @@ def compare(
         torch.set_num_threads(threads)
     where = str(choose_device(device))
     chosen = Recipe.load(recipe)
-    shared = {"vocab_size": Tokenizer(chosen.tokenizer).vocab_size, **chosen.model}
+    shared = {"vocab_size": load_tokenizer(chosen.tokenizer).vocab_size, **chosen.model}
     base = ModelConfig.from_dict(shared)
     values = chosen.train.to_dict() | ({"steps": steps} if steps is not None else {})
     chosen = Recipe(**{**chosen.__dict__, "train": type(chosen.train).from_dict(values)})
@@ -75,7 +77,7 @@ def compare(
     ]
     if not variants:
         raise ValueError(f"no variant has {only} in its name")
-    variants, refused = admitted(variants)
+    variants, refused = causal_variants(variants)
     for name, leak in refused.items():
         note(f"{name} is not causal and is left out: {leak}")
     reference = COMPARISONS[what].reference

@@ -14,8 +14,7 @@ from streamlm.cli.options import Device, Json, Model
 from streamlm.cli.train import training_run
 from streamlm.runtime.drafter import load_drafter
 from streamlm.training.data import load_corpus
-from streamlm.training.draft_reading import offset_nats
-from streamlm.training.drafter import draft_trainer_for
+from streamlm.training.drafter import draft_trainer_for, offset_nats
 
 app = typer.Typer(
     no_args_is_help=True,

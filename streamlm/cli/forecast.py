@@ -111,7 +111,7 @@ def train_forecaster(
             out,
             device=choose_device(device),
             resume=resume,
-            told=told,
+            report=told,
             progress=lambda n: progress.advance(task, n),
         )
     _report(found, series, out, as_json, {"epochs": [epoch.__dict__ for epoch in reported]})

@@ -1,1 +1,1 @@
-"""Forecasting series: the Informer in its own form, and what it is compared with."""
+"""Time-series forecasting: the Informer, the Transformer and linear controls."""

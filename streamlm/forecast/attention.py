@@ -1,7 +1,7 @@
-"""ProbSparse attention: only the queries that differ most from the average attend.
+"""ProbSparse attention: only the queries with the sparsest attention attend.
 
-Informer (Zhou et al., AAAI 2021), §3.1 and eq. 3 and 4. Queries are measured on a few sampled keys;
-the u best ones get their softmax over all keys, the "lazy" others the mean of the values.
+Informer (Zhou et al., AAAI 2021), §3.1, eq. 3 and 4. Queries are measured on a few sampled keys.
+The u best get their softmax over all keys, the other, "lazy" queries the mean of the values.
 """
 
 import math
@@ -15,18 +15,18 @@ Lazy = Literal["sum", "mean"]
 
 
 def few(length: int, factor: int) -> int:
-    """c·⌈ln L⌉, at most L: how many keys are sampled, or queries chosen."""
+    """The number of sampled keys or chosen queries: c·⌈ln L⌉, at most L."""
     return min(length, factor * math.ceil(math.log(length))) if length > 1 else length
 
 
 def sparsity(query: Tensor, key: Tensor, sample: Tensor) -> Tensor:
     """The max-mean measure of each query on sampled keys: [B, H, L].
 
-    As in the authors' code, the sum is divided by the number of all keys, not of the sampled ones.
+    The sum is divided by the number of all keys, not of the sampled ones, as in the authors' code.
 
     Args:
         query: [B, H, L, E]; key: [B, H, K, E].
-        sample: [L, U], the keys that each query is measured on.
+        sample: [L, U] the keys on which each query is measured.
     """
     largest = torch.full(query.shape[:3], -torch.inf, dtype=query.dtype, device=query.device)
     total = torch.zeros_like(largest)
@@ -51,12 +51,12 @@ def prob_sparse(
 
     Args:
         query: [B, H, L, E]; key, value: [B, H, K, E].
-        factor: c, of the number u of queries that attend.
-        causal: hide later keys from the attending queries. Their choice still looks at all of
-            them: this is no language model. Only for L = K.
+        factor: c, which gives u, the number of queries that attend.
+        causal: mask later keys for the attending queries; L = K. The choice of queries still
+            depends on all keys, so this attention is not causal enough for a language model.
         sample: [L, U]; see `sparsity`.
-        lazy: what the others get when `causal`: the sum of all values so far (the authors' code),
-            or their mean (the paper). Without, the mean of all values.
+        lazy: the output of lazy queries if `causal`: the sum of all values so far (the authors'
+            code) or their mean (the paper). Otherwise it is the mean of all values.
     """
     b, h, n, width = query.shape
     with torch.no_grad():
@@ -78,8 +78,8 @@ class Attention(nn.Module):
     """Multi-head attention, full or ProbSparse, with biases on all projections.
 
     Args:
-        factor: c of ProbSparse; None attends fully.
-        causal: hide later keys.
+        factor: c of ProbSparse attention; None for full attention.
+        causal: mask later keys.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Attention(nn.Module):
         self.output = nn.Linear(d_model, d_model)
 
     def forward(self, x: Tensor, context: Tensor, sample: Tensor | None = None) -> Tensor:
-        """[B, L, D] looks at [B, K, D]; `sample` instead of keys drawn at random."""
+        """Attention of x [B, L, D] to context [B, K, D]; `sample` replaces randomly drawn keys."""
         query, key, value = (
             project(source).unflatten(2, (self.n_heads, -1)).transpose(1, 2)
             for project, source in ((self.query, x), (self.key, context), (self.value, context))

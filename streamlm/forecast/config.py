@@ -1,4 +1,4 @@
-"""ForecastConfig: what a forecaster is made of; frozen, checked, JSON."""
+"""ForecastConfig: the settings of a forecaster and its training; frozen, checked, JSON."""
 
 import json
 from collections.abc import Mapping
@@ -6,32 +6,34 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from streamlm.config import require
+
 MODELS = ("informer", "transformer", "dlinear", "nlinear")
 LAZY = ("sum", "mean")
 
 
 @dataclass(frozen=True)
 class ForecastConfig:
-    """A forecaster and how it is trained. The defaults are those of the authors' code.
+    """Settings of a forecaster and its training. The defaults are those of the authors' code.
 
     Attributes:
         model: "informer", "transformer" (full attention, no distilling), "dlinear" or "nlinear".
-        columns: names of the columns that are read and forecast.
-        n_marks: features of the dates; see `series.time_marks`.
-        input_len, label_len, horizon: rows that are read, that the decoder begins with, and that
-            are forecast.
+        columns: names of the columns to read and forecast.
+        n_marks: the number of date features; see `series.time_marks`.
+        input_len: rows of the input; label_len: its last rows, which start the decoder; horizon:
+            rows to forecast.
         d_model, n_heads, d_ff, dropout: as in a Transformer.
-        encoder_layers: of each replica of the encoder.
-        decoder_layers: of the decoder.
+        encoder_layers: layers of each encoder replica.
+        decoder_layers: layers of the decoder.
         factor: c of ProbSparse attention.
-        distil: halve the length between the encoder's layers.
-        lazy: what a decoder's query gets that does not attend; see `attention.prob_sparse`.
-        batch_size, learning_rate, epochs, patience: of training with Adam; the learning rate halves
-            with every epoch, and epochs end when the validation loss rises so often.
+        distil: halve the length between encoder layers.
+        lazy: output of the decoder's lazy queries; see `attention.prob_sparse`.
+        batch_size, learning_rate, epochs, patience: training with Adam; the learning rate halves
+            every epoch, and training stops after `patience` epochs in a row without improvement.
         seed: of weights, order, dropout and sampled keys.
 
     Raises:
-        ValueError: names what was given and what is allowed.
+        ValueError: says what was given and what is allowed.
     """
 
     model: str = "informer"
@@ -58,27 +60,27 @@ class ForecastConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "columns", tuple(self.columns))
         object.__setattr__(self, "encoder_layers", tuple(self.encoder_layers))
-        _require(self.model in MODELS, "model", self.model, " or ".join(MODELS))
-        _require(self.lazy in LAZY, "lazy", self.lazy, " or ".join(LAZY))
-        _require(bool(self.columns), "columns", self.columns, "at least one name")
+        require(self.model in MODELS, "model", self.model, " or ".join(MODELS))
+        require(self.lazy in LAZY, "lazy", self.lazy, " or ".join(LAZY))
+        require(bool(self.columns), "columns", self.columns, "at least one name")
         for name in (
             *("n_marks", "input_len", "horizon", "d_model", "n_heads", "d_ff", "decoder_layers"),
             *("factor", "batch_size", "epochs", "patience"),
         ):
             value = getattr(self, name)
-            _require(type(value) is int and value > 0, name, value, "an integer of at least 1")
+            require(type(value) is int and value > 0, name, value, "an integer of at least 1")
         good = 0 <= self.label_len <= self.input_len
         allowed = f"0 to input_len = {self.input_len}"
-        _require(good, "label_len", self.label_len, allowed)
+        require(good, "label_len", self.label_len, allowed)
         good = self.d_model % (2 * self.n_heads) == 0
-        _require(good, "d_model", self.d_model, f"a multiple of 2 · n_heads = {2 * self.n_heads}")
+        require(good, "d_model", self.d_model, f"a multiple of 2 · n_heads = {2 * self.n_heads}")
         good = bool(self.encoder_layers) and all(n > 0 for n in self.encoder_layers)
-        _require(good, "encoder_layers", self.encoder_layers, "integers of at least 1")
+        require(good, "encoder_layers", self.encoder_layers, "integers of at least 1")
         shortest = self.input_len // 2 ** (len(self.encoder_layers) - 1)
         name = "encoder_layers"
-        _require(shortest > 0, name, self.encoder_layers, f"fewer for input_len = {self.input_len}")
-        _require(0 <= self.dropout < 1, "dropout", self.dropout, "a number in [0, 1)")
-        _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "a number above 0")
+        require(shortest > 0, name, self.encoder_layers, f"fewer for input_len = {self.input_len}")
+        require(0 <= self.dropout < 1, "dropout", self.dropout, "a number in [0, 1)")
+        require(self.learning_rate > 0, "learning_rate", self.learning_rate, "a number above 0")
         if self.model == "transformer":
             object.__setattr__(self, "distil", False)
 
@@ -93,7 +95,7 @@ class ForecastConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ForecastConfig":
-        """As `to_dict` gave it; unknown keys are refused."""
+        """Build from the values of `to_dict`; unknown keys are refused."""
         unknown = values.keys() - {field.name for field in fields(cls)}
         if unknown:
             raise ValueError(f"unknown settings of a forecaster: {', '.join(sorted(unknown))}")
@@ -107,8 +109,3 @@ class ForecastConfig:
 
     def save(self, path: Path) -> None:
         path.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
-
-
-def _require(condition: bool, name: str, given: object, allowed: str) -> None:
-    if not condition:
-        raise ValueError(f"{name} = {given!r}; allowed: {allowed}")

@@ -1,8 +1,9 @@
-"""The Informer: ProbSparse attention, an encoder that distils, a decoder that answers at once.
+"""The Informer: ProbSparse attention, a distilling encoder, a one-pass decoder.
 
 Zhou et al., "Informer: Beyond Efficient Transformer for Long Sequence Time-Series Forecasting",
-AAAI 2021; where the authors' code differs from the paper, as in the code (Informer2020). With full
-attention and without distilling it is the encoder-decoder Transformer of Vaswani et al. (2017).
+AAAI 2021. Where the authors' code (Informer2020) differs from the paper, this follows the code.
+With full attention and without distilling, it is the encoder-decoder Transformer of Vaswani et al.
+(2017).
 """
 
 import torch
@@ -15,7 +16,7 @@ from streamlm.forecast.series import Batch
 
 
 class Embedding(nn.Module):
-    """Values, their place, and what clock and calendar say: [B, n, C] and [B, n, F] → [B, n, D]."""
+    """Values, positions and date features: [B, n, C] and [B, n, F] → [B, n, D]."""
 
     def __init__(self, n_columns: int, n_marks: int, d_model: int, dropout: float) -> None:
         super().__init__()
@@ -32,7 +33,7 @@ class Embedding(nn.Module):
 
 
 def _sinusoid(n: int, width: int, device: torch.device) -> Tensor:
-    """Absolute positions, sine and cosine in turns (Vaswani et al., §3.5): [n, D]."""
+    """Absolute positions, alternating sine and cosine (Vaswani et al., §3.5): [n, D]."""
     rates = 10_000.0 ** (-torch.arange(0, width, 2, device=device) / width)
     angles = torch.arange(n, device=device)[:, None] * rates
     return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)
@@ -50,7 +51,7 @@ class _FeedForward(nn.Sequential):
 
 
 class EncoderLayer(nn.Module):
-    """Attention and a feed-forward network, normalised after each."""
+    """Attention and a feed-forward network, each followed by a LayerNorm."""
 
     def __init__(self, config: ForecastConfig) -> None:
         super().__init__()
@@ -68,7 +69,7 @@ class EncoderLayer(nn.Module):
 
 
 class Distil(nn.Module):
-    """Halve the length between two layers (eq. 5): [B, n, D] → [B, ⌈n/2⌉, D]."""
+    """Halves the length between two layers (eq. 5): [B, n, D] → [B, ⌈n/2⌉, D]."""
 
     def __init__(self, d_model: int) -> None:
         super().__init__()
@@ -81,7 +82,7 @@ class Distil(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Layers, with the length halved between them where `distil` says so."""
+    """Encoder layers; with `distil`, the length is halved between them."""
 
     def __init__(self, config: ForecastConfig, n_layers: int) -> None:
         super().__init__()
@@ -100,7 +101,7 @@ class Encoder(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Masked attention to itself, full attention to the encoder, a feed-forward network."""
+    """Masked self-attention, full attention to the encoder, a feed-forward network."""
 
     def __init__(self, config: ForecastConfig) -> None:
         super().__init__()
@@ -127,9 +128,9 @@ class DecoderLayer(nn.Module):
 
 
 class Informer(nn.Module):
-    """Forecasts `horizon` rows in one call.
+    """Forecasts `horizon` rows in one pass.
 
-    The decoder reads the last `label_len` rows of the past, and zeros where the answer belongs.
+    The decoder reads the last `label_len` rows of the past, followed by zeros for the horizon.
     """
 
     def __init__(self, config: ForecastConfig) -> None:
@@ -138,14 +139,14 @@ class Informer(nn.Module):
         columns, marks, width = config.n_columns, config.n_marks, config.d_model
         self.past = Embedding(columns, marks, width, config.dropout)
         self.future = Embedding(columns, marks, width, config.dropout)
-        # Replicas of the encoder; each reads the later half of what the one before it reads.
+        # Encoder replicas; each reads the later half of its predecessor's input.
         self.encoders = nn.ModuleList(Encoder(config, n) for n in config.encoder_layers)
         self.decoder = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
         self.norm = nn.LayerNorm(width)
         self.output = nn.Linear(width, columns)
 
     def forward(self, batch: Batch) -> Tensor:
-        """[B, horizon, C], scaled; the batch's future values are not looked at."""
+        """The forecast [B, horizon, C], scaled; the batch's future values are not read."""
         embedded = self.past(batch.past, batch.past_marks)
         n = embedded.shape[1]
         encoded = torch.cat(

@@ -1,7 +1,7 @@
 """Linear controls (Zeng et al., "Are Transformers Effective for Time Series Forecasting?", 2023).
 
-One matrix from the past to the future, the same for all columns. Whatever does not beat it has
-learned nothing that a line could not.
+One matrix from past to future, shared by all columns. A model that does not beat it has learned
+nothing beyond a linear map.
 """
 
 import torch
@@ -15,7 +15,7 @@ KERNEL = 25  # rows of the moving average, as in the paper
 
 
 class NLinear(nn.Module):
-    """The last value is taken off before, and put back after."""
+    """A linear map of the differences from the last value."""
 
     def __init__(self, config: ForecastConfig) -> None:
         super().__init__()
@@ -23,14 +23,14 @@ class NLinear(nn.Module):
         self.line = _line(config)
 
     def forward(self, batch: Batch) -> Tensor:
-        """[B, horizon, C], scaled."""
+        """The forecast [B, horizon, C], scaled."""
         last = batch.past[:, -1:]
         out: Tensor = self.line((batch.past - last).mT).mT + last
         return out
 
 
 class DLinear(nn.Module):
-    """A moving average and what is left of it, each with a matrix of its own."""
+    """Separate linear maps for the moving average and the remainder."""
 
     def __init__(self, config: ForecastConfig) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class DLinear(nn.Module):
         self.trend, self.rest = _line(config), _line(config)
 
     def forward(self, batch: Batch) -> Tensor:
-        """[B, horizon, C], scaled."""
+        """The forecast [B, horizon, C], scaled."""
         past = batch.past.mT  # [B, C, n]
         padded = F.pad(past, (KERNEL // 2, KERNEL // 2), mode="replicate")
         trend = F.avg_pool1d(padded, KERNEL, stride=1)
@@ -48,6 +48,6 @@ class DLinear(nn.Module):
 
 def _line(config: ForecastConfig) -> nn.Linear:
     line = nn.Linear(config.input_len, config.horizon)
-    with torch.no_grad():  # begins as the mean of the past
+    with torch.no_grad():  # starts as the mean of the past
         line.weight.fill_(1 / config.input_len)
     return line

@@ -1,4 +1,4 @@
-"""Series: a CSV with dates as arrays, split by time, scaled, and cut into windows."""
+"""Time series from CSV files: split by time, scaled, cut into windows."""
 
 import csv
 import math
@@ -12,21 +12,21 @@ from torch import Tensor
 
 from streamlm.transfer import send
 
-DATES = ("date", "time", "datetime", "timestamp")  # names of the column of dates
-MONTH = 30 * 24  # hours; the papers' splits of the ETT series count in such months
+DATES = ("date", "time", "datetime", "timestamp")  # names of a date column
+MONTH = 30 * 24  # hours; the unit of the papers' splits of the ETT series
 ETT_MONTHS = (12, 4, 4)  # train, valid, test
 SHARES = (0.7, 0.1, 0.2)  # of any other series
 
 
 @dataclass(frozen=True)
 class Series:
-    """Columns of numbers at equal steps of time.
+    """Columns of numbers at equal time steps.
 
     Attributes:
         dates: [n] datetime64[s], rising.
         values: [n, C] float64.
         names: of the C columns.
-        ends: rows up to which the train, valid and test parts go.
+        ends: end rows of the train, valid and test parts.
     """
 
     dates: np.ndarray
@@ -36,12 +36,12 @@ class Series:
 
     @classmethod
     def load(cls, path: Path) -> "Series":
-        """Read a CSV whose first line names its columns, one of which holds dates.
+        """Read a CSV file with a header line and one column of dates.
 
         Files named ETT… are split as in the papers, others 70 : 10 : 20 by time.
 
         Raises:
-            ValueError: says which line is wrong, and what is allowed.
+            ValueError: names the wrong line and says what is allowed.
         """
         dates: list[np.datetime64] = []
         rows: list[list[float]] = []
@@ -63,36 +63,36 @@ class Series:
                 dates.append(_date(line.pop(column), where))
                 rows.append([_number(text, where) for text in line])
         names = tuple(header[:column] + header[column + 1 :])
-        found = np.array(dates, "datetime64[s]")
-        steps = np.diff(found)
-        if len(found) < 3 or not (steps > np.timedelta64(0, "s")).all():
-            wrong = int(np.argmax(steps <= np.timedelta64(0, "s"))) + 3 if len(found) > 2 else 2
+        times = np.array(dates, "datetime64[s]")
+        steps = np.diff(times)
+        if len(times) < 3 or not (steps > np.timedelta64(0, "s")).all():
+            wrong = int(np.argmax(steps <= np.timedelta64(0, "s"))) + 3 if len(times) > 2 else 2
             raise ValueError(f"{path}, line {wrong}: dates must rise, and there must be three rows")
         values = np.array(rows)
-        return cls(found, values, names, _ends(path, found))
+        return cls(times, values, names, _ends(path, times))
 
     @property
     def step(self) -> np.timedelta64:
-        """The usual time between two rows."""
+        """The median time between two rows."""
         return np.timedelta64(int(np.median(np.diff(self.dates).astype(np.int64))), "s")
 
     def column(self, name: str) -> int:
-        """Where a column stands.
+        """The index of a column.
 
         Raises:
-            ValueError: there is none of that name.
+            ValueError: no column has that name.
         """
         if name not in self.names:
             raise ValueError(f"column {name!r}; allowed: {', '.join(self.names)}")
         return self.names.index(name)
 
     def only(self, names: Sequence[str]) -> "Series":
-        """The series with these columns alone."""
+        """The series with only these columns."""
         columns = [self.column(name) for name in names]
         return Series(self.dates, self.values[:, columns], tuple(names), self.ends)
 
     def following(self, n: int) -> np.ndarray:
-        """The n dates after the last one."""
+        """The n dates after the last one: [n]."""
         return self.dates[-1] + self.step * np.arange(1, n + 1)
 
 
@@ -125,16 +125,16 @@ def _ends(path: Path, dates: np.ndarray) -> tuple[int, int, int]:
 
 
 def time_marks(dates: np.ndarray, step: np.timedelta64) -> np.ndarray:
-    """What a clock and a calendar say, each from −0.5 to 0.5: [n, features] float32.
+    """Date features, each from −0.5 to 0.5: [n, features] float32.
 
-    Hour, weekday, day of the month and of the year; for steps below an hour the minute comes first,
-    for steps of a day or more the hour is left out.
+    Hour, weekday, day of the month and day of the year; preceded by the minute for steps below an
+    hour, and without the hour for steps of a day or more.
     """
     days = dates.astype("datetime64[D]")
     seconds = (dates - days).astype(np.int64)
     month, year = dates.astype("datetime64[M]"), dates.astype("datetime64[Y]")
     marks = [
-        (days.astype(np.int64) + 3) % 7 / 6,  # 1970 began on a Thursday; Monday is 0
+        (days.astype(np.int64) + 3) % 7 / 6,  # 1970-01-01 was a Thursday; Monday is 0
         (days - month).astype(np.int64) / 30,
         (days - year).astype(np.int64) / 365,
     ]
@@ -147,7 +147,7 @@ def time_marks(dates: np.ndarray, step: np.timedelta64) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Scale:
-    """Mean and standard deviation of each column, of the train part alone."""
+    """The mean and standard deviation of each column over the train part."""
 
     mean: np.ndarray
     deviation: np.ndarray
@@ -159,17 +159,17 @@ class Scale:
         return cls(train.mean(axis=0), np.where(deviation > 0, deviation, 1.0))
 
     def apply(self, values: np.ndarray) -> np.ndarray:
-        """In standard deviations from the mean, float32."""
+        """Values in standard deviations from the mean, float32."""
         return ((values - self.mean) / self.deviation).astype(np.float32)
 
     def undo(self, values: np.ndarray) -> np.ndarray:
-        """In the units of the series."""
+        """Scaled values in the units of the series."""
         return values * self.deviation + self.mean
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Windows of a series: B of them.
+    """B windows of a series.
 
     Attributes:
         past: [B, input_len, C], scaled; past_marks: [B, input_len, F].
@@ -183,9 +183,9 @@ class Batch:
 
 
 class Windows:
-    """All windows of one part of a series: `input_len` rows, and the `horizon` after them.
+    """All windows of one part of a series: `input_len` rows and the `horizon` rows after them.
 
-    The rows to be forecast lie in the part; those before may reach into the one before it.
+    The horizon lies within the part; the input can reach into the preceding part.
     """
 
     def __init__(
@@ -209,7 +209,7 @@ class Windows:
         return self.n
 
     def take(self, indices: Tensor, device: torch.device) -> Batch:
-        """The windows that begin at these rows."""
+        """The windows that start at these rows."""
         rows = indices[:, None] + torch.arange(self.input_len + self.horizon)
         values, marks = send(self.values[rows], device), send(self.marks[rows], device)
         n = self.input_len
@@ -218,7 +218,7 @@ class Windows:
     def batches(
         self, size: int, device: torch.device, *, generator: torch.Generator | None = None
     ) -> Iterator[Batch]:
-        """Every window once, `size` at a time; shuffled with a generator."""
+        """All windows in batches of `size`, shuffled if there is a generator."""
         order = torch.arange(self.n)
         if generator is not None:
             order = torch.randperm(self.n, generator=generator)

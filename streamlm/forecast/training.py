@@ -1,4 +1,4 @@
-"""Training a forecaster: epochs with early stopping; what it is worth; forecasts in real units."""
+"""Forecasters: training with early stopping, errors, forecasts in the units of the series."""
 
 import json
 import math
@@ -31,7 +31,7 @@ WEIGHTS, CONFIG, SCALE, LAST = "model.safetensors", "config.json", "scale.json",
 
 @dataclass(frozen=True)
 class Epoch:
-    """How an epoch went: mean squared errors, of scaled values."""
+    """The report of an epoch: mean squared errors of scaled values."""
 
     epoch: int
     train: float
@@ -41,11 +41,11 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Errors:
-    """Over all windows, rows and columns of a part, of scaled values, as the papers report them.
+    """Errors over all windows, rows and columns of a part, of scaled values as in the papers.
 
     Attributes:
         mse, mae: mean squared and mean absolute error.
-        windows: that were forecast.
+        windows: number of windows.
     """
 
     mse: float
@@ -55,7 +55,7 @@ class Errors:
 
 @dataclass(frozen=True)
 class Forecaster:
-    """A trained model and the scale of what it reads."""
+    """A trained model and the scale of its series."""
 
     model: nn.Module
     config: ForecastConfig
@@ -72,10 +72,10 @@ class Forecaster:
 
     @classmethod
     def load(cls, folder: Path, *, device: torch.device) -> "Forecaster":
-        """Read what `save` wrote; nothing is unpickled.
+        """Read a folder written by `save`; nothing is unpickled.
 
         Raises:
-            FileNotFoundError: a file is missing; says which.
+            FileNotFoundError: a file is missing; names it.
             ValueError: the files do not belong together.
         """
         for name in (WEIGHTS, CONFIG, SCALE):
@@ -88,17 +88,17 @@ class Forecaster:
             model.load_state_dict(load_file(folder / WEIGHTS))
         except (SafetensorError, RuntimeError) as error:
             raise ValueError(f"{folder / WEIGHTS} does not belong to {CONFIG}: {error}") from None
-        found = Scale(np.array(scale["mean"]), np.array(scale["deviation"]))
-        if len(found.mean) != config.n_columns:
-            raise ValueError(f"{folder / SCALE} is of {len(found.mean)} columns, not of its model")
-        return cls(model.to(device).eval(), config, found)
+        columns = Scale(np.array(scale["mean"]), np.array(scale["deviation"]))
+        if len(columns.mean) != config.n_columns:
+            raise ValueError(f"{folder / SCALE} has {len(columns.mean)} columns, unlike its model")
+        return cls(model.to(device).eval(), config, columns)
 
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
     def windows(self, series: Series, part: str) -> Windows:
-        """The windows of a part of a series with its columns."""
+        """The windows of a part of a series, with the forecaster's columns."""
         config = self.config
         return Windows(
             series.only(config.columns),
@@ -112,7 +112,7 @@ class Forecaster:
     def errors(
         self, windows: Windows, progress: Callable[[int], object] = lambda n: None
     ) -> Errors:
-        """What forecasting every window costs; keys are sampled as the seed says."""
+        """The errors over all windows; sampled keys depend only on the configuration's seed."""
         squared, absolute, n = 0.0, 0.0, 0
         with in_mode(self.model, training=False), _seeded(self.config.seed, self.device):
             for batch in windows.batches(4 * self.config.batch_size, self.device):
@@ -125,10 +125,11 @@ class Forecaster:
 
     @torch.no_grad()
     def forecast(self, series: Series) -> tuple[np.ndarray, np.ndarray]:
-        """What follows a series: the dates [horizon], and values [horizon, C] in its own units.
+        """Forecast the rows after a series: dates [horizon], values [horizon, C] in its units.
 
         Raises:
-            ValueError: it has fewer rows than the model reads, or lacks a column.
+            ValueError: the series has fewer rows than the model reads, lacks a column, or has
+                another time step.
         """
         config, known = self.config, series.only(self.config.columns)
         if len(known.dates) < config.input_len:
@@ -150,8 +151,8 @@ class Forecaster:
             marks[None, n:],
         )
         with in_mode(self.model, training=False), _seeded(config.seed, self.device):
-            found = self.model(batch)[0].cpu().double().numpy()
-        return dates, self.scale.undo(found)
+            scaled = self.model(batch)[0].cpu().double().numpy()
+        return dates, self.scale.undo(scaled)
 
     def _check_marks(self, marks: Tensor) -> None:
         if marks.shape[1] != self.config.n_marks:
@@ -168,15 +169,15 @@ def train(
     *,
     device: torch.device,
     resume: bool = False,
-    told: Callable[[Epoch], object] = lambda epoch: None,
+    report: Callable[[Epoch], object] = lambda epoch: None,
     progress: Callable[[int], object] = lambda n: None,
 ) -> Forecaster:
-    """Train on a series; the weights of the best epoch end up in `folder`.
+    """Train a forecaster on a series and save the best epoch's weights in `folder`.
 
     Args:
-        series: with the configuration's columns at least.
-        resume: go on after the last epoch that is there, to the very end it would have come to.
-        told: called after each epoch; progress: with each batch's number of windows.
+        series: has at least the configuration's columns.
+        resume: continue after the last saved epoch, with the result of an uninterrupted run.
+        report: called after each epoch; progress: called with the number of windows of each batch.
 
     Raises:
         ValueError: a part of the series is too short.
@@ -194,20 +195,20 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     last = folder / LAST
     if resume and last.exists():
-        there = torch.load(last, map_location=device, weights_only=True)
-        model.load_state_dict(there["model"])
-        optimizer.load_state_dict(there["optimizer"])
-        begin, best, worse = there["epoch"], there["best"], there["worse"]
+        saved = torch.load(last, map_location=device, weights_only=True)
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        begin, best, worse = saved["epoch"], saved["best"], saved["worse"]
     for epoch in range(begin, config.epochs):
         if worse >= config.patience:
             break
-        torch.manual_seed(1000 * config.seed + epoch)  # resumed or not, an epoch draws the same
+        torch.manual_seed(1000 * config.seed + epoch)  # the same draws in a resumed run
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * 0.5**epoch
         loss = _epoch(model, optimizer, windows, config, device, progress)
-        found = Forecaster(model, config, scale).errors(valid).mse
-        improved = found < best
-        best, worse = (found, 0) if improved else (best, worse + 1)
+        mse = Forecaster(model, config, scale).errors(valid).mse
+        improved = mse < best
+        best, worse = (mse, 0) if improved else (best, worse + 1)
         if improved:
             Forecaster(model, config, scale).save(folder)
         state = {
@@ -216,7 +217,7 @@ def train(
         }  # fmt: skip
         torch.save(state, last.with_suffix(".new"))
         last.with_suffix(".new").replace(last)
-        told(Epoch(epoch + 1, loss, found, improved))
+        report(Epoch(epoch + 1, loss, mse, improved))
     return Forecaster.load(folder, device=device)
 
 
@@ -228,7 +229,7 @@ def _epoch(
     device: torch.device,
     progress: Callable[[int], object],
 ) -> float:
-    """Returns the mean loss."""
+    """Train for one epoch; returns the mean loss."""
     total, n = 0.0, 0
     order = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
     with in_mode(model, training=True):
@@ -248,7 +249,7 @@ def _epoch(
 
 @contextmanager
 def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Sampling within draws what a seed gives, and leaves the generators as they were."""
+    """Seed the generators within the block and restore them after it."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield

@@ -1,1 +1,1 @@
-"""Measuring and comparing models."""
+"""Measurements and comparisons of models: causality, costs, variants, memory tasks."""

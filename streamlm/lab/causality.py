@@ -1,8 +1,8 @@
-"""The future-leak test: a model whose past changes when its future does is no language model.
+"""The causality test: no later token may change an earlier prediction.
 
-Published code for Linformer and Informer looks ahead when it is used on text: slots that mix a
-whole window, measures and choices that are taken over all queries. Losses found that way are far
-too good. So nothing is compared here that has not passed.
+Published code for Linformer and Informer looks ahead when it is applied to text: slots mix a whole
+window, and queries are measured and chosen over all queries. The resulting losses are far too low.
+`streamlm compare` therefore runs only models that pass this test.
 """
 
 import torch
@@ -14,20 +14,20 @@ from streamlm.models.build import build_model
 from streamlm.models.cache import Cache
 from streamlm.runtime.stream import close, pieces
 
-SEGMENTS, STD = 3, 0.2  # segments that are read, and weights large enough for a leak to show
+SEGMENTS, STD = 3, 0.2  # segments to read; a weight scale at which a leak changes the logits
 
 
 def find_leak(model: Model) -> str | None:
-    """Where a later token changes an earlier prediction, or None.
+    """The first prediction that a later token changes, as text; None for a causal model.
 
-    Some segments are read again and again, each time with other tokens from some place on; what was
-    predicted before that place must be the same bits. On a CPU, with gradients and without.
+    Reads a few segments repeatedly, each time with other tokens from some position on. Predictions
+    before that position must be bit-identical, with gradients and without.
 
     Args:
-        model: on a CPU, in evaluation mode.
+        model: on the CPU, in evaluation mode.
     """
     t = model.config.segment_len
-    # Around the ends of segments, where memory moves, and in the midst of each.
+    # Around segment ends, where memory moves, and within each segment.
     inside = {0, 1, t // 2, t // 2 + 1, t - 1}
     edits = sorted({s * t + at for s in range(SEGMENTS) for at in inside if s * t + at > 0})
     random = torch.Generator().manual_seed(0)
@@ -48,8 +48,8 @@ def find_leak(model: Model) -> str | None:
     return None
 
 
-def gate(config: ModelConfig) -> str | None:
-    """`find_leak` of a small model with these settings and random weights, none of them zero."""
+def check_causal(config: ModelConfig) -> str | None:
+    """`find_leak` for a model with these settings and random weights, none of them zero."""
     torch.manual_seed(0)
     model = build_model(config).float().eval()
     with torch.no_grad():
@@ -59,9 +59,9 @@ def gate(config: ModelConfig) -> str | None:
 
 
 def _logits(model: Model, tokens: Tensor) -> Tensor:
-    found, state, cache = [], model.init_state(len(tokens)), Cache()
+    parts, state, cache = [], model.init_state(len(tokens)), Cache()
     for piece in pieces(model, tokens, state):
         logits, state = model(piece, state, cache)
         state = close(model, state, cache)
-        found.append(logits.detach())
-    return torch.cat(found, dim=1)
+        parts.append(logits.detach())
+    return torch.cat(parts, dim=1)

@@ -1,68 +1,71 @@
-"""What a trained model costs and what it remembers, beside its loss; for `streamlm compare heads`.
+"""Costs of a trained model: speed, memory, time to save and resume; and its recall by distance.
 
-Times are of one machine and one moment: compare them within a run, where all were measured alike.
+Times depend on the machine and its load: compare them only within one run.
 """
 
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.lab.tasks.alphabet import Alphabet
 from streamlm.lab.tasks.recall import recall
 from streamlm.lab.tasks.scoring import answer, by_distance
-from streamlm.lab.tensor_memory import peak_tensor_bytes
 from streamlm.models.cache import Cache
 from streamlm.runtime.stream import advance, score
 from streamlm.sessions.snapshots import to_snapshot, to_state
 from streamlm.state import State
 from streamlm.training.data import Corpus
 
-DISTANCES = (0, 1, 2, 3, 4, 6, 8, 12)  # segments between what is told and what is asked
-LENGTHS = (4, 16, 64)  # segments of a stream after which it is measured
+DISTANCES = (0, 1, 2, 3, 4, 6, 8, 12)  # segments from cue to query
+LENGTHS = (4, 16, 64)  # segments of a stream after which costs are measured
 REPEATS, DECODED, BATCH = 5, 32, 16
 
 
 def measure(
     checkpoint: Checkpoint, corpus: Corpus, *, sequences: int = 32, seed: int = 0
 ) -> dict[str, Any]:
-    """Recall by distance, and speed, bytes and times to save and resume along a stream; JSON."""
+    """Recall by distance ("recall") and costs along a stream ("stream"); JSON."""
     return {
-        "recall": recalled(checkpoint, corpus, sequences=sequences, seed=seed),
-        "stream": along(checkpoint, corpus),
+        "recall": recall_by_distance(checkpoint, corpus, sequences=sequences, seed=seed),
+        "stream": costs_along_stream(checkpoint, corpus),
     }
 
 
-def recalled(
+def recall_by_distance(
     checkpoint: Checkpoint, corpus: Corpus, *, sequences: int, seed: int
 ) -> list[dict[str, Any]]:
-    """Associative recall: a row for each distance, with the gain of having been told."""
+    """Associative recall: a row for each distance, with the counterfactual gain."""
     model = checkpoint.model
     alphabet = Alphabet.of_text(checkpoint.tokenizer, corpus.tokens)
-    asked = recall(
+    questions = recall(
         alphabet,
         n=sequences,
         segment_len=model.config.segment_len,
         distances=DISTANCES,
         seed=seed,
     )
-    answers = answer(model, asked, bos=alphabet.bos, batch_size=BATCH, control=True)
+    answers = answer(model, questions, bos=alphabet.bos, batch_size=BATCH, control=True)
     return by_distance(answers)
 
 
 @torch.no_grad()
-def along(checkpoint: Checkpoint, corpus: Corpus) -> list[dict[str, Any]]:
-    """Costs after so many segments of one stream, a row for each of LENGTHS.
+def costs_along_stream(checkpoint: Checkpoint, corpus: Corpus) -> list[dict[str, Any]]:
+    """Costs at several lengths of one stream: a row for each of LENGTHS.
 
-    tokens/s reading and writing, bytes of the state, of what is derived from it and, at the worst
-    moment of reading a segment, of all tensors but the weights, and milliseconds to save the state
-    in a folder and to load it.
+    A row has tokens/s for reading and writing; bytes of the state, of its cache, and of all tensors
+    but the weights at their peak while a segment is read; and milliseconds to save the state in a
+    folder and to load it.
     """
     model, segment_len = checkpoint.model, checkpoint.model.config.segment_len
     n = (max(LENGTHS) + 2) * segment_len
@@ -73,7 +76,7 @@ def along(checkpoint: Checkpoint, corpus: Corpus) -> list[dict[str, Any]]:
         _, state = advance(model, tokens[:, at : length * segment_len], state, cache)
         at = length * segment_len
         ahead = tokens[:, at : at + segment_len + 1]
-        # Each time from here, so with a copy of what was derived so far.
+        # Every repetition starts here, with a copy of the cache.
         reading = partial(score, model, ahead[:, :-1], ahead[:, 1:], state)
         read = _seconds(reading, cache.copy)
         write = _seconds(partial(_decode, checkpoint, ahead, state), cache.copy)
@@ -102,11 +105,11 @@ def _decode(checkpoint: Checkpoint, tokens: torch.Tensor, state: State, cache: C
 
 
 def _stored(checkpoint: Checkpoint, state: State) -> dict[str, float]:
-    """Milliseconds to save a whole state and to load it."""
+    """Milliseconds to save a full state and to load it."""
     from memory_store import DirectoryStore
 
-    config, log = checkpoint.model.config, np.zeros(int(state.position), np.int32)
-    saved = to_snapshot(state, config, arrays={}, tokens=log, attributes={})
+    log = np.zeros(int(state.position), np.int32)
+    saved = to_snapshot(state, checkpoint.model, arrays={}, tokens=log, attributes={})
     saves, loads = [], []
     with tempfile.TemporaryDirectory() as folder:
         for index in range(REPEATS + 1):
@@ -125,7 +128,7 @@ def _stored(checkpoint: Checkpoint, state: State) -> dict[str, float]:
 
 
 def _seconds(work: Callable[[Cache], object], prepare: Callable[[], Cache]) -> float:
-    """The median time of a call on what was prepared, after one that warms up."""
+    """The median time of calls on prepared caches, after one warm-up call."""
     spent: list[float] = []
     for index in range(REPEATS + 1):
         prepared = prepare()
@@ -139,7 +142,7 @@ def _seconds(work: Callable[[Cache], object], prepare: Callable[[], Cache]) -> f
 
 
 def mean_of(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Measures of several seeds as one: means of numbers, row by row."""
+    """The mean over seeds of every number in the measures, row by row."""
     first = runs[0]
     return {
         name: [
@@ -153,3 +156,68 @@ def mean_of(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         ]
         for name in first
     }
+
+
+def peak_tensor_bytes(work: Callable[[], object]) -> int:
+    """The peak bytes of the tensors that `work` creates, on any device.
+
+    The peak of the process measures the allocator, which hides the tensors of a small model. A
+    kernel's own workspace and tensors that existed before are not counted.
+    """
+    with _Watch() as watch:
+        work()
+    return watch.peak
+
+
+class _Watch(TorchDispatchMode):
+    """Counts a result's memory from its operation until the last tensor that shares it is freed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held = self.peak = 0
+        self._shared: dict[int, int] = {}  # address of memory → tensors in it
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        super().__exit__(kind, error, trace)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> object:
+        kwargs = kwargs or {}
+        given = {_address(tensor) for tensor in _tensors((args, kwargs))}
+        result = func(*args, **kwargs)
+        for tensor in _tensors(result):
+            address = _address(tensor)
+            if address in self._shared:
+                self._shared[address] += 1
+            elif address in given:
+                continue  # a view of an existing tensor
+            else:
+                self._shared[address] = 1
+                self.held += tensor.untyped_storage().nbytes()
+                self.peak = max(self.peak, self.held)
+            weakref.finalize(tensor, self._gone, address, tensor.untyped_storage().nbytes())
+        return result
+
+    def _gone(self, address: int, nbytes: int) -> None:
+        self._shared[address] -= 1
+        if not self._shared[address]:
+            del self._shared[address]
+            self.held -= nbytes
+
+
+def _tensors(values: object) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor)]
+
+
+def _address(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()

@@ -1,4 +1,4 @@
-"""The report of `streamlm compare heads`: one HTML file that says who wins where."""
+"""The report of `streamlm compare heads`: a table and plots in one HTML file."""
 
 import base64
 import html
@@ -39,36 +39,36 @@ def write_report(
     """Write the report.
 
     Args:
-        rows: of `compare.summary`; runs: those that were measured.
-        picture: of the differences in loss, which becomes part of the report.
-        refused: by name, why a variant was not measured.
+        rows: of `statistics.summary`; runs: all runs, of which only measured ones are shown.
+        picture: the plot of differences in loss, which is embedded.
+        refused: variants that look ahead, and their leak, by name.
     """
-    every = {row["variant"]: _measured(row["variant"], runs) for row in rows}
-    every = {name: found for name, found in every.items() if found}
-    measured = {
-        name: mean_of([run.measures for run in found if run.measures is not None])
-        for name, found in every.items()
+    measured_runs = {row["variant"]: _measured(row["variant"], runs) for row in rows}
+    measured_runs = {name: each for name, each in measured_runs.items() if each}
+    measures = {
+        name: mean_of([run.measures for run in each if run.measures is not None])
+        for name, each in measured_runs.items()
     }
     with tempfile.TemporaryDirectory() as folder:
         drawn = Path(folder) / "measures.png"
-        _draw(measured, drawn)
+        _draw(measures, drawn)
         pictures = [_embedded(each) for each in (picture, drawn) if each.exists()]
-    title = f"Heads beside each other: {Path(str(settings['recipe'])).stem}"
+    title = f"Comparison of heads: {Path(str(settings['recipe'])).stem}"
     train = settings["train"]
     n_tokens = train["steps"] * train["batch_size"] * settings["model"]["segment_len"]
     seeds = max(row["seeds"] for row in rows)
     about = (
-        f"Each was trained on the same {n_tokens:,} tokens, with {seeds} seed(s), as many "
-        "parameters (within 2 %) and as many bytes of state; “full” has as many as it reads. "
-        "Below bits per byte stands the difference from the reference with its 95 % interval over "
-        "seeds, below the others their lowest and highest seed. A head wins a column, in bold, "
-        "where with every seed none is better. State counts the bytes that are saved; times are of "
-        "this machine, on which other work may have run."
+        f"All heads were trained on the same {n_tokens:,} tokens, with {seeds} seed(s), and have "
+        "equal parameters (within 2 %) and equal bytes of state, except that the state of “full” "
+        "grows with the stream. Below bits per byte: the difference from the reference with its "
+        "95 % interval over seeds. Below other figures: the lowest and highest seed. Bold: no head "
+        "is better with any seed. State is the bytes saved. Times depend on this machine and its "
+        "load."
     )
     parts = [
         f"<h1>{html.escape(title)}</h1>",
         f"<p>{html.escape(about)}</p>",
-        f'<div class="wide">{_table(rows, every)}</div>',
+        f'<div class="wide">{_table(rows, measured_runs)}</div>',
         *(
             f"<p>{html.escape(name)} looks ahead and was not measured: {html.escape(leak)}.</p>"
             for name, leak in refused.items()
@@ -85,18 +85,18 @@ def write_report(
 
 
 def _measured(name: str, runs: Sequence[Run]) -> list[Run]:
-    """Those of one variant that were measured, by seed."""
-    found = [run for run in runs if run.variant == name and run.measures is not None]
-    return sorted(found, key=lambda run: run.seed)
+    """The measured runs of one variant, by seed."""
+    measured = [run for run in runs if run.variant == name and run.measures is not None]
+    return sorted(measured, key=lambda run: run.seed)
 
 
 def _at_last(name: str) -> Callable[[Run], float]:
-    """What was measured at the end of the stream."""
+    """A measure at the end of the stream."""
     return lambda run: (run.measures or {})["stream"][-1][name]
 
 
 Column = tuple[str, Callable[[Run], float], Callable[[float], str], int]
-# Name, value of a run, how it is shown, and whether more (1) or less (-1) is better.
+# Name, value of a run, its text, and whether more (1) or less (-1) is better.
 COLUMNS: list[Column] = [
     ("bits per byte", lambda run: run.bits_per_byte, lambda v: f"{v:.4f}", -1),
     ("recall gain, nats", lambda run: _gain(run, 1), lambda v: f"{round(v, 3) + 0.0:.3f}", 1),
@@ -111,7 +111,7 @@ COLUMNS: list[Column] = [
 
 
 def _gain(run: Run, nearest: int) -> float:
-    """What having been told adds to the log-probability of an answer, from a distance on."""
+    """The mean counterfactual gain of recall over all distances from `nearest` on."""
     recall = (run.measures or {})["recall"]
     rows = [row["gain"] for row in recall if row["distance"] >= nearest]
     return sum(rows) / len(rows)
@@ -120,15 +120,15 @@ def _gain(run: Run, nearest: int) -> float:
 def _table(rows: Sequence[dict[str, Any]], measured: dict[str, list[Run]]) -> str:
     shown = [row for row in rows if row["variant"] in measured]
     head = "".join(f"<th>{html.escape(name)}</th>" for name, *_ in COLUMNS)
-    found = [
+    values = [
         [[value(run) for run in measured[row["variant"]]] for _, value, *_ in COLUMNS]
         for row in shown
     ]
     lines = []
-    for row, cells in zip(shown, found, strict=True):
+    for row, cells in zip(shown, values, strict=True):
         parts = [f"<td>{html.escape(row['variant'])}</td>"]
         for at, (_, _, text, sign) in enumerate(COLUMNS):
-            each = [others[at] for others in found]
+            each = [others[at] for others in values]
             best = [max(sign * value for value in seed) for seed in zip(*each, strict=False)]
             wins = all(sign * mine >= most for mine, most in zip(cells[at], best, strict=False))
             mark = ' class="best"' if wins else ""
@@ -150,35 +150,36 @@ def _spread(seeds: list[float], text: Callable[[float], str]) -> str:
     return f"<br><small>{html.escape(low)} – {html.escape(high)}</small>" if low != high else ""
 
 
-def _draw(measured: dict[str, dict[str, Any]], path: Path) -> None:
+def _draw(of_head: dict[str, dict[str, Any]], path: Path) -> None:
     """Recall by distance, loss by position, peak bytes along the stream."""
     figure, (recall, loss, size) = panels(3, size=(12, 3.4), widths=[1, 1, 1])
-    for at, (name, found) in enumerate(measured.items()):
-        # More heads than colours that can be told apart: the rest are dashed.
+    for at, (name, measures) in enumerate(of_head.items()):
+        # More heads than distinguishable colours: the rest are dashed.
         colour, line = COLOURS[at % len(COLOURS)], "-" if at < len(COLOURS) else "--"
-        distances = [row["distance"] for row in found["recall"]]
-        recall.plot(distances, [row["gain"] for row in found["recall"]], f"o{line}", color=colour)
-        places = [max(1.0, row["place"]) for row in found["loss_by_position"]]
-        loss.plot(places, [row["nats"] for row in found["loss_by_position"]], line, color=colour)
-        tokens = [row["tokens"] for row in found["stream"]]
+        distances = [row["distance"] for row in measures["recall"]]
+        gains = [row["gain"] for row in measures["recall"]]
+        recall.plot(distances, gains, f"o{line}", color=colour)
+        places = [max(1.0, row["place"]) for row in measures["loss_by_position"]]
+        loss.plot(places, [row["nats"] for row in measures["loss_by_position"]], line, color=colour)
+        tokens = [row["tokens"] for row in measures["stream"]]
         size.plot(
             tokens,
-            [row["peak_bytes"] / 1e6 for row in found["stream"]],
+            [row["peak_bytes"] / 1e6 for row in measures["stream"]],
             f"o{line}",
             color=colour,
             label=name,
         )
-    recall.set_xlabel("segments between telling and asking")
-    recall.set_title("Gain of having been told, nats")
+    recall.set_xlabel("segments from cue to query")
+    recall.set_title("Counterfactual gain of recall, nats")
     loss.set_xscale("log", base=2)
     loss.xaxis.set_major_formatter(lambda value, _: tokens_text(value))
-    loss.set_xlabel("tokens from the document's beginning")
-    loss.set_title("Loss by position, nats a token")
+    loss.set_xlabel("tokens from the start of the document")
+    loss.set_title("Loss by position, nats per token")
     size.set_xscale("log", base=2)
     size.set_yscale("log")
     size.xaxis.set_major_formatter(lambda value, _: tokens_text(value))
     size.set_xlabel("tokens read")
-    size.set_title("Tensors at their peak while reading, MB")
+    size.set_title("Peak of tensors while reading, MB")
     size.legend(frameon=False, fontsize=8)
     save(figure, path)
 

@@ -1,4 +1,4 @@
-"""Where figures were made, and how they are written down."""
+"""Result files: figures with the command, settings and machine that produced them."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def usable_cores() -> int:
 
 
 def describe(device: torch.device | str = "cpu") -> dict[str, Any]:
-    """The machine, as every result file names it."""
+    """The machine description of result files."""
     facts: dict[str, Any] = {
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
@@ -51,7 +51,7 @@ def describe(device: torch.device | str = "cpu") -> dict[str, Any]:
 def write_results(
     path: Path, *, settings: Mapping[str, Any], figures: Mapping[str, Any], device: object = "cpu"
 ) -> None:
-    """One JSON file per command: how it was called, where it ran, what came out."""
+    """Write a command's results as JSON: its call, the machine, the settings, the figures."""
     main = Path(sys.argv[0])
     benchmark = main.parent.name == "benchmarks"
     name = f"python -m benchmarks.{main.stem}" if benchmark else "streamlm"
@@ -67,9 +67,9 @@ def write_results(
 
 
 def peak_memory() -> int:
-    """Bytes of the process's largest resident set since its start, or since `reset_peak_memory`.
+    """The largest resident set of the process in bytes, since its start or `reset_peak_memory`.
 
-    Linux's VmHWM, not ru_maxrss: the latter is inherited from the process that started this one.
+    Reads Linux's VmHWM: ru_maxrss is inherited from the parent process.
     """
     try:
         status = Path("/proc/self/status").read_text()
@@ -82,7 +82,7 @@ def peak_memory() -> int:
 
 
 def reset_peak_memory() -> bool:
-    """Begin the peak anew; False where the system does not allow it."""
+    """Reset `peak_memory`; False if the system does not allow it."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:

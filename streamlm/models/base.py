@@ -7,6 +7,7 @@ comes out. How attention sees the past, and what becomes of it, is the head's: s
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
@@ -20,6 +21,7 @@ from streamlm.models.layers.adaptive import AdaptiveEmbedding
 from streamlm.models.modes import in_mode
 from streamlm.state import State
 from streamlm.transfer import send
+from tokenizer import Tokenizer
 
 Observer = Callable[[int, Tensor], None]
 
@@ -32,9 +34,11 @@ class Model(nn.Module, ABC):
 
     Attributes:
         reads_any_phase: rows in different phases are read at once; else phase by phase.
+        reports_memory: `streamlm.runtime.memory_report` can look at its slots.
     """
 
     reads_any_phase = False
+    reports_memory = False
 
     output_bias: nn.Parameter
     final_norm: nn.Module
@@ -91,9 +95,25 @@ class Model(nn.Module, ABC):
         """Parameters that the compression loss (or, with BPTT, the language model) trains."""
         return []
 
+    @classmethod
+    def check(cls, config: ModelConfig) -> None:
+        """Refuse settings that this model cannot do anything with.
+
+        Raises:
+            ValueError: names what was given and what is allowed.
+        """
+
+    def prepare(self, tokenizer: Tokenizer) -> None:
+        """Take from a tokenizer what the model has to know of it, before training."""
+
     def segment_loss(self, state: State) -> Tensor | None:
         """What a head adds to the mean loss of the open segment, a scalar; None where nothing."""
         return None
+
+    def auxiliary_loss(self, eviction: Eviction) -> tuple[Tensor, Tensor]:
+        """What a commit adds to the loss, and its weight: the mean over commits is weighted."""
+        nothing = eviction.compressed.new_zeros(())
+        return nothing, nothing
 
     @property
     def device(self) -> torch.device:
@@ -207,6 +227,14 @@ class Model(nn.Module, ABC):
         if self._frozen is not None:
             self.freeze()
         return self
+
+    @abstractmethod
+    def windows(self, position: int, carried: Mapping[str, Tensor]) -> "Windows":
+        """How many slots a state of one row holds, and has ever held, after `position` tokens.
+
+        Args:
+            carried: `State.carried`.
+        """
 
     # -- reading ----------------------------------------------------------------------------------
 
@@ -324,6 +352,18 @@ class Model(nn.Module, ABC):
             raise ValueError(
                 f"{tokens.shape[1]} tokens; allowed: 1 to {room}, the room of the open segment"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Windows:
+    """The windows of slots in a state's past: how many there are now, were ever, and may be."""
+
+    memory: int
+    memory_end: int
+    memory_capacity: int
+    compressed: int
+    compressed_end: int
+    compressed_capacity: int
 
 
 class _Frozen:

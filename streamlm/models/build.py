@@ -1,10 +1,8 @@
 """Heads: the ways to treat what is far away, one file each."""
 
-from collections.abc import Callable
-
 import torch
 
-from streamlm.config import ModelConfig
+from streamlm.config import ModelConfig, any_of, require
 from streamlm.models.base import Model
 from streamlm.models.heads.full import FullModel
 from streamlm.models.heads.informer import InformerModel
@@ -14,7 +12,7 @@ from streamlm.models.heads.sinks import SinksModel
 from streamlm.models.heads.sketch import SketchModel
 from streamlm.models.transformer_xl import TransformerXL
 
-HEADS: dict[str, Callable[[ModelConfig], Model]] = {
+HEADS: dict[str, type[Model]] = {
     "relative": TransformerXL,
     "recurrent": RecurrentModel,
     "full": FullModel,
@@ -25,8 +23,25 @@ HEADS: dict[str, Callable[[ModelConfig], Model]] = {
 }
 
 
+def check_config(config: ModelConfig) -> None:
+    """Refuse settings that do not go together.
+
+    Raises:
+        ValueError: names what was given and what is allowed.
+    """
+    require(config.head in HEADS, "head", config.head, any_of(list(HEADS)))
+    HEADS[config.head].check(config)
+    good = config.coverage == 0 or config.head == "sketch"
+    require(good, f"coverage with head {config.head!r}", config.coverage, "0")
+
+
 def build_model(config: ModelConfig) -> Model:
-    """A model with fresh weights, of the head that its configuration names."""
+    """A model with fresh weights, of the head that its configuration names.
+
+    Raises:
+        ValueError: see `check_config`.
+    """
+    check_config(config)
     return HEADS[config.head](config)
 
 

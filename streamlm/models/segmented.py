@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from streamlm.memory.eviction import Eviction
-from streamlm.models.base import Model, Observer
+from streamlm.models.base import Model, Observer, Windows
 from streamlm.models.cache import Cache, Pair, standard
 from streamlm.models.layers.block import AnyLayer
 from streamlm.state import State
@@ -127,6 +127,24 @@ class SegmentedModel(Model):
         return [self.project_positions(index) for index in range(self.config.n_layers)]
 
     # -- states -----------------------------------------------------------------------------------
+
+    def windows(self, position: int, carried: Mapping[str, Tensor]) -> Windows:
+        """Every closed segment appended T slots to memory; of what left it, c became one.
+
+        See `Model.windows`.
+        """
+        config = self.config
+        end = position // config.segment_len * config.segment_len
+        gone = max(0, end - config.memory_len)
+        compressed_end = gone // config.compression_rate if config.compressed_len else 0
+        return Windows(
+            memory=min(end, config.memory_len),
+            memory_end=end,
+            memory_capacity=config.memory_len,
+            compressed=min(compressed_end, config.compressed_len),
+            compressed_end=compressed_end,
+            compressed_capacity=config.compressed_len,
+        )
 
     def empty_state(
         self, batch_size: int, *, past_len: int = 0, carried: dict[str, Tensor] | None = None

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from streamlm.config import ModelConfig
+from streamlm.config import JOINT, TRAINED_BY, ModelConfig, any_of, require
 from streamlm.memory.compression import COMPRESSORS, Conv, Dilated, Select
 from streamlm.memory.eviction import Eviction, evict
 from streamlm.models.cache import Pair, project_blocks, standard
+from streamlm.models.compression_losses import compression_loss, compression_weight
 from streamlm.models.layers.attention import attention_mask
 from streamlm.models.layers.block import Layer
 from streamlm.models.layers.positions import sinusoid
@@ -36,6 +37,7 @@ class TransformerXL(SegmentedModel):
     """A Transformer-XL with memory and compressed memory (Compressive Transformer)."""
 
     reads_any_phase = True
+    reports_memory = True
     position_table: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
@@ -58,6 +60,29 @@ class TransformerXL(SegmentedModel):
         table = sinusoid(longest + 1, width, clamp=config.clamp_len)
         self.register_buffer("position_table", table, persistent=False)
         self.reset_parameters()
+
+    @classmethod
+    def check(cls, config: ModelConfig) -> None:
+        """A commit leaves no slots over, and the loss can train the compression."""
+        if not config.compressed_len:
+            return
+        for name in ("segment_len", "memory_len"):
+            value = getattr(config, name)
+            multiple = f"a multiple of compression_rate = {config.compression_rate}"
+            require(value % config.compression_rate == 0, name, value, multiple)
+        name = f"compression_loss with compression {config.compression!r}"
+        losses = TRAINED_BY.get(config.compression, ("none",))
+        require(config.compression_loss in losses, name, config.compression_loss, any_of(losses))
+        # What looks at slots that have been in memory for a whole segment.
+        for used in (config.compression, config.compression_loss):
+            if used in ("most-used", JOINT):
+                good = config.memory_len >= config.segment_len
+                allowed = f"at least segment_len = {config.segment_len} with {used!r}"
+                require(good, "memory_len", config.memory_len, allowed)
+
+    def auxiliary_loss(self, eviction: Eviction) -> tuple[Tensor, Tensor]:
+        """The configured compression loss; see `Model.auxiliary_loss`."""
+        return compression_loss(self, eviction), compression_weight(self, eviction)
 
     def reset_parameters(self) -> None:
         """As `Model.reset_parameters`, and the compressors as each begins."""

@@ -1,1 +1,1 @@
-"""Everything that needs matplotlib."""
+"""Plots: the modules that import matplotlib."""

@@ -1,4 +1,4 @@
-"""The picture of `streamlm compare`: how far each variant is from one of them."""
+"""The plot of `streamlm compare`: the difference of each variant from the reference."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from streamlm.plots.style import BLUE, DARK, GREEN, GREY, ORANGE, panels, save
 def draw(
     rows: list[dict[str, Any]], settings: dict[str, Any], path: Path, *, reference: str
 ) -> None:
-    """One line a variant, best at the top; left of zero is better than the reference."""
+    """Draw one line per variant, best at the top; left of zero is better than the reference."""
     shown = [row for row in rows if row["difference"] is not None]
     if not shown:
         return
@@ -24,7 +24,7 @@ def draw(
             f"{row['bits_per_byte']:.4f}", (1.01, place), xycoords=("axes fraction", "data"),
             va="center", color=DARK,
         )  # fmt: skip
-    # As wide as what was seen: an interval that a single seed blows up runs off the edge.
+    # The seeds determine the range, so that one wide interval does not.
     widest = max((abs(value) for row in shown for value in row["differences"]), default=0.0)
     if widest:
         axis.set_xlim(-1.3 * widest, 1.3 * widest)

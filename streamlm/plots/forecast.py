@@ -1,4 +1,4 @@
-"""A forecast as a picture: the last of the past, and what is to follow."""
+"""The plot of a forecast: the end of the series and the rows that follow."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ def draw_forecast(
     """Draw a panel for each column.
 
     Args:
-        past, future: dates [n] and values [n, C] of what was read, and of the forecast.
+        past, future: dates [n] and values [n, C] of the input and of the forecast.
     """
     (read_dates, read), (dates, values) = past, future
     rows = len(names)

@@ -1,4 +1,4 @@
-"""One look for all pictures: colours that colour-blind readers can tell apart, direct labels."""
+"""The style of all plots, with colours that colour-blind readers can distinguish."""
 
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ matplotlib.rcParams.update(STYLE)
 
 
 def panels(n: int, *, size: tuple[float, float], widths: list[float]) -> tuple[Any, list[Any]]:
-    """A figure of so many inches with n panels side by side."""
+    """A figure with n panels in a row; size in inches."""
     figure, axes = plt.subplots(
         1, n, figsize=size, gridspec_kw={"width_ratios": widths}, squeeze=False
     )
@@ -47,14 +47,14 @@ def panels(n: int, *, size: tuple[float, float], widths: list[float]) -> tuple[A
 
 
 def panels_of(rows: int, columns: int, *, size: tuple[float, float]) -> tuple[Any, Any]:
-    """A figure of so many inches with a grid of panels, [rows, columns]; a column shares its x."""
+    """A figure with a grid of panels [rows, columns] that share x by column; size in inches."""
     return plt.subplots(rows, columns, figsize=size, squeeze=False, sharex="col")
 
 
 def save(figure: Any, path: Path) -> None:
-    """Write a figure as a file and let go of it."""
+    """Write a figure to a file and close it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Without matplotlib's version in it, the same figures give the same file.
+    # Without matplotlib's version, equal figures give equal files.
     figure.savefig(path, metadata={"Software": None})
     plt.close(figure)
 

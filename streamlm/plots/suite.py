@@ -1,4 +1,4 @@
-"""The picture of the suite: recall by distance, with the ends of memory drawn in."""
+"""The plot of the suite: tasks by distance, with the ends of the memories marked."""
 
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,9 @@ COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7")  # Okabe & Ito (2008)
 
 
 def draw(figures: dict[str, Any], path: Path, *, title: str = "") -> None:
-    """Write a PNG of the tasks among the suite's figures: exact answers above, gains below."""
+    """Draw the tasks of the suite: exact answers above, counterfactual gains below."""
     tasks = [
-        name for name, found in figures.items() if isinstance(found, dict) and "distance" in found
+        name for name, part in figures.items() if isinstance(part, dict) and "distance" in part
     ]
     figure, axes = panels_of(2, len(tasks), size=(1.2 + 3.4 * len(tasks), 5.6))
     for column, name in enumerate(tasks):
@@ -19,11 +19,11 @@ def draw(figures: dict[str, Any], path: Path, *, title: str = "") -> None:
         for axis, measure in zip(axes[:, column], ("accuracy", "gain"), strict=True):
             _panel(axis, rows, measure, figures["ends"], final=column == len(tasks) - 1)
         axes[0, column].set_title(name, pad=38)
-        axes[1, column].set_xlabel("segments from telling to asking")
+        axes[1, column].set_xlabel("segments from cue to query")
     for axis in axes[0]:
         axis.set_ylim(-0.03, 1.03)
-    axes[0, 0].set_ylabel("answers that are exactly right")
-    axes[1, 0].set_ylabel("gain of the right answer, nats")
+    axes[0, 0].set_ylabel("share of exact answers")
+    axes[1, 0].set_ylabel("counterfactual gain, nats")
     if title:
         figure.suptitle(title, x=0.01, ha="left", color=DARK, fontsize=9)
     save(figure, path)
@@ -32,14 +32,14 @@ def draw(figures: dict[str, Any], path: Path, *, title: str = "") -> None:
 def _panel(
     axis: Any, rows: list[dict[str, Any]], measure: str, ends: dict[str, int], *, final: bool
 ) -> None:
-    """One measure by distance, a line for each label; distances stand at equal steps."""
+    """One measure by distance, a line for each label; distances are equally spaced."""
     head = measure == "accuracy"
     low, high = ("low", "high") if head else ("gain_low", "gain_high")
     apart = sorted({row["distance"] for row in rows})
     labels = sorted({row["label"] for row in rows})
     for index, label in enumerate(labels):
         mine = [row for row in rows if row["label"] == label]
-        shift = 0.12 * (index - (len(labels) - 1) / 2)  # so that intervals stand side by side
+        shift = 0.12 * (index - (len(labels) - 1) / 2)  # so that intervals do not overlap
         place = [apart.index(row["distance"]) + shift for row in mine]
         middle = [row[measure] for row in mine]
         bounds = [
@@ -66,7 +66,7 @@ def _panel(
             said, (1, chance), (4, 0), xycoords=("axes fraction", "data"), fontsize=8,
             textcoords="offset points", color=DARK, va="center",
         )  # fmt: skip
-    sides = {"compressed memory": ("right", -3), "reach": ("left", 3)}  # the two may be close
+    sides = {"compressed memory": ("right", -3), "reach": ("left", 3)}  # their lines can be close
     for text, last in ends.items():
         inside = [i for i, distance in enumerate(apart) if distance <= last]
         if not inside or len(inside) == len(apart) or (text != "memory" and last <= ends["memory"]):

@@ -17,7 +17,6 @@ from streamlm.memory.eviction import Eviction
 from streamlm.models.base import Model
 from streamlm.models.cache import Cache
 from streamlm.models.layers.block import Layer
-from streamlm.models.transformer_xl import TransformerXL
 from streamlm.runtime.stream import pieces
 from streamlm.state import State
 
@@ -111,7 +110,7 @@ def observe(model: Model, tokens: Tensor, state: State) -> MemoryReport:
             has no memory of slots.
     """
     config, n = model.config, tokens.shape[1]
-    if not isinstance(model, TransformerXL):
+    if not model.reports_memory:
         raise ValueError("a memory report needs a memory of slots; allowed: head 'relative'")
     if int(state.position) and n < window(config):
         raise ValueError(f"{n} tokens; allowed: at least {window(config)}")
@@ -180,7 +179,7 @@ class _Columns:
         self.queries[:own] += t
         self.queries[own : own + t] += np.arange(t, 0, -1)
 
-    def commit(self, model: TransformerXL, eviction: Eviction | None) -> "_Columns":
+    def commit(self, model: Any, eviction: Eviction | None) -> "_Columns":
         """The observations after a commit."""
         config, t, c_len = self.config, self.config.segment_len, self.config.compressed_len
         moved = _Columns.empty(config)
@@ -205,7 +204,7 @@ class _Columns:
 
 
 def _compressed(
-    model: TransformerXL, index: int, eviction: Eviction, before: _Columns, first: int
+    model: Any, index: int, eviction: Eviction, before: _Columns, first: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Start, stop and error of the slots that a commit formed in a layer."""
     config, t = model.config, model.config.segment_len
@@ -220,7 +219,7 @@ def _compressed(
     return groups[0].min(axis=1), groups[1].max(axis=1), _error(model, index, eviction)
 
 
-def _error(model: TransformerXL, index: int, eviction: Eviction) -> np.ndarray:
+def _error(model: Any, index: int, eviction: Eviction) -> np.ndarray:
     """‖attention to the slot - attention to its group‖ / ‖attention to its group‖: [T/c]."""
     layer, rate = cast(Layer, model.layers[index]), model.config.compression_rate
     query = layer.attention.queries(layer.read(eviction.queries[index]))[0]  # [H, T, E]

@@ -163,7 +163,7 @@ class SessionStore:
         start = parent.position if parent is not None else 0
         snapshot = stream_to_snapshot(
             stream,
-            self._checkpoint.model.config,
+            self._checkpoint.model,
             tokens=self.log.take(start, position),
             attributes={"reading": cursor.to_json() if cursor else None},
         )
@@ -185,8 +185,8 @@ class SessionStore:
     def _empty(self) -> Snapshot:
         stream = TextStream.begin(self._checkpoint, seed=self._seed)
         tokens = np.zeros(0, np.int32)
-        config = self._checkpoint.model.config
-        return stream_to_snapshot(stream, config, tokens=tokens, attributes={"reading": None})
+        model = self._checkpoint.model
+        return stream_to_snapshot(stream, model, tokens=tokens, attributes={"reading": None})
 
     def settle(self) -> None:
         """Wait for the pending commit, if any, and record its outcome.

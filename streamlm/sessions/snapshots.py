@@ -1,55 +1,24 @@
 """Conversion between a stream and the snapshot of it that a store holds.
 
-Both windows of slots follow from the number of tokens read: each closed segment appends T slots to
-memory, and every c slots that leave memory become one compressed slot. Only the `sketch` head
-counts its compressed slots itself, because its runs depend on the text.
+How many slots each window holds follows from the number of tokens read; see `Model.windows`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from memory_store import Snapshot, Window
-from streamlm.config import ModelConfig
 from streamlm.models.base import Model
-from streamlm.models.heads.sketch import MADE
 from streamlm.runtime.text_stream import TextStream
 from streamlm.state import State, from_numpy
-
-UNBOUNDED = 1 << 32  # slots of a head that evicts none
-
-
-@dataclass(frozen=True)
-class SlotCounts:
-    """Slots ever appended to each window, and the number of them that remain."""
-
-    memory_end: int
-    compressed_end: int
-    memory: int
-    compressed: int
-
-    @classmethod
-    def at(cls, position: int, config: ModelConfig, made: int | None) -> "SlotCounts":
-        """The counts after `position` tokens.
-
-        Args:
-            made: compressed slots ever made, for a head that counts them.
-        """
-        end = position // config.segment_len * config.segment_len
-        gone = max(0, end - config.memory_len)
-        compressed = gone // config.compression_rate if config.compressed_len else 0
-        if made is not None:
-            compressed = made
-        memory = end if config.head == "full" else min(end, config.memory_len)
-        return cls(end, compressed, memory, min(compressed, config.compressed_len))
 
 
 def to_snapshot(
     state: State,
-    config: ModelConfig,
+    model: Model,
     *,
     arrays: Mapping[str, np.ndarray],
     tokens: np.ndarray,
@@ -64,17 +33,17 @@ def to_snapshot(
     """
     position = int(state.position)
     parts = state.to_numpy()
-    made = parts.get(MADE)
-    counts = SlotCounts.at(position, config, None if made is None else int(made[0]))
+    counts = model.windows(position, state.carried)
     past = parts.pop("past")  # [L, filled, W]
     assert past.shape[1] == counts.memory + counts.compressed
     windows = {}
-    if config.memory_len or config.head == "full":
-        memory = past[:, counts.compressed :]
-        windows["memory"] = Window(memory, 1, counts.memory_end, config.memory_len or UNBOUNDED)
-    if config.compressed_len:
-        compressed = past[:, : counts.compressed]
-        windows["compressed"] = Window(compressed, 1, counts.compressed_end, config.compressed_len)
+    n = counts.compressed
+    for name, slots, end, capacity in (
+        ("memory", past[:, n:], counts.memory_end, counts.memory_capacity),
+        ("compressed", past[:, :n], counts.compressed_end, counts.compressed_capacity),
+    ):
+        if capacity:
+            windows[name] = Window(slots, 1, end, capacity)
     dtype = str(state.past.dtype).removeprefix("torch.")
     return Snapshot(
         position=position,
@@ -107,10 +76,9 @@ def to_state(snapshot: Snapshot, model: Model) -> State:
         if kept.dtype != target.dtype or tuple(kept.shape) != wanted:
             raise ValueError(f"{name} of {kept.dtype} {tuple(kept.shape)}; {wanted} is carried")
         target[:, 0] = kept
-    made = state.carried.get(MADE)
-    counts = SlotCounts.at(snapshot.position, config, None if made is None else int(made))
+    counts = model.windows(snapshot.position, state.carried)
     layers, width, at = config.n_layers, config.d_model, config.past_len
-    if config.head == "full":
+    if counts.memory > at:  # a past that grows
         at = counts.memory
         state = replace(state, past=state.past.new_zeros(layers, 1, at, width))
 
@@ -153,7 +121,7 @@ def to_state(snapshot: Snapshot, model: Model) -> State:
 
 def stream_to_snapshot(
     stream: TextStream,
-    config: ModelConfig,
+    model: Model,
     *,
     tokens: np.ndarray,
     attributes: Mapping[str, Any],
@@ -167,7 +135,7 @@ def stream_to_snapshot(
     }
     return to_snapshot(
         stream.state,
-        config,
+        model,
         arrays={"ahead": stream.ahead},
         tokens=tokens,
         attributes={**small, **attributes},

@@ -1,1 +1,1 @@
-"""Training and evaluation."""
+"""Training and evaluation of models and drafters."""

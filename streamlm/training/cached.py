@@ -1,4 +1,4 @@
-"""Folders that are computed once: written beside their place and renamed, so never seen in part."""
+"""Folders that are computed once: written beside their place, then renamed into it."""
 
 import fcntl
 import os
@@ -8,27 +8,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-Found = TypeVar("Found")
+Content = TypeVar("Content")
 
 NEW = ".new"  # ends the name of a folder that is being written
 
 
 def computed_once(
-    folder: Path, *, read: Callable[[Path], Found | None], write: Callable[[Path], None]
-) -> Found:
-    """What a folder holds; where it is missing or damaged, it is written first.
+    folder: Path, *, read: Callable[[Path], Content | None], write: Callable[[Path], None]
+) -> Content:
+    """The content of a folder, which is written first if it is missing or damaged.
 
-    Processes that need the same folder at once may each write one; the first to end is kept. What
-    a killed process left half-written is removed by the next one that writes beside it.
+    Processes that need the same folder at the same time may each write one; the first to finish
+    wins. A half-written folder of a dead process is removed by the next writer.
 
     Args:
-        read: what is in a folder, or None where it is missing or damaged. It is kept open, so what
-            it returns must not open files later on.
-        write: writes to an empty folder.
+        read: returns the content of a folder, or None if it is missing or damaged. The content must
+            not open files of the folder later, which may be renamed by then.
+        write: writes the content to an empty folder.
     """
-    found = read(folder)
-    if found is not None:
-        return found
+    content = read(folder)
+    if content is not None:
+        return content
     folder.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(folder.parent)
     fresh, lock = _own_folder(folder)
@@ -36,41 +36,41 @@ def computed_once(
         write(fresh)
         for path in (*fresh.iterdir(), fresh):
             _sync(path)
-        found = read(fresh)
-        if found is None:
-            raise OSError(f"{fresh}: what was written cannot be read back")
+        content = read(fresh)
+        if content is None:
+            raise OSError(f"{fresh}: the new folder cannot be read back")
         try:
             os.replace(fresh, folder)
-        except OSError:  # something stands there
+        except OSError:  # another folder is in place
             if read(folder) is None:
                 shutil.rmtree(folder)
                 os.replace(fresh, folder)
         _sync(folder.parent)
-        return found
+        return content
     finally:
-        shutil.rmtree(fresh, ignore_errors=True)  # unless it is in its place
+        shutil.rmtree(fresh, ignore_errors=True)  # unless it was renamed
         os.close(lock)
 
 
 def _own_folder(folder: Path) -> tuple[Path, int]:
-    """A new folder beside `folder`, and a descriptor that tells others that its writer lives."""
+    """A new folder beside `folder`, and the descriptor that holds its writer's lock."""
     while True:
         path = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", suffix=NEW, dir=folder.parent))
         try:
             lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        except FileNotFoundError:  # taken for a leftover before it could be locked
+        except FileNotFoundError:  # another process removed it as a leftover before it was locked
             continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError:
-            return path, lock  # a file system without locks: nobody removes it, see below
+            return path, lock  # without locks, `_remove_leftovers` keeps it
         if path.exists():
             return path, lock
         os.close(lock)
 
 
 def _remove_leftovers(parent: Path) -> None:
-    """Remove what writers left that are dead; the system lets go of a lock when a process ends."""
+    """Remove folders of dead writers: the system releases the lock of a process that ends."""
     for path in parent.glob(f"*{NEW}"):
         try:
             lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -80,7 +80,7 @@ def _remove_leftovers(parent: Path) -> None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(path, ignore_errors=True)
         except OSError:
-            pass  # its writer lives, or nobody can tell
+            pass  # its writer is alive, or the file system has no locks
         finally:
             os.close(lock)
 

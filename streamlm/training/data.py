@@ -1,6 +1,6 @@
 """Training and evaluation data: documents → token files → segment batches.
 
-A corpus is encoded once, block by block, and kept as a memory-mapped file of ids.
+A corpus is encoded once, block by block, into a memory-mapped file of ids.
 """
 
 import hashlib
@@ -26,8 +26,8 @@ from streamlm.training.documents import (
 )
 from tokenizer import Tokenizer
 
-IGNORED = -100  # a target that is not scored
-FORMAT = "corpus 2"  # of the files in a cache
+IGNORED = -100  # the target of a position that is not scored
+FORMAT = "corpus 2"  # of cached files
 TOKENS, OFFSETS, META = "tokens.bin", "offsets.npy", "corpus.json"
 
 
@@ -36,10 +36,10 @@ class Corpus:
     """Encoded documents.
 
     Attributes:
-        tokens: all ids, one document after another.
-        offsets: [n + 1] where each document begins, and where the last one ends.
+        tokens: the ids of all documents, one after another.
+        offsets: [n + 1] the start of each document, and the end of the last one.
         n_bytes, n_words: UTF-8 bytes and runs of non-space characters of all documents.
-        scored: bool for each of `tokens`, False where it is read but is no target; None scores all.
+        scored: a bool for each token, False if it is no target; None scores all.
     """
 
     tokens: np.ndarray
@@ -64,19 +64,19 @@ def load_corpus(
     cache: str | Path | None = None,
     progress: Callable[[str], None] = lambda message: None,
 ) -> Corpus:
-    """Encode files, or take the ids from `cache` where the same files were encoded before.
+    """Encode files, or take the ids from `cache` if it has these files already.
 
-    Text is read and encoded block by block. With a cache, ids go to its disk and are mapped into
-    memory, so that what is held does not grow with the files; without, the ids are held.
+    Text is read and encoded block by block. With a cache, ids are written to disk and mapped, so
+    that memory does not grow with the files; without, the ids are held in memory.
 
     Args:
-        cut_bytes: cut documents at line ends into pieces of about so many bytes; 0 keeps them.
-        part: which of the documents to take, as shares of their number.
-        cache: a folder for encoded corpora; see `computed_once` for what others see of it.
+        cut_bytes: cut documents at line ends into pieces of about this many bytes; 0 keeps them.
+        part: the documents to take, as a range of shares of their number.
+        cache: a folder for encoded corpora, safe for several processes (`computed_once`).
 
     Raises:
-        ValueError: no files, or no text in them.
-        FileNotFoundError: names the file that is missing.
+        ValueError: no files are given, or they hold no text.
+        FileNotFoundError: names the missing file.
     """
     if not paths:
         raise ValueError("no data files given")
@@ -91,8 +91,8 @@ def load_corpus(
     def blocks(verb: str) -> Iterator[Block]:
         for path in paths:
             progress(f"{verb} {Path(path).name}")
-            found = document_blocks(path)
-            yield from without_empty(cut_blocks(found, cut_bytes) if cut_bytes else found)
+            whole = document_blocks(path)
+            yield from without_empty(cut_blocks(whole, cut_bytes) if cut_bytes else whole)
 
     def encode(tokens: IO[bytes]) -> tuple[np.ndarray, int, int]:
         if part == (0.0, 1.0):
@@ -120,7 +120,7 @@ def load_corpus(
 
 
 def _read_cached(folder: Path) -> Corpus | None:
-    """A corpus in a cache, or None where it is missing or damaged."""
+    """A cached corpus, or None if it is missing or damaged."""
     try:
         meta = json.loads((folder / META).read_text())
         offsets = np.load(folder / OFFSETS)
@@ -136,10 +136,10 @@ class Batch:
     """One segment of every row.
 
     Attributes:
-        inputs: [B, T] ids; targets: [B, T] the ids that follow, IGNORED behind a document's end.
-        begins: [B] True where the row begins a document, so its memory is to be reset first.
-        offsets: [B] place of the first target in its document; -1 in a row with nothing left.
-        document: [B] its index.
+        inputs: [B, T] ids; targets: [B, T] the ids that follow, IGNORED after a document's end.
+        begins: [B] True if the row begins a document, so that its memory must be reset first.
+        offsets: [B] position of the first target in its document; -1 for a row without documents.
+        document: [B] index of the document.
     """
 
     inputs: Tensor
@@ -150,14 +150,14 @@ class Batch:
 
 
 class SegmentBatches:
-    """Reads documents side by side, segment by segment: row b goes on where it stopped.
+    """Reads documents in parallel rows, segment by segment; each row continues its document.
 
-    A row that ends its document takes the next one of the order at the following segment. Each
-    document is preceded by bos and read from its first token to its last, so each is scored once.
+    A row at the end of its document takes the next one with the following segment. Each document is
+    preceded by bos and read from its first token to its last, so that every token is scored once.
 
     Args:
-        shuffle: a seed for the order of the documents, anew in each epoch, without end; None reads
-            every document once, in order, and stops.
+        shuffle: seed of the order of documents, which changes with every epoch, without end; None
+            reads every document once, in order.
     """
 
     def __init__(
@@ -170,13 +170,13 @@ class SegmentBatches:
         shuffle: int | None = None,
     ) -> None:
         self.corpus, self.segment_len, self.bos, self.shuffle = corpus, segment_len, bos, shuffle
-        self.taken = 0  # documents handed out so far, over all epochs
+        self.taken = 0  # documents begun so far, over all epochs
         self.document = np.full(batch_size, -1)
         self.offset = np.zeros(batch_size, dtype=np.int64)
         self._order: tuple[int, np.ndarray] = (-1, np.arange(0))
 
     def state(self) -> dict[str, Any]:
-        """Where the rows stand; JSON. `restore` goes on from there."""
+        """The position of every row, for `restore`; JSON."""
         return {
             "taken": self.taken,
             "document": self.document.tolist(),
@@ -184,6 +184,7 @@ class SegmentBatches:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
+        """Continue at the positions of `state`."""
         self.taken = int(state["taken"])
         self.document = np.array(state["document"])
         self.offset = np.array(state["offset"])
@@ -219,15 +220,14 @@ class SegmentBatches:
             if index < 0:
                 continue
             document, start = self.corpus.document(index), int(self.offset[row])
-            found = document[start : start + t]
-            targets[row, : len(found)] = found
+            ids = document[start : start + t]
+            targets[row, : len(ids)] = ids
             inputs[row, 0] = document[start - 1] if start else self.bos
-            inputs[row, 1 : len(found)] = found[:-1]
+            inputs[row, 1 : len(ids)] = ids[:-1]
             if self.corpus.scored is not None:
                 first = int(self.corpus.offsets[index]) + start
-                targets[row, : len(found)][~self.corpus.scored[first : first + len(found)]] = (
-                    IGNORED
-                )
+                scored = self.corpus.scored[first : first + len(ids)]
+                targets[row, : len(ids)][~scored] = IGNORED
         if (self.document < 0).all():
             raise StopIteration
         offsets = np.where(self.document < 0, -1, self.offset)

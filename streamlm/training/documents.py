@@ -1,6 +1,6 @@
 """Documents of text files, read and encoded block by block: only one block is in memory.
 
-Files are plain text, or .xz of it; a line holding only a form feed stands between two documents.
+Files are plain or xz-compressed text; a line that holds only a form feed separates documents.
 """
 
 import codecs
@@ -17,15 +17,15 @@ from tokenizer import StreamEncoder, Tokenizer
 BLOCK = 1 << 20  # bytes read at a time
 SEPARATOR = "\f\n"
 
-# Text of a document, and whether the document ends with it. The last block may be empty.
+# Text of a document, and whether the document ends there. The last block may be empty.
 Block: TypeAlias = tuple[str, bool]
 
 
 def read_documents(path: str | Path) -> Iterator[str]:
-    """The documents of one file, .txt or .xz, split at lines that hold only a form feed.
+    """The documents of a .txt or .xz file, split at lines that hold only a form feed.
 
     Raises:
-        ValueError: names the file that is damaged, or no UTF-8 text.
+        ValueError: the file is damaged or no UTF-8 text; names it.
     """
     parts: list[str] = []
     for text, ends in document_blocks(path):
@@ -36,13 +36,13 @@ def read_documents(path: str | Path) -> Iterator[str]:
 
 
 def document_blocks(path: str | Path) -> Iterator[Block]:
-    """The same documents block by block; raises what `read_documents` raises."""
+    """The documents of `read_documents` block by block; raises the same errors."""
     held = ""
     for text in _text(Path(path)):
         *whole, rest = (held + text).split(SEPARATOR)
         for document in whole:
             yield document, True
-        end = len(rest) - rest.endswith(SEPARATOR[0])  # it may be half a separator
+        end = len(rest) - rest.endswith(SEPARATOR[0])  # possibly half a separator
         if end:
             yield rest[:end], False
         held = rest[end:]
@@ -50,11 +50,11 @@ def document_blocks(path: str | Path) -> Iterator[Block]:
 
 
 def cut_blocks(blocks: Iterable[Block], n_bytes: int) -> Iterator[Block]:
-    """Cut documents at line ends into pieces of at least n bytes, the last piece of each aside."""
+    """Cut documents at line ends into pieces of at least n bytes, except the last of each."""
     size, held = 0, ""
     for text, ends in blocks:
         text, held = held + text, ""
-        if not ends and text.endswith("\r"):  # it may be half of "\r\n"
+        if not ends and text.endswith("\r"):  # possibly half of "\r\n"
             text, held = text[:-1], "\r"
         parts: list[str] = []
         lines = text.splitlines(keepends=True)
@@ -82,7 +82,7 @@ def without_empty(blocks: Iterable[Block]) -> Iterator[Block]:
 
 
 def some_documents(blocks: Iterable[Block], first: int, last: int) -> Iterator[Block]:
-    """The documents from number `first` up to but without number `last`; no more is read."""
+    """The documents from number `first` up to and excluding `last`; reads no further."""
     index = 0
     for text, ends in blocks:
         if index >= last:
@@ -98,21 +98,21 @@ def encode_documents(
     """Write the ids of documents to a file, one after another.
 
     Returns:
-        Where each document begins and the last one ends, [n + 1]; UTF-8 bytes; and runs of
-        non-space characters of all documents.
+        The start of each document and the end of the last one, [n + 1]; the number of UTF-8 bytes;
+        the number of runs of non-space characters.
     """
     encoder = StreamEncoder(tokenizer)
     offsets, n_ids, n_bytes, n_words = array("q", [0]), 0, 0, 0
-    within = False  # a word that the last block ended in, which may go on
+    within = False  # whether the last block ended in a word, which may continue
     for text, ends in blocks:
-        found = [encoder.encode(text)]
+        encoded = [encoder.encode(text)]
         n_bytes += len(text.encode())
         n_words += len(text.split()) - (within and not text[:1].isspace() and bool(text))
         within = within if not text else not text[-1].isspace()
         if ends:
-            found.append(encoder.flush())
+            encoded.append(encoder.flush())
             within = False
-        for ids in found:
+        for ids in encoded:
             tokens.write(ids.astype(dtype).data)
             n_ids += len(ids)
         if ends:
@@ -131,7 +131,7 @@ def _text(path: Path) -> Iterator[str]:
             except (lzma.LZMAError, EOFError) as error:
                 raise ValueError(f"{path} is damaged: {error}") from None
             more = bool(data)
-            start = n_read - len(decoder.getstate()[0])  # of what the decoder has not decoded yet
+            start = n_read - len(decoder.getstate()[0])  # of the bytes not decoded yet
             n_read += len(data)
             try:
                 text = decoder.decode(data, final=not more)

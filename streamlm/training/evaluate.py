@@ -1,4 +1,4 @@
-"""How well a model predicts documents: bits per byte, word perplexity, loss by position."""
+"""Evaluation of a model on documents: bits per byte, word perplexity, loss by position."""
 
 import math
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from streamlm.transfer import send
 
 @dataclass(frozen=True)
 class DocumentSums:
-    """What was read of one document; all 0, and nan bits per byte, where nothing was."""
+    """Sums over one document; 0, with nan bits per byte, if none of it was read."""
 
     nats: float
     tokens: int
@@ -31,12 +31,12 @@ class EvalReport:
     """Sums over all documents, each read from its first token with an empty memory.
 
     Attributes:
-        nats: total negative log-likelihood; tokens, n_bytes, words: what it is spread over.
-        position_nats, position_tokens: the same sums by place in the document; bin i holds places
+        nats: total negative log-likelihood of `tokens` tokens, `n_bytes` bytes, `words` words.
+        position_nats, position_tokens: sums by position in the document; bin i covers positions
             from 2^i (0 in the first bin) to 2^(i+1).
-        documents: the same sums for each document, in the order of the corpus.
-        losses: nats of every token, one float32 array per document, NaN where it was not read;
-            only where they were asked for.
+        documents: sums by document, in the order of the corpus.
+        losses: nats of every token, one float32 array per document, NaN for unread tokens; None
+            without `token_losses`.
     """
 
     nats: float
@@ -58,7 +58,7 @@ class EvalReport:
 
     @property
     def loss_by_position(self) -> list[tuple[int, float, int]]:
-        """(first place of the bin, mean nats per token, tokens) for every bin that has tokens."""
+        """(first position of the bin, mean nats per token, tokens) for every bin with tokens."""
         rows = zip(self.position_nats, self.position_tokens, strict=True)
         return [(2**i, nats / n, n) for i, (nats, n) in enumerate(rows) if n]
 
@@ -73,16 +73,16 @@ def evaluate(
     batch_size: int = 16,
     max_tokens: int | None = None,
     memory: bool = True,
-    details: bool = False,
+    token_losses: bool = False,
     progress: Callable[[int], None] = lambda tokens: None,
 ) -> EvalReport:
-    """Read every document side by side with others and add up what the model says of it.
+    """Read documents in parallel rows and sum their negative log-likelihood.
 
     Args:
         token_lengths: bytes of each id (`Tokenizer.token_lengths`).
-        max_tokens: stop after about so many; None reads everything.
+        max_tokens: stop after about this many tokens; None reads everything.
         memory: False empties the memory before every segment: the control without recurrence.
-        details: also keep the loss of every token (4 bytes each).
+        token_losses: also return the loss of every token (4 bytes each).
         progress: called with the number of tokens of each batch.
     """
     batches = SegmentBatches(
@@ -91,7 +91,9 @@ def evaluate(
     state = model.init_state(len(batches.document))
     bins, counts = np.zeros(64), np.zeros(64, dtype=np.int64)
     nats, tokens, n_bytes = (np.zeros(len(corpus)) for _ in range(3))  # by document
-    kept = [np.full(n, np.nan, np.float32) for n in np.diff(corpus.offsets)] if details else None
+    kept = None
+    if token_losses:
+        kept = [np.full(n, np.nan, np.float32) for n in np.diff(corpus.offsets)]
     cache = Cache()
     with model.inference():
         for batch in batches:

@@ -1,4 +1,4 @@
-"""Which parameters decay, and an optimiser's state that follows them from group to group."""
+"""Parameter groups of the optimiser: matrices decay, other parameters do not."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,19 +8,19 @@ from torch import nn
 
 
 def is_matrix(name: str, parameter: nn.Parameter) -> bool:
-    """Whether a parameter is a matrix, a stack of matrices, a convolution or a table of vectors.
+    """Whether a parameter is a matrix, a stack of matrices, a convolution or an embedding table.
 
-    Biases, gains and gates are not, whatever their shape: u and w of relative attention, which are
-    added to queries, are [n, H, E].
+    Biases, gains and gates are not, whatever their shape: u and w of relative attention, the biases
+    of the queries, are [n, H, E].
 
     Args:
-        name: as in `named_parameters`; that of a bias ends with "bias".
+        name: as in `named_parameters`; the name of a bias ends with "bias".
     """
     return parameter.ndim >= 2 and not name.endswith("bias")
 
 
 def parameter_groups(module: nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups for an optimiser: matrices, which decay, and what does not; with their names."""
+    """Two groups with parameter names: matrices, which decay, and all others, which do not."""
     named = list(module.named_parameters())
     matrices = [(name, each) for name, each in named if is_matrix(name, each)]
     others = [(name, each) for name, each in named if not is_matrix(name, each)]
@@ -33,16 +33,17 @@ def parameter_groups(module: nn.Module, *, weight_decay: float) -> list[dict[str
 def regrouped(
     saved: Mapping[str, Any], optimizer: torch.optim.Optimizer, module: nn.Module
 ) -> dict[str, Any]:
-    """A saved state of an optimiser for the groups that `optimizer` has now: moments go by name.
+    """A saved optimiser state rearranged for the groups of `optimizer`, by parameter name.
 
-    States without names were saved when everything of two dimensions decayed.
+    A state without names comes from a version in which every parameter of two or more dimensions
+    decayed.
 
     Args:
-        saved: a `state_dict` of an optimiser of the same kind, made by `parameter_groups`.
-        module: that the optimiser trains.
+        saved: the `state_dict` of an optimiser of the same kind, made by `parameter_groups`.
+        module: the module that the optimiser trains.
 
     Raises:
-        ValueError: it is of other parameters; names some.
+        ValueError: the state belongs to other parameters; names some of them.
     """
     shapes = {name: each.shape for name, each in module.named_parameters()}
     old = [group.get("param_names") for group in saved["param_groups"]]
@@ -50,16 +51,18 @@ def regrouped(
         wide = [name for name, shape in shapes.items() if len(shape) >= 2]
         old = [wide, [name for name, shape in shapes.items() if len(shape) < 2]]
     sizes = [len(group["params"]) for group in saved["param_groups"]]
-    found = {name for names in old for name in names}
+    saved_names = {name for names in old for name in names}
     alike = sizes == [len(names) for names in old] and len(sizes) == len(optimizer.param_groups)
-    if not alike or found != shapes.keys():
-        unlike = ", ".join(sorted(found ^ shapes.keys())[:3]) or f"groups of {sizes} parameters"
+    if not alike or saved_names != shapes.keys():
+        unlike = (
+            ", ".join(sorted(saved_names ^ shapes.keys())[:3]) or f"groups of {sizes} parameters"
+        )
         raise ValueError(f"the saved optimiser is of other parameters ({unlike}): begin a new run")
     moments = {
         name: saved["state"][number]
         for names, group in zip(old, saved["param_groups"], strict=True)
         for name, number in zip(names, group["params"], strict=True)
-        if number in saved["state"]  # no step was taken, or it never had a gradient
+        if number in saved["state"]  # absent before the first step, or without a gradient
     }
     now = optimizer.state_dict()["param_groups"]
     kept = ("params", "param_names", "weight_decay")

@@ -1,4 +1,4 @@
-"""Recipe: a training run as a file."""
+"""Recipes: the settings of a training run in a TOML file."""
 
 import tomllib
 from collections.abc import Callable
@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from streamlm.config import TrainConfig
+from streamlm.training.config import TrainConfig
 from streamlm.training.data import Corpus, load_corpus
+from streamlm.training.data_sources import missing_data
 from tokenizer import Tokenizer
 
 
@@ -18,12 +19,12 @@ class Recipe:
     Attributes:
         tokenizer: [data] tokenizer, a SentencePiece model.
         train_files, valid_files: [data] train and valid, lists of files or glob patterns.
-        cut_bytes: [data] cut documents into pieces of about so many bytes, so that rows can read
-            parts of one large file side by side; 0, the default, keeps them whole.
-        valid_share: [data] instead of `valid`, the share of `train` at its end that is held out.
-        model: [model], what `ModelConfig` is built from; train: [train].
-        backbone: [backbone], for `streamlm compare` alone: how the weights that all variants begin
-            with are trained. segment_len and memory_len, and what [train] may hold.
+        cut_bytes: [data] cut documents into pieces of about this many bytes, so that rows can read
+            parts of a large file in parallel; 0, the default, keeps documents whole.
+        valid_share: [data] instead of `valid`, the share at the end of `train` that is held out.
+        model: [model], settings of `ModelConfig`; train: [train].
+        backbone: [backbone], for `streamlm compare` only: the training of the weights that all
+            variants start from; segment_len, memory_len and settings of [train].
     """
 
     tokenizer: Path
@@ -37,7 +38,7 @@ class Recipe:
 
     @classmethod
     def load(cls, path: str | Path) -> "Recipe":
-        """Read and check a recipe; ValueError or FileNotFoundError says what is wrong in it."""
+        """Read and check a recipe; ValueError or FileNotFoundError names what is wrong."""
         try:
             values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         except ValueError as error:
@@ -94,8 +95,9 @@ def _expand(name: str, patterns: Any) -> list[Path]:
         raise ValueError(f"{name} = {patterns!r}; allowed: a list of files or glob patterns")
     files: list[Path] = []
     for pattern in patterns:
-        found = sorted(Path().glob(pattern)) if not Path(pattern).is_absolute() else [Path(pattern)]
-        if not found:
-            raise FileNotFoundError(f"no data file matches {pattern!r}")
-        files += found
+        one = Path(pattern)
+        matches = [one] if one.is_absolute() else sorted(Path().glob(pattern))
+        if not matches:
+            raise FileNotFoundError(f"no data file matches {pattern!r}{missing_data(one)}")
+        files += matches
     return files

@@ -1,4 +1,4 @@
-"""Training steps: the report of one, and a step that is still queued on the device."""
+"""Training steps: reports, and steps that are queued on the device."""
 
 import math
 import time
@@ -9,12 +9,13 @@ from streamlm.transfer import Fetch
 
 @dataclass(frozen=True)
 class Step:
-    """What one optimiser step reports.
+    """The report of one optimiser step.
 
     Attributes:
-        loss: the language model's, in nats per token.
-        compression_loss: and what else the head adds to it (`Model.segment_loss`). The first is
-            the mean by `losses.compression_weight`, the other that of all segments.
+        loss: of the language model, in nats per token.
+        compression_loss: the compression loss, a mean with weights `losses.compression_weight`,
+            plus the mean over segments of the head's own loss (`Model.segment_loss`).
+        seconds_left: estimate for the rest of the run; 0 before the first target.
     """
 
     step: int
@@ -37,11 +38,11 @@ class Pace:
         self.restart()
 
     def restart(self) -> None:
-        """Start the clock again, without counting the time since the last step."""
+        """Restart the clock, so that the time since the last step does not count."""
         self._last = time.perf_counter()
 
     def after(self, n_tokens: int) -> float:
-        """The pace after n more tokens; 0 before the first token."""
+        """Tokens per second after n more tokens; 0 before the first token."""
         now = time.perf_counter()
         speed = n_tokens / (now - self._last)
         self._rate = speed if not self._rate else 0.95 * self._rate + 0.05 * speed
@@ -51,12 +52,12 @@ class Pace:
 
 @dataclass(frozen=True)
 class BegunStep:
-    """A step that was queued on the device and may not have run yet.
+    """A step that is queued on the device and may not have run yet.
 
     Attributes:
-        sums: [5] nats; the head's loss; the compression loss times its weight, and that weight; the
-            norm of the gradient.
-        n_tokens, n_bytes: targets of this step; tokens: of all up to it.
+        sums: [5] nats; the head's loss; the compression loss times its weight; that weight; the
+            gradient norm.
+        n_tokens, n_bytes: of this step's targets; tokens: of all targets so far.
     """
 
     step: int
@@ -84,6 +85,5 @@ class BegunStep:
             learning_rate=self.learning_rate,
             tokens_per_second=rate,
             tokens=self.tokens,
-            # Nothing can be told before the first target was met.
             seconds_left=left / rate if rate else 0.0,
         )

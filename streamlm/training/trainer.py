@@ -1,10 +1,8 @@
-"""Trainer: rows of documents read side by side, memory carried from one segment to the next."""
+"""The trainer: documents read in parallel rows, with memory carried from segment to segment."""
 
 import contextlib
 import json
 import math
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,34 +13,29 @@ import torch
 from safetensors.torch import load_file
 
 from streamlm.checkpoints.checkpoint import choose_device, save_checkpoint
-from streamlm.config import ModelConfig, TrainConfig
+from streamlm.config import ModelConfig
 from streamlm.models.build import build_model
-from streamlm.models.heads.sketch import SketchModel
 from streamlm.models.modes import in_mode
 from streamlm.state import State
+from streamlm.training.config import TrainConfig
 from streamlm.training.data import IGNORED, Corpus, SegmentBatches
 from streamlm.training.evaluate import evaluate
-from streamlm.training.losses import compression_loss, compression_weight, target_loss
+from streamlm.training.losses import target_loss
 from streamlm.training.parameter_groups import parameter_groups, regrouped
 from streamlm.training.recipe import Recipe
+from streamlm.training.run_folder import check_unchanged, last_folder, put_in_place
+from streamlm.training.schedule import scheduled_rate
 from streamlm.training.step import BegunStep, Pace, Step
 from streamlm.transfer import Fetch, send
-from tokenizer import Tokenizer
-from tokenizer.kinds import token_types
-
-# What may differ when a run is resumed; everything else would make it another run.
-MAY_CHANGE = {
-    *("steps", "learning_rate", "min_learning_rate", "warmup_steps", "compile"),
-    *("checkpoint_steps", "eval_steps", "log_steps", "eval_tokens"),
-}
+from tokenizer import Tokenizer, load_tokenizer
 
 
 class Trainer:
-    """One run in one folder: `log.jsonl`, `last/` (to go on from), `model/` (the checkpoint).
+    """A run in a folder: `log.jsonl`, `last/` (to resume from), `model/` (the checkpoint).
 
-    The loss of a step is a mean over all its targets, however they lie in groups and segments.
-    A run that is stopped and resumed ends with the same weights as one that was not, given the same
-    machine and thread count.
+    The loss of a step is the mean over all its targets, however they are split into groups and
+    segments. A resumed run ends with the same weights as an uninterrupted one, on the same machine
+    with the same number of threads.
     """
 
     def __init__(
@@ -62,8 +55,7 @@ class Trainer:
         self.folder, self.device = Path(folder), choose_device(device)
         torch.manual_seed(config.seed)
         self.model = build_model(model_config).to(self.device)
-        if isinstance(self.model, SketchModel):
-            self.model.set_token_types(torch.from_numpy(token_types(tokenizer)))
+        self.model.prepare(tokenizer)
         self._compression = self.model.compression_parameters()
         apart = set(map(id, self._compression))
         self._backbone = [p for p in self.model.parameters() if id(p) not in apart]
@@ -89,14 +81,14 @@ class Trainer:
             self._read = torch.compile(self._read_segment, dynamic=False)
 
     def learning_rate(self, step: int) -> float:
-        """See `scheduled_rate`."""
+        """The learning rate of a step; see `scheduled_rate`."""
         return scheduled_rate(self.config, step)
 
     def run(self) -> Iterator[Step]:
-        """Train to the end, yielding after every step; saves and evaluates on the way.
+        """Train to the end, yielding after every step; saves and evaluates periodically.
 
-        On CUDA a step is yielded after the next one was queued, so that the device never idles.
-        Steps that are saved or evaluated, and the last one, are yielded before anything else runs.
+        On CUDA a step is yielded after the next one is queued, so that the device never idles.
+        Steps that are saved or evaluated, and the last one, are yielded before the next is queued.
         """
         config = self.config
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -131,7 +123,7 @@ class Trainer:
         """Wait for a queued step and report it.
 
         Raises:
-            FloatingPointError: its loss is not finite.
+            FloatingPointError: the loss is not finite.
         """
         report = begun.report(pace, of=self.config.steps)
         if not math.isfinite(report.loss):
@@ -149,7 +141,7 @@ class Trainer:
                 log.write(json.dumps(report.__dict__) + "\n")
 
     def validate(self) -> float:
-        """Bits per byte of the first `eval_tokens` tokens of the validation rows."""
+        """Bits per byte of the first `eval_tokens` validation tokens."""
         report = evaluate(
             self.model,
             self.valid,
@@ -166,7 +158,7 @@ class Trainer:
         lr = self.learning_rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        # Each target of a step counts alike, so all are counted first: on the CPU, where they are.
+        # All targets weigh the same, so they are counted first, on the CPU, where they are.
         groups = [[next(batches) for _ in range(config.unroll)] for batches in self.batches]
         scored = np.concatenate([b.targets[b.targets != IGNORED] for each in groups for b in each])
         n_tokens, n_bytes = len(scored), int(self.tokenizer.token_lengths[scored].sum())
@@ -182,7 +174,7 @@ class Trainer:
                     state = state.reset_rows(batch.begins)
                 wanted = batch.targets if self.model.config.cutoffs else targets
                 nats, added, compression, weight, state = self._read(inputs, wanted, state)
-                compression = compression * weight  # a sum; divided below
+                compression = compression * weight  # a sum, divided below
                 loss = loss + nats / max(n_tokens, 1) + added * share + compression
                 parts = (nats, added * share, compression, weight)
                 sums += torch.stack([part.detach().double() for part in parts])
@@ -190,17 +182,17 @@ class Trainer:
             self.states[index] = state.detach()
         self.tokens += n_tokens
         if self.model.config.compression_loss not in ("none", "bptt"):
-            # Only the device knows how many rows the loss is a mean of, so gradients are divided
-            # there, afterwards. These parameters have no other gradient where there is this loss.
+            # The number of rows is known only on the device, so the gradients are divided there,
+            # afterwards. With this loss, these parameters have no other gradient.
             total = sums[3].clamp(min=1)
             for parameter in self._compression:
                 if parameter.grad is not None:
                     parameter.grad.div_(total)
-        # Clipped apart: the compression loss must not shorten the language model's steps.
+        # Clipped separately: the compression loss must not shorten the language model's steps.
         norm = torch.nn.utils.clip_grad_norm_(self._backbone, config.clip)
         apart = torch.nn.utils.clip_grad_norm_(self._compression, config.clip)
-        # A fused optimiser skips a step whose gradient is not finite, and checks that on the
-        # device, as it does for torch's GradScaler.
+        # A fused optimiser skips a step with a gradient that is not finite; it checks on the
+        # device, as for torch's GradScaler.
         found_inf = (~torch.isfinite(norm + apart)).float()
         self.optimizer.found_inf = found_inf  # type: ignore[attr-defined]
         self.optimizer.step()
@@ -228,14 +220,14 @@ class Trainer:
             added = nats.new_zeros(()) if added is None else added.float()
             compression = weight = nats.new_zeros(())
             if eviction is not None:
-                compression = compression_loss(self.model, eviction).float()
-                weight = compression_weight(self.model, eviction).float()
+                compression, weight = self.model.auxiliary_loss(eviction)
+                compression, weight = compression.float(), weight.float()
         return nats, added, compression, weight, state
 
-    # -- stop and go on ---------------------------------------------------------------------------
+    # -- saving and resuming ----------------------------------------------------------------------
 
     def save(self) -> None:
-        """Write everything needed to go on into `last/`, replacing it at once."""
+        """Replace `last/` atomically with everything that `resume` needs."""
         with put_in_place(self.folder) as fresh:
             save_checkpoint(fresh, self.model, self.tokenizer)
             torch.save(self._training(), fresh / "training.pt")
@@ -255,73 +247,30 @@ class Trainer:
         }
 
     def resume(self) -> None:
-        """Go on from `last/`.
+        """Resume from `last/`.
 
         Raises:
-            FileNotFoundError: nothing was saved there.
-            ValueError: it was saved under another configuration; `steps` and the learning rates may
-                change, as may `compile` and how often to save, evaluate and log.
+            FileNotFoundError: there is no save.
+            ValueError: the save has another model, or another setting outside
+                `run_folder.MAY_CHANGE`.
         """
         last = last_folder(self.folder)
         saved = torch.load(last / "training.pt", weights_only=True, map_location=self.device)
-        for name, value in self.config.to_dict().items():
-            if name not in MAY_CHANGE and saved["config"][name] != value:
-                raise ValueError(
-                    f"{name} = {value!r}, but the run in {self.folder} was "
-                    f"begun with {saved['config'][name]!r}"
-                )
-        found = ModelConfig.load(last / "config.json")
-        if found != self.model.config:
-            raise ValueError(f"the run in {self.folder} was begun with another model: {found}")
+        check_unchanged(self.config, saved["config"], self.folder)
+        begun = ModelConfig.load(last / "config.json")
+        if begun != self.model.config:
+            raise ValueError(f"the run in {self.folder} was begun with another model: {begun}")
         optimizer = regrouped(saved["optimizer"], self.optimizer, self.model)
         self.model.load_state_dict(load_file(last / "model.safetensors"))
         self.optimizer.load_state_dict(optimizer)
         self.step, self.tokens = saved["step"], saved["tokens"]
         for batches, state in zip(self.batches, saved["batches"], strict=True):
             batches.restore(state)
-        closed = {"length": [0] * self.config.batch_size}  # older runs do not say so
+        closed = {"length": [0] * self.config.batch_size}  # missing in older runs
         self.states = [State.from_dict({**closed, **state}) for state in saved["states"]]
         torch.set_rng_state(saved["random"]["cpu"].cpu())
         if "cuda" in saved["random"] and self.device.type == "cuda":
             torch.cuda.set_rng_state(saved["random"]["cuda"].cpu(), self.device)
-
-
-def scheduled_rate(config: TrainConfig, step: int) -> float:
-    """Linear warm-up, then a cosine from learning_rate to min_learning_rate."""
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    span = max(1, config.steps - config.warmup_steps)
-    share = min(1.0, (step - config.warmup_steps) / span)
-    low, high = config.min_learning_rate, config.learning_rate
-    return low + 0.5 * (high - low) * (1 + math.cos(math.pi * share))
-
-
-@contextlib.contextmanager
-def put_in_place(folder: Path) -> Iterator[Path]:
-    """A new folder to write to, which then replaces `last/` of a run at once."""
-    fresh, last, old = folder / ".last-new", folder / "last", folder / ".last-old"
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    yield fresh
-    if last.exists():  # else `old` is all there is, until `fresh` is in place
-        shutil.rmtree(old, ignore_errors=True)
-        os.replace(last, old)
-    os.replace(fresh, last)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def last_folder(folder: Path) -> Path:
-    """Where `put_in_place` left what a run goes on from.
-
-    Raises:
-        FileNotFoundError: nothing was saved there.
-    """
-    last = folder / "last"
-    if not last.exists() and (folder / ".last-old").exists():
-        last = folder / ".last-old"  # stopped between the two renames
-    if not (last / "training.pt").exists():
-        raise FileNotFoundError(f"nothing to resume in {folder}: it has no last/training.pt")
-    return last
 
 
 def trainer_for(
@@ -331,8 +280,8 @@ def trainer_for(
     device: str = "auto",
     progress: Callable[[str], None] = lambda message: None,
 ) -> Trainer:
-    """Load what a recipe names and build its trainer."""
-    tokenizer = Tokenizer(recipe.tokenizer)
+    """Load the tokenizer and data of a recipe and build its trainer."""
+    tokenizer = load_tokenizer(recipe.tokenizer)
     values = {"vocab_size": tokenizer.vocab_size, **recipe.model}
     config = ModelConfig.from_dict(values)
     if config.vocab_size < tokenizer.vocab_size:

@@ -14,7 +14,6 @@ from benchmarks import (
     compressors,
     drift,
     forecast,
-    gpu,
     linformer,
     speculative,
     store,
@@ -120,23 +119,6 @@ def test_drift_reads_a_piece_of_every_book_in_every_tenth(tiny: Checkpoint) -> N
         assert len({len(piece) for piece in of_book}) == 1
     sizes = [len(piece) for piece in pieces[0]]
     assert sizes == [int(n * 300 / sum(lengths)) // 10 for n in lengths]
-
-
-def test_gpu_on_a_cpu(tmp_path: Path) -> None:
-    out = tmp_path / "gpu.json"
-    options = ["--device", "cpu", "--parts", "bfloat16", "streaming", "--out", str(out)]
-    with pytest.raises(SystemExit) as ended:
-        gpu.main([*options, "--steps", "1"])
-    assert ended.value.code == 0
-    figures = results(out)
-    assert set(figures) == {"bfloat16", "streaming"}
-
-
-def test_a_part_that_fails_is_reported() -> None:
-    def fails() -> dict[str, object]:
-        raise RuntimeError("out of memory")
-
-    assert gpu.attempt(fails)["error"] == "RuntimeError: out of memory"
 
 
 def test_ways_of_reading(tiny: Checkpoint, shelf: Path) -> None:

@@ -301,7 +301,7 @@ def test_a_session_travels(kept: CommandLine) -> None:
         (["rename", "s", "u"], "exists already"),
         (["rename", "s@side", "w"], "is a branch"),
         (["copy", "s@side", "w"], "is a branch"),
-        (["import", "text.txt", "w"], "no archive of a session"),
+        (["import", "text.txt", "w"], "not an exported session"),
         (["copy", "nobody", "w"], "no session 'nobody'"),
     ):
         refused = kept("sessions", *arguments)

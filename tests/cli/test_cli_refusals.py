@@ -25,7 +25,7 @@ from tests.support.command_line import (
     refuses,
     write_recipe,
 )
-from tokenizer import Tokenizer, train
+from tokenizer import load_tokenizer, train
 
 BAD_FILES = {
     "nope[1].txt": r"no file 'nope\[1\]\.txt'",
@@ -198,7 +198,7 @@ def test_names_that_lead_elsewhere(kept: CommandLine, name: str) -> None:
 def test_other_weights_than_the_sessions(
     kept: CommandLine, tiny_folder: Callable[..., Path], prose: Callable[..., str]
 ) -> None:
-    tokenizer = Tokenizer(train([prose(500)], Path("t.model"), vocab_size=400))
+    tokenizer = load_tokenizer(train([prose(500)], Path("t.model"), vocab_size=400))
     checkpoint = streamlm.load(kept.model, device="cpu")
     save_checkpoint("other-tokenizer", checkpoint.model, tokenizer)
     for model, differing in (

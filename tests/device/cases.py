@@ -8,11 +8,12 @@ import numpy as np
 import torch
 
 from streamlm.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from streamlm.config import ModelConfig, TrainConfig
+from streamlm.config import ModelConfig
 from streamlm.models.build import build_model
+from streamlm.training.config import TrainConfig
 from streamlm.training.data import Corpus
 from streamlm.training.trainer import Trainer
-from tokenizer import Tokenizer
+from tokenizer import Tokenizer, load_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -49,7 +50,7 @@ def config_of(variant: str, **options: Any) -> ModelConfig:
 
 @cache
 def bundled_tokenizer() -> Tokenizer:
-    return Tokenizer(ROOT / "streamlm" / "assets" / "books" / "tokenizer.model")
+    return load_tokenizer(ROOT / "streamlm" / "assets" / "books" / "tokenizer.model")
 
 
 @cache

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from streamlm import laboratory
-from streamlm.config import TrainConfig
 from streamlm.forecast.config import ForecastConfig
 from streamlm.forecast.series import Series
 from streamlm.forecast.training import train
+from streamlm.lab import costs
 from streamlm.models.encoder import Encoder, EncoderConfig, masked_windows
 from streamlm.runtime.drafter import DrafterConfig, load_drafter
 from streamlm.sessions.session import Session
+from streamlm.training.config import TrainConfig
 from streamlm.training.drafter import DraftTrainer
 from streamlm.training.evaluate import evaluate
 from tests.device.cases import BOOK, ROOT, bundled_tokenizer, corpus, loaded
@@ -43,7 +43,7 @@ def test_evaluation(tmp_path: Path, variant: str) -> None:
                     bos=tokenizer.bos_id,
                     token_lengths=tokenizer.token_lengths,
                     batch_size=2,
-                    details=True,
+                    token_losses=True,
                 )
         if device == "cuda":  # one wait per batch, for its losses
             assert {reason for reason, _ in log.waits} == {"copy to the host"}, log.offenders()
@@ -58,10 +58,10 @@ def test_evaluation(tmp_path: Path, variant: str) -> None:
 def test_what_a_model_costs_and_remembers(
     cuda: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(laboratory, "LENGTHS", (3, 6))
-    monkeypatch.setattr(laboratory, "DISTANCES", (0, 2))
-    monkeypatch.setattr(laboratory, "REPEATS", 1)
-    monkeypatch.setattr(laboratory, "DECODED", 4)
+    monkeypatch.setattr(costs, "LENGTHS", (3, 6))
+    monkeypatch.setattr(costs, "DISTANCES", (0, 2))
+    monkeypatch.setattr(costs, "REPEATS", 1)
+    monkeypatch.setattr(costs, "DECODED", 4)
     # Real prose, because the recall task needs many different letters.
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     prose = " ".join("".join(c if c.isalpha() else " " for c in text).split())[:4000]
@@ -70,7 +70,7 @@ def test_what_a_model_costs_and_remembers(
     object.__setattr__(read, "tokens", ids)
     object.__setattr__(read, "offsets", np.array([0, len(ids)]))
     checkpoint = loaded(tmp_path, "relative", "cuda")
-    found = laboratory.measure(checkpoint, read, sequences=2)
+    found = costs.measure(checkpoint, read, sequences=2)
     assert [row["tokens"] for row in found["stream"]] == [48, 96]
     assert all(row["peak_bytes"] > row["state_bytes"] > 0 for row in found["stream"])
     assert len(found["recall"]) == 2

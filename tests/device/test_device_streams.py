@@ -10,9 +10,10 @@ from benchmarks.tools import parity
 from streamlm.config import COMPRESSIONS
 from streamlm.models.base import Model
 from streamlm.models.build import HEADS, build_model
+from streamlm.models.compression_losses import compression_loss
 from streamlm.runtime.stream import score
 from streamlm.state import State
-from streamlm.training.losses import compression_loss, target_loss
+from streamlm.training.losses import target_loss
 from tests.device.cases import VARIANTS, config_of
 from tests.support.pretended_cuda import pretended_cuda
 

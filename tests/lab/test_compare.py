@@ -1,4 +1,4 @@
-"""The ablation compares like with like, keeps what is finished, and sums up rightly."""
+"""Comparisons: equal starts and sizes, finished runs kept, differences by seed."""
 
 import json
 import random
@@ -12,24 +12,15 @@ import pytest
 import torch
 
 from streamlm.checkpoints.checkpoint import load_checkpoint
-from streamlm.config import COMPRESSION_LOSSES, COMPRESSIONS, HEADS, ModelConfig
-from streamlm.lab.compare import (
-    DROP,
-    Run,
-    ablation,
-    as_large,
-    begin_alike,
-    heads,
-    mean_interval,
-    n_parameters,
-    runs_of,
-    summary,
-)
-from streamlm.models.build import build_model
+from streamlm.config import COMPRESSION_LOSSES, COMPRESSIONS, ModelConfig
+from streamlm.lab.compare import Run, begin_alike, runs_of
+from streamlm.lab.statistics import mean_interval, summary
+from streamlm.lab.variants import DROP, ablation, heads, n_parameters, with_size
+from streamlm.models.build import HEADS, build_model
 from streamlm.training.data import Corpus
 from streamlm.training.recipe import Recipe
 from streamlm.training.trainer import Trainer
-from tokenizer import Tokenizer
+from tokenizer import Tokenizer, load_tokenizer
 
 RECIPE = """
 [data]
@@ -71,7 +62,7 @@ def base_config() -> ModelConfig:
     return ModelConfig(vocab_size=262, memory_len=128, compressed_len=64, compression_rate=4)
 
 
-def test_the_ablation_has_every_compression_and_loss_and_the_controls() -> None:
+def test_the_ablation_covers_compressions_losses_and_controls() -> None:
     variants = {variant.name: variant.config for variant in ablation(base_config())}
     plain = {name: c.memory_len for name, c in variants.items() if not c.compressed_len}
     same_reach = "not compressed, same reach"
@@ -84,7 +75,7 @@ def test_the_ablation_has_every_compression_and_loss_and_the_controls() -> None:
     assert all((c.memory_len, c.compressed_len) == (128, 64) for c in others)
 
 
-def test_heads_have_as_many_parameters_and_bytes() -> None:
+def test_heads_have_equal_parameters_and_state() -> None:
     base = replace(base_config(), segment_len=64, memory_len=64)
     variants = {variant.name: variant.config for variant in heads(base)}
     assert {config.head for config in variants.values()} == set(HEADS)
@@ -101,7 +92,7 @@ def test_heads_have_as_many_parameters_and_bytes() -> None:
         held = (state.past.numel() + carried) / config.n_layers
         assert held == 0 if name == "full" else abs(held - slots) < 0.03 * slots, name
     with pytest.raises(ValueError, match="parameters with d_ff = 1; 10,000 are wanted"):
-        as_large(base, 10_000)
+        with_size(base, 10_000)
 
 
 def test_every_head_is_compared(recipe: Path) -> None:
@@ -122,8 +113,8 @@ def test_every_head_is_compared(recipe: Path) -> None:
         next(runs_of(shared, heads(base), **options))
 
 
-def test_all_variants_begin_with_the_same_backbone(recipe: Path) -> None:
-    tokenizer = Tokenizer(BYTES)
+def test_variants_share_the_initial_backbone(recipe: Path) -> None:
+    tokenizer = load_tokenizer(BYTES)
     train, valid = Recipe.load(recipe).corpora(tokenizer)
     base = ModelConfig.from_dict({"vocab_size": 262, **Recipe.load(recipe).model})
     found: dict[str, dict[str, torch.Tensor]] = {}
@@ -184,11 +175,11 @@ steps = 3
 """
 
 
-def test_a_backbone_is_trained_once_for_each_seed_and_all_go_on_from_it(recipe: Path) -> None:
+def test_a_backbone_is_trained_once_per_seed_and_shared(recipe: Path) -> None:
     recipe.write_text(recipe.read_text() + BACKBONE)
     loaded = Recipe.load(recipe)
     base = ModelConfig.from_dict({"vocab_size": 262, **loaded.model})
-    # Steps that move nothing: what is measured is what they begin with.
+    # A learning rate of almost 0: the runs measure their initial weights.
     rates = {"learning_rate": 1e-20, "min_learning_rate": 0.0}
     backbone = {**(loaded.backbone or {}), "learning_rate": 1e-2}
     train = replace(loaded.train, steps=1, **rates)
@@ -205,9 +196,10 @@ def test_a_backbone_is_trained_once_for_each_seed_and_all_go_on_from_it(recipe: 
     config = replace(variants[0].config, segment_len=16, memory_len=4)
     trained = load_checkpoint(folder / "backbone-1" / "model").model
     assert trained.config == config
+    tokenizer = load_tokenizer(BYTES)
+    corpora = still.corpora(tokenizer)
     again = Trainer(
-        variants[0].config, still.train, tokenizer=Tokenizer(BYTES),
-        train=still.corpora(Tokenizer(BYTES))[0], valid=still.corpora(Tokenizer(BYTES))[1],
+        variants[0].config, still.train, tokenizer=tokenizer, train=corpora[0], valid=corpora[1],
         folder=Path("run"), device="cpu",
     )  # fmt: skip
     begin_alike(again, trained.state_dict(), seed=1)
@@ -221,7 +213,7 @@ def run(variant: str, seed: int, bits: float) -> Run:
     return Run(variant, seed, bits, bits, 10, 100, 1.0)
 
 
-def test_differences_are_taken_seed_by_seed() -> None:
+def test_differences_are_paired_by_seed() -> None:
     runs = [run(DROP, seed, 2.0 + seed) for seed in (1, 2, 3)]  # seeds differ far more than
     runs += [run("conv", seed, 1.9 + seed) for seed in (1, 2, 3)]  # variants do
     rows = summary(runs, reference=DROP)
@@ -231,7 +223,7 @@ def test_differences_are_taken_seed_by_seed() -> None:
     assert rows[1]["difference"] == 0.0
 
 
-def test_the_interval_is_students() -> None:
+def test_mean_interval_is_students_t() -> None:
     assert mean_interval([1.0, 2.0, 3.0]) == (2.0, pytest.approx(4.303 / 3**0.5))
     assert mean_interval([1.0]) == (1.0, None) and mean_interval([]) == (None, None)
 
@@ -241,7 +233,7 @@ def streamlm(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, capture_output=True, text=True)
 
 
-def test_the_command_goes_on_and_draws(recipe: Path) -> None:
+def test_the_command_resumes_and_draws(recipe: Path) -> None:
     command = ["compare", "ablation", "--recipe", str(recipe), "--out", "out/tiny"]
     command += ["--seeds", "1", "--device", "cpu"]
     first = streamlm(*command, "--only", "drop")

@@ -27,13 +27,14 @@ from benchmarks.tools.recall_models import (
 )
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.cli.app import app
-from streamlm.config import COMPRESSIONS, ModelConfig, TrainConfig
+from streamlm.config import COMPRESSIONS, ModelConfig
 from streamlm.lab.tasks import REGIONS, Alphabet, Questions, answer, recall
 from streamlm.lab.tasks.context import effective_context, relative_gains
 from streamlm.lab.tasks.frequency import count_words, loss_by_frequency
 from streamlm.lab.tasks.suite import NAMES, SuiteConfig, distances, run_suite
 from streamlm.lab.tasks.training import trainer_on
 from streamlm.models.transformer_xl import TransformerXL
+from streamlm.training.config import TrainConfig
 from streamlm.training.data import Corpus, SegmentBatches
 from streamlm.training.evaluate import evaluate
 from tests.support.invariants import tiny_model
@@ -45,7 +46,7 @@ FAMILIES = Alphabet.plain(96, family=4)
 @pytest.fixture(scope="module")
 def words(prose: Callable[..., str], books_tokenizer: Tokenizer) -> str:
     """Prose with enough different words of one token."""
-    single = [books_tokenizer.token_bytes(i).decode(errors="ignore") for i in range(2000, 3000)]
+    single = [books_tokenizer.decode_bytes([i]).decode(errors="ignore") for i in range(2000, 3000)]
     return prose(600) + "".join(word for word in single if word[:1] == " ") + prose(600, seed=1)
 
 
@@ -66,7 +67,7 @@ def test_words() -> None:
 
 
 def test_loss_by_frequency(books_tokenizer: Tokenizer) -> None:
-    """Every token costs one nat, so a word costs as many as it has tokens."""
+    """Every token costs one nat, so a word costs its number of tokens."""
     texts = ["the the the naïve the, the\n", "the the the 漢字 — the the the zyxgloop\n"]
     corpus = corpus_of(texts, books_tokenizer)
     ones = [np.ones(n, np.float32) for n in np.diff(corpus.offsets)]
@@ -105,7 +106,7 @@ def test_relative_gains() -> None:
     assert gain[0] == pytest.approx(1 - math.exp(2.5 - 3.0))
 
 
-def test_effective_context_reads_what_it_says() -> None:
+def test_effective_context_losses_equal_plain_reading() -> None:
     model = tiny_model(memory_len=8, compressed_len=4, dtype=torch.float64)
     random = np.random.default_rng(0)
     tokens = random.integers(1, 11, 400).astype(np.uint16)
@@ -113,7 +114,7 @@ def test_effective_context_reads_what_it_says() -> None:
     read: list[int] = []
     found = effective_context(model, corpus, bos=0, runs=5, run=2, most=4, progress=read.append)
     contexts = [2, 6, 10, 14]
-    # Random weights: whether more context helps is chance, but every step must be accounted for.
+    # With random weights, more context helps by chance, but every step must be reported.
     for share, row in found["recl"].items():
         assert row["no memory"] == 2 and row["memory"] in contexts
         mine = [gain for gain in found["gains"] if gain["r"] == share]
@@ -135,7 +136,7 @@ def test_effective_context_reads_what_it_says() -> None:
             Corpus(window, np.array([0, len(window)]), 1, 1),
             bos=0,
             token_lengths=np.ones(11, int),
-            details=True,
+            token_losses=True,
         )
         assert report.losses is not None
         nats.append(report.losses[0][-2:])
@@ -164,16 +165,16 @@ def test_only_answers_are_targets() -> None:
     assert scored == len(questions)
     model = tiny_model(vocab_size=96, segment_len=8)
     report = evaluate(
-        model, corpus, bos=0, token_lengths=np.ones(96, int), batch_size=2, details=True
+        model, corpus, bos=0, token_lengths=np.ones(96, int), batch_size=2, token_losses=True
     )
     assert report.tokens == len(questions) and report.losses is not None
     for row in range(5):
-        places = np.sort(questions.asked[questions.row == row].ravel())
+        places = np.sort(questions.query[questions.row == row].ravel())
         assert (~np.isnan(report.losses[row])).nonzero()[0].tolist() == places.tolist()
 
 
-def test_a_model_learns_the_task_and_goes_on(tmp_path: Path) -> None:
-    """One pair in a segment, asked for within it: enough to see the loss fall."""
+def test_a_model_learns_the_task_and_resumes(tmp_path: Path) -> None:
+    """One pair per segment, queried within it: enough to see the loss fall."""
     shape: dict[str, Any] = {"segment_len": 8, "segments": 3, "pairs": 1}
     seen = recall(FAMILIES, n=400, distances=[0], **shape)
     config = ModelConfig(
@@ -209,7 +210,7 @@ def test_every_head_is_trained_on_ids(entry: Entry, tmp_path: Path) -> None:
         seen, seen, model=entry.config, train=train, bos=bos, folder=folder, device="cpu"
     )
     first, second = trainer.run()
-    assert first.tokens == 0  # nothing is asked in the first segment
+    assert first.tokens == 0  # the first segment has no query
     assert second.loss > 0
 
 
@@ -239,18 +240,18 @@ def test_distances(shape: tuple[int, int, int], wanted: list[int]) -> None:
     found = distances(config)
     assert set(wanted) <= set(found) and found == sorted(set(found)) and len(found) <= 8
     for distance, beyond in ((found[-1], True), (found[-1] - 1, False)):
-        # The last input of a segment may be read where the first cannot.
-        told = np.array([[10 * segment - 1 + segment - 1]])
-        asked = told + 1 + distance * segment - segment + 1
+        # The last input of a segment can be in reach if the first is not.
+        cue = np.array([[10 * segment - 1 + segment - 1]])
+        query = cue + 1 + distance * segment - segment + 1
         zero = np.zeros(1, dtype=int)
-        question = Questions(np.zeros((1, 1)), zero, asked, told, zero[None], zero)
+        question = Questions(np.zeros((1, 1)), zero, query, cue, zero[None], zero)
         assert question.distance(segment) == distance
         assert (REGIONS[int(question.regions(config)[0])] == "beyond reach") == beyond
 
 
 @pytest.fixture(scope="module")
 def reader(tiny_folder: Callable[..., Path]) -> Path:
-    """A random model with segments that hold a passkey and its question."""
+    """A random model whose segments fit a passkey and its query."""
     return tiny_folder(segment_len=48, memory_len=48, compressed_len=24, n_layers=1)
 
 
@@ -259,14 +260,14 @@ def test_the_suite(reader: Path, words: str) -> None:
 
     checkpoint: Checkpoint = streamlm.load(reader, device="cpu")
     corpus = corpus_of([words, words[:2000]], checkpoint.tokenizer)
-    told: Counter[str] = Counter()
+    reported: Counter[str] = Counter()
 
     def progress(name: str, tokens: int) -> None:
-        told[name] += tokens
+        reported[name] += tokens
 
     config = SuiteConfig(sequences=2, tokens=500, runs=2, batch_size=3)
     figures = run_suite(checkpoint, corpus, config=config, progress=progress)
-    assert set(NAMES) <= set(figures) and set(told) == set(NAMES) - {"frequency"}
+    assert set(NAMES) <= set(figures) and set(reported) == set(NAMES) - {"frequency"}
     for name in ("passkey", "recall", "copy", "tracking"):
         rows = figures[name]["distance"]
         assert {row["region"] for row in rows} >= {"memory", "compressed memory", "beyond reach"}
@@ -315,7 +316,7 @@ def test_the_command(reader: Path, words: str, tmp_path: Path) -> None:
         (["--suite", "--sequences", "0"], "sequences = 0; allowed: at least 1"),
     ],
 )
-def test_what_the_command_refuses(words: list[str], message: str, tmp_path: Path) -> None:
+def test_the_command_refuses(words: list[str], message: str, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("a")
     done = run("eval", "books", "--data", tmp_path / "text.txt", *words)
     assert isinstance(done.exception, ValueError) and message in str(done.exception)
@@ -324,7 +325,7 @@ def test_what_the_command_refuses(words: list[str], message: str, tmp_path: Path
 # -- the benchmark --------------------------------------------------------------------------------
 
 
-def test_every_compression_is_entered_with_every_loss_that_trains_it() -> None:
+def test_the_benchmark_covers_every_compression_and_loss() -> None:
     found = entries()
     assert [entry.name for entry in found[:2]] == [ORACLE, WINDOW]
     assert {entry.config.compression for entry in found[2:]} == set(COMPRESSIONS)
@@ -351,7 +352,7 @@ def test_the_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for model in results["figures"].values():
         assert len(model["seconds"]) == 2 and model["distance"][0]["distance"] == 0
         assert all(len(row["seeds"]) == 2 for row in model["distance"])
-    # Again: nothing is trained, and the figures are the same.
+    # A second run trains nothing and gives the same figures.
     monkeypatch.setattr(benchmark, "trainer_on", None)
     benchmark.main(options)
     assert json.loads((out / "recall.json").read_text())["figures"] == results["figures"]

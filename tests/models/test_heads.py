@@ -14,7 +14,7 @@ import streamlm
 from memory_store import Corrupt, DirectoryStore
 from streamlm.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from streamlm.config import ModelConfig
-from streamlm.models.build import build_model
+from streamlm.models.build import build_model, check_config
 from streamlm.models.cache import Cache
 from streamlm.models.heads.informer import MEASURES, SUM, THRESHOLD, Distil, position_noise
 from streamlm.models.heads.recurrent import MATRICES, Retention
@@ -23,7 +23,7 @@ from streamlm.models.segmented import Call, joined
 from streamlm.sessions.session import Session
 from streamlm.sessions.snapshots import to_snapshot, to_state
 from tests.support.invariants import assert_same_state, random_tokens, read, tiny_model
-from tokenizer import Tokenizer
+from tokenizer import load_tokenizer
 from tokenizer.kinds import token_types
 
 RECURRENT = {"head": "recurrent", "memory_len": 0, "compressed_len": 0}
@@ -120,7 +120,7 @@ def test_the_host_knows_how_much_full_attention_keeps() -> None:
     one = random_tokens(model, 10)
     with torch.no_grad():
         _, state = read(model, one, model.init_state(1))
-    saved = to_snapshot(state, model.config, arrays={}, tokens=one[0].numpy(), attributes={})
+    saved = to_snapshot(state, model, arrays={}, tokens=one[0].numpy(), attributes={})
     assert to_state(saved, model).filled_known == state.filled_known == (8,)
 
 
@@ -374,20 +374,22 @@ def test_sinks_are_a_window_until_the_first_tokens_have_left_it() -> None:
 
 def test_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="pinned_len = 9; allowed: 1 to segment_len = 8"):
-        ModelConfig(vocab_size=9, head="sinks", compressed_len=0, segment_len=8, pinned_len=9)
+        check_config(
+            ModelConfig(vocab_size=9, head="sinks", compressed_len=0, segment_len=8, pinned_len=9)
+        )
     for head in ("recurrent", "full"):
         message = f"memory_len with head '{head}' = 128; allowed: 0"
         with pytest.raises(ValueError, match=message):
-            ModelConfig(vocab_size=9, head=head, compressed_len=0)
+            check_config(ModelConfig(vocab_size=9, head=head, compressed_len=0))
     with pytest.raises(ValueError, match="compressed_len with head 'linformer' = 128; allowed: 0"):
-        ModelConfig(vocab_size=9, head="linformer")
+        check_config(ModelConfig(vocab_size=9, head="linformer"))
     with pytest.raises(ValueError, match="'linformer' = 100; allowed: a multiple of segment_len"):
-        ModelConfig(vocab_size=9, head="linformer", compressed_len=0, memory_len=100)
+        check_config(ModelConfig(vocab_size=9, head="linformer", compressed_len=0, memory_len=100))
     with pytest.raises(ValueError, match="projected_len = 200; allowed: 1 to n = 128"):
         options: dict[str, Any] = {"head": "linformer", "compressed_len": 0, "projected_len": 200}
         build_model(ModelConfig(vocab_size=9, **options))
     with pytest.raises(ValueError, match="head = 'lstm'; allowed: 'relative' or 'recurrent'"):
-        ModelConfig(vocab_size=9, head="lstm")
+        check_config(ModelConfig(vocab_size=9, head="lstm"))
 
 
 def save_model(head: str, tiny: streamlm.Checkpoint, folder: Path) -> Path:
@@ -400,7 +402,7 @@ def save_model(head: str, tiny: streamlm.Checkpoint, folder: Path) -> Path:
     model = build_model(config)
     if isinstance(model, SketchModel):
         model.set_token_types(torch.from_numpy(token_types(tiny.tokenizer)))
-    save_checkpoint(folder, model, Tokenizer(tiny.tokenizer.model_bytes))
+    save_checkpoint(folder, model, load_tokenizer(tiny.tokenizer.model_bytes))
     return folder
 
 

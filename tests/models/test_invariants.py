@@ -7,6 +7,8 @@ from streamlm.config import COMPRESSIONS, NORMS
 from streamlm.models.transformer_xl import TransformerXL
 from tests.support import invariants
 from tests.support.invariants import tiny_model
+from tests.support.phases import check_phases
+from tests.support.threads import check_threads
 
 KINDS: dict[str, dict[str, object]] = {
     f"{compression}-{norm}": {"compression": compression, "norm": norm}
@@ -99,6 +101,16 @@ def test_purity(name: str, dtype: torch.dtype) -> None:
 @in_both_precisions
 def test_rows(name: str, dtype: torch.dtype) -> None:
     invariants.check_rows(build(name, dtype), tolerance=TOLERANCE[dtype])
+
+
+@in_both_precisions
+def test_phases(name: str, dtype: torch.dtype) -> None:
+    check_phases(build(name, dtype), tolerance=TOLERANCE[dtype])
+
+
+@everywhere
+def test_threads(name: str) -> None:
+    check_threads(build(name, torch.float32))
 
 
 @everywhere

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from streamlm.config import COMPRESSIONS, NORMS
 from streamlm.models.cache import Cache
+from streamlm.models.compression_losses import compression_loss
 from streamlm.models.transformer_xl import TransformerXL
 from streamlm.state import State
-from streamlm.training.losses import compression_loss, language_model_loss
+from streamlm.training.losses import language_model_loss
 from tests.reference import losses as literal
 from tests.reference.transformer import Reference
 from tests.support.invariants import (

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from streamlm.checkpoints.checkpoint import Checkpoint
-from streamlm.config import TrainConfig
 from streamlm.forecast.config import ForecastConfig
 from streamlm.forecast.series import Scale, Series
 from streamlm.forecast.training import MODELS, Forecaster
@@ -20,9 +19,9 @@ from streamlm.lab.tasks.recall import recall
 from streamlm.lab.tasks.scoring import answer
 from streamlm.models.modes import in_mode
 from streamlm.runtime.drafter import Drafter, DrafterConfig
+from streamlm.training.config import TrainConfig
 from streamlm.training.data import Corpus
-from streamlm.training.draft_reading import offset_nats
-from streamlm.training.drafter import DraftTrainer
+from streamlm.training.drafter import DraftTrainer, offset_nats
 from streamlm.training.evaluate import evaluate
 from streamlm.training.trainer import Trainer
 from tests.support.invariants import tiny_model

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamlm.models.heads.runs import pushed, runs
+from streamlm.models.heads.sketch import pushed, runs
 from tests.reference.sketch import runs as literal
 
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 import streamlm
 from streamlm.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from streamlm.config import ModelConfig
+from streamlm.models.build import check_config
 from streamlm.models.heads.sketch import COVERAGE, COVERED, LENGTHS, MADE, TYPES, SketchModel
 from tests.reference.sketch import Reference, runs
 from tests.support.invariants import random_tokens, read, tiny_model
@@ -342,7 +343,7 @@ def test_a_session_goes_on_bit_for_bit(
 def test_settings_are_refused(options: dict[str, Any], message: str) -> None:
     settings = {"vocab_size": 9, "head": "sketch", "compression_loss": "none", **options}
     with pytest.raises(ValueError, match=message):
-        ModelConfig(**settings)
+        check_config(ModelConfig(**settings))
 
 
 def test_there_are_no_more_types_than_tokens() -> None:

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from streamlm.config import ModelConfig
 from streamlm.memory.eviction import Eviction
+from streamlm.models.compression_losses import attention_reconstruction
 from streamlm.models.transformer_xl import TransformerXL
 from streamlm.state import State
-from streamlm.training.losses import attention_reconstruction
 from tests.parity.peers import Compare, peer
 
 compressive = peer(

@@ -18,7 +18,6 @@ import streamlm
 import streamlm.runtime.speculation
 from streamlm.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from streamlm.cli.app import main
-from streamlm.config import TrainConfig
 from streamlm.models.base import Model
 from streamlm.models.cache import Cache
 from streamlm.runtime.drafter import (
@@ -33,9 +32,9 @@ from streamlm.runtime.speculation import Accepted, generate_pass
 from streamlm.runtime.stream import advance
 from streamlm.sessions.session import Session
 from streamlm.state import State
+from streamlm.training.config import TrainConfig
 from streamlm.training.data import Corpus
-from streamlm.training.draft_reading import Reader
-from streamlm.training.drafter import DraftTrainer
+from streamlm.training.drafter import DraftReader, DraftTrainer
 from tests.support.invariants import assert_same_state, random_tokens, tiny_model
 
 SHORT: dict[str, Any] = {"compressed_len": 0, "compression_loss": "none"}
@@ -488,12 +487,12 @@ def test_guesses_see_only_what_is_known(tiny: Checkpoint) -> None:
 
     def at_place(tokens: np.ndarray) -> Tensor:
         corpus = Corpus(tokens, np.array([0, len(tokens)]), 1, 1)
-        reader = Reader(tiny, config, corpus, 1)
+        reader = DraftReader(tiny, config, corpus, 1)
         for _ in range(3):
             places = reader.read(lambda n: torch.tensor([[7, 8, 9]]))
         assert places is not None
         assert places.targets[0].tolist() == tokens[32 + 8 : 32 + 11].tolist()
-        return drafter(tiny.model, places.known).detach()
+        return drafter(tiny.model, places.context).detach()
 
     one, other = at_place(ids), at_place(changed)
     assert torch.equal(one[:2], other[:2])  # at place 8, token 9 is to be guessed

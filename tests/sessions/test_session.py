@@ -37,7 +37,7 @@ from tests.support.sessions import (
     damage,
     facts,
 )
-from tokenizer import Tokenizer
+from tokenizer import load_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -276,7 +276,7 @@ def test_a_session_belongs_to_its_model(
         session.feed(["Call me Ishmael."])
     if what == "tokenizer":
         # A field that SentencePiece skips: the same pieces, yet another file.
-        tokenizer = Tokenizer(tiny.tokenizer.model_bytes + b"\xc0\x0c\x01")
+        tokenizer = load_tokenizer(tiny.tokenizer.model_bytes + b"\xc0\x0c\x01")
         other = replace(tiny, tokenizer=tokenizer)
     else:
         options = {"seed": 2} if what == "weights" else {"memory_len": 32}

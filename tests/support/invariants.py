@@ -65,16 +65,20 @@ def read(
     *,
     sizes: Sequence[int] | None = None,
     cache: Cache | None = None,
+    cached: bool = True,
 ) -> tuple[Tensor, State]:
     """Read in calls of the given sizes (None: as few as possible), closing full segments.
 
     Args:
         cache: of the stream; None takes one for this reading.
+        cached: False does without, so that each call derives keys and values for itself.
 
     Returns:
         Logits of all tokens [B, n, V], and the state.
     """
-    start, found, cache = 0, [], Cache() if cache is None else cache
+    start, found = 0, []
+    if cache is None and cached:
+        cache = Cache()
     for stop in accumulate(sizes or [tokens.shape[1]]):
         while start < stop:
             end = min(stop, start + model.config.segment_len - max(state.length))
@@ -220,7 +224,7 @@ def _check_forks(model: Model, n: int) -> None:
 
     alone = [list(_one_by_one(model, branch, root())) for branch in (left, right)]
     shared = root()
-    before = _bits(shared)
+    before = bits_of(shared)
     # Both forks go on in turns, and the root is read from again after they have.
     turns = (_one_by_one(model, branch, shared) for branch in (left, right))
     for step, found in enumerate(zip(*turns, strict=True)):
@@ -228,14 +232,14 @@ def _check_forks(model: Model, n: int) -> None:
             wanted_logits, wanted_digest = alone[fork][step]
             same = torch.equal(logits, wanted_logits) and digest == wanted_digest
             assert same, f"{n} tokens, then {step}: fork {fork} is not what it is alone"
-        assert _bits(shared) == before, f"{n} tokens, then {step}: a fork changed the root"
+        assert bits_of(shared) == before, f"{n} tokens, then {step}: a fork changed the root"
     for (logits, digest), wanted in zip(_one_by_one(model, left, shared), alone[0], strict=True):
         assert torch.equal(logits, wanted[0]) and digest == wanted[1]
     # A full segment is a state, too: it can be closed more than once.
     _, full = model(random_tokens(model, t - shared.phase), shared)
-    before = _bits(full)
+    before = bits_of(full)
     once, twice = model.commit(full)[0], model.commit(full)[0]
-    assert once.digest() == twice.digest() != full.digest() and _bits(full) == before
+    assert once.digest() == twice.digest() != full.digest() and bits_of(full) == before
 
 
 def _one_by_one(model: Model, tokens: Tensor, state: State) -> Iterator[tuple[Tensor, str]]:
@@ -245,7 +249,7 @@ def _one_by_one(model: Model, tokens: Tensor, state: State) -> Iterator[tuple[Te
         yield logits, state.digest()
 
 
-def _bits(state: State) -> tuple[object, ...]:
+def bits_of(state: State) -> tuple[object, ...]:
     """All of a state: its digest, and its tensors without the void columns of the segment."""
     tensors = (state.past, state.usage, state.filled, state.position, *state.carried.values())
     return (state.digest(), state.length, *(t.detach().numpy().tobytes() for t in tensors))

@@ -1,4 +1,4 @@
-"""Data: documents and their ids, and batches that read every token of every document once."""
+"""Data: encoded documents, and batches that read every token of every document once."""
 
 import os
 import signal
@@ -80,7 +80,7 @@ def test_a_corpus_is_encoded_once(
     stat = files[0].stat()
     os.utime(files[0], ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
     load(files)
-    assert messages  # it may have been changed, so it is read again
+    assert messages  # the file may have changed, so it is read again
 
 
 def test_another_tokenizer_is_another_corpus(
@@ -93,13 +93,16 @@ def test_another_tokenizer_is_another_corpus(
         def encode(self, text: str) -> np.ndarray:
             return np.full(len(text), self.vocab_size - 1, np.int32)
 
+        def settled(self, text: str) -> int:
+            return len(text)
+
     load_corpus(files, books_tokenizer, cache=tmp_path / "cache")
     for _ in range(2):  # encoded, then from the cache: ids above 65535 are kept
         corpus = load_corpus(files, Other(), cache=tmp_path / "cache")  # type: ignore[arg-type]
         assert corpus.tokens.tolist() == 55 * [(1 << 20) - 1]
 
 
-def test_what_is_no_corpus_is_refused(tmp_path: Path, books_tokenizer: Tokenizer) -> None:
+def test_missing_and_empty_data_are_refused(tmp_path: Path, books_tokenizer: Tokenizer) -> None:
     with pytest.raises(ValueError, match="no data files given"):
         load_corpus([], books_tokenizer)
     with pytest.raises(FileNotFoundError, match=r"missing\.txt"):
@@ -118,7 +121,7 @@ def test_memory_does_not_grow_with_the_files(
     prose: Callable[..., str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Twelve times as much text is read, in documents and in lines of any length."""
+    """With twelve times the text, in documents and lines of any length."""
     monkeypatch.setattr("streamlm.training.documents.BLOCK", 1 << 13)
     peaks = []
     for times in (1, 12):
@@ -130,11 +133,11 @@ def test_memory_does_not_grow_with_the_files(
             peaks.append(tracemalloc.get_traced_memory()[1])
         finally:
             tracemalloc.stop()
-    # What may grow are offsets, one for each document; and blocks vary, by their characters.
+    # Only offsets may grow, one per document; the size of a block varies with its characters.
     assert peaks[1] < 1.5 * peaks[0] + 32 * len(corpus), peaks
 
 
-def test_an_interrupted_encoding_leaves_nothing(
+def test_an_interrupted_encoding_leaves_no_files(
     files: list[Path], tmp_path: Path, books_tokenizer: Tokenizer
 ) -> None:
     cache = tmp_path / "cache"
@@ -154,17 +157,17 @@ def test_an_interrupted_encoding_leaves_nothing(
 KILLED = """
 import os, signal, sys
 from streamlm.training.data import load_corpus
-from tokenizer import Tokenizer
+from tokenizer import Tokenizer, load_tokenizer
 
 def die(message):
     if message == "encoding b.txt":
         os.kill(os.getpid(), signal.SIGKILL)
 
-load_corpus(sys.argv[2:4], Tokenizer(sys.argv[1]), cache=sys.argv[4], progress=die)
+load_corpus(sys.argv[2:4], load_tokenizer(sys.argv[1]), cache=sys.argv[4], progress=die)
 """
 
 
-def test_what_a_killed_encoding_left_is_removed(
+def test_leftovers_of_a_killed_encoding_are_removed(
     files: list[Path], tmp_path: Path, books_tokenizer: Tokenizer
 ) -> None:
     model, cache = tmp_path / "books.model", tmp_path / "cache"
@@ -178,7 +181,7 @@ def test_what_a_killed_encoding_left_is_removed(
     assert [path.suffix for path in cache.iterdir()] == [""]
 
 
-def test_two_encode_the_same_at_once(
+def test_concurrent_encodings_of_the_same_files(
     files: list[Path], tmp_path: Path, books_tokenizer: Tokenizer
 ) -> None:
     cache, inner = tmp_path / "cache", []
@@ -195,7 +198,7 @@ def test_two_encode_the_same_at_once(
 
 @pytest.mark.parametrize("name", ["tokens.bin", "offsets.npy", "corpus.json"])
 @pytest.mark.parametrize("size", [None, 0, 1])
-def test_a_damaged_cache_is_written_anew(
+def test_a_damaged_cache_is_rewritten(
     name: str, size: int | None, files: list[Path], tmp_path: Path, books_tokenizer: Tokenizer
 ) -> None:
     cache = tmp_path / "cache"
@@ -217,7 +220,7 @@ def test_a_damaged_cache_is_written_anew(
 
 
 def corpus_of(lengths: list[int]) -> Corpus:
-    """Documents of these lengths; no two tokens of the corpus are equal, and none is bos."""
+    """Documents of these lengths; all tokens are distinct, and none is bos."""
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     return Corpus(np.arange(100, 100 + offsets[-1]).astype(np.uint16), offsets, 1, 1)
 
@@ -246,16 +249,16 @@ def test_every_token_is_read_once(lengths: list[int], rows: int, segment_len: in
             if index < 0:
                 assert not targets and batch.offsets[row] == -1
                 continue
-            # Rows are contiguous: a row stays with its document to the end, then begins another.
+            # A row reads its document to the end before it begins another.
             read = found[index]
             assert bool(batch.begins[row]) == (index != previous[row]) == (not read)
             assert batch.offsets[row] == len(read)
             if batch.begins[row] and previous[row] >= 0:
                 assert len(found[int(previous[row])]) == lengths[previous[row]]
-            # Inputs are the targets one later, with bos before a document.
+            # Inputs are the targets shifted by one, with bos before a document.
             before = read[-1] if read else BOS
             assert batch.inputs[row, : len(targets)].tolist() == [before, *targets[:-1]]
-            # What is not scored stands behind a document's end.
+            # Ignored targets come only after a document's end.
             assert batch.targets[row, : len(targets)].tolist() == targets and targets
             read += targets
             previous[row] = index
@@ -270,7 +273,7 @@ def test_every_token_is_read_once(lengths: list[int], rows: int, segment_len: in
     shuffle=st.none() | st.integers(0, 3),
     n=st.integers(0, 20),
 )
-def test_restored_batches_go_on(
+def test_restored_batches_continue(
     lengths: list[int], rows: int, segment_len: int, shuffle: int | None, n: int
 ) -> None:
     def begin() -> SegmentBatches:
@@ -289,13 +292,13 @@ def test_restored_batches_go_on(
 
 
 def order(seed: int, *, n_documents: int = 6, epochs: int = 3) -> list[list[int]]:
-    """The documents of some epochs in the order in which one row reads them."""
+    """The documents of a few epochs, in the order in which one row reads them."""
     batches = SegmentBatches(corpus_of([2] * n_documents), 1, segment_len=2, bos=BOS, shuffle=seed)
     read = [int(batch.document[0]) for batch in islice(batches, n_documents * epochs)]
     return [read[i : i + n_documents] for i in range(0, len(read), n_documents)]
 
 
-def test_each_epoch_is_a_new_order_of_all_documents() -> None:
+def test_each_epoch_is_a_new_permutation_of_the_documents() -> None:
     epochs = order(1)
     assert all(sorted(epoch) == list(range(6)) for epoch in epochs)
     assert epochs[0] != epochs[1] and epochs[1] != epochs[2]

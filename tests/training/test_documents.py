@@ -1,4 +1,4 @@
-"""Documents: whatever the size of the blocks, what is read is what the whole text says."""
+"""Documents read in blocks of any size equal those of the whole text."""
 
 import lzma
 from collections.abc import Iterable, Iterator
@@ -21,7 +21,7 @@ from streamlm.training.documents import (
 )
 from tokenizer import Tokenizer
 
-# All that ends a line for `str.splitlines`, halves of separators, and characters of many bytes.
+# All line ends of `str.splitlines`, halves of separators, and multi-byte characters.
 TEXTS = st.text(st.sampled_from("ab é漢🐋\f\n\r\v\u2028\x85"), max_size=40)
 SIZES = st.integers(1, 9)
 
@@ -29,7 +29,7 @@ anywhere = settings(suppress_health_check=[HealthCheck.function_scoped_fixture],
 
 
 def blocks_of(documents: list[str], sizes: list[int]) -> Iterator[Block]:
-    """Documents in blocks of the given sizes, again and again."""
+    """Documents in blocks whose sizes cycle through the given ones."""
     for number, document in enumerate(documents):
         size = sizes[number % len(sizes)]
         pieces = [document[at : at + size] for at in range(0, len(document), size)] or [""]
@@ -38,7 +38,7 @@ def blocks_of(documents: list[str], sizes: list[int]) -> Iterator[Block]:
 
 
 def joined(blocks: Iterable[Block]) -> list[str]:
-    """The documents of some blocks; the last one must end."""
+    """The documents of a sequence of blocks, the last of which ends a document."""
     found, parts, ends = [], [], True
     for text, ends in blocks:
         parts.append(text)
@@ -124,7 +124,7 @@ def test_ids_are_those_of_whole_documents(
         (b"a" * 1234 + b"\xc3(", "invalid continuation byte at byte 1,234"),
     ],
 )
-def test_what_is_no_text_is_told(
+def test_invalid_text_is_located(
     data: bytes, message: str, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("streamlm.training.documents.BLOCK", size)
@@ -134,7 +134,7 @@ def test_what_is_no_text_is_told(
 
 
 @pytest.mark.parametrize("data", [b"", b"no xz", lzma.compress(b"text")[:-3]])
-def test_damaged_files_are_told(data: bytes, tmp_path: Path) -> None:
+def test_damaged_files_are_named(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.txt.xz").write_bytes(data)
     with pytest.raises(ValueError, match=r"a\.txt\.xz is damaged"):
         list(read_documents(tmp_path / "a.txt.xz"))

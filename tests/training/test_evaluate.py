@@ -1,4 +1,4 @@
-"""Evaluation: the sums over documents, however they are read side by side."""
+"""Evaluation: sums over documents, for any number of parallel rows."""
 
 import math
 from dataclasses import replace
@@ -42,7 +42,7 @@ def run(model: TransformerXL, corpus: Corpus, **options: object) -> EvalReport:
 
 @torch.no_grad()
 def losses_of(model: TransformerXL, document: np.ndarray, *, memory: bool) -> list[float]:
-    """Nats of every token of one document, read alone, in a plain loop."""
+    """Nats of every token of one document, read alone in a plain loop."""
     found = []
     state = model.init_state(1)
     inputs = [BOS, *document[:-1].tolist()]
@@ -55,7 +55,7 @@ def losses_of(model: TransformerXL, document: np.ndarray, *, memory: bool) -> li
 
 
 def assert_same(a: EvalReport, b: EvalReport) -> None:
-    """Equal but for the last bits of the sums."""
+    """Equal up to rounding of the sums."""
     for name in ("tokens", "n_bytes", "words", "position_tokens"):
         assert getattr(a, name) == getattr(b, name), name
     assert a.nats == pytest.approx(b.nats, rel=1e-6)
@@ -67,7 +67,7 @@ def assert_same(a: EvalReport, b: EvalReport) -> None:
 def test_sums_are_those_of_a_plain_loop(
     model: TransformerXL, corpus: Corpus, memory: bool, batch_size: int
 ) -> None:
-    report = run(model, corpus, memory=memory, batch_size=batch_size, details=True)
+    report = run(model, corpus, memory=memory, batch_size=batch_size, token_losses=True)
     documents = [corpus.document(index) for index in range(len(corpus))]
     losses = [losses_of(model, document, memory=memory) for document in documents]
     nats, counts = np.zeros(5), np.zeros(5, int)
@@ -92,15 +92,15 @@ def test_sums_are_those_of_a_plain_loop(
         assert (sums.tokens, sums.n_bytes) == (len(document), TOKEN_LENGTHS[document].sum())
 
 
-def test_memory_matters_here(model: TransformerXL, corpus: Corpus) -> None:
+def test_memory_affects_the_loss(model: TransformerXL, corpus: Corpus) -> None:
     with_memory, without = run(model, corpus), run(model, corpus, memory=False)
     assert not math.isclose(with_memory.nats, without.nats, rel_tol=1e-3)
-    # The first segment of every document is the same; behind it, it is not.
+    # Only the first segment of every document is unaffected by the memory.
     assert with_memory.position_nats[:2] == pytest.approx(without.position_nats[:2], rel=1e-6)
     assert with_memory.position_nats[2] != pytest.approx(without.position_nats[2], rel=1e-4)
 
 
-def test_what_the_report_says_of_its_sums() -> None:
+def test_the_report_derives_its_rates_from_sums() -> None:
     report = EvalReport(
         nats=40 * math.log(2),
         tokens=6,
@@ -119,7 +119,7 @@ def test_a_part_is_read_until_max_tokens(model: TransformerXL, corpus: Corpus) -
     seen: list[int] = []
     report = run(model, corpus, batch_size=2, max_tokens=10, progress=seen.append)
     assert report.tokens == sum(seen) and sum(seen[:-1]) < 10 <= sum(seen)
-    # Words are estimated by the share of the bytes that was read.
+    # Words are estimated from the share of bytes read.
     assert report.words == round(corpus.n_words * report.n_bytes / corpus.n_bytes)
     assert 0 < report.words < corpus.n_words
     assert [sums.tokens for sums in report.documents] == [8, 1, 4, 0, 0, 0]
@@ -127,7 +127,7 @@ def test_a_part_is_read_until_max_tokens(model: TransformerXL, corpus: Corpus) -
     assert_same(whole, run(model, corpus, batch_size=2))
 
 
-def test_the_model_is_left_as_it_was(model: TransformerXL, corpus: Corpus) -> None:
+def test_the_model_keeps_its_mode(model: TransformerXL, corpus: Corpus) -> None:
     model.train()
     try:
         in_training = run(model, corpus)

@@ -1,4 +1,4 @@
-"""The losses against their formulas, and whom their gradients reach."""
+"""The losses against their formulas, and the parameters that their gradients reach."""
 
 import math
 from collections.abc import Callable
@@ -10,13 +10,13 @@ import torch
 from streamlm.config import JOINT, TRAINED_BY
 from streamlm.memory.compression import Select
 from streamlm.memory.eviction import Eviction
-from streamlm.models.transformer_xl import TransformerXL
-from streamlm.training.losses import (
+from streamlm.models.compression_losses import (
     attention_reconstruction,
     auto_encoding,
     compression_loss,
-    language_model_loss,
 )
+from streamlm.models.transformer_xl import TransformerXL
+from streamlm.training.losses import language_model_loss
 from tests.reference import losses as literal
 from tests.reference.attention import softmax
 from tests.reference.compression import worth
@@ -36,7 +36,7 @@ everywhere = pytest.mark.parametrize(
 
 
 def an_eviction(model: TransformerXL, rows: tuple[str, ...] = ("old", "new", "young")) -> Eviction:
-    """A commit at which the rows evict a whole segment, nothing, and half a segment."""
+    """A commit at which the rows evict a full segment, nothing, and half a segment."""
     t = model.config.segment_len
     begins = torch.tensor([{"old": 0, "young": 3, "new": 4}[row] for row in rows])
     tokens = random_tokens(model, 5 * t, rows=len(rows))
@@ -53,7 +53,7 @@ def an_eviction(model: TransformerXL, rows: tuple[str, ...] = ("old", "new", "yo
 
 
 def reference(model: TransformerXL, eviction: Eviction, kind: str) -> torch.Tensor:
-    """Every layer, row and slot on its own; the slots of the attention as its queries read them."""
+    """Each layer, row and slot separately, with slots normalised as the queries read them."""
     weights = dict(model.named_parameters())
     total, count = torch.zeros((), dtype=torch.float64), 0
     for index, layer in enumerate(model.layers):
@@ -94,7 +94,7 @@ def joint(
     row: int,
     seen: Callable[[torch.Tensor], torch.Tensor],
 ) -> torch.Tensor:
-    """The joint loss of one layer and row; what stands for a group of slots is built here."""
+    """The joint loss of one layer and row, with the replacement of each group of slots."""
     config, attention = model.config, model.layers[index].attention
     rate, first, t = config.compression_rate, config.compressed_len, config.segment_len
     inner, e = config.n_heads * config.head_dim, config.head_dim
@@ -148,7 +148,7 @@ def test_compression_losses_are_their_formulas(kind: str, compression: str, norm
 
 
 @everywhere
-def test_compression_losses_reach_the_compressor_alone(
+def test_compression_losses_reach_only_the_compressor(
     kind: str, compression: str, norm: str
 ) -> None:
     model = tiny_model(compression_loss=kind, compression=compression, norm=norm)
@@ -163,7 +163,7 @@ def test_compression_losses_reach_the_compressor_alone(
 
 
 @everywhere
-def test_rows_with_nothing_evicted_do_not_weigh(kind: str, compression: str, norm: str) -> None:
+def test_rows_without_evicted_slots_have_no_weight(kind: str, compression: str, norm: str) -> None:
     model = tiny_model(compression_loss=kind, compression=compression, norm=norm)
     alone = compression_loss(model, an_eviction(model, ("old",)))
     twice = compression_loss(model, an_eviction(model, ("old", "new")))
@@ -172,7 +172,7 @@ def test_rows_with_nothing_evicted_do_not_weigh(kind: str, compression: str, nor
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("norm", ["post", "pre"])
-def test_nothing_evicted_costs_nothing_and_has_no_wild_gradient(kind: str, norm: str) -> None:
+def test_the_loss_without_evicted_slots_is_zero_with_finite_gradients(kind: str, norm: str) -> None:
     model = tiny_model(compression_loss=kind, compression="dilated", norm=norm)
     loss = compression_loss(model, an_eviction(model, ("new", "new")))
     assert float(loss.detach()) == 0.0
@@ -183,13 +183,13 @@ def test_nothing_evicted_costs_nothing_and_has_no_wild_gradient(kind: str, norm:
 
 
 @pytest.mark.parametrize("loss", ["none", "bptt"])
-def test_other_kinds_have_no_loss_of_their_own(loss: str) -> None:
+def test_other_kinds_have_no_compression_loss(loss: str) -> None:
     model = tiny_model(compression_loss=loss)
     found = compression_loss(model, an_eviction(model))
     assert float(found) == 0.0 and not found.requires_grad
 
 
-def test_a_lossless_compression_costs_nothing() -> None:
+def test_a_lossless_compression_has_loss_zero() -> None:
     model = tiny_model(
         compression_rate=1, memory_len=6, compression_loss="auto-encoding", compression="conv"
     )
@@ -230,7 +230,7 @@ def test_language_model_loss_is_summed_in_float32() -> None:
 
 
 def test_the_tiny_model_has_a_long_past() -> None:
-    """The model of these tests does forget: else they would show less than they seem to."""
+    """The model of these tests evicts slots; otherwise the tests would check less."""
     model = tiny_model()
     _, state = read(model, random_tokens(model, 24), model.init_state(1))
     assert int(state.filled) == state.past.shape[2]

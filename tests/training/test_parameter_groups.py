@@ -1,4 +1,4 @@
-"""Which parameters decay, in every head; and moments that follow them when groups change."""
+"""Decaying parameters of every head, and moments that follow them when groups change."""
 
 import re
 from typing import Any
@@ -17,7 +17,7 @@ SMALL: dict[str, Any] = {
 }
 COMPRESSED: dict[str, Any] = {"compressed_len": 4, "compression_rate": 2}
 
-# What is a part of every model: of which the first decay, and the others do not.
+# Parameters of every model: those that decay, and those that do not.
 MATRICES = {
     "embedding.weight",
     "layers.#.attention.key_value.weight",
@@ -35,7 +35,7 @@ OTHERS = {
 }
 POSITION, BIASES = "layers.#.attention.position.weight", {"content_bias", "position_bias"}
 
-# Of each kind: its settings, what else decays, and what else does not.
+# For each kind: its settings, its other decaying parameters, and its other parameters.
 KINDS: dict[str, tuple[dict[str, Any], set[str], set[str]]] = {
     "relative": (
         {**COMPRESSED, "compression": "conv", "compression_loss": "attention-reconstruction"},
@@ -95,16 +95,16 @@ def build(kind: str) -> nn.Module:
 
 
 def names(group: dict[str, Any]) -> set[str]:
-    """The names of a group's parameters, "#" for each number in them."""
+    """The names of a group's parameters, with "#" for each number."""
     return {re.sub(r"\b\d+\b", "#", name) for name, _ in group["params"]}
 
 
-def test_every_head_is_here() -> None:
+def test_every_head_is_covered() -> None:
     assert {kind.partition("-")[0] for kind in KINDS} == set(HEADS)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_matrices_decay_and_nothing_else(kind: str) -> None:
+def test_only_matrices_decay(kind: str) -> None:
     _, matrices, others = KINDS[kind]
     model = build(kind)
     decayed, rest = parameter_groups(model, weight_decay=0.1)
@@ -124,7 +124,7 @@ def optimiser(model: nn.Module) -> torch.optim.Optimizer:
 
 
 def old_optimiser(model: nn.Module) -> torch.optim.Optimizer:
-    """As it once was: everything of two dimensions decays, and parameters have no names."""
+    """Groups of older runs: parameters of two or more dimensions decay; there are no names."""
     wide = [each for each in model.parameters() if each.ndim >= 2]
     flat = [each for each in model.parameters() if each.ndim < 2]
     groups = [{"params": wide, "weight_decay": 0.1}, {"params": flat, "weight_decay": 0.0}]
@@ -132,7 +132,7 @@ def old_optimiser(model: nn.Module) -> torch.optim.Optimizer:
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, *, seed: int) -> None:
-    """One step, with random gradients of all parameters but one."""
+    """One step with random gradients, for all parameters but one."""
     random = torch.Generator().manual_seed(seed)
     for name, each in model.named_parameters():
         gradient = torch.randn(each.shape, generator=random)
@@ -154,7 +154,7 @@ def test_moments_follow_their_parameters(began: Any) -> None:
             assert torch.equal(new.state[each][part], old.state[each][part]), (name, part)
     decays = {id(p): group["weight_decay"] for group in new.param_groups for p in group["params"]}
     assert decays[id(model.content_bias)] == 0 and decays[id(model.embedding.weight)] == 0.1
-    train(model, new, seed=9)  # and it goes on
+    train(model, new, seed=9)  # training continues
 
 
 @pytest.mark.parametrize("began", [optimiser, old_optimiser])

@@ -1,6 +1,7 @@
-"""Measured remembering: tasks with known answers, and what a model remembers of a text.
+"""Memory tasks with known answers, and measures of memory on a text.
 
-Generators are pure functions of an alphabet and a seed; `answer` reads what they made.
+Generators are pure functions of an alphabet and a seed; `answer` evaluates a model on their
+questions.
 """
 
 from streamlm.lab.tasks.alphabet import Alphabet

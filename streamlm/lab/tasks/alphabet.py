@@ -1,4 +1,4 @@
-"""The ids that tasks are written with: digits, names, values, phrases, and the filler between."""
+"""The ids of memory tasks: digits, names, values, phrases and filler."""
 
 from dataclasses import dataclass, field
 
@@ -6,21 +6,21 @@ import numpy as np
 
 from tokenizer import Tokenizer
 
-PHRASES = ("tell", "ask", "is", "value")
+PHRASES = ("cue", "query", "is", "value")
 
 
 @dataclass(frozen=True, eq=False)
 class Alphabet:
-    """What a model can read and be asked for.
+    """The ids from which tasks build their sequences.
 
     Attributes:
-        bos: what stands before every sequence.
-        digits: [10] ids of 0 to 9; keys: ids that name things; values: ids that they stand for.
-        phrases: ids before a passkey ("tell") and before its question ("ask"), between a name and
-            what it stands for ("is"), before the question for its value ("value").
-        filler: ids. Filler is cut from them as they stand where `running`, else drawn from them.
-        family: 0 where any name may stand for any value; n where each name has n values of its
-            own, the i-th name those from n·i on.
+        bos: the id before every sequence.
+        digits: [10] ids of 0 to 9; keys: ids of names; values: ids that names can have as value.
+        phrases: ids before a passkey ("cue") and before its query ("query"), between a name and its
+            value ("is"), before the query for a value ("value").
+        filler: ids from which filler is drawn, or, if `running`, cut as running text.
+        family: 0 if any name can have any value; n if each name has n values of its own, the i-th
+            name those from n·i on.
     """
 
     bos: int
@@ -34,13 +34,13 @@ class Alphabet:
 
     @classmethod
     def plain(cls, vocab_size: int = 256, *, family: int = 0) -> "Alphabet":
-        """Ids without meaning, for models that are trained on the tasks: no id has two uses.
+        """Ids without meaning, for models trained on the tasks; every id has one use.
 
-        Without families, half of the ids are names and a quarter values; with them, an eighth is
-        filler and each name has `family` values.
+        Without families, half of the ids are names and a quarter are values; with them, an eighth
+        is filler and each name has `family` values.
 
         Raises:
-            ValueError: too few ids to go round.
+            ValueError: there are too few ids.
         """
         least = 32 + 2 * family
         if vocab_size < least:
@@ -56,31 +56,31 @@ class Alphabet:
 
     @classmethod
     def of_text(cls, tokenizer: Tokenizer, text: np.ndarray) -> "Alphabet":
-        """Words of a language for a model of text.
+        """Words of a text, for language models.
 
-        Names and values, turn by turn, are whole words of middling frequency in `text`. Filler is
-        cut from it, with these few words overwritten by the commonest one, so that nothing but
-        the task names them.
+        Names and values alternate among whole words of medium frequency in `text`. Filler is cut
+        from the text, with these words replaced by the most frequent one, so that they occur only
+        in the task.
 
         Args:
             text: ids, such as `Corpus.tokens`.
 
         Raises:
-            ValueError: the tokenizer lacks digits, or the text has too few words.
+            ValueError: a digit takes several tokens, or the text has too few words.
         """
         digits = [tokenizer.encode(str(digit)) for digit in range(10)]
         if any(len(ids) != 1 for ids in digits):
             raise ValueError("the tokenizer spells digits in several tokens; one each is needed")
         counts = np.bincount(text, minlength=tokenizer.vocab_size)
         order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
-        words = [id for id in order.tolist() if _is_word(tokenizer.token_bytes(id))]
+        words = [id for id in order.tolist() if _is_word(tokenizer.decode_bytes([id]))]
         if len(words) < 32:
             raise ValueError(f"a text with {len(words)} different words; allowed: at least 32")
         chosen = np.array(words[len(words) // 4 :][:512])
         filler = np.where(np.isin(text, chosen), words[0], text)
         phrases = {
-            "tell": "\nThe pass key is ",
-            "ask": "\nWhat is the pass key? The pass key is ",
+            "cue": "\nThe pass key is ",
+            "query": "\nWhat is the pass key? The pass key is ",
             "is": " is",
             "value": ". So the value of",
         }
@@ -95,7 +95,7 @@ class Alphabet:
         )
 
     def fill(self, random: np.random.Generator, n: int, length: int) -> np.ndarray:
-        """Filler: [n, length] ids; running text goes on at its beginning where it ends."""
+        """Filler: [n, length] ids; running text wraps around at its end."""
         if not self.running:
             return self.filler[random.integers(0, len(self.filler), (n, length))]
         start = random.integers(0, len(self.filler), (n, 1))
@@ -107,22 +107,22 @@ class Alphabet:
         return self.values[chosen + self.family * keys]
 
     def choices_of(self, keys: np.ndarray) -> np.ndarray:
-        """What each name may stand for: indices [Q] → ids [Q, n], each as likely as any other."""
+        """The possible values of each name, equally likely: indices [Q] → ids [Q, n]."""
         if not self.family:
             return np.broadcast_to(self.values, (len(keys), len(self.values)))
         return self.values.reshape(-1, self.family)[keys]
 
 
 def _is_word(data: bytes) -> bool:
-    """A space and at least three ASCII letters, the first of them small."""
+    """Whether the bytes are a space and at least three lower-case ASCII letters."""
     return data[:1] == b" " and data[1:].isalpha() and data[1:].islower() and len(data) > 3
 
 
 def distinct(random: np.random.Generator, count: int, n: int, length: int) -> np.ndarray:
-    """`length` different numbers below `count` for each of n rows: [n, length].
+    """`length` distinct numbers below `count` for each of n rows: [n, length].
 
     Raises:
-        ValueError: there are not so many.
+        ValueError: `length` exceeds `count`.
     """
     if length > count:
         raise ValueError(f"{length} different ids are needed; the alphabet has {count}")

@@ -1,4 +1,4 @@
-"""Relative effective context length: from where on does more context stop to help?
+"""Relative effective context length: the length beyond which more context does not help.
 
 Dai et al. 2019, §4.3 and appendix C. For models m_i of a group, l_i(c, t) is the loss of token t
 given the c tokens before it, b(c, t) = min_i l_i(c, t), and
@@ -8,10 +8,10 @@ given the c tokens before it, b(c, t) = min_i l_i(c, t), and
 
 With c' = c + Δ, RECL is the first c at which g_i falls below 1 %.
 
-Two simplifications. The group is one model, read with its memory and without (every segment
-begins anew), rather than several trained models. And contexts are not of exactly c tokens: the
-`run` tokens at the end of a segment are scored together, so the i-th of them has c + i. Every
-reading begins with an empty memory and bos, c tokens before the run.
+Two simplifications. The group is one model with and without its memory (emptied before every
+segment) rather than several trained models. And the context is not exactly c tokens: the `run`
+tokens at the end of a segment are scored together, so the i-th of them has c + i. Every reading
+starts c tokens before the run, with an empty memory and bos.
 """
 
 from collections.abc import Callable
@@ -42,13 +42,13 @@ def effective_context(
     seed: int = 0,
     progress: Callable[[int], None] = lambda tokens: None,
 ) -> dict[str, Any]:
-    """RECL of a model with its memory, and of the same without, over the same tokens.
+    """RECL of a model with its memory and without, over the same tokens.
 
     Args:
-        runs: places of the corpus that are scored, of `run` tokens each; by default half a segment.
+        runs: scored positions of the corpus, of `run` tokens each; by default half a segment.
         step: Δ in segments.
-        most: segments of context at most; by default one more than the reach, or what the longest
-            document has.
+        most: the largest context in segments; by default one more than the reach, limited by the
+            longest document.
         progress: called with the number of tokens read.
 
     Returns:
@@ -71,21 +71,21 @@ def effective_context(
     gains: list[dict[str, Any]] = []
     open_shares = set(SHARES)
     size: dict[str, Any] = {"bos": bos, "run": run, "batch_size": batch_size, "progress": progress}
-    # Without memory a token sees its own segment, whatever came before: one reading serves all c.
+    # Without memory, a token sees only its own segment: one reading serves all c.
     alone = _losses(model, corpus, ends, context=contexts[0], **size)
     short, means = alone, {contexts[0]: float(alone.mean())}
     for c, longer in pairwise(contexts):
-        found = _losses(model, corpus, ends, context=longer, **size)
-        means[longer] = float(found.mean())
+        long = _losses(model, corpus, ends, context=longer, **size)
+        means[longer] = float(long.mean())
         for r in sorted(open_shares):
-            gain = relative_gains(np.stack([short, alone]), np.stack([found, alone]), r)
+            gain = relative_gains(np.stack([short, alone]), np.stack([long, alone]), r)
             gains.append({"c": c, "longer": longer, "r": r, "gain": float(gain[0])})
             if gain[0] < LEAST_GAIN:
                 open_shares.discard(r)
                 recl[r]["ended"] = True
             else:
                 recl[r]["memory"] = longer
-        short = found
+        short = long
         if not open_shares:
             break
     return {"recl": recl, "gains": gains, "losses": means, "tokens": int(alone.size)}
@@ -103,7 +103,7 @@ def relative_gains(short: np.ndarray, longer: np.ndarray, share: float) -> np.nd
 
 
 def _ends(corpus: Corpus, runs: int, *, need: int, seed: int) -> np.ndarray:
-    """Places in `corpus.tokens` behind which runs end; the `need` tokens before are one text's."""
+    """Ends of runs in `corpus.tokens`; the `need` tokens before each are of one document."""
     lengths = np.diff(corpus.offsets)
     room = np.maximum(lengths - need + 1, 0)
     if not room.sum():
@@ -127,13 +127,13 @@ def _losses(
     batch_size: int,
     progress: Callable[[int], None],
 ) -> np.ndarray:
-    """Nats of the `run` tokens before each of `ends`, given `context` tokens more: [tokens]."""
-    found = []
+    """Nats of the `run` tokens before each end, given `context` tokens before them: [tokens]."""
+    nats = []
     for begin in range(0, len(ends), batch_size):
         some = ends[begin : begin + batch_size, None] + np.arange(-context - run, 0)
         ids = torch.from_numpy(corpus.tokens[some].astype(np.int64)).to(model.device)
         before = torch.cat([torch.full_like(ids[:, :1], bos), ids[:, :-1]], dim=1)
         log_probs, _ = score(model, before, ids, model.init_state(len(ids)))
-        found.append(-log_probs[:, -run:].double().cpu().numpy())
+        nats.append(-log_probs[:, -run:].double().cpu().numpy())
         progress(ids.numel())
-    return np.concatenate(found).ravel()
+    return np.concatenate(nats).ravel()

@@ -1,4 +1,4 @@
-"""Copying: a run of symbols comes again after a known number of segments."""
+"""Copying: a run of symbols is repeated after a known number of segments."""
 
 import numpy as np
 
@@ -15,19 +15,19 @@ def copying(
     length: int = 8,
     seed: int = 0,
 ) -> Questions:
-    """Sequences with one run in their first segment, and again in their last.
+    """Sequences with a run in their first segment that is repeated in their last.
 
-    The first symbol of the second run is the cue; each of the others is a question. The i-th symbol
-    of a run is one of every `length`-th value, so that symbols never repeat and yet are
-    independent: those copied already say nothing about the rest.
+    The first symbol of the repetition prompts the copy; each of the others is a question. The i-th
+    symbol is drawn from every `length`-th value, so that the symbols of a run are distinct and
+    independent: copied symbols do not predict the rest.
 
     Args:
         n: sequences.
-        distance: segments between the two; 0 is within a segment.
+        distance: segments between run and repetition; 0 is the same segment.
         length: symbols of a run, at least 2.
 
     Raises:
-        ValueError: segments are too short for it, or there are not enough values.
+        ValueError: segments are too short, or there are too few values.
     """
     random = np.random.default_rng([seed, distance])
     count = len(alphabet.values) // length
@@ -44,13 +44,13 @@ def copying(
         last = last + distance * segment_len
     else:
         first, last = placed(random, [length, length], **size, what="a run and its copy")
-    told, asked = paste(layout, first, run), paste(layout, last, run)
+    cue, query = paste(layout, first, run), paste(layout, last, run)
     choices = np.broadcast_to(groups.T[1:], (n, length - 1, count))
     return Questions(
         tokens=layout[:, 1:],
         row=np.repeat(np.arange(n), length - 1),
-        asked=asked[:, 1:].reshape(-1, 1),
-        told=told[:, 1:].reshape(-1, 1),
+        query=query[:, 1:].reshape(-1, 1),
+        cue=cue[:, 1:].reshape(-1, 1),
         choices=choices.reshape(-1, count),
         label=np.zeros(n * (length - 1), dtype=np.int64),
     )

@@ -1,4 +1,4 @@
-"""How well questions are answered: whole answers, margins, and both by distance."""
+"""Scores of answers: exact matches, margins and counterfactual gains, by distance."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -16,18 +16,18 @@ from streamlm.runtime.stream import close
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """What a model made of questions, and what is needed to sort them; all [Q].
+    """A model's scores on questions, with the attributes that group them; all [Q].
 
     Attributes:
-        right: bool, every token of the answer is the likeliest of all, given those before it:
-            greedy decoding writes the answer.
-        margin: log-probability of the right token less the mean of its other choices, in nats,
-            mean over the answer's tokens. Who knows nothing of the answer has 0 on average.
-        gain: the margin less that of the control (`Questions.retold`): what having been told the
-            answer adds to it; NaN where no control was read. 0 on average where it is forgotten,
-            and just 0 beyond reach, but for recall, where other pairs are told otherwise too. It
-            varies less than the margin, which also shows what words are likely anyway.
-        chance: probability that who knows nothing of it is right.
+        right: bool, greedy decoding gives the answer: each of its tokens is the most likely one,
+            given those before it.
+        margin: log-probability of the right token minus the mean over its other choices, in nats,
+            mean over the answer's tokens; 0 on average for a model that knows nothing of the cue.
+        gain: the counterfactual gain in nats: the margin minus that of the control
+            (`Questions.counterfactual`); NaN without a control. It is 0 on average if the cue is
+            forgotten, and exactly 0 beyond reach, except for recall, whose control changes other
+            pairs too. It varies less than the margin, which includes the prior of each word.
+        chance: the probability that a model that knows nothing of the cue is right.
         label, distance, region, compressions: see `Questions`.
     """
 
@@ -42,7 +42,7 @@ class Answers:
 
     @classmethod
     def joined(cls, parts: Sequence["Answers"]) -> "Answers":
-        """All of them, one after another."""
+        """The concatenation of the parts."""
         columns = [[getattr(part, field.name) for part in parts] for field in fields(cls)]
         return cls(*map(np.concatenate, columns))
 
@@ -57,17 +57,17 @@ def answer(
     control: bool = False,
     progress: Callable[[int], None] = lambda tokens: None,
 ) -> Answers:
-    """Read the sequences as a stream, each with an empty memory, and look at what was asked.
+    """Read each sequence from an empty memory and score the answers at the queries.
 
     Args:
-        control: read them a second time, told otherwise, for the gain.
+        control: also read the counterfactual sequences, for the gain.
         progress: called with the number of tokens read.
     """
     reading: Any = {"bos": bos, "batch_size": batch_size, "progress": progress}
     right, margin = _read(model, questions, questions.tokens, **reading)
     other = np.full_like(margin, np.nan)
     if control:
-        _, other = _read(model, questions, questions.retold().tokens, **reading)
+        _, other = _read(model, questions, questions.counterfactual().tokens, **reading)
     return Answers(
         right=np.asarray(right.all(axis=1)),
         margin=margin.mean(axis=1),
@@ -89,10 +89,10 @@ def _read(
     batch_size: int,
     progress: Callable[[int], None],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of each token of the answers, when `tokens` are read: is it the likeliest, its margin."""
+    """Whether each token of the answers is the most likely, and its margin, reading `tokens`."""
     n, length = tokens.shape
-    right = np.zeros(questions.asked.shape, dtype=bool)
-    margin = np.zeros(questions.asked.shape)
+    right = np.zeros(questions.query.shape, dtype=bool)
+    margin = np.zeros(questions.query.shape)
     segment_len = model.config.segment_len
     with model.inference():
         for begin in range(0, n, batch_size):
@@ -104,16 +104,16 @@ def _read(
                 piece = torch.from_numpy(inputs[:, start : start + segment_len]).to(model.device)
                 hidden, state = model.hidden(piece, state, cache)
                 state = close(model, state, cache)
-                here = (questions.asked >= start) & (questions.asked < start + segment_len)
+                here = (questions.query >= start) & (questions.query < start + segment_len)
                 which, token = np.nonzero(here & of_rows[:, None])
                 if len(which):
-                    at = questions.asked[which, token] - start
-                    asked = hidden[_tensor(questions.row[which] - begin, model), _tensor(at, model)]
-                    logits = model.logits(asked).float()
-                    found = _judge(
-                        logits, questions.answers[which, token], questions.choices[which]
-                    )
-                    right[which, token], margin[which, token] = found
+                    at = questions.query[which, token] - start
+                    outputs = hidden[
+                        _tensor(questions.row[which] - begin, model), _tensor(at, model)
+                    ]
+                    logits = model.logits(outputs).float()
+                    wanted, choices = questions.answers[which, token], questions.choices[which]
+                    right[which, token], margin[which, token] = _judge(logits, wanted, choices)
                 progress(piece.numel())
     return right, margin
 
@@ -125,7 +125,7 @@ def _tensor(array: np.ndarray, model: Model) -> torch.Tensor:
 def _judge(
     logits: torch.Tensor, wanted: np.ndarray, choices: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Logits [N, V], right ids [N], choices [N, c] → is it the likeliest, and its margin: [N]."""
+    """Logits [N, V], right ids [N], choices [N, c] → most likely or not, and margin: [N]."""
     target = torch.from_numpy(np.ascontiguousarray(wanted).astype(np.int64)).to(logits.device)
     ids = torch.from_numpy(np.ascontiguousarray(choices).astype(np.int64)).to(logits.device)
     chosen = logits.gather(1, target[:, None])[:, 0]
@@ -135,7 +135,7 @@ def _judge(
 
 
 def binomial_interval(right: int, n: int, *, z: float = 1.959964) -> tuple[float, float]:
-    """95 % interval of a share, right of n (Wilson 1927): good near 0 and 1 too.
+    """The 95 % interval of a proportion, right of n (Wilson 1927), valid near 0 and 1 too.
 
     Raises:
         ValueError: n is 0, or right is not from 0 to n.
@@ -150,16 +150,16 @@ def binomial_interval(right: int, n: int, *, z: float = 1.959964) -> tuple[float
 
 
 def tally(answers: Answers, which: np.ndarray) -> dict[str, Any]:
-    """Accuracy, margin and gain over some of the questions, with 95 % intervals; JSON.
+    """Accuracy, margin and gain of some questions, with 95 % intervals; JSON.
 
-    Questions count as independent of each other, though those of one sequence share its filler.
+    Questions count as independent, although those of one sequence share its filler.
 
     Args:
         which: [Q] bool, at least one True.
     """
     n, right = int(which.sum()), int(answers.right[which].sum())
     low, high = binomial_interval(right, n)
-    found: dict[str, Any] = {
+    row: dict[str, Any] = {
         "questions": n,
         "right": right,
         "accuracy": right / n,
@@ -172,14 +172,14 @@ def tally(answers: Answers, which: np.ndarray) -> dict[str, Any]:
             continue
         mean = float(values.mean())
         error = 1.959964 * float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else None
-        found[name] = mean
-        found[f"{name}_low"] = None if error is None else mean - error
-        found[f"{name}_high"] = None if error is None else mean + error
-    return found
+        row[name] = mean
+        row[f"{name}_low"] = None if error is None else mean - error
+        row[f"{name}_high"] = None if error is None else mean + error
+    return row
 
 
 def by_distance(answers: Answers) -> list[dict[str, Any]]:
-    """One row for each label and distance in segments; `region` says where the answers lay."""
+    """A row for each label and distance in segments, with the `region` that held the cues."""
     rows = []
     for label in np.unique(answers.label):
         for distance in np.unique(answers.distance[answers.label == label]):
@@ -191,7 +191,7 @@ def by_distance(answers: Answers) -> list[dict[str, Any]]:
 
 
 def by_compressions(answers: Answers) -> list[dict[str, Any]]:
-    """One row for each number of times that the answers' slots were compressed; None: gone."""
+    """A row for each number of compressions of the cue's slot; None if no slot holds it."""
     times = answers.compressions
     return [
         {"compressions": int(n) if n >= 0 else None} | tally(answers, times == n)

@@ -1,4 +1,4 @@
-"""The suite: every task at distances that fit a model, and what its memory does on a text."""
+"""The suite: every memory task at the distances of a model, and its memory on a text."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -31,14 +31,14 @@ NAMES = (*TASKS, *READINGS)
 
 @dataclass(frozen=True, kw_only=True)
 class SuiteConfig:
-    """How much is measured.
+    """The size of the suite.
 
     Attributes:
-        sequences: of each task and distance (of each number of hops in tracking).
-        tokens: read of the text for loss by position and by frequency.
-        runs: places of the text for the effective context.
-        batch_size: sequences or documents read side by side.
-        seed: of everything that is drawn.
+        sequences: per task and distance (and per number of hops in tracking).
+        tokens: of the text, for loss by position and by frequency.
+        runs: scored positions of the text, for the effective context.
+        batch_size: sequences or documents read in parallel.
+        seed: of all random draws.
     """
 
     sequences: int = 16
@@ -54,10 +54,10 @@ class SuiteConfig:
 
 
 def check_names(names: Sequence[str]) -> list[str]:
-    """The names in their order, each once; all of them for none.
+    """The given names in the order of NAMES, each once; all if none are given.
 
     Raises:
-        ValueError: lists the names that there are.
+        ValueError: a name is unknown; lists the allowed ones.
     """
     if wrong := sorted(set(names) - set(NAMES)):
         raise ValueError(f"--suite {' '.join(wrong)}; allowed: {', '.join(NAMES)}")
@@ -65,7 +65,7 @@ def check_names(names: Sequence[str]) -> list[str]:
 
 
 def reach_in_segments(config: ModelConfig) -> dict[str, int]:
-    """The last distance at which an answer lies in memory, in compressed memory, within reach."""
+    """The largest distance at which a cue is in memory, in compressed memory, within reach."""
     length, (span, reach) = config.segment_len, spans(config)
     return {
         "memory": config.memory_len // length,
@@ -75,11 +75,11 @@ def reach_in_segments(config: ModelConfig) -> dict[str, int]:
 
 
 def distances(config: ModelConfig) -> list[int]:
-    """Segments to probe: both sides of every border, and the middle of what lies between."""
+    """The distances to test, in segments: both sides of every border, and a middle."""
     ends = reach_in_segments(config)
     memory, compressed, reach = ends.values()
     chosen = {0, 1, memory, memory + 1, (memory + compressed + 1) // 2, compressed, compressed + 1}
-    # Long sequences take most of the time: one is enough beyond reach, where nothing can matter.
+    # Long sequences take most of the time, so there is only one distance beyond reach.
     return sorted(chosen | {reach + 1})
 
 
@@ -93,7 +93,7 @@ def ask(
 ) -> dict[str, Any]:
     """One task at every distance: rows by distance and by compressions; JSON.
 
-    Distances at which the task does not fit into a segment are named in "left_out".
+    "left_out" names the distances at which the task does not fit in a segment.
     """
     length = model.config.segment_len
     options: dict[str, Any] = {"n": config.sequences, "segment_len": length, "seed": config.seed}
@@ -121,7 +121,7 @@ def ask(
 
 
 def size_of(name: str, model: ModelConfig, config: SuiteConfig) -> int:
-    """About how many tokens a part of the suite reads, for a progress bar."""
+    """The approximate number of tokens that a part of the suite reads, for a progress bar."""
     length, apart = model.segment_len, distances(model)
     if name == "recall":
         return 2 * config.sequences * length * (max(apart) + 2)
@@ -141,18 +141,18 @@ def run_suite(
     config: SuiteConfig | None = None,
     progress: Callable[[str, int], None] = lambda name, tokens: None,
 ) -> dict[str, Any]:
-    """Measure what a model of text remembers.
+    """Measure the memory of a language model.
 
     Args:
-        corpus: text that filler is cut from, and that loss and context are measured on.
-        names: of NAMES; none stands for all.
-        progress: called with the part's name and the tokens it has read since the last call.
+        corpus: the text for filler, for loss and for effective context.
+        names: parts of the suite, from NAMES; empty for all.
+        progress: called with a part's name and the tokens it has read since the last call.
 
     Returns:
         JSON: "ends" (see `reach_in_segments`), "segment_len", and a part for each name.
 
     Raises:
-        ValueError: an unknown name, or a text too short for what is asked of it.
+        ValueError: a name is unknown, or the text is too short.
     """
     config = SuiteConfig() if config is None else config
     names = check_names(names)
@@ -165,11 +165,11 @@ def run_suite(
     readings: dict[str, EvalReport] = {}
     for name in names:
 
-        def told(tokens: int, name: str = name) -> None:
+        def report(tokens: int, name: str = name) -> None:
             progress(name, tokens)
 
         if alphabet is not None and name in TASKS:
-            figures[name] = ask(name, model, alphabet, config=config, progress=told)
+            figures[name] = ask(name, model, alphabet, config=config, progress=report)
         elif name == "context":
             figures[name] = effective_context(
                 model,
@@ -178,10 +178,10 @@ def run_suite(
                 runs=config.runs,
                 batch_size=config.batch_size,
                 seed=config.seed,
-                progress=told,
+                progress=report,
             )
         else:
-            readings = readings or _read(checkpoint, corpus, config, told)
+            readings = readings or _read(checkpoint, corpus, config, report)
             if name == "position":
                 figures[name] = {kind: r.loss_by_position for kind, r in readings.items()}
             else:
@@ -191,9 +191,9 @@ def run_suite(
 
 
 def _read(
-    checkpoint: Checkpoint, corpus: Corpus, config: SuiteConfig, told: Callable[[int], None]
+    checkpoint: Checkpoint, corpus: Corpus, config: SuiteConfig, report: Callable[[int], None]
 ) -> dict[str, EvalReport]:
-    """The text read with memory and without, the same tokens."""
+    """Evaluations of the same tokens with memory and without."""
     return {
         kind: evaluate(
             checkpoint.model,
@@ -203,8 +203,8 @@ def _read(
             batch_size=config.batch_size,
             max_tokens=config.tokens,
             memory=kind == "memory",
-            details=True,
-            progress=told,
+            token_losses=True,
+            progress=report,
         )
         for kind in ("memory", "no memory")
     }

@@ -1,4 +1,4 @@
-"""Variable tracking: what does a name stand for, when it was set to another name?
+"""Variable tracking: the value of a name that was set through a chain of other names.
 
 After the task of that name in RULER (Hsieh et al. 2024, §3), with one decoy chain.
 """
@@ -18,18 +18,19 @@ def tracking(
     hops: tuple[int, ...] = (1, 2, 3, 4),
     seed: int = 0,
 ) -> Questions:
-    """Sequences with two chains in their first segment, and a question for one in their last.
+    """Sequences with two chains in their first segment and a query for one in their last.
 
-    A chain of h hops is "a is 7", "b is a", "c is b", …: h statements. Asked is the value of its
-    last name. The other chain is as long, so who remembers the values but not the names is right
-    half of the time; chance counts who remembers nothing.
+    A chain of h hops has h statements: "a is 7", "b is a", "c is b", …. The query is for the value
+    of its last name. The other chain is a decoy of the same length: a model that remembers the
+    values but not the names is right half of the time. Chance is that of a model that remembers
+    nothing.
 
     Args:
-        n: sequences for each number of hops, with a question each; the label tells the hops.
-        distance: segments between the chains and the question; 0 is within a segment.
+        n: sequences for each number of hops, with one question each; the label is the hops.
+        distance: segments between chains and query; 0 is the same segment.
 
     Raises:
-        ValueError: segments are too short for it, or there are not enough names.
+        ValueError: segments are too short, or there are too few names.
     """
     size = {"n": n, "segment_len": segment_len, "distance": distance, "seed": seed}
     return joined([_tracking(alphabet, hops=h, **size) for h in hops])
@@ -58,7 +59,7 @@ def _tracking(
         *starts, last = placed(random, [*lengths, question], **size, what=what)
     places = np.zeros((n, 2), dtype=np.int64)
     for hop in range(hops):
-        swapped = random.random(n) < 0.5  # which chain comes first
+        swapped = random.random(n) < 0.5  # whether the decoy comes first
         for chain in range(2):
             start = np.where(swapped == bool(chain), starts[2 * hop], starts[2 * hop + 1])
             source = keys[:, hop - 1, chain] if hop else values[:, chain]
@@ -70,12 +71,12 @@ def _tracking(
     paste(layout, last, ask)
     paste(layout, last + len(ask), keys[:, -1, 0, None])
     paste(layout, last + len(ask) + 1, link)
-    asked = paste(layout, last + question - 1, values[:, :1])
+    query = paste(layout, last + question - 1, values[:, :1])
     return Questions(
         tokens=layout[:, 1:],
         row=np.arange(n),
-        asked=asked,
-        told=places[:, :1],
+        query=query,
+        cue=places[:, :1],
         choices=alphabet.choices_of(names[:, 0, 0]),
         label=np.full(n, hops),
     )

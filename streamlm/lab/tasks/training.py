@@ -1,18 +1,20 @@
-"""Training a small model on questions: the trainer as it is, over sequences instead of books."""
+"""Training of small models on memory tasks, with the ordinary trainer."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 
-from streamlm.config import ModelConfig, TrainConfig
+from streamlm.config import ModelConfig
 from streamlm.lab.tasks.questions import Questions
+from streamlm.training.config import TrainConfig
 from streamlm.training.trainer import Trainer
 from tokenizer import Tokenizer
 
 
 class Ids:
-    """As much of a tokenizer as training needs, for ids that stand for no text."""
+    """The part of a tokenizer that training needs, for ids without text."""
 
     model_bytes = b""
 
@@ -20,8 +22,8 @@ class Ids:
         self.vocab_size, self.bos_id = vocab_size, bos_id
         self.token_lengths = np.ones(vocab_size, dtype=np.int32)
 
-    def token_bytes(self, id: int) -> bytes:
-        """No text: to the `sketch` head, which merges neighbours of one kind, all are alike."""
+    def decode_bytes(self, ids: Sequence[int]) -> bytes:
+        """No bytes: all ids are of one kind to the `sketch` head, which merges by kind."""
         return b""
 
 
@@ -35,10 +37,9 @@ def trainer_on(
     folder: str | Path,
     device: str = "auto",
 ) -> Trainer:
-    """A trainer whose only targets are answers; its bits per byte are bits per answer token.
+    """A trainer whose only targets are answers, so that bits per byte are bits per answer token.
 
-    It stops and goes on like any other. Its folder holds weights without a tokenizer, so the
-    checkpoint is for `Model.load_state_dict`, not for `streamlm.load`.
+    Its checkpoint has no tokenizer: load it with `Model.load_state_dict`, not `streamlm.load`.
     """
     return Trainer(
         model,

@@ -4,21 +4,24 @@ Vaswani et al. (2017), with absolute sinusoids added to the embeddings. A contro
 memory can at most hope for, at a price that rises with every token. Its state is not bounded.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from streamlm.config import ModelConfig
+from streamlm.config import ModelConfig, require
 from streamlm.memory.eviction import Eviction
-from streamlm.models.base import Observer
+from streamlm.models.base import Observer, Windows
 from streamlm.models.cache import Cache, Pair, project_blocks
 from streamlm.models.layers.attention import ProjectingAttention, attention_mask
 from streamlm.models.layers.block import AnyLayer
 from streamlm.models.layers.positions import absolute
 from streamlm.models.segmented import Attended, Call, SegmentedModel
 from streamlm.state import State
+
+UNBOUNDED = 1 << 32  # slots
 
 
 class FullAttention(ProjectingAttention):
@@ -53,6 +56,18 @@ class FullModel(SegmentedModel):
         )
         self._add_output()
         self.reset_parameters()
+
+    @classmethod
+    def check(cls, config: ModelConfig) -> None:
+        """Nothing is ever dropped; see `Model.check`."""
+        for name in ("compressed_len", "memory_len"):
+            value = getattr(config, name)
+            require(value == 0, f"{name} with head {config.head!r}", value, "0")
+
+    def windows(self, position: int, carried: Mapping[str, Tensor]) -> Windows:
+        """Memory holds all closed segments; see `Model.windows`."""
+        found = super().windows(position, carried)
+        return replace(found, memory=found.memory_end, memory_capacity=UNBOUNDED)
 
     def init_state(self, batch_size: int = 1) -> State:
         """Streams that have read nothing."""

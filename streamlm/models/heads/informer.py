@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from streamlm.config import ModelConfig
+from streamlm.config import ModelConfig, require
 from streamlm.memory.eviction import Eviction
 from streamlm.models.cache import Pair, project_blocks
 from streamlm.models.layers.attention import attention_mask, by_head, relative_shift
@@ -62,6 +62,21 @@ class InformerModel(SegmentedModel):
         table = sinusoid(config.memory_len + config.segment_len + 1, config.d_model)
         self.register_buffer("position_table", table, persistent=False)
         self.reset_parameters()
+
+    @classmethod
+    def check(cls, config: ModelConfig) -> None:
+        """Memory holds whole segments of an even length; see `Model.check`.
+
+        `factor` is c: of a segment's T queries, c·⌈ln T⌉ are to attend.
+        """
+        given = config.compressed_len
+        require(given == 0, f"compressed_len with head {config.head!r}", given, "0")
+        multiple = f"a multiple of segment_len = {config.segment_len}"
+        good = config.memory_len % config.segment_len == 0
+        require(good, f"memory_len with head {config.head!r}", config.memory_len, multiple)
+        name, even = "segment_len with head 'informer'", config.segment_len % 2 == 0
+        require(even, name, config.segment_len, "an even number")
+        require(config.factor >= 1, "factor", config.factor, "an integer of at least 1")
 
     @property
     def active_share(self) -> float:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from streamlm.config import ModelConfig
+from streamlm.config import ModelConfig, require
 from streamlm.memory.eviction import Eviction
 from streamlm.models.cache import Pair, project_blocks, standard
 from streamlm.models.layers.attention import attention_mask, by_head, relative_shift
@@ -161,6 +161,19 @@ class LinformerModel(SegmentedModel):
         ages = torch.arange(config.memory_len, device="cpu") + (t + 1) / 2
         self.register_buffer("far_table", absolute(ages, width).float(), persistent=False)
         self.reset_parameters()
+
+    @classmethod
+    def check(cls, config: ModelConfig) -> None:
+        """Memory holds whole segments, uncompressed; see `Model.check`.
+
+        `projected_len` is k, keys and values that each segment is shortened to; `projection` is one
+        of KINDS, `sharing` one of SHARING.
+        """
+        given = config.compressed_len
+        require(given == 0, f"compressed_len with head {config.head!r}", given, "0")
+        multiple = f"a multiple of segment_len = {config.segment_len}"
+        good = config.memory_len % config.segment_len == 0
+        require(good, f"memory_len with head {config.head!r}", config.memory_len, multiple)
 
     @property
     def n_blocks(self) -> int:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from streamlm.config import ModelConfig
+from streamlm.config import ModelConfig, require
 from streamlm.models.cache import Pair
 from streamlm.models.layers.attention import ProjectingAttention
 from streamlm.models.layers.block import AnyLayer
@@ -80,6 +80,13 @@ class RecurrentModel(SegmentedModel):
         )
         self._add_output()
         self.reset_parameters()
+
+    @classmethod
+    def check(cls, config: ModelConfig) -> None:
+        """No slots are kept; see `Model.check`."""
+        for name in ("compressed_len", "memory_len"):
+            value = getattr(config, name)
+            require(value == 0, f"{name} with head {config.head!r}", value, "0")
 
     def init_state(self, batch_size: int = 1) -> State:
         """Streams that have read nothing."""

@@ -11,7 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from streamlm.config import ModelConfig
+from streamlm.config import ModelConfig, require
 from streamlm.memory.eviction import Eviction
 from streamlm.models.cache import Pair, project_blocks
 from streamlm.models.layers.attention import attention_mask
@@ -41,6 +41,18 @@ class SinksModel(SegmentedModel):
         table = sinusoid(longest + 1, config.d_model, clamp=config.clamp_len)
         self.register_buffer("position_table", table, persistent=False)
         self.reset_parameters()
+
+    @classmethod
+    def check(cls, config: ModelConfig) -> None:
+        """Nothing is compressed; see `Model.check`.
+
+        `pinned_len` is S, first tokens of a stream that are kept for ever.
+        """
+        given = config.compressed_len
+        require(given == 0, f"compressed_len with head {config.head!r}", given, "0")
+        good = 1 <= config.pinned_len <= config.segment_len
+        allowed = f"1 to segment_len = {config.segment_len}"
+        require(good, "pinned_len", config.pinned_len, allowed)
 
     def init_state(self, batch_size: int = 1) -> State:
         """Streams that have read nothing."""

@@ -19,16 +19,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from streamlm.config import ModelConfig
+from streamlm.config import ModelConfig, require
 from streamlm.memory.eviction import Eviction
-from streamlm.models.base import Observer
+from streamlm.models.base import Observer, Windows
 from streamlm.models.cache import Cache, Pair, project_blocks
-from streamlm.models.heads.runs import pushed, runs
 from streamlm.models.layers.attention import attention_mask, by_head, look_up, relative_shift
 from streamlm.models.layers.block import Layer
 from streamlm.models.layers.positions import buckets, sinusoid
 from streamlm.models.segmented import Attended, Call, PositionKeys, SegmentedModel, newest
 from streamlm.state import State
+from tokenizer import Tokenizer
+from tokenizer.kinds import token_types
 
 # What is carried with global slots: types of the tokens in [memory | open segment] [1, B, M+T],
 # tokens in each global slot [1, B, C], 0 where it is empty, and slots ever made [1, B].
@@ -78,6 +79,37 @@ class SketchModel(SegmentedModel):
         if self.config.compressed_len:
             for table in (self.bucket_table, self.length_table):
                 nn.init.normal_(table, std=self.config.init_std)
+
+    @classmethod
+    def check(cls, config: ModelConfig) -> None:
+        """Memory holds whole segments, at least one where there are global slots.
+
+        Those are runs of up to `compression_rate` tokens; any lengths go with it, and no
+        compression_loss. `coverage` is λ, the weight of the coverage loss; 0 computes none.
+        See `Model.check`.
+        """
+        multiple = f"a multiple of segment_len = {config.segment_len}"
+        good = config.memory_len % config.segment_len == 0
+        require(good, f"memory_len with head {config.head!r}", config.memory_len, multiple)
+        if config.compressed_len:
+            least = f"at least segment_len = {config.segment_len}"
+            good = config.memory_len >= config.segment_len
+            require(good, "memory_len with head 'sketch'", config.memory_len, least)
+            name, loss = "compression_loss with head 'sketch'", config.compression_loss
+            require(loss == "none", name, loss, "'none'")
+        require(config.coverage >= 0, "coverage", config.coverage, "a number of at least 0")
+
+    def prepare(self, tokenizer: Tokenizer) -> None:
+        """Learn what kind of text each token stands for."""
+        self.set_token_types(torch.from_numpy(token_types(tokenizer)))
+
+    def windows(self, position: int, carried: Mapping[str, Tensor]) -> Windows:
+        """How many runs there were depends on the text, so the state counts them."""
+        found = super().windows(position, carried)
+        if MADE not in carried:
+            return found
+        made = int(carried[MADE])
+        return replace(found, compressed_end=made, compressed=min(made, self.config.compressed_len))
 
     def set_token_types(self, types: Tensor) -> None:
         """Give the first n tokens their types, [n] of any integers; the others keep theirs.
@@ -288,3 +320,32 @@ class SketchModel(SegmentedModel):
         if self.config.compressed_len:
             tables.append(self.bucket_table)
         return tuple(attention.project_positions(self.dropout(table)) for table in tables)
+
+
+def runs(types: Tensor, *, longest: int) -> Tensor:
+    """Which tokens make up which run: [B, T] → [B, T runs, T tokens] bool, the first run first.
+
+    A run ends where the type changes, and after `longest` tokens. There may be fewer runs than
+    tokens: the last ones are then empty.
+    """
+    at = torch.arange(types.shape[1], device=types.device)
+    changes = types != types.roll(1, dims=1)  # of the first, either will do
+    since = at - (at * changes).cummax(dim=1).values  # tokens of this type before, in a row
+    begins = changes | (since % longest == 0)
+    of_token = begins.cumsum(dim=1) - 1  # [B, T]
+    return of_token[:, None] == at[:, None]
+
+
+def pushed(old: Tensor, new: Tensor, counts: Tensor) -> Tensor:
+    """Old columns with the first few new ones behind, as many columns as there were.
+
+    Args:
+        old: [N, B, C, ...], right-aligned.
+        new: [N, B, T, ...], of which row b takes the first counts[b]; counts: [B], 0 to T.
+
+    Returns:
+        [N, B, C, ...]; the oldest columns go.
+    """
+    row = torch.arange(old.shape[1], device=old.device)[:, None]
+    column = counts[:, None] + torch.arange(old.shape[2], device=old.device)
+    return torch.cat([old, new], dim=2)[:, row, column]

@@ -1,4 +1,4 @@
-"""The future-leak test finds what published code does wrong, and lets honest heads pass."""
+"""The causality test rejects the leaks of published code and accepts every head."""
 
 from typing import Any
 
@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from streamlm.config import HEADS, ModelConfig
-from streamlm.lab import causality as leaks
-from streamlm.lab import compare
-from streamlm.lab.causality import find_leak, gate
-from streamlm.lab.compare import Variant, admitted
+from streamlm.config import ModelConfig
+from streamlm.lab import causality
+from streamlm.lab.causality import check_causal, find_leak
+from streamlm.lab.variants import Variant, causal_variants
+from streamlm.models.build import HEADS
 from streamlm.models.cache import Pair
 from streamlm.models.heads.informer import InformerModel
 from streamlm.models.heads.linformer import LinformerModel
@@ -31,16 +31,16 @@ def config(head: str, **options: Any) -> ModelConfig:
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_honest_heads_pass(head: str) -> None:
-    assert gate(config(head)) is None
+def test_every_head_is_causal(head: str) -> None:
+    assert check_causal(config(head)) is None
 
 
-def test_an_honest_compressive_transformer_passes() -> None:
-    assert gate(config("relative", compressed_len=8)) is None
+def test_a_compressive_transformer_is_causal() -> None:
+    assert check_causal(config("relative", compressed_len=8)) is None
 
 
 class Shortened(LinformerModel):
-    """Linformer attention as published: the open segment is shortened, too."""
+    """Linformer attention as published: the open segment is projected, too."""
 
     def attend(self, index: int, seen: Tensor, pair: Pair, call: Call) -> Attended:
         attention = self._layers[index].attention
@@ -67,14 +67,14 @@ class BestQueries(InformerModel):
 
 
 class OneAhead(TransformerXL):
-    """A mask that is off by one."""
+    """A causal mask that is off by one."""
 
     def logits(self, hidden: Tensor) -> Tensor:
         return super().logits(hidden + 1e-3 * hidden.roll(-1, dims=1))
 
 
 class OnlyInTraining(OneAhead):
-    """A leak where nobody looks."""
+    """A leak only where gradients are recorded."""
 
     def logits(self, hidden: Tensor) -> Tensor:
         if torch.is_grad_enabled():
@@ -100,14 +100,14 @@ def test_planted_leaks_are_caught(planted: type, head: str) -> None:
     assert found.startswith("in training" if planted is OnlyInTraining else "in evaluation")
 
 
-def test_who_looks_ahead_is_not_admitted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variants_that_look_ahead_are_excluded(monkeypatch: pytest.MonkeyPatch) -> None:
     honest = Variant("honest", config("relative"))
     leaky = Variant("leaky", config("linformer"))
 
     def build(settings: ModelConfig) -> Any:
         return (Shortened if settings.head == "linformer" else TransformerXL)(settings)
 
-    monkeypatch.setattr(leaks, "build_model", build)
-    kept, refused = admitted([honest, leaky])
+    monkeypatch.setattr(causality, "build_model", build)
+    kept, refused = causal_variants([honest, leaky])
     assert kept == [honest] and list(refused) == ["leaky"]
-    assert compare.admitted([leaky])[0] == []
+    assert causal_variants([leaky])[0] == []

@@ -1,4 +1,4 @@
-"""Types of tokens, by their text."""
+"""Token kinds."""
 
 import numpy as np
 import pytest
@@ -17,11 +17,11 @@ from tokenizer.kinds import TYPES, token_types, type_of
         *(("", "other"), ("$", "other"), ("'s", "other"), ("2nd", "other"), ("\x00", "other")),
     ],
 )
-def test_a_type_is_that_of_the_text(text: str, kind: str) -> None:
+def test_the_kind_of_a_text(text: str, kind: str) -> None:
     assert type_of(text.encode()) == kind
 
 
-def test_every_token_of_a_vocabulary_has_a_type(books_tokenizer: Tokenizer) -> None:
+def test_every_token_of_a_vocabulary_has_a_kind(books_tokenizer: Tokenizer) -> None:
     found = token_types(books_tokenizer)
     assert found.shape == (books_tokenizer.vocab_size,) and found.dtype == np.int64
     for text, kind in ((" the", "letter"), (" ", "space"), ("7", "digit"), (";", "punctuation")):

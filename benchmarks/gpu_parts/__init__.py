@@ -1,0 +1,1 @@
+"""The parts of `benchmarks.gpu`: each module measures one thing, and has `measure(part)`."""
