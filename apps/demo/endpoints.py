@@ -6,7 +6,7 @@ from apps.demo import reading, uploads, writing
 from apps.demo.desk import LONG, QUICK, Desk, visitor
 from apps.demo.shelf import Refused
 from apps.demo.work import Job
-from streamlm.runtime.reports import Choice
+from streamlm.runtime.reports import TokenLogprob
 
 
 def add_endpoints(desk: Desk) -> None:
@@ -91,7 +91,7 @@ def add_endpoints(desk: Desk) -> None:
                 )
 
             for items in desk.jobs.run(work, visitor=visitor(request)):
-                pieces += [item.text for item in items if isinstance(item, Choice)]
+                pieces += [item.text for item in items if isinstance(item, TokenLogprob)]
         return "".join(pieces)
 
     def score_text(session: str, text: str, request: gr.Request) -> float:

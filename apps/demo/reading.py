@@ -59,10 +59,10 @@ def read(job: Job, shelf: Shelf, name: str, *, text: str, checkpoint: Checkpoint
         report, seen = done.report, None
         words = [
             Word(decoder.decode([id]), -log_prob / math.log(2))
-            for id, log_prob in zip(report.ids, report.log_probs, strict=True)
+            for id, log_prob in zip(report.ids, report.logprobs, strict=True)
         ]
         report.ids.clear()  # a long text's would fill the memory
-        report.log_probs.clear()
+        report.logprobs.clear()
         if (now := time.monotonic()) > due and session.position:
             seen = Seen.of(session)
             due = now + max(LOOK, (time.monotonic() - now) / SHARE)

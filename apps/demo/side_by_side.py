@@ -11,7 +11,7 @@ from apps.demo.desk import LONG, Desk, visitor
 from apps.demo.frame import Frame, number, optional, refusals
 from apps.demo.words import message, with_choices
 from apps.demo.work import Job
-from streamlm.runtime.reports import Choice
+from streamlm.runtime.reports import TokenLogprob
 
 OFTEN = 0.2  # seconds between two updates of the page
 
@@ -48,7 +48,7 @@ def side_by_side(desk: Desk, frame: Frame) -> None:
         seed_b: str,
         request: gr.Request,
     ) -> Iterator[Any]:
-        written: tuple[list[Choice], list[Choice]] = ([], [])
+        written: tuple[list[TokenLogprob], list[TokenLogprob]] = ([], [])
         last = 0.0
 
         def shown() -> list[str]:

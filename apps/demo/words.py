@@ -5,10 +5,11 @@ Whatever comes from a visitor, a file or the model goes through `safe`: text nev
 
 import html
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from streamlm.runtime.reports import Choice
+from streamlm.runtime.reports import TokenLogprob
 
 FULL_SURPRISE = 12.0  # bits of a token that get the full colour
 FULL_DIFFERENCE = 4.0  # bits between two readings that get the full colour
@@ -51,7 +52,7 @@ def by_surprise(words: Iterable[Word], *, before: str = "") -> str:
     return _page(f'<span class="before">{safe(before)}</span>{spans}', "The text that was read")
 
 
-def with_choices(choices: Sequence[Choice], *, before: str = "", prompt: str = "") -> str:
+def with_choices(choices: Sequence[TokenLogprob], *, before: str = "", prompt: str = "") -> str:
     """Text that was written; each token knows what else was likely, for the page's script.
 
     Args:
@@ -62,9 +63,10 @@ def with_choices(choices: Sequence[Choice], *, before: str = "", prompt: str = "
     return _page(begun + spans, "The text that was written", walked=bool(choices))
 
 
-def _choice(choice: Choice) -> str:
-    others = [(text or "�", round(share, 4)) for text, share in choice.others if share > LEAST]
-    odds = safe(json.dumps([choice.probability, others], ensure_ascii=False))
+def _choice(choice: TokenLogprob) -> str:
+    top = [(text, math.exp(logprob)) for text, logprob in choice.top]
+    others = [(text or "�", round(share, 4)) for text, share in top if share > LEAST]
+    odds = safe(json.dumps([math.exp(choice.logprob), others], ensure_ascii=False))
     return f'<span class="token" data-odds="{odds}">{safe(choice.text)}</span>'
 
 

@@ -20,7 +20,7 @@ from apps.demo.frame import (
 )
 from apps.demo.side_by_side import side_by_side
 from apps.demo.words import message, with_choices
-from streamlm.runtime.reports import Choice
+from streamlm.runtime.reports import TokenLogprob
 
 OFTEN = 0.15  # seconds between two updates of the page
 
@@ -71,7 +71,7 @@ def write_tab(desk: Desk, frame: Frame) -> None:
     ) -> Iterator[Any]:
         busy = [gr.update(interactive=on) for on in (False, True, False)]
         yield (message("Opening…"), "", *[gr.skip()] * 3, *busy, gr.skip())
-        written: list[Choice] = []
+        written: list[TokenLogprob] = []
         begun, end, last = writing.Begun(0, ""), writing.Written(0, ""), 0.0
         line: Any = gr.skip()
         picture: Any = gr.skip()
@@ -103,7 +103,7 @@ def write_tab(desk: Desk, frame: Frame) -> None:
 
             for items in desk.jobs.run(work, visitor=visitor(request)):
                 for item in items:
-                    if isinstance(item, Choice):
+                    if isinstance(item, TokenLogprob):
                         written.append(item)
                     elif isinstance(item, writing.Begun):
                         begun = item

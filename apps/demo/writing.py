@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from apps.demo.reading import strip
 from apps.demo.shelf import Shelf
 from apps.demo.work import Job
-from streamlm.runtime.reports import Choice
+from streamlm.runtime.reports import TokenLogprob
 
 if TYPE_CHECKING:
     from streamlm.checkpoints.checkpoint import Checkpoint
@@ -66,7 +66,7 @@ def write(
     seed: int | None,
     checkpoint: Checkpoint,
 ) -> None:
-    """Write on; tells Begun, a Choice for each token, and Written unless it is stopped.
+    """Write on; tells Begun, a TokenLogprob for each token, and Written unless it is stopped.
 
     Args:
         stops: the text ends before any of these.
@@ -79,8 +79,8 @@ def write(
         saved, position = session.save(), session.position
         before = session.text(max(0, position - SHOWN), position) + session.tail
         job.tell(Begun(saved.seq, before))
-        choices = session.choices(
-            prompt, sampling, max_tokens=max_tokens, others=OTHERS, stop=stops, seed=seed
+        choices = session.generate_logprobs(
+            prompt, sampling, max_tokens=max_tokens, top_logprobs=OTHERS, stop=stops, seed=seed
         )
         for choice in choices:
             job.tell(choice)
@@ -122,7 +122,7 @@ def write_both(
     max_tokens: int,
     checkpoint: Checkpoint,
 ) -> None:
-    """Let forks write on after the same words; tells (side, Choice). Nothing is kept of it.
+    """Let forks write on after the same words; tells (side, TokenLogprob). Nothing is kept of it.
 
     Raises:
         Refused: see `Shelf.open`, or a position that is not there.
@@ -132,18 +132,18 @@ def write_both(
 
     with job.turn():
         writers = [
-            fork.choices(
+            fork.generate_logprobs(
                 prompt,
                 Sampling(temperature=side.temperature),
                 max_tokens=max_tokens,
-                others=OTHERS,
+                top_logprobs=OTHERS,
                 seed=side.seed,
             )
             for side, fork in zip(sides, forks(shelf, sides, checkpoint), strict=True)
         ]
         for _ in range(max_tokens):
             for index, writer in enumerate(writers):
-                choice: Choice = next(writer)
+                choice: TokenLogprob = next(writer)
                 job.tell((index, choice))
             job.pass_turn()
 
@@ -178,6 +178,6 @@ def compare(
         tokenizer = checkpoint.tokenizer
         words = [
             (tokenizer.decode([id]), -a / math.log(2), -b / math.log(2))
-            for id, a, b in zip(first.ids, first.log_probs, second.log_probs, strict=True)
+            for id, a, b in zip(first.ids, first.logprobs, second.logprobs, strict=True)
         ]
         return Beside((first.bits_per_byte or 0.0, second.bits_per_byte or 0.0), words)

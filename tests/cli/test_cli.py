@@ -61,7 +61,7 @@ def test_resumed_training_ends_with_the_same_weights(
         interrupt_after(patch, "streamlm.training.trainer.Trainer._optimise", 3)
         stopped = kept("train", "--recipe", "recipe.toml", "--out", "parts")
     assert stopped.status == 130
-    assert stopped.err.endswith("--resume goes on from the last of the saves, in parts/last\n")
+    assert stopped.err.endswith("--resume continues from the last save, in parts/last\n")
     again = kept("train", "--recipe", "recipe.toml", "--out", "parts")
     assert again.status == 1
     assert again.err == "error: parts holds a run already; allowed: --resume, or another --out\n"
@@ -86,7 +86,7 @@ def test_feed_and_score_say_what_they_did(kept: CommandLine) -> None:
     assert rows["session"] == str(Path("[bold] :whale:/new.zarr").resolve())
     before = left(Path("[bold] :whale:"))
     scored = kept.works("score", "text.txt", "--session", "new", *store)
-    assert re.search(r"(?m)^given +[\d,]+ tokens read before$", scored.out)
+    assert re.search(r"(?m)^context +[\d,]+ tokens$", scored.out)
     for line in (fed.out + scored.out).splitlines():
         assert line == line.rstrip()
     assert left(Path("[bold] :whale:")) == before
@@ -164,7 +164,7 @@ def test_sessions(kept: CommandLine) -> None:
     back = kept.works("sessions", "rewind", "s", "--tokens", 7, "--json").json
     assert back == {"name": "s", "from": start, "position": 7}
     undone = kept.works("sessions", "rewind", "s", "--snapshot", shown["snapshots"][-1]["snapshot"])
-    assert undone.out == f"s: from token 7 to {start}\n"
+    assert undone.out == f"s: rewound from token 7 to {start}\n"
 
     for arguments in (["list"], ["show", "s@draft"]):
         text = kept.works("sessions", *arguments)
@@ -198,12 +198,12 @@ def test_a_long_history_and_what_is_kept_of_it(kept: CommandLine, tmp_path: Path
     n, sizes = len(facts["snapshots"]), [each["bytes"] for each in facts["snapshots"]]
     assert n > 20 and sizes[0] < 1000 < sizes[1] and facts["retention"]["last"] == 32
     shown = kept.works("sessions", "show", "s").out
-    assert f"the newest 20 of {n} snapshots; --all lists the others" in shown
-    assert "keeps the newest 32 states, and all tokens; thins out the older ones by age" in shown
+    assert f"showing the newest 20 of {n} snapshots; --all shows all" in shown
+    assert "retention: the newest 32 snapshots, older ones thinned by age; all tokens" in shown
     every = kept.works("sessions", "show", "s", "--all").out
     assert len(every.splitlines()) == len(shown.splitlines()) + n - 21
     kept.works("feed", "text.txt", "--session", "new", "--keep-all")
-    assert "keeps all states" in kept.works("sessions", "show", "new").out
+    assert "retention: all snapshots" in kept.works("sessions", "show", "new").out
     kept.works("sessions", "gc", "s", "--last", 1)
     text = kept.works("sessions", "show", "s").out
     assert "tokens only" not in text  # the beginning, and what the head and a branch stand on
@@ -216,7 +216,7 @@ def test_show_memory(kept: CommandLine, model: Path, tmp_path: Path) -> None:
     options = ["--model", model, "--plot", "memory.png"]
     text = kept.works("sessions", "show", "s", "--memory", *options).out
     lines = text.splitlines()
-    assert re.search(r"tokens ago +kind +slots +bytes a token +lost +attention +text", text)
+    assert re.search(r"tokens ago +kind +slots +bytes/token +error +attention +text", text)
     assert "compressed" in text and all(len(line) <= 80 for line in lines[-10:-2])
     slots = [line.split() for line in lines if re.match(r" *[\d,]+ – ", line)]
     assert sum(int(words[4]) for words in slots) == int(re.findall(r"([\d,]+) slots", text)[0])
@@ -248,8 +248,8 @@ def test_looking_after_a_session(kept: CommandLine) -> None:
     gone = next(row for row in after["snapshots"] if not row["kept"] and row["snapshot"] > 2)
     back = kept.works("sessions", "rewind", "s", "--snapshot", gone["snapshot"], "--json").json
     assert back["position"] == gone["position"]
-    assert "are as they were written" in kept.works("sessions", "verify", "s").out
-    assert kept.works("sessions", "unpin", "s", "start").out == "s: start is no pin any more\n"
+    assert "s: verified " in kept.works("sessions", "verify", "s").out
+    assert kept.works("sessions", "unpin", "s", "start").out == "s: removed pin start\n"
     assert kept("sessions", "unpin", "s", "start").status == 1
     kept.works("sessions", "pin", "s", "again")
     unpinned = kept.works("sessions", "unpin", "s", "again", "--json").json
@@ -260,7 +260,7 @@ def test_looking_after_a_session(kept: CommandLine) -> None:
 
 def test_recovering_a_damaged_session(kept: CommandLine) -> None:
     kept.works("feed", "text.txt", "--session", "s")
-    assert "s is sound; it is at token" in kept.works("sessions", "recover", "s").out
+    assert "s: intact, at token" in kept.works("sessions", "recover", "s").out
     newest = kept.works("sessions", "show", "s", "--json").json["snapshots"][-1]
     commit = next(Path("sessions/s.zarr/commits").glob(f"{newest['position']:012d}-*"))
     data = bytearray(commit.read_bytes())
@@ -272,7 +272,7 @@ def test_recovering_a_damaged_session(kept: CommandLine) -> None:
         assert damaged.status == 1 and f"{commit}: {chunk}" in damaged.err
     recovered = kept.works("sessions", "recover", "s")
     assert f"lost: {commit.resolve()}" in recovered.err.replace("\n", "")
-    assert "s is back at token" in recovered.out
+    assert "s: restored to token" in recovered.out
     kept.works("feed", "-", "--session", "s", stdin=b"And so on.\n")
 
 
@@ -314,9 +314,11 @@ def test_delete_asks(kept: CommandLine) -> None:
     for answer in (b"n\n", b"\n", b"", b"yess\n", None):
         refused = kept("sessions", "delete", "s", stdin=answer)
         assert refused.status == 1 and refused.out == ""
-        assert re.fullmatch(r"delete s \(.*\) for good\? \[y/N\] nothing is deleted\n", refused.err)
+        assert re.fullmatch(
+            r"Delete s \(.*\)\? This cannot be undone\. \[y/N\] nothing was deleted\n", refused.err
+        )
         assert left() == before
-    assert kept.works("sessions", "delete", "s", stdin=b"y\n").out == "s is deleted\n"
+    assert kept.works("sessions", "delete", "s", stdin=b"y\n").out == "s: deleted\n"
     assert not Path("sessions/s.zarr").exists()
     kept.works("feed", "text.txt", "--session", "t")
     deleted = kept.works("sessions", "delete", "t", "--yes", "--json")

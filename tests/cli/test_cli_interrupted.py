@@ -35,13 +35,17 @@ from tests.support.command_line import (
         (
             "score text.txt --session s",
             "streamlm.sessions.live.LiveStream.read",
-            "nothing is chang",
+            "nothing was chang",
         ),
-        ("eval MODEL --data text.txt", "streamlm.training.evaluate.evaluate", "nothing is changed"),
+        (
+            "eval MODEL --data text.txt",
+            "streamlm.training.evaluate.evaluate",
+            "nothing was changed",
+        ),
         (
             "generate --session s --no-keep",
             "streamlm.runtime.text_stream.TextStream.generate_token",
-            "nothing is kept",
+            "nothing was saved",
         ),
         ("feed text.txt --session new", "streamlm.cli.feed.open_named", "nothing was read"),
         (
@@ -79,7 +83,9 @@ def test_interrupted_generate_keeps_what_was_written(
     with monkeypatch.context() as patch:
         interrupt_after(patch, "streamlm.runtime.text_stream.TextStream.generate_token", 4)
         result = kept("generate", *options)
-    assert result.status == 130 and result.err == "interrupted; session s has what was written\n"
+    assert (
+        result.status == 130 and result.err == "interrupted; session s includes the text so far\n"
+    )
     assert result.out.endswith("\n") and whole.startswith(result.out[:-1])
     assert start + 4 <= len(log(Path("sessions/s.zarr"))) < start + 9
 
@@ -145,8 +151,7 @@ def test_feed_goes_on_after_signals(cli: CommandLine, slow_model: Path) -> None:
     assert re.search(r"reading beyond-the-city\.txt ━+.* \d+% [\d,]+ tokens/s", text)
     assert "\x1b[" in shown.decode() and "Traceback" not in text
     first = position(path)
-    goes_on = "is saved; the same command goes on there"
-    assert f"interrupted; what was read until token {first:,} {goes_on}" in text
+    assert f"interrupted; saved up to token {first:,}; the same command resumes there" in text
 
     with start(*feed, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         wait_until(process, lambda: position(path) > first)

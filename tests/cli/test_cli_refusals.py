@@ -32,10 +32,10 @@ BAD_FILES = {
     "folder": "folder is a directory",
     "empty.txt": "empty.txt is empty",
     "binary.txt": "binary.txt looks binary: NUL at byte 20,004",
-    "random.bin": "random.bin is no UTF-8 text: invalid start byte at byte 0",
-    "latin.txt": "latin.txt is no UTF-8 text: invalid continuation byte at byte 20,003",
-    "cut.txt": "cut.txt is no UTF-8 text: unexpected end of data at byte 4",
-    "packed.txt.xz": "packed.txt.xz is no UTF-8 text",
+    "random.bin": "random.bin is not UTF-8 text: invalid start byte at byte 0",
+    "latin.txt": "latin.txt is not UTF-8 text: invalid continuation byte at byte 20,003",
+    "cut.txt": "cut.txt is not UTF-8 text: unexpected end of data at byte 4",
+    "packed.txt.xz": "packed.txt.xz is not UTF-8 text",
     "socket": "socket: No such device",
     "locked.txt": "locked.txt: Permission denied",
 }
@@ -85,7 +85,7 @@ def test_what_was_read_before_bad_text_is_kept(
     failed = kept("feed", "-", "--session", "new", stdin=good)
     position = DirectoryStore.open("sessions/new.zarr").head("main").position  # type: ignore[union-attr]
     assert failed.status == 1 and failed.out == "" and position > 100
-    assert failed.err.endswith(f"; what was read until token {position:,} is saved\n")
+    assert failed.err.endswith(f"; saved up to token {position:,}\n")
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_what_was_read_before_bad_text_is_kept(
         ("feed text.txt --session new --device tpu", "device 'tpu'; allowed: auto, cpu, cuda"),
         ("feed text.txt --session new --model nope", "no checkpoint at 'nope'; allowed: "),
         ("eval nope --data text.txt", "no checkpoint at 'nope'; allowed: "),
-        ("eval MODEL --data nope.txt", r"no file 'nope.txt', and no split; splits: valid, test"),
+        ("eval MODEL --data nope.txt", "no file or split 'nope.txt'; splits: valid, test"),
         ("eval MODEL --data sessions", "sessions is a directory; allowed: files, or valid"),
         ("eval MODEL --data valid --data-dir x", "'valid' is not at x/books/valid.txt.xz"),
         ("eval MODEL --data text.txt --batch-size 0", "--batch-size 0; allowed: at least 1"),
@@ -252,7 +252,7 @@ def test_checkpoints_that_are_none(kept: CommandLine) -> None:
         ({"d_model": "width = 16"}, "ModelConfig has no width; it knows .*d_model"),
         ({"train": 'train = "text.txt"'}, "train = 'text.txt'; allowed: a list"),
         ({"train": 'train = ["nope-*.txt"]'}, r"no data file matches 'nope-\*.txt'"),
-        ({"train": 'train = ["bad.txt"]'}, "bad.txt is no UTF-8 text: invalid .* at byte 5"),
+        ({"train": 'train = ["bad.txt"]'}, "bad.txt is not UTF-8 text: invalid .* at byte 5"),
         ({"train": 'train = ["bad.xz"]'}, "bad.xz is damaged: "),
         ({"valid": 'valid = ["cut.xz"]'}, "cut.xz is damaged: "),
         ({"valid": 'valid = ["empty.txt"]'}, "no text in empty.txt"),
@@ -279,7 +279,7 @@ def test_runs_that_cannot_be(kept: CommandLine) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("bad.txt", "bad.txt is no UTF-8 text: .* at byte 5"),
+        ("bad.txt", "bad.txt is not UTF-8 text: .* at byte 5"),
         ("bad.xz", "bad.xz is damaged: "),
         ("cut.xz", "cut.xz is damaged: "),
         ("empty.txt", "no text in empty.txt"),

@@ -22,7 +22,7 @@ from apps.demo.shelf import Refused, Shelf
 from apps.demo.words import Word
 from apps.demo.work import Job, Jobs, Turns
 from streamlm.checkpoints.checkpoint import Checkpoint
-from streamlm.runtime.reports import Choice
+from streamlm.runtime.reports import TokenLogprob
 from streamlm.runtime.sampling import Sampling
 from streamlm.sessions.session import Session
 
@@ -220,7 +220,7 @@ class Tags(html.parser.HTMLParser):
 
 
 def test_text_never_becomes_markup(tiny: Checkpoint) -> None:
-    choice = Choice(1, NASTY, 0.5, ((NASTY, 0.5),))
+    choice = TokenLogprob(1, NASTY, -0.7, ((NASTY, -0.7),))
     session = Session(tiny)
     session.feed([NASTY * 30])
     seen = Seen.of(session)

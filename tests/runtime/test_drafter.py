@@ -586,7 +586,7 @@ def test_command_line(
         patch.setattr(DraftTrainer, "_optimise", stop)
         with pytest.raises(AssertionError, match="130"):
             run("draft", "train", *recipe, *model, "--out", "parts")
-    assert "--resume goes on from the last of the saves" in capsys.readouterr().err
+    assert "--resume continues from the last save" in capsys.readouterr().err
     with pytest.raises(AssertionError):
         run("draft", "train", *recipe, *model, "--out", "parts")
     run("draft", "train", *recipe, *model, "--out", "parts", "--resume")
@@ -597,7 +597,7 @@ def test_command_line(
     run("draft", "eval", "whole/model", *model, "--data", "text.txt", "--json")
     found = json.loads(capsys.readouterr().out)
     nats = found["conditionally_independent_nats_by_offset"]
-    assert len(nats) == 3 and 8 < min(nats) < max(nats) < 20 and found["places"] > 10
+    assert len(nats) == 3 and 8 < min(nats) < max(nats) < 20 and found["positions"] > 10
     run("draft", "eval", "whole/model", *model, "--data", "text.txt")
     assert "conditionally independent likelihood" in capsys.readouterr().out
 
