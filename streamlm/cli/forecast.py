@@ -98,7 +98,7 @@ def train_forecaster(
         bar(f"training {model.value}", total=total) as (progress, task),
     ):
 
-        def told(epoch: Epoch) -> None:
+        def show(epoch: Epoch) -> None:
             reported.append(epoch)
             note(
                 f"epoch {epoch.epoch}: {epoch.train:.4f} train, {epoch.valid:.4f} valid"
@@ -111,7 +111,7 @@ def train_forecaster(
             out,
             device=choose_device(device),
             resume=resume,
-            report=told,
+            report=show,
             progress=lambda n: progress.advance(task, n),
         )
     _report(found, series, out, as_json, {"epochs": [epoch.__dict__ for epoch in reported]})

@@ -30,9 +30,9 @@ def list_sessions(store: Store = "sessions", as_json: Json = False) -> None:
     unreadable: dict[str, str] = {}
     for name in session_names(store):
         try:
-            kept = open_store(named(store, name))
-            size = kept.size()
-            rows += [{**asdict(branch), "bytes": size} for branch in branches(kept, name)]
+            opened = open_store(named(store, name))
+            size = opened.size()
+            rows += [{**asdict(branch), "bytes": size} for branch in branches(opened, name)]
         except StoreError as error:
             unreadable[name] = str(error)
     if as_json:
@@ -66,15 +66,15 @@ def fork(
 
     Its name is NAME@BRANCH.
     """
-    kept, start = find(store, name)
+    opened, start = find(store, name)
     base = name.partition("@")[0]
     locate(store, f"{base}@{branch}")
-    head = kept.head(start)
+    head = opened.head(start)
     if head is None:
-        raise missing_branch(kept, name)
-    if kept.head(branch) is not None:
+        raise missing_branch(opened, name)
+    if opened.head(branch) is not None:
         raise ValueError(f"branch {branch!r} exists already; allowed: a new name")
-    ref = kept.publish(head, branch=branch)
+    ref = opened.publish(head, branch=branch)
     if as_json:
         print(json.dumps({"name": f"{base}@{branch}", "position": ref.position}))
     else:
@@ -124,15 +124,15 @@ def delete(
     """Delete a session with all its branches."""
     if "@" in name:
         raise ValueError(f"{name!r} is a branch; allowed: a session, with all its branches")
-    kept, _ = find(store, name)
+    opened, _ = find(store, name)
     if not yes:
         console.print(
-            f"Delete {name} ({size_text(kept.size())})? This cannot be undone. [y/N] ", end=""
+            f"Delete {name} ({size_text(opened.size())})? This cannot be undone. [y/N] ", end=""
         )
         if not sys.stdin or sys.stdin.readline().strip().lower() not in ("y", "yes"):
             note("nothing was deleted")
             raise typer.Exit(1)
-    kept.delete()
+    opened.delete()
     if as_json:
         print(json.dumps({"name": name, "deleted": True}))
     else:

@@ -42,13 +42,13 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show a session: its branches, and the snapshots of one."""
-    kept, branch = find(store, name)
-    refs = kept.refs(branch)
+    opened, branch = find(store, name)
+    refs = opened.refs(branch)
     if not refs:
-        raise missing_branch(kept, name)
+        raise missing_branch(opened, name)
     path, _ = locate(store, name)
     listed = refs if every or as_json else refs[-NEWEST:]
-    sizes = [_size_of(kept, ref) for ref in listed]
+    sizes = [_size_of(opened, ref) for ref in listed]
     snapshots = [
         {
             "snapshot": r.seq,
@@ -58,15 +58,15 @@ def show(
             "bytes": size,
             "kept": whole,
         }
-        for r, size, whole in zip(listed, sizes, kept.loadable(listed), strict=True)
+        for r, size, whole in zip(listed, sizes, opened.loadable(listed), strict=True)
     ]
     facts: dict[str, Any] = {
         "name": name,
         "path": full_path(path),
-        "bytes": kept.size(),
-        "branches": kept.branches(),
-        "pins": {pin: commit.position for pin, commit in kept.pins().items()},
-        "retention": kept.attributes.get("retention"),
+        "bytes": opened.size(),
+        "branches": opened.branches(),
+        "pins": {pin: commit.position for pin, commit in opened.pins().items()},
+        "retention": opened.attributes.get("retention"),
         "position": refs[-1].position,
         "snapshots": snapshots,
     }
@@ -82,8 +82,8 @@ def show(
     if as_json:
         print(json.dumps(facts | ({"memory": report.to_dict()} if memory and report else {})))
         return
-    output.print(f"{full_path(path)}  {size_text(kept.size())}")
-    output.print(f"branches: {', '.join(kept.branches())}; showing {branch}")
+    output.print(f"{full_path(path)}  {size_text(opened.size())}")
+    output.print(f"branches: {', '.join(opened.branches())}; showing {branch}")
     if facts["pins"]:
         pins = (f"{pin} at token {at:,}" for pin, at in facts["pins"].items())
         output.print(f"pins: {', '.join(pins)}")
@@ -117,10 +117,10 @@ def _policy_text(retention: dict[str, Any] | None) -> str:
     return f"the newest {retention['last']} snapshots{older}; {tokens}"
 
 
-def _size_of(kept: OpenStore, ref: Ref) -> int | None:
+def _size_of(opened: OpenStore, ref: Ref) -> int | None:
     """Bytes that a snapshot adds to those it shares with others; None if it is damaged."""
     try:
-        return kept.size(ref)
+        return opened.size(ref)
     except Corrupt:
         return None
 

@@ -95,7 +95,7 @@ def show_task(name: str, found: dict[str, Any]) -> None:
         ]
         for row in found["distance"]
     ]
-    output.print(f"{name}, by segments from telling to asking")
+    output.print(f"{name}, by segments from cue to query")
     show_table([*head, "the answer lies in"], body, right=head)
     head = ["compressed", "questions", *MEASURES]
     body = [

@@ -44,8 +44,8 @@ def gc(
         raise ValueError(
             "--thin and --forget apply to all but the --last N snapshots; allowed: with --last"
         )
-    kept, _ = find(store, name)
-    done = kept.gc(Retention(last=last, thin=thin, log=not forget), grace=grace, dry_run=dry_run)
+    opened, _ = find(store, name)
+    done = opened.gc(Retention(last=last, thin=thin, log=not forget), grace=grace, dry_run=dry_run)
     if as_json:
         print(json.dumps({"name": name, "dry_run": dry_run, **done.__dict__}))
         return
@@ -67,14 +67,14 @@ def pin(
     as_json: Json = False,
 ) -> None:
     """Protect a snapshot from `gc`."""
-    kept, branch = find(store, name)
-    refs = kept.refs(branch)
+    opened, branch = find(store, name)
+    refs = opened.refs(branch)
     if not refs:
-        raise missing_branch(kept, name)
+        raise missing_branch(opened, name)
     if snapshot is not None and not 0 <= snapshot < len(refs):
         raise ValueError(f"snapshot = {snapshot}; allowed: 0 to {len(refs) - 1}")
     ref = refs[-1 if snapshot is None else snapshot]
-    kept.pin(ref, pin_name)
+    opened.pin(ref, pin_name)
     if as_json:
         print(json.dumps({"name": name, "pin": pin_name, "position": ref.position}))
     else:
@@ -88,8 +88,8 @@ def unpin(
     as_json: Json = False,
 ) -> None:
     """Remove a pin. The snapshot remains until the next `gc`."""
-    kept, _ = find(store, name)
-    kept.unpin(pin_name)
+    opened, _ = find(store, name)
+    opened.unpin(pin_name)
     if as_json:
         print(json.dumps({"name": name, "unpinned": pin_name}))
     else:
@@ -152,8 +152,9 @@ def copy(
 
 
 def _report(store: str, name: str, as_json: bool) -> None:
-    kept, _ = find(store, name)
-    positions = {branch: head.position for branch in kept.branches() if (head := kept.head(branch))}
+    opened, _ = find(store, name)
+    heads = {branch: opened.head(branch) for branch in opened.branches()}
+    positions = {branch: head.position for branch, head in heads.items() if head}
     if as_json:
         print(json.dumps({"name": name, "branches": positions}))
         return
@@ -163,8 +164,8 @@ def _report(store: str, name: str, as_json: bool) -> None:
 
 def verify(name: Name, store: Store = "sessions", as_json: Json = False) -> None:
     """Read a whole session, and verify every checksum."""
-    kept, _ = find(store, name)
-    found = kept.verify()
+    opened, _ = find(store, name)
+    found = opened.verify()
     if as_json:
         print(json.dumps({"name": name, **found.__dict__}))
     else:
@@ -178,8 +179,8 @@ def recover(name: Name, store: Store = "sessions", as_json: Json = False) -> Non
     """Restore a damaged session to its newest intact state."""
     path, _ = locate(store, name)
     mended = places.repair_header(path) if places.occupied(path) else None
-    kept, branch = find(store, name)
-    found = kept.recover(branch)
+    opened, branch = find(store, name)
+    found = opened.recover(branch)
     damage = [*([mended] if mended else []), *found.damage]
     if as_json:
         print(json.dumps({"name": name, "position": found.head.position, "damage": damage}))
