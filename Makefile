@@ -14,7 +14,7 @@ PARITY_STAMP := $(PARITY)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help .venv .venv-parity quickstart demo test test-browser parity lint format bench clean FORCE
+.PHONY: help .venv .venv-parity quickstart demo test test-rounding test-browser parity lint format bench clean FORCE
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[.a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -46,6 +46,16 @@ quickstart: $(STAMP) ## Run the README's quick start, on a CPU
 
 test: $(STAMP) ## Run the test suite (ARGS="-m 'not slow'" passes options to pytest)
 	@$(RUN) $(PYTEST) -n auto --dist loadfile -m 'not browser' tests/ $(ARGS)
+
+# What depends on the last bits of products. Processors round differently; a test must not care.
+ROUNDING := tests/models tests/memory tests/runtime tests/sessions/test_resume.py
+
+test-rounding: $(STAMP) ## Run the numerical tests as other processors would round
+	@echo "==> every product rounds by its shape"
+	@$(RUN) $(PYTEST) -n auto --dist load -p tests.support.shape_rounding $(ROUNDING) $(ARGS)
+	@echo "==> kernels without SIMD, two threads"
+	@ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE STREAMLM_TEST_THREADS=2 \
+	    $(RUN) $(PYTEST) -n auto --dist load $(ROUNDING) $(ARGS)
 
 test-browser: $(STAMP) ## Visit the demo with a Chromium, where there is one
 	@$(RUN) $(PYTEST) -m browser tests/ $(ARGS)

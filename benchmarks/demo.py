@@ -58,7 +58,7 @@ def start_once(browser: Any, folder: str) -> dict[str, float]:
         answers, used = time.time(), processor_seconds(server.pid)
         page.wait_for_function(f"window.gradio_config && {PAINTS}.length > 0")
         paint = page.evaluate(PAINTED)
-        page.locator("#standing p").wait_for()
+        page.locator("#position p").wait_for()
         usable = time.time()
         page.context.close()
         times = [told, first_paint, answers, paint, usable]

@@ -1,1 +1,1 @@
-"""Watch a model read, remember and write: a Gradio application over `streamlm.Session`."""
+"""A web demo of `streamlm.Session`: watch a model read, remember and write. Built with Gradio."""

@@ -1,50 +1,51 @@
-"""The demo as an API: functions for `gradio_client`, and tools for MCP clients."""
+"""The API of the demo: functions for `gradio_client`, and tools for MCP clients."""
 
 import gradio as gr
 
 from apps.demo import reading, uploads, writing
-from apps.demo.desk import LONG, QUICK, Desk, visitor
+from apps.demo.app_state import LONG, QUICK, AppState, visitor_id
+from apps.demo.jobs import Job
 from apps.demo.shelf import Refused
-from apps.demo.work import Job
 from streamlm.runtime.reports import TokenLogprob
 
 
-def add_endpoints(desk: Desk) -> None:
-    """Offer the functions; within the page's context."""
+def add_endpoints(app: AppState) -> None:
+    """Add the functions to the page that is being built."""
 
     def list_sessions(request: gr.Request) -> list[dict]:
-        """List the sessions: name, tokens read, and when each was saved.
+        """List the sessions: their names, tokens read, and times of saving.
 
         Returns:
-            One object for each session or branch: name, position, saved (seconds since 1970).
+            One object per session or branch: name, position, saved (seconds since 1970).
         """
         return [vars(row) for row in _shelf(request).rows()]
 
     def read_text(session: str, text: str, request: gr.Request) -> dict:
-        """Read a text into a session's memory. The session is begun if there is none.
+        """Read a text into a session's memory, creating the session if it does not exist.
 
         Args:
             session: its name, NAME or NAME@BRANCH.
-            text: what to read; the newest word may wait until more comes.
+            text: the text to read; its last word may be held back until more text arrives.
 
         Returns:
-            position: tokens of the session afterwards; message: what was read, in words.
+            position: tokens of the session afterwards; message: a summary of the read.
         """
-        told = []
-        with _telling():
-            words = uploads.checked(text, "The text")
-            shelf, checkpoint = _shelf(request), desk.checkpoint
+        progress = []
+        with _gradio_errors():
+            content = uploads.checked(text, "The text")
+            shelf, checkpoint = _shelf(request), app.checkpoint
 
             def work(job: Job) -> None:
-                reading.read(job, shelf, session, text=words, checkpoint=checkpoint)
+                reading.read(job, shelf, session, text=content, checkpoint=checkpoint)
 
-            for items in desk.jobs.run(work, visitor=visitor(request)):
-                told += items
-        if not told:
-            raise gr.Error("It was stopped.")
-        return {"position": told[-1].position, "message": told[-1].end or "It was stopped."}
+            for events in app.jobs.stream(work, visitor=visitor_id(request)):
+                progress += events
+        if not progress:
+            raise gr.Error("The job was cancelled.")
+        last = progress[-1]
+        return {"position": last.position, "message": last.summary or "The job was cancelled."}
 
-    def write_on(
+    def generate_text(
         session: str,
         prompt: str = "",
         max_tokens: int = 120,
@@ -54,25 +55,25 @@ def add_endpoints(desk: Desk) -> None:
         stop: str = "",
         request: gr.Request = None,
     ) -> str:
-        """Write on where a session stands; what is written becomes part of it.
+        """Continue a session: generate text from its current state. The text becomes part of it.
 
         Args:
-            session: its name, NAME or NAME@BRANCH; begun if there is none.
+            session: its name, NAME or NAME@BRANCH; created if it does not exist.
             prompt: text to read first.
-            max_tokens: tokens to write, at most 1000.
-            temperature: 0 always takes the likeliest token.
-            top_p: keep the likeliest tokens up to this sum.
-            seed: of the random numbers; -1 goes on with the session's own.
-            stop: texts to stop before, one on each line, in which \\n stands for a new line.
+            max_tokens: tokens to generate, at most 1000.
+            temperature: 0 always chooses the likeliest token.
+            top_p: sample from the likeliest tokens whose probabilities add up to this.
+            seed: of the random generator; -1 continues the session's own.
+            stop: stop strings, one per line, in which \\n stands for a line break.
 
         Returns:
-            The text that was written.
+            The generated text.
         """
         pieces = []
-        with _telling():
+        with _gradio_errors():
             from streamlm.runtime.sampling import Sampling  # needs torch
 
-            shelf, checkpoint = _shelf(request), desk.checkpoint
+            shelf, checkpoint = _shelf(request), app.checkpoint
             sampling = Sampling(temperature=temperature, top_p=top_p)
             if not 0 <= max_tokens <= writing.MAX_TOKENS:
                 raise ValueError(f"max_tokens = {max_tokens}; allowed: 0 to {writing.MAX_TOKENS}")
@@ -85,38 +86,38 @@ def add_endpoints(desk: Desk) -> None:
                     prompt=prompt,
                     sampling=sampling,
                     max_tokens=max_tokens,
-                    stops=writing.stops_of(stop),
+                    stops=writing.parse_stops(stop),
                     seed=None if seed < 0 else seed,
                     checkpoint=checkpoint,
                 )
 
-            for items in desk.jobs.run(work, visitor=visitor(request)):
-                pieces += [item.text for item in items if isinstance(item, TokenLogprob)]
+            for events in app.jobs.stream(work, visitor=visitor_id(request)):
+                pieces += [event.text for event in events if isinstance(event, TokenLogprob)]
         return "".join(pieces)
 
     def score_text(session: str, text: str, request: gr.Request) -> float:
-        """How well a session predicts a text, in bits per byte; the session is not changed.
+        """Score a text given everything the session has read. The session is not modified.
 
         Args:
             session: its name, NAME or NAME@BRANCH.
             text: the text to predict.
 
         Returns:
-            Bits per byte; less is better.
+            Bits per byte; lower is better.
         """
-        with _telling():
-            shelf, checkpoint = _shelf(request), desk.checkpoint
-            words = uploads.checked(text, "The text")
+        with _gradio_errors():
+            shelf, checkpoint = _shelf(request), app.checkpoint
+            content = uploads.checked(text, "The text")
 
             def work(job: Job) -> float:
                 with shelf.open(session, checkpoint, readonly=True) as opened:
-                    return opened.score(words).bits_per_byte or 0.0
+                    return opened.score(content).bits_per_byte or 0.0
 
-            found: float = desk.jobs.do(work, visitor=visitor(request))
-            return found
+            bits: float = app.jobs.run(work, visitor=visitor_id(request))
+            return bits
 
-    def recall(session: str, request: gr.Request) -> dict:
-        """What a session remembers: its slots, what each stands for, and how much is lost.
+    def inspect_memory(session: str, request: gr.Request) -> dict:
+        """Inspect a session's memory: its slots, the text behind each, and how much of it is lost.
 
         Args:
             session: its name, NAME or NAME@BRANCH.
@@ -124,39 +125,39 @@ def add_endpoints(desk: Desk) -> None:
         Returns:
             position, slot_bytes and slots; each slot has its text, kind, attention and loss.
         """
-        with _telling():
-            seen = desk.look(_shelf(request), session, visitor=visitor(request))
-            if seen is None:
+        with _gradio_errors():
+            view = app.memory_view(_shelf(request), session, visitor=visitor_id(request))
+            if view is None:
                 raise ValueError(f"{session} has read nothing yet.")
-            found, first = seen.report.to_dict(), seen.report.first
-            for slot in found["slots"]:
+            report, first = view.report.to_dict(), view.report.first
+            for slot in report["slots"]:
                 start, stop = (max(0, slot[end][0] - first) for end in ("start", "stop"))
-                slot["text"] = "".join(seen.pieces[start:stop])
-            return found
+                slot["text"] = "".join(view.pieces[start:stop])
+            return report
 
     def rewind(session: str, position: int, request: gr.Request) -> int:
-        """Take a session back to an earlier position; its history keeps what came after.
+        """Rewind a session to an earlier position; its history keeps what came after.
 
         Args:
             session: its name, NAME or NAME@BRANCH.
-            position: tokens from the beginning.
+            position: tokens from the start.
 
         Returns:
             The position afterwards.
         """
-        with _telling():
-            shelf, checkpoint = _shelf(request), desk.checkpoint
+        with _gradio_errors():
+            shelf, checkpoint = _shelf(request), app.checkpoint
 
             def work(job: Job) -> int:
                 with shelf.open(session, checkpoint) as opened:
                     opened.rewind(tokens=position)
                     return opened.position
 
-            found: int = desk.jobs.do(work, visitor=visitor(request))
-            return found
+            new: int = app.jobs.run(work, visitor=visitor_id(request))
+            return new
 
     def fork(session: str, branch: str, request: gr.Request) -> str:
-        """Begin a branch where a session stands; nothing is copied.
+        """Create a branch at a session's current position; nothing is copied.
 
         Args:
             session: its name, NAME or NAME@BRANCH.
@@ -165,24 +166,24 @@ def add_endpoints(desk: Desk) -> None:
         Returns:
             The name of the fork, NAME@BRANCH.
         """
-        with _telling():
-            shelf, checkpoint = _shelf(request), desk.checkpoint
+        with _gradio_errors():
+            shelf, checkpoint = _shelf(request), app.checkpoint
 
             def work(job: Job) -> str:
                 return shelf.fork(session, branch, checkpoint, tokens=None)
 
-            found: str = desk.jobs.do(work, visitor=visitor(request))
-            return found
+            name: str = app.jobs.run(work, visitor=visitor_id(request))
+            return name
 
-    _shelf = desk.shelf
-    for long in (read_text, write_on, score_text):
+    _shelf = app.shelf
+    for long in (read_text, generate_text, score_text):
         gr.api(long, api_name=long.__name__, **LONG)
-    for quick in (list_sessions, recall, rewind, fork):
+    for quick in (list_sessions, inspect_memory, rewind, fork):
         gr.api(quick, api_name=quick.__name__, **QUICK)
 
 
-class _telling:
-    """Turns refusals into errors that a client sees as words."""
+class _gradio_errors:
+    """Turns refusals into Gradio errors, whose messages reach the client."""
 
     def __enter__(self) -> None:
         return None

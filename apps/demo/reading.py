@@ -1,4 +1,4 @@
-"""Reading a text into a session, told as it goes."""
+"""Reading a text into a session, with progress events."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from apps.demo.pictures import Seen, progress_bar
+from apps.demo.jobs import Job
+from apps.demo.render.memory_svg import MemoryView
+from apps.demo.render.progress_bar import progress_bar
+from apps.demo.render.text_html import ScoredToken
 from apps.demo.shelf import Shelf
-from apps.demo.words import Word
-from apps.demo.work import Job
 from streamlm.runtime.reports import Progress
 from tokenizer import StreamDecoder
 
@@ -22,71 +23,72 @@ if TYPE_CHECKING:
     from streamlm.sessions.session import Session
 
 BLOCK = 2048  # bytes read at a time: some tenths of a second
-LOOK = 2.0  # seconds between two looks at the memory, at least
-SHARE = 0.1  # of the time may be spent on looking
+VIEW_INTERVAL = 2.0  # seconds between two views of the memory, at least
+VIEW_SHARE = 0.1  # share of the time that views may take
 
 
 @dataclass(frozen=True)
-class ReadNews:
-    """How far a reading is.
+class ReadProgress:
+    """The progress of a read.
 
     Attributes:
-        bar: how far and how fast, as HTML; words: the tokens read since the last news.
-        seen: the memory, where it was looked at; position: tokens of the session.
-        end: what to say at the end.
+        bar: progress and speed as HTML; tokens: those read since the last event.
+        position: tokens of the session; view: its memory, at some of the events.
+        summary: a sentence on the whole read, at the last event.
     """
 
     bar: str
-    words: Sequence[Word]
+    tokens: Sequence[ScoredToken]
     position: int
-    seen: Seen | None = None
-    end: str = ""
+    view: MemoryView | None = None
+    summary: str = ""
 
 
 def read(job: Job, shelf: Shelf, name: str, *, text: str, checkpoint: Checkpoint) -> None:
-    """Read a text; what was read is saved, however it ends. Tells ReadNews.
+    """Read a text and emit ReadProgress; whatever was read is saved, however the job ends.
 
-    The same text, after it was stopped, goes on where it stopped.
+    Reading the same text again after an interruption resumes where it stopped.
 
     Raises:
         Refused: see `Shelf.open`.
-        Stopped: by the visitor.
+        Cancelled: by the visitor.
     """
-    decoder, due = StreamDecoder(checkpoint.tokenizer), time.monotonic() + LOOK / 2
+    decoder, next_view = StreamDecoder(checkpoint.tokenizer), time.monotonic() + VIEW_INTERVAL / 2
 
-    def tell(done: Progress) -> None:
-        nonlocal due
-        report, seen = done.report, None
-        words = [
-            Word(decoder.decode([id]), -log_prob / math.log(2))
+    def emit(progress: Progress) -> None:
+        nonlocal next_view
+        report, view = progress.report, None
+        tokens = [
+            ScoredToken(decoder.decode([id]), -log_prob / math.log(2))
             for id, log_prob in zip(report.ids, report.logprobs, strict=True)
         ]
-        report.ids.clear()  # a long text's would fill the memory
+        report.ids.clear()  # those of a long text would fill the memory
         report.logprobs.clear()
-        if (now := time.monotonic()) > due and session.position:
-            seen = Seen.of(session)
-            due = now + max(LOOK, (time.monotonic() - now) / SHARE)
-        bar = progress_bar(done, skipped=report.skipped_bytes)
-        job.tell(ReadNews(bar, words, session.position, seen))
-        job.pass_turn()
+        if (now := time.monotonic()) > next_view and session.position:
+            view = MemoryView.of(session)
+            next_view = now + max(VIEW_INTERVAL, (time.monotonic() - now) / VIEW_SHARE)
+        bar = progress_bar(progress, skipped=report.skipped_bytes)
+        job.emit(ReadProgress(bar, tokens, session.position, view))
+        job.yield_turn()
 
     with tempfile.TemporaryDirectory(prefix="streamlm-") as folder:
-        # A file, for what was read of a file is recognised when it is read again.
+        # Only a file can be resumed: the session recognises what it has read of it.
         file = Path(folder) / "text.txt"
         file.write_bytes(text.encode("utf-8", "replace"))
         with shelf.open(name, checkpoint, create=True) as session, job.turn():
-            report = session.feed(file, logprobs=True, block_bytes=BLOCK, progress=tell)
+            report = session.feed(file, logprobs=True, block_bytes=BLOCK, progress=emit)
             size = file.stat().st_size
             bar = progress_bar(Progress("", size, size, report), skipped=report.skipped_bytes)
             bits = report.bits_per_byte
             at = "" if bits is None else f" at {bits:.2f} bits per byte"
-            end = (
+            summary = (
                 f"Read {report.tokens:,} tokens{at}; {name} is saved at token {session.position:,}."
             )
-            job.tell(ReadNews(bar, [], session.position, Seen.of(session), end))
+            view = MemoryView.of(session)
+            job.emit(ReadProgress(bar, [], session.position, view, summary))
 
 
-def strip(session: Session) -> str:
-    """A narrow picture of a session's memory; "" where there is none to look at."""
-    seen = Seen.of(session)
-    return "" if seen is None else seen.picture(layers=False)
+def memory_strip(session: Session) -> str:
+    """The memory of a session as a narrow strip; "" if it has none."""
+    view = MemoryView.of(session)
+    return "" if view is None else view.svg(layers=False)

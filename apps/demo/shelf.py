@@ -1,7 +1,7 @@
-"""A visitor's sessions: a folder of them, the one that the command line uses with `--store`.
+"""A visitor's sessions: a folder of them, as the command line uses with `--store`.
 
-Sessions are opened for one piece of work and closed after it, which takes some milliseconds. So
-nothing is lost when the server ends, and the command line may use a session between two clicks.
+A session is opened for one job and closed after it, which takes milliseconds. Nothing is lost when
+the server ends, and the command line can use a session between two clicks.
 """
 
 from __future__ import annotations
@@ -16,28 +16,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memory_store import Conflict, Locked, Mismatch, Ref, StoreError, places
-from streamlm.sessions.shelf import find, locate, missing_branch
+from streamlm.sessions.shelf import Branch, branches, find, free_place, locate, open_named, place_of
 
 if TYPE_CHECKING:
     from streamlm.checkpoints.checkpoint import Checkpoint
     from streamlm.sessions.session import Session
 
-# Tokens after which reading saves by itself. To look at a memory, the tokens since the snapshot
-# before it are read again: they should be few.
+# Tokens between automatic saves while reading. Viewing a memory reads the tokens since the last
+# snapshot again, so they should be few.
 SAVE_EVERY = 1024
 
 
 class Refused(Exception):
-    """What a visitor asked for cannot be done; the message is for the visitor."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """A session, or a branch of one: NAME or NAME@BRANCH."""
-
-    name: str
-    position: int
-    saved: float | None
+    """A visitor's request cannot be fulfilled; the message is shown to the visitor."""
 
 
 @dataclass(frozen=True)
@@ -46,43 +37,34 @@ class Shelf:
 
     Attributes:
         folder: a folder, or a URL of object storage.
-        limit: of sessions in it; None is none.
+        max_sessions: the most sessions it may hold; None for no limit.
     """
 
     folder: str
-    limit: int | None = None
+    max_sessions: int | None = None
 
-    def rows(self) -> list[Row]:
-        """All sessions and branches that can be read, by name."""
-        found = []
+    def rows(self) -> list[Branch]:
+        """All sessions and branches, sorted by name; a corrupt session has position 0."""
+        rows = []
         for name in places.session_names(self.folder):
             try:
-                store = places.open_store(places.named(self.folder, name))
-                for branch in store.branches() or ["main"]:
-                    head = store.head(branch)
-                    found.append(
-                        Row(
-                            name if branch == "main" else f"{name}@{branch}",
-                            head.position if head else 0,
-                            head.created if head else None,
-                        )
-                    )
-            except StoreError:  # a damaged session must not hide the others
-                found.append(Row(name, 0, None))
-        return sorted(found, key=lambda row: row.name)
+                rows += branches(places.open_store(places.named(self.folder, name)), name)
+            except StoreError:  # a corrupt session must not hide the others
+                rows.append(Branch(name, 0, None))
+        return sorted(rows, key=lambda row: row.name)
 
     def names(self) -> list[str]:
         """The names of all sessions and branches."""
         return [row.name for row in self.rows()]
 
     def has(self, name: str) -> bool:
-        """Is there such a session, or branch?"""
-        with self.told(name):
+        """Whether the session, or branch, exists and has been saved."""
+        with self.refusing(name):
             path, branch = locate(self.folder, name)
             return places.occupied(path) and places.open_store(path).head(branch) is not None
 
     def new_name(self) -> str:
-        """A name that no session has yet."""
+        """A generated name that is not in use."""
         while True:
             name = f"session-{secrets.token_hex(3)}"
             if not places.occupied(locate(self.folder, name)[0]):
@@ -97,25 +79,19 @@ class Shelf:
         create: bool = False,
         readonly: bool = False,
     ) -> Iterator[Session]:
-        """Open a session for one piece of work, and save it at the end.
+        """Open a session for one job, and save it at the end.
 
         Raises:
-            Refused: there is none, it is in use, or the disk refuses; says so to a visitor.
+            Refused: it does not exist, is in use, belongs to another model, or cannot be stored.
         """
-        with self.told(name):
+        with self.refusing(name):
             path, branch = locate(self.folder, name)
             if create and branch == "main" and not places.occupied(path):
-                self._check_room()
-            elif not create or branch != "main":
-                kept, _ = find(self.folder, name)
-                if kept.head(branch) is None:
-                    raise missing_branch(kept, name)
-            from streamlm.sessions.opening import open_session  # needs torch
-
-            with open_session(
-                path,
+                self._check_limit()
+            with open_named(
+                self.folder,
+                name,
                 checkpoint,
-                branch=branch,
                 readonly=readonly,
                 create=create,
                 save_every=SAVE_EVERY,
@@ -124,13 +100,13 @@ class Shelf:
 
     def history(self, name: str) -> list[Ref]:
         """The snapshots of a session, oldest first."""
-        with self.told(name):
-            kept, branch = find(self.folder, name)
-            return kept.refs(branch)
+        with self.refusing(name):
+            store, branch = find(self.folder, name)
+            return store.refs(branch)
 
     def fork(self, name: str, branch: str, checkpoint: Checkpoint, *, tokens: int | None) -> str:
-        """Begin a branch where the session stands, or at an earlier position; gives its name."""
-        with self.told(name):
+        """Create a branch at `tokens`, or at the current position; returns its full name."""
+        with self.refusing(name):
             forked = f"{name.partition('@')[0]}@{branch}"
             locate(self.folder, forked)
             with (
@@ -141,75 +117,67 @@ class Shelf:
             return forked
 
     def rename(self, name: str, new: str) -> str:
-        """Give a session another name; its branches go with it. Gives the name."""
-        with self.told(name):
+        """Rename a session with all its branches; returns the full new name."""
+        with self.refusing(name):
             base, at, branch = name.partition("@")
-            find(self.folder, base)
-            places.rename(locate(self.folder, base)[0], self._free(new))
+            places.rename(place_of(self.folder, base), free_place(self.folder, new))
             return f"{new}{at}{branch}"
 
     def delete(self, name: str) -> None:
-        """Remove a session with all its branches."""
-        with self.told(name):
+        """Delete a session with all its branches."""
+        with self.refusing(name):
             find(self.folder, name.partition("@")[0])[0].delete()
 
     def export(self, name: str, folder: Path) -> Path:
-        """Write a session to one file, in a new folder within `folder`."""
-        with self.told(name):
+        """Export a session to a ZIP file, in a new folder within `folder`."""
+        with self.refusing(name):
             base = name.partition("@")[0]
-            find(self.folder, base)
+            place = place_of(self.folder, base)
             target = Path(tempfile.mkdtemp(prefix="export-", dir=folder)) / f"{base}.zip"
-            places.export(locate(self.folder, base)[0], target)
+            places.export(place, target)
             return target
 
     def import_(self, file: str | Path, name: str) -> str:
-        """Unpack a file of `export` as a new session; gives its name."""
-        with self.told(name):
-            self._check_room()
-            places.import_(file, self._free(name))
+        """Import a file made by `export` as a new session; returns its name."""
+        with self.refusing(name):
+            self._check_limit()
+            places.import_(file, free_place(self.folder, name))
             return name
 
-    def _free(self, name: str) -> str:
-        if "@" in name:
-            raise ValueError(f"{name!r} is a branch; allowed: the name of a new session")
-        path, _ = locate(self.folder, name)
-        if places.occupied(path):
-            raise ValueError(f"session {name!r} exists already; allowed: a new name")
-        return path
-
-    def _check_room(self) -> None:
-        if self.limit is not None and len(places.session_names(self.folder)) >= self.limit:
-            raise Refused(f"You have {self.limit} sessions; delete one before you begin another.")
+    def _check_limit(self) -> None:
+        limit = self.max_sessions
+        if limit is not None and len(places.session_names(self.folder)) >= limit:
+            raise Refused(f"You have {limit} sessions; delete one before you start another.")
         if "://" not in self.folder:
             os.makedirs(self.folder, exist_ok=True)
 
     @contextmanager
-    def told(self, name: str) -> Iterator[None]:
-        """Turn what goes wrong into words for a visitor: no paths of the server.
+    def refusing(self, name: str) -> Iterator[None]:
+        """Convert errors into refusals that a visitor may see, without paths of the server.
 
         Raises:
-            Refused: instead of what the store and the session raise.
+            Refused: in place of errors of the store and the session.
         """
         if not name:
-            raise Refused("Choose a session first, or type a name for one.")
+            raise Refused("Choose a session first, or type a name for a new one.")
         try:
             yield
         except (Locked, Conflict):
             raise Refused(
-                f"{name} is in use: something else is reading or writing in it, here or on the "
-                "command line. Wait or stop it, or fork the session and go on there."
+                f"{name} is in use: another page or the command line is reading or writing it. "
+                "Wait until it has finished, or fork the session and continue there."
             ) from None
         except Mismatch:
             raise Refused(
-                f"{name} was written with another model than the one that runs here."
+                f"{name} was written with a different model from the one running here."
             ) from None
         except (StoreError, ValueError) as error:
             raise Refused(self.without_paths(str(error))) from None
         except OSError as error:
-            raise Refused(f"The disk refuses: {error.strerror or error}.") from None
+            raise Refused(f"The disk reports an error: {error.strerror or error}.") from None
 
     def without_paths(self, message: str) -> str:
-        """A message with the server's folders left out."""
+        """Remove the server's folders from a message."""
         for folder in {os.path.realpath(self.folder), str(Path(self.folder).absolute())}:
             message = message.replace(folder + os.sep, "").replace(folder, "the sessions")
         return message.replace(tempfile.gettempdir() + os.sep, "")

@@ -1,9 +1,9 @@
-"""Files that visitors bring, as text. Nothing of a file is believed: names are not paths, sizes are
-counted as they unfold, and what is not text is refused.
+"""Text extraction from uploaded files, none of which are trusted.
 
-Readers: beautifulsoup4 for HTML, because it reads whatever browsers read and runs nothing; pypdf
-for PDF, because it is pure Python and kept up. EPUB is a Zip of XHTML, so the standard library and
-beautifulsoup4 read it: a reader that unpacks by itself would unpack bombs too.
+Names are never used as paths, sizes are counted while decompressing, and binary data is refused.
+HTML is parsed by beautifulsoup4, which accepts what browsers accept and runs nothing; PDF by pypdf,
+which is pure Python and maintained. EPUB is a ZIP of XHTML, read with the standard library and
+beautifulsoup4: a reader that decompresses by itself would decompress bombs too.
 """
 
 import codecs
@@ -14,30 +14,28 @@ import zipfile
 from pathlib import Path
 from urllib.parse import unquote
 
-MAX_FILE = 10 * 1000 * 1000  # bytes of a file that is read
-MAX_SESSION = 100 * 1000 * 1000  # bytes of a session that is imported: of any upload
-MAX_TEXT = 4 * 1000 * 1000  # characters that are read from it
-MAX_UNPACKED = 40 * 1000 * 1000  # bytes of all that an EPUB unfolds to
+MAX_FILE = 10 * 1000 * 1000  # bytes of a file to read
+MAX_SESSION = 100 * 1000 * 1000  # bytes of a session to import, and of any upload
+MAX_TEXT = 4 * 1000 * 1000  # characters of extracted text
+MAX_UNPACKED = 40 * 1000 * 1000  # bytes of a decompressed EPUB
 MAX_PARTS = 2000  # chapters of an EPUB, pages of a PDF
 KINDS = (".txt", ".md", ".html", ".htm", ".epub", ".pdf")
 CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f]")
 
 
-def text_of(path: str | Path, name: str) -> str:
-    """The text of an uploaded file.
+def extract_text(path: str | Path, name: str) -> str:
+    """Extract the text of an uploaded file.
 
     Args:
-        path: where it lies; name: what the visitor called it: it tells the kind, nothing else.
+        path: the uploaded data; name: the visitor's name for it, which determines its format.
 
     Raises:
-        ValueError: a kind that is not read, too large, damaged, or no text; says what is allowed.
+        ValueError: unknown format, too large, corrupt, or without text; says what is allowed.
     """
-    path, shown = Path(path), shown_name(name)
+    path, shown = Path(path), display_name(name)
     kind = posixpath.splitext(shown)[1].lower()
     if kind not in KINDS:
-        raise ValueError(
-            f"{shown} is no kind of file that can be read; allowed: {', '.join(KINDS)}"
-        )
+        raise ValueError(f"{shown} has an unsupported format; allowed: {', '.join(KINDS)}")
     size = path.stat().st_size
     if size > MAX_FILE:
         raise ValueError(
@@ -53,30 +51,31 @@ def text_of(path: str | Path, name: str) -> str:
     else:
         text = _plain(data, shown)
     if not text.strip():
-        raise ValueError(f"{shown} has no text in it; allowed: files with text, not only pictures")
+        raise ValueError(f"{shown} contains no text; allowed: files with text, not only images")
     return checked(text, shown)
 
 
 def checked(text: str, shown: str) -> str:
-    """The text, if it is one and not too long.
+    """Return a text unchanged after checking it.
+
+    Args:
+        shown: its name in error messages.
 
     Raises:
-        ValueError: otherwise.
+        ValueError: too long, or with control characters.
     """
     if len(text) > MAX_TEXT:
-        raise ValueError(
-            f"{shown} has {len(text):,} characters; allowed: at most {MAX_TEXT:,}. Read a part."
-        )
+        raise ValueError(f"{shown} has {len(text):,} characters; allowed: at most {MAX_TEXT:,}")
     if found := CONTROL.search(text):
         raise ValueError(
-            f"{shown} looks binary: it has the control character {ord(found[0]):#04x}; "
+            f"{shown} looks binary: it contains the control character {ord(found[0]):#04x}; "
             "allowed: text"
         )
     return text
 
 
-def shown_name(name: str) -> str:
-    """The last part of a file's name, fit to be shown: never a path, never long."""
+def display_name(name: str) -> str:
+    """The last part of a file name, printable and short: never a path."""
     last = re.split(r"[/\\]", name)[-1]
     clean = "".join(c if c.isprintable() else "?" for c in last).strip()
     stem, kind = posixpath.splitext(clean)
@@ -88,16 +87,16 @@ def _plain(data: bytes, shown: str) -> str:
         return data.removeprefix(codecs.BOM_UTF8).decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"{shown} is no UTF-8 text: {error.reason} at byte {error.start:,}; allowed: UTF-8 text"
+            f"{shown} is not UTF-8 text: {error.reason} at byte {error.start:,}; allowed: UTF-8"
         ) from None
 
 
 def _html(data: bytes) -> str:
-    """The words of a page, blocks on lines of their own; scripts and styles are no words."""
+    """The visible text of a page, one block per paragraph; no scripts or styles."""
     from bs4 import BeautifulSoup
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # XHTML read as HTML is what is meant
+        warnings.simplefilter("ignore")  # XHTML is deliberately parsed as HTML
         page = BeautifulSoup(data, "html.parser")
     for tag in page(["script", "style", "noscript", "template", "svg", "head"]):
         tag.decompose()
@@ -132,11 +131,11 @@ def _epub(path: Path, shown: str) -> str:
             return "\n\n".join(_html(unpack(name)) for name in names)
     except (zipfile.BadZipFile, LookupError, TypeError, EOFError, OSError, NotImplementedError,
             RuntimeError) as error:  # fmt: skip
-        raise ValueError(f"{shown} is no EPUB, or a damaged one ({error!r})") from None
+        raise ValueError(f"{shown} is not a valid EPUB ({error!r})") from None
 
 
 class _Unpack:
-    """Unpacks parts of an archive until they are too much; sizes in the archive may lie."""
+    """Decompresses parts of an archive up to a total; recorded sizes are not trusted."""
 
     def __init__(self, archive: zipfile.ZipFile, shown: str) -> None:
         self._archive, self._shown, self._left = archive, shown, MAX_UNPACKED
@@ -147,7 +146,8 @@ class _Unpack:
         self._left -= len(data)
         if self._left < 0:
             raise ValueError(
-                f"{self._shown} unfolds to more than {MAX_UNPACKED / 1e6:.0f} MB; allowed: less"
+                f"{self._shown} decompresses to more than {MAX_UNPACKED / 1e6:.0f} MB; "
+                "allowed: less"
             )
         return data
 
@@ -158,13 +158,13 @@ def _pdf(path: Path, shown: str) -> str:
     from pypdf import PdfReader
     from pypdf.errors import PyPdfError
 
-    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # what it makes of damage is ours to tell
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # errors are reported below
     try:
         reader = PdfReader(path)
         if reader.is_encrypted and not reader.decrypt(""):
-            raise ValueError(f"{shown} is locked with a password; allowed: files that are not")
+            raise ValueError(f"{shown} is encrypted; allowed: PDFs without a password")
         if len(reader.pages) > MAX_PARTS:
-            raise ValueError(f"{shown} has {len(reader.pages)} pages; allowed: {MAX_PARTS}")
+            raise ValueError(f"{shown} has {len(reader.pages)} pages; allowed: at most {MAX_PARTS}")
         texts, n = [], 0
         for page in reader.pages:
             texts.append(page.extract_text())
@@ -175,7 +175,7 @@ def _pdf(path: Path, shown: str) -> str:
     except ValueError as error:
         if str(error).startswith(shown):
             raise
-        raise ValueError(f"{shown} is no PDF, or a damaged one ({error})") from None
+        raise ValueError(f"{shown} is not a valid PDF ({error})") from None
     except (PyPdfError, KeyError, TypeError, AttributeError, IndexError, OSError, RecursionError,
             ArithmeticError) as error:  # fmt: skip
-        raise ValueError(f"{shown} is no PDF, or a damaged one ({error})") from None
+        raise ValueError(f"{shown} is not a valid PDF ({error})") from None

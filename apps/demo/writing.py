@@ -1,4 +1,4 @@
-"""Writing on where a session stands, taking it back, and what two forks make of the same words."""
+"""Generating text, undoing it, and running forks of sessions on the same text."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from apps.demo.reading import strip
+from apps.demo.jobs import Job
+from apps.demo.reading import memory_strip
 from apps.demo.shelf import Shelf
-from apps.demo.work import Job
 from streamlm.runtime.reports import TokenLogprob
 
 if TYPE_CHECKING:
@@ -17,35 +17,35 @@ if TYPE_CHECKING:
     from streamlm.runtime.sampling import Sampling
     from streamlm.sessions.session import Session
 
-SHOWN = 60  # tokens before the writing that are shown
-OTHERS = 8  # likely tokens told with each that is written
+CONTEXT_TOKENS = 60  # tokens of earlier text shown before the generated text
+ALTERNATIVES = 8  # likely tokens reported with each generated one
 MAX_TOKENS = 1000
 MAX_STOPS = 20
 
 
 @dataclass(frozen=True)
-class Begun:
-    """Writing begins: where the branch stood before, and the text that leads to it."""
+class WriteStarted:
+    """Generation starts: the snapshot to undo to, and the text that precedes it."""
 
     snapshot: int
     before: str
 
 
 @dataclass(frozen=True)
-class Written:
-    """Writing has ended and is saved: where the session is, and a picture of its memory."""
+class WriteFinished:
+    """Generation is finished and saved: the session's position, and its memory as a strip."""
 
     position: int
-    picture: str
+    strip: str
 
 
 @dataclass(frozen=True)
-class Side:
-    """One of two that are put side by side.
+class ForkPoint:
+    """Where a temporary fork starts, and how it samples.
 
     Attributes:
-        name: a session; tokens: an earlier position in it, None where it stands.
-        seed: of the random generator, None for the session's own.
+        name: a session; tokens: an earlier position in it, None for its current one.
+        seed: of the random generator, None to continue the session's own.
     """
 
     name: str
@@ -66,30 +66,36 @@ def write(
     seed: int | None,
     checkpoint: Checkpoint,
 ) -> None:
-    """Write on; tells Begun, a TokenLogprob for each token, and Written unless it is stopped.
+    """Continue a session; emits WriteStarted, a TokenLogprob per token, and finally WriteFinished.
+
+    WriteFinished is missing if the job is cancelled.
 
     Args:
-        stops: the text ends before any of these.
+        stops: stop strings; the text ends before the first of them.
 
     Raises:
         Refused: see `Shelf.open`.
-        Stopped: by the visitor.
+        Cancelled: by the visitor.
     """
     with shelf.open(name, checkpoint, create=True) as session, job.turn():
-        saved, position = session.save(), session.position
-        before = session.text(max(0, position - SHOWN), position) + session.tail
-        job.tell(Begun(saved.seq, before))
-        choices = session.generate_logprobs(
-            prompt, sampling, max_tokens=max_tokens, top_logprobs=OTHERS, stop=stops, seed=seed
+        snapshot = session.save()
+        job.emit(WriteStarted(snapshot.seq, _context(session)))
+        tokens = session.generate_logprobs(
+            prompt,
+            sampling,
+            max_tokens=max_tokens,
+            top_logprobs=ALTERNATIVES,
+            stop=stops,
+            seed=seed,
         )
-        for choice in choices:
-            job.tell(choice)
-            job.pass_turn()
-        job.tell(Written(session.position, strip(session)))
+        for token in tokens:
+            job.emit(token)
+            job.yield_turn()
+        job.emit(WriteFinished(session.position, memory_strip(session)))
 
 
-def stops_of(text: str) -> list[str]:
-    r"""The strings to stop at that somebody typed, one a line; \n and \t are understood.
+def parse_stops(text: str) -> list[str]:
+    r"""Parse stop strings typed by a visitor, one per line; \n and \t are escapes.
 
     Raises:
         ValueError: there are too many.
@@ -98,35 +104,41 @@ def stops_of(text: str) -> list[str]:
 
     stops = [unescaped(line) for line in text.splitlines() if line.strip()]
     if len(stops) > MAX_STOPS:
-        raise ValueError(f"{len(stops)} texts to stop at; allowed: at most {MAX_STOPS} lines")
+        raise ValueError(f"{len(stops)} stop strings; allowed: at most {MAX_STOPS} lines")
     return stops
 
 
-def take_back(
+def undo(
     job: Job, shelf: Shelf, name: str, *, snapshot: int, checkpoint: Checkpoint
 ) -> tuple[int, str, str]:
-    """Rewind to before a writing; gives the position, the text there, and a picture."""
+    """Rewind to a snapshot; returns the position, the text before it, and the memory strip."""
     with shelf.open(name, checkpoint) as session:
         session.rewind(snapshot=snapshot)
-        position = session.position
-        before = session.text(max(0, position - SHOWN), position) + session.tail
-        return position, before, strip(session)
+        return session.position, _context(session), memory_strip(session)
 
 
-def write_both(
+def _context(session: Session) -> str:
+    """The text that leads to the session's position."""
+    start = max(0, session.position - CONTEXT_TOKENS)
+    return session.text(start, session.position) + session.tail
+
+
+def write_forks(
     job: Job,
     shelf: Shelf,
-    sides: list[Side],
+    points: list[ForkPoint],
     *,
     prompt: str,
     max_tokens: int,
     checkpoint: Checkpoint,
 ) -> None:
-    """Let forks write on after the same words; tells (side, TokenLogprob). Nothing is kept of it.
+    """Continue temporary forks from one prompt, in parallel; emits (index, TokenLogprob).
+
+    The sessions are not modified.
 
     Raises:
-        Refused: see `Shelf.open`, or a position that is not there.
-        Stopped: by the visitor.
+        Refused: see `Shelf.open`; or the session has no such position.
+        Cancelled: by the visitor.
     """
     from streamlm.runtime.sampling import Sampling  # needs torch
 
@@ -134,50 +146,58 @@ def write_both(
         writers = [
             fork.generate_logprobs(
                 prompt,
-                Sampling(temperature=side.temperature),
+                Sampling(temperature=point.temperature),
                 max_tokens=max_tokens,
-                top_logprobs=OTHERS,
-                seed=side.seed,
+                top_logprobs=ALTERNATIVES,
+                seed=point.seed,
             )
-            for side, fork in zip(sides, forks(shelf, sides, checkpoint), strict=True)
+            for point, fork in zip(points, _forks(shelf, points, checkpoint), strict=True)
         ]
         for _ in range(max_tokens):
             for index, writer in enumerate(writers):
-                choice: TokenLogprob = next(writer)
-                job.tell((index, choice))
-            job.pass_turn()
+                token: TokenLogprob = next(writer)
+                job.emit((index, token))
+            job.yield_turn()
 
 
-def forks(shelf: Shelf, sides: list[Side], checkpoint: Checkpoint) -> list[Session]:
-    """Sessions without a store that begin where `sides` say."""
-    found = []
-    for side in sides:
-        with shelf.open(side.name, checkpoint, readonly=True) as session:
-            found.append(session.fork(tokens=side.tokens))
-    return found
+def _forks(shelf: Shelf, points: list[ForkPoint], checkpoint: Checkpoint) -> list[Session]:
+    """Sessions without a store, one at each fork point."""
+    forks = []
+    for point in points:
+        with shelf.open(point.name, checkpoint, readonly=True) as session:
+            forks.append(session.fork(tokens=point.tokens))
+    return forks
 
 
 @dataclass(frozen=True)
-class Beside:
-    """A text as two sides read it: bits per byte of each, and (text, bits, bits) of each token."""
+class Comparison:
+    """A text scored by two forks.
+
+    Attributes:
+        bits_per_byte: of each fork; tokens: the text of each token, and its bits in each fork.
+    """
 
     bits_per_byte: tuple[float, float]
-    words: list[tuple[str, float, float]]
+    tokens: list[tuple[str, float, float]]
 
 
 def compare(
-    job: Job, shelf: Shelf, sides: list[Side], *, text: str, checkpoint: Checkpoint
-) -> Beside:
-    """How likely a text is after what each of two sides has read."""
-    with shelf.told(sides[0].name):
+    job: Job, shelf: Shelf, points: list[ForkPoint], *, text: str, checkpoint: Checkpoint
+) -> Comparison:
+    """Score a text given everything that each of two sessions has read up to its fork point.
+
+    Raises:
+        Refused: see `Shelf.open`; or the session has no such position.
+    """
+    with shelf.refusing(points[0].name):
         reports = []
-        for fork in forks(shelf, sides, checkpoint):
+        for fork in _forks(shelf, points, checkpoint):
             reports.append(fork.score(text, logprobs=True))
-            job.pass_turn()
+            job.yield_turn()
         first, second = reports
         tokenizer = checkpoint.tokenizer
-        words = [
+        tokens = [
             (tokenizer.decode([id]), -a / math.log(2), -b / math.log(2))
             for id, a, b in zip(first.ids, first.logprobs, second.logprobs, strict=True)
         ]
-        return Beside((first.bits_per_byte or 0.0, second.bits_per_byte or 0.0), words)
+        return Comparison((first.bits_per_byte or 0.0, second.bits_per_byte or 0.0), tokens)

@@ -8,7 +8,7 @@ import typer
 from streamlm.cli.display import note
 from streamlm.cli.options import Device, Model, place
 
-APP = "apps.demo.launch"  # imported when called, as apps import this package
+APP = "apps.demo.serving.launch"  # imported when called, as apps import this package
 
 
 def demo(

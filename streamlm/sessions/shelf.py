@@ -102,7 +102,7 @@ def free_place(shelf: str, name: str) -> str:
         raise ValueError(f"{name!r} is a branch; allowed: the name of a new session")
     path, _ = locate(shelf, name)
     if occupied(path):
-        raise ValueError(f"session {name!r} exists already in {shelf}; allowed: a new name")
+        raise ValueError(f"session {name!r} exists already; allowed: a new name")
     return path
 
 

@@ -1,4 +1,4 @@
-"""What the demo's tests share: a server in a process of its own, and a browser to visit it with."""
+"""Shared by the demo's tests: a server in its own process, and a browser."""
 
 import os
 import re
@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,21 +14,23 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+BOOK = (ROOT / "streamlm/assets/books/beyond-the-city.txt").read_text(encoding="utf-8")
+LONG = BOOK * 10  # takes the tiny model some time
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-# The browser asks nobody for anything of its own accord.
+# The browser makes no requests of its own accord.
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
 CUT_OFF = ("AbortError: signal is aborted", "Connection errored out")
-SECONDS = 60_000  # milliseconds that a busy machine may take for what takes one
+TIMEOUT = 60_000  # milliseconds, for a busy machine
 
 
 class DemoServer:
-    """`streamlm demo` in a process of its own.
+    """`streamlm demo` in its own process.
 
     Args:
-        early: do not wait until it is there; its port is taken.
+        early: return as soon as it listens, without waiting for the demo itself.
     """
 
     def __init__(
@@ -47,16 +49,16 @@ class DemoServer:
             text=True,
         )
         assert self._process.stderr is not None
-        said, where = [], "starting at" if early else "the demo is at"
+        lines, where = [], "starting at" if early else "the demo is at"
         for line in self._process.stderr:
-            said.append(line)
+            lines.append(line)
             if found := re.search(rf"{where} (http://\S+?:(\d+)/)", line):
                 self.address, self.port = found[1], int(found[2])
                 return
-        raise AssertionError("".join(said))
+        raise AssertionError("".join(lines))
 
     def end(self, number: int = signal.SIGTERM) -> int:
-        """End it with a signal; gives its exit status."""
+        """Send a signal and return the exit status."""
         self._process.send_signal(number)
         status = self._process.wait(timeout=60)
         assert self._process.stderr is not None
@@ -66,7 +68,7 @@ class DemoServer:
 
     @property
     def log(self) -> str:
-        """What it wrote to its standard output."""
+        """Its standard output so far."""
         return Path(self._log.name).read_text(encoding="utf-8")
 
     def __enter__(self) -> "DemoServer":
@@ -79,7 +81,7 @@ class DemoServer:
 
 @contextmanager
 def browser() -> Iterator[Any]:
-    """A window of a headless Chromium; tests are skipped where there is none."""
+    """A browser context of a headless Chromium; skips the test where there is none."""
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     if CHROMIUM is None:
         pytest.skip("needs a chromium: apt-get install chromium")
@@ -90,14 +92,14 @@ def browser() -> Iterator[Any]:
 
 
 class Visitor:
-    """A page of the demo, and what went wrong in it.
+    """A page of the demo, its errors, and its requests to other hosts.
 
     Args:
-        address: where it finds the server, if a proxy stands before it.
+        address: the URL of the proxy in front of the server, if there is one.
 
     Attributes:
-        outside: addresses other than the server's that the page has asked for.
-        errors: of scripts, and what was written to the console as one.
+        outside: requested URLs that are not the server's.
+        errors: uncaught script errors, and error messages on the console.
     """
 
     def __init__(
@@ -113,66 +115,66 @@ class Visitor:
         self.page = context.new_page()
         self.page.set_viewport_size({"width": width, "height": 800})
         self.page.emulate_media(color_scheme=scheme)
-        self.page.set_default_timeout(SECONDS)
+        self.page.set_default_timeout(TIMEOUT)
         self.outside: list[str] = []
         self.errors: list[str] = []
         self._has_left = False
-        self.page.on("request", self._asked)
+        self.page.on("request", self._requested)
         self.page.on("pageerror", lambda error: self._failed(str(error)))
         self.page.on(
             "console",
-            lambda said: (
-                self._failed(f"{said.text} {said.location['url']}")
-                if said.type == "error"
+            lambda entry: (
+                self._failed(f"{entry.text} {entry.location['url']}")
+                if entry.type == "error"
                 else None
             ),
         )
 
-    def _asked(self, request: Any) -> None:
+    def _requested(self, request: Any) -> None:
         if not request.url.startswith((self.address, "data:", "blob:")):
             self.outside.append(request.url)
 
     def _failed(self, error: str) -> None:
-        # Whoever leaves a page cuts its streams off, and Gradio's client says so.
+        # Leaving a page aborts its streams, which Gradio's client reports.
         if not (self._has_left and any(cut in error for cut in CUT_OFF)):
             self.errors.append(error)
 
     def visit(self, session: str = "") -> "Visitor":
         self._has_left |= self.page.url != "about:blank"
         self.page.goto(self.address + (f"?session={session}" if session else ""))
-        self.page.locator("#standing p").wait_for()
+        self.page.locator("#position p").wait_for()
         return self
 
     @property
     def session(self) -> str:
-        """The session that the address names."""
+        """The session named in the address."""
         return str(self.page.url).partition("session=")[2]
 
     def tab(self, name: str) -> None:
         self.page.get_by_role("tab", name=name).click()
 
-    def said(self, where: str, pattern: str) -> str:
-        """Wait until a part of the page says something; gives all that it says."""
+    def wait_for(self, id: str, pattern: str) -> str:
+        """Wait until an element's text matches, and return the text."""
         from playwright.sync_api import TimeoutError as TookTooLong
 
-        part = self.page.locator(f"#{where}", has_text=re.compile(pattern))
+        part = self.page.locator(f"#{id}", has_text=re.compile(pattern))
         try:
             part.wait_for()
         except TookTooLong:
-            found = self.page.locator(f"#{where}").all_inner_texts()
-            told = f"errors of the page: {self.errors}; log of the server:\n{self.server.log}"
-            raise AssertionError(f"{pattern!r} in #{where}, which says {found}; {told}") from None
+            texts = self.page.locator(f"#{id}").all_inner_texts()
+            logs = f"errors of the page: {self.errors}; log of the server:\n{self.server.log}"
+            raise AssertionError(f"no {pattern!r} in #{id}, which says {texts}; {logs}") from None
         return str(part.inner_text())
 
     def read(self, text: str, *, until: str = r"Read [\d,]+ tokens") -> str:
         self.tab("Read")
-        self.page.get_by_label("Text that I paste").check()
+        self.page.get_by_label("Pasted text").check()
         self.page.get_by_label("Text", exact=True).fill(text)
         self.page.locator("#read").click()
-        return self.said("read-said", until)
+        return self.wait_for("read-status", until)
 
     def read_file(self, path: Path) -> None:
-        """Begin to read a file."""
+        """Start reading a file."""
         self.tab("Read")
         self.page.get_by_label("A file", exact=True).check()
         self.page.locator("#file input[type=file]").set_input_files(path)
@@ -181,9 +183,9 @@ class Visitor:
 
     @property
     def position(self) -> int:
-        """Tokens that the page says the session has read."""
-        found = re.search(r"has read ([\d,]+) tokens", self.page.locator("#standing").inner_text())
-        return int(found[1].replace(",", "")) if found else 0
+        """The position of the session that the page shows."""
+        match = re.search(r"has read ([\d,]+) tokens", self.page.locator("#position").inner_text())
+        return int(match[1].replace(",", "")) if match else 0
 
     def reload(self) -> None:
         self._has_left = True
@@ -192,3 +194,6 @@ class Visitor:
     def close(self) -> None:
         self._has_left = True
         self.page.close()
+
+
+Visit = Callable[..., Visitor]  # opens the page as a new visitor

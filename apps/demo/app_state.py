@@ -1,0 +1,151 @@
+"""The state of one running demo: the model, the jobs, the visitors' shelves, and memory views."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import threading
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any, Literal
+
+import gradio as gr
+
+from apps.demo.expiry import BrowserShelves
+from apps.demo.jobs import Job, Jobs
+from apps.demo.render.memory_svg import MemoryView
+from apps.demo.shelf import Shelf
+
+if TYPE_CHECKING:
+    from streamlm.checkpoints.checkpoint import Checkpoint
+
+COOKIE = "streamlm-visitor"  # identifies a browser
+MAX_BROWSER_SESSIONS = 20  # sessions on the shelf of an anonymous browser
+KEEP_DAYS = 30  # days after which an unused browser shelf expires
+CACHED_VIEWS = 32  # memory views kept, the most recent ones
+# Long reads and writes must not block quick requests. Each job holds one of the server's 40
+# threads while it runs.
+LONG: dict[str, Any] = {"concurrency_id": "long", "concurrency_limit": 24}
+QUICK: dict[str, Any] = {"concurrency_id": "quick", "concurrency_limit": 8}
+Sharing = Literal["shared", "user", "browser"]
+
+
+class AppState:
+    """One running demo.
+
+    Args:
+        store: the folder of sessions, or a URL of object storage.
+        model: a checkpoint directory, or a bundled name; device: see `load_checkpoint`.
+        sharing: one "shared" shelf for all visitors, or one per logged-in "user", or one per
+            "browser".
+        files: a folder for uploads and downloads, which the server cleans up periodically.
+        keep_days: days after which an unused browser shelf expires; 0 disables expiry.
+        results: a folder with results of `streamlm compare`; it need not exist.
+
+    Attributes:
+        jobs: the running jobs.
+        browsers: the shelves of browsers; None unless each browser has one in a local folder.
+    """
+
+    def __init__(
+        self,
+        store: str,
+        *,
+        files: str,
+        model: str = "books",
+        device: str = "auto",
+        sharing: Sharing = "shared",
+        keep_days: int = KEEP_DAYS,
+        results: str = "benchmarks/results",
+    ) -> None:
+        self.store, self.model, self.device, self.sharing = store, model, device, sharing
+        self.files, self.results = files, results
+        self.jobs = Jobs()
+        self.browsers: BrowserShelves | None = None
+        if sharing == "browser" and "://" not in store:  # object storage has lifecycle rules
+            self.browsers = BrowserShelves(os.path.join(store, "browsers"), keep_days=keep_days)
+        self._loading = threading.Lock()
+        self._warm = threading.Event()
+        self._checkpoint: Checkpoint | None = None
+        self._views: OrderedDict[str, MemoryView | None] = OrderedDict()
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The model, loaded on first use."""
+        with self._loading:
+            if self._checkpoint is None:
+                from streamlm.checkpoints.checkpoint import load_checkpoint  # torch takes seconds
+
+                self._checkpoint = load_checkpoint(self.model, device=self.device)
+            return self._checkpoint
+
+    def warm_up(self) -> None:
+        """Start loading the model in a thread, unless that has already started.
+
+        Importing torch blocks the interpreter for two seconds, so the first page goes first.
+        """
+        if not self._warm.is_set():
+            self._warm.set()
+            threading.Thread(
+                target=lambda: self.checkpoint, name="streamlm model", daemon=True
+            ).start()
+
+    def memory_view(self, shelf: Shelf, name: str, *, visitor: str) -> MemoryView | None:
+        """View the saved memory of a session; None if it has none.
+
+        Views are cached: each one needs the tokens since the last full snapshot to be read again,
+        up to 16,384 of them for a session that the command line has written.
+
+        Raises:
+            Refused: the session cannot be read.
+        """
+        history = shelf.history(name) if shelf.has(name) else []
+        if not history:
+            return None
+        commit = history[-1].commit.id  # a hash of the whole history
+        if commit not in self._views:
+
+            def work(job: Job) -> MemoryView | None:
+                if commit in self._views:  # another visitor's job was faster
+                    return self._views[commit]
+                with shelf.open(name, self.checkpoint, readonly=True) as session:
+                    return MemoryView.of(session)
+
+            self._views[commit] = self.jobs.run(work, visitor=visitor)
+            while len(self._views) > CACHED_VIEWS:
+                self._views.popitem(last=False)
+        return self._views[commit]
+
+    def shelf(self, request: gr.Request | None) -> Shelf:
+        """The shelf of the visitor who sent a request.
+
+        Raises:
+            gr.Error: the request identifies no user, or no browser, where that is required.
+        """
+        if self.sharing == "shared":
+            return Shelf(self.store)
+        if self.sharing == "user":
+            user = getattr(request, "username", None)
+            if not user:
+                raise gr.Error("Log in first.")
+            return Shelf(os.path.join(self.store, "users", _folder_name(user)))
+        key = (getattr(request, "cookies", None) or {}).get(COOKIE, "")
+        if not re.fullmatch(r"[0-9a-f]{32}", key):
+            raise gr.Error("Each browser has its own sessions here: allow cookies and reload.")
+        # The folder's name must not reveal the key, which is the browser's only credential.
+        name = hashlib.sha256(key.encode()).hexdigest()[:32]
+        if self.browsers is not None:
+            self.browsers.touch(name)
+        return Shelf(os.path.join(self.store, "browsers", name), max_sessions=MAX_BROWSER_SESSIONS)
+
+
+def _folder_name(user: str) -> str:
+    """The folder of a user: their name if it is safe as a path, a hash of it otherwise."""
+    if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}", user):
+        return user
+    return "~" + hashlib.sha256(user.encode()).hexdigest()[:32]
+
+
+def visitor_id(request: gr.Request | None) -> str:
+    """The page that sent a request; each tab of a browser has its own id."""
+    return str(getattr(request, "session_hash", None) or "anonymous")

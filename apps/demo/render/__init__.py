@@ -1,0 +1,1 @@
+"""HTML and SVG: scored text, the memory, progress, and comparison curves."""

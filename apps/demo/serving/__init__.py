@@ -1,0 +1,1 @@
+"""The server: the command, the web server and its middleware, and the browser's files."""

@@ -1,0 +1,192 @@
+// Select a memory slot to see its passage, a generated token to see its alternatives, a curve to see
+// its values; by pointer or keyboard. Listeners are on the document, because Gradio replaces elements.
+(() => {
+  const facts = new WeakMap();
+  const chosen = new Map(); // by the id of the block, which outlives its figure
+  let focused = null; // id of the block whose figure has the focus
+  const clamp = (value, low, high) => Math.max(low, Math.min(high, value));
+
+  function memoryOf(figure) {
+    if (!facts.has(figure)) {
+      const memory = JSON.parse(figure.dataset.memory);
+      memory.pieces = figure.dataset.pieces.split("\x1f");
+      facts.set(figure, memory);
+    }
+    return facts.get(figure);
+  }
+
+  const blockOf = (figure) => figure.closest(".block")?.id;
+
+  function showSlot(figure, slot, layer) {
+    const memory = memoryOf(figure);
+    slot = clamp(slot, 0, memory.columns.length - 1);
+    layer = clamp(layer, 0, memory.attention.length - 1);
+    chosen.set(blockOf(figure), [slot, layer]);
+    const row = memory.start.length > 1 ? layer : 0;
+    const start = memory.start[row][slot], stop = memory.stop[row][slot];
+    const text = (from, to) =>
+      memory.pieces.slice(Math.max(0, from - memory.first), Math.max(0, to - memory.first)).join("");
+    const strip = figure.classList.contains("strip");
+    const attention = memory.attention[layer][slot], lost = memory.lost[layer][slot];
+    const [kind] = memory.zones.find(([, , last]) => slot < last);
+    const kinds = { compressed: "Compressed slot", memory: "Memory slot", segment: "Open segment" };
+    const about = [
+      strip ? "" : `layer ${layer + 1}`,
+      stop - start > 1 ? `${stop - start} tokens` : "one token",
+      `${(memory.position - stop + 1).toLocaleString()} tokens ago`,
+      `${attention.toFixed(2)}% of attention`,
+      kind === "compressed" ? `${Math.round(lost * 100)}% lost` : "nothing lost",
+    ];
+    const caption = figure.querySelector("figcaption");
+    const title = document.createElement("b");
+    title.textContent = kinds[kind];
+    const mark = document.createElement("mark");
+    mark.textContent = text(start, stop);
+    caption.replaceChildren(
+      title, ` · ${about.filter(Boolean).join(" · ")}`, document.createElement("br"),
+      `…${text(start - 24, start)}`, mark, `${text(stop, stop + 24)}…`,
+    );
+    const marker = figure.querySelector("rect.mark");
+    marker.setAttribute("x", memory.columns[slot]);
+  }
+
+  function pointAt(figure, event) {
+    const svg = figure.querySelector("svg"), box = svg.getBoundingClientRect();
+    const memory = memoryOf(figure), view = svg.viewBox.baseVal;
+    const x = ((event.clientX - box.left) / box.width) * view.width;
+    let slot = memory.columns.findIndex((column) => x < column + 1);
+    if (slot < 0) slot = memory.columns.length - 1;
+    const rows = view.height / 20;
+    showSlot(figure, slot, Math.floor(((event.clientY - box.top) / box.height) * rows));
+  }
+
+  function odds(token) {
+    let box = document.getElementById("odds");
+    if (!box) {
+      box = document.createElement("div");
+      box.id = "odds";
+      box.setAttribute("role", "status");
+      // Inside the application, where the theme defines its colours.
+      (document.querySelector(".gradio-container") || document.body).append(box);
+    }
+    document.querySelectorAll(".token.at").forEach((other) => other.classList.remove("at"));
+    if (!token) return void (box.hidden = true);
+    token.classList.add("at");
+    const [probability, others] = JSON.parse(token.dataset.odds);
+    const shown = (text) => text.replace(/\n/g, "⏎").replace(/^ | $/g, "␣") || "·";
+    const table = document.createElement("table");
+    const rows = others.some(([text]) => text === token.textContent)
+      ? others : [...others, [token.textContent, probability]];
+    for (const [text, share] of rows) {
+      const row = table.insertRow();
+      if (text === token.textContent) row.className = "taken";
+      row.insertCell().textContent = shown(text);
+      row.insertCell().textContent = share < 0.001 ? "< 0.1%" : `${(share * 100).toFixed(1)}%`;
+    }
+    box.replaceChildren(table);
+    box.hidden = false;
+    const at = token.getBoundingClientRect(), size = box.getBoundingClientRect();
+    const below = at.bottom + size.height + 8 < innerHeight;
+    box.style.left = `${clamp(at.left, 4, innerWidth - size.width - 4)}px`;
+    box.style.top = `${below ? at.bottom + 4 : Math.max(4, at.top - size.height - 4)}px`;
+  }
+
+  // Curves of a comparison: the nearest point by pointer, points and lines by arrow keys.
+  const curves = new WeakMap(); // a figure's lines, and the selected [line, point]
+
+  function curvesOf(figure) {
+    if (!curves.has(figure)) curves.set(figure, { lines: JSON.parse(figure.dataset.curves), at: [0, -1] });
+    return curves.get(figure);
+  }
+
+  function showPoint(figure, line, point) {
+    const state = curvesOf(figure);
+    line = clamp(line, 0, state.lines.length - 1);
+    const [name, points, colour] = state.lines[line];
+    point = clamp(point, 0, points.length - 1);
+    state.at = [line, point];
+    const [x, y, text] = points[point];
+    const mark = figure.querySelector("circle.at"), title = document.createElement("b");
+    mark.setAttribute("cx", x);
+    mark.setAttribute("cy", y);
+    mark.style.setProperty("--c", colour);
+    title.textContent = name;
+    figure.querySelector("figcaption").replaceChildren(title, ` · ${text}`);
+    figure.classList.add("chosen");
+    for (const part of figure.querySelectorAll("svg [style], .names span")) {
+      part.classList.toggle("on", part.style.getPropertyValue("--c") === String(colour));
+    }
+  }
+
+  function nearestPoint(figure, event) {
+    const svg = figure.querySelector("svg"), box = svg.getBoundingClientRect();
+    const scale = svg.viewBox.baseVal.width / box.width;
+    const x = (event.clientX - box.left) * scale, y = (event.clientY - box.top) * scale;
+    let least = Infinity, found = [0, 0];
+    curvesOf(figure).lines.forEach(([, points], line) => points.forEach(([a, b], point) => {
+      const far = (a - x) ** 2 + (b - y) ** 2;
+      if (far < least) [least, found] = [far, [line, point]];
+    }));
+    showPoint(figure, ...found);
+  }
+
+  document.addEventListener("pointerdown", (event) => {
+    const curve = event.target.closest?.(".curves svg");
+    if (curve) nearestPoint(curve.closest("figure"), event);
+    const svg = event.target.closest?.(".memory svg");
+    if (svg) pointAt(svg.closest("figure"), event);
+    odds(event.target.closest?.(".token"));
+  });
+  document.addEventListener("pointermove", (event) => {
+    const curve = event.target.closest?.(".curves svg");
+    if (curve && event.pointerType === "mouse") nearestPoint(curve.closest("figure"), event);
+    const svg = event.target.closest?.(".memory svg");
+    if (svg && event.pointerType === "mouse") pointAt(svg.closest("figure"), event);
+  });
+  document.addEventListener("pointerover", (event) => {
+    if (event.pointerType === "mouse") odds(event.target.closest?.(".token"));
+  });
+  document.addEventListener("keydown", (event) => {
+    const by = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+    const figure = event.target.closest?.("[data-memory]");
+    const page = event.target.closest?.("[data-by-token]");
+    if (event.key === "Escape") odds(null);
+    const curve = event.target.closest?.("[data-curves]");
+    if (!by || !(figure || page || curve)) return;
+    if (curve) {
+      const [line, point] = curvesOf(curve).at;
+      showPoint(curve, line + by[1], point + by[0]);
+    } else if (figure) {
+      const [slot, layer] = chosen.get(blockOf(figure)) || [memoryOf(figure).columns.length, 0];
+      showSlot(figure, slot + by[0], layer + by[1]);
+    } else {
+      const tokens = [...page.querySelectorAll(".token")];
+      const at = tokens.findIndex((token) => token.classList.contains("at"));
+      const next = tokens[clamp(at + (by[0] || by[1]), 0, tokens.length - 1)];
+      next?.scrollIntoView({ block: "nearest" });
+      odds(next);
+    }
+    event.preventDefault();
+  });
+  document.addEventListener("focusin", (event) => {
+    const figure = event.target.closest?.("[data-memory]");
+    focused = figure ? blockOf(figure) : null;
+  });
+  document.addEventListener("focusout", (event) => {
+    if (event.target.closest?.("[data-by-token]")) odds(null);
+    const figure = event.target.closest?.("[data-memory]");
+    // A figure that Gradio replaces leaves the page; one that merely lost the focus stays.
+    if (figure) setTimeout(() => { if (figure.isConnected && document.activeElement !== figure) focused = null; });
+  });
+  document.addEventListener("scroll", () => odds(null), true);
+  new MutationObserver((changes) => {
+    for (const { addedNodes } of changes) {
+      for (const node of addedNodes) {
+        const figure = node.matches?.("[data-memory]") ? node : node.querySelector?.("[data-memory]");
+        if (!figure) continue;
+        if (chosen.has(blockOf(figure))) showSlot(figure, ...chosen.get(blockOf(figure)));
+        if (blockOf(figure) === focused) figure.focus({ preventScroll: true });
+      }
+    }
+  }).observe(document, { childList: true, subtree: true });
+})();

@@ -1,0 +1,100 @@
+"""What all tabs share: the components above them, common fields, and error messages."""
+
+import time
+from dataclasses import dataclass
+
+import gradio as gr
+
+from apps.demo.app_state import AppState
+from apps.demo.jobs import Cancelled
+from apps.demo.render.text_html import escape, message
+from apps.demo.shelf import Refused, Shelf
+
+EMPTY_MEMORY = message("The memory is empty. Read something to fill it.")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The components that every tab may update.
+
+    Attributes:
+        session: the name of the current session; position: how far it has read, as a sentence.
+        strip: its memory in one row; layers: its memory by layer, on the Remember tab.
+    """
+
+    session: gr.Dropdown
+    position: gr.HTML
+    strip: gr.HTML
+    layers: gr.HTML
+
+
+def position_html(name: str, position: int, *, saved: float | None = None) -> str:
+    """How far a session has read, and when it was saved (seconds since 1970)."""
+    if not position:
+        return f'<p class="position">{escape(name)} has read nothing yet.</p>'
+    since = f", saved {time.strftime('%Y-%m-%d %H:%M', time.localtime(saved))}" if saved else ""
+    return f'<p class="position"><b>{escape(name)}</b> has read {position:,} tokens{since}.</p>'
+
+
+def saved_position_html(shelf: Shelf, name: str) -> str:
+    """How far a session has read, as saved.
+
+    Raises:
+        Refused: not a valid name, or the session cannot be read.
+    """
+    head = shelf.history(name)[-1] if shelf.has(name) else None
+    if head is None:
+        return position_html(name, 0)
+    return position_html(name, head.position, saved=head.created)
+
+
+def saved_strip_html(app: AppState, shelf: Shelf, name: str, *, visitor: str) -> str:
+    """The saved memory of a session as a narrow strip.
+
+    Raises:
+        Refused: not a valid name, or the session cannot be read.
+    """
+    view = app.memory_view(shelf, name, visitor=visitor)
+    return EMPTY_MEMORY if view is None else view.svg(layers=False)
+
+
+def session_choices(shelf: Shelf, name: str) -> gr.Dropdown:
+    """An update of the session dropdown: all sessions, with one selected."""
+    names = shelf.names()
+    if name not in names:
+        names = [name, *names]
+    return gr.Dropdown(choices=names, value=name)
+
+
+def optional_integer(label: str, placeholder: str, *, value: str = "") -> gr.Textbox:
+    """A field for a whole number or nothing; `placeholder` says what nothing means."""
+    return gr.Textbox(value, label=label, placeholder=placeholder, max_lines=1, min_width=120)
+
+
+def parse_optional_integer(text: str, what: str) -> int | None:
+    """The value of an `optional_integer` field, None if it is empty.
+
+    Raises:
+        ValueError: not a whole number.
+    """
+    cleaned = (text or "").replace(",", "").strip()
+    if not cleaned:
+        return None
+    if not cleaned.isdecimal() or len(cleaned) > 18:
+        raise ValueError(f"{what} {text[:40]!r}; allowed: a whole number, or nothing")
+    return int(cleaned)
+
+
+class collect_errors:
+    """Suppresses refusals and cancellation within a block; gives a list of error messages."""
+
+    def __init__(self) -> None:
+        self._messages: list[str] = []
+
+    def __enter__(self) -> list[str]:
+        return self._messages
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if isinstance(error, (Refused, ValueError)):
+            self._messages.append(message(str(error), kind="error"))
+        return isinstance(error, (Refused, ValueError, Cancelled))

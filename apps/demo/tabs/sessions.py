@@ -1,0 +1,224 @@
+"""The Sessions tab: list, fork, rewind, rename, export, import and delete sessions."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from apps.demo.app_state import QUICK, AppState, visitor_id
+from apps.demo.jobs import Job
+from apps.demo.render.text_html import escape, message
+from apps.demo.shelf import Shelf
+from apps.demo.tabs.frame import (
+    Frame,
+    collect_errors,
+    saved_position_html,
+    saved_strip_html,
+    session_choices,
+)
+from apps.demo.uploads import MAX_SESSION
+from memory_store import Ref
+
+SNAPSHOTS = 6  # newest snapshots in the timeline
+PASSAGE_TOKENS = 80  # tokens of text shown before the chosen point
+
+# An action on a shelf, for a visitor: returns the session to show next, and a message.
+Action = Callable[[Shelf, str], tuple[str, str]]
+
+
+def sessions_tab(app: AppState, frame: Frame) -> gr.Tab:
+    """Build the tab; its lists are drawn when it is opened."""
+    with gr.Tab("Sessions", id="sessions") as tab:
+        # Inside the tab: Gradio counts a state among the tabs as one of them.
+        drawn = gr.State("")  # the session that is shown
+        status = gr.HTML(elem_id="sessions-status")
+        table = gr.HTML(elem_id="shelf")
+        with gr.Accordion("Rewind or fork", open=True):
+            timeline = gr.HTML(elem_id="timeline")
+            point = gr.Slider(0, 1, value=0, step=1, label="At token", elem_id="point")
+            passage = gr.HTML(elem_id="passage")
+            with gr.Row(elem_classes="ends"):
+                rewind = gr.Button("Rewind to this point", elem_id="rewind")
+                branch = gr.Textbox(label="Name of the fork", placeholder="draft", max_lines=1)
+                fork = gr.Button("Fork at this point", elem_id="fork")
+        with gr.Accordion("Rename, export, import, delete", open=False):
+            with gr.Row(elem_classes="ends"):
+                new_name = gr.Textbox(label="New name", max_lines=1)
+                rename = gr.Button("Rename", elem_id="rename")
+            with gr.Row():
+                export = gr.Button("Export", elem_id="export")
+                file = gr.File(label="Exported session", interactive=False, visible=False)
+            with gr.Row(elem_classes="ends"):
+                import_file = gr.File(
+                    label=f"An exported session, at most {MAX_SESSION / 1e6:.0f} MB",
+                    file_types=[".zip"],
+                    height=140,
+                )
+                import_name = gr.Textbox(label="Name of the imported session", max_lines=1)
+                import_ = gr.Button("Import", elem_id="import")
+            delete = gr.Button("Delete…", variant="stop", elem_id="delete")
+            with gr.Row(visible=False) as confirmation:
+                yes = gr.Button("Delete for good", variant="stop", elem_id="delete-yes")
+                no = gr.Button("Keep", elem_id="delete-no")
+
+    views = [status, table, timeline, point, passage]
+    views += [frame.session, frame.position, frame.strip, drawn]
+
+    def show(shelf: Shelf, name: str, *, visitor: str) -> tuple[Any, ...]:
+        """Updates of all views but the status."""
+        history = shelf.history(name) if shelf.has(name) else []
+        position = history[-1].position if history else 0
+        return (
+            _sessions_html(shelf, name),
+            _timeline_html(history),
+            gr.Slider(maximum=max(position, 1), value=position),
+            _passage_html(app, shelf, name, position),
+            session_choices(shelf, name),
+            saved_position_html(shelf, name),
+            saved_strip_html(app, shelf, name, visitor=visitor),
+            name,
+        )
+
+    def act(request: gr.Request, action: Action) -> tuple[Any, ...]:
+        """Perform an action, then show its session and its message."""
+        with collect_errors() as errors:
+            shelf, visitor = app.shelf(request), visitor_id(request)
+            name, text = action(shelf, visitor)
+            return (message(text), *show(shelf, name, visitor=visitor))
+        return (errors[0], *[gr.skip()] * 8)
+
+    def open_tab(name: str, request: gr.Request) -> tuple[Any, ...]:
+        with collect_errors() as errors:
+            if not name:  # the page is still loading; this runs again with a name
+                return (gr.skip(),) * 9
+            return (gr.skip(), *show(app.shelf(request), name, visitor=visitor_id(request)))
+        return (errors[0], *[gr.skip()] * 8)
+
+    def change_session(name: str, shown: str, request: gr.Request) -> tuple[Any, ...]:
+        # Actions of this tab change the session too, and have already shown it.
+        return (gr.skip(),) * 9 if name == shown else open_tab(name, request)
+
+    def show_passage(name: str, token: float, request: gr.Request) -> str:
+        with collect_errors() as errors:
+            return _passage_html(app, app.shelf(request), name, int(token)) if name else ""
+        return errors[0]
+
+    def rewind_session(name: str, token: float, request: gr.Request) -> tuple[Any, ...]:
+        def action(shelf: Shelf, visitor: str) -> tuple[str, str]:
+            def work(job: Job) -> None:
+                with shelf.open(name, app.checkpoint) as session:
+                    session.rewind(tokens=int(token))
+
+            app.jobs.run(work, visitor=visitor)
+            return name, f"{name} is back at token {int(token):,}. Its history keeps the rest."
+
+        return act(request, action)
+
+    def fork_session(name: str, token: float, branch: str, request: gr.Request) -> tuple[Any, ...]:
+        def action(shelf: Shelf, visitor: str) -> tuple[str, str]:
+            def work(job: Job) -> str:
+                return shelf.fork(name, branch.strip(), app.checkpoint, tokens=int(token))
+
+            new = app.jobs.run(work, visitor=visitor)
+            return new, f"{new} starts at token {int(token):,} and is now the current session."
+
+        return act(request, action)
+
+    def rename_session(name: str, new: str, request: gr.Request) -> tuple[Any, ...]:
+        def action(shelf: Shelf, visitor: str) -> tuple[str, str]:
+            renamed = shelf.rename(name, new.strip())
+            return renamed, f"{name} is now {renamed}."
+
+        return act(request, action)
+
+    def export_session(name: str, request: gr.Request) -> tuple[str, Any]:
+        with collect_errors() as errors:
+            # The server offers the files of this folder, and cleans it up periodically.
+            exported = app.shelf(request).export(name, Path(app.files))
+            text = message("The file holds the session with its whole history.")
+            return text, gr.File(value=str(exported), visible=True)
+        return errors[0], gr.skip()
+
+    def import_session(path: str | None, name: str, request: gr.Request) -> tuple[Any, ...]:
+        def action(shelf: Shelf, visitor: str) -> tuple[str, str]:
+            if path is None:
+                raise ValueError("Choose a file first.")
+            return shelf.import_(path, name.strip()), f"Imported {name.strip()}."
+
+        return act(request, action)
+
+    def delete_session(name: str, request: gr.Request) -> tuple[Any, ...]:
+        def action(shelf: Shelf, visitor: str) -> tuple[str, str]:
+            shelf.delete(name)
+            remaining = shelf.names()
+            following = remaining[0] if remaining else shelf.new_name()
+            return following, f"Deleted {name.partition('@')[0]}."
+
+        return (*act(request, action), gr.Row(visible=False))
+
+    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    quick: dict[str, Any] = {**QUICK, **private}
+    tab.select(lambda: "", None, status, queue=False, **private)
+    tab.select(open_tab, frame.session, views, **quick)
+    frame.session.change(change_session, [frame.session, drawn], views, **quick)
+    latest: dict[str, Any] = {**quick, "trigger_mode": "always_last"}
+    point.change(show_passage, [frame.session, point], passage, **latest)
+    rewind.click(rewind_session, [frame.session, point], views, **quick)
+    fork.click(fork_session, [frame.session, point, branch], views, **quick)
+    rename.click(rename_session, [frame.session, new_name], views, **quick)
+    export.click(export_session, frame.session, [status, file], **quick)
+    import_.click(import_session, [import_file, import_name], views, **quick)
+    delete.click(lambda: gr.Row(visible=True), None, confirmation, queue=False, **private)
+    no.click(lambda: gr.Row(visible=False), None, confirmation, queue=False, **private)
+    yes.click(delete_session, frame.session, [*views, confirmation], **quick)
+    return tab
+
+
+def _sessions_html(shelf: Shelf, current: str) -> str:
+    """All sessions as a table."""
+    rows = "".join(
+        f'<tr class="{"current" if row.name == current else ""}"><td>{escape(row.name)}</td>'
+        f"<td>{row.position:,}</td><td>{_time_text(row.saved)}</td></tr>"
+        for row in shelf.rows()
+    )
+    if not rows:
+        return message("There are no sessions yet. Read or write something to create one.")
+    return (
+        '<div class="wide"><table class="shelf"><thead><tr><th>Session</th><th>Tokens</th>'
+        f"<th>Saved</th></tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _timeline_html(history: list[Ref]) -> str:
+    """The newest snapshots of a session, newest first."""
+    if not history:
+        return ""
+    rows = "".join(
+        f"<tr><td>{ref.seq}</td><td>{ref.position:,}</td><td>{_time_text(ref.created)}</td></tr>"
+        for ref in reversed(history[-SNAPSHOTS:])
+    )
+    older = len(history) - SNAPSHOTS
+    more = message(f"and {older} older") if older > 0 else ""
+    return (
+        '<div class="wide"><table class="timeline"><thead><tr><th>Snapshot</th><th>Token</th>'
+        f"<th>Saved</th></tr></thead><tbody>{rows}</tbody></table></div>{more}"
+    )
+
+
+def _passage_html(app: AppState, shelf: Shelf, name: str, token: int) -> str:
+    """The text that leads to a position."""
+    if not token or not shelf.has(name):
+        return ""
+    with shelf.open(name, app.checkpoint, readonly=True) as session:
+        token = min(token, session.position)
+        text = session.text(max(0, token - PASSAGE_TOKENS), token)
+    return f'<p class="passage">…{escape(text)}<b>▏</b></p>'
+
+
+def _time_text(seconds: float | None) -> str:
+    """A time since 1970 in the server's time zone."""
+    if seconds is None:
+        return "never"
+    return time.strftime("%d %b %Y, %H:%M", time.localtime(seconds))

@@ -1,0 +1,198 @@
+"""The Write tab: generated text with alternatives for each token, undo, and two forks."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from apps.demo import writing
+from apps.demo.app_state import LONG, QUICK, AppState, visitor_id
+from apps.demo.jobs import Job
+from apps.demo.render.text_html import generated_html, message
+from apps.demo.tabs.frame import (
+    Frame,
+    collect_errors,
+    optional_integer,
+    parse_optional_integer,
+    position_html,
+    saved_position_html,
+    saved_strip_html,
+    session_choices,
+)
+from apps.demo.tabs.side_by_side import side_by_side
+from streamlm.runtime.reports import TokenLogprob
+
+UPDATE_INTERVAL = 0.15  # seconds between two updates of the page
+
+
+def write_tab(app: AppState, frame: Frame) -> None:
+    """Build the tab."""
+    prompt = gr.Textbox(
+        label="Prompt",
+        lines=2,
+        placeholder="Empty: continue from what the session has read",
+    )
+    with gr.Row():
+        start = gr.Button("Generate", variant="primary", elem_id="write")
+        stop = gr.Button("Stop", interactive=False, elem_id="stop-writing")
+        undo = gr.Button("Undo", interactive=False, elem_id="undo")
+    with gr.Accordion("Sampling", open=False):
+        with gr.Row():
+            length = gr.Slider(1, writing.MAX_TOKENS, value=120, step=1, label="Tokens")
+            temperature = gr.Slider(0, 2, value=0.8, step=0.05, label="Temperature (0: greedy)")
+            top_p = gr.Slider(0.05, 1, value=0.95, step=0.05, label="Top-p (1: off)")
+        with gr.Row():
+            top_k = gr.Slider(0, 200, value=0, step=1, label="Top-k (0: off)")
+            min_p = gr.Slider(0, 0.5, value=0, step=0.01, label="Min-p (0: off)")
+            penalty = gr.Slider(1, 2, value=1, step=0.05, label="Repetition penalty (1: off)")
+            seed = optional_integer("Seed", "the session's own")
+        stops = gr.Textbox(
+            label="Stop strings",
+            info=r"One per line; \n stands for a line break.",
+            lines=2,
+            placeholder="None: generate the full number of tokens",
+        )
+    status = gr.HTML(elem_id="write-status")
+    page = gr.HTML(elem_id="write-page")
+    history = gr.State([])  # (session, snapshot) before each generation, for undo
+    outputs = [status, page, frame.position, frame.strip]
+    outputs += [frame.session, start, stop, undo, history]
+
+    def write(
+        name: str,
+        prompt: str,
+        max_tokens: float,
+        temperature: float,
+        top_p: float,
+        top_k: float,
+        min_p: float,
+        penalty: float,
+        seed: str,
+        stops: str,
+        snapshots: list[tuple[str, int]],
+        request: gr.Request,
+    ) -> Iterator[Any]:
+        busy = [gr.update(interactive=on) for on in (False, True, False)]
+        yield (message("Opening the session…"), "", *[gr.skip()] * 3, *busy, gr.skip())
+        generated: list[TokenLogprob] = []
+        started, finished = writing.WriteStarted(0, ""), writing.WriteFinished(0, "")
+        updated = 0.0
+        position_update: Any = gr.skip()
+        strip_update: Any = gr.skip()
+        with collect_errors() as messages:
+            from streamlm.runtime.sampling import Sampling  # needs torch
+
+            shelf, checkpoint = app.shelf(request), app.checkpoint
+            fixed_seed = parse_optional_integer(seed, "Seed")
+            stop_strings = writing.parse_stops(stops)
+            sampling = Sampling(
+                repetition_penalty=penalty,
+                temperature=temperature,
+                top_k=int(top_k),
+                top_p=top_p,
+                min_p=min_p,
+            )
+
+            def work(job: Job) -> None:
+                writing.write(
+                    job,
+                    shelf,
+                    name,
+                    prompt=prompt or "",
+                    sampling=sampling,
+                    max_tokens=min(int(max_tokens), writing.MAX_TOKENS),
+                    stops=stop_strings,
+                    seed=fixed_seed,
+                    checkpoint=checkpoint,
+                )
+
+            for events in app.jobs.stream(work, visitor=visitor_id(request)):
+                for event in events:
+                    if isinstance(event, TokenLogprob):
+                        generated.append(event)
+                    elif isinstance(event, writing.WriteStarted):
+                        started = event
+                        snapshots = [*snapshots, (name, started.snapshot)]
+                    else:
+                        finished = event
+                if finished.position or time.monotonic() - updated > UPDATE_INTERVAL:
+                    updated = time.monotonic()
+                    text = generated_html(generated, before=started.before, prompt=prompt)
+                    yield ("", text, *[gr.skip()] * 3, *busy, snapshots)
+            messages.append(message(_summary(len(generated), int(max_tokens), finished)))
+            position_update = saved_position_html(shelf, name)
+            strip_update = finished.strip or saved_strip_html(
+                app, shelf, name, visitor=visitor_id(request)
+            )
+        changed = bool(started.before or generated)
+        text_update = (
+            generated_html(generated, before=started.before, prompt=prompt)
+            if generated
+            else gr.skip()
+        )
+        idle = [gr.update(interactive=on) for on in (True, False, bool(snapshots))]
+        yield (
+            messages[0],
+            text_update,
+            position_update,
+            strip_update,
+            session_choices(shelf, name) if changed else gr.skip(),
+            *idle,
+            snapshots,
+        )
+
+    controls = [length, temperature, top_p, top_k, min_p, penalty, seed, stops]
+    gr.on(
+        [start.click, prompt.submit],
+        write,
+        [frame.session, prompt, *controls, history],
+        outputs,
+        **LONG,
+        show_progress="hidden",
+        api_visibility="private",
+    )
+
+    def cancel(request: gr.Request) -> str:
+        return message("Stopping…") if app.jobs.cancel(visitor_id(request)) else ""
+
+    stop.click(cancel, None, status, queue=False, api_visibility="private")
+
+    def undo_last(snapshots: list[tuple[str, int]], request: gr.Request) -> Any:
+        if not snapshots:
+            return (message("There is nothing to undo."), *[gr.skip()] * 7, [])
+        *earlier, (name, snapshot) = snapshots
+        with collect_errors() as errors:
+            shelf, checkpoint = app.shelf(request), app.checkpoint
+
+            def work(job: Job) -> tuple[int, str, str]:
+                return writing.undo(job, shelf, name, snapshot=snapshot, checkpoint=checkpoint)
+
+            position, text, strip = app.jobs.run(work, visitor=visitor_id(request))
+            return (
+                message(f"Undone: {name} is back at token {position:,}."),
+                generated_html([], before=text),
+                position_html(name, position),
+                strip or gr.skip(),
+                gr.Dropdown(value=name),
+                gr.skip(),
+                gr.skip(),
+                gr.update(interactive=bool(earlier)),
+                earlier,
+            )
+        return (errors[0], *[gr.skip()] * 8)
+
+    undo.click(
+        undo_last, history, outputs, api_visibility="private", **QUICK,
+        show_progress="hidden",
+    )  # fmt: skip
+    side_by_side(app, frame)
+
+
+def _summary(n: int, max_tokens: int, finished: writing.WriteFinished) -> str:
+    """A sentence on a generation of `n` tokens."""
+    if not finished.position:
+        return f"Stopped. The session keeps the {n} tokens generated so far."
+    if n < max_tokens:
+        return f"Generated {n} tokens, up to a stop string."
+    return f"Generated {n} tokens. Point at one to see its alternatives."

@@ -1,0 +1,109 @@
+"""The API: the README's example, refusals, and MCP clients."""
+
+import asyncio
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import streamlm
+from streamlm.checkpoints.checkpoint import Checkpoint
+from tests.support.demo_server import ROOT, DemoServer
+
+httpx = pytest.importorskip("httpx", reason="needs gradio: pip install 'streamlm[demo]'")
+gradio_client = pytest.importorskip(
+    "gradio_client", reason="needs gradio: pip install 'streamlm[demo]'"
+)
+
+TOOLS = {
+    "list_sessions",
+    "read_text",
+    "generate_text",
+    "score_text",
+    "inspect_memory",
+    "rewind",
+    "fork",
+}
+
+
+@pytest.fixture(scope="module")
+def server(
+    tiny_folder: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[DemoServer]:
+    store = tmp_path_factory.mktemp("demo") / "sessions"
+    with DemoServer(store, tiny_folder(), "--mcp") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def client(server: DemoServer) -> Any:
+    return gradio_client.Client(server.address, verbose=False)
+
+
+def test_the_readme_example(
+    server: DemoServer, tiny: Checkpoint, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (ROOT / "apps" / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"(?ms)^```python\n(.*?)^```$", text)
+    assert "http://127.0.0.1:7860/" in block
+    exec(block.replace("http://127.0.0.1:7860/", server.address), {})
+    output = capsys.readouterr().out
+    assert re.match(r"Read \d+ tokens at .* bits per byte; whale is saved at token \d+\.\n", output)
+    assert "whale@calm is back at token 5" in output and "['whale', 'whale@calm']" in output
+    with streamlm.open(server.store / "whale.zarr", tiny, create=False) as session:
+        assert session.text().startswith("Call me Ishmael. Some years ago…It is a way I have")
+
+
+def test_refusals_reach_the_client(client: Any) -> None:
+    for arguments, name, message in (
+        (("../up", "text"), "/read_text", "allowed: NAME or NAME@BRANCH"),
+        (("a", ""), "/read_text", "is empty"),
+        (("a", "a\x00b"), "/read_text", "looks binary"),
+        (("nobody",), "/inspect_memory", "has read nothing yet"),
+        (("nobody", 5), "/rewind", "no session 'nobody'"),
+        (("a", "", 5000), "/generate_text", "max_tokens = 5000; allowed: 0 to 1000"),
+        (("a", "", 5, -1.0), "/generate_text", "temperature = -1.0; allowed"),
+        (
+            ("a", "", 5, 0.8, 0.95, 1, "\n.".join("abcdefghijklmnopqrstuvw")),
+            "/generate_text",
+            "at most 20",
+        ),
+    ):
+        with pytest.raises(Exception, match=re.escape(message)):
+            client.predict(*arguments, api_name=name)
+
+
+def test_generation_ends_before_a_stop_string(client: Any) -> None:
+    options = {"prompt": "Then", "max_tokens": 40, "temperature": 0, "api_name": "/generate_text"}
+    whole = client.predict("one", **options)
+    stop = whole[30:33]
+    stopped = client.predict("two", stop=f"never\n{stop}\n\n", **options)
+    assert stopped == whole[: whole.find(stop)] != ""
+
+
+def test_only_the_named_functions_are_public(client: Any) -> None:
+    named = client.view_api(return_format="dict")["named_endpoints"]
+    assert set(named) == {f"/{name}" for name in TOOLS}
+
+
+def test_an_mcp_client_lists_and_calls_tools(server: DemoServer) -> None:
+    from mcp import ClientSession
+    from mcp.client.streamable_http import streamable_http_client
+
+    async def talk() -> tuple[set[str], str]:
+        async with (
+            streamable_http_client(f"{server.address}gradio_api/mcp/") as (read, write, *_),
+            ClientSession(read, write) as session,
+        ):
+            await session.initialize()
+            tools = (await session.list_tools()).tools
+            described = {tool.name.removeprefix("streamlm_") for tool in tools if tool.description}
+            name = next(tool.name for tool in tools if tool.name.endswith("read_text"))
+            called = await session.call_tool(name, {"session": "mcp", "text": "Of whales. "})
+            return described, str(called.content)
+
+    tools, output = asyncio.run(talk())
+    assert tools == TOOLS
+    assert "mcp is saved at token" in output

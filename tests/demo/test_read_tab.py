@@ -1,0 +1,81 @@
+"""The Read tab in a browser: pasted texts, files, stopping and resuming."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.archives import bomb
+from tests.support.demo_server import Visit
+
+pytest.importorskip("gradio", reason="needs gradio: pip install 'streamlm[demo]'")
+
+pytestmark = pytest.mark.browser
+
+
+def test_reading_shows_surprise_and_escapes_markup(visit: Visit, prose: Any) -> None:
+    visitor = visit()
+    text = "<img src=x onerror=alert(1)> {{this}} ${value} <script>alert(2)</script> &amp; "
+    summary = visitor.read(prose(60) + text)
+    assert re.search(r"Read \d+ tokens at \d+\.\d\d bits per byte; .* is saved at token", summary)
+    shown = visitor.page.locator("#read-page .page")
+    assert "<img src=x onerror=alert(1)> {{this}} ${value} <script>" in shown.inner_text()
+    assert shown.locator("img, script").count() == 0
+    marks = shown.locator("span[title$=bits]")
+    assert marks.count() > 60 and "--s:" in marks.first.get_attribute("style")
+    assert "100%" in visitor.page.locator("#read-bar").inner_text()
+    assert visitor.position > 60
+    assert visitor.page.locator("#strip svg rect").count() > 10
+
+
+def test_reading_stops_and_resumes(visit: Visit, long: Path) -> None:
+    visitor = visit()
+    visitor.read_file(long)
+    visitor.wait_for("read-bar", r"tokens/s · .* left · \d+\.\d\d bits per byte")
+    visitor.page.locator("#stop-reading").click()
+    visitor.wait_for("read-status", "Stopped. Everything read so far is saved")
+    stopped = visitor.position
+    assert 0 < stopped < 400_000
+    visitor.page.locator("#read").click()
+    visitor.wait_for("read-bar", "tokens/s")
+    visitor.reload()  # while reading: the job is cancelled, and what it has read stays
+    visitor.wait_for("position", "has read [0-9,]+ tokens")
+    assert visitor.position >= stopped
+    name = visitor.session
+    again = visit(name)
+    again.read_file(long)  # the abandoned page's job has ended
+    assert re.search(r"resumed at byte [\d,]+", again.wait_for("read-bar", "tokens/s"))
+
+
+def test_hostile_files_are_refused(visit: Visit) -> None:
+    visitor = visit()
+    visitor.page.get_by_label("A file", exact=True).check()
+    for name, data, message in (
+        ("<img src=x onerror=alert(1)>.txt", b"\x00\x01binary", "looks binary"),
+        ("half.txt", "é".encode()[:1] + b" x", "is not UTF-8 text: invalid continuation byte"),
+        ("bomb.epub", bomb(), "decompresses to more than 40 MB"),
+        ("broken.pdf", b"%PDF-1.7", "is not a valid PDF"),
+    ):
+        upload = {"name": name, "mimeType": "text/plain", "buffer": data}
+        visitor.page.locator("#file input[type=file]").set_input_files(upload)
+        visitor.page.locator("#file .file-preview").first.wait_for()
+        visitor.page.locator("#read").click()
+        visitor.wait_for("read-status", message)
+        assert visitor.page.locator("#read-status img, #file img[onerror]").count() == 0
+        assert visitor.position == 0 and visitor.page.locator("#read").is_enabled()
+        visitor.page.get_by_label("Clear").first.click()
+
+
+def test_large_and_unsupported_files_are_refused(visit: Visit, tmp_path: Path) -> None:
+    visitor = visit()
+    visitor.page.get_by_label("A file", exact=True).check()
+    (tmp_path / "large.txt").write_bytes(b"a" * 11_000_000)
+    visitor.read_file(tmp_path / "large.txt")
+    visitor.wait_for("read-status", r"large\.txt has 11\.0 MB; allowed: at most 10 MB")
+    visitor.page.get_by_label("Clear").first.click()
+    (tmp_path / "run.exe").write_bytes(b"MZ")
+    visitor.page.locator("#file input[type=file]").set_input_files(tmp_path / "run.exe")
+    visitor.page.get_by_text(re.compile("Invalid file type")).first.wait_for()
+    visitor.read("Still here. ")
+    visitor.errors.clear()  # Gradio reports refused files on the console

@@ -1,0 +1,145 @@
+"""The startup page: responses while the demo starts, and the hand-over of the socket."""
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from http.client import HTTPConnection, HTTPResponse
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from apps.demo.serving.startup_page import StartupServer
+from tests.support.demo_proxy import proxy
+from tests.support.demo_server import DemoServer, Visitor, browser
+
+HTML = {"Accept": "text/html,*/*"}
+
+
+def request(
+    port: int, method: str = "GET", *, body: bytes = b"", headers: dict[str, str] | None = None
+) -> tuple[HTTPResponse, bytes]:
+    connection = HTTPConnection("127.0.0.1", port, timeout=20)
+    connection.request(method, "/?session=a", body=body or None, headers=headers or {})
+    with closing(connection), connection.getresponse() as response:
+        return response, response.read()
+
+
+def test_browsers_get_a_page_and_programs_a_503() -> None:
+    with StartupServer("127.0.0.1", 0) as startup:
+        assert startup.address == f"http://127.0.0.1:{startup.port}/"
+        for method, headers in (("GET", HTML), ("GET", {}), ("HEAD", HTML), ("POST", {})):
+            response, body = request(startup.port, method, body=b"x" * 9000, headers=headers)
+            assert response.status == 503 and int(response.headers["Retry-After"]) > 0
+            assert response.headers["Cache-Control"] == "no-store"
+            if method == "HEAD":
+                assert body == b""
+            elif headers:
+                assert b"The demo is starting" in body
+                assert "default-src 'none'" in response.headers["Content-Security-Policy"]
+            else:
+                assert json.loads(body) == {"error": "The demo is starting."}
+
+
+class Real(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_no_connection_is_refused_during_the_hand_over() -> None:
+    statuses: list[int] = []
+
+    def wait(port: int) -> None:
+        statuses.append(request(port, headers={"X-Wait": "started"})[0].status)
+        statuses.append(request(port, headers=HTML)[0].status)
+
+    with StartupServer("127.0.0.1", 0) as startup:
+        waiting = [threading.Thread(target=wait, args=[startup.port]) for _ in range(3)]
+        for thread in waiting:
+            thread.start()
+        time.sleep(0.2)
+        assert statuses == []
+        listening = startup.hand_over()
+        time.sleep(0.2)  # they connect again, and no server accepts yet
+        assert statuses == [204] * 3
+        real = HTTPServer(("127.0.0.1", startup.port), Real, bind_and_activate=False)
+        real.socket.close()
+        real.socket = listening
+        server = threading.Thread(target=real.serve_forever)
+        server.start()
+        for thread in waiting:
+            thread.join()
+        real.shutdown()
+        server.join()
+    assert statuses == [204] * 3 + [200] * 3
+
+
+def test_a_port_in_use_is_refused() -> None:
+    with (
+        StartupServer("127.0.0.1", 0) as startup,
+        pytest.raises(ValueError, match=f"port {startup.port} on 127.0.0.1: .*; allowed: another"),
+    ):
+        StartupServer("127.0.0.1", startup.port)
+    with StartupServer("127.0.0.1", startup.port):  # released
+        pass
+
+
+def test_an_early_program_gets_a_503(tiny_folder: Callable[..., Path], tmp_path: Path) -> None:
+    pytest.importorskip("gradio")
+    with DemoServer(tmp_path / "sessions", tiny_folder(), early=True) as server:
+        response, _ = request(server.port)
+        assert response.status == 503
+        until = time.monotonic() + 60
+        while response.status == 503 and time.monotonic() < until:
+            time.sleep(int(response.headers["Retry-After"]))
+            response, _ = request(server.port)
+        assert response.status == 200
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("prefix", ["", "/streamlm"])
+def test_the_startup_page_reloads_into_the_demo(
+    tiny_folder: Callable[..., Path], tmp_path: Path, prose: Any, prefix: str
+) -> None:
+    pytest.importorskip("gradio")
+    options = ["--root-path", prefix] if prefix else []
+    with (
+        browser() as chromium,
+        DemoServer(tmp_path / "sessions", tiny_folder(), *options, early=True) as server,
+        proxy(server.address, prefix) as through,
+    ):
+        visitor = Visitor(chromium, server, address=through if prefix else "", scheme="dark")
+        visitor.page.goto(f"{visitor.address}?session=early")
+        assert "is starting" in visitor.page.locator("#status").inner_text()
+        visitor.page.locator("#position p").wait_for()
+        assert visitor.session == "early"
+        visitor.read(prose(20))
+        assert visitor.outside == []
+        # The browser reports the 503, and requests an icon that the proxy lacks.
+        assert all("503" in error or "favicon.ico" in error for error in visitor.errors)
+        visitor.close()
+
+
+@pytest.mark.browser
+def test_the_startup_page_reports_a_failed_start(
+    tiny_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    pytest.importorskip("gradio")
+    with (
+        browser() as chromium,
+        DemoServer(tmp_path / "sessions", tiny_folder(), early=True) as server,
+    ):
+        page = chromium.new_page()
+        page.goto(server.address)
+        # A shell shows 130 for both: a process may die of the signal itself while importing.
+        assert server.end() in (130, -signal.SIGINT)
+        page.locator("#status", has_text="has stopped responding").wait_for()
+        assert page.url == server.address
