@@ -29,7 +29,7 @@ def faults(mode: str) -> int:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
-def test_large_blocks_are_not_faulted_in_again() -> None:
+def test_freed_large_blocks_are_reused() -> None:
     assert faults("keep") * 5 < faults("not")
 
 
@@ -52,7 +52,7 @@ print(resident() - before)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
-def test_large_blocks_go_back_whatever_lies_behind_them() -> None:
+def test_freed_large_blocks_are_returned() -> None:
     def held(mode: str) -> int:
         command = [sys.executable, "-c", HELD, mode]
         return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)

@@ -71,7 +71,7 @@ def test_resumed_training_ends_with_the_same_weights(
     assert weights[0] == weights[1]
 
 
-def test_feed_and_score_say_what_they_did(kept: CommandLine) -> None:
+def test_feed_and_score_report(kept: CommandLine) -> None:
     Path("moby[dick] :whale:.txt").write_bytes(Path("text.txt").read_bytes())
     shutil.copytree("sessions", "[bold] :whale:")
     store = ("--store", "[bold] :whale:")
@@ -107,7 +107,7 @@ def test_standard_input_and_replaced_bytes(kept: CommandLine) -> None:
     assert read.json["tokens"] > 0
 
 
-def test_generate_writes_on(kept: CommandLine) -> None:
+def test_generate_continues_a_session(kept: CommandLine) -> None:
     before = left()
     options = ("--max-tokens", 12, "--seed", 3)
     first = kept.works("generate", "--session", "s", "--prompt", "Ahoy ", "--no-keep", *options)
@@ -126,7 +126,9 @@ def test_generate_writes_on(kept: CommandLine) -> None:
     assert not Path("sessions").exists()
 
 
-def test_generate_ends_at_stop(cli: CommandLine, tiny_folder: Callable[..., Path]) -> None:
+def test_generate_stops_at_a_stop_string(
+    cli: CommandLine, tiny_folder: Callable[..., Path]
+) -> None:
     likes_newlines = tiny_folder(likes="\n")
     options = ("--model", likes_newlines, "--temperature", 0, "--max-tokens", 9, "--json")
     assert "\n" in cli.works("generate", *options).json["text"]
@@ -173,7 +175,7 @@ def test_sessions(kept: CommandLine) -> None:
     assert re.search(rf"(?m)^s +{start} +\S+ \w+ +\d{{4}}-", kept.works("sessions", "list").out)
 
 
-def test_rewinding_to_a_time(kept: CommandLine) -> None:
+def test_rewind_to_a_time(kept: CommandLine) -> None:
     snapshots = kept.works("sessions", "show", "s", "--json").json["snapshots"]
     end = snapshots[-1]["position"]
     begin = datetime.fromtimestamp(snapshots[0]["saved"] + 0.0005)  # of the empty beginning
@@ -190,7 +192,7 @@ def test_rewinding_to_a_time(kept: CommandLine) -> None:
         refuses(kept, message, "sessions", "rewind", "s", "--time", then)
 
 
-def test_a_long_history_and_what_is_kept_of_it(kept: CommandLine, tmp_path: Path) -> None:
+def test_show_a_long_history(kept: CommandLine, tmp_path: Path) -> None:
     for _ in range(11):
         for seq in (0, 1):
             kept.works("sessions", "rewind", "s", "--snapshot", seq)
@@ -227,7 +229,7 @@ def test_show_memory(kept: CommandLine, model: Path, tmp_path: Path) -> None:
     assert len(facts["memory"]["slots"]) == sum(int(words[4]) for words in slots)
 
 
-def test_looking_after_a_session(kept: CommandLine) -> None:
+def test_pins_gc_and_verify(kept: CommandLine) -> None:
     for _ in range(20):
         kept.works("feed", "-", "--session", "s", stdin=b"Call me Ishmael. Some years ago.\n" * 3)
     before = kept.works("sessions", "show", "s", "--json").json
@@ -258,7 +260,7 @@ def test_looking_after_a_session(kept: CommandLine) -> None:
     assert refused.status == 1 and "--last" in refused.err
 
 
-def test_recovering_a_damaged_session(kept: CommandLine) -> None:
+def test_recover_a_damaged_session(kept: CommandLine) -> None:
     kept.works("feed", "text.txt", "--session", "s")
     assert "s: intact, at token" in kept.works("sessions", "recover", "s").out
     newest = kept.works("sessions", "show", "s", "--json").json["snapshots"][-1]
@@ -276,7 +278,7 @@ def test_recovering_a_damaged_session(kept: CommandLine) -> None:
     kept.works("feed", "-", "--session", "s", stdin=b"And so on.\n")
 
 
-def test_a_session_travels(kept: CommandLine) -> None:
+def test_export_import_copy_and_rename(kept: CommandLine) -> None:
     shown = kept.works("sessions", "show", "s", "--json").json
     kept.works("sessions", "export", "s", "s.zip")
     assert "exists already" in kept("sessions", "export", "s", "s.zip").err
@@ -309,7 +311,7 @@ def test_a_session_travels(kept: CommandLine) -> None:
     assert not Path("sessions/w.zarr").exists()
 
 
-def test_delete_asks(kept: CommandLine) -> None:
+def test_delete_asks_for_confirmation(kept: CommandLine) -> None:
     before = left()
     for answer in (b"n\n", b"\n", b"", b"yess\n", None):
         refused = kept("sessions", "delete", "s", stdin=answer)
@@ -337,7 +339,7 @@ def test_damaged_sessions_do_not_hide_others(kept: CommandLine) -> None:
     assert len(found.json["sessions"]) == 2
 
 
-def test_a_session_that_was_never_saved_is_listed(kept: CommandLine) -> None:
+def test_a_session_without_commits_is_listed(kept: CommandLine) -> None:
     fingerprints = dict(DirectoryStore.open("sessions/s.zarr").fingerprints)
     DirectoryStore.create("sessions/early.zarr", fingerprints=fingerprints)  # killed right away
     rows = kept.works("sessions", "list", "--json").json["sessions"]
@@ -370,7 +372,7 @@ def test_help_fits(cli: CommandLine, monkeypatch: pytest.MonkeyPatch, columns: s
     assert cli.works("--version").out == f"streamlm {version('streamlm')}\n"
 
 
-def test_commands_that_are_imported_later_say_what_they_say_of_themselves() -> None:
+def test_help_lines_of_late_imports_match() -> None:
     from streamlm.cli.evaluate import SUITE
     from streamlm.cli.lazy import LATER, Later
     from streamlm.lab.tasks.suite import NAMES

@@ -60,7 +60,7 @@ from tests.support.command_line import (
         ),
     ],
 )
-def test_interrupted_before_anything_was_kept(
+def test_an_interruption_before_any_save(
     kept: CommandLine, monkeypatch: pytest.MonkeyPatch, command: str, where: str, message: str
 ) -> None:
     write_recipe()
@@ -74,7 +74,7 @@ def test_interrupted_before_anything_was_kept(
     assert left() == before
 
 
-def test_interrupted_generate_keeps_what_was_written(
+def test_an_interrupted_generate_keeps_its_tokens(
     kept: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = ("--session", "s", "--seed", 5, "--max-tokens", 9)
@@ -127,7 +127,7 @@ def wait_until(process: "subprocess.Popen[bytes]", done: Callable[[], bool]) -> 
 
 
 @pytest.mark.slow
-def test_feed_goes_on_after_signals(cli: CommandLine, slow_model: Path) -> None:
+def test_feed_resumes_after_signals(cli: CommandLine, slow_model: Path) -> None:
     """In a terminal: a bar, then Ctrl-C. Next kill -9. The third time it reads to the end."""
     book, path = BOOKS / "beyond-the-city.txt", Path("sessions/a.zarr")
     feed = ("feed", book, "--session", "a", "--model", slow_model)
@@ -198,7 +198,7 @@ def test_a_pipe_shows_text_and_no_bar(cli: CommandLine, model: Path, prepared: P
     assert log(Path("sessions/p.zarr")) == log(Path("sessions/q.zarr"))
 
 
-def test_the_reader_of_the_output_leaves(cli: CommandLine, model: Path) -> None:
+def test_a_closed_pipe_ends_the_command(cli: CommandLine, model: Path) -> None:
     """As in `streamlm generate | head -c 1`, and with --json, which is written in one go."""
     options = ("--model", model, "--max-tokens", 5000)
     with start("generate", *options, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

@@ -59,7 +59,7 @@ def bad_files(kept: CommandLine) -> Iterator[CommandLine]:
 
 
 @pytest.mark.parametrize("name", BAD_FILES)
-def test_files_that_are_no_text(bad_files: CommandLine, name: str) -> None:
+def test_files_that_are_not_text(bad_files: CommandLine, name: str) -> None:
     if name == "locked.txt" and os.getuid() == 0:
         pytest.skip("root may read everything")
     for command in ("feed --session new", "feed --session s", "score", "score --session s"):
@@ -69,7 +69,7 @@ def test_files_that_are_no_text(bad_files: CommandLine, name: str) -> None:
             refuses(bad_files, BAD_FILES[name], *command.split(), *given)
 
 
-def test_standard_input_that_is_no_text(kept: CommandLine) -> None:
+def test_standard_input_that_is_not_text(kept: CommandLine) -> None:
     for command in ("feed --session new", "feed --session s", "score"):
         words = command.split()
         refuses(kept, "nothing to (read|score): .* is empty", *words, "-")
@@ -78,7 +78,7 @@ def test_standard_input_that_is_no_text(kept: CommandLine) -> None:
         refuses(kept, r"\(-\) is closed", *words, "-", stdin=None)
 
 
-def test_what_was_read_before_bad_text_is_kept(
+def test_text_before_bad_text_is_saved(
     kept: CommandLine, small_blocks: int, prose: Callable[..., str]
 ) -> None:
     good = prose(400).encode()[: 6 * small_blocks] + b" \xff"
@@ -139,7 +139,7 @@ def test_what_was_read_before_bad_text_is_kept(
         ("eval MODEL --data text.txt --max-tokens -5", "--max-tokens -5; allowed: at least 1"),
     ],
 )
-def test_what_commands_refuse(kept: CommandLine, command: str, message: str) -> None:
+def test_commands_refuse(kept: CommandLine, command: str, message: str) -> None:
     words = [str(kept.model) if word == "MODEL" else word for word in command.split()]
     refuses(kept, message, *words)
 
@@ -166,7 +166,7 @@ def test_what_commands_refuse(kept: CommandLine, command: str, message: str) -> 
         ("eval MODEL", "Missing option '--data'"),
     ],
 )
-def test_how_commands_are_written(kept: CommandLine, command: str, message: str) -> None:
+def test_usage_errors(kept: CommandLine, command: str, message: str) -> None:
     before = left()
     result = kept(*command.split())
     assert result.status == 2
@@ -178,7 +178,7 @@ NAMES = ("", "../x", "x/y", "/x", ".x", "-x", "x y", "x\n", "naïve", "x@../y", 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_names_that_lead_elsewhere(kept: CommandLine, name: str) -> None:
+def test_names_do_not_lead_out_of_the_store(kept: CommandLine, name: str) -> None:
     above = set(Path("..").iterdir())
     message = "allowed: NAME or NAME@BRANCH, each of at most 100 letters, digits"
     refuses(kept, message, "feed", "text.txt", f"--session={name}")
@@ -195,7 +195,7 @@ def test_names_that_lead_elsewhere(kept: CommandLine, name: str) -> None:
     assert set(Path("..").iterdir()) == above
 
 
-def test_other_weights_than_the_sessions(
+def test_another_model_is_refused(
     kept: CommandLine, tiny_folder: Callable[..., Path], prose: Callable[..., str]
 ) -> None:
     tokenizer = load_tokenizer(train([prose(500)], Path("t.model"), vocab_size=400))
@@ -221,7 +221,7 @@ def test_other_weights_than_the_sessions(
         assert "allow_mismatch" not in error and not re.search(r"[0-9a-f]{13}", error)
 
 
-def test_checkpoints_that_are_none(kept: CommandLine) -> None:
+def test_invalid_checkpoints(kept: CommandLine) -> None:
     def changed(name: str, data: bytes | None) -> None:
         shutil.rmtree("changed", ignore_errors=True)
         shutil.copytree(kept.model, "changed")
@@ -268,7 +268,7 @@ def test_bad_recipes(kept: CommandLine, replaced: dict[str, str], message: str) 
     assert not Path("run").exists()
 
 
-def test_runs_that_cannot_be(kept: CommandLine) -> None:
+def test_invalid_runs(kept: CommandLine) -> None:
     write_recipe()
     recipe = ("train", "--recipe", "recipe.toml")
     refuses(kept, "nope.toml: No such file", "train", "--recipe", "nope.toml")
@@ -300,7 +300,7 @@ def bad_data() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_cuda_where_there_is_none(kept: CommandLine) -> None:
+def test_cuda_without_a_device(kept: CommandLine) -> None:
     message = "CUDA is not usable here; allowed: auto, cpu"
     refuses(kept, message, "feed", "text.txt", "--session", "new", "--device", "cuda")
 

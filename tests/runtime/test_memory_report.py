@@ -46,7 +46,7 @@ def inputs_of(model: TransformerXL, n: int) -> tuple[list[Tensor], Tensor]:
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 @pytest.mark.parametrize("n", [1, 3, 4, 5, 9, 13, N])
-def test_slots_stand_for_the_tokens_it_says(compression: str, n: int) -> None:
+def test_slots_represent_the_reported_tokens(compression: str, n: int) -> None:
     model = tiny_model(compression=compression)
     config = model.config
     found = report_of(model, n=n)
@@ -72,7 +72,7 @@ def test_slots_stand_for_the_tokens_it_says(compression: str, n: int) -> None:
 
 
 @pytest.mark.parametrize("compression", ["conv", "select"])
-def test_attention_is_the_mean_over_queries_that_could_see(compression: str) -> None:
+def test_attention_is_the_mean_over_queries_that_could_attend(compression: str) -> None:
     """Read one by one, with each slot known by its tokens and not by its column."""
     model = tiny_model(compression=compression)
     config, tokens, state = model.config, random_tokens(model, N), model.init_state(1)
@@ -117,7 +117,7 @@ def filled_before(at: int) -> int:
 
 
 @pytest.mark.parametrize("norm", ["pre", "post"])
-def test_error_is_what_queries_miss(norm: str) -> None:
+def test_error_is_the_relative_error_of_attention(norm: str) -> None:
     model = tiny_model(compression="conv", norm=norm)
     config, t = model.config, model.config.segment_len
     tokens, state = random_tokens(model, 8 * t), model.init_state(1)
@@ -150,7 +150,7 @@ def test_error_is_what_queries_miss(norm: str) -> None:
         np.testing.assert_allclose(found.error[index, newest], wanted, rtol=1e-6)
 
 
-def test_where_reading_again_begins_does_not_matter() -> None:
+def test_the_report_does_not_depend_on_the_start() -> None:
     model = tiny_model(compression="select")
     whole, late = report_of(model), report_of(model, start=N - window(model.config))
     for name in ("start", "stop", "compressions", "error"):
@@ -160,7 +160,7 @@ def test_where_reading_again_begins_does_not_matter() -> None:
         report_of(model, start=N - window(model.config) + 1)
 
 
-def test_how_much_is_kept() -> None:
+def test_kept_is_the_retained_share() -> None:
     model = tiny_model(compression="conv")
     found = report_of(model)
     assert found.kept(N - 6, N) == 1.0 and found.kept(0, 5) == 0.0
@@ -185,7 +185,7 @@ def same(a: MemoryReport, b: MemoryReport) -> bool:
     return close and all(np.array_equal(getattr(a, name), getattr(b, name)) for name in fields)
 
 
-def test_sessions_report_wherever_they_come_from(tmp_path: Path, tiny: Checkpoint) -> None:
+def test_all_kinds_of_sessions_report(tmp_path: Path, tiny: Checkpoint) -> None:
     text = "Call me Ishmael. Some years ago, never mind how long precisely. " * 6
     plain = Session(tiny)
     with pytest.raises(ValueError, match="nothing was read yet"):
@@ -212,7 +212,7 @@ def test_sessions_report_wherever_they_come_from(tmp_path: Path, tiny: Checkpoin
     assert end == wanted.ids[-1]
 
 
-def test_the_trail_is_bounded_and_long_enough(tiny: Checkpoint) -> None:
+def test_recent_tokens_are_bounded_and_long_enough(tiny: Checkpoint) -> None:
     session, length = Session(tiny), window(tiny.model.config)
     for _ in range(40):
         session.feed(["And so they went on, and on. "])

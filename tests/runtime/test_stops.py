@@ -33,12 +33,12 @@ def test_the_text_ends_before_the_earliest_stop(
         assert not any(stop in given_out for stop in stops) and not watch.held
 
 
-def test_what_may_become_a_stop_is_held_back() -> None:
+def test_a_possible_stop_is_held_back() -> None:
     watch = Stops(["\n\n", "END"])
     assert watch.push("a\n") == ("a", False)
     assert watch.push("b E") == ("\nb ", False) and watch.held == "E"
     assert watch.push("NDless") == ("", True) and watch.held == ""
 
 
-def test_what_is_typed_for_a_new_line() -> None:
+def test_escapes() -> None:
     assert unescaped(r"a\nb\t\\n\x") == "a\nb\t\\n\\x"

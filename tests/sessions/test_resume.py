@@ -167,14 +167,14 @@ def answers(
 
 @pytest.mark.parametrize("situation", [situation.__name__ for situation in SITUATIONS])
 @pytest.mark.parametrize("kind", [*COMPRESSIONS, "plain", "post-norm, uneven"])
-def test_a_new_process_goes_on_bit_for_bit(
+def test_a_new_process_resumes_bit_for_bit(
     kind: str, situation: str, answers: dict[str, tuple[Any, Any]]
 ) -> None:
     went_on, resumed = answers[f"{kind}/{situation}"]
     assert resumed == went_on
 
 
-def test_what_is_compared_tells_states_apart(answers: dict[str, tuple[Any, Any]]) -> None:
+def test_the_compared_values_distinguish_states(answers: dict[str, tuple[Any, Any]]) -> None:
     everything = [json.dumps(went_on) for went_on, _ in answers.values()]
     assert len(set(everything)) == len(everything)
     for went_on, _ in answers.values():
@@ -198,7 +198,7 @@ with streamlm.open(sys.argv[1], streamlm.load(sys.argv[2], device="cpu"), create
 """
 
 
-def test_other_thread_counts_go_on_with_the_same_tokens(
+def test_other_thread_counts_generate_the_same_tokens(
     tiny_folder: Callable[..., Path], prose: Callable[..., str], tmp_path: Path
 ) -> None:
     folder, answers = tiny_folder(), []
@@ -229,7 +229,7 @@ print(json.dumps([torch.backends.cpu.get_cpu_capability(), answer]))
 
 
 @pytest.mark.slow
-def test_another_kind_of_processor_goes_on_closely(
+def test_another_processor_resumes_closely(
     tiny_folder: Callable[..., Path], prose: Callable[..., str], tmp_path: Path
 ) -> None:
     """The state is found to the bit, whichever kernels go on with it; results agree closely."""
@@ -256,7 +256,7 @@ def test_another_kind_of_processor_goes_on_closely(
 
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
-def test_saving_changes_no_result(
+def test_saving_does_not_change_results(
     compression: str, tiny_folder: Callable[..., Path], prose: Callable[..., str], tmp_path: Path
 ) -> None:
     """Resumed again and again, or never saved: the same but for the last bits."""
@@ -312,7 +312,7 @@ def reader(tiny_folder: Callable[..., Path]) -> Iterator["subprocess.Popen[str]"
 
 
 @pytest.mark.parametrize("n_files", [1, 2, 3])
-def test_kill_9_loses_nothing(
+def test_kill_9_loses_nothing_saved(
     n_files: int,
     reader: "subprocess.Popen[str]",
     tiny_folder: Callable[..., Path],

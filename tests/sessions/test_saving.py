@@ -5,17 +5,14 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 import streamlm.sessions.saving
-from memory_store import Conflict, DirectoryStore, Ref, Retention, StoreError, StoreFull
+from memory_store import Conflict, DirectoryStore, Ref, StoreError, StoreFull
 from streamlm.checkpoints.checkpoint import Checkpoint
-from streamlm.runtime.stream import score
 from streamlm.sessions.session import Session
 from tests.support.invariants import assert_same_state
 from tests.support.sessions import ctrl_c_at
@@ -36,7 +33,7 @@ def positions(session: Session) -> list[int]:
 # -- when -------------------------------------------------------------------------------------
 
 
-def test_one_block_is_saved_at_the_ends_of_its_segments(open_: Open, text: str) -> None:
+def test_saves_within_a_block_fall_on_segment_ends(open_: Open, text: str) -> None:
     session = open_(save_every=SEGMENT)
     report = session.feed([text])
     assert report.tokens > 10 * SEGMENT
@@ -48,7 +45,7 @@ def test_one_block_is_saved_at_the_ends_of_its_segments(open_: Open, text: str) 
     assert positions(session)[:-1] == [*range(0, session.position, 3 * SEGMENT)]
 
 
-def test_what_came_and_was_not_read_yet_is_saved_too(
+def test_text_not_yet_read_is_saved(
     open_: Open, text: str, tmp_path: Path, tiny: Checkpoint
 ) -> None:
     """A session that is gone back to within a block goes on with the rest of the block."""
@@ -82,7 +79,7 @@ def session_state(tiny: Checkpoint, text: str) -> Any:
     return session.state
 
 
-def test_generating_reads_what_came_first(open_: Open, text: str, tiny: Checkpoint) -> None:
+def test_generate_first_reads_the_text_ahead(open_: Open, text: str, tiny: Checkpoint) -> None:
     session = open_(save_every=SEGMENT)
     session.feed([text])
     session.rewind(snapshot=2)
@@ -116,7 +113,7 @@ class Slow:
         patch.setattr(DirectoryStore, "commit", slowly)
 
 
-def test_reading_goes_on_while_a_commit_waits(
+def test_reading_continues_during_a_commit(
     open_: Open, text: str, monkeypatch: pytest.MonkeyPatch, tiny: Checkpoint
 ) -> None:
     session = open_(save_every=4 * SEGMENT)
@@ -148,7 +145,7 @@ def test_reading_goes_on_while_a_commit_waits(
     assert threading.active_count() == before
 
 
-def test_a_process_that_is_forked_off_waits_for_no_thread(
+def test_a_forked_child_does_not_wait_for_the_worker_thread(
     open_: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = open_()
@@ -173,7 +170,7 @@ def test_a_process_that_is_forked_off_waits_for_no_thread(
     assert session.saved is not None and session.saved.position == session.position
 
 
-def test_without_a_thread_who_waits_commits(open_: Open) -> None:
+def test_without_a_worker_the_waiting_thread_commits(open_: Open) -> None:
     """As at the end of the interpreter, when no thread is begun any more."""
     session = open_()
     session._live.store._thread.shutdown()
@@ -183,7 +180,7 @@ def test_without_a_thread_who_waits_commits(open_: Open) -> None:
 
 
 @pytest.mark.parametrize("who", ["thread", "caller"])
-def test_who_waits_for_a_commit_may_be_interrupted_at_any_line(
+def test_waiting_for_a_commit_can_be_interrupted_at_any_line(
     who: str, open_: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = open_()
@@ -214,7 +211,7 @@ def test_who_waits_for_a_commit_may_be_interrupted_at_any_line(
     assert len(set(positions(session))) == n + 1
 
 
-def test_when_a_call_returns_all_is_saved(
+def test_everything_is_saved_when_a_call_returns(
     open_: Open, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow = Slow(monkeypatch)
@@ -252,7 +249,7 @@ def failing(patch: pytest.MonkeyPatch, n: int, *, after: bool = False) -> None:
 
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
-def test_a_commit_that_fails_is_told_and_nothing_is_lost(
+def test_a_failed_commit_is_raised_and_nothing_is_lost(
     n: int,
     after: bool,
     open_: Open,
@@ -279,7 +276,7 @@ def test_a_commit_that_fails_is_told_and_nothing_is_lost(
     assert open_().state.digest() == digest
 
 
-def test_a_failed_commit_is_made_good_when_closing(
+def test_close_repeats_a_failed_commit(
     open_: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = open_(save_every=1)
@@ -291,7 +288,7 @@ def test_a_failed_commit_is_made_good_when_closing(
     assert open_(readonly=True).position == session.position
 
 
-def test_what_another_wrote_is_not_taken_for_ones_own(
+def test_a_commit_of_another_writer_is_a_conflict(
     open_: Open, tiny: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where nobody locks, a commit fails, and another writer got there first."""
@@ -320,95 +317,3 @@ def test_what_another_wrote_is_not_taken_for_ones_own(
     assert head is not None and head.position == other.position
     assert tiny.tokenizer.decode(store.tokens(head, n, head.position)).endswith("Yes")
     session._live.store.version = session._live.version
-
-
-# -- retention --------------------------------------------------------------------------------
-
-
-def test_old_states_are_let_go_of(open_: Open, prose: Callable[..., str], tmp_path: Path) -> None:
-    text = prose(1500, seed=8)
-    few = Retention(last=4, thin=True)
-    session = open_(save_every=SEGMENT, retention=few)
-    session.feed([text])
-    keeper = open_("all", save_every=SEGMENT, retention=None)
-    keeper.feed([text])
-    everything = DirectoryStore.open(tmp_path / "all.zarr")
-    store = DirectoryStore.open(tmp_path / "s.zarr")
-    refs = session.history()
-    assert len(refs) == len(keeper.history()) > 128
-    assert all(everything.loadable(keeper.history()))
-    kept = [ref for ref, whole in zip(refs, store.loadable(refs), strict=True) if whole]
-    assert 4 < len(kept) < 60 and kept[-1] == refs[-1]
-    # All positions are within reach, also in a session opened another day: the policy is its own.
-    session.close()
-    with open_(save_every=SEGMENT) as again:
-        assert again._live.store.retention == few
-        lost = next(ref for ref in refs[20:] if ref not in kept)
-        again.rewind(snapshot=lost.seq)
-        keeper.rewind(snapshot=lost.seq)
-        assert again.position == keeper.position
-        assert_same_state(again.state, keeper.state, tolerance=1e-4)
-    assert store.verify().commits > 100
-
-
-def test_the_usual_policy_is_recorded(open_: Open, tmp_path: Path) -> None:
-    for name, options in (("usual", {}), ("all", {"retention": None})):
-        with open_(name, **options) as session:
-            session.feed("Call me Ishmael.")
-    recorded = [
-        DirectoryStore.open(tmp_path / f"{name}.zarr").attributes for name in ("usual", "all")
-    ]
-    assert recorded == [{"retention": {"last": 32, "thin": True, "log": True}}, {}]
-    assert open_("all")._bound("look").retention is None
-
-
-def test_damage_in_the_history_keeps_nobody_from_saving(
-    open_: Open, prose: Callable[..., str], tmp_path: Path
-) -> None:
-    session = open_(save_every=SEGMENT, retention=Retention(last=2))
-    session.feed([prose(20)])
-    (tmp_path / "s.zarr" / "refs" / "main" / "000000000001.json").write_bytes(b"{}")
-    with pytest.warns(RuntimeWarning, match="old states are kept: "):
-        session.feed([prose(200, seed=2)])
-    assert session.saved is not None and session.saved.position == session.position
-
-
-# -- going back -------------------------------------------------------------------------------
-
-
-def test_rewind_to_a_time(open_: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    session = open_()
-    ends, clock = [], [1_800_000_000.0]
-    for name in ("memory_store.history.refs.now", "memory_store.history.writing.now"):
-        monkeypatch.setattr(name, lambda: clock[0])
-    for sentence in ("Call me Ishmael.", " Some years ago", " the sea was white."):
-        session.feed([sentence])
-        ends.append((session.position, session.tail))
-        clock[0] += 3600
-    then = datetime.fromtimestamp(1_800_000_000 + 3600, UTC)
-    for time_, end in ((then, 1), (then.timestamp() + 3599.5, 1), (1_800_000_000, 0)):
-        session.rewind(time=time_)
-        assert (session.position, session.tail) == ends[end]
-        session.rewind(snapshot=3)  # undone
-    session.rewind(time=clock[0])
-    assert (session.position, session.tail) == ends[2]
-    with pytest.raises(ValueError, match=r"time = 3\.5; allowed: 20\d\d-.* or later"):
-        session.rewind(time=3.5)
-
-
-def test_rows_of_scores_are_what_was_read(tiny: Checkpoint, text: str) -> None:
-    """Reading a block in parts says of each token what reading it at once says."""
-    import torch
-
-    ids = tiny.tokenizer.encode(text)
-    inputs = np.concatenate([[tiny.tokenizer.bos_id], ids[:-1]]).astype(np.int64)
-    wanted, _ = score(
-        tiny.model,
-        torch.from_numpy(inputs)[None],
-        torch.from_numpy(ids.astype(np.int64))[None],
-        tiny.model.init_state(1),
-    )
-    session = Session(tiny)
-    report = session.score([text], logprobs=True)
-    assert report.ids == ids.tolist()
-    assert report.logprobs == pytest.approx(wanted[0].tolist(), abs=1e-4)

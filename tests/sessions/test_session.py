@@ -45,7 +45,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # -- forks ------------------------------------------------------------------------------------
 
 
-def test_forks_do_not_see_each_other(tiny: Checkpoint, text: str) -> None:
+def test_forks_are_independent(tiny: Checkpoint, text: str) -> None:
     base, never_forked = Session(tiny), Session(tiny)
     for session in (base, never_forked):
         session.feed([text[:130]])
@@ -80,7 +80,7 @@ def test_a_fork_in_memory_has_no_store(open_: Open, tmp_path: Path) -> None:
     assert len(session.history()) == 2
 
 
-def test_a_fork_to_a_branch_is_a_session_of_its_own(
+def test_a_fork_to_a_branch_is_independent(
     open_: Open, tmp_path: Path, token_log: TokenLog, tiny: Checkpoint
 ) -> None:
     path = tmp_path / "s.zarr"
@@ -115,7 +115,7 @@ def test_a_fork_to_a_branch_is_a_session_of_its_own(
 # -- open -------------------------------------------------------------------------------------
 
 
-def test_a_session_is_begun_and_resumed(open_: Open, tmp_path: Path) -> None:
+def test_open_begins_and_resumes_a_session(open_: Open, tmp_path: Path) -> None:
     session = open_()
     assert (session.position, session.tail, session.saved, session.history()) == (0, "", None, [])
     with session:
@@ -129,7 +129,7 @@ def test_a_session_is_begun_and_resumed(open_: Open, tmp_path: Path) -> None:
     assert open_().history() == session.history()  # and opening saves nothing
 
 
-def test_where_nothing_was_read_nothing_is_left(open_: Open, tmp_path: Path) -> None:
+def test_an_empty_session_is_discarded(open_: Open, tmp_path: Path) -> None:
     with open_("folder/s") as session:
         session.score("Call me Ishmael. Some years ago")
         list(session.generate(max_tokens=0))
@@ -144,7 +144,7 @@ def test_where_nothing_was_read_nothing_is_left(open_: Open, tmp_path: Path) -> 
     assert (tmp_path / "s.zarr").exists()
 
 
-def test_what_was_read_before_an_error_is_saved(open_: Open) -> None:
+def test_text_before_an_error_is_saved(open_: Open) -> None:
     with pytest.raises(ZeroDivisionError), open_() as session:
         for index, _ in enumerate(session.generate("Call me", max_tokens=9)):
             1 // (3 - index)
@@ -156,7 +156,9 @@ def test_what_was_read_before_an_error_is_saved(open_: Open) -> None:
     "options",
     [{"create": False}, {"readonly": True}, {"branch": "b"}, {"branch": "b", "create": False}],
 )
-def test_what_is_not_there_is_told(options: dict[str, Any], open_: Open, tmp_path: Path) -> None:
+def test_missing_sessions_and_branches_are_reported(
+    options: dict[str, Any], open_: Open, tmp_path: Path
+) -> None:
     with pytest.raises(NotFound):
         open_("nothing", **options)
     assert not (tmp_path / "nothing.zarr").exists()
@@ -168,7 +170,7 @@ def test_what_is_not_there_is_told(options: dict[str, Any], open_: Open, tmp_pat
         assert DirectoryStore.open(tmp_path / "s.zarr").branches() == ["main"]
 
 
-def test_a_session_that_was_begun_and_killed_at_once_is_begun_again(
+def test_a_session_killed_before_its_first_commit_can_be_opened(
     open_: Open, tiny: Checkpoint, tmp_path: Path
 ) -> None:
     DirectoryStore.create(tmp_path / "s.zarr", fingerprints=tiny.fingerprints)
@@ -222,7 +224,7 @@ def test_one_writer_at_a_time(open_: Open, tmp_path: Path) -> None:
     assert open_().position == session.position
 
 
-def test_what_was_written_until_the_lock_was_free_is_seen(
+def test_open_sees_commits_made_while_waiting_for_the_lock(
     open_: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with open_() as session:
@@ -242,7 +244,7 @@ def test_what_was_written_until_the_lock_was_free_is_seen(
     assert n > 3 and open_().position == session.position > n
 
 
-def test_a_readonly_session_is_not_changed(open_: Open, tmp_path: Path) -> None:
+def test_a_readonly_session_refuses_changes(open_: Open, tmp_path: Path) -> None:
     with open_() as session:
         session.feed(["Call me Ishmael. Some ye"])
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "s.zarr").rglob("*")}
@@ -288,7 +290,7 @@ def test_a_session_belongs_to_its_model(
     assert open_().position == session.position  # the lock was let go of
 
 
-def test_damage_is_told(open_: Open, tmp_path: Path) -> None:
+def test_damage_is_reported(open_: Open, tmp_path: Path) -> None:
     with open_() as session:
         session.feed(["Call me Ishmael. " * 9])
     damage(tmp_path / "s.zarr", session.saved, "segment")
@@ -370,7 +372,7 @@ def bytes_held(*roots: object) -> int:
     return sum(map(sys.getsizeof, seen.values())) + sum(storages.values())
 
 
-def test_what_a_session_holds_does_not_grow(tiny: Checkpoint, prose: Prose) -> None:
+def test_a_session_takes_constant_memory(tiny: Checkpoint, prose: Prose) -> None:
     session = Session(tiny)
     held, positions = [], []
     for seed in range(5):
@@ -390,7 +392,7 @@ def test_what_a_session_holds_does_not_grow(tiny: Checkpoint, prose: Prose) -> N
     assert bytes_held([torch.zeros(1000), "x" * 1000]) > 5000  # it does count
 
 
-def test_with_a_store_what_was_saved_is_let_go(open_: Open, prose: Prose) -> None:
+def test_saved_tokens_leave_memory(open_: Open, prose: Prose) -> None:
     session = open_(save_every=64)
     sizes = []
     for seed in range(3):

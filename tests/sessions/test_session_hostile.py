@@ -67,7 +67,7 @@ def watching(tiny_folder: Callable[..., Path]) -> Checkpoint:
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_it_is_refused_by_name(
+def test_hostile_snapshots_are_refused(
     change: Callable[[Snapshot], Snapshot], watching: Checkpoint, tmp_path: Path
 ) -> None:
     path = tmp_path / "s.zarr"
@@ -89,7 +89,7 @@ def test_it_is_refused_by_name(
         assert session.state.digest() == digest
 
 
-def test_a_session_that_another_began_meanwhile_is_kept(
+def test_discarding_keeps_a_session_begun_by_another_process(
     tiny: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who has read nothing leaves nothing behind, but takes away nothing of others."""

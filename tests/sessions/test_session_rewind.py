@@ -1,6 +1,7 @@
 """Sessions: going back to a position, a snapshot or a time."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,7 @@ def test_rewind_to_a_snapshot_is_exact(
     assert [entry.position for entry in session.history()[-2:]] == [ref.position, session.position]
 
 
-def test_a_rewound_session_reads_on(
+def test_a_rewound_session_continues(
     open_: Open, text: str, whole: End, tmp_path: Path, token_log: TokenLog
 ) -> None:
     session = open_()
@@ -121,7 +122,7 @@ def test_a_rewound_session_reads_on(
 
 
 @pytest.mark.parametrize("first", ["Call", "Call me Ishmael."])
-def test_rewind_to_the_beginning_forgets_everything(first: str, open_: Open) -> None:
+def test_rewind_to_the_beginning(first: str, open_: Open) -> None:
     session = open_(seed=7)
     session.feed([first])
     assert (session.position == 0) == (first == session.tail == "Call")  # no token yet
@@ -158,7 +159,7 @@ def test_rewind_out_of_range(
 
 
 @pytest.mark.parametrize("interrupted", ["before", "after"])
-def test_an_interrupted_rewind_is_done_or_not(
+def test_an_interrupted_rewind_is_atomic(
     interrupted: str,
     travelled: tuple[Session, list[str], list[str]],
     monkeypatch: pytest.MonkeyPatch,
@@ -182,7 +183,7 @@ def test_an_interrupted_rewind_is_done_or_not(
     assert session.history()[-1].position == session.position
 
 
-def test_a_closed_session_changes_nothing(open_: Open, tmp_path: Path, tiny: Checkpoint) -> None:
+def test_a_closed_session_refuses_changes(open_: Open, tmp_path: Path, tiny: Checkpoint) -> None:
     session = open_()
     session.feed(["Call me Ishmael."])
     pieces = session.generate(max_tokens=9)
@@ -207,7 +208,7 @@ def test_a_closed_session_changes_nothing(open_: Open, tmp_path: Path, tiny: Che
         other.feed(["More."])
 
 
-def test_snapshots_of_other_branches_are_not_ones_own(open_: Open) -> None:
+def test_snapshots_of_other_branches_are_refused(open_: Open) -> None:
     session = open_()
     session.feed(["Call me Ishmael."])
     with session.fork("b") as fork:
@@ -219,7 +220,7 @@ def test_snapshots_of_other_branches_are_not_ones_own(open_: Open) -> None:
         assert facts(session) == before
 
 
-def test_a_damaged_snapshot_is_not_gone_back_to(
+def test_rewind_refuses_a_damaged_snapshot(
     travelled: tuple[Session, list[str], list[str]], tmp_path: Path
 ) -> None:
     session, _, _ = travelled
@@ -230,3 +231,23 @@ def test_a_damaged_snapshot_is_not_gone_back_to(
         session.rewind(snapshot=2)
     assert facts(session) == before and session.history() == refs
     session.rewind(snapshot=1)
+
+
+def test_rewind_to_a_time(open_: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = open_()
+    ends, clock = [], [1_800_000_000.0]
+    for name in ("memory_store.history.refs.now", "memory_store.history.writing.now"):
+        monkeypatch.setattr(name, lambda: clock[0])
+    for sentence in ("Call me Ishmael.", " Some years ago", " the sea was white."):
+        session.feed([sentence])
+        ends.append((session.position, session.tail))
+        clock[0] += 3600
+    then = datetime.fromtimestamp(1_800_000_000 + 3600, UTC)
+    for time_, end in ((then, 1), (then.timestamp() + 3599.5, 1), (1_800_000_000, 0)):
+        session.rewind(time=time_)
+        assert (session.position, session.tail) == ends[end]
+        session.rewind(snapshot=3)  # undone
+    session.rewind(time=clock[0])
+    assert (session.position, session.tail) == ends[2]
+    with pytest.raises(ValueError, match=r"time = 3\.5; allowed: 20\d\d-.* or later"):
+        session.rewind(time=3.5)

@@ -62,7 +62,7 @@ class Named:
 
 
 @pytest.mark.parametrize("kind", [str, bytes])
-def test_whatever_is_like_a_path_is_a_file(kind: Any, tmp_path: Path) -> None:
+def test_any_path_like_object_is_a_file(kind: Any, tmp_path: Path) -> None:
     (tmp_path / "two words").write_text("content")
     source = OpenSource(Named(tmp_path / "two words", kind))
     assert source.is_file and as_bytes(source) == b"content"
@@ -72,7 +72,7 @@ def test_whatever_is_like_a_path_is_a_file(kind: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("source", [b"bytes", bytearray(b"bytes"), 3, None, 2.5])
-def test_what_cannot_be_read_is_refused(source: Any) -> None:
+def test_other_types_are_refused(source: Any) -> None:
     with pytest.raises(TypeError, match=r"given; allowed: .*str.*Path.*file object.*iterator"):
         OpenSource(source)
 
@@ -84,7 +84,7 @@ def test_files_are_checked_before_anything_is_read(tmp_path: Path) -> None:
         OpenSource(tmp_path)
 
 
-def test_an_unreadable_file_is_told() -> None:
+def test_an_unreadable_file_is_reported() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "secret.txt"
         path.write_text("secret")
@@ -120,7 +120,7 @@ KINDS: dict[str, Callable[[Path], Any]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_is_read_whole_in_small_blocks(
+def test_every_kind_of_source_is_read_in_small_blocks(
     kind: str, tmp_path: Path, small_blocks: int
 ) -> None:
     path = tmp_path / "text.txt"
@@ -171,7 +171,7 @@ def test_messages_name_the_source(tmp_path: Path) -> None:
     assert OpenSource([]).name == "list"
 
 
-def test_text_that_arrives_slowly_is_read_as_it_comes() -> None:
+def test_a_pipe_is_read_as_text_arrives() -> None:
     read_end, write_end = os.pipe()
     with open(read_end, "rb") as reader, open(write_end, "wb", buffering=0) as writer:
         blocks = iter(OpenSource(reader))
@@ -182,7 +182,7 @@ def test_text_that_arrives_slowly_is_read_as_it_comes() -> None:
         assert list(blocks) == []
 
 
-def test_an_iterator_of_other_things_is_refused_where_they_come() -> None:
+def test_an_iterator_of_other_types_is_refused() -> None:
     blocks = iter(OpenSource(["one", 2, "three"]))  # type: ignore[list-item]
     assert next(blocks) == "one"
     with pytest.raises(TypeError, match="the iterator gave int; allowed: str or bytes"):
@@ -213,7 +213,7 @@ def interrupted(files: list[Path], n_done: int, n_blocks: int) -> FeedCursor:
 
 @pytest.mark.parametrize("n_done", [0, 1, 2])
 @pytest.mark.parametrize("n_blocks", [0, 1, 3, 4])
-def test_the_same_files_are_gone_on_with(files: list[Path], n_done: int, n_blocks: int) -> None:
+def test_the_same_files_resume(files: list[Path], n_done: int, n_blocks: int) -> None:
     old = interrupted(files, n_done, n_blocks)
     opened = [OpenSource(path) for path in files]
     new = resume_sources(old, opened)
@@ -228,12 +228,12 @@ def test_the_same_files_are_gone_on_with(files: list[Path], n_done: int, n_block
     ]
 
 
-def test_a_reading_is_kept_as_json(files: list[Path]) -> None:
+def test_a_cursor_survives_json(files: list[Path]) -> None:
     reading = interrupted(files, 1, 2)
     assert FeedCursor(**reading.to_json()) == reading  # type: ignore[arg-type]
 
 
-def test_files_are_known_by_content_not_by_name(files: list[Path]) -> None:
+def test_files_are_recognised_by_content(files: list[Path]) -> None:
     old = interrupted(files, 1, 2)
     for path in files:
         path.rename(path.with_suffix(".moved"))
@@ -241,7 +241,7 @@ def test_files_are_known_by_content_not_by_name(files: list[Path]) -> None:
     assert resume_sources(old, opened) == old
 
 
-def test_a_file_that_grew_is_gone_on_with(files: list[Path]) -> None:
+def test_a_longer_file_resumes(files: list[Path]) -> None:
     old = interrupted(files, 1, 2)
     with open(files[1], "ab") as log:
         log.write(b"more")
@@ -265,7 +265,7 @@ def grow(path: Path) -> None:
 @pytest.mark.parametrize(
     ("index", "edit"), [(0, shrink), (0, change), (0, grow), (1, shrink), (1, change)]
 )
-def test_other_content_begins_anew(
+def test_other_content_starts_over(
     files: list[Path], index: int, edit: Callable[[Path], None]
 ) -> None:
     old = interrupted(files, 1, 2)
@@ -276,7 +276,7 @@ def test_other_content_begins_anew(
     assert as_bytes(opened[1]) == files[1].read_bytes()
 
 
-def test_other_sources_begin_anew(files: list[Path]) -> None:
+def test_other_sources_start_over(files: list[Path]) -> None:
     old = interrupted(files, 1, 2)
     a, b, c = files
     others: list[list[Source]] = [[b], [a], [b, a], [c, b], [a, "some words"], [["text"], b]]
@@ -287,7 +287,7 @@ def test_other_sources_begin_anew(files: list[Path]) -> None:
     assert resume_sources(None, [OpenSource(a)]) == FeedCursor()
 
 
-def test_streams_before_a_file_are_never_taken_as_read(files: list[Path]) -> None:
+def test_streams_before_a_file_are_never_skipped(files: list[Path]) -> None:
     old = FeedCursor(["", OpenSource(files[0]).whole_digest()], 0, "")
     opened = [OpenSource(["text"]), *map(OpenSource, files)]
     assert resume_sources(old, opened) == FeedCursor()

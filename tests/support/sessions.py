@@ -19,6 +19,7 @@ from streamlm.state import State
 from tests.support import stores
 from tests.support.invariants import assert_same_state
 
+GOOD = "Call me Ishmael. Some years ago — never mind how long precisely. " * 6
 TOLERANCE = 1e-4  # of slots near 1, computed in float32 by other chunks
 
 TokenLog = Callable[..., list[int]]

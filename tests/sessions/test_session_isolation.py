@@ -64,7 +64,7 @@ import torch
 torch.set_num_threads(1)
 import streamlm
 from memory_store import Locked
-from tests.sessions.test_session_lives import SECRETS, notes, visit
+from tests.sessions.test_session_isolation import SECRETS, notes, visit
 folder, checkpoint, words = Path(sys.argv[1]), streamlm.load(sys.argv[2], device="cpu"), sys.argv[3]
 
 def some_todo(chance, secret, new):
@@ -106,7 +106,7 @@ assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
 """
 
 
-def test_sessions_do_not_see_each_other(
+def test_sessions_are_isolated(
     tmp_path: Path, tiny_folder: Callable[..., Path], prose: Callable[..., str]
 ) -> None:
     together, alone, model = tmp_path / "together", tmp_path / "alone", tiny_folder()

@@ -82,7 +82,7 @@ def test_generate_logprobs_refuses(tiny: Checkpoint, options: dict[str, Any], me
         Session(tiny).generate_logprobs("", **options)
 
 
-def test_text_is_what_was_read(open_: Open, prose: Callable[..., str]) -> None:
+def test_text_returns_the_text_read(open_: Open, prose: Callable[..., str]) -> None:
     session, text = open_(), prose(120)
     session.feed([text])
     assert (session.text() + session.tail) == text
@@ -103,7 +103,9 @@ def test_text_needs_a_store(tiny: Checkpoint) -> None:
         Session(tiny).text()
 
 
-def test_a_fork_of_the_past_is_a_rewound_session(open_: Open, prose: Callable[..., str]) -> None:
+def test_a_fork_at_a_position_equals_a_rewound_session(
+    open_: Open, prose: Callable[..., str]
+) -> None:
     session = open_(save_every=64)
     session.feed([prose(300)])
     goal, before, ids = 150, session.position, len(session.history())
@@ -117,7 +119,7 @@ def test_a_fork_of_the_past_is_a_rewound_session(open_: Open, prose: Callable[..
     assert report.position == goal
 
 
-def test_a_fork_of_the_past_of_a_session_that_may_only_be_read(
+def test_a_readonly_session_forks_at_a_position(
     tmp_path: Path, tiny: Checkpoint, prose: Callable[..., str]
 ) -> None:
     path = tmp_path / "s.zarr"
@@ -131,7 +133,7 @@ def test_a_fork_of_the_past_of_a_session_that_may_only_be_read(
                 session.fork(tokens=wrong)
 
 
-def test_a_branch_from_the_past(open_: Open, prose: Callable[..., str]) -> None:
+def test_a_branch_at_a_position(open_: Open, prose: Callable[..., str]) -> None:
     session = open_()
     session.feed([prose(200)])
     with session.fork("side", tokens=40) as side:
@@ -142,7 +144,7 @@ def test_a_branch_from_the_past(open_: Open, prose: Callable[..., str]) -> None:
         assert side.history()[-1].position == 40
 
 
-def test_feeding_tells_each_token(open_: Open, prose: Callable[..., str]) -> None:
+def test_feed_reports_every_token(open_: Open, prose: Callable[..., str]) -> None:
     text, seen = prose(150), []
 
     def look(done: Progress) -> None:
@@ -160,7 +162,7 @@ def test_feeding_tells_each_token(open_: Open, prose: Callable[..., str]) -> Non
         session.feed([text], block_bytes=0)
 
 
-def test_a_reading_that_progress_ends_goes_on(
+def test_feed_resumes_after_progress_raises(
     open_: Open, tmp_path: Path, prose: Callable[..., str]
 ) -> None:
     file = tmp_path / "text.txt"

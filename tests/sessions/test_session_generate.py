@@ -22,6 +22,7 @@ from memory_store import (
     DirectoryStore,
 )
 from streamlm.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from streamlm.runtime.stream import score
 from streamlm.runtime.text_stream import TextStream
 from streamlm.sessions.session import Session
 from tests.support.invariants import assert_same_state
@@ -42,7 +43,7 @@ SETTLED = "Call me Ishmael. Some years ago — never mind how long precisely" + 
 
 
 @pytest.mark.parametrize("before", ["", "It was the best of ti"])
-def test_score_says_what_feed_would_and_changes_nothing(
+def test_score_agrees_with_feed_and_changes_nothing(
     before: str, open_: Open, tiny: Checkpoint, tmp_path: Path
 ) -> None:
     session = open_()
@@ -109,7 +110,9 @@ def test_seeds(tiny: Checkpoint) -> None:
 
 
 @pytest.mark.parametrize("options", [{"temperature": 0.0}, {"seed": 3}])
-def test_writing_in_parts_is_writing_at_once(tiny: Checkpoint, options: dict[str, Any]) -> None:
+def test_generating_in_parts_equals_generating_at_once(
+    tiny: Checkpoint, options: dict[str, Any]
+) -> None:
     at_once, in_parts = Session(tiny), Session(tiny)
     wanted = "".join(at_once.generate("Call me", max_tokens=18, **options))
     found = "".join(in_parts.generate("Call me", max_tokens=7, **options))
@@ -138,7 +141,7 @@ def test_writing_in_parts_is_writing_at_once(tiny: Checkpoint, options: dict[str
         ({"seed": -1}, "seed = -1; allowed: 0 or more"),
     ],
 )
-def test_wrong_values_are_refused_at_the_call(
+def test_wrong_values_are_refused_immediately(
     tiny: Checkpoint, options: dict[str, Any], message: str
 ) -> None:
     session = Session(tiny)
@@ -189,7 +192,7 @@ AB = st.text("ab", max_size=3)
 @example(pieces=["a", "a", "b", "a"], stop="aab")
 @example(pieces=["ab", "", "ab", "b"], stop="abb")
 @example(pieces=["b", "ab"], stop="abab")
-def test_writing_ends_at_a_stop_string(tiny: Checkpoint, pieces: list[str], stop: str) -> None:
+def test_generation_ends_at_a_stop_string(tiny: Checkpoint, pieces: list[str], stop: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         script = Script(patch, pieces)
         found = ""
@@ -205,9 +208,7 @@ def test_writing_ends_at_a_stop_string(tiny: Checkpoint, pieces: list[str], stop
     assert script.written == next((text for text in so_far if stop in text), so_far[-1])
 
 
-def test_the_first_of_several_stop_strings_counts(
-    tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_earliest_stop_string_counts(tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     Script(monkeypatch, ["one", " tw", "o th", "ree"])
     session = Session(tiny)
     assert list(session.generate(max_tokens=9, stop=["three", "two", "e th"])) == ["on", "e "]
@@ -226,7 +227,7 @@ def test_stop_strings_of_a_model(tiny: Checkpoint) -> None:
     assert whole[9:14] in tiny.tokenizer.decode(stopped._live.stream.recent)
 
 
-def test_an_abandoned_iterator_leaves_what_it_wrote(
+def test_an_abandoned_iterator_keeps_its_tokens(
     open_: Open, tmp_path: Path, token_log: TokenLog, tiny: Checkpoint
 ) -> None:
     session, twin = open_(), open_("twin")
@@ -254,7 +255,7 @@ def byte_writer(tiny_folder: Callable[..., Path]) -> Checkpoint:
     return load_checkpoint(tiny_folder(likes="漢🐋ѣ"), device="cpu")
 
 
-def test_pieces_are_whole_characters_and_say_what_the_log_says(
+def test_pieces_are_whole_characters_and_match_the_log(
     byte_writer: Checkpoint, tmp_path: Path, token_log: TokenLog
 ) -> None:
     path = tmp_path / "s.zarr"
@@ -290,7 +291,7 @@ def test_pieces_are_whole_characters_and_say_what_the_log_says(
 
 
 @pytest.mark.parametrize("options", [{"temperature": 0.0}, {"temperature": 2.0, "top_p": 1.0}])
-def test_control_tokens_are_never_written(
+def test_suppressed_tokens_are_never_generated(
     tiny_folder: Callable[..., Path],
     tmp_path: Path,
     token_log: TokenLog,
@@ -306,7 +307,7 @@ def test_control_tokens_are_never_written(
     assert len(log) > 12 and all(lengths[log])
 
 
-def test_the_repetition_penalty_sees_what_was_read_before(tiny: Checkpoint) -> None:
+def test_the_repetition_penalty_covers_text_that_was_read(tiny: Checkpoint) -> None:
     session = Session(tiny)
     session.feed(["Call me Ishmael. Some years ago"])
     list(session.generate(max_tokens=0))
@@ -318,3 +319,19 @@ def test_the_repetition_penalty_sees_what_was_read_before(tiny: Checkpoint) -> N
     session._live.stream = replace(session._live.stream, recent=np.array([*read, id], np.int32))
     list(session.generate(max_tokens=1, temperature=0, repetition_penalty=100.0))
     assert session._live.stream.recent[-1] not in (*read, id)
+
+
+def test_score_agrees_with_the_model(tiny: Checkpoint, text: str) -> None:
+    """Reading a block in parts says of each token what reading it at once says."""
+    ids = tiny.tokenizer.encode(text)
+    inputs = np.concatenate([[tiny.tokenizer.bos_id], ids[:-1]]).astype(np.int64)
+    wanted, _ = score(
+        tiny.model,
+        torch.from_numpy(inputs)[None],
+        torch.from_numpy(ids.astype(np.int64))[None],
+        tiny.model.init_state(1),
+    )
+    session = Session(tiny)
+    report = session.score([text], logprobs=True)
+    assert report.ids == ids.tolist()
+    assert report.logprobs == pytest.approx(wanted[0].tolist(), abs=1e-4)
