@@ -1,4 +1,4 @@
-"""The command line in a terminal or a pipe, interrupted and ended by signals."""
+"""The command line in a terminal or a pipe, interrupted or ended by signals."""
 
 import os
 import pty
@@ -92,28 +92,28 @@ def test_an_interrupted_generate_keeps_its_tokens(
 
 @pytest.fixture(scope="module")
 def slow_model(tiny_folder: Callable[..., Path]) -> Path:
-    """Takes some seconds to read the sample book, with three saves on the way."""
+    """Takes some seconds to read the sample book, with three saves."""
     return tiny_folder(segment_len=128, memory_len=128)
 
 
 def start(*arguments: object, **options: Any) -> "subprocess.Popen[bytes]":
-    """The command line in a process of its own."""
+    """The command line in a new process."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS"):
         environment.pop(name, None)
-    environment.pop("PYTHONUNBUFFERED", None)  # it hides what is still to be written at the end
+    environment.pop("PYTHONUNBUFFERED", None)  # it would hide errors when flushing on exit
     environment["TERM"] = "xterm-256color"
     return subprocess.Popen(
         [*COMMAND, *map(str, arguments)],
         env=environment,
-        # A job in the background of a script inherits that Ctrl-C is ignored; a terminal's is not.
+        # A background job of a script inherits an ignored SIGINT; a terminal's does not.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         **options,
     )
 
 
 def position(path: Path) -> int:
-    """How far a session was saved; 0 before it is begun."""
+    """The saved position of a session; 0 if there is none."""
     if not (path / "refs" / "main").exists():
         return 0
     head = DirectoryStore.open(path).head("main")
@@ -128,7 +128,7 @@ def wait_until(process: "subprocess.Popen[bytes]", done: Callable[[], bool]) -> 
 
 @pytest.mark.slow
 def test_feed_resumes_after_signals(cli: CommandLine, slow_model: Path) -> None:
-    """In a terminal: a bar, then Ctrl-C. Next kill -9. The third time it reads to the end."""
+    """In a terminal with a bar, until Ctrl-C; then until kill -9; then to the end."""
     book, path = BOOKS / "beyond-the-city.txt", Path("sessions/a.zarr")
     feed = ("feed", book, "--session", "a", "--model", slow_model)
     screen, terminal = pty.openpty()
@@ -165,19 +165,19 @@ def test_feed_resumes_after_signals(cli: CommandLine, slow_model: Path) -> None:
     assert report["skipped_bytes"] > 0 and report["tokens"] == report["position"] - second
     size = report["skipped_bytes"] + report["bytes"] + report["held_bytes"]
     assert abs(size - book.stat().st_size) <= 64  # the words held back at the interruptions
-    # Nothing is missing and nothing was read twice, but for the word held back at the end.
+    # Nothing is missing or read twice, except for the held-back word at the end.
     whole = streamlm.load(slow_model, device="cpu").tokenizer.encode(book.read_text("utf-8"))
     found = log(path)
     assert found == whole.tolist()[: len(found)] and len(found) >= len(whole) - 8
 
 
 def read_to_end(screen: int) -> bytes:
-    """What is left to read of a terminal whose processes end."""
+    """Read the remaining output of a terminal."""
     found = b""
     while True:
         try:
             block = os.read(screen, 1 << 16)
-        except OSError:  # how Linux says that nobody has the terminal open any more
+        except OSError:  # on Linux: no process has the terminal open
             block = b""
         if not block:
             os.close(screen)
@@ -199,7 +199,7 @@ def test_a_pipe_shows_text_and_no_bar(cli: CommandLine, model: Path, prepared: P
 
 
 def test_a_closed_pipe_ends_the_command(cli: CommandLine, model: Path) -> None:
-    """As in `streamlm generate | head -c 1`, and with --json, which is written in one go."""
+    """As in `streamlm generate | head -c 1`, and with --json, which is written at once."""
     options = ("--model", model, "--max-tokens", 5000)
     with start("generate", *options, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout and process.stdout.read(1)

@@ -1,4 +1,4 @@
-"""What the command line refuses, in which words, and that nothing is lost by it."""
+"""Errors of the command line: their messages, and that nothing is lost."""
 
 import json
 import lzma
@@ -65,7 +65,7 @@ def test_files_that_are_not_text(bad_files: CommandLine, name: str) -> None:
     for command in ("feed --session new", "feed --session s", "score", "score --session s"):
         for given in ([name], ["text.txt", name]):
             if given[1:] == ["empty.txt"]:
-                continue  # nothing wrong with one empty file among others
+                continue  # an empty file is allowed next to another
             refuses(bad_files, BAD_FILES[name], *command.split(), *given)
 
 
@@ -348,7 +348,7 @@ def test_a_full_disk(kept: CommandLine, tmp_path: Path) -> None:
         assert failed.status == 1 and failed.out == ""
         assert re.search(r"full.zarr: no space left .*the last commit is intact", failed.err)
         store = DirectoryStore.open("disk/full.zarr")
-        assert store.verify().commits == 2  # the empty beginning, and the first reading
+        assert store.verify().commits == 2  # the empty beginning, and the first feed
         assert kept.works("score", "text.txt", *feed[2:], "--json").json["position"] == first
         Path("disk/rest").unlink()
         kept.works(*feed)

@@ -70,7 +70,7 @@ def test_mismatched_drafters_are_refused(
 
 
 def test_drafts_depend_on_known_tokens_only(tiny: Checkpoint) -> None:
-    """In training too: what follows a place, or lies before a document, changes nothing there."""
+    """In training too: later tokens and earlier documents have no effect."""
     config = DrafterConfig.of(tiny, SMALL)
     torch.manual_seed(1)
     drafter = Drafter(config).eval()
@@ -88,9 +88,9 @@ def test_drafts_depend_on_known_tokens_only(tiny: Checkpoint) -> None:
         return drafter(tiny.model, places.context).detach()
 
     one, other = at_place(ids), at_place(changed)
-    assert torch.equal(one[:2], other[:2])  # at place 8, token 9 is to be guessed
+    assert torch.equal(one[:2], other[:2])  # position 8 proposes token 9
     assert not torch.allclose(one[2], other[2])
-    # The very guesses that a session makes there.
+    # The same drafts as a session's.
     tokens = np.append(tiny.tokenizer.bos_id, ids[: 32 + 8]).astype(np.int64)
     read = torch.from_numpy(tokens)[None]
     hidden, state = advance(tiny.model, read[:, :-1], tiny.model.init_state(1))
@@ -114,7 +114,7 @@ def test_training_reduces_the_loss(tiny: Checkpoint, shelf: Corpus, tmp_path: Pa
     weights = Checkpoint(tiny.model, tiny.tokenizer).fingerprints["weights"]
     before = trainer.validate()
     steps = list(trainer.run())
-    # What a model of random weights says can be guessed in part, and is far from certain.
+    # The output of a model with random weights is partly predictable, and far from certain.
     assert all(b < a - 0.2 for a, b in zip(steps[0].losses, steps[-1].losses, strict=True))
     found = steps[-1].valid_nats
     assert found is not None and all(b < a - 0.2 for a, b in zip(before, found, strict=True))

@@ -1,4 +1,4 @@
-"""The report on memory: slots stand for the tokens it says, and its numbers are their formulas."""
+"""The memory report: the tokens of each slot, and its figures against their formulas."""
 
 import math
 from pathlib import Path
@@ -18,7 +18,7 @@ from streamlm.sessions.session import Session
 from tests.reference.attention import softmax
 from tests.support.invariants import random_tokens, read, tiny_model
 
-N = 45  # tokens; the tiny model forgets after some 20
+N = 45  # tokens; the tiny model's memory spans about 20
 
 
 def report_of(model: TransformerXL, *, n: int = N, start: int = 0) -> MemoryReport:
@@ -73,7 +73,7 @@ def test_slots_represent_the_reported_tokens(compression: str, n: int) -> None:
 
 @pytest.mark.parametrize("compression", ["conv", "select"])
 def test_attention_is_the_mean_over_queries_that_could_attend(compression: str) -> None:
-    """Read one by one, with each slot known by its tokens and not by its column."""
+    """Read token by token, with slots identified by their tokens instead of their columns."""
     model = tiny_model(compression=compression)
     config, tokens, state = model.config, random_tokens(model, N), model.init_state(1)
     sums: dict[tuple[int, int, int], list[np.ndarray]] = {}
@@ -100,7 +100,7 @@ def test_attention_is_the_mean_over_queries_that_could_attend(compression: str) 
 
 
 def names_before(model: TransformerXL, at: int, index: int) -> list[tuple[int, int]]:
-    """(compressions, stop) of the slots that the query at `at` sees, itself the last."""
+    """(compressions, stop) of the slots that the query at `at` attends to, itself the last."""
     before = report_of(model, n=at) if at else None
     names = [] if before is None else [
         (int(before.compressions[i]), int(before.stop[index, i])) for i in range(len(before))
@@ -109,7 +109,7 @@ def names_before(model: TransformerXL, at: int, index: int) -> list[tuple[int, i
 
 
 def filled_before(at: int) -> int:
-    """Slots that the last query of a segment sees before it, in the tiny model."""
+    """Slots before it that the last query of a segment attends to, in the tiny model."""
     commits = at // 4
     memory = min(4 * commits, 6)
     evicted = sum(max(0, min(4 * c, 6) + 4 - 6) for c in range(commits))
@@ -206,7 +206,7 @@ def test_all_kinds_of_sessions_report(tmp_path: Path, tiny: Checkpoint) -> None:
         list(fork.generate(max_tokens=9, seed=1))
         list(plain.generate(max_tokens=9, seed=1))
         assert same(fork.memory_report(), plain.memory_report())
-        list(session.generate(max_tokens=9, seed=1))  # not saved yet
+        list(session.generate(max_tokens=9, seed=1))  # not saved
         assert same(session.memory_report(), plain.memory_report())
     assert wanted.first + len(wanted.ids) == wanted.position
     assert end == wanted.ids[-1]

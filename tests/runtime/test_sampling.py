@@ -38,7 +38,7 @@ def test_settings_out_of_range_are_refused(name: str, value: float, allowed: str
 
 
 def distribution(shares: list[float], recent: np.ndarray = NONE, **options: float) -> list[float]:
-    """What is drawn from, where the model says `shares`."""
+    """The sampling distribution for a model that outputs `shares`."""
     logits = torch.tensor(shares, dtype=torch.float64).log()
     return Sampling(**{**OFF, **options}).probabilities(logits, recent).tolist()
 
@@ -55,7 +55,7 @@ def test_temperature() -> None:
 
 
 def test_greedy() -> None:
-    """The likeliest, the first of equals, whatever else is set."""
+    """The likeliest token, the first of equals, whatever else is set."""
     assert distribution([0.1, 0.4, 0.3, 0.2], temperature=0) == [0, 1, 0, 0]
     assert distribution([0.1, 0.4, 0.4, 0.1], temperature=0, top_k=3) == [0, 1, 0, 0]
 
@@ -84,7 +84,7 @@ def test_top_k(top_k: int, kept: list[float]) -> None:
     ],
 )
 def test_top_p(top_p: float, kept: list[float]) -> None:
-    """The fewest of the likeliest that together reach it: the one that crosses it is in."""
+    """The smallest set of likeliest tokens with this total, including the one that crosses it."""
     assert distribution([0.1, 0.4, 0.3, 0.2], top_p=top_p) == pytest.approx(kept)
 
 
@@ -102,11 +102,11 @@ def test_min_p_is_a_share_of_the_likeliest(min_p: float, kept: list[float]) -> N
 
 
 def test_filters_apply_one_after_the_other() -> None:
-    """top_p counts within what top_k left: .4/.7 reaches .55, .4 alone does not."""
+    """top_p applies to what top_k keeps: .4/.7 reaches .55, .4 alone does not."""
     assert distribution([0.1, 0.4, 0.3, 0.2], top_k=2, top_p=0.55) == [0, 1, 0, 0]
-    # The temperature comes before top_p: squares put .16/.30 on the likeliest.
+    # Temperature applies before top_p: squares put .16/.30 on the likeliest.
     assert distribution([0.1, 0.4, 0.3, 0.2], temperature=0.5, top_p=0.5) == [0, 1, 0, 0]
-    # The penalty comes before greed.
+    # The penalty applies before greedy selection.
     assert distribution([0.1, 0.4, 0.3, 0.2], np.array([1]), temperature=0) == [0, 1, 0, 0]
     found = distribution([0.1, 0.4, 0.3, 0.2], np.array([1]), temperature=0, repetition_penalty=2)
     assert found == [0, 0, 1, 0]
@@ -114,7 +114,7 @@ def test_filters_apply_one_after_the_other() -> None:
 
 def test_repetition_penalty_pushes_both_signs_down() -> None:
     logits = torch.tensor([2.0, -1.0, 2.0, -1.0], dtype=torch.float64)
-    recent = np.array([0, 1, 1, 0, 0])  # how often does not matter
+    recent = np.array([0, 1, 1, 0, 0])  # counts do not matter
     found = Sampling(repetition_penalty=2.0, **OFF).probabilities(logits, recent)
     wanted = torch.tensor([1.0, -2.0, 2.0, -1.0], dtype=torch.float64).softmax(0)
     assert torch.allclose(found, wanted)
@@ -127,7 +127,7 @@ def test_repetition_penalty_pushes_both_signs_down() -> None:
 
 
 def filtered(logits: Tensor, sampling: Sampling) -> list[float]:
-    """The filters one after the other on a Python list."""
+    """The filters in order, on a Python list."""
     powers = [math.exp(float(x - logits.max()) / sampling.temperature) for x in logits]
     shares = {i: power / sum(powers) for i, power in enumerate(powers)}
     ranked = sorted(shares, key=lambda i: -shares[i])
@@ -159,7 +159,7 @@ def filtered(logits: Tensor, sampling: Sampling) -> list[float]:
     ids=str,
 )
 def test_a_large_vocabulary(options: dict[str, float], spread: float) -> None:
-    """Flat distributions, whose nucleus is longer than the short list, and peaked ones."""
+    """Flat distributions, whose nucleus exceeds the short list, and peaked ones."""
     random = torch.Generator().manual_seed(6)
     logits = torch.randn(3 * SHORT_LIST, generator=random, dtype=torch.float64) * spread
     sampling = Sampling(**{**OFF, **options})
@@ -196,11 +196,11 @@ def test_draws_follow_the_distribution(options: dict[str, float]) -> None:
     possible = wanted > 0
     assert not found[~possible].any(), "what was filtered out is never drawn"
     chi_square = float(((found - wanted)[possible] ** 2 / wanted[possible]).sum())
-    assert chi_square < 30  # 7 degrees of freedom or fewer: passed by chance in 1 of 10,000
+    assert chi_square < 30  # at most 7 degrees of freedom: exceeded by chance in 1 of 10,000
 
 
 class Fixed(np.random.Generator):
-    """A generator that always draws one number."""
+    """A generator that always draws the same number."""
 
     def __init__(self, number: float) -> None:
         super().__init__(np.random.PCG64(0))
@@ -214,6 +214,6 @@ class Fixed(np.random.Generator):
     ("drawn", "index"), [(0.0, 1), (0.2499, 1), (0.2501, 3), (0.9999, 3), (math.nextafter(1, 0), 3)]
 )
 def test_the_ends_of_the_range(drawn: float, index: int) -> None:
-    """No draw gives a token without probability, first or last."""
+    """No draw yields a token of probability 0."""
     logits = torch.tensor([0.0, 0.25, 0.0, 0.75, 0.0]).log()
     assert sample(logits, Sampling(**OFF), random=Fixed(drawn), recent=NONE) == index

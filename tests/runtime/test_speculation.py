@@ -1,4 +1,4 @@
-"""Drafts change nothing but the time: not the text, not its odds, not what a session remembers."""
+"""Speculative decoding: the same greedy text, the same distribution, the same states."""
 
 import math
 from collections.abc import Callable
@@ -49,7 +49,7 @@ def speak(
     sampling: Sampling = GREEDY,
     seed: int = 0,
 ) -> tuple[list[int], State, list[list[Accepted]]]:
-    """Write n tokens on from some that were read; the state has read all but the last."""
+    """Generate n tokens after some that were read; the state has read all but the last."""
     tokens = random_tokens(model, 21)
     cache = Cache()
     hidden, state = advance(model, tokens[:, :-1], model.init_state(1), cache)
@@ -96,13 +96,13 @@ def test_greedy_text_is_the_same_with_a_drafter(head: str, penalty: float) -> No
         assert found == wanted
         assert_same_state(state, plain, tolerance=1e-10)
         accepted = sum(one.drafted for each in passes for one in each)
-        if penalty == 1:  # the oracle does not know of penalties
+        if penalty == 1:  # the oracle ignores penalties
             assert len(passes) == 18 if right == 0 else accepted > 6
 
 
 @pytest.mark.parametrize("head", HEADS)
 def test_the_state_after_each_token_is_independent(head: str) -> None:
-    """Each token of a pass comes with a stream of its own, though they share what was computed."""
+    """Each token of a pass comes with an independent state, although they share buffers."""
     model = small(head)
     _, _, passes = speak(model, Oracle(model, config_for(model), 2), 12)
     found = [one for each in passes for one in each]
@@ -111,7 +111,7 @@ def test_the_state_after_each_token_is_independent(head: str) -> None:
     ids = torch.cat([tokens, torch.tensor([[one.token for one in found]])], dim=1)
     again, from_start = advance(model, ids, model.init_state(1))
     for index, one in reversed(list(enumerate(found))):
-        # Going on from a later state must not have changed what an earlier one holds.
+        # Continuing from a later state must not change an earlier one.
         _, wanted = advance(model, ids[:, : 21 + index], model.init_state(1))
         assert_same_state(one.state, wanted, tolerance=1e-10)
         on, ahead = advance(model, ids[:, 21 + index :], one.state)
@@ -121,29 +121,29 @@ def test_the_state_after_each_token_is_independent(head: str) -> None:
 
 @pytest.mark.parametrize("head", HEADS)
 def test_rejected_drafts_leave_no_trace(head: str) -> None:
-    """Streams after two drafts that differ in what was rejected alone are equal, bit for bit."""
+    """Two drafts that differ only in rejected tokens lead to the same state, bit for bit."""
     model = small(head)
-    # Both guess the first token of a pass right, and the others wrong, each in its own way.
+    # Both draft the first token of a pass right, and differ in the wrong ones.
     drafters = [Oracle(model, config_for(model), 1, wrong) for wrong in (0, 1)]
     (tokens, one, passes), (others, other, _) = (speak(model, each, 12) for each in drafters)
     assert tokens == others and drafters[0].guesses != drafters[1].guesses
     assert max(map(len, passes)) == 2
     assert_same_state(one, other, tolerance=1e-12)
-    if head == "adaptive":  # tokens of a bin are embedded in one product, whose rows are rounded
-        return  # by how many they are, whichever tokens came in the same call
+    if head == "adaptive":  # tokens of a bin are embedded in one product, whose rounding depends
+        return  # on its number of rows
     assert one.digest() == other.digest()
     read = torch.tensor([[tokens[-1]]])
     (ahead, state), (also, state_too) = (advance(model, read, each) for each in (one, other))
     assert torch.equal(ahead, also) and state.digest() == state_too.digest()
 
 
-# -- the same odds --------------------------------------------------------------------------------
+# -- the same distribution ------------------------------------------------------------------------
 
 VOCABULARY, LENGTH = 4, 3
 
 
 class Remembered(Sampling):
-    """Answers from memory what it was asked before."""
+    """Caches its answers."""
 
     answers: ClassVar[dict[object, Tensor]] = {}
 
@@ -158,7 +158,7 @@ SAMPLING = Remembered(temperature=1.5, top_p=0.97, repetition_penalty=1.4)
 
 
 def remember(thing: Any, name: str, key: Callable[..., object]) -> None:
-    """Let a pure method answer from memory; all states and the like that it meets stay alive."""
+    """Cache a pure method; its arguments stay alive."""
     method, answers = getattr(thing, name), {}
 
     def answer(*arguments: Any) -> Any:
@@ -172,11 +172,11 @@ def remember(thing: Any, name: str, key: Callable[..., object]) -> None:
 
 @pytest.fixture(scope="module")
 def odds() -> Callable[[int, int], np.ndarray]:
-    """How often each sequence of LENGTH tokens is written in so many draws, and is to be."""
+    """Counts of each sequence of LENGTH tokens in a number of draws, and their expectation."""
     model = tiny_model(vocab_size=VOCABULARY, segment_len=8, n_layers=1).requires_grad_(False)
     torch.manual_seed(0)
     drafter = Drafter(config_for(model, n_tokens=2)).double().requires_grad_(False)
-    drafter.output.weight *= 4  # sure of itself, and often wrong
+    drafter.output.weight *= 4  # confident, and often wrong
     begin = random_tokens(model, 5)
     hidden, state = advance(model, begin[:, :-1], model.init_state(1))
     known = begin[0].numpy()
@@ -218,9 +218,9 @@ def odds() -> Callable[[int, int], np.ndarray]:
 
 
 def chi_square(counts: np.ndarray) -> float:
-    """In standard deviations above what chance gives; cells too rare are put together."""
+    """Chi-square in standard deviations above its mean; rare cells are merged."""
     found, expected = counts.reshape(2, -1)
-    if found[expected == 0].any():  # what cannot be written was
+    if found[expected == 0].any():  # an impossible sequence occurred
         return math.inf
     often = expected >= 5
     found, expected = (np.append(each[often], each[~often].sum()) for each in (found, expected))

@@ -1,4 +1,4 @@
-"""Stop strings end the text in the same place however it arrives."""
+"""Stop strings end the text at the same place, however it is split into pieces."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +12,7 @@ TEXT = st.text("ab\n", max_size=30)
 def test_the_text_ends_before_the_earliest_stop(
     text: str, stops: list[str], data: st.DataObject
 ) -> None:
-    # The earliest place at which a whole stop string has arrived, and of those the earliest start.
+    # The earliest end of a whole stop string, and of those the earliest start.
     ends = [n for n in range(len(text) + 1) if any(stop in text[:n] for stop in stops)]
     pieces = []
     while text and (n := data.draw(st.integers(1, len(text)))):

@@ -22,11 +22,11 @@ def test_advance_is_forward_and_commit(compression: str, n: int) -> None:
     wanted, end = read(model, tokens[:, 6:], start)
     hidden, state = advance(model, tokens[:, 6:], start)
     assert hidden.shape == (2, 8)
-    # The output layer reads one row here and many there, which may round differently.
+    # The output layer has one row here and many there, which may round differently.
     assert torch.allclose(model.logits(hidden), wanted[:, -1], rtol=0, atol=1e-10)
     assert state.digest() == end.digest()
     assert state.phase == (6 + n) % 4, "full segments are closed"
-    # With a cache that has followed the stream, which is rounded as it was read.
+    # With a cache that follows the stream, whose values are rounded as they were read.
     cache = Cache()
     _, start = read(model, tokens[:, :6], model.init_state(2), sizes=[1] * 6, cache=cache)
     hidden, state = advance(model, tokens[:, 6:], start, cache)
@@ -50,7 +50,7 @@ def test_chunks_change_nothing() -> None:
 
 @torch.no_grad()
 def test_rows_are_committed_at_their_segment_ends() -> None:
-    """Tokens are cut at the ends of all rows, and each row reads what it reads alone."""
+    """Tokens are split at the segment ends of all rows, and each row reads as it does alone."""
     model = tiny_model()
     ages, tokens = (5, 12, 18), random_tokens(model, 23, rows=3)
     alone = [
@@ -77,7 +77,7 @@ def test_rows_are_committed_at_their_segment_ends() -> None:
 
 @torch.no_grad()
 def test_a_full_segment_is_committed_before_reading() -> None:
-    """`Model` leaves it open, and such a state may be handed in."""
+    """`Model` leaves it open, and callers may pass such a state."""
     model = tiny_model()
     tokens = random_tokens(model, 10)
     wanted, _ = advance(model, tokens, model.init_state(1))
@@ -91,7 +91,7 @@ def test_a_full_segment_is_committed_before_reading() -> None:
 
 @torch.no_grad()
 def test_score_is_the_log_probability_of_every_target() -> None:
-    """Each target once, those across the ends of segments included, in any chunks."""
+    """Each target once, also across segment ends, in any chunks."""
     model = tiny_model()
     tokens = random_tokens(model, 27, rows=2)
     inputs, targets = tokens[:, :-1], tokens[:, 1:]

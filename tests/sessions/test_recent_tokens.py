@@ -1,4 +1,4 @@
-"""The newest tokens of a stream: by position, bounded, at the same price however many there are."""
+"""TokenLog and RecentTokens: access by position, bounded memory, constant time per token."""
 
 import tracemalloc
 from collections.abc import Callable
@@ -20,7 +20,7 @@ def ids(*tokens: int) -> np.ndarray:
 
 
 def filled(n: int) -> TokenLog:
-    """A log of the tokens 0 to n - 1, each at the position of its number."""
+    """A log whose token at each position is the position."""
     log = TokenLog()
     log.put(0, np.arange(n, dtype=np.int32))
     return log
@@ -54,7 +54,7 @@ def test_ids_of_other_types_become_int32() -> None:
 
 
 def test_put_replaces_everything_after_its_position() -> None:
-    """A session that was taken back, and goes on otherwise."""
+    """As after a rewind."""
     log = filled(10)
     log.put(4, ids(44))
     assert log.take(0, 10).tolist() == [0, 1, 2, 3, 44]
@@ -94,11 +94,11 @@ def test_drop_removes_tokens_before_a_position() -> None:
     log = filled(10)
     log.drop(4)
     assert log.take(0, 10).tolist() == [4, 5, 6, 7, 8, 9]
-    log.drop(2)  # already gone
+    log.drop(2)  # dropped before
     assert log.take(0, 10).tolist() == [4, 5, 6, 7, 8, 9]
     log.put(10, ids(10))
     assert log.take(8, 11).tolist() == [8, 9, 10]
-    log.drop(500)  # no more than there is
+    log.drop(500)  # past the end
     assert log.take(0, 1000).tolist() == []
     log.put(11, ids(11))
     assert log.take(0, 1000).tolist() == [11] and log.take(11, 12).tolist() == [11]
@@ -110,7 +110,7 @@ def test_drop_keeps_tokens_from_keep_from_on() -> None:
     log.drop(8)
     assert log.take(0, 10).tolist() == list(range(3, 10))
     log.keep_from = 20
-    log.drop(5)  # what may go does not go by itself
+    log.drop(5)  # setting `keep_from` drops nothing by itself
     assert log.take(0, 10).tolist() == list(range(5, 10))
     log.keep_from = None
     log.drop(8)
@@ -163,7 +163,7 @@ def test_the_log_matches_a_dictionary(calls: list[tuple[str, int]]) -> None:
             log.put(position, new)
             wanted = {at: token for at, token in wanted.items() if at < position}
             if wanted and position > max(wanted) + 1:
-                wanted = {}  # a gap: nothing leads there
+                wanted = {}  # a gap
             wanted |= {position + i: int(token) for i, token in enumerate(new)}
             end = position + len(new)
         elif what == "drop":
@@ -180,11 +180,11 @@ def test_the_log_matches_a_dictionary(calls: list[tuple[str, int]]) -> None:
         assert some.tolist() == [wanted[at] for at in range(end - 5, end - 2) if at in wanted]
 
 
-# -- what it costs --------------------------------------------------------------------------------
+# -- cost -----------------------------------------------------------------------------------------
 
 
 def allocated(work: Callable[[], object]) -> int:
-    """Bytes that a call takes at most beside those that there were before."""
+    """Peak bytes that a call allocates."""
     tracemalloc.start()
     try:
         before, _ = tracemalloc.get_traced_memory()
@@ -196,7 +196,7 @@ def allocated(work: Callable[[], object]) -> int:
 
 @pytest.mark.parametrize("held", [1_000, 100_000])
 def test_put_takes_constant_amortized_time(held: int) -> None:
-    """But for one time in as many puts as there are tokens, when the room is doubled."""
+    """The buffer is copied only when its size doubles."""
     log, grew = filled(held), []
     for position in range(held, 2 * held + 200, max(1, held // 500)):
         for token in range(max(1, held // 500)):
@@ -209,7 +209,7 @@ def test_put_takes_constant_amortized_time(held: int) -> None:
 
 
 def test_memory_follows_the_number_of_tokens() -> None:
-    """Whatever was read: it is dropped, and the room is given back."""
+    """Dropped tokens free their memory."""
     log = TokenLog()
 
     def read() -> None:
@@ -218,18 +218,18 @@ def test_memory_follows_the_number_of_tokens() -> None:
             if position % 5_000 == 0:
                 log.drop(position - 2_000)
 
-    assert allocated(read) < 200_000  # bytes, where all ids take 1.6 million
+    assert allocated(read) < 200_000  # bytes; all ids take 1.6 million
     log.drop(399_990)
     assert len(log.take(0, 400_000)) == 10
     assert allocated(log.copy) < 2_000
 
 
-# -- the recent ------------------------------------------------------------------------------------
+# -- recent tokens ---------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def at(tiny: Checkpoint) -> Callable[[int], TextStream]:
-    """Makes streams that stand at a position."""
+    """Makes streams at a position."""
     beginning = TextStream.begin(tiny)
     return lambda position: replace(beginning, position=position)
 
@@ -249,7 +249,7 @@ def test_at_most_two_streams_are_kept(at: Callable[[int], TextStream]) -> None:
             starts.append((position, [each.position for each in moved.starts]))
         recent = moved
         assert len(recent.starts) <= 2
-        # As much as is asked for can be read again, and not much more.
+        # At least `length` tokens can be read again, and not many more.
         assert recent.start == 0 or 10 <= position - recent.start < 2 * (10 + 3)
     assert starts == [(12, [0, 12]), (24, [12, 24]), (36, [24, 36]), (48, [36, 48])]
 

@@ -27,7 +27,7 @@ def test_old_snapshots_are_deleted(open_: Open, prose: Callable[..., str], tmp_p
     assert all(everything.loadable(keeper.history()))
     kept = [ref for ref, whole in zip(refs, store.loadable(refs), strict=True) if whole]
     assert 4 < len(kept) < 60 and kept[-1] == refs[-1]
-    # All positions are within reach, also in a session opened another day: the policy is its own.
+    # Any position can be rewound to, also after reopening, which restores the policy.
     session.close()
     with open_(save_every=SEGMENT) as again:
         assert again._live.store.retention == few

@@ -1,4 +1,4 @@
-"""Saving beside reading: commits in the background, what they keep, and what an error leaves."""
+"""Saving in the background: when, what is saved, and what an error leaves."""
 
 import os
 import signal
@@ -39,7 +39,7 @@ def test_saves_within_a_block_fall_on_segment_ends(open_: Open, text: str) -> No
     assert report.tokens > 10 * SEGMENT
     wanted = [*range(0, session.position, SEGMENT), session.position]
     assert positions(session) == wanted
-    # Not more often than asked for, and never within a segment.
+    # Saves are at least `save_every` tokens apart, and never within a segment.
     session = open_("rarely", save_every=3 * SEGMENT - 5)
     session.feed([text])
     assert positions(session)[:-1] == [*range(0, session.position, 3 * SEGMENT)]
@@ -48,7 +48,7 @@ def test_saves_within_a_block_fall_on_segment_ends(open_: Open, text: str) -> No
 def test_text_not_yet_read_is_saved(
     open_: Open, text: str, tmp_path: Path, tiny: Checkpoint
 ) -> None:
-    """A session that is gone back to within a block goes on with the rest of the block."""
+    """A session rewound to within a block continues with the rest of the block."""
     session = open_(save_every=2 * SEGMENT)
     session.feed([text])
     session.feed(" The end.")
@@ -61,7 +61,7 @@ def test_text_not_yet_read_is_saved(
     read = tiny.tokenizer.decode(DirectoryStore.open(tmp_path / "s.zarr").tokens(ref, 0, 96))
     assert read + session.tail == text
     scored = session.score("x").tokens
-    assert scored == 1  # of the text alone; what is ahead was read before it
+    assert scored == 1  # only the text itself; the text ahead was read before it
     session.close()
     with open_() as again:
         assert again.position == ref.position and read + again.tail == text
@@ -69,7 +69,7 @@ def test_text_not_yet_read_is_saved(
         assert (again.position, again.tail) == end
         assert_same_state(again.state, session_state(tiny, text + " The end."), tolerance=1e-4)
         again.rewind(snapshot=3)
-        again.rewind(tokens=ref.position - 1)  # forgets it, as all that is no token yet
+        again.rewind(tokens=ref.position - 1)  # drops the text that is held back
         assert again.tail == ""
 
 
@@ -88,11 +88,11 @@ def test_generate_first_reads_the_text_ahead(open_: Open, text: str, tiny: Check
     assert session.position == len(tiny.tokenizer.encode(text + "So"))
 
 
-# -- beside reading ---------------------------------------------------------------------------
+# -- in the background ------------------------------------------------------------------------
 
 
 class Slow:
-    """Commits that wait until they are let go on."""
+    """Commits that wait for an event."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.begun = 0
@@ -130,7 +130,7 @@ def test_reading_continues_during_a_commit(
     reader = threading.Thread(target=read)
     reader.start()
     deadline = time.monotonic() + 30
-    # It is read up to where the next commit is due, and no further: one is under way at a time.
+    # Reading stops where the next commit is due, as only one is pending at a time.
     while session.position < 8 * SEGMENT and time.monotonic() < deadline:
         time.sleep(0.005)
     time.sleep(0.05)
@@ -140,7 +140,7 @@ def test_reading_continues_during_a_commit(
     assert not failed and slow.most == 1 and threading.get_ident() not in slow.threads
     assert positions(session)[:4] == [0, 4 * SEGMENT, 8 * SEGMENT, 12 * SEGMENT]
     assert session.saved == session.history()[-1]
-    assert threading.active_count() <= before + 1  # the same one for all commits
+    assert threading.active_count() <= before + 1  # one thread for all commits
     session.close()
     assert threading.active_count() == before
 
@@ -151,27 +151,27 @@ def test_a_forked_child_does_not_wait_for_the_worker_thread(
     session = open_()
     session.feed("Call me Ishmael.")
     list(session.generate(max_tokens=2))
-    keeping, slow = session._live.store, Slow(monkeypatch)
-    keeping.settle()
-    session._live._begin_save(keeping, None)
+    bound, slow = session._live.store, Slow(monkeypatch)
+    bound.settle()
+    session._live._begin_save(bound, None)
     deadline = time.monotonic() + 30
     while not slow.begun and time.monotonic() < deadline:
         time.sleep(0.005)
     child = os.fork()
     if not child:
-        signal.alarm(20)  # ends who waits
+        signal.alarm(20)  # ends a process that waits
         try:
-            keeping.settle()
+            bound.settle()
         finally:
-            os._exit(0 if keeping.saved == session.saved and keeping._pending is None else 1)
+            os._exit(0 if bound.saved == session.saved and bound._pending is None else 1)
     assert os.waitpid(child, 0)[1] == 0
     slow.go_on.set()
-    keeping.settle()
+    bound.settle()
     assert session.saved is not None and session.saved.position == session.position
 
 
 def test_without_a_worker_the_waiting_thread_commits(open_: Open) -> None:
-    """As at the end of the interpreter, when no thread is begun any more."""
+    """As at interpreter shutdown, when no thread can start."""
     session = open_()
     session._live.store._thread.shutdown()
     session.feed("Call me Ishmael.")
@@ -184,8 +184,8 @@ def test_waiting_for_a_commit_can_be_interrupted_at_any_line(
     who: str, open_: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = open_()
-    keeping, n, interrupted = session._live.store, 0, True
-    submit = keeping._thread.submit
+    bound, n, interrupted = session._live.store, 0, True
+    submit = bound._thread.submit
 
     def begun_at_once(commit: Callable[[], None]) -> None:
         begun = threading.Event()
@@ -193,9 +193,9 @@ def test_waiting_for_a_commit_can_be_interrupted_at_any_line(
         assert begun.wait(30)
 
     if who == "thread":
-        monkeypatch.setattr(keeping._thread, "submit", begun_at_once)
-    else:  # no thread ever begins one
-        keeping._thread.shutdown()
+        monkeypatch.setattr(bound._thread, "submit", begun_at_once)
+    else:  # no thread runs one
+        bound._thread.shutdown()
     while interrupted:
         list(session.generate("And so.", max_tokens=0))
         n, interrupted = n + 1, False
@@ -206,7 +206,7 @@ def test_waiting_for_a_commit_can_be_interrupted_at_any_line(
             interrupted = True
         assert session.save().position == session.position
     assert n > 30
-    # Each once, or twice where the interruption came when the first was visible already.
+    # Each is committed once, or twice if the interruption came after the first was visible.
     assert positions(session) == sorted(positions(session))
     assert len(set(positions(session))) == n + 1
 
@@ -231,7 +231,7 @@ def test_everything_is_saved_when_a_call_returns(
 
 
 def failing(patch: pytest.MonkeyPatch, n: int, *, after: bool = False) -> None:
-    """The n-th commit from now on fails; `after`: when the head is visible already."""
+    """Make the n-th commit from now on fail; `after`: once its head is visible."""
     commit, calls = DirectoryStore.commit, 0
 
     def fail(store: DirectoryStore, *args: Any, **options: Any) -> Ref:
@@ -282,7 +282,7 @@ def test_close_repeats_a_failed_commit(
     session = open_(save_every=1)
     session.feed("Call me Ishmael.")
     failing(monkeypatch, 3)
-    list(session.generate(max_tokens=2))  # the end of the text, two tokens; unseen, the last fails
+    list(session.generate(max_tokens=2))  # the last commit fails unnoticed
     assert session.saved is not None and session.saved.position < session.position
     session.close()
     assert open_(readonly=True).position == session.position
@@ -291,7 +291,7 @@ def test_close_repeats_a_failed_commit(
 def test_a_commit_of_another_writer_is_a_conflict(
     open_: Open, tiny: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where nobody locks, a commit fails, and another writer got there first."""
+    """Without locks: a commit fails, and another writer has committed first."""
     path = tmp_path / "s.zarr"
     with open_() as session:
         session.feed("Call me Ishmael.")

@@ -1,4 +1,4 @@
-"""Sessions: forks, opening and resuming, and the bounds of time and memory."""
+"""Sessions: forking, opening, resuming, refusals, and constant memory."""
 
 import gc
 import os
@@ -53,12 +53,12 @@ def test_forks_are_independent(tiny: Checkpoint, text: str) -> None:
     one.feed(["The sea was white. "])
     three = one.fork()
     for _ in two.generate("And he", max_tokens=9):
-        one.feed(["More of it, and "])  # in the middle of the other's writing
+        one.feed(["More of it, and "])  # while the other one generates
     for session in (base, never_forked):
         session.feed([text[130:]])
         list(session.generate(max_tokens=5))
     assert facts(base)[:3] == facts(never_forked)[:3]
-    # Each ends where a session ends that read its text alone.
+    # Each equals a session that read only its text.
     three.feed(["More of it, and " * 9])
     alone = Session(tiny)
     alone.feed([text[:130] + "The sea was white. " + "More of it, and " * 9])
@@ -86,12 +86,12 @@ def test_a_fork_to_a_branch_is_independent(
     path = tmp_path / "s.zarr"
     session = open_(save_every=99)
     session.feed(["Call me Ishmael. Some ye"])
-    list(session.generate(max_tokens=3))  # not saved yet
+    list(session.generate(max_tokens=3))  # not saved
     with session.fork("b") as fork:
         assert fork.branch == "b" and fork.save_every == 99
         assert facts(fork)[:3] == facts(session)[:3]
         assert len(fork.history()) == 1 and len(session.history()) == 3
-        # Both draw on from the same generator, and go on apart.
+        # Both continue from the same generator, independently.
         same = "".join(fork.generate(max_tokens=6))
         assert same == "".join(session.fork().generate(max_tokens=6))
         session.feed(["The sea is white."])
@@ -120,13 +120,13 @@ def test_open_begins_and_resumes_a_session(open_: Open, tmp_path: Path) -> None:
     assert (session.position, session.tail, session.saved, session.history()) == (0, "", None, [])
     with session:
         session.feed(["Call me Ishmael. Some ye"])
-        list(session.generate("It is", max_tokens=3))  # `with` saves it
+        list(session.generate("It is", max_tokens=3))  # saved by `with`
     ref = session.saved
     with open_(create=False) as again:
         assert facts(again)[:4] == facts(session)[:4]
         assert again.saved == ref == again.history()[-1]
-        assert again.save() == ref and len(again.history()) == 3  # there is nothing to save
-    assert open_().history() == session.history()  # and opening saves nothing
+        assert again.save() == ref and len(again.history()) == 3  # nothing to save
+    assert open_().history() == session.history()  # opening saves nothing
 
 
 def test_an_empty_session_is_discarded(open_: Open, tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_an_empty_session_is_discarded(open_: Open, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), open_("folder/s") as session:
         session.feed(tmp_path / "missing.txt")
     assert not (tmp_path / "folder" / "s.zarr").exists()
-    # Once something was, closing a session that read nothing more deletes nothing.
+    # Once a commit exists, closing an unchanged session deletes nothing.
     with open_() as session:
         session.feed("Call")
     with open_() as session:
@@ -210,7 +210,7 @@ def test_one_writer_at_a_time(open_: Open, tmp_path: Path) -> None:
             open_()
         saved = session.saved
         list(session.generate(max_tokens=3))
-        with open_(readonly=True) as reader:  # sees what was saved
+        with open_(readonly=True) as reader:  # sees the last commit
             assert reader.saved == saved and reader.position == saved.position < session.position
     command = [sys.executable, "-c", HOLD, str(tmp_path / "s.zarr")]
     with subprocess.Popen(
@@ -233,7 +233,7 @@ def test_open_sees_commits_made_while_waiting_for_the_lock(
 
     def late(store: DirectoryStore, branch: str = "main") -> Any:
         monkeypatch.setattr(DirectoryStore, "writer", writer)
-        with open_() as other:  # another gets there first
+        with open_() as other:  # another process opens it first
             other.feed([" Some years ago"])
         return writer(store, branch)
 
@@ -261,7 +261,7 @@ def test_a_readonly_session_refuses_changes(open_: Open, tmp_path: Path) -> None
             with pytest.raises(ValueError, match="the session was opened to be read only"):
                 call()
         assert facts(reader) == before
-        # What reads may be done.
+        # Operations that only read are allowed.
         assert reader.score(["ars ago"]).tokens and len(reader.history()) == 2
         fork = reader.fork()
         fork.feed(["ars ago"])
@@ -277,7 +277,7 @@ def test_a_session_belongs_to_its_model(
     with open_() as session:
         session.feed(["Call me Ishmael."])
     if what == "tokenizer":
-        # A field that SentencePiece skips: the same pieces, yet another file.
+        # A field that SentencePiece ignores: the same pieces in another file.
         tokenizer = load_tokenizer(tiny.tokenizer.model_bytes + b"\xc0\x0c\x01")
         other = replace(tiny, tokenizer=tokenizer)
     else:
@@ -287,7 +287,7 @@ def test_a_session_belongs_to_its_model(
         with pytest.raises(Mismatch, match=rf"{what} is \w+, but \w+ is recorded") as error:
             streamlm.open(tmp_path / "s.zarr", other, readonly=readonly)
         assert set(error.value.differing) == {what}
-    assert open_().position == session.position  # the lock was let go of
+    assert open_().position == session.position  # the lock was released
 
 
 def test_damage_is_reported(open_: Open, tmp_path: Path) -> None:
@@ -304,7 +304,7 @@ def test_damage_is_reported(open_: Open, tmp_path: Path) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """Mounts, and mounts anew, a file system in memory of some size."""
+    """Mounts and remounts a file system in memory of a given size."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = False
@@ -336,7 +336,7 @@ def test_a_full_disk_loses_nothing(
             session.feed([text[:100]])
             n_fed += 1
     assert 1 < n_fed < 60
-    # The session can be used, the last commit can be read, and saving is tried again.
+    # The session stays usable, the last commit readable, and saving can be repeated.
     assert session.score(["the sea"]).tokens
     list(session.generate(max_tokens=3))
     with streamlm.open(path, tiny, readonly=True) as reader:
@@ -356,7 +356,7 @@ def test_a_full_disk_loses_nothing(
 
 
 def bytes_held(*roots: object) -> int:
-    """Memory of all that can be reached, but for classes, functions and modules."""
+    """Bytes of all reachable objects except classes, functions and modules."""
     seen: dict[int, object] = {}
     storages: dict[int, int] = {}
     todo = list(roots)
@@ -386,10 +386,10 @@ def test_a_session_takes_constant_memory(tiny: Checkpoint, prose: Prose) -> None
     assert positions[-1] > 200 * 16
     sizes = [size for _, size in held[1:]]  # all buffers are full after the first
     assert len({nbytes for nbytes, _ in held}) == 1
-    # The held-back text may be longer or shorter, and so may the log of the newest ids.
+    # The lengths of the held-back text and of the token log vary.
     assert max(sizes) - min(sizes) < 8000
     assert sizes[0] > session.state.nbytes
-    assert bytes_held([torch.zeros(1000), "x" * 1000]) > 5000  # it does count
+    assert bytes_held([torch.zeros(1000), "x" * 1000]) > 5000  # the measure counts tensors and text
 
 
 def test_saved_tokens_leave_memory(open_: Open, prose: Prose) -> None:

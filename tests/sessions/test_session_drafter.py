@@ -17,7 +17,7 @@ from tests.support.invariants import assert_same_state
 
 @pytest.fixture(scope="module")
 def tiny_drafter(tiny: Checkpoint) -> Oracle:
-    """Right twice, then wrong."""
+    """Two right drafts, then wrong ones."""
     config = DrafterConfig.of(tiny, {**SMALL, "n_tokens": 4})
     return Oracle(tiny.model, config, 2)
 
@@ -40,7 +40,7 @@ def test_greedy_sessions_generate_the_same(
     plain, drafted = sessions
     assert plain.position == drafted.position
     assert_same_state(plain.state, drafted.state, tolerance=1e-3)
-    # Whatever it was that wrote, a session goes on alike.
+    # The sessions continue alike.
     assert drafted._live.stream.recent.tolist() == plain._live.stream.recent.tolist()
 
 
@@ -49,7 +49,7 @@ def test_max_tokens_is_exact(
     tiny: Checkpoint, tiny_drafter: Oracle, prose: Callable[..., str], n: int
 ) -> None:
     session = fed(tiny, prose(60))
-    list(session.generate(max_tokens=1, seed=1, drafter=tiny_drafter))  # ends words held back
+    list(session.generate(max_tokens=1, seed=1, drafter=tiny_drafter))  # reads the held-back text
     before = session.position
     list(session.generate(max_tokens=n, seed=1, drafter=tiny_drafter))
     assert session.position == before + n
@@ -124,7 +124,7 @@ def test_a_resumed_session_generates_the_same(
     for name in ("whole", "parts"):
         session = open_(name, seed=3)
         session.feed(prose(60))
-        session.save_every = 7  # so that saves fall into passes
+        session.save_every = 7  # saves fall within passes
         list(session.generate("So", max_tokens=1, **options))
         session.save()
         list(session.generate(max_tokens=19, **options))

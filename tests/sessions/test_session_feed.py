@@ -1,4 +1,4 @@
-"""Sessions: what is read, what is refused, and reading that is interrupted."""
+"""`Session.feed`: what is read, and what is refused."""
 
 import io
 import math
@@ -92,7 +92,7 @@ def test_all_kinds_of_sources_are_read_alike(
     assert report.tokens == report.position == whole.position
     assert report.n_bytes == len(text.encode()) - len(whole.tail.encode())
     assert report.skipped_bytes == 0 and report.seconds > 0 and report.tokens_per_second > 0
-    # Progress is told by source, in bytes.
+    # Progress is reported per source, in bytes.
     last = {now.name: now for now in seen}
     assert sum(now.read for now in last.values()) >= len(text.encode()) or kind == "two texts"
     assert all(now.size in (None, now.read) for now in last.values())
@@ -179,7 +179,7 @@ def test_unreadable_sources_are_reported_before_reading(
 def test_a_str_is_read_as_text(
     words: str, open_: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever it looks like, and though there is a file and a folder of such names."""
+    """Even if it names an existing file or folder."""
     monkeypatch.chdir(tmp_path)
     Path("text.txt").write_text("Call me Ishmael.")
     Path("folder").mkdir()
@@ -205,7 +205,7 @@ def test_nothing_to_read_is_an_error(empty: Any, open_: Open, tmp_path: Path) ->
     with pytest.raises(ValueError, match=r"nothing to score: .* is empty"):
         session.score(empty)
     assert facts(session) == before
-    # Beside something, nothing does no harm.
+    # An empty source is allowed next to another.
     path = tmp_path / "nothing.txt"
     path.write_bytes(b"")
     session.feed(path, "Call me Ishmael.", path)
@@ -226,7 +226,7 @@ def test_text_before_invalid_text_stays_read(
 ) -> None:
     data, message = BAD[bad]
     before = (b"and so on, " * 99)[: 3 * small_blocks]
-    if bad == "cut":  # of the fourth block, only what is no character is refused
+    if bad == "cut":  # only the incomplete character of the fourth block is refused
         before, data = before + data[:4], data[4:]
     first, second = tmp_path / "first.txt", tmp_path / "second.txt"
     first.write_text(GOOD, encoding="utf-8")
@@ -238,7 +238,7 @@ def test_text_before_invalid_text_stays_read(
         found = End.of(session, tmp_path / "s.zarr", token_log)
         assert_same_end(found, End.of(kept, tmp_path / "kept.zarr", token_log))
 
-    for _ in range(2):  # trying again changes nothing
+    for _ in range(2):  # repeating changes nothing
         with pytest.raises(ValueError, match=rf"second\.txt.*{message}"):
             session.feed(first, second)
         compare()
@@ -246,7 +246,7 @@ def test_text_before_invalid_text_stays_read(
         session.score(second)
     compare()
 
-    # Once the file is right, the same call goes on.
+    # Once the file is corrected, the same call resumes.
     second.write_bytes(before + b" and so on")
     report = session.feed(first, second)
     assert report.skipped_bytes == len(GOOD.encode()) + len(before)

@@ -36,7 +36,7 @@ from tests.support.sessions import (
 
 @pytest.fixture(scope="module")
 def book(tmp_path_factory: pytest.TempPathFactory, text: str) -> Callable[[int], list[Path]]:
-    """The text as so many files."""
+    """Splits the text into files."""
 
     def make(n_files: int) -> list[Path]:
         cuts = {1: (), 2: (401,), 3: (150, 420)}[n_files]
@@ -52,7 +52,7 @@ def book(tmp_path_factory: pytest.TempPathFactory, text: str) -> Callable[[int],
 def interrupt(
     seen: list[Progress], n_blocks: int, error: type[BaseException], now: Progress
 ) -> None:
-    """A progress callback that notes what it is told, and raises after some blocks."""
+    """A progress callback that records its arguments, and raises after some blocks."""
     seen.append(replace(now, report=replace(now.report)))
     if len(seen) > n_blocks:
         raise error
@@ -90,18 +90,18 @@ def test_an_interrupted_call_resumes_when_repeated(
         before = {str(path): path.stat().st_size for path in files}
         done = list(before)[: list(before).index(last[-1].name)]
         reached = sum(before[name] for name in done) + last[-1].read
-        if chance.random() < 0.5:  # another day
+        if chance.random() < 0.5:  # after reopening
             session.close()
             session = open_(save_every=20)
     assert n_interrupted > 3
     assert report.skipped_bytes == reached <= n_bytes
     assert n_tokens + report.tokens == report.position == whole.position
     assert_same_end(End.of(session, tmp_path / "s.zarr", token_log), whole)
-    # It is read to the end: the same files once more are read once more.
+    # After a complete call, the same files are read again.
     assert session.feed(*files).n_bytes == n_bytes
 
 
-# Python cannot raise what comes while a generator is closed.
+# Python cannot raise an exception while a generator is being closed.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_ctrl_c_at_any_line(
     book: Callable[[int], list[Path]],
@@ -123,7 +123,7 @@ def test_ctrl_c_at_any_line(
         ],
     ]
     chance = random.Random(2)
-    # Each line of the first blocks and the first save, and any lines of all the rest.
+    # Each line of the first blocks and the first save, and random later lines.
     moments = [(n, modules[0], save) for save in (True, False) for n in range(1, 121)]
     moments += [(chance.randrange(1, 220), modules[1], bool(n % 2)) for n in range(20)]
     session, n_read = open_("0", save_every=150), 0
@@ -134,7 +134,7 @@ def test_ctrl_c_at_any_line(
         except KeyboardInterrupt:
             if save:
                 session.save()
-        if session.position == whole.position:  # had it come a line later, it would be too late
+        if session.position == whole.position:  # the text is complete
             end = End.of(session, tmp_path / f"{n_read}.zarr", token_log)
             assert_same_end(end, whole)
             n_read += 1
@@ -152,7 +152,7 @@ def test_a_commit_that_succeeded_despite_an_error_is_no_conflict(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Ctrl-C, or a disk that does not confirm, after the new head is visible."""
+    """Ctrl-C, or an unconfirmed write, after the new head is visible."""
     commit = DirectoryStore.commit
     failing = True
 
@@ -233,7 +233,7 @@ def test_a_changed_file_is_read_from_the_start(
         path.write_text(f"The {path.name} file. " + GOOD, encoding="utf-8")
     session = open_()
     interrupted_after(session, 3, first, second)
-    list(session.generate(max_tokens=0))  # ends the word that was held back
+    list(session.generate(max_tokens=0))  # reads the held-back word
     n_before = session.position
     target = first if changed == "first" else second
     target.write_text("Changed. " + target.read_text(encoding="utf-8"), encoding="utf-8")
@@ -247,7 +247,7 @@ def test_a_changed_file_is_read_from_the_start(
 def test_a_file_resumes_after_other_text(
     open_: Open, tmp_path: Path, token_log: TokenLog, small_blocks: int, tiny: Checkpoint
 ) -> None:
-    """Wherever it was interrupted, also where a block would end within a character."""
+    """At any interruption, also where a block would end within a character."""
     text = "x" + "漢字" * 150
     path = tmp_path / "text.txt"
     path.write_text(text, encoding="utf-8")

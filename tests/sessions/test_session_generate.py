@@ -1,4 +1,4 @@
-"""Sessions: how likely a text is, and writing on."""
+"""`Session.score` and `Session.generate`."""
 
 import math
 from collections.abc import Callable
@@ -67,7 +67,7 @@ def test_score_agrees_with_feed_and_changes_nothing(
     assert (again.tokens, again.n_bytes) == (report.tokens, len(SETTLED.encode()))
     assert report.position == session.position
 
-    list(session.generate(max_tokens=0))  # the word before ends here
+    list(session.generate(max_tokens=0))  # reads the held-back word
     fed = session.feed([SETTLED], score=True)
     assert fed.nats == pytest.approx(report.nats, rel=1e-5) and session.tail == ""
     assert (fed.tokens, fed.n_bytes) == (report.tokens, report.n_bytes)
@@ -101,7 +101,7 @@ def test_seeds(tiny: Checkpoint) -> None:
         return "".join((session or begin.fork()).generate(max_tokens=12, seed=seed))
 
     assert write(7) == write(7) != write(8)
-    # Without a seed, the session's own generator goes on: no two calls draw the same.
+    # Without a seed the session's generator continues, so no two calls draw the same.
     assert write(None) == write(None) == write(None, Session(tiny)) == write(0)
     session = Session(tiny, seed=7)
     assert write(None, session) == write(7)
@@ -147,7 +147,7 @@ def test_wrong_values_are_refused_immediately(
     session = Session(tiny)
     before = facts(session)
     with pytest.raises(ValueError, match=message):
-        session.generate("Call me", **options)  # nobody asks for the first piece
+        session.generate("Call me", **options)  # not even for the first piece
     assert facts(session) == before
 
 
@@ -170,7 +170,7 @@ def test_lone_surrogates_in_a_prompt_are_replaced(tiny: Checkpoint) -> None:
 
 
 class Script:
-    """Makes every session write these texts, one for each token, without a model."""
+    """Makes every session generate these texts, one per token, without a model."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, pieces: list[str]) -> None:
         self.written = ""
@@ -199,11 +199,11 @@ def test_generation_ends_at_a_stop_string(tiny: Checkpoint, pieces: list[str], s
         for piece in Session(tiny).generate(max_tokens=len(pieces), stop=stop):
             assert piece
             found += piece
-            # Nothing is held back but what could still become the stop string.
+            # Only a possible beginning of the stop string is held back.
             held = script.written.removeprefix(found)
             assert stop in script.written or stop.startswith(held)
     assert found == "".join(pieces).partition(stop)[0]
-    # No token is drawn behind the one that completes it.
+    # No token is drawn after the one that completes it.
     so_far = ["".join(pieces[:n]) for n in range(len(pieces) + 1)]
     assert script.written == next((text for text in so_far if stop in text), so_far[-1])
 
@@ -221,7 +221,7 @@ def test_stop_strings_of_a_model(tiny: Checkpoint) -> None:
         stop = whole[start : start + size]
         found = session.fork().generate("Call me", max_tokens=16, temperature=0, stop=stop)
         assert "".join(found) == whole[: whole.find(stop)]
-    # The stop string is read, though not given out.
+    # The stop string is read but not returned.
     stopped, stops = session.fork(), ["never met", whole[9:14]]
     list(stopped.generate("Call me", max_tokens=16, temperature=0, stop=stops))
     assert whole[9:14] in tiny.tokenizer.decode(stopped._live.stream.recent)
@@ -245,13 +245,13 @@ def test_an_abandoned_iterator_keeps_its_tokens(
     ]
     assert_same_end(*ends)
     untouched = open_("untouched")
-    untouched.generate("Call me", max_tokens=30)  # nothing happens until a piece is asked for
+    untouched.generate("Call me", max_tokens=30)  # lazy: nothing happens before the first piece
     assert untouched.position == 0
 
 
 @pytest.fixture(scope="module")
 def byte_writer(tiny_folder: Callable[..., Path]) -> Checkpoint:
-    """A model that likes to write bytes of characters that its tokenizer does not know."""
+    """A model that often generates bytes of characters outside its vocabulary."""
     return load_checkpoint(tiny_folder(likes="漢🐋ѣ"), device="cpu")
 
 
@@ -278,9 +278,9 @@ def test_pieces_are_whole_characters_and_match_the_log(
             n_bytes += [byte_writer.tokenizer.token_lengths[id] for id in ids]
             assert len(ids) == max_tokens and text == decoder.decode(ids)
             n_cut += bool(decoder.state["bytes"])
-        assert n_cut > 1 and 1 in n_bytes  # it ended within characters, and went on there
+        assert n_cut > 1 and 1 in n_bytes  # some calls ended within a character
 
-        # A prompt ends the character that was begun, as all other text does.
+        # A prompt ends an incomplete character, as any text does.
         for _ in range(50):
             if decoder.state["bytes"]:
                 break
@@ -312,7 +312,7 @@ def test_the_repetition_penalty_covers_text_that_was_read(tiny: Checkpoint) -> N
     session.feed(["Call me Ishmael. Some years ago"])
     list(session.generate(max_tokens=0))
     read = set(session._live.stream.recent.tolist())
-    # Once its likeliest token was read, it is not written any more.
+    # Once the likeliest token is recent, it is not generated again.
     likeliest = session.fork()
     list(likeliest.generate(max_tokens=1, temperature=0))
     (id,) = likeliest._live.stream.recent[-1:].tolist()
@@ -322,7 +322,7 @@ def test_the_repetition_penalty_covers_text_that_was_read(tiny: Checkpoint) -> N
 
 
 def test_score_agrees_with_the_model(tiny: Checkpoint, text: str) -> None:
-    """Reading a block in parts says of each token what reading it at once says."""
+    """Log-probabilities do not depend on how a block is split."""
     ids = tiny.tokenizer.encode(text)
     inputs = np.concatenate([[tiny.tokenizer.bos_id], ids[:-1]]).astype(np.int64)
     wanted, _ = score(

@@ -1,4 +1,4 @@
-"""A session whose snapshot is sound to the store, but not the state of any session."""
+"""Snapshots that the store accepts but that hold no state of a session."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -62,7 +62,7 @@ CHANGES = {
 
 @pytest.fixture(scope="module")
 def watching(tiny_folder: Callable[..., Path]) -> Checkpoint:
-    """A model that keeps usage too."""
+    """A model whose state has usage."""
     return load_checkpoint(tiny_folder(compression="most-used"), device="cpu")
 
 
@@ -84,7 +84,7 @@ def test_hostile_snapshots_are_refused(
             streamlm.open(path, watching, readonly=readonly)
         assert_helpful(caught.value)
     assert {**files(path), "refs/main/.lock": b""} == {**before, "refs/main/.lock": b""}
-    store.publish(honest, branch="main")  # the last good state can always be opened
+    store.publish(honest, branch="main")  # the last good snapshot can always be opened
     with streamlm.open(path, watching) as session:
         assert session.state.digest() == digest
 
@@ -92,7 +92,7 @@ def test_hostile_snapshots_are_refused(
 def test_discarding_keeps_a_session_begun_by_another_process(
     tiny: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who has read nothing leaves nothing behind, but takes away nothing of others."""
+    """An empty session is discarded only if no other process has committed to it."""
     path, leave = tmp_path / "s.zarr", memory_store.backends.lock.WriterLock.__exit__
     first = streamlm.open(path, tiny)
 

@@ -88,7 +88,7 @@ def test_text_returns_the_text_read(open_: Open, prose: Callable[..., str]) -> N
     assert (session.text() + session.tail) == text
     middle = session.position // 2
     assert session.text(0, middle) + session.text(middle) == session.text()
-    written = "".join(session.generate(" And", max_tokens=9, seed=1))  # not saved yet
+    written = "".join(session.generate(" And", max_tokens=9, seed=1))  # not saved
     assert session.saved is not None and session.saved.position < session.position
     assert session.text().endswith(written) and session.text(session.position) == ""
     session.close()

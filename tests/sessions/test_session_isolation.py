@@ -21,13 +21,13 @@ SECRETS = {name: f" {name} hides a {thing}." for name, thing in zip("ABC", "🐋
 
 
 def visit(folder: Path, checkpoint: Checkpoint, note: dict[str, Any]) -> list[Any]:
-    """Open a session, do what is noted, note what was seen."""
+    """Open a session, perform the recorded actions, and record the results."""
     path = folder / f"{note['name']}.zarr"
     with streamlm.open(path, checkpoint, branch=note["branch"], save_every=24) as session:
         found = [do(session, action, value) for action, value in note["todo"]]
         refs = [(ref.seq, ref.position) for ref in session.history()]
         found += [session.state.digest(), session.position, session.tail, refs]
-        # While the session is still held: notes come in the order of the visits to a branch.
+        # Before the lock is released, so that records follow the order of visits to a branch.
         with (folder / f"{note['name']}.jsonl").open("a") as file:
             file.write(json.dumps({**note, "found": found}) + "\n")
     return found
@@ -152,6 +152,6 @@ def test_sessions_are_isolated(
 
 
 def words_of(store: DirectoryStore, checkpoint: Checkpoint) -> str:
-    """All that a session's main branch ever read, whatever was gone back from since."""
+    """Everything the main branch ever read, including what was rewound."""
     last = max(store.refs("main"), key=lambda ref: ref.position)
     return checkpoint.tokenizer.decode(store.tokens(last, 0, last.position).tolist())

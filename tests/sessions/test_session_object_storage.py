@@ -58,9 +58,7 @@ def test_two_writers_of_one_session(tiny: Checkpoint, shelf: str) -> None:
         with pytest.raises(Conflict):
             other.feed("Some years ago.")
         position = one.position
-        other._live.require_store(
-            "give up"
-        ).version = other._live.version  # what it read is given up
+        other._live.require_store("give up").version = other._live.version  # discard what it read
     with streamlm.open(place, tiny, readonly=True) as session:
         assert session.position == position
 
@@ -88,7 +86,7 @@ def run(*arguments: str, fails: bool = False) -> str:
     result = CliRunner().invoke(app, arguments, catch_exceptions=True)
     assert (result.exit_code != 0) == fails, result.output
     if isinstance(result.exception, StoreError | ValueError):
-        return str(result.exception)  # `main` prints these
+        return str(result.exception)  # `main` prints it
     return result.output
 
 

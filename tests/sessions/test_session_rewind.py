@@ -1,4 +1,4 @@
-"""Sessions: going back to a position, a snapshot or a time."""
+"""`Session.rewind` to a position, a snapshot or a time."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -35,7 +35,7 @@ from tests.support.sessions import (
 
 @pytest.fixture
 def travelled(open_: Open, text: str, tmp_path: Path) -> tuple[Session, list[str], list[str]]:
-    """A session of some snapshots and unsaved tokens; digests, and what each would write."""
+    """A session with snapshots and unsaved tokens; each one's digest, and the text it leads to."""
     session = open_("travelled", seed=4)
     session.save()
     digests, texts = [session.state.digest()], []
@@ -72,20 +72,20 @@ def test_rewind_to_a_position(
     session.rewind(tokens=tokens)
     assert session.position == tokens and session.tail == ""
     latest = session.history()
-    assert latest[: len(refs)] == refs  # history keeps what was
+    assert latest[: len(refs)] == refs  # the history is kept
     before = token_log(path)
     assert len(before) == tokens
     assert_same_state(session.state, state_after(tiny, before), tolerance=TOLERANCE)
     assert session.history() == latest
 
-    # It goes on from there, and is there when it is opened again.
+    # It continues from there, also after reopening.
     list(session.generate("More", max_tokens=3))
     digest = session.state.digest()
     session.close()
     with streamlm.open(path, tiny) as again:
         assert again.state.digest() == digest
         assert token_log(path)[:tokens] == before and again.position == len(token_log(path))
-        # Undone: the snapshot that rewinding saved first has everything.
+        # Undone: rewind has saved a snapshot of everything first.
         undo = next(ref for ref in again.history() if ref.position == now)
         again.rewind(snapshot=undo)
         assert again.position == now and token_log(path)[:tokens] == before
@@ -100,8 +100,8 @@ def test_rewind_to_a_snapshot_is_exact(
     ref = session.history()[seq]
     session.rewind(snapshot=ref if seq % 2 else seq)
     assert session.position == ref.position and session.state.digest() == digests[seq]
-    assert "".join(session.fork().generate(max_tokens=4)) == texts[seq]  # its generator, too
-    session.rewind(snapshot=5)  # where rewinding began
+    assert "".join(session.fork().generate(max_tokens=4)) == texts[seq]  # and its generator
+    session.rewind(snapshot=5)  # the snapshot saved by the first rewind
     assert session.state.digest() == end
     assert [entry.position for entry in session.history()[-2:]] == [ref.position, session.position]
 
@@ -116,7 +116,7 @@ def test_a_rewound_session_continues(
     session.rewind(tokens=n)
     session.feed([tail + text[200:]])
     assert_same_end(End.of(session, tmp_path / "s.zarr", token_log), whole)
-    session.rewind(snapshot=1)  # there, the tail is part of it
+    session.rewind(snapshot=1)  # its tail belongs to it
     session.feed([text[200:]])
     assert_same_end(End.of(session, tmp_path / "s.zarr", token_log), whole)
 
@@ -125,7 +125,7 @@ def test_a_rewound_session_continues(
 def test_rewind_to_the_beginning(first: str, open_: Open) -> None:
     session = open_(seed=7)
     session.feed([first])
-    assert (session.position == 0) == (first == session.tail == "Call")  # no token yet
+    assert (session.position == 0) == (first == session.tail == "Call")  # nothing was read
     session.feed([" Some years ago"])
     list(session.generate(max_tokens=3))
     session.rewind(tokens=0)
@@ -179,7 +179,7 @@ def test_an_interrupted_rewind_is_atomic(
     rewound = interrupted == "after"
     assert (session.state.digest() == digests[2]) == rewound
     assert (session.history()[-1].commit == session.history()[2].commit) == rewound
-    session.feed(["It goes on."])  # and does not stand in its own way
+    session.feed(["It goes on."])  # without a conflict
     assert session.history()[-1].position == session.position
 
 
@@ -202,9 +202,9 @@ def test_a_closed_session_refuses_changes(open_: Open, tmp_path: Path, tiny: Che
             change()
     assert facts(session) == before
     assert session.score(["More."]).tokens and session.fork().feed(["More of it."]).tokens
-    with streamlm.open(tmp_path / "s.zarr", tiny) as other:  # another writer is let in
+    with streamlm.open(tmp_path / "s.zarr", tiny) as other:  # the lock is released
         assert other.state.digest() == session.state.digest()
-        session.close()  # and not disturbed by a second close
+        session.close()  # a second close has no effect
         other.feed(["More."])
 
 

@@ -1,4 +1,4 @@
-"""Sources: what is a path and what is text, what is read, how an interrupted reading goes on."""
+"""Sources: paths and text, their blocks, and resuming an interrupted feed."""
 
 import hashlib
 import io
@@ -52,7 +52,7 @@ def test_a_str_is_text_even_where_a_file_has_its_name(
 
 
 class Named:
-    """A path of another kind than pathlib's."""
+    """A path that is not of pathlib."""
 
     def __init__(self, path: Path, kind: type[str] | type[bytes]) -> None:
         self._path, self._kind = path, kind
@@ -136,7 +136,7 @@ def test_every_kind_of_source_is_read_in_small_blocks(
     if kind == "Path":
         assert source.is_file and source.size == source.n_bytes
         assert source.digest == source.whole_digest() == hashlib.sha256(DATA).hexdigest()
-    else:  # cannot be read twice, so there is nothing to go on with
+    else:  # cannot be read twice, so it cannot resume
         assert not source.is_file and source.digest == source.whole_digest() == ""
         assert source.size == (source.n_bytes if kind == "str" else None)
 
@@ -151,11 +151,11 @@ def test_blocks_of_files_end_at_characters(tmp_path: Path, monkeypatch: pytest.M
             blocks = list(OpenSource(path))
             assert "".join(block.decode() for block in blocks) == text
             assert max(map(len, blocks)) <= size + 3
-        # The end of the file alone may lack something, and then stands apart.
+        # Only the file's end may be an incomplete character, in a block of its own.
         path.write_bytes("ab🐋".encode()[:-1])
         *whole, last = OpenSource(path)
         assert b"".join(whole) == b"ab" and last == "🐋".encode()[:-1]
-        # What is no UTF-8 is handed out as it is.
+        # Invalid UTF-8 is passed through.
         for data in (b"\x80" * 9, b"\xc3\xc3\xff\xf0a\xf0", bytes(range(256))):
             path.write_bytes(data)
             assert b"".join(OpenSource(path)) == data
@@ -177,7 +177,7 @@ def test_a_pipe_is_read_as_text_arrives() -> None:
         blocks = iter(OpenSource(reader))
         for line in (b"first line\n", b"second\n"):
             writer.write(line)
-            assert next(blocks) == line  # though the writer is not done
+            assert next(blocks) == line  # before the writer has closed it
         writer.close()
         assert list(blocks) == []
 
@@ -189,7 +189,7 @@ def test_an_iterator_of_other_types_is_refused() -> None:
         next(blocks)
 
 
-# -- going on ---------------------------------------------------------------------------------
+# -- resuming ---------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -202,7 +202,7 @@ def files(tmp_path: Path, small_blocks: int) -> list[Path]:
 
 
 def interrupted(files: list[Path], n_done: int, n_blocks: int) -> FeedCursor:
-    """What is known of a reading that stopped after some whole files and blocks of the next."""
+    """The cursor after some whole files and some blocks of the next."""
     done = [OpenSource(path).whole_digest() for path in files[:n_done]]
     if not n_blocks:
         return FeedCursor(done)

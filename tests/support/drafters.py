@@ -18,7 +18,7 @@ SMALL = {"d_model": 8, "n_heads": 2, "d_ff": 16, "label_len": 3, "context_len": 
 
 
 class Oracle(Drafter):
-    """Reads on with the model itself: its first `right` guesses are the model's, the others not."""
+    """Drafts with the model: the first `right` tokens are the model's, the others are wrong."""
 
     def __init__(self, model: Model, config: DrafterConfig, right: int, wrong: int = 0) -> None:
         super().__init__(config)
