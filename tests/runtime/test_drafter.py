@@ -166,7 +166,7 @@ def test_command_line(
     run("draft", "train", *recipe, *model, "--out", "whole")
     told = capsys.readouterr()
     assert told.out == "whole/model\n"
-    assert "step 4: " in told.err and "nats to the model's own" in told.err
+    assert "step 4: " in told.err and "nats of cross-entropy" in told.err
     steps = [json.loads(line) for line in Path("whole/log.jsonl").read_text().splitlines()]
     assert [step["step"] for step in steps] == [2, 4]
 

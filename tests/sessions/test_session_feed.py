@@ -184,7 +184,7 @@ def test_a_str_is_read_as_text(
     Path("text.txt").write_text("Call me Ishmael.")
     Path("folder").mkdir()
     session = open_()
-    scored = session.score(words, details=True)
+    scored = session.score(words, logprobs=True)
     session.feed(words)
     assert session.text() + session.tail == words
     assert session.checkpoint.tokenizer.decode(scored.ids) == words

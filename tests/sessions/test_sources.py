@@ -185,7 +185,7 @@ def test_a_pipe_is_read_as_text_arrives() -> None:
 def test_an_iterator_of_other_types_is_refused() -> None:
     blocks = iter(OpenSource(["one", 2, "three"]))  # type: ignore[list-item]
     assert next(blocks) == "one"
-    with pytest.raises(TypeError, match="the iterator gave int; allowed: str or bytes"):
+    with pytest.raises(TypeError, match="the iterator yielded int; allowed: str or bytes"):
         next(blocks)
 
 
