@@ -15,13 +15,13 @@ from streamlm.cli.display import note
 from streamlm.cli.evaluate import evaluate
 from streamlm.cli.feed import feed
 from streamlm.cli.generate import generate
-from streamlm.cli.lazy import WithLater
+from streamlm.cli.lazy import LazyGroup
 from streamlm.cli.score import score
 from streamlm.cli.sessions import app as sessions_app
 from streamlm.cli.train import train
 
 app = typer.Typer(
-    cls=WithLater,
+    cls=LazyGroup,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

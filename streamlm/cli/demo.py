@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from streamlm.cli.display import note
-from streamlm.cli.options import Device, Model, place
+from streamlm.cli.options import Device, Model, check_store
 
 APP = "apps.demo.serving.launch"  # imported when called, as apps import this package
 
@@ -18,7 +18,7 @@ def demo(
             "--store",
             "--sessions",
             metavar="FOLDER|URL",
-            callback=place,
+            callback=check_store,
             help="Folder or URL of the sessions.",
         ),
     ] = "sessions",

@@ -7,7 +7,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 # The module and attribute of each, and its line in `streamlm --help`: that of its own help.
-LATER = {
+LAZY = {
     "convert": ("streamlm.cli.convert:app", "Convert pretrained weights to a checkpoint."),
     "forecast": (
         "streamlm.cli.forecast:app",
@@ -24,11 +24,11 @@ LATER = {
 }
 
 
-class Later(TyperCommand):
+class LazyCommand(TyperCommand):
     """A placeholder for a command or a group, which is imported when called."""
 
     def __init__(self, name: str) -> None:
-        self._target, line = LATER[name]
+        self._target, line = LAZY[name]
         super().__init__(name, help=line)
 
     @property
@@ -51,10 +51,10 @@ class Later(TyperCommand):
         return self.real.make_context(*args, **options)
 
 
-class WithLater(TyperGroup):
+class LazyGroup(TyperGroup):
     """The top group, with the commands that are imported when called."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        for name in LATER:
-            self.add_command(Later(name))
+        for name in LAZY:
+            self.add_command(LazyCommand(name))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from streamlm.sessions.session import Session
 
 
-def place(store: str) -> str:
+def check_store(store: str) -> str:
     """Check the value of --store."""
     if is_url(store):
         try:
@@ -35,7 +35,7 @@ Store = Annotated[
     typer.Option(
         "--store",
         metavar="FOLDER|URL",
-        callback=place,
+        callback=check_store,
         help="Folder of the sessions, or s3://BUCKET/PREFIX, gs://…, az://….",
     ),
 ]

@@ -8,7 +8,7 @@ import typer
 
 from memory_store import Retention, places
 from streamlm.cli.display import note, output
-from streamlm.cli.options import Json, Name, Store, place
+from streamlm.cli.options import Json, Name, Store, check_store
 from streamlm.sessions.shelf import find, free_place, locate, missing_branch, place_of
 from streamlm.units import size_text
 
@@ -146,7 +146,7 @@ def copy(
     as_json: Json = False,
 ) -> None:
     """Copy a session with its history, also across stores."""
-    there = store if to is None else place(to)
+    there = store if to is None else check_store(to)
     places.copy(place_of(store, name), free_place(there, new))
     _report(there, new, as_json)
 

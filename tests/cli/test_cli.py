@@ -375,10 +375,10 @@ def test_help_fits(cli: CommandLine, monkeypatch: pytest.MonkeyPatch, columns: s
 
 def test_help_lines_of_late_imports_match() -> None:
     from streamlm.cli.evaluate import SUITE
-    from streamlm.cli.lazy import LATER, Later
+    from streamlm.cli.lazy import LAZY, LazyCommand
     from streamlm.lab.tasks.suite import NAMES
 
-    for name, (_, told) in LATER.items():
-        real = Later(name).real
-        assert real.help.split("\n\n")[0].strip() == told
+    for name, (_, line) in LAZY.items():
+        real = LazyCommand(name).real
+        assert real.help.split("\n\n")[0].strip() == line
     assert SUITE.split(", ") == list(NAMES)
