@@ -23,7 +23,7 @@ from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.cli.display import bar, output
 from streamlm.lab.results import usable_cores, write_results
 from streamlm.runtime.drafter import Drafter, load_drafter
-from streamlm.runtime.stream import Sampling
+from streamlm.runtime.sampling import Sampling
 from streamlm.training.data import load_corpus
 from streamlm.training.drafter import offset_nats
 
@@ -55,7 +55,7 @@ def measure(
                     tokens=options.tokens,
                     clock=CLOCKS[options.clock],
                 )
-                for given in (None, drafter.first(n_tokens))
+                for given in (None, drafter.shortened(n_tokens))
             )
             seconds = side_by_side(
                 plain, drafted, repeats=options.repeats, progress=lambda: progress.advance(task)

@@ -32,7 +32,7 @@ from streamlm.config import ModelConfig
 from streamlm.lab.results import usable_cores, write_results
 from streamlm.models.build import build_model
 from streamlm.plots.style import BLUE, GREEN, GREY, ORANGE, panels, save, tokens_text
-from streamlm.sessions.saving import collection_is_due
+from streamlm.sessions.saving import gc_is_due
 from streamlm.training.documents import read_documents
 
 SEGMENT, COMPRESSED = 128, 32
@@ -229,7 +229,7 @@ def years(
     ref, collecting = None, 0.0
     for index, snapshot in zip(range(1, commits + 1), stream, strict=False):
         ref = store.commit(snapshot, parent=ref)
-        if retention != Retention() and collection_is_due(ref.seq, retention):
+        if retention != Retention() and gc_is_due(ref.seq, retention):
             collecting += seconds(partial(store.gc, retention))
         if index % max(1, commits // POINTS) == 0:
             curve.append([index, disk_bytes(store.path)])

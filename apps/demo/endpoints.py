@@ -6,7 +6,7 @@ from apps.demo import reading, uploads, writing
 from apps.demo.app_state import LONG, QUICK, AppState, visitor_id
 from apps.demo.jobs import Job
 from apps.demo.shelf import Refused
-from streamlm.runtime.reports import Choice
+from streamlm.runtime.reports import TokenLogprob
 
 
 def add_endpoints(app: AppState) -> None:
@@ -71,7 +71,7 @@ def add_endpoints(app: AppState) -> None:
         """
         pieces = []
         with _gradio_errors():
-            from streamlm.runtime.stream import Sampling  # needs torch
+            from streamlm.runtime.sampling import Sampling  # needs torch
 
             shelf, checkpoint = _shelf(request), app.checkpoint
             sampling = Sampling(temperature=temperature, top_p=top_p)
@@ -92,7 +92,7 @@ def add_endpoints(app: AppState) -> None:
                 )
 
             for events in app.jobs.stream(work, visitor=visitor_id(request)):
-                pieces += [event.text for event in events if isinstance(event, Choice)]
+                pieces += [event.text for event in events if isinstance(event, TokenLogprob)]
         return "".join(pieces)
 
     def score_text(session: str, text: str, request: gr.Request) -> float:

@@ -60,10 +60,10 @@ def read(job: Job, shelf: Shelf, name: str, *, text: str, checkpoint: Checkpoint
         report, view = progress.report, None
         tokens = [
             ScoredToken(decoder.decode([id]), -log_prob / math.log(2))
-            for id, log_prob in zip(report.ids, report.log_probs, strict=True)
+            for id, log_prob in zip(report.ids, report.logprobs, strict=True)
         ]
         report.ids.clear()  # those of a long text would fill the memory
-        report.log_probs.clear()
+        report.logprobs.clear()
         if (now := time.monotonic()) > next_view and session.position:
             view = MemoryView.of(session)
             next_view = now + max(VIEW_INTERVAL, (time.monotonic() - now) / VIEW_SHARE)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memory_store import Conflict, Locked, Mismatch, Ref, StoreError, places
-from streamlm.cli.options import existing, locate, no_branch
+from streamlm.sessions.shelf import Branch, branches, find, free_place, locate, open_named, place_of
 
 if TYPE_CHECKING:
     from streamlm.checkpoints.checkpoint import Checkpoint
@@ -32,19 +32,6 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True)
-class SessionRow:
-    """A session or a branch in a listing.
-
-    Attributes:
-        name: NAME or NAME@BRANCH; position: tokens read; saved: seconds since 1970, or None.
-    """
-
-    name: str
-    position: int
-    saved: float | None
-
-
-@dataclass(frozen=True)
 class Shelf:
     """A folder of sessions.
 
@@ -56,23 +43,14 @@ class Shelf:
     folder: str
     max_sessions: int | None = None
 
-    def rows(self) -> list[SessionRow]:
+    def rows(self) -> list[Branch]:
         """All sessions and branches, sorted by name; a corrupt session has position 0."""
         rows = []
         for name in places.session_names(self.folder):
             try:
-                store = places.open_store(places.named(self.folder, name))
-                for branch in store.branches() or ["main"]:
-                    head = store.head(branch)
-                    rows.append(
-                        SessionRow(
-                            name if branch == "main" else f"{name}@{branch}",
-                            head.position if head else 0,
-                            head.created if head else None,
-                        )
-                    )
+                rows += branches(places.open_store(places.named(self.folder, name)), name)
             except StoreError:  # a corrupt session must not hide the others
-                rows.append(SessionRow(name, 0, None))
+                rows.append(Branch(name, 0, None))
         return sorted(rows, key=lambda row: row.name)
 
     def names(self) -> list[str]:
@@ -110,16 +88,10 @@ class Shelf:
             path, branch = locate(self.folder, name)
             if create and branch == "main" and not places.occupied(path):
                 self._check_limit()
-            elif not create or branch != "main":
-                store, _ = existing(self.folder, name)
-                if store.head(branch) is None:
-                    raise no_branch(store, name)
-            from streamlm.sessions.opening import open_session  # needs torch
-
-            with open_session(
-                path,
+            with open_named(
+                self.folder,
+                name,
                 checkpoint,
-                branch=branch,
                 readonly=readonly,
                 create=create,
                 save_every=SAVE_EVERY,
@@ -129,7 +101,7 @@ class Shelf:
     def history(self, name: str) -> list[Ref]:
         """The snapshots of a session, oldest first."""
         with self.refusing(name):
-            store, branch = existing(self.folder, name)
+            store, branch = find(self.folder, name)
             return store.refs(branch)
 
     def fork(self, name: str, branch: str, checkpoint: Checkpoint, *, tokens: int | None) -> str:
@@ -148,38 +120,29 @@ class Shelf:
         """Rename a session with all its branches; returns the full new name."""
         with self.refusing(name):
             base, at, branch = name.partition("@")
-            existing(self.folder, base)
-            places.rename(locate(self.folder, base)[0], self._free(new))
+            places.rename(place_of(self.folder, base), free_place(self.folder, new))
             return f"{new}{at}{branch}"
 
     def delete(self, name: str) -> None:
         """Delete a session with all its branches."""
         with self.refusing(name):
-            existing(self.folder, name.partition("@")[0])[0].delete()
+            find(self.folder, name.partition("@")[0])[0].delete()
 
     def export(self, name: str, folder: Path) -> Path:
         """Export a session to a ZIP file, in a new folder within `folder`."""
         with self.refusing(name):
             base = name.partition("@")[0]
-            existing(self.folder, base)
+            place = place_of(self.folder, base)
             target = Path(tempfile.mkdtemp(prefix="export-", dir=folder)) / f"{base}.zip"
-            places.export(locate(self.folder, base)[0], target)
+            places.export(place, target)
             return target
 
     def import_(self, file: str | Path, name: str) -> str:
         """Import a file made by `export` as a new session; returns its name."""
         with self.refusing(name):
             self._check_limit()
-            places.import_(file, self._free(name))
+            places.import_(file, free_place(self.folder, name))
             return name
-
-    def _free(self, name: str) -> str:
-        if "@" in name:
-            raise ValueError(f"{name!r} is a branch; allowed: the name of a new session")
-        path, _ = locate(self.folder, name)
-        if places.occupied(path):
-            raise ValueError(f"session {name!r} exists already; allowed: a new name")
-        return path
 
     def _check_limit(self) -> None:
         limit = self.max_sessions

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 from apps.demo.jobs import Job
 from apps.demo.reading import memory_strip
 from apps.demo.shelf import Shelf
-from streamlm.runtime.reports import Choice
-from streamlm.runtime.stops import unescaped
+from streamlm.runtime.reports import TokenLogprob
 
 if TYPE_CHECKING:
     from streamlm.checkpoints.checkpoint import Checkpoint
-    from streamlm.runtime.stream import Sampling
+    from streamlm.runtime.sampling import Sampling
     from streamlm.sessions.session import Session
 
 CONTEXT_TOKENS = 60  # tokens of earlier text shown before the generated text
@@ -67,7 +66,7 @@ def write(
     seed: int | None,
     checkpoint: Checkpoint,
 ) -> None:
-    """Continue a session; emits WriteStarted, a Choice per token, and finally WriteFinished.
+    """Continue a session; emits WriteStarted, a TokenLogprob per token, and finally WriteFinished.
 
     WriteFinished is missing if the job is cancelled.
 
@@ -81,11 +80,16 @@ def write(
     with shelf.open(name, checkpoint, create=True) as session, job.turn():
         snapshot = session.save()
         job.emit(WriteStarted(snapshot.seq, _context(session)))
-        choices = session.choices(
-            prompt, sampling, max_tokens=max_tokens, others=ALTERNATIVES, stop=stops, seed=seed
+        tokens = session.generate_logprobs(
+            prompt,
+            sampling,
+            max_tokens=max_tokens,
+            top_logprobs=ALTERNATIVES,
+            stop=stops,
+            seed=seed,
         )
-        for choice in choices:
-            job.emit(choice)
+        for token in tokens:
+            job.emit(token)
             job.yield_turn()
         job.emit(WriteFinished(session.position, memory_strip(session)))
 
@@ -96,6 +100,8 @@ def parse_stops(text: str) -> list[str]:
     Raises:
         ValueError: there are too many.
     """
+    from streamlm.runtime.sampling import unescaped  # needs torch
+
     stops = [unescaped(line) for line in text.splitlines() if line.strip()]
     if len(stops) > MAX_STOPS:
         raise ValueError(f"{len(stops)} stop strings; allowed: at most {MAX_STOPS} lines")
@@ -126,7 +132,7 @@ def write_forks(
     max_tokens: int,
     checkpoint: Checkpoint,
 ) -> None:
-    """Continue temporary forks from one prompt, in parallel; emits (index, Choice).
+    """Continue temporary forks from one prompt, in parallel; emits (index, TokenLogprob).
 
     The sessions are not modified.
 
@@ -134,23 +140,23 @@ def write_forks(
         Refused: see `Shelf.open`; or the session has no such position.
         Cancelled: by the visitor.
     """
-    from streamlm.runtime.stream import Sampling  # needs torch
+    from streamlm.runtime.sampling import Sampling  # needs torch
 
     with job.turn():
         writers = [
-            fork.choices(
+            fork.generate_logprobs(
                 prompt,
                 Sampling(temperature=point.temperature),
                 max_tokens=max_tokens,
-                others=ALTERNATIVES,
+                top_logprobs=ALTERNATIVES,
                 seed=point.seed,
             )
             for point, fork in zip(points, _forks(shelf, points, checkpoint), strict=True)
         ]
         for _ in range(max_tokens):
             for index, writer in enumerate(writers):
-                choice: Choice = next(writer)
-                job.emit((index, choice))
+                token: TokenLogprob = next(writer)
+                job.emit((index, token))
             job.yield_turn()
 
 
@@ -192,6 +198,6 @@ def compare(
         tokenizer = checkpoint.tokenizer
         tokens = [
             (tokenizer.decode([id]), -a / math.log(2), -b / math.log(2))
-            for id, a, b in zip(first.ids, first.log_probs, second.log_probs, strict=True)
+            for id, a, b in zip(first.ids, first.logprobs, second.logprobs, strict=True)
         ]
         return Comparison((first.bits_per_byte or 0.0, second.bits_per_byte or 0.0), tokens)

@@ -12,7 +12,7 @@ from benchmarks.tools.timing import median_interval, ratio, side_by_side
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.models.cache import Cache
 from streamlm.runtime.reports import ReadReport
-from streamlm.runtime.stream import Sampling
+from streamlm.runtime.sampling import Sampling
 from streamlm.runtime.text_stream import TextStream
 from streamlm.sessions.session import Session
 
@@ -27,7 +27,7 @@ def stream_of(session: Session, ids: np.ndarray) -> Place:
 
     Two streams then stand at the same place in their segments, and do the same work from there.
     """
-    stream, cache = session._stream, Cache()
+    stream, cache = session._live.stream, Cache()
     segment_len = session.checkpoint.model.config.segment_len
     missing = segment_len - stream.position % segment_len  # one at least, which fills the cache
     return stream.read_ids(session.checkpoint, ids[:missing], cache=cache), cache
@@ -79,7 +79,7 @@ def token_costs(
         def tokens() -> None:
             now = stream
             for _ in range(segment_len):
-                now, _, _ = now.write_token(checkpoint, sampling, cache)
+                now, _, _ = now.generate_token(checkpoint, sampling, cache)
 
         return _timed(tokens)
 

@@ -8,7 +8,7 @@ import numpy as np
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.models.cache import Cache
 from streamlm.runtime.drafter import Drafter
-from streamlm.runtime.stream import Sampling
+from streamlm.runtime.sampling import Sampling
 from streamlm.runtime.text_stream import TextStream
 from streamlm.training.data import Corpus
 
@@ -57,7 +57,7 @@ class Drafting:
         started, left = self.clock(), self.tokens
         while left:
             found = list(
-                stream.write_tokens(
+                stream.generate_tokens(
                     self.checkpoint, self.sampling, self.drafter, limit=left, cache=cache
                 )
             )

@@ -12,7 +12,8 @@ from benchmarks.tools.timing import median_interval, ratio, side_by_side
 from streamlm.lab.results import peak_memory, reset_peak_memory
 from streamlm.models.base import Model
 from streamlm.models.cache import Cache
-from streamlm.runtime.stream import Sampling, advance, sample, score
+from streamlm.runtime.sampling import Sampling, sample
+from streamlm.runtime.stream import advance, score
 from streamlm.state import State
 
 Place = tuple[State, Cache]  # a stream's state, and the keys and values of what it has read

@@ -47,12 +47,12 @@ class Checkpoint:
         }
 
     @cached_property
-    def silent(self) -> Tensor:
-        """[V] bool, True for tokens suppressed in sampling: control tokens and unused ids."""
-        silent = torch.ones(self.model.config.vocab_size, dtype=torch.bool)
+    def suppressed(self) -> Tensor:
+        """[V] bool, True for ids that are never generated: special tokens and unused ids."""
+        suppressed = torch.ones(self.model.config.vocab_size, dtype=torch.bool)
         lengths = torch.from_numpy(self.tokenizer.token_lengths.copy())
-        silent[: len(lengths)] = lengths == 0
-        return silent.to(self.model.device)
+        suppressed[: len(lengths)] = lengths == 0
+        return suppressed.to(self.model.device)
 
 
 def _digest_of(model: Model) -> str:

@@ -1,6 +1,6 @@
-"""How glibc treats large freed blocks: tensors are some of the largest that programs ask for.
+"""Settings of glibc's allocator for large freed blocks, such as tensors.
 
-The whole process is concerned, so these are for a program to call and not for the library.
+They affect the whole process, so programs call them, and the library does not.
 """
 
 import ctypes
@@ -10,27 +10,25 @@ TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD, MMAP_MAX = -1, -2, -3, -4
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc to keep large freed blocks for reuse instead of giving them back to the system.
+    """Make glibc keep large freed blocks for reuse. For training.
 
-    For training. A tensor of more than 32 MB, such as the logits of a step, is otherwise mapped,
-    filled with zeros page by page and unmapped each time. Memory that was used once stays with the
-    process.
+    By default a tensor of more than 32 MB, such as the logits of a step, is mapped, zeroed page by
+    page and unmapped each time. With this setting, memory used once stays with the process.
 
     Returns:
-        False where there is no glibc, and nothing is changed.
+        False without glibc, where nothing is changed.
     """
     return _set((MMAP_MAX, 0), (TRIM_THRESHOLD, 2**31 - 1), (TOP_PAD, 1 << 26))
 
 
 def return_freed_memory() -> bool:
-    """Tell glibc to give freed blocks of 1 MB and more back to the system at once.
+    """Make glibc return freed blocks of 1 MB or more to the system at once. For long reading.
 
-    For reading without end. Unless told, glibc soon keeps blocks as large as a segment's logits on
-    its heap, where small ones that live longer come to lie between them: at odd moments the process
-    grows by a tenth or two.
+    By default glibc soon keeps blocks of the size of a segment's logits on its heap, where smaller,
+    longer-lived blocks fragment them: now and then the process grows by 10 to 20 %.
 
     Returns:
-        False where there is no glibc, and nothing is changed.
+        False without glibc, where nothing is changed.
     """
     return _set((MMAP_THRESHOLD, 1 << 20))
 

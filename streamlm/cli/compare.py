@@ -1,4 +1,4 @@
-"""`streamlm compare`: train variants of one small model and put them side by side."""
+"""`streamlm compare`: train variants of one small model and compare them."""
 
 import json
 from enum import StrEnum
@@ -22,7 +22,7 @@ from tokenizer import load_tokenizer
 
 
 class What(StrEnum):
-    """What is exchanged."""
+    """The part that varies."""
 
     ABLATION = "ablation"
     HEADS = "heads"
@@ -31,26 +31,34 @@ class What(StrEnum):
 def compare(
     what: Annotated[
         What,
-        typer.Argument(help="The compression and its loss, or the head, at equal size."),
+        typer.Argument(metavar="WHAT", help="Vary the compression and its loss, or the head."),
     ],
     recipe: Annotated[
-        Path, typer.Option(dir_okay=False, help="Data, model and training that all share.")
+        Path, typer.Option(dir_okay=False, help="The shared data, model and training, as TOML.")
     ],
-    seeds: Annotated[int, typer.Option(min=1, help="Runs of each variant.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs per variant.")] = 3,
     only: Annotated[
-        list[str] | None, typer.Option(help="Variants to run, by a part of their name.")
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="Run only variants whose name contains this. Repeatable."
+        ),
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Instead of the recipe's steps.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads of torch.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Results; .json and .png are added.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Overrides the recipe's number of steps.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Number of torch threads.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Path of the results, without .json or .png.")
+    ] = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Train variants of one model, each with several seeds, and show the table.
+    """Train variants of one model, and compare them.
 
-    Every finished run is written down. The same command goes on with those that are missing.
+    Each variant is trained with several seeds. Finished runs are saved; the same command runs
+    those that are missing.
     """
-    # First: what is missing is told before hours of work.
+    # Imported first, so that a missing extra is reported before hours of work.
     from streamlm.lab.report import write_report
     from streamlm.plots.compare import draw
 
@@ -71,7 +79,7 @@ def compare(
         raise ValueError(f"no variant has {only} in its name")
     variants, refused = causal_variants(variants)
     for name, leak in refused.items():
-        note(f"{name} looks ahead and is not measured: {leak}")
+        note(f"{name} is not causal and is left out: {leak}")
     reference = COMPARISONS[what].reference
     name = recipe.stem if recipe.stem.startswith(what) else f"{what}-{recipe.stem}"
     target = out or Path("benchmarks/results") / name
@@ -96,7 +104,7 @@ def compare(
     )
     keep_freed_memory()
     with (
-        interruptible(lambda: f"{len(done) - before} runs are kept in {file}"),
+        interruptible(lambda: f"{len(done) - before} new runs are saved in {file}"),
         bar("comparing", total=missing, fields="{task.fields[note]}") as (progress, task),
     ):
         for run in runs_of(
@@ -136,7 +144,7 @@ def compare(
 
 
 def _done(file: Path, settings: dict[str, Any]) -> list[Any]:
-    """Runs of an earlier call with the same settings.
+    """The runs of an earlier call with the same settings.
 
     Raises:
         ValueError: the file holds another comparison.
@@ -145,7 +153,7 @@ def _done(file: Path, settings: dict[str, Any]) -> list[Any]:
     if done:
         there = json.loads(file.read_text(encoding="utf-8"))["settings"]
         if any(settings.get(name) != value for name, value in there.items()):
-            raise ValueError(f"{file} holds runs of other settings; allowed: --out ANOTHER")
+            raise ValueError(f"{file} holds runs with other settings; allowed: another --out")
     return done
 
 

@@ -1,4 +1,4 @@
-"""`streamlm convert`: pretrained weights as checkpoints."""
+"""`streamlm convert`: convert pretrained weights to checkpoints."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +11,7 @@ from streamlm.cli.display import note, output
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Turn pretrained weights into a checkpoint.",
+    help="Convert pretrained weights to a checkpoint.",
 )
 
 
@@ -23,11 +23,14 @@ def _top() -> None:
 @app.command("transfo-xl")
 def transfo_xl(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Holds config.json and the weights.")
+        Path, typer.Argument(metavar="DIR", help="Folder with config.json and the weights.")
     ],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to create.")],
 ) -> None:
-    """Convert a Transformer-XL: a Hugging Face directory, or a state dict of the authors' code."""
+    """Convert a Transformer-XL.
+
+    DIR is a Hugging Face directory, or has a state dict of the authors' code.
+    """
     for sentence in convert_transfo_xl(folder, out):
         note(sentence)
     output.print(str(out))

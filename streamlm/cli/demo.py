@@ -1,4 +1,4 @@
-"""`streamlm demo`: watch a model read, remember and write, in a browser."""
+"""`streamlm demo`: watch a model read, remember and generate, in a browser."""
 
 from importlib import import_module
 from typing import Annotated
@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 
 from streamlm.cli.display import note
-from streamlm.cli.options import Device, Model, place
+from streamlm.cli.options import Device, Model, check_store
 
-APP = "apps.demo.serving.launch"  # imported when called: apps stand above this package
+APP = "apps.demo.serving.launch"  # imported when called, as apps import this package
 
 
 def demo(
@@ -18,46 +18,53 @@ def demo(
             "--store",
             "--sessions",
             metavar="FOLDER|URL",
-            callback=place,
-            help="Where the sessions are.",
+            callback=check_store,
+            help="Folder or URL of the sessions.",
         ),
     ] = "sessions",
     model: Model = "books",
     device: Device = "auto",
-    host: Annotated[str, typer.Option(help="0.0.0.0 lets other computers in.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 7860,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 allows other computers.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")
+    ] = 7860,
     root_path: Annotated[
-        str | None, typer.Option(help="The path that a proxy serves it under.")
+        str | None, typer.Option(help="URL path under which a proxy serves the demo.")
     ] = None,
     auth: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME:PASSWORD",
             envvar="STREAMLM_DEMO_AUTH",
-            help="Who may log in; each has sessions of their own. Several: several times, or with "
-            "spaces between in the variable, which nobody sees in a list of processes.",
+            help="A login, with its own sessions. Repeatable, or separated by spaces in the "
+            "variable, which does not appear in a list of processes.",
         ),
     ] = None,
     shared: Annotated[
         bool | None,
         typer.Option(
             "--shared/--private",
-            help="One shelf of sessions for all, or one for each user or browser. Default: shared "
-            "on this computer, private elsewhere.",
+            help="One set of sessions for all, or one per user or browser. Default: shared on "
+            "this computer, private elsewhere.",
         ),
     ] = None,
     keep_days: Annotated[
         int,
         typer.Option(
             min=0,
-            help="Where each browser has its own shelf: remove those that nobody used for so long. "
-            "0 keeps them for ever; users' and shared ones always stay.",
+            help="Delete a browser's private sessions after this many days without use. 0 never "
+            "does. Sessions of logins and shared ones are always kept.",
         ),
     ] = 30,
-    mcp: Annotated[bool, typer.Option("--mcp", help="Also serve as tools, over MCP.")] = False,
-    browser: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    mcp: Annotated[bool, typer.Option("--mcp", help="Also serve tools over MCP.")] = False,
+    browser: Annotated[bool, typer.Option("--open", help="Open the browser.")] = False,
 ) -> None:
-    """Watch a model read, remember and write, in a browser. Needs the extra `demo`."""
+    """Watch a model read, remember and generate, in a browser.
+
+    Needs the extra `demo`.
+    """
     import_module(APP).run(
         store,
         model=model,

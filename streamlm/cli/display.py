@@ -1,4 +1,4 @@
-"""What the command line shows: progress bars, tables and short reports, drawn with rich."""
+"""Output of the command line: progress bars, tables and short reports, drawn with rich."""
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,20 +21,20 @@ from rich.text import Text
 from streamlm.runtime.reports import Progress as ReadProgress
 from streamlm.runtime.reports import ProgressCallback, ReadReport
 
-# Data goes to standard output, everything about it to standard error. Names of files are printed
-# as they are: neither [brackets] nor :colons: in them mean anything.
+# Results go to standard output, messages to standard error. File names are printed literally:
+# [brackets] and :colons: in them are not markup.
 console = Console(stderr=True, highlight=False, markup=False, emoji=False)
 output = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def note(message: str, *, style: str = "", word: str = "") -> None:
-    """One line about the data; `word`, in `style`, stands before it."""
+    """Print one line on standard error, after `word` in `style`."""
     text = Text.assemble((word, style), message)
     console.print(text, soft_wrap=not console.is_terminal)
 
 
 class _Left(TimeRemainingColumn):
-    """The time left, once it is known."""
+    """The remaining time, once it is known."""
 
     def render(self, task: Task) -> Text:
         known = task.time_remaining is not None and not task.finished
@@ -64,10 +64,10 @@ def bar(
 
 @contextmanager
 def reading_bar(description: str, files: Sequence[str]) -> Iterator[ProgressCallback]:
-    """A bar that follows `Session.feed` and `Session.score` through `files`."""
-    typed = "-" in files and sys.stdin.isatty()  # a bar would write over what is being typed
+    """A progress bar for `Session.feed` and `Session.score` over `files`."""
+    typed = "-" in files and sys.stdin.isatty()  # a bar would overwrite the typed text
     if typed:
-        note(f"{description} what is typed; Ctrl-D on a line of its own ends it")
+        note(f"{description} from the terminal; end with Ctrl-D on an empty line")
     first = f"{description} {_short(files[0])}"
     with bar(first, total=None, fields="{task.fields[note]}", hidden=typed) as (progress, task):
 
@@ -94,7 +94,7 @@ def _short(name: str) -> str:
 
 @contextmanager
 def interruptible(left_behind: Callable[[], str]) -> Iterator[None]:
-    """Say what an interruption leaves behind, once everything within has been closed."""
+    """On an interruption, show a message after everything within has been closed."""
     try:
         yield
     except KeyboardInterrupt:
@@ -103,18 +103,18 @@ def interruptible(left_behind: Callable[[], str]) -> Iterator[None]:
 
 
 def show_rows(rows: Mapping[str, str]) -> None:
-    """Names and values in two columns."""
+    """Print names and values in two columns."""
     width = max(map(len, rows))
     for name, value in rows.items():
         output.print(f"{name:<{width}}  {value}")
 
 
 def show_report(report: ReadReport, rows: Mapping[str, str]) -> None:
-    """A short report of a reading, with further rows at its end."""
+    """Print a report of reading, followed by further rows."""
     bits = report.bits_per_byte
     facts = {"tokens": f"{report.tokens:,}", "bytes": f"{report.n_bytes:,}"}
     if report.skipped_bytes:
-        facts["read before"] = f"{report.skipped_bytes:,} bytes"
+        facts["skipped"] = f"{report.skipped_bytes:,} bytes"
     if bits is not None:
         facts["bits per byte"] = f"{bits:.4f}"
     facts["tokens/s"] = f"{report.tokens_per_second:,.0f}"
@@ -124,7 +124,7 @@ def show_report(report: ReadReport, rows: Mapping[str, str]) -> None:
 def show_table(
     columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()
 ) -> None:
-    """Rows under bold headings; the columns named in `right` end at the right."""
+    """Print a table with bold headings; the columns in `right` are right-aligned."""
     widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
     for index, row in enumerate((columns, *rows)):
         cells = [

@@ -1,4 +1,4 @@
-"""`streamlm forecast`: train a forecaster on a CSV, measure it, and ask what comes next."""
+"""`streamlm forecast`: train a forecaster on a CSV file, evaluate it, and predict."""
 
 import csv
 import json
@@ -18,12 +18,12 @@ from streamlm.forecast.training import LAST, Epoch, Forecaster, train
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Forecast series: the Informer, and what it is compared with.",
+    help="Forecast time series with the Informer and its baselines.",
 )
 
 
 class Kind(StrEnum):
-    """A forecaster."""
+    """The kinds of forecasters."""
 
     INFORMER = "informer"
     TRANSFORMER = "transformer"
@@ -33,33 +33,47 @@ class Kind(StrEnum):
 
 Data = Annotated[
     Path,
-    typer.Argument(metavar="FILE.csv", help="A column of dates, and columns of numbers."),
+    typer.Argument(metavar="FILE.csv", help="A CSV with a date column and numeric columns."),
 ]
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a trained forecaster.")]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained forecaster.")]
 
 
 @app.command("train")
 def train_forecaster(
     file: Data,
-    out: Annotated[Path, typer.Option(metavar="RUN", help="The folder of the forecaster.")],
-    model: Annotated[Kind, typer.Option(help="What forecasts.")] = Kind.INFORMER,
+    out: Annotated[Path, typer.Option(metavar="RUN", help="Folder of the forecaster.")],
+    model: Annotated[Kind, typer.Option(help="Kind of forecaster.")] = Kind.INFORMER,
     columns: Annotated[
-        list[str] | None, typer.Option("--column", help="Read and forecast these; default: all.")
+        list[str] | None,
+        typer.Option(
+            "--column",
+            metavar="NAME",
+            help="Column to read and forecast; default: all. Repeatable.",
+        ),
     ] = None,
     horizon: Annotated[int, typer.Option(help="Rows to forecast.")] = 24,
-    input_len: Annotated[int, typer.Option(help="Rows to read.")] = 96,
-    label_len: Annotated[int, typer.Option(help="Of those, rows the decoder begins with.")] = 48,
+    input_len: Annotated[int, typer.Option(help="Rows of input.")] = 96,
+    label_len: Annotated[
+        int, typer.Option(help="Rows of input that the decoder begins with.")
+    ] = 48,
     d_model: Annotated[int, typer.Option(help="Width of the Transformers.")] = 512,
-    d_ff: Annotated[int, typer.Option(help="Width of their feed-forward networks.")] = 2048,
-    learning_rate: Annotated[float, typer.Option(help="Halves with every epoch.")] = 1e-4,
-    epochs: Annotated[int, typer.Option(help="At most so many.")] = 6,
-    patience: Annotated[int, typer.Option(help="Epochs without progress before it ends.")] = 3,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on after the last epoch.")] = False,
+    d_ff: Annotated[int, typer.Option(help="Width of the feed-forward networks.")] = 2048,
+    learning_rate: Annotated[
+        float, typer.Option(help="Initial learning rate; halved every epoch.")
+    ] = 1e-4,
+    epochs: Annotated[int, typer.Option(help="Maximum number of epochs.")] = 6,
+    patience: Annotated[
+        int, typer.Option(help="Stop after this many epochs without progress.")
+    ] = 3,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume after the last epoch.")] = False,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Train on the first part of a series, choose by the second, measure on the third."""
+    """Train a forecaster on a series.
+
+    It trains on the first part, validates on the second and is tested on the third.
+    """
     series = Series.load(file)
     config = ForecastConfig(
         model=model.value,
@@ -77,15 +91,15 @@ def train_forecaster(
     )
     if (out / LAST).exists() and not resume:
         raise ValueError(f"{out} holds a run already; allowed: --resume, or another folder")
-    epochs_told: list[Epoch] = []
+    reported: list[Epoch] = []
     total = epochs * max(1, series.ends[0] - input_len - horizon + 1)
     with (
-        interruptible(lambda: "the same command with --resume goes on"),
+        interruptible(lambda: "the same command with --resume continues"),
         bar(f"training {model.value}", total=total) as (progress, task),
     ):
 
-        def told(epoch: Epoch) -> None:
-            epochs_told.append(epoch)
+        def show(epoch: Epoch) -> None:
+            reported.append(epoch)
             note(
                 f"epoch {epoch.epoch}: {epoch.train:.4f} train, {epoch.valid:.4f} valid"
                 f"{', the best so far' * epoch.best}"
@@ -97,15 +111,18 @@ def train_forecaster(
             out,
             device=choose_device(device),
             resume=resume,
-            report=told,
+            report=show,
             progress=lambda n: progress.advance(task, n),
         )
-    _report(found, series, out, as_json, {"epochs": [epoch.__dict__ for epoch in epochs_told]})
+    _report(found, series, out, as_json, {"epochs": [epoch.__dict__ for epoch in reported]})
 
 
 @app.command("eval")
 def evaluate(run: Run, file: Data, device: Device = "auto", as_json: Json = False) -> None:
-    """Mean squared and mean absolute error on the last part of a series, of scaled values."""
+    """Measure a forecaster on the last part of a series.
+
+    The errors, MSE and MAE, are of standardized values.
+    """
     found = Forecaster.load(run, device=choose_device(device))
     _report(found, Series.load(file), run, as_json, {})
 
@@ -129,15 +146,16 @@ def predict(
     run: Run,
     file: Data,
     save: Annotated[
-        Path | None, typer.Option(metavar="FILE.csv", dir_okay=False, help="Write it there.")
+        Path | None, typer.Option(metavar="FILE.csv", dir_okay=False, help="Save the forecast.")
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", dir_okay=False, help="Draw it there.")
+        Path | None,
+        typer.Option(metavar="FILE.png", dir_okay=False, help="Save a plot of the forecast."),
     ] = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """What follows the series, in its own units."""
+    """Forecast the rows after a series, in its own units."""
     found = Forecaster.load(run, device=choose_device(device))
     series = Series.load(file)
     dates, values = found.forecast(series)

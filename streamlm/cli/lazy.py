@@ -1,4 +1,4 @@
-"""Commands whose modules are imported when they are called: torch takes longer than most help."""
+"""Commands whose modules are imported only when called, since importing torch is slow."""
 
 from importlib import import_module
 from typing import Any
@@ -6,35 +6,35 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-# Where each is, and what `streamlm --help` says of it: the first sentence of its own help.
-LATER = {
-    "convert": ("streamlm.cli.convert:app", "Turn pretrained weights into a checkpoint."),
+# The module and attribute of each, and its line in `streamlm --help`: that of its own help.
+LAZY = {
+    "convert": ("streamlm.cli.convert:app", "Convert pretrained weights to a checkpoint."),
     "forecast": (
         "streamlm.cli.forecast:app",
-        "Forecast series: the Informer, and what it is compared with.",
+        "Forecast time series with the Informer and its baselines.",
     ),
     "draft": (
         "streamlm.cli.draft:app",
-        "Drafters, which guess what a model will write: generate --draft.",
+        "Train and evaluate drafters for generate --draft.",
     ),
     "compare": (
         "streamlm.cli.compare:compare",
-        "Train variants of one model, each with several seeds, and show the table.",
+        "Train variants of one model, and compare them.",
     ),
 }
 
 
-class Later(TyperCommand):
-    """Stands for a command, or a group of them, until it is called."""
+class LazyCommand(TyperCommand):
+    """A placeholder for a command or a group, which is imported when called."""
 
     def __init__(self, name: str) -> None:
-        self._place, told = LATER[name]
-        super().__init__(name, help=told)
+        self._target, line = LAZY[name]
+        super().__init__(name, help=line)
 
     @property
     def real(self) -> Any:
         """The command itself."""
-        module, _, attribute = self._place.partition(":")
+        module, _, attribute = self._target.partition(":")
         found = getattr(import_module(module), attribute)
         if isinstance(found, typer.Typer):
             return typer.main.get_group(found)
@@ -44,17 +44,17 @@ class Later(TyperCommand):
 
     @property
     def commands(self) -> dict[str, Any]:
-        """Its subcommands."""
+        """The subcommands of a group."""
         return getattr(self.real, "commands", {})
 
     def make_context(self, *args: Any, **options: Any) -> Any:
         return self.real.make_context(*args, **options)
 
 
-class WithLater(TyperGroup):
-    """The top group: what is there, and what is imported when it is called."""
+class LazyGroup(TyperGroup):
+    """The top group, with the commands that are imported when called."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        for name in LATER:
-            self.add_command(Later(name))
+        for name in LAZY:
+            self.add_command(LazyCommand(name))

@@ -1,4 +1,4 @@
-"""`streamlm eval --suite`: what is measured of remembering, as tables, JSON and a picture."""
+"""`streamlm eval --suite`: measurements of memory, as tables, JSON and a plot."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -26,30 +26,30 @@ def measure_suite(
     as_json: bool,
     plot: Path | None,
 ) -> None:
-    """Run the suite, or what is named of it, and show what was found.
+    """Run the suite, or the parts that are named, and show the results.
 
     Args:
-        suite, memory: whether --suite and --memory were given; without either it is refused.
-        max_tokens: of the text that is read; None leaves it to `SuiteConfig`.
+        suite, memory: whether --suite and --memory were given; both are required.
+        max_tokens: of the text that is read; None is the default of `SuiteConfig`.
 
     Raises:
-        ValueError: an unknown name, options that do not go together, or a picture that cannot be
-            made; before anything is read.
+        ValueError: a name is unknown, options do not go together, or the plot cannot be drawn;
+            before anything is read.
     """
     if not suite:
         given = " ".join(names) or "--plot"
-        raise ValueError(f"{given} without --suite; allowed: with it only")
+        raise ValueError(f"{given} without --suite; allowed: with --suite only")
     if not memory:
-        raise ValueError("--no-memory with --suite; allowed: without it, the suite reads both ways")
+        raise ValueError("--no-memory with --suite; allowed: --suite alone, which measures both")
     chosen = check_names(names)
     config = SuiteConfig(sequences=sequences, batch_size=batch_size)
     if max_tokens is not None:
         config = replace(config, tokens=max_tokens)
     if plot is not None:
-        from streamlm.plots.suite import draw  # loads matplotlib, so only when used
+        from streamlm.plots.suite import draw  # loads matplotlib
 
         _check_plot(plot, chosen)
-    with interruptible(lambda: "nothing is changed"):
+    with interruptible(lambda: "nothing was changed"):
         checkpoint = load_checkpoint(model, device=device)
         corpus = load_corpus(files, checkpoint.tokenizer, progress=note)
         total = sum(size_of(name, checkpoint.model.config, config) for name in chosen)
@@ -63,16 +63,15 @@ def measure_suite(
             )
             progress.update(task, completed=total)
     if plot is not None:
-        draw(figures, plot, title=f"{checkpoint.name}: what it remembers, by distance")
-        note(f"drawn in {plot}")
+        draw(figures, plot, title=f"{checkpoint.name}: recall by distance")
+        note(f"plot saved to {plot}")
     if as_json:
         print(json.dumps({"model": checkpoint.name, **figures}))
         return
     ends = figures["ends"]
     output.print(
         f"a segment has {figures['segment_len']:,} tokens; memory ends {ends['memory']} segments "
-        f"back, compressed memory {ends['compressed memory']}, what can matter at all "
-        f"{ends['reach']}"
+        f"back, compressed memory {ends['compressed memory']}, the model's reach {ends['reach']}"
     )
     for name in chosen:
         output.print("")
@@ -83,7 +82,7 @@ MEASURES = ("right", "95 %", "chance", "margin", "gain", "95 % of the gain")
 
 
 def show_task(name: str, found: dict[str, Any]) -> None:
-    """Accuracy, margin and gain (see `Answers`), by distance and by how often compressed."""
+    """Accuracy, margin and gain (see `Answers`), by distance and by number of compressions."""
     hops = name == "tracking"
     head = ["hops"] if hops else []
     head += ["segments", "questions", *MEASURES]
@@ -96,14 +95,14 @@ def show_task(name: str, found: dict[str, Any]) -> None:
         ]
         for row in found["distance"]
     ]
-    output.print(f"{name}, by segments from telling to asking")
+    output.print(f"{name}, by segments from cue to query")
     show_table([*head, "the answer lies in"], body, right=head)
     head = ["compressed", "questions", *MEASURES]
     body = [
         ["gone" if row["compressions"] is None else f"{row['compressions']} times", *_cells(row)]
         for row in found["compressions"]
     ]
-    output.print(f"{name}, by how often the answer's slot was compressed")
+    output.print(f"{name}, by number of compressions of the answer's slot")
     show_table(head, body, right=head)
     for line in found["left_out"]:
         output.print(f"left out: {line}")
@@ -123,8 +122,8 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 
 def show_position(name: str, found: dict[str, Any]) -> None:
-    """Nats per token by place in the document, with memory and without."""
-    output.print("nats per token, by place in the document")
+    """Nats per token by position in the document, with memory and without."""
+    output.print("nats per token, by position in the document")
     body = [
         [f"{place:,}", f"{tokens:,}", f"{nats:.3f}", f"{other:.3f}", f"{nats - other:+.3f}"]
         for (place, nats, tokens), (_, other, _) in zip(
@@ -136,8 +135,8 @@ def show_position(name: str, found: dict[str, Any]) -> None:
 
 
 def show_frequency(name: str, rows: list[dict[str, Any]]) -> None:
-    """Nats per word by how often the text has the word, with memory and without."""
-    output.print("nats per word, by how often the text has it")
+    """Nats per word by frequency of the word, with memory and without."""
+    output.print("nats per word, by frequency of the word")
     body = []
     for row in rows:
         between = "no word" if row["from"] is None else f"{row['from']:,} – {row['to'] - 1:,}"
@@ -170,10 +169,10 @@ SHOW: dict[str, Callable[[str, Any], None]] = {
 
 
 def _check_plot(path: Path, names: list[str]) -> None:
-    """Tell what is missing before anything is measured.
+    """Check --plot before anything is measured.
 
     Raises:
-        ValueError: no task to draw, or a file that is no PNG.
+        ValueError: there is no task to draw, or the file is not a PNG.
     """
     if path.suffix.lower() != ".png":
         raise ValueError(f"--plot {path}; allowed: a file that ends in .png")

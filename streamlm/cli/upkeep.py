@@ -1,4 +1,4 @@
-"""`streamlm sessions` gc, pin, verify, recover, rename, export, import, copy."""
+"""`streamlm sessions`: gc, pin, unpin, export, import, rename, copy, verify, recover."""
 
 import json
 from pathlib import Path
@@ -8,168 +8,153 @@ import typer
 
 from memory_store import Retention, places
 from streamlm.cli.display import note, output
-from streamlm.cli.options import Json, Name, Store, existing, locate, no_branch, place
-from streamlm.cli.sessions import app
+from streamlm.cli.options import Json, Name, Store, check_store
+from streamlm.sessions.shelf import find, free_place, locate, missing_branch, place_of
 from streamlm.units import size_text
 
 
-@app.command()
 def gc(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The session.")],
     last: Annotated[
         int | None,
-        typer.Option(min=1, help="Keep so many snapshots of each branch loadable; default: all."),
+        typer.Option(min=1, help="Newest snapshots to keep per branch; default: all."),
     ] = None,
     thin: Annotated[
         bool,
-        typer.Option("--thin", help="And about as many for each doubling of the older ones' age."),
+        typer.Option("--thin", help="Also keep about as many per doubling of the older ones' age."),
     ] = False,
     forget: Annotated[
-        bool, typer.Option("--forget", help="Drop the tokens before the oldest one kept, too.")
+        bool,
+        typer.Option("--forget", help="Also delete the tokens before the oldest kept snapshot."),
     ] = False,
     grace: Annotated[
-        float, typer.Option(min=0, help="Seconds; younger leftovers may still be written.")
+        float, typer.Option(min=0, help="Keep leftovers younger than this many seconds.")
     ] = 3600.0,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only tell what would be done.")
+        bool, typer.Option("--dry-run", help="Only report what would be deleted.")
     ] = False,
     store: Store = "sessions",
     as_json: Json = False,
 ) -> None:
-    """Let go of old states; heads and pins stay, and all positions whose tokens are kept."""
+    """Delete old snapshots.
+
+    Heads and pins are kept. Positions whose tokens are kept can still be rewound to.
+    """
     if last is None and (thin or forget):
-        raise ValueError("--thin and --forget say what happens to all but the --last N; give it")
-    kept, _ = existing(store, name)
-    done = kept.gc(Retention(last=last, thin=thin, log=not forget), grace=grace, dry_run=dry_run)
+        raise ValueError(
+            "--thin and --forget apply to all but the --last N snapshots; allowed: with --last"
+        )
+    opened, _ = find(store, name)
+    done = opened.gc(Retention(last=last, thin=thin, log=not forget), grace=grace, dry_run=dry_run)
     if as_json:
         print(json.dumps({"name": name, "dry_run": dry_run, **done.__dict__}))
         return
     would = "would be " if dry_run else ""
     output.print(
-        f"{name}: {done.kept} snapshots kept, {done.deleted} {would}let go, tokens of "
-        f"{done.tokens_deleted} {would}forgotten, {done.leftovers} leftovers {would}swept; "
+        f"{name}: {done.kept} snapshots kept, {done.deleted} {would}deleted, the tokens of "
+        f"{done.tokens_deleted} {would}deleted, {done.leftovers} leftovers {would}removed; "
         f"about {size_text(done.bytes)} {would}freed"
     )
 
 
-@app.command()
 def pin(
     name: Name,
     pin_name: Annotated[str, typer.Argument(metavar="PIN", help="Name of the pin.")],
     snapshot: Annotated[
-        int | None, typer.Option(help="A snapshot of `show`; default: where the branch stands.")
+        int | None, typer.Option(help="Number of a snapshot; default: the newest.")
     ] = None,
     store: Store = "sessions",
     as_json: Json = False,
 ) -> None:
-    """Keep a snapshot, whatever `gc` is told."""
-    kept, branch = existing(store, name)
-    refs = kept.refs(branch)
+    """Protect a snapshot from `gc`."""
+    opened, branch = find(store, name)
+    refs = opened.refs(branch)
     if not refs:
-        raise no_branch(kept, name)
+        raise missing_branch(opened, name)
     if snapshot is not None and not 0 <= snapshot < len(refs):
         raise ValueError(f"snapshot = {snapshot}; allowed: 0 to {len(refs) - 1}")
     ref = refs[-1 if snapshot is None else snapshot]
-    kept.pin(ref, pin_name)
+    opened.pin(ref, pin_name)
     if as_json:
         print(json.dumps({"name": name, "pin": pin_name, "position": ref.position}))
     else:
-        output.print(f"{name}: {pin_name} keeps token {ref.position:,}")
+        output.print(f"{name}: pinned token {ref.position:,} as {pin_name}")
 
 
-@app.command()
 def unpin(
     name: Name,
     pin_name: Annotated[str, typer.Argument(metavar="PIN", help="Name of the pin.")],
     store: Store = "sessions",
     as_json: Json = False,
 ) -> None:
-    """Remove a pin; the snapshot stays until the next `gc`."""
-    kept, _ = existing(store, name)
-    kept.unpin(pin_name)
+    """Remove a pin. The snapshot remains until the next `gc`."""
+    opened, _ = find(store, name)
+    opened.unpin(pin_name)
     if as_json:
         print(json.dumps({"name": name, "unpinned": pin_name}))
     else:
-        output.print(f"{name}: {pin_name} is no pin any more")
+        output.print(f"{name}: removed pin {pin_name}")
 
 
-@app.command()
 def export(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The session.")],
-    file: Annotated[Path, typer.Argument(metavar="FILE", dir_okay=False, help="To be written.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", dir_okay=False, help="The file to write.")
+    ],
     store: Store = "sessions",
     as_json: Json = False,
 ) -> None:
-    """Write a session with all its history to one file, a Zip archive."""
-    path = _place(store, name)
+    """Export a session with its history to a Zip file."""
+    path = place_of(store, name)
     size = places.export(path, file)
     if as_json:
         print(json.dumps({"name": name, "file": str(file), "bytes": size}))
     else:
-        output.print(f"{name} is in {file} ({size_text(size)})")
+        output.print(f"{name}: exported to {file} ({size_text(size)})")
 
 
-@app.command("import")
 def import_(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="What export has written.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An exported session.")],
     name: Annotated[str, typer.Argument(metavar="NAME", help="The new session.")],
     store: Store = "sessions",
     as_json: Json = False,
 ) -> None:
-    """Unpack a session that was exported, checking everything."""
-    places.import_(file, _free_place(store, name))
-    _tell_new(store, name, as_json)
+    """Import an exported session, and verify it."""
+    places.import_(file, free_place(store, name))
+    _report(store, name, as_json)
 
 
-@app.command()
 def rename(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The session.")],
     new: Annotated[str, typer.Argument(metavar="NEW", help="Its new name.")],
     store: Store = "sessions",
     as_json: Json = False,
 ) -> None:
-    """Give a session another name. Nobody may be writing to it."""
-    places.rename(_place(store, name), _free_place(store, new))
-    _tell_new(store, new, as_json)
+    """Rename a session. No process may be writing to it."""
+    places.rename(place_of(store, name), free_place(store, new))
+    _report(store, new, as_json)
 
 
-@app.command()
 def copy(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The session.")],
     new: Annotated[str, typer.Argument(metavar="NEW", help="The new session.")],
     to: Annotated[
         str | None,
-        typer.Option(metavar="FOLDER|URL", help="Where it goes; default: beside the other."),
+        typer.Option(metavar="FOLDER|URL", help="Destination; default: the same store."),
     ] = None,
     store: Store = "sessions",
     as_json: Json = False,
 ) -> None:
-    """Copy a session with all its history: into another folder, to object storage, or from it."""
-    there = store if to is None else place(to)
-    places.copy(_place(store, name), _free_place(there, new))
-    _tell_new(there, new, as_json)
+    """Copy a session with its history, also across stores."""
+    there = store if to is None else check_store(to)
+    places.copy(place_of(store, name), free_place(there, new))
+    _report(there, new, as_json)
 
 
-def _place(store: str, name: str) -> str:
-    """Where a session lies that is there; all its branches go with it."""
-    if "@" in name:
-        raise ValueError(f"{name!r} is a branch; allowed: a session, with all its branches")
-    existing(store, name)
-    return locate(store, name)[0]
-
-
-def _free_place(store: str, name: str) -> str:
-    if "@" in name:
-        raise ValueError(f"{name!r} is a branch; allowed: the name of a new session")
-    path, _ = locate(store, name)
-    if places.occupied(path):
-        raise ValueError(f"session {name!r} exists already in {store}; allowed: a new name")
-    return path
-
-
-def _tell_new(store: str, name: str, as_json: bool) -> None:
-    kept, _ = existing(store, name)
-    positions = {branch: head.position for branch in kept.branches() if (head := kept.head(branch))}
+def _report(store: str, name: str, as_json: bool) -> None:
+    opened, _ = find(store, name)
+    heads = {branch: opened.head(branch) for branch in opened.branches()}
+    positions = {branch: head.position for branch, head in heads.items() if head}
     if as_json:
         print(json.dumps({"name": name, "branches": positions}))
         return
@@ -177,35 +162,30 @@ def _tell_new(store: str, name: str, as_json: bool) -> None:
     output.print(f"{name}: {standing or 'nothing saved yet'}")
 
 
-@app.command()
 def verify(name: Name, store: Store = "sessions", as_json: Json = False) -> None:
-    """Read all that a session keeps, and check every checksum."""
-    kept, _ = existing(store, name)
-    found = kept.verify()
+    """Read a whole session, and verify every checksum."""
+    opened, _ = find(store, name)
+    found = opened.verify()
     if as_json:
         print(json.dumps({"name": name, **found.__dict__}))
     else:
         output.print(
-            f"{name}: {found.commits} commits and {found.refs} refs are as they were written "
+            f"{name}: verified {found.commits} commits and {found.refs} refs "
             f"({size_text(found.bytes)})"
         )
 
 
-@app.command()
 def recover(name: Name, store: Store = "sessions", as_json: Json = False) -> None:
-    """Go back to the newest state that is sound, after damage."""
+    """Restore a damaged session to its newest intact state."""
     path, _ = locate(store, name)
     mended = places.repair_header(path) if places.occupied(path) else None
-    kept, branch = existing(store, name)
-    found = kept.recover(branch)
+    opened, branch = find(store, name)
+    found = opened.recover(branch)
     damage = [*([mended] if mended else []), *found.damage]
     if as_json:
         print(json.dumps({"name": name, "position": found.head.position, "damage": damage}))
         return
     for text in damage:
         note(text, word="lost: ", style="bold red")
-    state = "is back at" if damage else "is sound; it is at"
-    output.print(f"{name} {state} token {found.head.position:,}")
-
-
-__all__ = ["app"]
+    state = "restored to" if damage else "intact, at"
+    output.print(f"{name}: {state} token {found.head.position:,}")

@@ -1,10 +1,9 @@
-"""Drafter: guesses the next N tokens of a stream at once, from what the backbone has read.
+"""Drafter: proposes the next N tokens of a stream in one call, from what the backbone has read.
 
-The Informer's generative decoder (Zhou et al., AAAI 2021, §3.3) on a language model: it reads the
-newest known tokens and N placeholders where the answer belongs, attends to itself (masked) and to
-the backbone's slots (fully), and answers in one call. So the tokens it guesses do not know of each
-other: what it says of them is a conditionally independent likelihood, good for drafts alone; see
-`speculation`.
+It is the Informer's generative decoder (Zhou et al., AAAI 2021, §3.3) on a language model. Its
+input is the newest known tokens and N placeholders. It attends to itself (masked) and to the
+backbone's slots (fully). The N tokens are conditionally independent given the context, so their
+likelihood is of use for drafts only; see `speculation`.
 """
 
 import json
@@ -25,20 +24,21 @@ from streamlm.models.layers.positions import absolute
 from streamlm.state import State
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
-LONGEST = 64  # known tokens that a decoder may begin with; a stream keeps its newest 256
+LONGEST = 64  # largest label_len; a stream keeps its newest 256 tokens
 
 
 @dataclass(frozen=True, kw_only=True)
 class DrafterConfig:
-    """Shape of a drafter, and whose it is.
+    """The shape of a drafter, and the checkpoint that it belongs to.
 
     Attributes:
-        n_tokens: N, tokens guessed in one call.
-        label_len: known tokens that the decoder begins with, the newest ones.
-        context_len: slots of the backbone's top layer that it looks at, the newest ones.
+        n_tokens: N, tokens proposed in one call.
+        label_len: newest known tokens that the decoder reads.
+        context_len: newest slots of the backbone's top layer that it attends to.
         n_layers, d_model, n_heads, d_ff: of the decoder.
-        slot_width: W of the backbone, D of its embeddings too.
-        backbone: name of the checkpoint it was trained for; weights: digest of its weights.
+        slot_width: W of the backbone, which is also D of its embeddings.
+        backbone: name of the checkpoint that it was trained for.
+        weights: digest of that checkpoint's weights.
     """
 
     n_tokens: int = 3
@@ -66,7 +66,7 @@ class DrafterConfig:
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, values: Mapping[str, Any]) -> "DrafterConfig":
-        """A drafter of these settings for a checkpoint; unknown settings are refused."""
+        """The configuration for a checkpoint. Raises ValueError for unknown settings."""
         bound = {
             "slot_width": checkpoint.model.config.d_model,
             "backbone": checkpoint.name,
@@ -75,13 +75,13 @@ class DrafterConfig:
         known = {field.name for field in fields(cls)} - set(bound)
         if unknown := sorted(set(values) - known):
             raise ValueError(
-                f"a drafter has no {', '.join(unknown)}; it knows {', '.join(sorted(known))}"
+                f"a drafter has no {', '.join(unknown)}; allowed: {', '.join(sorted(known))}"
             )
         return cls(**{**values, **bound})
 
     @classmethod
     def load(cls, path: Path) -> "DrafterConfig":
-        """Read a JSON file; ValueError names it if it is damaged or not a drafter's."""
+        """Read a JSON file. Raises ValueError, with its path, if it is not of a drafter."""
         try:
             return cls(**json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, TypeError) as error:
@@ -94,13 +94,13 @@ def _require(condition: bool, name: str, given: object, allowed: str) -> None:
 
 
 @dataclass(frozen=True)
-class Known:
-    """What a drafter may know at R places of streams.
+class DraftContext:
+    """The input of a drafter, for R positions in streams.
 
     Attributes:
-        tokens: [R, label_len] newest known ids; -1 where the stream had not begun.
-        slots: [R, context_len, W] inputs of the backbone's top layer, of the newest tokens it read.
-        real: [R, context_len] False for slots that are empty.
+        tokens: [R, label_len] the newest known ids; -1 before the stream's beginning.
+        slots: [R, context_len, W] inputs of the backbone's top layer for the newest tokens it read.
+        real: [R, context_len] False for empty slots.
         hidden: [R, D] the backbone's last output; see `Model.hidden`.
     """
 
@@ -128,10 +128,12 @@ class DecoderLayer(nn.Module):
     def forward(
         self, x: Tensor, mask: Tensor, context: Tensor, real: Tensor, *, n_queries: int
     ) -> Tensor:
-        """[R, n, d] → [R, n_queries, d], the last ones.
+        """[R, n, d] → [R, n_queries, d], for the last queries.
 
         Args:
-            mask: [R, 1, n, n] True where a query may look; context: [R, K, d]; real: [R, 1, 1, K].
+            mask: [R, 1, n, n] True where a query may attend.
+            context: [R, K, d].
+            real: [R, 1, 1, K] False for empty slots.
         """
         own = self.norms[0](x)
         x = x[:, -n_queries:]
@@ -150,7 +152,7 @@ class DecoderLayer(nn.Module):
 
 
 class Drafter(nn.Module):
-    """Guesses the next tokens; see the module's text. Embedding and output are the backbone's."""
+    """Proposes the next tokens. It shares the embedding and output layers of the backbone."""
 
     places: Tensor
     ages: Tensor
@@ -169,56 +171,57 @@ class Drafter(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.output = nn.Linear(width, slot_width)
         at = torch.arange(config.label_len + config.n_tokens)
-        age = torch.arange(config.context_len - 1, -1, -1)  # of slots, the newest is the last
+        age = torch.arange(config.context_len - 1, -1, -1)  # of slots; the last is the newest
         buffers = {
             "places": absolute(at, width).float(),
             "ages": absolute(age, width).float(),
             "causal": at <= at[:, None],
-            "own": at == at[:, None],  # so that every query sees something
+            "own": at == at[:, None],  # every query attends to itself at least
         }
         for name, buffer in buffers.items():
             self.register_buffer(name, buffer, persistent=False)
 
-    def forward(self, model: Model, known: Known) -> Tensor:
-        """Inputs of the backbone's output layer, for the N tokens behind the known: [R, N, D]."""
+    def forward(self, model: Model, context: DraftContext) -> Tensor:
+        """Inputs of the backbone's output layer for the next N tokens: [R, N, D]."""
         config = self.config
         size = (config.slot_width,)
         with torch.no_grad():
-            embedded = model.embedding(known.tokens.clamp(min=0))
+            embedded = model.embedding(context.tokens.clamp(min=0))
         tokens = self.token(F.layer_norm(embedded, size))  # [R, label_len, d]
-        said = self.said(F.layer_norm(known.hidden, size))[:, None]  # [R, 1, d]
-        # Zeros in the Informer; what was said and read last comes before everything else here.
+        said = self.said(F.layer_norm(context.hidden, size))[:, None]  # [R, 1, d]
+        # The Informer's placeholders are zeros; these hold the last output and the last token.
         empty = self.placeholders + said + tokens[:, -1:]
         x = torch.cat([tokens, empty], dim=1) + self.places
-        begun = F.pad(known.tokens >= 0, (0, config.n_tokens), value=True)  # [R, n]
+        begun = F.pad(context.tokens >= 0, (0, config.n_tokens), value=True)  # [R, n]
         mask = ((self.causal & begun[:, None]) | self.own)[:, None]
-        slots = self.slot(F.layer_norm(known.slots, size)) + self.ages
-        context = torch.cat([slots, said], dim=1)
-        real = F.pad(known.real, (0, 1), value=True)[:, None, None]
+        slots = self.slot(F.layer_norm(context.slots, size)) + self.ages
+        memory = torch.cat([slots, said], dim=1)
+        real = F.pad(context.real, (0, 1), value=True)[:, None, None]
         for index, layer in enumerate(self.layers):
             last = index == config.n_layers - 1
             n_queries = config.n_tokens if last else x.shape[1]
-            x = layer(x, mask, context, real, n_queries=n_queries)
+            x = layer(x, mask, memory, real, n_queries=n_queries)
         out: Tensor = self.output(self.norm(x))
         return out
 
-    def known(self, tokens: Tensor, hidden: Tensor, state: State) -> Known:
-        """What may be known where a stream stands.
+    def context(self, tokens: Tensor, hidden: Tensor, state: State) -> DraftContext:
+        """The context at the end of streams.
 
         Args:
-            tokens: [B, n] the newest known ids, of which the model has read all but the last.
-            hidden: [B, D] its output after them; state: after them.
+            tokens: [B, n] the newest known ids; the model has read all but the last.
+            hidden: [B, D] the model's output before the last token.
+            state: before the last token.
         """
         label, n = self.config.label_len, self.config.context_len
         tokens = F.pad(tokens, (max(0, label - tokens.shape[1]), 0), value=-1)[:, -label:]
         slots, real = newest_slots(state, n)
-        return Known(tokens, slots[:, -n:], real[:, -n:], hidden)
+        return DraftContext(tokens, slots[:, -n:], real[:, -n:], hidden)
 
-    def first(self, n: int) -> "Drafter":
-        """The same drafter, guessing only the first n tokens, just as it did.
+    def shortened(self, n: int) -> "Drafter":
+        """A drafter that proposes only the first n tokens, with the same values.
 
         Raises:
-            ValueError: it does not guess so many.
+            ValueError: n is not between 1 and N.
         """
         config = self.config
         _require(1 <= n <= config.n_tokens, "n", n, f"1 to {config.n_tokens}")
@@ -229,21 +232,21 @@ class Drafter(nn.Module):
         return shorter.to(self.placeholders.device).train(self.training).requires_grad_(False)
 
     def check(self, checkpoint: Checkpoint) -> None:
-        """Raises ValueError, with both names, if it was trained for another model."""
+        """Raises ValueError, with both names, if it was trained for another checkpoint."""
         given = checkpoint.fingerprints["weights"]
         if given != self.config.weights:
             raise ValueError(
                 f"the drafter was trained for {self.config.backbone!r} "
                 f"({self.config.weights[:12]}), not for {checkpoint.name!r} ({given[:12]}); "
-                "allowed: a drafter of the very model that writes"
+                "allowed: a drafter trained for this model"
             )
 
 
 def newest_slots(state: State, n: int) -> tuple[Tensor, Tensor]:
-    """Inputs of the top layer: the newest n of the past, at least, and all of the open segment.
+    """Inputs of the top layer: at least the newest n of the past, and all of the open segment.
 
     Returns:
-        Slots [B, ≥ n, W], and [B, ≥ n] which of them are real.
+        Slots [B, ≥ n, W], and [B, ≥ n] True for the real ones.
     """
     past = state.past[-1, :, max(0, state.past.shape[2] - n) :]
     past = F.pad(past, (0, 0, n - past.shape[1], 0))
@@ -254,7 +257,7 @@ def newest_slots(state: State, n: int) -> tuple[Tensor, Tensor]:
 
 
 def save_drafter(folder: str | Path, drafter: Drafter, *, dtype: torch.dtype | None = None) -> None:
-    """Write a drafter's directory; `dtype` stores its weights in another precision."""
+    """Write a drafter to a directory; `dtype` converts its weights."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {
@@ -270,8 +273,8 @@ def load_drafter(folder: str | Path, checkpoint: Checkpoint) -> Drafter:
     """Load a drafter for a checkpoint, onto its device. Nothing is unpickled.
 
     Raises:
-        FileNotFoundError: a file is missing; says which.
-        ValueError: damaged, or of another model; says how.
+        FileNotFoundError: a file is missing; names it.
+        ValueError: the drafter is damaged, or was trained for another checkpoint.
     """
     folder = Path(folder)
     for name in (WEIGHTS, CONFIG):

@@ -1,7 +1,7 @@
-"""What a stream still remembers: every slot, what it stands for, and what it is worth.
+"""What a stream still remembers: every slot, the tokens it represents, and its use.
 
-Nothing of this is measured while text is read. The newest tokens are read again, from a state
-before them, with the attention weights in sight; reading goes on as fast as ever.
+Nothing is measured while text is read, so reading stays fast. The newest tokens are read again from
+an earlier state, and the attention weights are observed.
 """
 
 from dataclasses import dataclass, field
@@ -27,16 +27,17 @@ class MemoryReport:
 
     Attributes:
         position: tokens of the stream.
-        start, stop: [L, n] the tokens of the stream that a slot stands for, start ≤ i < stop.
-            Layers differ only where a compression selects; a layer's slots may then leave gaps.
+        start, stop: [L, n] the tokens that a slot represents, start ≤ i < stop. Layers differ only
+            if the compression selects slots; a layer's slots may then leave gaps.
         compressions: [n] how often a slot was compressed: 0 or 1.
-        attention: [L, H, n] mean weight that the queries which could see the slot gave it since it
-            is what it is.
-        error: [L, n] what compressing cost: the relative error (a norm over its norm) of what the
-            queries of the segment then closed took from the slot's group of tokens, by content. 0
-            for slots that are whole.
+        attention: [L, H, n] mean attention weight of the slot, over the queries that could attend
+            to it in its present form.
+        error: [L, n] the loss by compression: the relative error, in norm, of the content attention
+            that the closing segment's queries pay to the slot's group of tokens; 0 for slots that
+            are not compressed.
         slot_bytes: bytes of a slot in the state, over all layers.
-        ids: the tokens at positions `first` and after, where known.
+        first: position of the first of `ids`.
+        ids: the newest tokens, if known.
     """
 
     position: int
@@ -53,10 +54,13 @@ class MemoryReport:
         return len(self.compressions)
 
     def kept(self, start: int, stop: int) -> float:
-        """How much of the tokens start ≤ i < stop is left, from 0 (gone) to 1 (whole).
+        """The share of the tokens start ≤ i < stop that is retained, from 0 (none) to 1 (all).
 
-        The mean over tokens and layers of 1 - error of the slot that stands for a token, and 0
-        where none does. The newest token, which the model has yet to read, counts as whole.
+        It is the mean over tokens and layers of 1 - error of the slot that represents a token, and
+        0 where no slot does. The newest token, which the model has not read, counts as 1.
+
+        Raises:
+            ValueError: not 0 ≤ start < stop ≤ position.
         """
         if not 0 <= start < stop <= self.position:
             raise ValueError(f"tokens {start} to {stop}; allowed: a part of 0 to {self.position}")
@@ -69,7 +73,7 @@ class MemoryReport:
         return total / (stop - start)
 
     def to_dict(self) -> dict[str, Any]:
-        """For `--json`: one object a slot."""
+        """The report as JSON, with one object per slot."""
         slots = [
             {
                 "start": self.start[:, i].tolist(),
@@ -84,7 +88,7 @@ class MemoryReport:
 
 
 def window(config: ModelConfig) -> int:
-    """Tokens to read again until every slot was made under observation."""
+    """Tokens to read again so that every slot is formed under observation."""
     t = config.segment_len
     commits = -(-config.memory_len // t)
     if config.compressed_len:
@@ -94,20 +98,20 @@ def window(config: ModelConfig) -> int:
 
 @torch.no_grad()
 def observe(model: Model, tokens: Tensor, state: State) -> MemoryReport:
-    """Read tokens, and report on the slots at their end.
+    """Read tokens, and report on the slots after the last.
 
     Args:
-        tokens: [1, n] ids as `advance` takes them, the pending one first; at least `window` of
-            them, unless the state is empty.
+        tokens: [1, n] ids, the pending one first; at least `window` of them, unless the state is
+            empty.
         state: before them.
 
     Raises:
-        ValueError: too few, so that what the oldest slots stand for is not known; or the model has
-            no slots to look at.
+        ValueError: there are too few tokens to know what the oldest slots represent, or the model
+            has no memory of slots.
     """
     config, n = model.config, tokens.shape[1]
     if not model.reports_memory:
-        raise ValueError("only a memory of slots can be looked at: head 'relative'")
+        raise ValueError("a memory report needs a memory of slots; allowed: head 'relative'")
     if int(state.position) and n < window(config):
         raise ValueError(f"{n} tokens; allowed: at least {window(config)}")
     seen, cache = _Columns.empty(config), Cache()
@@ -124,7 +128,7 @@ def observe(model: Model, tokens: Tensor, state: State) -> MemoryReport:
     queries = np.maximum(seen.queries[columns], 1)
     return MemoryReport(
         position=int(state.position),
-        start=np.maximum(seen.start[:, columns] - 1, 0),  # the first input is bos, no token
+        start=np.maximum(seen.start[:, columns] - 1, 0),  # the first input is bos, not a token
         stop=seen.stop[:, columns] - 1,
         compressions=seen.compressions[columns],
         attention=seen.attention[:, :, columns] / queries,
@@ -135,14 +139,14 @@ def observe(model: Model, tokens: Tensor, state: State) -> MemoryReport:
 
 @dataclass(eq=False)
 class _Columns:
-    """What is known of the columns [compressed | memory | segment]."""
+    """Observations on the columns [compressed | memory | segment]."""
 
     config: ModelConfig
-    start: np.ndarray  # [L, P+T] inputs that the slot stands for
+    start: np.ndarray  # [L, P+T] inputs that the slot represents
     stop: np.ndarray  # [L, P+T]
     compressions: np.ndarray  # [P+T]
     attention: np.ndarray  # [L, H, P+T], sums over queries
-    queries: np.ndarray  # [P+T] queries that could see it
+    queries: np.ndarray  # [P+T] queries that could attend to it
     error: np.ndarray  # [L, P+T]
 
     @classmethod
@@ -159,24 +163,24 @@ class _Columns:
         )
 
     def enter(self, begin: int, t: int, *, position: int) -> None:
-        """t inputs come into the open segment."""
+        """Add t inputs to the open segment."""
         at = slice(self.config.past_len + begin, self.config.past_len + begin + t)
         self.start[:, at] = position + np.arange(t)
         self.stop[:, at] = self.start[:, at] + 1
 
     def look(self, index: int, weights: Tensor) -> None:
-        """The attention of a layer: [1, H, t, K]."""
+        """Add the attention weights of a layer, [1, H, t, K]."""
         received = weights[0].sum(dim=1).cpu().double().numpy()
         self.attention[index, :, : received.shape[1]] += received
 
     def count(self, begin: int, t: int) -> None:
-        """t queries have looked at all before them, and at themselves."""
+        """Count t queries, which attend to all columns before them and to themselves."""
         own = self.config.past_len + begin
         self.queries[:own] += t
         self.queries[own : own + t] += np.arange(t, 0, -1)
 
     def commit(self, model: Any, eviction: Eviction | None) -> "_Columns":
-        """The columns after a commit."""
+        """The observations after a commit."""
         config, t, c_len = self.config, self.config.segment_len, self.config.compressed_len
         moved = _Columns.empty(config)
         slots = slice(c_len, None)  # memory and segment move left by a segment
@@ -202,7 +206,7 @@ class _Columns:
 def _compressed(
     model: Any, index: int, eviction: Eviction, before: _Columns, first: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Start, stop and error of the slots that a commit made in a layer."""
+    """Start, stop and error of the slots that a commit formed in a layer."""
     config, t = model.config, model.config.segment_len
     start = before.start[index, first : first + t]
     stop = before.stop[index, first : first + t]
@@ -216,7 +220,7 @@ def _compressed(
 
 
 def _error(model: Any, index: int, eviction: Eviction) -> np.ndarray:
-    """‖taken from the compressed slot - taken from its group‖ / ‖taken from its group‖: [T/c]."""
+    """‖attention to the slot - attention to its group‖ / ‖attention to its group‖: [T/c]."""
     layer, rate = cast(Layer, model.layers[index]), model.config.compression_rate
     query = layer.attention.queries(layer.read(eviction.queries[index]))[0]  # [H, T, E]
 
@@ -236,6 +240,6 @@ def _error(model: Any, index: int, eviction: Eviction) -> np.ndarray:
 
 
 def _square(weights: Tensor, values: Tensor) -> Tensor:
-    """‖weights @ values‖² of each group, over heads too: [H, n, T, s], [H, n, s, E] → [n]."""
-    # By the small Gram matrices: the products themselves would be T × E for every group.
+    """‖weights @ values‖² of each group, summed over heads: [H, n, T, s], [H, n, s, E] → [n]."""
+    # Through the small Gram matrices: the products themselves are T × E for each group.
     return ((weights.mT @ weights) * (values @ values.mT)).sum(dim=(0, 2, 3)).clamp(min=0)

@@ -1,4 +1,4 @@
-"""What reading and writing tell: how much, how fast, how likely it was, and what else was."""
+"""Reports of reading, scoring and generating."""
 
 import math
 from collections.abc import Callable
@@ -14,10 +14,12 @@ class ReadReport:
 
     Attributes:
         tokens, n_bytes: tokens read and the UTF-8 bytes they stand for.
-        nats: negative log-likelihood of the `scored_bytes` among them, given everything before.
-        seconds: wall time; position: tokens of the whole stream afterwards.
-        skipped_bytes: bytes that an earlier, interrupted call had read already.
-        ids, log_probs: per token, only where they were asked for.
+        nats: negative log-likelihood of the scored tokens, given everything before them.
+        scored_bytes: UTF-8 bytes of the scored tokens.
+        seconds: wall time.
+        position: tokens of the whole stream after the call.
+        skipped_bytes: bytes that an interrupted call had read already.
+        ids, logprobs: of each token, if requested; log-probabilities in nats.
     """
 
     tokens: int = 0
@@ -28,11 +30,11 @@ class ReadReport:
     position: int = 0
     skipped_bytes: int = 0
     ids: list[int] = field(default_factory=list, repr=False)
-    log_probs: list[float] = field(default_factory=list, repr=False)
+    logprobs: list[float] = field(default_factory=list, repr=False)
 
     @property
     def bits_per_byte(self) -> float | None:
-        """Bits of information per byte of text; None when nothing was scored."""
+        """Bits per byte of the scored text; None if nothing was scored."""
         return self.nats / math.log(2) / self.scored_bytes if self.scored_bytes else None
 
     @property
@@ -40,20 +42,21 @@ class ReadReport:
         return self.tokens / self.seconds if self.seconds else 0.0
 
     def add(
-        self, ids: np.ndarray, log_probs: np.ndarray | None, n_bytes: int, *, keep: bool
+        self, ids: np.ndarray, logprobs: np.ndarray | None, n_bytes: int, *, keep: bool
     ) -> None:
+        """Add tokens. Without `logprobs` they are not scored; `keep` appends to the lists."""
         self.tokens += len(ids)
         self.n_bytes += n_bytes
-        if log_probs is None:
+        if logprobs is None:
             return
         self.scored_bytes += n_bytes
-        self.nats -= float(log_probs.sum(dtype=np.float64))
+        self.nats -= float(logprobs.sum(dtype=np.float64))
         if keep:
             self.ids += ids.tolist()
-            self.log_probs += log_probs.tolist()
+            self.logprobs += logprobs.tolist()
 
     def to_dict(self) -> dict[str, Any]:
-        """For `--json`; per-token lists only where they were kept."""
+        """The report as JSON; the lists per token only if they were kept."""
         values: dict[str, Any] = {
             "tokens": self.tokens,
             "bytes": self.n_bytes,
@@ -65,33 +68,41 @@ class ReadReport:
             "skipped_bytes": self.skipped_bytes,
         }
         if self.ids:
-            values |= {"ids": self.ids, "log_probs": self.log_probs}
+            values |= {"ids": self.ids, "logprobs": self.logprobs}
         return values
 
 
 @dataclass(frozen=True)
-class Choice:
-    """One token that was written, and what might have stood there.
+class TokenLogprob:
+    """A generated token, its log-probability, and the likeliest tokens at its position.
 
-    Probabilities are the model's own, before temperature and filters; tokens that are never written
-    have none.
+    Log-probabilities are the model's own, in nats: before temperature and filters, with suppressed
+    tokens left out.
 
     Attributes:
-        id: the token; text: the characters that it completes, "" within a character.
-        probability: what the model gave it.
-        others: the likeliest tokens and their probabilities, likeliest first; the chosen one may be
-            among them. Half a character is U+FFFD.
+        id: the token.
+        text: the characters that it completes; "" within a character.
+        logprob: its log-probability.
+        top: text and log-probability of the likeliest tokens, likeliest first; the generated one
+            may be among them. Part of a character is U+FFFD.
     """
 
     id: int
     text: str
-    probability: float
-    others: tuple[tuple[str, float], ...] = ()
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a call has come: bytes of the current source (`size` None when unknown), and sums."""
+    """The progress of a call that reads sources.
+
+    Attributes:
+        name: of the current source.
+        read: bytes read of it.
+        size: its size in bytes, None if unknown.
+        report: sums so far; it is updated in place.
+    """
 
     name: str
     read: int

@@ -1,7 +1,7 @@
-"""TextStream: a stream of text as one immutable value, and how it reads and writes.
+"""TextStream: a stream of text as one immutable value, and how it reads and generates.
 
-Where `State` is what the model remembers, this adds what text needs: the newest token, the tail
-that could still merge with what follows, a half-written character, and the random generator.
+To the model's `State` it adds the newest token, the tail of the text that may still merge with what
+follows, an incomplete character, and the random generator.
 """
 
 import math
@@ -16,32 +16,33 @@ from torch import Tensor
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.models.cache import Cache
 from streamlm.runtime.drafter import LONGEST, Drafter
-from streamlm.runtime.reports import Choice, ReadReport
-from streamlm.runtime.speculation import Written, write_pass
-from streamlm.runtime.stream import Sampling, advance, sample
+from streamlm.runtime.reports import ReadReport, TokenLogprob
+from streamlm.runtime.sampling import Sampling, sample
+from streamlm.runtime.speculation import Accepted, generate_pass
+from streamlm.runtime.stream import advance
 from streamlm.runtime.stream import score as score_tokens
 from streamlm.state import State
 from streamlm.transfer import send
 from tokenizer import StreamDecoder, StreamEncoder
 
-REPETITION_WINDOW = 256  # newest tokens that the repetition penalty looks at
+REPETITION_WINDOW = 256  # newest tokens that the repetition penalty applies to
 Errors = Literal["strict", "replace"]
 
 
 @dataclass(frozen=True, eq=False)
 class TextStream:
-    """Where a stream of text stands.
+    """The state of a stream of text.
 
     Attributes:
-        state: what the model remembers; it has read everything but the newest token.
-        position: tokens read and written.
-        pending: the newest token, bos at the beginning.
+        state: the model's; it has read everything but the newest token.
+        position: tokens read and generated.
+        pending: the newest token; bos at the beginning.
         recent: the newest REPETITION_WINDOW tokens.
-        ahead: ids of text that has come and is to be read next.
-        tail: `StreamEncoder.state`, the text behind them that could still merge with what follows.
-        cut: `StreamDecoder.state`, bytes of a character that writing has begun.
+        ahead: ids of text that was taken and not read.
+        tail: `StreamEncoder.state`, the text after `ahead` that may still merge with what follows.
+        cut: `StreamDecoder.state`, bytes of an incomplete generated character.
         random: state of the PCG64 generator that sampling draws from.
-        hidden: [1, D] the model's output after what it has read, where it is known; never saved.
+        hidden: [1, D] the model's last output, None where unknown; never saved.
     """
 
     state: State
@@ -77,23 +78,23 @@ class TextStream:
 
     @property
     def holds_text(self) -> bool:
-        """Has text come that was not read yet?"""
+        """Whether text was taken that has not been read."""
         return bool(len(self.ahead) or any(self.tail.values()))
 
     def take_text(
         self, checkpoint: Checkpoint, block: str | bytes, *, errors: Errors = "strict"
     ) -> "TextStream":
-        """The stream with a block of text to be read; the model has not seen it yet.
+        """The stream with a block of text appended to what it will read.
 
         Raises:
-            ValueError: invalid text under "strict".
+            ValueError: the text is invalid and `errors` is "strict".
         """
         encoder = StreamEncoder(checkpoint.tokenizer, errors, state=self.tail)
         ids = encoder.encode(block)
         return replace(self, ahead=np.concatenate([self.ahead, ids]), tail=encoder.state)
 
     def end_text(self, checkpoint: Checkpoint) -> "TextStream":
-        """The stream with the tail to be read too: what follows begins a new word."""
+        """The stream with its tail made ready to be read; what follows begins a new word."""
         encoder = StreamEncoder(checkpoint.tokenizer, state=self.tail)
         ids = encoder.flush()
         return replace(self, ahead=np.concatenate([self.ahead, ids]), tail=encoder.state)
@@ -108,10 +109,10 @@ class TextStream:
         score: bool = True,
         keep: bool = False,
     ) -> tuple["TextStream", np.ndarray]:
-        """Read the text that has come, `limit` tokens of it at most; see `read_ids`.
+        """Read the text ahead, at most `limit` tokens; see `read_ids`.
 
         Returns:
-            The stream afterwards, and the ids read.
+            The new stream, and the ids that were read.
         """
         ids = self.ahead[:limit]
         stream = self.read_ids(checkpoint, ids, cache=cache, report=report, score=score, keep=keep)
@@ -131,25 +132,25 @@ class TextStream:
 
         Args:
             cache: the caller's workspace for this stream; see `Model.hidden`.
-            report: where to add up what was read.
-            score: also add up how likely it was, if there is a report.
-            keep: also keep ids and log-probabilities there.
+            report: updated with the tokens read.
+            score: also add their log-probabilities to the report.
+            keep: also append ids and log-probabilities of each token to it.
         """
         if not len(ids):
             return self
         model, tokenizer = checkpoint.model, checkpoint.tokenizer
         inputs = np.concatenate([[self.pending], ids[:-1]]).astype(np.int64)
         tokens = send(torch.from_numpy(inputs)[None], model.device)
-        hidden, log_probs = None, None
+        hidden, logprobs = None, None
         if report is None or not score:
             hidden, state = advance(model, tokens, self.state, cache)
         else:
             targets = torch.from_numpy(ids.astype(np.int64))[None]
             found, state = score_tokens(model, tokens, targets, self.state, cache)
-            log_probs = found[0].cpu().numpy()
+            logprobs = found[0].cpu().numpy()
         if report is not None:
             n_bytes = int(tokenizer.token_lengths[ids].sum())
-            report.add(ids, log_probs, n_bytes, keep=keep)
+            report.add(ids, logprobs, n_bytes, keep=keep)
         return replace(
             self,
             state=state,
@@ -161,29 +162,29 @@ class TextStream:
         )
 
     def without_held_text(self, checkpoint: Checkpoint) -> "TextStream":
-        """The same stream with the text forgotten that was not read yet."""
+        """The same stream without the text that has not been read."""
         tail = StreamEncoder(checkpoint.tokenizer).state
         return replace(self, ahead=np.zeros(0, np.int32), tail=tail)
 
-    # -- writing ----------------------------------------------------------------------------------
+    # -- generating -------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def write_token(
+    def generate_token(
         self, checkpoint: Checkpoint, sampling: Sampling, cache: Cache | None = None
     ) -> tuple["TextStream", int, str]:
-        """Draw one token and take it in; also returns its id and the characters it completes."""
+        """Draw one token; return the new stream, the token, and the characters it completes."""
         model = checkpoint.model
         # Filled on the device: a copy from the host would wait for it.
         tokens = torch.full((1, 1), self.pending, device=model.device)
         hidden, state = advance(model, tokens, self.state, cache)
-        logits = model.logits(hidden)[0].masked_fill(checkpoint.silent, -math.inf)
+        logits = model.logits(hidden)[0].masked_fill(checkpoint.suppressed, -math.inf)
         bits = self._generator()
         chosen = sample(logits, sampling, random=np.random.Generator(bits), recent=self.recent)
-        return self._with_written(
-            checkpoint, Written(chosen, state, hidden, cast(Any, bits.state), False)
+        return self._accept(
+            checkpoint, Accepted(chosen, state, hidden, cast(Any, bits.state), False)
         )
 
-    def write_tokens(
+    def generate_tokens(
         self,
         checkpoint: Checkpoint,
         sampling: Sampling,
@@ -192,23 +193,23 @@ class TextStream:
         limit: int,
         cache: Cache | None = None,
     ) -> Iterator[tuple["TextStream", int, str]]:
-        """Draw as many tokens as one pass of the model gives: one, or some more with a drafter.
+        """Draw the tokens of one pass of the model: one, or several with a drafter.
 
-        Each comes with the stream that has taken in it and those before it, as from `write_token`.
+        Each comes with the stream after it, as from `generate_token`.
 
         Args:
-            limit: tokens to write at most.
+            limit: the maximum number of tokens.
             cache: the caller's workspace for this stream; see `Model.hidden`.
         """
         if drafter is None:
-            yield self.write_token(checkpoint, sampling, cache)
+            yield self.generate_token(checkpoint, sampling, cache)
             return
         bos = checkpoint.tokenizer.bos_id
         stream = self
-        for written in write_pass(
+        for accepted in generate_pass(
             checkpoint.model,
             drafter,
-            # bos is the first token of a stream, though no log has it.
+            # The first token of a stream is bos, although no log contains it.
             known=np.append(np.int32(bos), self.recent)[-LONGEST:],
             state=self.state,
             cache=Cache() if cache is None else cache,
@@ -216,30 +217,32 @@ class TextStream:
             sampling=sampling,
             recent=self.recent,
             random=self._generator(),
-            silent=checkpoint.silent,
+            suppressed=checkpoint.suppressed,
             limit=limit,
         ):
-            stream, chosen, text = stream._with_written(checkpoint, written)
+            stream, chosen, text = stream._accept(checkpoint, accepted)
             yield stream, chosen, text
 
     @torch.no_grad()
-    def choice(self, checkpoint: Checkpoint, text: str, *, others: int) -> Choice:
-        """What `write_token` has just written, how likely it was, and what else was.
+    def token_logprob(self, checkpoint: Checkpoint, text: str, *, top: int) -> TokenLogprob:
+        """The log-probability of the token that `generate_token` has just drawn.
 
         Args:
             text: the characters that the token completes.
-            others: so many of the likeliest tokens are told.
+            top: the number of likeliest tokens to include.
         """
         assert self.hidden is not None
-        logits = checkpoint.model.logits(self.hidden)[0].masked_fill(checkpoint.silent, -math.inf)
-        likely = logits.cpu().double().softmax(0)
-        ranked, ids = likely.topk(min(others, len(likely)))
-        shares = zip(ids.tolist(), ranked.tolist(), strict=True)
-        return Choice(
+        logits = checkpoint.model.logits(self.hidden)[0].masked_fill(
+            checkpoint.suppressed, -math.inf
+        )
+        logprobs = logits.cpu().double().log_softmax(0)
+        ranked, ids = logprobs.topk(min(top, len(logprobs)))
+        likeliest = zip(ids.tolist(), ranked.tolist(), strict=True)
+        return TokenLogprob(
             self.pending,
             text,
-            float(likely[self.pending]),
-            tuple((checkpoint.tokenizer.decode([id]), share) for id, share in shares),
+            float(logprobs[self.pending]),
+            tuple((checkpoint.tokenizer.decode([id]), value) for id, value in likeliest),
         )
 
     def _generator(self) -> np.random.PCG64:
@@ -247,28 +250,26 @@ class TextStream:
         bits.state = cast(Any, dict(self.random))
         return bits
 
-    def _with_written(
-        self, checkpoint: Checkpoint, written: Written
-    ) -> tuple["TextStream", int, str]:
-        """The stream with a token taken in, its id, and the characters that it completes."""
+    def _accept(self, checkpoint: Checkpoint, accepted: Accepted) -> tuple["TextStream", int, str]:
+        """The stream after a token, the token, and the characters that it completes."""
         decoder = StreamDecoder(checkpoint.tokenizer, state=self.cut)
-        text = decoder.decode([written.token])
+        text = decoder.decode([accepted.token])
         stream = replace(
             self,
-            state=written.state,
+            state=accepted.state,
             position=self.position + 1,
-            pending=written.token,
-            recent=np.append(self.recent, np.int32(written.token))[-REPETITION_WINDOW:],
+            pending=accepted.token,
+            recent=np.append(self.recent, np.int32(accepted.token))[-REPETITION_WINDOW:],
             cut=decoder.state,
-            random=written.random,
-            hidden=written.hidden,
+            random=accepted.random,
+            hidden=accepted.hidden,
         )
-        return stream, written.token, text
+        return stream, accepted.token, text
 
     # -- saving -----------------------------------------------------------------------------------
 
     def settled(self, checkpoint: Checkpoint, cache: Cache) -> "TextStream":
-        """The same stream, computing the same bits from here on as one resumed.
+        """The same stream, which from now on computes the same bits as one that is resumed.
 
         Args:
             cache: the caller's workspace for this stream; see `Model.settle`.

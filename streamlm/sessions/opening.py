@@ -1,12 +1,12 @@
-"""Opening a session: resume the one that a store keeps, or begin one."""
+"""Opening a session: resume one from a store, or begin one there."""
 
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from memory_store import Corrupt, Locked, NotFound, Retention
+from memory_store import Corrupt, NotFound, Retention
 from streamlm.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from streamlm.sessions.live import LiveStream
 from streamlm.sessions.session import Session
 
 RETENTION = Retention(last=32, thin=True)
@@ -24,51 +24,41 @@ def open_session(
     save_every: int = 1 << 14,
     retention: Retention | None = RETENTION,
 ) -> Session:
-    """Resume the session kept at `path`, or begin one there.
+    """Resume the session at `path`, or begin one there.
 
     Args:
-        path: a directory, by custom named `<session>.zarr`, or a prefix in object storage:
+        path: a directory, named `<session>.zarr` by convention, or a prefix in object storage:
             `s3://bucket/<session>.zarr`, gs://…, az://… (needs the extra `objects`).
-        model: what `streamlm.load` returned, or what it takes.
-        branch: the branch to go on with; "main" is where a session begins.
-        create: False refuses to begin a session where there is none.
-        readonly: allow no change, and do not keep other writers out.
+        model: a loaded checkpoint, or an argument of `streamlm.load`.
+        branch: the branch to resume; a new session begins on "main".
+        create: whether to begin a session if there is none.
+        readonly: refuse changes, and take no lock.
         seed: of a new session's random generator.
-        save_every: tokens after which the session saves by itself.
-        retention: of a new session, which old states stay when it lets go of some now and then. By
-            default the newest 32, and as many for each doubling of the older ones' age. Token ids
-            stay, so every position can still be rewound to. None keeps all. In object storage
-            nothing is let go of unasked.
+        save_every: tokens between automatic saves.
+        retention: of a new session, which snapshots stay loadable when old ones are deleted from
+            time to time. The default keeps the newest 32, and as many for each doubling of the
+            older ones' age. Token ids are kept, so every position can still be rewound to. None
+            keeps all snapshots. In object storage nothing is deleted automatically.
 
     Raises:
-        ValueError: a URL that is none of these.
-        memory_store.NotFound: no session (or no such branch) there, and none may be begun.
+        ValueError: the URL has another scheme.
+        memory_store.NotFound: there is no such session or branch, and none may be begun.
         memory_store.Locked: another process writes to this branch.
-        memory_store.Mismatch: it was written by other weights or another tokenizer; says which.
-        memory_store.Corrupt: it is damaged; says where.
-        memory_store.StoreError: the disk or the storage refuses; says what.
+        memory_store.Mismatch: other weights or another tokenizer wrote the session; names them.
+        memory_store.Corrupt: the session is damaged; says where.
+        memory_store.StoreError: the disk or the object storage failed.
     """
-    from memory_store.places import create_store, occupied, open_store  # when used, not before
+    from memory_store.places import create_store, occupied, open_store  # imported when used
 
     if save_every < 1:
         raise ValueError(f"save_every = {save_every}; allowed: at least 1")
     checkpoint = model if isinstance(model, Checkpoint) else load_checkpoint(model, device=device)
-    session = Session(checkpoint, seed=seed)
-    session.save_every = save_every
-    begins = create and not readonly and branch == "main" and not occupied(path)
-    if begins:
-        policy = {"retention": asdict(retention)} if retention is not None else {}
-        store = create_store(path, attributes=policy, fingerprints=checkpoint.fingerprints)
-
-        def forget() -> None:
-            if session.saved is not None:
-                return
-            # Nothing was ever read: leave nothing behind, unless another has begun here since.
-            with suppress(Locked), store.writer():
-                if not store.branches():
-                    store.delete()
-
-        session._resources.callback(forget)
+    live = LiveStream(checkpoint, seed=seed)
+    live.save_every = save_every
+    new = create and not readonly and branch == "main" and not occupied(path)
+    if new:
+        attributes = {"retention": asdict(retention)} if retention is not None else {}
+        store = create_store(path, attributes=attributes, fingerprints=checkpoint.fingerprints)
     else:
         store = open_store(path)
     ref = store.head(branch)
@@ -78,12 +68,12 @@ def open_session(
             "Open one of these."
         )
     try:
-        recorded: Any = store.attributes.get("retention")  # none in sessions of early versions
-        kept = Retention(**recorded) if recorded is not None else None
-        session._bind(store, branch, ref, retention=kept, readonly=readonly)
+        recorded: Any = store.attributes.get("retention")  # absent in early versions
+        policy = Retention(**recorded) if recorded is not None else None
+        live.bind(store, branch, ref, retention=policy, readonly=readonly, discard_empty=new)
     except (KeyError, TypeError, ValueError) as error:
         raise Corrupt(
-            f"{path}: branch {branch!r} holds no state of such a session ({error!r}). "
+            f"{path}: branch {branch!r} does not hold a state of this kind of session ({error!r}). "
             "Open it with the version that wrote it."
         ) from error
-    return session
+    return Session(checkpoint, live=live)

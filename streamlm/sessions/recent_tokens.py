@@ -1,4 +1,4 @@
-"""The newest token ids of a stream, and how to read them again. Both are bounded."""
+"""The newest tokens of a stream: their ids, and states from which to read them again. Bounded."""
 
 from dataclasses import dataclass, replace
 
@@ -10,10 +10,10 @@ from streamlm.runtime.text_stream import TextStream
 class TokenLog:
     """The newest token ids of a stream, by position.
 
-    Putting one costs the same however many there are.
+    `put` takes constant amortized time, however long the log is.
 
     Attributes:
-        keep_from: ids from this position on are not dropped; None drops any.
+        keep_from: `drop` keeps the ids from this position on; None lets it drop any.
     """
 
     def __init__(self, start: int = 0, ids: np.ndarray | None = None) -> None:
@@ -28,9 +28,9 @@ class TokenLog:
         return other
 
     def put(self, position: int, ids: np.ndarray) -> None:
-        """Note the ids from `position` on; what was noted there before is void."""
+        """Record the ids from `position` on, in place of any recorded there before."""
         at = position - self._start
-        if not 0 <= at <= self._n:  # nothing leads there
+        if not 0 <= at <= self._n:  # a gap: the older ids lead nowhere
             self._start, at = position, 0
         stop = at + len(ids)
         if stop > len(self._ids):
@@ -41,13 +41,13 @@ class TokenLog:
         self._n = stop
 
     def take(self, start: int, stop: int) -> np.ndarray:
-        """The ids at [start, stop), as far as they are here, int32."""
+        """The recorded ids within [start, stop), int32."""
         return self._ids[
             max(0, start - self._start) : max(0, min(stop - self._start, self._n))
         ].copy()
 
     def drop(self, before: int) -> None:
-        """Forget the ids before a position."""
+        """Drop the ids before a position, except those from `keep_from` on."""
         if self.keep_from is not None:
             before = min(before, self.keep_from)
         n = min(before - self._start, self._n)
@@ -58,34 +58,34 @@ class TokenLog:
 
 
 @dataclass(frozen=True, eq=False)
-class Trail:
-    """Streams before the newest tokens, from which they can be read again.
+class RecentTokens:
+    """Streams from which the newest tokens can be read again.
 
-    Two are kept. When the younger has `length` tokens behind it, the older is dropped.
+    There are at most two. Once the younger is `length` tokens back, the older is dropped.
 
     Attributes:
-        length: tokens that can be read again at least, once there were so many.
-        beginnings: one or two streams, oldest first.
+        length: tokens that can be read again at least, or all if the stream has fewer.
+        starts: one or two streams, oldest first.
     """
 
     length: int
-    beginnings: tuple[TextStream, ...]
+    starts: tuple[TextStream, ...]
 
     @classmethod
-    def begin(cls, stream: TextStream, *, length: int) -> "Trail":
+    def begin(cls, stream: TextStream, *, length: int) -> "RecentTokens":
         return cls(length, (stream,))
 
     @property
     def start(self) -> int:
-        """The position of the oldest."""
-        return self.beginnings[0].position
+        """The position of the oldest stream."""
+        return self.starts[0].position
 
-    def moved(self, stream: TextStream) -> "Trail":
-        """The trail of a stream that is about to move on from here."""
-        if stream.position - self.beginnings[-1].position < self.length:
+    def advanced(self, stream: TextStream) -> "RecentTokens":
+        """The value to keep when `stream` is about to read on; may be this one."""
+        if stream.position - self.starts[-1].position < self.length:
             return self
-        return replace(self, beginnings=(self.beginnings[-1], replace(stream, hidden=None)))
+        return replace(self, starts=(self.starts[-1], replace(stream, hidden=None)))
 
-    def whole(self, position: int) -> bool:
-        """Whether it goes back to the beginning, or by `length` tokens, from a position."""
+    def covers(self, position: int) -> bool:
+        """Whether the oldest stream is `length` tokens before `position`, or at the beginning."""
         return self.start == 0 or position - self.start >= self.length

@@ -1,7 +1,7 @@
-"""Saving: where a session is kept, and what of it is not saved yet.
+"""Saving: the branch of a store that a session is saved to, and what of it is not saved yet.
 
-A commit is written by a thread of its own: waiting for a disk or a network costs no time in which
-the model could read on. What is handed to the thread are immutable values.
+A worker thread writes each commit, so the model reads on while a disk or a network is busy. The
+thread is given immutable values only.
 """
 
 import os
@@ -9,7 +9,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import datetime
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 from memory_store import (
     Commit,
     Conflict,
+    Locked,
     MemoryStore,
     Ref,
     Retention,
@@ -28,13 +29,18 @@ from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.runtime.text_stream import REPETITION_WINDOW, TextStream
 from streamlm.sessions.recent_tokens import TokenLog
 from streamlm.sessions.snapshots import stream_from_snapshot, stream_to_snapshot
-from streamlm.sessions.sources import Reading
+from streamlm.sessions.sources import FeedCursor
 
 
-class _Writing:
-    """A commit under way: by a thread, or by whoever waits for it before a thread has begun it.
+class PendingCommit:
+    """A commit that has been started but not accounted for.
 
-    Who waits may be interrupted at any line, and wait again.
+    It runs on the worker thread, or on the first thread that waits for it. A waiting thread may be
+    interrupted at any line and wait again.
+
+    Attributes:
+        position, version: of the session that it saves.
+        ref: the new snapshot, once it is written; error: why it was not.
     """
 
     def __init__(self, commit: Callable[[], Ref], position: int, version: int) -> None:
@@ -44,40 +50,51 @@ class _Writing:
         self.error: BaseException | None = None
         self._commit: Callable[[], Ref] | None = commit
         self._process = os.getpid()
-        # Held by who commits. Who is interrupted just before letting go can still take it again.
+        # Held by the committing thread. It is reentrant, so that a thread interrupted just before
+        # releasing it can take it again.
         self._lock = threading.RLock()
 
     def run(self) -> None:
-        """Commit, unless somebody else does."""
+        """Commit, unless another thread is doing so."""
         if self._lock.acquire(blocking=False):
             try:
-                self._do()
+                self._commit_once()
             finally:
                 self._lock.release()
 
-    def end(self) -> None:
-        """Return when it is over; at once where a process that this was forked from does it."""
+    def wait(self) -> None:
+        """Return once the commit has ended; in a forked child at once, as the parent commits."""
         if self._process == os.getpid():
             with self._lock:
-                self._do()
+                self._commit_once()
 
-    def _do(self) -> None:
+    def _commit_once(self) -> None:
         if self._commit is not None and self.ref is None and self.error is None:
             try:
                 self.ref = self._commit()
             except BaseException as error:
                 self.error = error
-        self._commit = None  # and with it the snapshot, however long a thread's queue has this
+        self._commit = None  # frees the snapshot, which the thread's queue may hold for long
 
 
-class Keeping:
-    """A session's branch in its store.
+class SessionStore:
+    """A session's branch in a store.
+
+    It holds the branch's writer lock until it is closed.
+
+    Args:
+        seed: of the random generator at the beginning of the stream.
+        retention: which old snapshots stay loadable; None keeps all.
+        readonly: take no lock.
+        discard_empty: delete the store on closing if it has no commit by then.
 
     Attributes:
-        ref: the newest snapshot that is known to be saved, None before the first.
-        version: which of the session's versions it is.
-        log: the session's, with the ids since then at least.
-        retention: which old states are kept; None keeps all.
+        saved: the newest snapshot known to be saved, None before the first.
+        version: the version of the session that `saved` holds.
+        log: the session's token log, with at least the ids since `saved`.
+
+    Raises:
+        memory_store.Locked: another process writes to this branch.
     """
 
     def __init__(
@@ -88,57 +105,82 @@ class Keeping:
         checkpoint: Checkpoint,
         seed: int,
         retention: Retention | None,
+        readonly: bool = False,
+        discard_empty: bool = False,
     ) -> None:
         self.store = store
         self.branch = branch
-        self.ref: Ref | None = None
+        self.saved: Ref | None = None
         self.version = 0
         self.log = TokenLog()
         self.retention = retention
         self._checkpoint = checkpoint
         self._seed = seed
-        self._writing: _Writing | None = None
-        # One thread for all commits: to begin one takes as long as a part of a segment.
+        self._pending: PendingCommit | None = None
+        # One thread for all commits: starting one takes as long as reading part of a segment.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="streamlm commit")
+        self._resources = ExitStack()
+        if discard_empty:
+            self._resources.callback(self._discard_empty)
+        if not readonly:
+            try:
+                self._resources.enter_context(store.writer(branch))
+            except BaseException:
+                self.close()
+                raise
+
+    def close(self) -> None:
+        """Finish the commits that were started, end the thread and release the lock."""
+        self._thread.shutdown()
+        self._resources.close()
+
+    def _discard_empty(self) -> None:
+        if self.saved is None:
+            # Another process may have begun a session here since.
+            with suppress(Locked), self.store.writer():
+                if not self.store.branches():
+                    self.store.delete()
+
+    # -- committing -------------------------------------------------------------------------------
 
     @property
-    def begun(self) -> int:
-        """The position of the newest snapshot, saved or being saved."""
-        if self._writing is not None:
-            return self._writing.position
-        return self.ref.position if self.ref is not None else 0
+    def newest_position(self) -> int:
+        """The position of the newest snapshot, saved or pending."""
+        if self._pending is not None:
+            return self._pending.position
+        return self.saved.position if self.saved is not None else 0
 
-    def begin(self, stream: TextStream, reading: Reading | None, *, version: int) -> None:
-        """Begin to commit a stream; `settle` tells how it ended.
+    def begin_commit(self, stream: TextStream, cursor: FeedCursor | None, *, version: int) -> None:
+        """Start to commit a stream; `settle` reports the outcome.
 
         Args:
             stream: canonical; the ids that lead to it are in `log`.
-            reading: a call of `feed` that is to be gone on with.
+            cursor: of a call of `feed` to be resumed.
             version: the session's.
         """
-        assert self._writing is None
-        parent, position = self.ref, stream.position
+        assert self._pending is None
+        parent, position = self.saved, stream.position
         start = parent.position if parent is not None else 0
         snapshot = stream_to_snapshot(
             stream,
             self._checkpoint.model,
             tokens=self.log.take(start, position),
-            attributes={"reading": reading.to_json() if reading else None},
+            attributes={"reading": cursor.to_json() if cursor else None},
         )
 
         def commit() -> Ref:
             before = parent
             if before is None and position:
-                # The empty beginning is a snapshot too, so that every position can be rewound to.
+                # The empty beginning is a snapshot too: any position can be rewound to.
                 before = self._commit(self._empty(), None)
             ref = self._commit(snapshot, before)
-            self._collect(ref)
+            self._collect_garbage(ref)
             return ref
 
-        # First noted, then begun: a commit that nobody knows of would stand in the way of the next.
-        self._writing = _Writing(commit, position, version)
-        with suppress(RuntimeError):  # the interpreter is ending: who waits for it does it
-            self._thread.submit(self._writing.run)
+        # Recorded first, then started: an unrecorded commit would conflict with the next one.
+        self._pending = PendingCommit(commit, position, version)
+        with suppress(RuntimeError):  # the interpreter is ending; the waiting thread commits
+            self._thread.submit(self._pending.run)
 
     def _empty(self) -> Snapshot:
         stream = TextStream.begin(self._checkpoint, seed=self._seed)
@@ -147,44 +189,43 @@ class Keeping:
         return stream_to_snapshot(stream, model, tokens=tokens, attributes={"reading": None})
 
     def settle(self) -> None:
-        """Wait for the commit that was begun, if there is one, and note how it ended.
+        """Wait for the pending commit, if any, and record its outcome.
 
         Raises:
-            StoreError: as `MemoryStore.commit`; all can be committed again.
+            StoreError: as `MemoryStore.commit`; everything can be committed again.
         """
-        writing = self._writing
-        if writing is None:
+        pending = self._pending
+        if pending is None:
             return
-        writing.end()
-        ref, version = writing.ref, writing.version
+        pending.wait()
+        ref, version = pending.ref, pending.version
         if ref is None:
-            ref, version = self.ref, self.version
-            if not isinstance(writing.error, Conflict):
+            ref, version = self.saved, self.version
+            if not isinstance(pending.error, Conflict):
                 with suppress(StoreError):
-                    ref = self._got_through()
-        self._writing, self.ref, self.version = None, ref, version
-        if self.ref is not None:
-            self.log.drop(self.ref.position)
-        if writing.error is not None:
-            raise writing.error
+                    ref = self._committed_head()
+        self._pending, self.saved, self.version = None, ref, version
+        if self.saved is not None:
+            self.log.drop(self.saved.position)
+        if pending.error is not None:
+            raise pending.error
 
-    def _got_through(self) -> Ref | None:
-        """The head, if it is what was being committed when an error came up: what we read."""
-        head, seq = self.store.head(self.branch), self.ref.seq if self.ref is not None else -1
-        start = self.ref.position if self.ref is not None else 0
-        if head is None or not (head.seq > seq and head.position >= start):
-            return self.ref
-        there = self.store.tokens(head, start, head.position)
-        return head if np.array_equal(there, self.log.take(start, head.position)) else self.ref
-
-    def close(self) -> None:
-        """End the thread, after what it was given to do."""
-        self._thread.shutdown()
-
-    def settled(self) -> None:
-        """`settle`, for those who need the store and not what was committed."""
+    def try_settle(self) -> None:
+        """`settle`, ignoring a failed commit: for callers that need the store, not the commit."""
         with suppress(StoreError):
             self.settle()
+
+    def _committed_head(self) -> Ref | None:
+        """The snapshot saved after a commit failed: the head, if it holds this session's tokens.
+
+        A commit may fail after its head has become visible.
+        """
+        head, seq = self.store.head(self.branch), self.saved.seq if self.saved is not None else -1
+        start = self.saved.position if self.saved is not None else 0
+        if head is None or not (head.seq > seq and head.position >= start):
+            return self.saved
+        stored = self.store.tokens(head, start, head.position)
+        return head if np.array_equal(stored, self.log.take(start, head.position)) else self.saved
 
     def _commit(self, snapshot: Snapshot, parent: Ref | None) -> Ref:
         return self.store.commit(
@@ -194,74 +235,78 @@ class Keeping:
             fingerprints=self._checkpoint.fingerprints,
         )
 
-    def _collect(self, ref: Ref) -> None:
-        """Let go of old states now and then: the longer the history, the more rarely.
+    def _collect_garbage(self, ref: Ref) -> None:
+        """Delete old snapshots from time to time, more rarely the longer the history.
 
-        Looking through the history takes a time in proportion to its length; so a commit's share
-        of it stays the same. Where there are no locks (object storage), nothing is collected
-        unasked: somebody might begin a branch at an old state at that very moment.
+        A collection takes time in proportion to the history, so its share of each commit stays
+        constant. Object storage has no locks, so nothing is collected there automatically: another
+        process might be starting a branch at an old snapshot.
         """
         if self.retention is None or self.store.remote:
             return
-        if not collection_is_due(ref.seq, self.retention):
+        if not gc_is_due(ref.seq, self.retention):
             return
         try:
             self.store.gc(self.retention)
-        except StoreError as error:  # what was read is saved; this must not keep anybody from it
-            warnings.warn(f"old states are kept: {error}", RuntimeWarning, stacklevel=2)
+        except StoreError as error:  # the commit itself has succeeded
+            warnings.warn(f"old snapshots were not deleted: {error}", RuntimeWarning, stacklevel=2)
 
     # -- reading back -----------------------------------------------------------------------------
 
-    def ids(self, start: int, stop: int) -> np.ndarray:
+    def tokens(self, start: int, stop: int) -> np.ndarray:
         """The token ids at [start, stop), saved or not, int32."""
-        saved = self.ref.position if self.ref is not None else 0
+        saved = self.saved.position if self.saved is not None else 0
         unsaved = self.log.take(max(start, saved), stop)
-        if self.ref is None or start >= saved:
+        if self.saved is None or start >= saved:
             return unsaved
-        there = self.store.tokens(self.ref, start, min(stop, saved))
-        return np.concatenate([there, unsaved])
+        stored = self.store.tokens(self.saved, start, min(stop, saved))
+        return np.concatenate([stored, unsaved])
 
-    def load(self, source: Ref | Commit) -> tuple[TextStream, Reading | None]:
-        """The stream that was committed, and the call of `feed` to go on with."""
+    def load(self, source: Ref | Commit) -> tuple[TextStream, FeedCursor | None]:
+        """The stream of a commit, and the cursor of the `feed` that it interrupted, if any."""
         snapshot = self.store.load(source, fingerprints=self._checkpoint.fingerprints)
-        reading: Any = snapshot.attributes["reading"]
+        cursor: Any = snapshot.attributes["reading"]
         start = max(0, snapshot.position - REPETITION_WINDOW)
         recent = self.store.tokens(source, start, snapshot.position)
         stream = stream_from_snapshot(snapshot, self._checkpoint.model, recent=recent)
-        return stream, Reading(**reading) if reading else None
+        return stream, FeedCursor(**cursor) if cursor else None
 
-    def before(self, position: int, length: int) -> tuple[TextStream, np.ndarray]:
-        """A stream some `length` tokens before the newest snapshot, and the ids read since then.
+    def replay(self, head: Ref, start: int, stop: int) -> tuple[TextStream, np.ndarray]:
+        """The stream at the last snapshot at or before `start`, and the ids from there to `stop`.
 
         Args:
-            position: where the session stands.
+            head: a snapshot at or after `stop`.
         """
-        self.settled()
-        if self.ref is None:
+        commit = self.store.nearest(head, max(0, start))
+        return self.load(commit)[0], self.store.tokens(head, commit.position, stop)
+
+    def replay_recent(self, position: int, length: int) -> tuple[TextStream, np.ndarray]:
+        """`replay` from `length` tokens before the newest snapshot to the session's `position`."""
+        self.try_settle()
+        if self.saved is None:
             return TextStream.begin(self._checkpoint, seed=self._seed), self.log.take(0, position)
-        commit = self.store.nearest(self.ref, max(0, self.ref.position - length))
-        ids = self.store.tokens(self.ref, commit.position, self.ref.position)
-        unsaved = self.log.take(self.ref.position, position)
-        return self.load(commit)[0], np.concatenate([ids, unsaved])
+        end = self.saved.position
+        stream, ids = self.replay(self.saved, end - length, end)
+        return stream, np.concatenate([ids, self.log.take(end, position)])
 
-    # -- going back -------------------------------------------------------------------------------
+    # -- rewinding --------------------------------------------------------------------------------
 
-    def way_to(self, head: Ref, position: int) -> tuple[Commit, np.ndarray]:
-        """The nearest snapshot before a position, and the ids that lead from there to it.
+    def path_to(self, head: Ref, position: int) -> tuple[Commit, np.ndarray]:
+        """The nearest snapshot at or before a position, and the ids from there to the position.
 
         Raises:
-            ValueError: it lies behind `head`, or before the beginning.
+            ValueError: the position is negative, or after `head`.
         """
         if not 0 <= position <= head.position:
             raise ValueError(f"tokens = {position}; allowed: 0 to {head.position}")
         commit = self.store.nearest(head, position)
         return commit, self.store.tokens(head, commit.position, position)
 
-    def snapshot_at(self, snapshot: Ref | int | None, time: datetime | float | None) -> Ref:
-        """The entry of the branch's history that a caller means, by itself or by a time.
+    def find(self, snapshot: Ref | int | None, time: datetime | float | None) -> Ref:
+        """The entry of the branch's history given by itself, by its number or by a time.
 
         Raises:
-            ValueError: there is none; says what there is.
+            ValueError: there is no such entry; lists what is allowed.
         """
         refs = self.store.refs(self.branch)
         if time is not None:
@@ -279,7 +324,7 @@ class Keeping:
         return found
 
 
-def collection_is_due(seq: int, retention: Retention) -> bool:
-    """Whether old states are let go of after snapshot `seq` of a branch: 16 times a doubling."""
-    rarely = max(retention.last or 0, 1 << (seq // 16).bit_length(), 16)
-    return not (seq + 1) % rarely
+def gc_is_due(seq: int, retention: Retention) -> bool:
+    """Whether to collect garbage after snapshot `seq` of a branch: 16 times per doubling of it."""
+    interval = max(retention.last or 0, 1 << (seq // 16).bit_length(), 16)
+    return not (seq + 1) % interval

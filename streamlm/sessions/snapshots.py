@@ -1,4 +1,4 @@
-"""A stream as a snapshot: what a session hands to the store, and what it gets back.
+"""Conversion between a stream and the snapshot of it that a store holds.
 
 How many slots each window holds follows from the number of tokens read; see `Model.windows`.
 """
@@ -24,12 +24,12 @@ def to_snapshot(
     tokens: np.ndarray,
     attributes: Mapping[str, Any],
 ) -> Snapshot:
-    """The snapshot of a stream of one row.
+    """The snapshot of a state of one row.
 
     Args:
-        arrays: what else is kept; empty ones are left out.
+        arrays: further arrays to store; empty ones are left out.
         tokens: ids read since the parent commit.
-        attributes: small state.
+        attributes: further JSON values to store.
     """
     position = int(state.position)
     parts = state.to_numpy()
@@ -55,10 +55,10 @@ def to_snapshot(
 
 
 def to_state(snapshot: Snapshot, model: Model) -> State:
-    """The state that `to_snapshot` saved, on the model's device and in its precision.
+    """The inverse of `to_snapshot`, on the model's device and in its precision.
 
     Raises:
-        ValueError: the arrays do not have the shapes that the model and the position ask for.
+        ValueError: the arrays do not have the shapes that the model and the position require.
     """
     config = model.config
     length = snapshot.position % config.segment_len
@@ -126,7 +126,7 @@ def stream_to_snapshot(
     tokens: np.ndarray,
     attributes: Mapping[str, Any],
 ) -> Snapshot:
-    """The snapshot of a stream of text; `tokens` are the ids since the parent commit."""
+    """The snapshot of a stream of text; `tokens` are the ids read since the parent commit."""
     small = {
         "pending": stream.pending,
         "tail": dict(stream.tail),
@@ -143,7 +143,7 @@ def stream_to_snapshot(
 
 
 def stream_from_snapshot(snapshot: Snapshot, model: Model, *, recent: np.ndarray) -> TextStream:
-    """The stream that `stream_to_snapshot` saved; `recent` are the newest tokens of the log.
+    """The inverse of `stream_to_snapshot`; `recent` are the newest ids of the token log.
 
     Raises:
         ValueError: the arrays do not belong to this model.

@@ -1,4 +1,4 @@
-"""What can be read: text, files by path, file objects and iterators, as blocks of bytes or text."""
+"""Sources of text: strings, files by path, file objects and iterators, read in blocks."""
 
 import hashlib
 import os
@@ -11,18 +11,19 @@ from typing import IO, TypeAlias, cast
 Source: TypeAlias = "str | os.PathLike[str] | IO[str] | IO[bytes] | Iterable[str] | Iterable[bytes]"
 ALLOWED = "str for text, a pathlib.Path for a file, a file object, an iterator of str or bytes"
 
-BLOCK = 1 << 14  # bytes read at a time; a block is read by the model as a whole, or not at all
+BLOCK = 1 << 14  # bytes per block; the model reads a block as a whole or not at all
 
 
 @dataclass(frozen=True)
-class Reading:
-    """How far a call of `feed` has come, so that the same call can go on after an interruption.
+class FeedCursor:
+    """How far a call of `feed` has read, so that the same call can resume after an interruption.
 
-    Files are recognised by their content, not by their name: by the sha256 of what was read.
+    Files are recognised by content, not by name: by the sha256 of what was read.
 
     Attributes:
-        done: sha256 of each source read to its end; sources that cannot be read twice have "".
-        n_bytes: bytes read of the current source; digest: sha256 of these bytes.
+        done: sha256 of each source read to its end; "" for a source that cannot be read twice.
+        n_bytes: bytes read of the current source.
+        digest: sha256 of these bytes.
     """
 
     done: list[str] = field(default_factory=list)
@@ -34,11 +35,12 @@ class Reading:
 
 
 class OpenSource:
-    """One source, opened; iterating gives its blocks.
+    """One opened source; iterating yields its blocks.
 
     Attributes:
-        name: for messages and progress; size: bytes, or None when unknown.
-        n_bytes: handed out so far.
+        name: for messages and progress.
+        size: bytes, None if unknown.
+        n_bytes: bytes yielded so far.
     """
 
     def __init__(self, source: Source, *, block_bytes: int | None = None) -> None:
@@ -62,25 +64,25 @@ class OpenSource:
 
     @property
     def digest(self) -> str:
-        """sha256 of what was handed out; "" for a source that cannot be read twice."""
+        """sha256 of the bytes yielded; "" for a source that cannot be read twice."""
         return self._sha.hexdigest() if self._path is not None else ""
 
-    def skip(self, reading: Reading) -> bool:
-        """Go to where `reading` stopped; False, and nowhere, if this is not the file it read."""
-        if self._path is None or not reading.n_bytes:
+    def seek(self, cursor: FeedCursor) -> bool:
+        """Skip what `cursor` has read; False, at the beginning, if this is not the file it read."""
+        if self._path is None or not cursor.n_bytes:
             return False
         with open(self._path, "rb") as file:
-            sha, left = hashlib.sha256(), reading.n_bytes
+            sha, left = hashlib.sha256(), cursor.n_bytes
             while left and (block := file.read(min(left, 1 << 20))):
                 sha.update(block)
                 left -= len(block)
-        if left or sha.hexdigest() != reading.digest:
+        if left or sha.hexdigest() != cursor.digest:
             return False
-        self._sha, self.n_bytes = sha, reading.n_bytes
+        self._sha, self.n_bytes = sha, cursor.n_bytes
         return True
 
     def whole_digest(self) -> str:
-        """sha256 of the whole file, "" for other sources."""
+        """sha256 of the whole file; "" for other sources."""
         if self._path is None:
             return ""
         with open(self._path, "rb") as file:
@@ -110,7 +112,7 @@ class OpenSource:
             for start in range(0, len(source), self._block):
                 yield source[start : start + self._block]
         elif hasattr(source, "read"):
-            # A pipe gives what it has: text that arrives slowly is read as it comes.
+            # `read1` does not wait for a full block: text is read from a pipe as it arrives.
             read = getattr(source, "read1", None) or source.read
             while block := read(self._block):
                 yield block
@@ -118,20 +120,20 @@ class OpenSource:
             for piece in cast(Iterable[object], source):
                 if not isinstance(piece, (str, bytes)):
                     raise TypeError(
-                        f"the iterator gave {type(piece).__name__}; allowed: str or bytes"
+                        f"the iterator yielded {type(piece).__name__}; allowed: str or bytes"
                     )
                 for start in range(0, len(piece), self._block):
                     yield piece[start : start + self._block]
 
 
 def whole_characters(data: bytes) -> tuple[bytes, bytes]:
-    """UTF-8 and the character cut off at its end, if there is one.
+    """Split UTF-8 before an incomplete character at its end.
 
-    A reading that is interrupted between two blocks may be gone on with after other text, or never.
+    No block ends within a character, as other text may follow an interruption between two blocks.
     """
     for n in range(1, min(3, len(data)) + 1):
         lead = data[-n]
-        if lead >= 0xC0:  # begins a character of two, three or four bytes
+        if lead >= 0xC0:  # the lead byte of a character of two to four bytes
             size = 2 + (lead >= 0xE0) + (lead >= 0xF0)
             return (data[:-n], data[-n:]) if n < size else (data, b"")
         if lead < 0x80:
@@ -139,34 +141,35 @@ def whole_characters(data: bytes) -> tuple[bytes, bytes]:
     return data, b""
 
 
-def continue_reading(old: Reading | None, opened: list[OpenSource]) -> Reading:
-    """Take the sources to where `old`, an interrupted reading of them, stopped.
+def resume_sources(cursor: FeedCursor | None, opened: list[OpenSource]) -> FeedCursor:
+    """Skip what an interrupted call of `feed` has read of the same sources.
 
-    Where they are not what it read, they stay at their beginnings and a new reading is returned.
+    Returns:
+        `cursor`; or a new one, with all sources at their beginnings, if they are other sources.
     """
-    if old is None or len(old.done) >= len(opened):
-        return Reading()
-    finished = opened[: len(old.done)]
+    if cursor is None or len(cursor.done) >= len(opened):
+        return FeedCursor()
+    finished = opened[: len(cursor.done)]
     if not all(
         digest and source.whole_digest() == digest
-        for source, digest in zip(finished, old.done, strict=True)
+        for source, digest in zip(finished, cursor.done, strict=True)
     ):
-        return Reading()
-    if old.n_bytes and not opened[len(old.done)].skip(old):
-        return Reading()
+        return FeedCursor()
+    if cursor.n_bytes and not opened[len(cursor.done)].seek(cursor):
+        return FeedCursor()
     for source in finished:
         source.n_bytes = source.size or 0
-    return Reading(list(old.done), old.n_bytes, old.digest)
+    return FeedCursor(list(cursor.done), cursor.n_bytes, cursor.digest)
 
 
 def as_path(source: Source) -> Path | None:
-    """The file that a source names, or None when it is text or a stream.
+    """The path of a file, or None if the source is text or a stream.
 
-    A `Path`, or whatever else is an `os.PathLike`, is a file. A `str` is text, whatever it says,
-    even where a file has this very name.
+    A `Path`, or any other `os.PathLike`, is a file. A `str` is always text, even if a file has this
+    name.
 
     Raises:
-        TypeError: nothing that can be read.
+        TypeError: the source is of another type.
     """
     if isinstance(source, os.PathLike):
         return Path(os.fsdecode(source))
@@ -182,5 +185,5 @@ def _check_file(path: Path) -> None:
         raise IsADirectoryError(f"{path} is a directory; allowed: a file, or several by name")
     if not path.exists():
         raise FileNotFoundError(f"no file {str(path)!r}")
-    with open(path, "rb"):  # unreadable files are told before anything is read
+    with open(path, "rb"):  # report unreadable files before anything is read
         pass

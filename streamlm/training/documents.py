@@ -25,7 +25,7 @@ def read_documents(path: str | Path) -> Iterator[str]:
     """The documents of a .txt or .xz file, split at lines that hold only a form feed.
 
     Raises:
-        ValueError: the file is damaged or no UTF-8 text; names it.
+        ValueError: the file is damaged or is not UTF-8 text; names it.
     """
     parts: list[str] = []
     for text, ends in document_blocks(path):
@@ -137,6 +137,6 @@ def _text(path: Path) -> Iterator[str]:
                 text = decoder.decode(data, final=not more)
             except UnicodeDecodeError as error:
                 at = f"{error.reason} at byte {start + error.start:,}"
-                raise ValueError(f"{path} is no UTF-8 text: {at}") from None
+                raise ValueError(f"{path} is not UTF-8 text: {at}") from None
             if text:
                 yield text

@@ -21,9 +21,9 @@ from streamlm.models.modes import in_mode
 from streamlm.runtime.drafter import (
     CONFIG,
     WEIGHTS,
+    DraftContext,
     Drafter,
     DrafterConfig,
-    Known,
     newest_slots,
     save_drafter,
 )
@@ -51,7 +51,7 @@ class DraftBatch:
         hidden: [B · n, N, D] the backbone's output that predicts each of them.
     """
 
-    context: Known
+    context: DraftContext
     targets: Tensor
     hidden: Tensor
 
@@ -123,7 +123,7 @@ class DraftReader:
         labels = tokens[rows[..., None], window(at + 1, config.label_len)]
         following = window(at + 1, config.n_tokens)
         targets = tokens[rows[..., None], config.label_len + following]
-        context = Known(
+        context = DraftContext(
             torch.where(labels == IGNORED, -1, labels).flatten(0, 1),
             slots[seen].flatten(0, 1),
             real[seen].flatten(0, 1),

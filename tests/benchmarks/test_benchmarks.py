@@ -132,7 +132,7 @@ def test_ways_of_reading(tiny: Checkpoint, shelf: Path) -> None:
         for name, report in reports.items():
             assert report.losses is not None
             assert report.documents[i].n_bytes == len(text.encode())
-            kept, found = -np.array(read.log_probs), report.losses[i]
+            kept, found = -np.array(read.logprobs), report.losses[i]
             first = tiny.model.config.segment_len  # where all ways have read the same
             np.testing.assert_allclose(found[:first], kept[:first], rtol=1e-4)
             if name == WHOLE:

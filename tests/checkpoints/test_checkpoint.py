@@ -105,11 +105,11 @@ def test_control_tokens_and_unused_ids_are_suppressed(
 ) -> None:
     size = books_tokenizer.vocab_size
     padded = load_checkpoint(tiny_folder(vocab_size=size + 8), device="cpu")
-    silent = padded.silent
-    assert silent.shape == (size + 8,) and bool(silent[size:].all())
-    assert bool(silent[books_tokenizer.bos_id])
-    assert silent[:size].tolist() == [not n for n in books_tokenizer.token_lengths]
-    assert int((~silent).sum()) > size - 10
+    suppressed = padded.suppressed
+    assert suppressed.shape == (size + 8,) and bool(suppressed[size:].all())
+    assert bool(suppressed[books_tokenizer.bos_id])
+    assert suppressed[:size].tolist() == [not n for n in books_tokenizer.token_lengths]
+    assert int((~suppressed).sum()) > size - 10
 
 
 # -- refusals ---------------------------------------------------------------------------------

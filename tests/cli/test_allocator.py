@@ -1,4 +1,4 @@
-"""Freed memory is kept, or given back, where glibc can be told to."""
+"""With glibc, freed memory is kept or returned as set."""
 
 import platform
 import subprocess
@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-# Maps and unmaps 64 MB again and again, and counts the page faults of the later rounds.
+# Maps and unmaps 64 MB repeatedly, and counts the page faults of the later rounds.
 ROUNDS = """
 import resource, sys, torch
 from streamlm.cli.allocator import keep_freed_memory, return_freed_memory
@@ -29,12 +29,12 @@ def faults(mode: str) -> int:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
-def test_large_blocks_are_not_faulted_in_again() -> None:
+def test_freed_large_blocks_are_reused() -> None:
     assert faults("keep") * 5 < faults("not")
 
 
-# Frees a block of 4 MB, as glibc would raise its threshold by, then one that a small block keeps
-# from the end of the heap, and tells how many bytes of the second the process still holds.
+# Frees a block of 4 MB, which raises glibc's threshold, then one that a small block separates
+# from the end of the heap, and prints the bytes of the second that the process still holds.
 HELD = """
 import sys, torch
 from streamlm.cli.allocator import return_freed_memory
@@ -52,7 +52,7 @@ print(resident() - before)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
-def test_large_blocks_go_back_whatever_lies_behind_them() -> None:
+def test_freed_large_blocks_are_returned() -> None:
     def held(mode: str) -> int:
         command = [sys.executable, "-c", HELD, mode]
         return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: what it prints, where, and what stays."""
+"""The command line: what commands print, and what they leave in the store."""
 
 import re
 import shutil
@@ -44,7 +44,7 @@ def test_from_a_recipe_to_generated_text(kept: CommandLine) -> None:
 
     model = ("--model", "run/model")
     read = kept.works("feed", "text.txt", "--session", "x", *model, "--json").json
-    # One session reads the text as `eval` does, but for the words still held back.
+    # A session reads the same text as `eval`, except for the held-back words.
     assert read["bytes"] + read["held_bytes"] == found["bytes"]
     scored = kept.works("score", "text.txt", "--session", "x", *model, "--json").json
     assert scored["tokens"] == found["tokens"] and scored["position"] >= read["position"]
@@ -61,7 +61,7 @@ def test_resumed_training_ends_with_the_same_weights(
         interrupt_after(patch, "streamlm.training.trainer.Trainer._optimise", 3)
         stopped = kept("train", "--recipe", "recipe.toml", "--out", "parts")
     assert stopped.status == 130
-    assert stopped.err.endswith("--resume goes on from the last of the saves, in parts/last\n")
+    assert stopped.err.endswith("--resume continues from the last save, in parts/last\n")
     again = kept("train", "--recipe", "recipe.toml", "--out", "parts")
     assert again.status == 1
     assert again.err == "error: parts holds a run already; allowed: --resume, or another --out\n"
@@ -71,14 +71,14 @@ def test_resumed_training_ends_with_the_same_weights(
     assert weights[0] == weights[1]
 
 
-def test_feed_and_score_say_what_they_did(kept: CommandLine) -> None:
+def test_feed_and_score_report(kept: CommandLine) -> None:
     Path("moby[dick] :whale:.txt").write_bytes(Path("text.txt").read_bytes())
     shutil.copytree("sessions", "[bold] :whale:")
     store = ("--store", "[bold] :whale:")
     fed = kept.works("feed", "moby[dick] :whale:.txt", "text.txt", "--session", "new", *store)
     rows = dict(re.split(r"  +", line) for line in fed.out.splitlines())
     assert fed.err == ""
-    assert list(rows)[:4] == ["tokens", "bytes", "bits per byte", "tokens/s"]
+    assert list(rows)[:3] == ["tokens", "bytes", "tokens/s"]
     size = 2 * Path("text.txt").stat().st_size
     held = int(rows.get("held back", "0").split()[0])
     assert int(rows["bytes"].replace(",", "")) + held == size
@@ -86,7 +86,8 @@ def test_feed_and_score_say_what_they_did(kept: CommandLine) -> None:
     assert rows["session"] == str(Path("[bold] :whale:/new.zarr").resolve())
     before = left(Path("[bold] :whale:"))
     scored = kept.works("score", "text.txt", "--session", "new", *store)
-    assert re.search(r"(?m)^given +[\d,]+ tokens read before$", scored.out)
+    assert "bits per byte" in scored.out and "bits per byte" not in fed.out
+    assert re.search(r"(?m)^context +[\d,]+ tokens$", scored.out)
     for line in (fed.out + scored.out).splitlines():
         assert line == line.rstrip()
     assert left(Path("[bold] :whale:")) == before
@@ -107,7 +108,7 @@ def test_standard_input_and_replaced_bytes(kept: CommandLine) -> None:
     assert read.json["tokens"] > 0
 
 
-def test_generate_writes_on(kept: CommandLine) -> None:
+def test_generate_continues_a_session(kept: CommandLine) -> None:
     before = left()
     options = ("--max-tokens", 12, "--seed", 3)
     first = kept.works("generate", "--session", "s", "--prompt", "Ahoy ", "--no-keep", *options)
@@ -122,11 +123,13 @@ def test_generate_writes_on(kept: CommandLine) -> None:
     shown = kept.works("sessions", "show", "s", "--json").json
     assert shown["position"] == held["position"]
     shutil.rmtree("sessions")
-    kept.works("generate", *options)  # a session of its own, in memory
+    kept.works("generate", *options)  # a new session in memory
     assert not Path("sessions").exists()
 
 
-def test_generate_ends_at_stop(cli: CommandLine, tiny_folder: Callable[..., Path]) -> None:
+def test_generate_stops_at_a_stop_string(
+    cli: CommandLine, tiny_folder: Callable[..., Path]
+) -> None:
     likes_newlines = tiny_folder(likes="\n")
     options = ("--model", likes_newlines, "--temperature", 0, "--max-tokens", 9, "--json")
     assert "\n" in cli.works("generate", *options).json["text"]
@@ -164,7 +167,7 @@ def test_sessions(kept: CommandLine) -> None:
     back = kept.works("sessions", "rewind", "s", "--tokens", 7, "--json").json
     assert back == {"name": "s", "from": start, "position": 7}
     undone = kept.works("sessions", "rewind", "s", "--snapshot", shown["snapshots"][-1]["snapshot"])
-    assert undone.out == f"s: from token 7 to {start}\n"
+    assert undone.out == f"s: rewound from token 7 to {start}\n"
 
     for arguments in (["list"], ["show", "s@draft"]):
         text = kept.works("sessions", *arguments)
@@ -173,7 +176,7 @@ def test_sessions(kept: CommandLine) -> None:
     assert re.search(rf"(?m)^s +{start} +\S+ \w+ +\d{{4}}-", kept.works("sessions", "list").out)
 
 
-def test_rewinding_to_a_time(kept: CommandLine) -> None:
+def test_rewind_to_a_time(kept: CommandLine) -> None:
     snapshots = kept.works("sessions", "show", "s", "--json").json["snapshots"]
     end = snapshots[-1]["position"]
     begin = datetime.fromtimestamp(snapshots[0]["saved"] + 0.0005)  # of the empty beginning
@@ -190,7 +193,7 @@ def test_rewinding_to_a_time(kept: CommandLine) -> None:
         refuses(kept, message, "sessions", "rewind", "s", "--time", then)
 
 
-def test_a_long_history_and_what_is_kept_of_it(kept: CommandLine, tmp_path: Path) -> None:
+def test_show_a_long_history(kept: CommandLine, tmp_path: Path) -> None:
     for _ in range(11):
         for seq in (0, 1):
             kept.works("sessions", "rewind", "s", "--snapshot", seq)
@@ -198,15 +201,15 @@ def test_a_long_history_and_what_is_kept_of_it(kept: CommandLine, tmp_path: Path
     n, sizes = len(facts["snapshots"]), [each["bytes"] for each in facts["snapshots"]]
     assert n > 20 and sizes[0] < 1000 < sizes[1] and facts["retention"]["last"] == 32
     shown = kept.works("sessions", "show", "s").out
-    assert f"the newest 20 of {n} snapshots; --all lists the others" in shown
-    assert "keeps the newest 32 states, and all tokens; thins out the older ones by age" in shown
+    assert f"showing the newest 20 of {n} snapshots; --all shows all" in shown
+    assert "retention: the newest 32 snapshots, older ones thinned by age; all tokens" in shown
     every = kept.works("sessions", "show", "s", "--all").out
     assert len(every.splitlines()) == len(shown.splitlines()) + n - 21
     kept.works("feed", "text.txt", "--session", "new", "--keep-all")
-    assert "keeps all states" in kept.works("sessions", "show", "new").out
+    assert "retention: all snapshots" in kept.works("sessions", "show", "new").out
     kept.works("sessions", "gc", "s", "--last", 1)
     text = kept.works("sessions", "show", "s").out
-    assert "tokens only" not in text  # the beginning, and what the head and a branch stand on
+    assert "tokens only" not in text  # the beginning, the head and a branch are kept
     name = DirectoryStore.open("sessions/s.zarr").refs("main")[1].commit.name
     (tmp_path / "sessions" / "s.zarr" / "commits" / name).write_bytes(b"{}")
     assert "damaged" in kept.works("sessions", "show", "s").out
@@ -216,18 +219,18 @@ def test_show_memory(kept: CommandLine, model: Path, tmp_path: Path) -> None:
     options = ["--model", model, "--plot", "memory.png"]
     text = kept.works("sessions", "show", "s", "--memory", *options).out
     lines = text.splitlines()
-    assert re.search(r"tokens ago +kind +slots +bytes a token +lost +attention +text", text)
+    assert re.search(r"tokens ago +kind +slots +bytes/token +error +attention +text", text)
     assert "compressed" in text and all(len(line) <= 80 for line in lines[-10:-2])
     slots = [line.split() for line in lines if re.match(r" *[\d,]+ – ", line)]
     assert sum(int(words[4]) for words in slots) == int(re.findall(r"([\d,]+) slots", text)[0])
-    assert slots[-1][2] == "1"  # all but the newest token, which the model has yet to read
+    assert slots[-1][2] == "1"  # the newest token has no slot, as the model has not read it
     assert (tmp_path / "memory.png").stat().st_size > 10_000
     facts = kept.works("sessions", "show", "s", "--memory", "--json", "--model", model).json
     assert facts["memory"]["position"] == facts["position"]
     assert len(facts["memory"]["slots"]) == sum(int(words[4]) for words in slots)
 
 
-def test_looking_after_a_session(kept: CommandLine) -> None:
+def test_pins_gc_and_verify(kept: CommandLine) -> None:
     for _ in range(20):
         kept.works("feed", "-", "--session", "s", stdin=b"Call me Ishmael. Some years ago.\n" * 3)
     before = kept.works("sessions", "show", "s", "--json").json
@@ -244,12 +247,12 @@ def test_looking_after_a_session(kept: CommandLine) -> None:
     assert {2, *seqs[-2:]} <= set(whole) and len(whole) < len(seqs)
     text = kept.works("sessions", "show", "s").out
     assert "pins: start at token" in text and text.count("tokens only") == len(seqs) - len(whole)
-    # What was let go is reached by reading its tokens again.
+    # A deleted snapshot is restored by replaying its tokens.
     gone = next(row for row in after["snapshots"] if not row["kept"] and row["snapshot"] > 2)
     back = kept.works("sessions", "rewind", "s", "--snapshot", gone["snapshot"], "--json").json
     assert back["position"] == gone["position"]
-    assert "are as they were written" in kept.works("sessions", "verify", "s").out
-    assert kept.works("sessions", "unpin", "s", "start").out == "s: start is no pin any more\n"
+    assert "s: verified " in kept.works("sessions", "verify", "s").out
+    assert kept.works("sessions", "unpin", "s", "start").out == "s: removed pin start\n"
     assert kept("sessions", "unpin", "s", "start").status == 1
     kept.works("sessions", "pin", "s", "again")
     unpinned = kept.works("sessions", "unpin", "s", "again", "--json").json
@@ -258,9 +261,9 @@ def test_looking_after_a_session(kept: CommandLine) -> None:
     assert refused.status == 1 and "--last" in refused.err
 
 
-def test_recovering_a_damaged_session(kept: CommandLine) -> None:
+def test_recover_a_damaged_session(kept: CommandLine) -> None:
     kept.works("feed", "text.txt", "--session", "s")
-    assert "s is sound; it is at token" in kept.works("sessions", "recover", "s").out
+    assert "s: intact, at token" in kept.works("sessions", "recover", "s").out
     newest = kept.works("sessions", "show", "s", "--json").json["snapshots"][-1]
     commit = next(Path("sessions/s.zarr/commits").glob(f"{newest['position']:012d}-*"))
     data = bytearray(commit.read_bytes())
@@ -272,11 +275,11 @@ def test_recovering_a_damaged_session(kept: CommandLine) -> None:
         assert damaged.status == 1 and f"{commit}: {chunk}" in damaged.err
     recovered = kept.works("sessions", "recover", "s")
     assert f"lost: {commit.resolve()}" in recovered.err.replace("\n", "")
-    assert "s is back at token" in recovered.out
+    assert "s: restored to token" in recovered.out
     kept.works("feed", "-", "--session", "s", stdin=b"And so on.\n")
 
 
-def test_a_session_travels(kept: CommandLine) -> None:
+def test_export_import_copy_and_rename(kept: CommandLine) -> None:
     shown = kept.works("sessions", "show", "s", "--json").json
     kept.works("sessions", "export", "s", "s.zip")
     assert "exists already" in kept("sessions", "export", "s", "s.zip").err
@@ -309,14 +312,16 @@ def test_a_session_travels(kept: CommandLine) -> None:
     assert not Path("sessions/w.zarr").exists()
 
 
-def test_delete_asks(kept: CommandLine) -> None:
+def test_delete_asks_for_confirmation(kept: CommandLine) -> None:
     before = left()
     for answer in (b"n\n", b"\n", b"", b"yess\n", None):
         refused = kept("sessions", "delete", "s", stdin=answer)
         assert refused.status == 1 and refused.out == ""
-        assert re.fullmatch(r"delete s \(.*\) for good\? \[y/N\] nothing is deleted\n", refused.err)
+        assert re.fullmatch(
+            r"Delete s \(.*\)\? This cannot be undone\. \[y/N\] nothing was deleted\n", refused.err
+        )
         assert left() == before
-    assert kept.works("sessions", "delete", "s", stdin=b"y\n").out == "s is deleted\n"
+    assert kept.works("sessions", "delete", "s", stdin=b"y\n").out == "s: deleted\n"
     assert not Path("sessions/s.zarr").exists()
     kept.works("feed", "text.txt", "--session", "t")
     deleted = kept.works("sessions", "delete", "t", "--yes", "--json")
@@ -335,9 +340,9 @@ def test_damaged_sessions_do_not_hide_others(kept: CommandLine) -> None:
     assert len(found.json["sessions"]) == 2
 
 
-def test_a_session_that_was_never_saved_is_listed(kept: CommandLine) -> None:
+def test_a_session_without_commits_is_listed(kept: CommandLine) -> None:
     fingerprints = dict(DirectoryStore.open("sessions/s.zarr").fingerprints)
-    DirectoryStore.create("sessions/early.zarr", fingerprints=fingerprints)  # killed right away
+    DirectoryStore.create("sessions/early.zarr", fingerprints=fingerprints)  # no commit
     rows = kept.works("sessions", "list", "--json").json["sessions"]
     assert rows[0]["name"] == "early" and rows[0]["position"] == 0 and rows[0]["saved"] is None
     assert re.search(r"(?m)^early +0 .* never$", kept.works("sessions", "list").out)
@@ -361,19 +366,19 @@ def test_help_fits(cli: CommandLine, monkeypatch: pytest.MonkeyPatch, columns: s
     for command in COMMANDS:
         text = cli.works(*command.split(), "--help").out
         assert command.split()[0] in top
-        assert not re.search(r"--[\w-]*…", text)  # no option is cut off
+        assert not re.search(r"--[\w-]*…", text)  # no option is truncated
         assert all(len(line) <= 80 for line in text.splitlines())
     recipe = " ".join(cli.works("train", "-h").out.split())
     assert "A TOML file: [data], [model], [train]." in recipe
     assert cli.works("--version").out == f"streamlm {version('streamlm')}\n"
 
 
-def test_commands_that_are_imported_later_say_what_they_say_of_themselves() -> None:
-    from streamlm.cli.app import SUITE
-    from streamlm.cli.lazy import LATER, Later
+def test_help_lines_of_late_imports_match() -> None:
+    from streamlm.cli.evaluate import SUITE
+    from streamlm.cli.lazy import LAZY, LazyCommand
     from streamlm.lab.tasks.suite import NAMES
 
-    for name, (_, told) in LATER.items():
-        real = Later(name).real
-        assert real.help.split("\n\n")[0].strip() == told
+    for name, (_, line) in LAZY.items():
+        real = LazyCommand(name).real
+        assert real.help.split("\n\n")[0].strip() == line
     assert SUITE.split(", ") == list(NAMES)

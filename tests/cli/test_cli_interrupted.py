@@ -1,4 +1,4 @@
-"""The command line in a terminal or a pipe, interrupted and ended by signals."""
+"""The command line in a terminal or a pipe, interrupted or ended by signals."""
 
 import os
 import pty
@@ -34,19 +34,23 @@ from tests.support.command_line import (
     [
         (
             "score text.txt --session s",
-            "streamlm.sessions.session.Session._read",
-            "nothing is chang",
+            "streamlm.sessions.live.LiveStream.read",
+            "nothing was chang",
         ),
-        ("eval MODEL --data text.txt", "streamlm.training.evaluate.evaluate", "nothing is changed"),
+        (
+            "eval MODEL --data text.txt",
+            "streamlm.training.evaluate.evaluate",
+            "nothing was changed",
+        ),
         (
             "generate --session s --no-keep",
-            "streamlm.runtime.text_stream.TextStream.write_token",
-            "nothing is kept",
+            "streamlm.runtime.text_stream.TextStream.generate_token",
+            "nothing was saved",
         ),
-        ("feed text.txt --session new", "streamlm.cli.app.open_named", "nothing was read"),
+        ("feed text.txt --session new", "streamlm.cli.feed.open_named", "nothing was read"),
         (
             "feed text.txt --session new",
-            "streamlm.sessions.session.Session._read",
+            "streamlm.sessions.live.LiveStream.read",
             "nothing was read",
         ),
         (
@@ -56,7 +60,7 @@ from tests.support.command_line import (
         ),
     ],
 )
-def test_interrupted_before_anything_was_kept(
+def test_an_interruption_before_any_save(
     kept: CommandLine, monkeypatch: pytest.MonkeyPatch, command: str, where: str, message: str
 ) -> None:
     write_recipe()
@@ -70,44 +74,46 @@ def test_interrupted_before_anything_was_kept(
     assert left() == before
 
 
-def test_interrupted_generate_keeps_what_was_written(
+def test_an_interrupted_generate_keeps_its_tokens(
     kept: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = ("--session", "s", "--seed", 5, "--max-tokens", 9)
     whole = kept.works("generate", *options, "--no-keep").out
     start = len(log(Path("sessions/s.zarr")))
     with monkeypatch.context() as patch:
-        interrupt_after(patch, "streamlm.runtime.text_stream.TextStream.write_token", 4)
+        interrupt_after(patch, "streamlm.runtime.text_stream.TextStream.generate_token", 4)
         result = kept("generate", *options)
-    assert result.status == 130 and result.err == "interrupted; session s has what was written\n"
+    assert (
+        result.status == 130 and result.err == "interrupted; session s includes the text so far\n"
+    )
     assert result.out.endswith("\n") and whole.startswith(result.out[:-1])
     assert start + 4 <= len(log(Path("sessions/s.zarr"))) < start + 9
 
 
 @pytest.fixture(scope="module")
 def slow_model(tiny_folder: Callable[..., Path]) -> Path:
-    """Takes some seconds to read the sample book, with three saves on the way."""
+    """Takes some seconds to read the sample book, with three saves."""
     return tiny_folder(segment_len=128, memory_len=128)
 
 
 def start(*arguments: object, **options: Any) -> "subprocess.Popen[bytes]":
-    """The command line in a process of its own."""
+    """The command line in a new process."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS"):
         environment.pop(name, None)
-    environment.pop("PYTHONUNBUFFERED", None)  # it hides what is still to be written at the end
+    environment.pop("PYTHONUNBUFFERED", None)  # it would hide errors when flushing on exit
     environment["TERM"] = "xterm-256color"
     return subprocess.Popen(
         [*COMMAND, *map(str, arguments)],
         env=environment,
-        # A job in the background of a script inherits that Ctrl-C is ignored; a terminal's is not.
+        # A background job of a script inherits an ignored SIGINT; a terminal's does not.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         **options,
     )
 
 
 def position(path: Path) -> int:
-    """How far a session was saved; 0 before it is begun."""
+    """The saved position of a session; 0 if there is none."""
     if not (path / "refs" / "main").exists():
         return 0
     head = DirectoryStore.open(path).head("main")
@@ -121,8 +127,8 @@ def wait_until(process: "subprocess.Popen[bytes]", done: Callable[[], bool]) -> 
 
 
 @pytest.mark.slow
-def test_feed_goes_on_after_signals(cli: CommandLine, slow_model: Path) -> None:
-    """In a terminal: a bar, then Ctrl-C. Next kill -9. The third time it reads to the end."""
+def test_feed_resumes_after_signals(cli: CommandLine, slow_model: Path) -> None:
+    """In a terminal with a bar, until Ctrl-C; then until kill -9; then to the end."""
     book, path = BOOKS / "beyond-the-city.txt", Path("sessions/a.zarr")
     feed = ("feed", book, "--session", "a", "--model", slow_model)
     screen, terminal = pty.openpty()
@@ -145,8 +151,7 @@ def test_feed_goes_on_after_signals(cli: CommandLine, slow_model: Path) -> None:
     assert re.search(r"reading beyond-the-city\.txt ━+.* \d+% [\d,]+ tokens/s", text)
     assert "\x1b[" in shown.decode() and "Traceback" not in text
     first = position(path)
-    goes_on = "is saved; the same command goes on there"
-    assert f"interrupted; what was read until token {first:,} {goes_on}" in text
+    assert f"interrupted; saved up to token {first:,}; the same command resumes there" in text
 
     with start(*feed, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         wait_until(process, lambda: position(path) > first)
@@ -160,19 +165,19 @@ def test_feed_goes_on_after_signals(cli: CommandLine, slow_model: Path) -> None:
     assert report["skipped_bytes"] > 0 and report["tokens"] == report["position"] - second
     size = report["skipped_bytes"] + report["bytes"] + report["held_bytes"]
     assert abs(size - book.stat().st_size) <= 64  # the words held back at the interruptions
-    # Nothing is missing and nothing was read twice, but for the word held back at the end.
+    # Nothing is missing or read twice, except for the held-back word at the end.
     whole = streamlm.load(slow_model, device="cpu").tokenizer.encode(book.read_text("utf-8"))
     found = log(path)
     assert found == whole.tolist()[: len(found)] and len(found) >= len(whole) - 8
 
 
 def read_to_end(screen: int) -> bytes:
-    """What is left to read of a terminal whose processes end."""
+    """Read the remaining output of a terminal."""
     found = b""
     while True:
         try:
             block = os.read(screen, 1 << 16)
-        except OSError:  # how Linux says that nobody has the terminal open any more
+        except OSError:  # on Linux: no process has the terminal open
             block = b""
         if not block:
             os.close(screen)
@@ -193,8 +198,8 @@ def test_a_pipe_shows_text_and_no_bar(cli: CommandLine, model: Path, prepared: P
     assert log(Path("sessions/p.zarr")) == log(Path("sessions/q.zarr"))
 
 
-def test_the_reader_of_the_output_leaves(cli: CommandLine, model: Path) -> None:
-    """As in `streamlm generate | head -c 1`, and with --json, which is written in one go."""
+def test_a_closed_pipe_ends_the_command(cli: CommandLine, model: Path) -> None:
+    """As in `streamlm generate | head -c 1`, and with --json, which is written at once."""
     options = ("--model", model, "--max-tokens", 5000)
     with start("generate", *options, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout and process.stdout.read(1)

@@ -1,4 +1,4 @@
-"""What the command line refuses, in which words, and that nothing is lost by it."""
+"""Errors of the command line: their messages, and that nothing is lost."""
 
 import json
 import lzma
@@ -32,10 +32,10 @@ BAD_FILES = {
     "folder": "folder is a directory",
     "empty.txt": "empty.txt is empty",
     "binary.txt": "binary.txt looks binary: NUL at byte 20,004",
-    "random.bin": "random.bin is no UTF-8 text: invalid start byte at byte 0",
-    "latin.txt": "latin.txt is no UTF-8 text: invalid continuation byte at byte 20,003",
-    "cut.txt": "cut.txt is no UTF-8 text: unexpected end of data at byte 4",
-    "packed.txt.xz": "packed.txt.xz is no UTF-8 text",
+    "random.bin": "random.bin is not UTF-8 text: invalid start byte at byte 0",
+    "latin.txt": "latin.txt is not UTF-8 text: invalid continuation byte at byte 20,003",
+    "cut.txt": "cut.txt is not UTF-8 text: unexpected end of data at byte 4",
+    "packed.txt.xz": "packed.txt.xz is not UTF-8 text",
     "socket": "socket: No such device",
     "locked.txt": "locked.txt: Permission denied",
 }
@@ -59,17 +59,17 @@ def bad_files(kept: CommandLine) -> Iterator[CommandLine]:
 
 
 @pytest.mark.parametrize("name", BAD_FILES)
-def test_files_that_are_no_text(bad_files: CommandLine, name: str) -> None:
+def test_files_that_are_not_text(bad_files: CommandLine, name: str) -> None:
     if name == "locked.txt" and os.getuid() == 0:
         pytest.skip("root may read everything")
     for command in ("feed --session new", "feed --session s", "score", "score --session s"):
         for given in ([name], ["text.txt", name]):
             if given[1:] == ["empty.txt"]:
-                continue  # nothing wrong with one empty file among others
+                continue  # an empty file is allowed next to another
             refuses(bad_files, BAD_FILES[name], *command.split(), *given)
 
 
-def test_standard_input_that_is_no_text(kept: CommandLine) -> None:
+def test_standard_input_that_is_not_text(kept: CommandLine) -> None:
     for command in ("feed --session new", "feed --session s", "score"):
         words = command.split()
         refuses(kept, "nothing to (read|score): .* is empty", *words, "-")
@@ -78,14 +78,14 @@ def test_standard_input_that_is_no_text(kept: CommandLine) -> None:
         refuses(kept, r"\(-\) is closed", *words, "-", stdin=None)
 
 
-def test_what_was_read_before_bad_text_is_kept(
+def test_text_before_bad_text_is_saved(
     kept: CommandLine, small_blocks: int, prose: Callable[..., str]
 ) -> None:
     good = prose(400).encode()[: 6 * small_blocks] + b" \xff"
     failed = kept("feed", "-", "--session", "new", stdin=good)
     position = DirectoryStore.open("sessions/new.zarr").head("main").position  # type: ignore[union-attr]
     assert failed.status == 1 and failed.out == "" and position > 100
-    assert failed.err.endswith(f"; what was read until token {position:,} is saved\n")
+    assert failed.err.endswith(f"; saved up to token {position:,}\n")
 
 
 @pytest.mark.parametrize(
@@ -132,14 +132,14 @@ def test_what_was_read_before_bad_text_is_kept(
         ("feed text.txt --session new --device tpu", "device 'tpu'; allowed: auto, cpu, cuda"),
         ("feed text.txt --session new --model nope", "no checkpoint at 'nope'; allowed: "),
         ("eval nope --data text.txt", "no checkpoint at 'nope'; allowed: "),
-        ("eval MODEL --data nope.txt", r"no file 'nope.txt', and no split; splits: valid, test"),
+        ("eval MODEL --data nope.txt", "no file or split 'nope.txt'; splits: valid, test"),
         ("eval MODEL --data sessions", "sessions is a directory; allowed: files, or valid"),
         ("eval MODEL --data valid --data-dir x", "'valid' is not at x/books/valid.txt.xz"),
         ("eval MODEL --data text.txt --batch-size 0", "--batch-size 0; allowed: at least 1"),
         ("eval MODEL --data text.txt --max-tokens -5", "--max-tokens -5; allowed: at least 1"),
     ],
 )
-def test_what_commands_refuse(kept: CommandLine, command: str, message: str) -> None:
+def test_commands_refuse(kept: CommandLine, command: str, message: str) -> None:
     words = [str(kept.model) if word == "MODEL" else word for word in command.split()]
     refuses(kept, message, *words)
 
@@ -166,7 +166,7 @@ def test_what_commands_refuse(kept: CommandLine, command: str, message: str) -> 
         ("eval MODEL", "Missing option '--data'"),
     ],
 )
-def test_how_commands_are_written(kept: CommandLine, command: str, message: str) -> None:
+def test_usage_errors(kept: CommandLine, command: str, message: str) -> None:
     before = left()
     result = kept(*command.split())
     assert result.status == 2
@@ -178,7 +178,7 @@ NAMES = ("", "../x", "x/y", "/x", ".x", "-x", "x y", "x\n", "naïve", "x@../y", 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_names_that_lead_elsewhere(kept: CommandLine, name: str) -> None:
+def test_names_do_not_lead_out_of_the_store(kept: CommandLine, name: str) -> None:
     above = set(Path("..").iterdir())
     message = "allowed: NAME or NAME@BRANCH, each of at most 100 letters, digits"
     refuses(kept, message, "feed", "text.txt", f"--session={name}")
@@ -195,7 +195,7 @@ def test_names_that_lead_elsewhere(kept: CommandLine, name: str) -> None:
     assert set(Path("..").iterdir()) == above
 
 
-def test_other_weights_than_the_sessions(
+def test_another_model_is_refused(
     kept: CommandLine, tiny_folder: Callable[..., Path], prose: Callable[..., str]
 ) -> None:
     tokenizer = load_tokenizer(train([prose(500)], Path("t.model"), vocab_size=400))
@@ -217,11 +217,11 @@ def test_other_weights_than_the_sessions(
         error = kept("generate", "--session", "s", "--model", model).err
         found = re.findall(r"(\w+) [0-9a-f]{12} there and [0-9a-f]{12} here", error)
         assert found == differing
-        assert f"--model {model}" in error
+        assert f"another model than {model} (" in error
         assert "allow_mismatch" not in error and not re.search(r"[0-9a-f]{13}", error)
 
 
-def test_checkpoints_that_are_none(kept: CommandLine) -> None:
+def test_invalid_checkpoints(kept: CommandLine) -> None:
     def changed(name: str, data: bytes | None) -> None:
         shutil.rmtree("changed", ignore_errors=True)
         shutil.copytree(kept.model, "changed")
@@ -252,7 +252,7 @@ def test_checkpoints_that_are_none(kept: CommandLine) -> None:
         ({"d_model": "width = 16"}, "ModelConfig has no width; it knows .*d_model"),
         ({"train": 'train = "text.txt"'}, "train = 'text.txt'; allowed: a list"),
         ({"train": 'train = ["nope-*.txt"]'}, r"no data file matches 'nope-\*.txt'"),
-        ({"train": 'train = ["bad.txt"]'}, "bad.txt is no UTF-8 text: invalid .* at byte 5"),
+        ({"train": 'train = ["bad.txt"]'}, "bad.txt is not UTF-8 text: invalid .* at byte 5"),
         ({"train": 'train = ["bad.xz"]'}, "bad.xz is damaged: "),
         ({"valid": 'valid = ["cut.xz"]'}, "cut.xz is damaged: "),
         ({"valid": 'valid = ["empty.txt"]'}, "no text in empty.txt"),
@@ -268,7 +268,7 @@ def test_bad_recipes(kept: CommandLine, replaced: dict[str, str], message: str) 
     assert not Path("run").exists()
 
 
-def test_runs_that_cannot_be(kept: CommandLine) -> None:
+def test_invalid_runs(kept: CommandLine) -> None:
     write_recipe()
     recipe = ("train", "--recipe", "recipe.toml")
     refuses(kept, "nope.toml: No such file", "train", "--recipe", "nope.toml")
@@ -279,7 +279,7 @@ def test_runs_that_cannot_be(kept: CommandLine) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("bad.txt", "bad.txt is no UTF-8 text: .* at byte 5"),
+        ("bad.txt", "bad.txt is not UTF-8 text: .* at byte 5"),
         ("bad.xz", "bad.xz is damaged: "),
         ("cut.xz", "cut.xz is damaged: "),
         ("empty.txt", "no text in empty.txt"),
@@ -300,7 +300,7 @@ def bad_data() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_cuda_where_there_is_none(kept: CommandLine) -> None:
+def test_cuda_without_a_device(kept: CommandLine) -> None:
     message = "CUDA is not usable here; allowed: auto, cpu"
     refuses(kept, message, "feed", "text.txt", "--session", "new", "--device", "cuda")
 
@@ -348,7 +348,7 @@ def test_a_full_disk(kept: CommandLine, tmp_path: Path) -> None:
         assert failed.status == 1 and failed.out == ""
         assert re.search(r"full.zarr: no space left .*the last commit is intact", failed.err)
         store = DirectoryStore.open("disk/full.zarr")
-        assert store.verify().commits == 2  # the empty beginning, and the first reading
+        assert store.verify().commits == 2  # the empty beginning, and the first feed
         assert kept.works("score", "text.txt", *feed[2:], "--json").json["position"] == first
         Path("disk/rest").unlink()
         kept.works(*feed)

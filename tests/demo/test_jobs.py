@@ -13,7 +13,7 @@ from apps.demo import reading, writing
 from apps.demo.jobs import FairLock, Job, Jobs
 from apps.demo.shelf import Shelf
 from streamlm.checkpoints.checkpoint import Checkpoint
-from streamlm.runtime.stream import Sampling
+from streamlm.runtime.sampling import Sampling
 
 
 def test_the_lock_is_granted_in_order() -> None:

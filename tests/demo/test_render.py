@@ -10,7 +10,7 @@ from apps.demo.render import text_html
 from apps.demo.render.memory_svg import MemoryView, retention_curve
 from apps.demo.render.text_html import ScoredToken
 from streamlm.checkpoints.checkpoint import Checkpoint
-from streamlm.runtime.reports import Choice
+from streamlm.runtime.reports import TokenLogprob
 from streamlm.sessions.session import Session
 from tests.support.html_tags import Tags
 
@@ -18,7 +18,7 @@ NASTY = "<script>alert(1)</script>\" onload='x' {{this}} ${value} `a` \\ & \x1f 
 
 
 def test_text_never_becomes_markup(tiny: Checkpoint) -> None:
-    choice = Choice(1, NASTY, 0.5, ((NASTY, 0.5),))
+    choice = TokenLogprob(1, NASTY, -0.7, ((NASTY, -0.7),))
     session = Session(tiny)
     session.feed([NASTY * 30])
     view = MemoryView.of(session)

@@ -23,7 +23,7 @@ def lived(path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
         assert session.state.past.device == checkpoint.model.device
         fed = session.feed(BOOK, score=True)
         text = "".join(session.generate("And so", max_tokens=20, seed=7, repetition_penalty=1.1))
-        (choice,) = session.choices(max_tokens=1, others=3, seed=8)
+        (token,) = session.generate_logprobs(max_tokens=1, top_logprobs=3, seed=8)
         scored = session.score("The whale").bits_per_byte
         fork = session.fork("side")
         fork.feed("Another ending.")
@@ -31,8 +31,8 @@ def lived(path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
         assert session.position == int(session.state.position)
         return {
             "fed": fed.bits_per_byte,
-            "text": text + choice.text,
-            "likely": choice.probability,
+            "text": text + token.text,
+            "logprob": token.logprob,
             "scored": scored,
             "past": session.state.past.cpu(),
             "tail": session.tail,
@@ -66,7 +66,7 @@ def test_a_session_goes_from_one_device_to_the_other(tmp_path: Path, variant: st
         assert moved.model.device.type == "cuda"
         found = lived(paths[1], moved)
         assert found["text"] == wanted["text"] and found["tail"] == wanted["tail"]
-        for name in ("fed", "scored", "likely"):
+        for name in ("fed", "scored", "logprob"):
             assert found[name] == pytest.approx(wanted[name], rel=1e-5), name
         assert distance(found["past"], wanted["past"]) < 1e-5
         with streamlm.open(paths[0], moved) as session:  # saved on the CPU

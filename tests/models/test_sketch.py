@@ -318,9 +318,9 @@ def test_a_session_resumes_bit_for_bit(
         made = int(session.state.carried[MADE])
         assert made > 24 and len(lengths_of(session.state)) == 24
         assert len(set(lengths_of(session.state))) > 2
-        wanted = session.fork().score([" The sea, the sea."], logprobs=True).log_probs
+        wanted = session.fork().score([" The sea, the sea."], logprobs=True).logprobs
     with streamlm.open(path, checkpoint) as again:
-        assert again.fork().score([" The sea, the sea."], logprobs=True).log_probs == wanted
+        assert again.fork().score([" The sea, the sea."], logprobs=True).logprobs == wanted
         for position, digest in reversed(digests.items()):
             again.rewind(tokens=position)
             assert again.state.digest() == digest

@@ -1,4 +1,4 @@
-"""The report on memory: slots stand for the tokens it says, and its numbers are their formulas."""
+"""The memory report: the tokens of each slot, and its figures against their formulas."""
 
 import math
 from pathlib import Path
@@ -18,7 +18,7 @@ from streamlm.sessions.session import Session
 from tests.reference.attention import softmax
 from tests.support.invariants import random_tokens, read, tiny_model
 
-N = 45  # tokens; the tiny model forgets after some 20
+N = 45  # tokens; the tiny model's memory spans about 20
 
 
 def report_of(model: TransformerXL, *, n: int = N, start: int = 0) -> MemoryReport:
@@ -46,7 +46,7 @@ def inputs_of(model: TransformerXL, n: int) -> tuple[list[Tensor], Tensor]:
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 @pytest.mark.parametrize("n", [1, 3, 4, 5, 9, 13, N])
-def test_slots_stand_for_the_tokens_it_says(compression: str, n: int) -> None:
+def test_slots_represent_the_reported_tokens(compression: str, n: int) -> None:
     model = tiny_model(compression=compression)
     config = model.config
     found = report_of(model, n=n)
@@ -72,8 +72,8 @@ def test_slots_stand_for_the_tokens_it_says(compression: str, n: int) -> None:
 
 
 @pytest.mark.parametrize("compression", ["conv", "select"])
-def test_attention_is_the_mean_over_queries_that_could_see(compression: str) -> None:
-    """Read one by one, with each slot known by its tokens and not by its column."""
+def test_attention_is_the_mean_over_queries_that_could_attend(compression: str) -> None:
+    """Read token by token, with slots identified by their tokens instead of their columns."""
     model = tiny_model(compression=compression)
     config, tokens, state = model.config, random_tokens(model, N), model.init_state(1)
     sums: dict[tuple[int, int, int], list[np.ndarray]] = {}
@@ -100,7 +100,7 @@ def test_attention_is_the_mean_over_queries_that_could_see(compression: str) -> 
 
 
 def names_before(model: TransformerXL, at: int, index: int) -> list[tuple[int, int]]:
-    """(compressions, stop) of the slots that the query at `at` sees, itself the last."""
+    """(compressions, stop) of the slots that the query at `at` attends to, itself the last."""
     before = report_of(model, n=at) if at else None
     names = [] if before is None else [
         (int(before.compressions[i]), int(before.stop[index, i])) for i in range(len(before))
@@ -109,7 +109,7 @@ def names_before(model: TransformerXL, at: int, index: int) -> list[tuple[int, i
 
 
 def filled_before(at: int) -> int:
-    """Slots that the last query of a segment sees before it, in the tiny model."""
+    """Slots before it that the last query of a segment attends to, in the tiny model."""
     commits = at // 4
     memory = min(4 * commits, 6)
     evicted = sum(max(0, min(4 * c, 6) + 4 - 6) for c in range(commits))
@@ -117,7 +117,7 @@ def filled_before(at: int) -> int:
 
 
 @pytest.mark.parametrize("norm", ["pre", "post"])
-def test_error_is_what_queries_miss(norm: str) -> None:
+def test_error_is_the_relative_error_of_attention(norm: str) -> None:
     model = tiny_model(compression="conv", norm=norm)
     config, t = model.config, model.config.segment_len
     tokens, state = random_tokens(model, 8 * t), model.init_state(1)
@@ -150,7 +150,7 @@ def test_error_is_what_queries_miss(norm: str) -> None:
         np.testing.assert_allclose(found.error[index, newest], wanted, rtol=1e-6)
 
 
-def test_where_reading_again_begins_does_not_matter() -> None:
+def test_the_report_does_not_depend_on_the_start() -> None:
     model = tiny_model(compression="select")
     whole, late = report_of(model), report_of(model, start=N - window(model.config))
     for name in ("start", "stop", "compressions", "error"):
@@ -160,7 +160,7 @@ def test_where_reading_again_begins_does_not_matter() -> None:
         report_of(model, start=N - window(model.config) + 1)
 
 
-def test_how_much_is_kept() -> None:
+def test_kept_is_the_retained_share() -> None:
     model = tiny_model(compression="conv")
     found = report_of(model)
     assert found.kept(N - 6, N) == 1.0 and found.kept(0, 5) == 0.0
@@ -185,7 +185,7 @@ def same(a: MemoryReport, b: MemoryReport) -> bool:
     return close and all(np.array_equal(getattr(a, name), getattr(b, name)) for name in fields)
 
 
-def test_sessions_report_wherever_they_come_from(tmp_path: Path, tiny: Checkpoint) -> None:
+def test_all_kinds_of_sessions_report(tmp_path: Path, tiny: Checkpoint) -> None:
     text = "Call me Ishmael. Some years ago, never mind how long precisely. " * 6
     plain = Session(tiny)
     with pytest.raises(ValueError, match="nothing was read yet"):
@@ -206,21 +206,21 @@ def test_sessions_report_wherever_they_come_from(tmp_path: Path, tiny: Checkpoin
         list(fork.generate(max_tokens=9, seed=1))
         list(plain.generate(max_tokens=9, seed=1))
         assert same(fork.memory_report(), plain.memory_report())
-        list(session.generate(max_tokens=9, seed=1))  # not saved yet
+        list(session.generate(max_tokens=9, seed=1))  # not saved
         assert same(session.memory_report(), plain.memory_report())
     assert wanted.first + len(wanted.ids) == wanted.position
     assert end == wanted.ids[-1]
 
 
-def test_the_trail_is_bounded_and_long_enough(tiny: Checkpoint) -> None:
+def test_recent_tokens_are_bounded_and_long_enough(tiny: Checkpoint) -> None:
     session, length = Session(tiny), window(tiny.model.config)
     for _ in range(40):
         session.feed(["And so they went on, and on. "])
         list(session.generate(max_tokens=3, temperature=0))
-        start, held = session._trail.start, session._log.take(0, session.position)
-        ids = session._log.take(start, session.position)
+        start, held = session._live.recent.start, session._live.log.take(0, session.position)
+        ids = session._live.log.take(start, session.position)
         assert start + len(ids) == session.position
         assert start == 0 or length <= len(ids) <= 3 * length
-        assert len(session._trail.beginnings) <= 2 and len(held) == len(ids)
+        assert len(session._live.recent.starts) <= 2 and len(held) == len(ids)
     assert session.position > 4 * length and start
     assert len(session.memory_report())

@@ -1,9 +1,9 @@
-"""Stop strings end the text in the same place however it arrives."""
+"""Stop strings end the text at the same place, however it is split into pieces."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamlm.runtime.stops import Stops, unescaped
+from streamlm.runtime.sampling import Stops, unescaped
 
 TEXT = st.text("ab\n", max_size=30)
 
@@ -12,7 +12,7 @@ TEXT = st.text("ab\n", max_size=30)
 def test_the_text_ends_before_the_earliest_stop(
     text: str, stops: list[str], data: st.DataObject
 ) -> None:
-    # The earliest place at which a whole stop string has arrived, and of those the earliest start.
+    # The earliest end of a whole stop string, and of those the earliest start.
     ends = [n for n in range(len(text) + 1) if any(stop in text[:n] for stop in stops)]
     pieces = []
     while text and (n := data.draw(st.integers(1, len(text)))):
@@ -33,12 +33,12 @@ def test_the_text_ends_before_the_earliest_stop(
         assert not any(stop in given_out for stop in stops) and not watch.held
 
 
-def test_what_may_become_a_stop_is_held_back() -> None:
+def test_a_possible_stop_is_held_back() -> None:
     watch = Stops(["\n\n", "END"])
     assert watch.push("a\n") == ("a", False)
     assert watch.push("b E") == ("\nb ", False) and watch.held == "E"
     assert watch.push("NDless") == ("", True) and watch.held == ""
 
 
-def test_what_is_typed_for_a_new_line() -> None:
+def test_escapes() -> None:
     assert unescaped(r"a\nb\t\\n\x") == "a\nb\t\\n\\x"

@@ -1,4 +1,4 @@
-"""The newest tokens of a stream: by position, bounded, at the same price however many there are."""
+"""TokenLog and RecentTokens: access by position, bounded memory, constant time per token."""
 
 import tracemalloc
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.runtime.text_stream import TextStream
-from streamlm.sessions.recent_tokens import TokenLog, Trail
+from streamlm.sessions.recent_tokens import RecentTokens, TokenLog
 
 
 def ids(*tokens: int) -> np.ndarray:
@@ -20,7 +20,7 @@ def ids(*tokens: int) -> np.ndarray:
 
 
 def filled(n: int) -> TokenLog:
-    """A log of the tokens 0 to n - 1, each at the position of its number."""
+    """A log whose token at each position is the position."""
     log = TokenLog()
     log.put(0, np.arange(n, dtype=np.int32))
     return log
@@ -29,7 +29,7 @@ def filled(n: int) -> TokenLog:
 # -- the log --------------------------------------------------------------------------------------
 
 
-def test_tokens_are_taken_by_position() -> None:
+def test_take_selects_by_position() -> None:
     log = TokenLog()
     log.put(0, ids(10, 11, 12))
     log.put(3, ids(13))
@@ -39,7 +39,7 @@ def test_tokens_are_taken_by_position() -> None:
     assert log.take(1, 5).dtype == np.int32
 
 
-def test_only_what_is_there_is_taken() -> None:
+def test_take_returns_only_recorded_tokens() -> None:
     log = TokenLog(100, ids(1, 2, 3))
     assert log.take(0, 1000).tolist() == [1, 2, 3] and log.take(101, 102).tolist() == [2]
     for start, stop in ((0, 100), (103, 200), (500, 600), (102, 101)):
@@ -47,14 +47,14 @@ def test_only_what_is_there_is_taken() -> None:
     assert TokenLog().take(0, 10).tolist() == []
 
 
-def test_other_types_of_ids_are_taken_as_int32() -> None:
+def test_ids_of_other_types_become_int32() -> None:
     log = TokenLog(0, np.array([1, 2], np.int64))
     log.put(2, np.array([3], np.uint16))
     assert log.take(0, 3).tolist() == [1, 2, 3] and log.take(0, 3).dtype == np.int32
 
 
-def test_what_is_put_anew_voids_all_behind_it() -> None:
-    """A session that was taken back, and goes on otherwise."""
+def test_put_replaces_everything_after_its_position() -> None:
+    """As after a rewind."""
     log = filled(10)
     log.put(4, ids(44))
     assert log.take(0, 10).tolist() == [0, 1, 2, 3, 44]
@@ -65,7 +65,7 @@ def test_what_is_put_anew_voids_all_behind_it() -> None:
 
 
 @pytest.mark.parametrize("position", [11, 500])
-def test_behind_a_gap_it_begins_anew(position: int) -> None:
+def test_put_after_a_gap_restarts_the_log(position: int) -> None:
     log = filled(10)
     log.put(position, ids(7, 8))
     assert log.take(0, 1000).tolist() == [7, 8]
@@ -74,7 +74,7 @@ def test_behind_a_gap_it_begins_anew(position: int) -> None:
     assert log.take(0, 1000).tolist() == [7, 8, 9]
 
 
-def test_before_its_beginning_it_begins_anew() -> None:
+def test_put_before_the_start_restarts_the_log() -> None:
     log = TokenLog(100, ids(1, 2, 3))
     log.put(50, ids(5))
     assert log.take(0, 1000).tolist() == [5] and log.take(50, 51).tolist() == [5]
@@ -82,7 +82,7 @@ def test_before_its_beginning_it_begins_anew() -> None:
     assert log.take(50, 52).tolist() == [5, 6]
 
 
-def test_at_either_end_it_goes_on() -> None:
+def test_put_at_either_end_extends_the_log() -> None:
     log = TokenLog(100, ids(1, 2, 3))
     log.put(103, ids(4))
     assert log.take(100, 104).tolist() == [1, 2, 3, 4]
@@ -90,34 +90,34 @@ def test_at_either_end_it_goes_on() -> None:
     assert log.take(0, 1000).tolist() == [9] and log.take(100, 101).tolist() == [9]
 
 
-def test_dropping_forgets_what_is_before_a_position() -> None:
+def test_drop_removes_tokens_before_a_position() -> None:
     log = filled(10)
     log.drop(4)
     assert log.take(0, 10).tolist() == [4, 5, 6, 7, 8, 9]
-    log.drop(2)  # already gone
+    log.drop(2)  # dropped before
     assert log.take(0, 10).tolist() == [4, 5, 6, 7, 8, 9]
     log.put(10, ids(10))
     assert log.take(8, 11).tolist() == [8, 9, 10]
-    log.drop(500)  # no more than there is
+    log.drop(500)  # past the end
     assert log.take(0, 1000).tolist() == []
     log.put(11, ids(11))
     assert log.take(0, 1000).tolist() == [11] and log.take(11, 12).tolist() == [11]
 
 
-def test_what_is_to_be_kept_is_not_dropped() -> None:
+def test_drop_keeps_tokens_from_keep_from_on() -> None:
     log = filled(10)
     log.keep_from = 3
     log.drop(8)
     assert log.take(0, 10).tolist() == list(range(3, 10))
     log.keep_from = 20
-    log.drop(5)  # what may go does not go by itself
+    log.drop(5)  # setting `keep_from` drops nothing by itself
     assert log.take(0, 10).tolist() == list(range(5, 10))
     log.keep_from = None
     log.drop(8)
     assert log.take(0, 10).tolist() == [8, 9]
 
 
-def test_a_copy_goes_its_own_way() -> None:
+def test_a_copy_is_independent() -> None:
     log = filled(10)
     log.keep_from = 2
     other = log.copy()
@@ -130,7 +130,7 @@ def test_a_copy_goes_its_own_way() -> None:
     assert other.take(0, 11).tolist() == [2, 33]
 
 
-def test_what_was_taken_and_given_is_the_callers() -> None:
+def test_the_log_shares_no_arrays_with_the_caller() -> None:
     mine = ids(1, 2, 3)
     log = TokenLog(0, mine)
     log.put(3, mine)
@@ -152,7 +152,7 @@ CALLS = st.one_of(
 
 
 @given(st.lists(CALLS, max_size=40))
-def test_it_is_a_dictionary_by_position(calls: list[tuple[str, int]]) -> None:
+def test_the_log_matches_a_dictionary(calls: list[tuple[str, int]]) -> None:
     log, wanted, end, next_id = TokenLog(), dict[int, int](), 0, 0
     keep_from: int | None = None
     for what, n in calls:
@@ -163,7 +163,7 @@ def test_it_is_a_dictionary_by_position(calls: list[tuple[str, int]]) -> None:
             log.put(position, new)
             wanted = {at: token for at, token in wanted.items() if at < position}
             if wanted and position > max(wanted) + 1:
-                wanted = {}  # a gap: nothing leads there
+                wanted = {}  # a gap
             wanted |= {position + i: int(token) for i, token in enumerate(new)}
             end = position + len(new)
         elif what == "drop":
@@ -180,11 +180,11 @@ def test_it_is_a_dictionary_by_position(calls: list[tuple[str, int]]) -> None:
         assert some.tolist() == [wanted[at] for at in range(end - 5, end - 2) if at in wanted]
 
 
-# -- what it costs --------------------------------------------------------------------------------
+# -- cost -----------------------------------------------------------------------------------------
 
 
 def allocated(work: Callable[[], object]) -> int:
-    """Bytes that a call takes at most beside those that there were before."""
+    """Peak bytes that a call allocates."""
     tracemalloc.start()
     try:
         before, _ = tracemalloc.get_traced_memory()
@@ -195,8 +195,8 @@ def allocated(work: Callable[[], object]) -> int:
 
 
 @pytest.mark.parametrize("held", [1_000, 100_000])
-def test_putting_a_token_copies_nothing_of_what_is_held(held: int) -> None:
-    """But for one time in as many puts as there are tokens, when the room is doubled."""
+def test_put_takes_constant_amortized_time(held: int) -> None:
+    """The buffer is copied only when its size doubles."""
     log, grew = filled(held), []
     for position in range(held, 2 * held + 200, max(1, held // 500)):
         for token in range(max(1, held // 500)):
@@ -208,8 +208,8 @@ def test_putting_a_token_copies_nothing_of_what_is_held(held: int) -> None:
     assert len(grew) <= 2 and len(log.take(0, 4 * held)) > 2 * held
 
 
-def test_the_room_it_takes_is_that_of_what_it_holds() -> None:
-    """Whatever was read: it is dropped, and the room is given back."""
+def test_memory_follows_the_number_of_tokens() -> None:
+    """Dropped tokens free their memory."""
     log = TokenLog()
 
     def read() -> None:
@@ -218,62 +218,62 @@ def test_the_room_it_takes_is_that_of_what_it_holds() -> None:
             if position % 5_000 == 0:
                 log.drop(position - 2_000)
 
-    assert allocated(read) < 200_000  # bytes, where all ids take 1.6 million
+    assert allocated(read) < 200_000  # bytes; all ids take 1.6 million
     log.drop(399_990)
     assert len(log.take(0, 400_000)) == 10
     assert allocated(log.copy) < 2_000
 
 
-# -- the trail ------------------------------------------------------------------------------------
+# -- recent tokens ---------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def at(tiny: Checkpoint) -> Callable[[int], TextStream]:
-    """Makes streams that stand at a position."""
+    """Makes streams at a position."""
     beginning = TextStream.begin(tiny)
     return lambda position: replace(beginning, position=position)
 
 
-def test_a_trail_begins_with_its_stream(at: Callable[[int], TextStream]) -> None:
+def test_recent_tokens_begin_with_one_stream(at: Callable[[int], TextStream]) -> None:
     stream = at(0)
-    trail = Trail.begin(stream, length=10)
-    assert trail.beginnings == (stream,) and trail.start == 0
-    assert Trail.begin(at(70), length=10).start == 70
+    recent = RecentTokens.begin(stream, length=10)
+    assert recent.starts == (stream,) and recent.start == 0
+    assert RecentTokens.begin(at(70), length=10).start == 70
 
 
-def test_two_beginnings_are_kept(at: Callable[[int], TextStream]) -> None:
-    trail, starts = Trail.begin(at(0), length=10), []
+def test_at_most_two_streams_are_kept(at: Callable[[int], TextStream]) -> None:
+    recent, starts = RecentTokens.begin(at(0), length=10), []
     for position in range(0, 60, 3):
-        moved = trail.moved(at(position))
-        if moved is not trail:
-            starts.append((position, [each.position for each in moved.beginnings]))
-        trail = moved
-        assert len(trail.beginnings) <= 2
-        # As much as is asked for can be read again, and not much more.
-        assert trail.start == 0 or 10 <= position - trail.start < 2 * (10 + 3)
+        moved = recent.advanced(at(position))
+        if moved is not recent:
+            starts.append((position, [each.position for each in moved.starts]))
+        recent = moved
+        assert len(recent.starts) <= 2
+        # At least `length` tokens can be read again, and not many more.
+        assert recent.start == 0 or 10 <= position - recent.start < 2 * (10 + 3)
     assert starts == [(12, [0, 12]), (24, [12, 24]), (36, [24, 36]), (48, [36, 48])]
 
 
-def test_moving_on_leaves_the_trail_before_as_it_was(at: Callable[[int], TextStream]) -> None:
-    first = Trail.begin(at(0), length=5)
-    second = first.moved(at(5))
-    third = second.moved(at(10))
-    assert [each.position for each in first.beginnings] == [0]
-    assert [each.position for each in second.beginnings] == [0, 5]
-    assert [each.position for each in third.beginnings] == [5, 10]
-    assert second.moved(at(9)) is second
+def test_advanced_does_not_modify(at: Callable[[int], TextStream]) -> None:
+    first = RecentTokens.begin(at(0), length=5)
+    second = first.advanced(at(5))
+    third = second.advanced(at(10))
+    assert [each.position for each in first.starts] == [0]
+    assert [each.position for each in second.starts] == [0, 5]
+    assert [each.position for each in third.starts] == [5, 10]
+    assert second.advanced(at(9)) is second
 
 
-def test_beginnings_hold_no_output_of_the_model(at: Callable[[int], TextStream]) -> None:
+def test_kept_streams_hold_no_output_of_the_model(at: Callable[[int], TextStream]) -> None:
     stream = replace(at(8), hidden=torch.zeros(1, 3))
-    trail = Trail.begin(at(0), length=5).moved(stream)
-    assert trail.beginnings[1].hidden is None and trail.beginnings[1].state is stream.state
+    recent = RecentTokens.begin(at(0), length=5).advanced(stream)
+    assert recent.starts[1].hidden is None and recent.starts[1].state is stream.state
 
 
-def test_a_trail_is_whole_if_it_is_long_enough_or_goes_back_to_the_beginning(
+def test_covers_needs_length_tokens_or_the_beginning(
     at: Callable[[int], TextStream],
 ) -> None:
-    young = Trail.begin(at(0), length=10)
-    assert young.whole(0) and young.whole(3) and young.whole(100)
-    late = Trail.begin(at(40), length=10)
-    assert not late.whole(40) and not late.whole(49) and late.whole(50)
+    young = RecentTokens.begin(at(0), length=10)
+    assert young.covers(0) and young.covers(3) and young.covers(100)
+    late = RecentTokens.begin(at(40), length=10)
+    assert not late.covers(40) and not late.covers(49) and late.covers(50)

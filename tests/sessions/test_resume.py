@@ -1,4 +1,4 @@
-"""Resume: another process goes on bit for bit, and a killed one has lost nothing."""
+"""Resuming in another process, bit for bit, and after kill -9."""
 
 import json
 import os
@@ -25,18 +25,19 @@ from tokenizer import StreamEncoder
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# What both processes do after a save. Every number must be the same to the last bit.
+# Run by both processes after a save. All results must agree bit for bit.
 GO_ON = """
 def go_on(session):
+    stream = session._live.stream
     first = {
-        "position": session.position, "tail": session._stream.tail, "cut": session._stream.cut,
+        "position": session.position, "tail": stream.tail, "cut": stream.cut,
         "digest": session.state.digest(),
     }
     found = [first]
     for call in ("score", "rest", "greedy", "sampled", "feed", "score"):
         if call == "score":
             report = session.score("The whale, the sea; never mind.", logprobs=True)
-            found.append([report.ids, report.log_probs])
+            found.append([report.ids, report.logprobs])
         elif call in ("rest", "feed"):
             rest = [REST] if call == "rest" else []
             report = session.feed([*rest, " and so on, upon the sea. "])
@@ -67,7 +68,7 @@ print(json.dumps(answers))
 
 
 def prefix(checkpoint: Checkpoint, text: str, wanted: Callable[[int], bool]) -> str:
-    """The shortest part of a text, from 90 tokens on, after which this many tokens were read."""
+    """The shortest prefix of a text, of 90 tokens or more, that leaves this many tokens read."""
     encoder, n = StreamEncoder(checkpoint.tokenizer), 0
     for size, character in enumerate(text, 1):
         n += len(encoder.encode(character))
@@ -77,7 +78,7 @@ def prefix(checkpoint: Checkpoint, text: str, wanted: Callable[[int], bool]) -> 
 
 
 def in_pieces(text: str) -> list[str]:
-    """A token or two at a time: the last bits of a product of few rows are not those of many."""
+    """One or two tokens at a time: products of few rows differ from others in the last bits."""
     return [text[start : start + 4] for start in range(0, len(text), 4)]
 
 
@@ -102,7 +103,7 @@ def read_half_a_word(session: Session, text: str) -> bytes:
 def read_half_a_character(session: Session, text: str) -> bytes:
     character = "漢".encode()
     session.feed([text[:300], b" ", character[:2]])
-    assert session._stream.tail == {"text": " ", "bytes": character[:2].hex()}
+    assert session._live.stream.tail == {"text": " ", "bytes": character[:2].hex()}
     return character[2:]
 
 
@@ -110,7 +111,7 @@ def write_half_a_character(session: Session, text: str) -> bytes:
     session.feed([text[:300]])
     for _ in range(100):
         list(session.generate(max_tokens=1, temperature=2.0, top_p=1.0))
-        if session._stream.cut["bytes"]:
+        if session._live.stream.cut["bytes"]:
             return b""
     raise AssertionError("no byte of a character was written")
 
@@ -166,19 +167,19 @@ def answers(
 
 @pytest.mark.parametrize("situation", [situation.__name__ for situation in SITUATIONS])
 @pytest.mark.parametrize("kind", [*COMPRESSIONS, "plain", "post-norm, uneven"])
-def test_a_new_process_goes_on_bit_for_bit(
+def test_a_new_process_resumes_bit_for_bit(
     kind: str, situation: str, answers: dict[str, tuple[Any, Any]]
 ) -> None:
     went_on, resumed = answers[f"{kind}/{situation}"]
     assert resumed == went_on
 
 
-def test_what_is_compared_tells_states_apart(answers: dict[str, tuple[Any, Any]]) -> None:
+def test_the_compared_values_distinguish_states(answers: dict[str, tuple[Any, Any]]) -> None:
     everything = [json.dumps(went_on) for went_on, _ in answers.values()]
     assert len(set(everything)) == len(everything)
     for went_on, _ in answers.values():
         digests = [item for item in went_on if isinstance(item, str) and len(item) == 64]
-        # score changes nothing; all else does.
+        # Everything but score changes the state.
         assert digests[0] == went_on[0]["digest"] and digests[4] == digests[5]
         assert len(set(digests)) == 5
 
@@ -197,7 +198,7 @@ with streamlm.open(sys.argv[1], streamlm.load(sys.argv[2], device="cpu"), create
 """
 
 
-def test_other_thread_counts_go_on_with_the_same_tokens(
+def test_other_thread_counts_generate_the_same_tokens(
     tiny_folder: Callable[..., Path], prose: Callable[..., str], tmp_path: Path
 ) -> None:
     folder, answers = tiny_folder(), []
@@ -222,21 +223,21 @@ with streamlm.open(sys.argv[1], streamlm.load(sys.argv[2], device="cpu"), create
     before = session.state.digest()
     report = session.score("The whale, the sea; never mind.", logprobs=True)
     session.feed(" And so on, upon the sea. ")
-    answer = [before, report.log_probs, session.position, session.tail]
+    answer = [before, report.logprobs, session.position, session.tail]
 print(json.dumps([torch.backends.cpu.get_cpu_capability(), answer]))
 """
 
 
 @pytest.mark.slow
-def test_another_kind_of_processor_goes_on_closely(
+def test_another_processor_resumes_closely(
     tiny_folder: Callable[..., Path], prose: Callable[..., str], tmp_path: Path
 ) -> None:
-    """The state is found to the bit, whichever kernels go on with it; results agree closely."""
+    """The state is equal bit for bit with any kernels; later results agree closely."""
     folder, answers = tiny_folder(), {}
     with streamlm.open(tmp_path / "s.zarr", load_checkpoint(folder, device="cpu")) as session:
         session.feed([prose(150)])
         digest = session.state.digest()
-    for kind in ("default", "avx2", None):  # None: as it is
+    for kind in ("default", "avx2", None):  # None: unchanged
         path = tmp_path / f"{kind}.zarr"
         shutil.copytree(tmp_path / "s.zarr", path)
         environment = {**os.environ, "MKL_CBWR": "COMPATIBLE" if kind == "default" else "AUTO"}
@@ -255,10 +256,10 @@ def test_another_kind_of_processor_goes_on_closely(
 
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
-def test_saving_changes_no_result(
+def test_saving_does_not_change_results(
     compression: str, tiny_folder: Callable[..., Path], prose: Callable[..., str], tmp_path: Path
 ) -> None:
-    """Resumed again and again, or never saved: the same but for the last bits."""
+    """Many resumes and no save at all give the same result up to the last bits."""
     checkpoint = load_checkpoint(tiny_folder(compression=compression), device="cpu")
     text, unsaved = prose(70), Session(checkpoint)
     unsaved.feed([text])
@@ -266,15 +267,15 @@ def test_saving_changes_no_result(
         with streamlm.open(tmp_path / "s.zarr", checkpoint) as session:
             session.feed([text[start : start + 60]])
     assert (session.position, session.tail) == (unsaved.position, unsaved.tail)
-    if compression != "most-used":  # which of two slots is used more may hang on the last bit
+    if compression != "most-used":  # the order of two usages may depend on the last bit
         assert_same_state(session.state, unsaved.state, tolerance=1e-4)
 
 
 # -- killed -----------------------------------------------------------------------------------
 
-# Loads everything once, then reads files in a process of its own for each task of its input. It
-# tells the process's id, then "+" after each block, upon which it waits for an empty line, and how
-# the process ended.
+# Loads the model once, then forks a process for each line of input, which reads files. It prints
+# the process's id, then "+" after each block, after which it waits for an empty line, and finally
+# the exit status.
 READER = """
 import json, os, sys, torch
 from pathlib import Path
@@ -311,7 +312,7 @@ def reader(tiny_folder: Callable[..., Path]) -> Iterator["subprocess.Popen[str]"
 
 
 @pytest.mark.parametrize("n_files", [1, 2, 3])
-def test_kill_9_loses_nothing(
+def test_kill_9_loses_nothing_saved(
     n_files: int,
     reader: "subprocess.Popen[str]",
     tiny_folder: Callable[..., Path],
@@ -331,7 +332,7 @@ def test_kill_9_loses_nothing(
     while True:
         reader.stdin.write(json.dumps([str(path), list(map(str, files))]) + "\n")
         reader.stdin.flush()
-        # The more were killed, the further one gets: else a fast reader would never save in time.
+        # Later processes may read more blocks; otherwise a fast reader would never save in time.
         child, left = int(reader.stdout.readline()), chance.randrange(1, 3 + n_killed // 2)
         while (line := reader.stdout.readline()) == "+\n":
             reader.stdin.write("\n")
@@ -339,8 +340,8 @@ def test_kill_9_loses_nothing(
             left -= 1
             if not left:
                 for _ in range(chance.randrange(100_000)):
-                    pass  # so that it is in the middle of something, reading or saving
-                with suppress(ProcessLookupError):  # it was faster
+                    pass  # kill it at a random moment of reading or saving
+                with suppress(ProcessLookupError):  # it has ended already
                     os.kill(child, signal.SIGKILL)
         if int(line) == 0:
             break
@@ -350,7 +351,7 @@ def test_kill_9_loses_nothing(
             assert DirectoryStore.open(path).verify().commits > 0
             positions.append(len(token_log(path)))
     assert n_killed > 2
-    assert positions == sorted(positions) and positions[-1] > 0  # never back
+    assert positions == sorted(positions) and positions[-1] > 0  # never backwards
     with streamlm.open(path, checkpoint) as killed:
         alone = tmp_path / "alone.zarr"
         with streamlm.open(alone, checkpoint) as session:

@@ -1,21 +1,18 @@
-"""Saving beside reading: commits in the background, what they keep, and what an error leaves."""
+"""Saving in the background: when, what is saved, and what an error leaves."""
 
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 import streamlm.sessions.saving
-from memory_store import Conflict, DirectoryStore, Ref, Retention, StoreError, StoreFull
+from memory_store import Conflict, DirectoryStore, Ref, StoreError, StoreFull
 from streamlm.checkpoints.checkpoint import Checkpoint
-from streamlm.runtime.stream import score
 from streamlm.sessions.session import Session
 from tests.support.invariants import assert_same_state
 from tests.support.sessions import ctrl_c_at
@@ -36,22 +33,22 @@ def positions(session: Session) -> list[int]:
 # -- when -------------------------------------------------------------------------------------
 
 
-def test_one_block_is_saved_at_the_ends_of_its_segments(open_: Open, text: str) -> None:
+def test_saves_within_a_block_fall_on_segment_ends(open_: Open, text: str) -> None:
     session = open_(save_every=SEGMENT)
     report = session.feed([text])
     assert report.tokens > 10 * SEGMENT
     wanted = [*range(0, session.position, SEGMENT), session.position]
     assert positions(session) == wanted
-    # Not more often than asked for, and never within a segment.
+    # Saves are at least `save_every` tokens apart, and never within a segment.
     session = open_("rarely", save_every=3 * SEGMENT - 5)
     session.feed([text])
     assert positions(session)[:-1] == [*range(0, session.position, 3 * SEGMENT)]
 
 
-def test_what_came_and_was_not_read_yet_is_saved_too(
+def test_text_not_yet_read_is_saved(
     open_: Open, text: str, tmp_path: Path, tiny: Checkpoint
 ) -> None:
-    """A session that is gone back to within a block goes on with the rest of the block."""
+    """A session rewound to within a block continues with the rest of the block."""
     session = open_(save_every=2 * SEGMENT)
     session.feed([text])
     session.feed(" The end.")
@@ -59,13 +56,12 @@ def test_what_came_and_was_not_read_yet_is_saved_too(
     ref = session.history()[3]
     assert ref.position == 6 * SEGMENT
     session.rewind(snapshot=ref)
-    assert tiny.tokenizer.decode(session._stream.ahead) + session._stream.tail["text"] == (
-        session.tail
-    )
+    stream = session._live.stream
+    assert tiny.tokenizer.decode(stream.ahead) + stream.tail["text"] == session.tail
     read = tiny.tokenizer.decode(DirectoryStore.open(tmp_path / "s.zarr").tokens(ref, 0, 96))
     assert read + session.tail == text
     scored = session.score("x").tokens
-    assert scored == 1  # of the text alone; what is ahead was read before it
+    assert scored == 1  # only the text itself; the text ahead was read before it
     session.close()
     with open_() as again:
         assert again.position == ref.position and read + again.tail == text
@@ -73,7 +69,7 @@ def test_what_came_and_was_not_read_yet_is_saved_too(
         assert (again.position, again.tail) == end
         assert_same_state(again.state, session_state(tiny, text + " The end."), tolerance=1e-4)
         again.rewind(snapshot=3)
-        again.rewind(tokens=ref.position - 1)  # forgets it, as all that is no token yet
+        again.rewind(tokens=ref.position - 1)  # drops the text that is held back
         assert again.tail == ""
 
 
@@ -83,7 +79,7 @@ def session_state(tiny: Checkpoint, text: str) -> Any:
     return session.state
 
 
-def test_generating_reads_what_came_first(open_: Open, text: str, tiny: Checkpoint) -> None:
+def test_generate_first_reads_the_text_ahead(open_: Open, text: str, tiny: Checkpoint) -> None:
     session = open_(save_every=SEGMENT)
     session.feed([text])
     session.rewind(snapshot=2)
@@ -92,11 +88,11 @@ def test_generating_reads_what_came_first(open_: Open, text: str, tiny: Checkpoi
     assert session.position == len(tiny.tokenizer.encode(text + "So"))
 
 
-# -- beside reading ---------------------------------------------------------------------------
+# -- in the background ------------------------------------------------------------------------
 
 
 class Slow:
-    """Commits that wait until they are let go on."""
+    """Commits that wait for an event."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.begun = 0
@@ -117,7 +113,7 @@ class Slow:
         patch.setattr(DirectoryStore, "commit", slowly)
 
 
-def test_reading_goes_on_while_a_commit_waits(
+def test_reading_continues_during_a_commit(
     open_: Open, text: str, monkeypatch: pytest.MonkeyPatch, tiny: Checkpoint
 ) -> None:
     session = open_(save_every=4 * SEGMENT)
@@ -134,7 +130,7 @@ def test_reading_goes_on_while_a_commit_waits(
     reader = threading.Thread(target=read)
     reader.start()
     deadline = time.monotonic() + 30
-    # It is read up to where the next commit is due, and no further: one is under way at a time.
+    # Reading stops where the next commit is due, as only one is pending at a time.
     while session.position < 8 * SEGMENT and time.monotonic() < deadline:
         time.sleep(0.005)
     time.sleep(0.05)
@@ -144,52 +140,52 @@ def test_reading_goes_on_while_a_commit_waits(
     assert not failed and slow.most == 1 and threading.get_ident() not in slow.threads
     assert positions(session)[:4] == [0, 4 * SEGMENT, 8 * SEGMENT, 12 * SEGMENT]
     assert session.saved == session.history()[-1]
-    assert threading.active_count() <= before + 1  # the same one for all commits
+    assert threading.active_count() <= before + 1  # one thread for all commits
     session.close()
     assert threading.active_count() == before
 
 
-def test_a_process_that_is_forked_off_waits_for_no_thread(
+def test_a_forked_child_does_not_wait_for_the_worker_thread(
     open_: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = open_()
     session.feed("Call me Ishmael.")
     list(session.generate(max_tokens=2))
-    keeping, slow = session._bound("save"), Slow(monkeypatch)
-    keeping.settle()
-    session._begin_save(keeping, None)
+    bound, slow = session._live.store, Slow(monkeypatch)
+    bound.settle()
+    session._live._begin_save(bound, None)
     deadline = time.monotonic() + 30
     while not slow.begun and time.monotonic() < deadline:
         time.sleep(0.005)
     child = os.fork()
     if not child:
-        signal.alarm(20)  # ends who waits
+        signal.alarm(20)  # ends a process that waits
         try:
-            keeping.settle()
+            bound.settle()
         finally:
-            os._exit(0 if keeping.ref == session.saved and keeping._writing is None else 1)
+            os._exit(0 if bound.saved == session.saved and bound._pending is None else 1)
     assert os.waitpid(child, 0)[1] == 0
     slow.go_on.set()
-    keeping.settle()
+    bound.settle()
     assert session.saved is not None and session.saved.position == session.position
 
 
-def test_without_a_thread_who_waits_commits(open_: Open) -> None:
-    """As at the end of the interpreter, when no thread is begun any more."""
+def test_without_a_worker_the_waiting_thread_commits(open_: Open) -> None:
+    """As at interpreter shutdown, when no thread can start."""
     session = open_()
-    session._bound("save").close()
+    session._live.store._thread.shutdown()
     session.feed("Call me Ishmael.")
     list(session.generate(max_tokens=2))
     assert session.save().position == session.position
 
 
 @pytest.mark.parametrize("who", ["thread", "caller"])
-def test_who_waits_for_a_commit_may_be_interrupted_at_any_line(
+def test_waiting_for_a_commit_can_be_interrupted_at_any_line(
     who: str, open_: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = open_()
-    keeping, n, interrupted = session._bound("save"), 0, True
-    submit = keeping._thread.submit
+    bound, n, interrupted = session._live.store, 0, True
+    submit = bound._thread.submit
 
     def begun_at_once(commit: Callable[[], None]) -> None:
         begun = threading.Event()
@@ -197,9 +193,9 @@ def test_who_waits_for_a_commit_may_be_interrupted_at_any_line(
         assert begun.wait(30)
 
     if who == "thread":
-        monkeypatch.setattr(keeping._thread, "submit", begun_at_once)
-    else:  # no thread ever begins one
-        keeping.close()
+        monkeypatch.setattr(bound._thread, "submit", begun_at_once)
+    else:  # no thread runs one
+        bound._thread.shutdown()
     while interrupted:
         list(session.generate("And so.", max_tokens=0))
         n, interrupted = n + 1, False
@@ -210,12 +206,12 @@ def test_who_waits_for_a_commit_may_be_interrupted_at_any_line(
             interrupted = True
         assert session.save().position == session.position
     assert n > 30
-    # Each once, or twice where the interruption came when the first was visible already.
+    # Each is committed once, or twice if the interruption came after the first was visible.
     assert positions(session) == sorted(positions(session))
     assert len(set(positions(session))) == n + 1
 
 
-def test_when_a_call_returns_all_is_saved(
+def test_everything_is_saved_when_a_call_returns(
     open_: Open, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow = Slow(monkeypatch)
@@ -235,7 +231,7 @@ def test_when_a_call_returns_all_is_saved(
 
 
 def failing(patch: pytest.MonkeyPatch, n: int, *, after: bool = False) -> None:
-    """The n-th commit from now on fails; `after`: when the head is visible already."""
+    """Make the n-th commit from now on fail; `after`: once its head is visible."""
     commit, calls = DirectoryStore.commit, 0
 
     def fail(store: DirectoryStore, *args: Any, **options: Any) -> Ref:
@@ -253,7 +249,7 @@ def failing(patch: pytest.MonkeyPatch, n: int, *, after: bool = False) -> None:
 
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
-def test_a_commit_that_fails_is_told_and_nothing_is_lost(
+def test_a_failed_commit_is_raised_and_nothing_is_lost(
     n: int,
     after: bool,
     open_: Open,
@@ -269,9 +265,9 @@ def test_a_commit_that_fails_is_told_and_nothing_is_lost(
     failing(monkeypatch, n, after=after)
     with pytest.raises(StoreError):
         session.feed(path)
-    assert not session._bound("look")._writing
+    assert not session._live.store._pending
     session.feed(path)
-    assert session.tail + tiny.tokenizer.decode(session._stream.ahead) != text
+    assert session.tail + tiny.tokenizer.decode(session._live.stream.ahead) != text
     log = token_log(tmp_path / "s.zarr")
     assert tiny.tokenizer.decode(log) + session.tail == text
     assert positions(session) == sorted(set(positions(session)))
@@ -280,22 +276,22 @@ def test_a_commit_that_fails_is_told_and_nothing_is_lost(
     assert open_().state.digest() == digest
 
 
-def test_a_failed_commit_is_made_good_when_closing(
+def test_close_repeats_a_failed_commit(
     open_: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = open_(save_every=1)
     session.feed("Call me Ishmael.")
     failing(monkeypatch, 3)
-    list(session.generate(max_tokens=2))  # the end of the text, two tokens; unseen, the last fails
+    list(session.generate(max_tokens=2))  # the last commit fails unnoticed
     assert session.saved is not None and session.saved.position < session.position
     session.close()
     assert open_(readonly=True).position == session.position
 
 
-def test_what_another_wrote_is_not_taken_for_ones_own(
+def test_a_commit_of_another_writer_is_a_conflict(
     open_: Open, tiny: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where nobody locks, a commit fails, and another writer got there first."""
+    """Without locks: a commit fails, and another writer has committed first."""
     path = tmp_path / "s.zarr"
     with open_() as session:
         session.feed("Call me Ishmael.")
@@ -320,96 +316,4 @@ def test_what_another_wrote_is_not_taken_for_ones_own(
     head = store.head("main")
     assert head is not None and head.position == other.position
     assert tiny.tokenizer.decode(store.tokens(head, n, head.position)).endswith("Yes")
-    session._bound("give up").version = session._version
-
-
-# -- retention --------------------------------------------------------------------------------
-
-
-def test_old_states_are_let_go_of(open_: Open, prose: Callable[..., str], tmp_path: Path) -> None:
-    text = prose(1500, seed=8)
-    few = Retention(last=4, thin=True)
-    session = open_(save_every=SEGMENT, retention=few)
-    session.feed([text])
-    keeper = open_("all", save_every=SEGMENT, retention=None)
-    keeper.feed([text])
-    everything = DirectoryStore.open(tmp_path / "all.zarr")
-    store = DirectoryStore.open(tmp_path / "s.zarr")
-    refs = session.history()
-    assert len(refs) == len(keeper.history()) > 128
-    assert all(everything.loadable(keeper.history()))
-    kept = [ref for ref, whole in zip(refs, store.loadable(refs), strict=True) if whole]
-    assert 4 < len(kept) < 60 and kept[-1] == refs[-1]
-    # All positions are within reach, also in a session opened another day: the policy is its own.
-    session.close()
-    with open_(save_every=SEGMENT) as again:
-        assert again._bound("look").retention == few
-        lost = next(ref for ref in refs[20:] if ref not in kept)
-        again.rewind(snapshot=lost.seq)
-        keeper.rewind(snapshot=lost.seq)
-        assert again.position == keeper.position
-        assert_same_state(again.state, keeper.state, tolerance=1e-4)
-    assert store.verify().commits > 100
-
-
-def test_the_usual_policy_is_recorded(open_: Open, tmp_path: Path) -> None:
-    for name, options in (("usual", {}), ("all", {"retention": None})):
-        with open_(name, **options) as session:
-            session.feed("Call me Ishmael.")
-    recorded = [
-        DirectoryStore.open(tmp_path / f"{name}.zarr").attributes for name in ("usual", "all")
-    ]
-    assert recorded == [{"retention": {"last": 32, "thin": True, "log": True}}, {}]
-    assert open_("all")._bound("look").retention is None
-
-
-def test_damage_in_the_history_keeps_nobody_from_saving(
-    open_: Open, prose: Callable[..., str], tmp_path: Path
-) -> None:
-    session = open_(save_every=SEGMENT, retention=Retention(last=2))
-    session.feed([prose(20)])
-    (tmp_path / "s.zarr" / "refs" / "main" / "000000000001.json").write_bytes(b"{}")
-    with pytest.warns(RuntimeWarning, match="old states are kept: "):
-        session.feed([prose(200, seed=2)])
-    assert session.saved is not None and session.saved.position == session.position
-
-
-# -- going back -------------------------------------------------------------------------------
-
-
-def test_rewind_to_a_time(open_: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    session = open_()
-    ends, clock = [], [1_800_000_000.0]
-    for name in ("memory_store.history.refs.now", "memory_store.history.writing.now"):
-        monkeypatch.setattr(name, lambda: clock[0])
-    for sentence in ("Call me Ishmael.", " Some years ago", " the sea was white."):
-        session.feed([sentence])
-        ends.append((session.position, session.tail))
-        clock[0] += 3600
-    then = datetime.fromtimestamp(1_800_000_000 + 3600, UTC)
-    for time_, end in ((then, 1), (then.timestamp() + 3599.5, 1), (1_800_000_000, 0)):
-        session.rewind(time=time_)
-        assert (session.position, session.tail) == ends[end]
-        session.rewind(snapshot=3)  # undone
-    session.rewind(time=clock[0])
-    assert (session.position, session.tail) == ends[2]
-    with pytest.raises(ValueError, match=r"time = 3\.5; allowed: 20\d\d-.* or later"):
-        session.rewind(time=3.5)
-
-
-def test_rows_of_scores_are_what_was_read(tiny: Checkpoint, text: str) -> None:
-    """Reading a block in parts says of each token what reading it at once says."""
-    import torch
-
-    ids = tiny.tokenizer.encode(text)
-    inputs = np.concatenate([[tiny.tokenizer.bos_id], ids[:-1]]).astype(np.int64)
-    wanted, _ = score(
-        tiny.model,
-        torch.from_numpy(inputs)[None],
-        torch.from_numpy(ids.astype(np.int64))[None],
-        tiny.model.init_state(1),
-    )
-    session = Session(tiny)
-    report = session.score([text], logprobs=True)
-    assert report.ids == ids.tolist()
-    assert report.log_probs == pytest.approx(wanted[0].tolist(), abs=1e-4)
+    session._live.store.version = session._live.version

@@ -1,4 +1,4 @@
-"""Sessions: forks, opening and resuming, and the bounds of time and memory."""
+"""Sessions: forking, opening, resuming, refusals, and constant memory."""
 
 import gc
 import os
@@ -45,7 +45,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # -- forks ------------------------------------------------------------------------------------
 
 
-def test_forks_do_not_see_each_other(tiny: Checkpoint, text: str) -> None:
+def test_forks_are_independent(tiny: Checkpoint, text: str) -> None:
     base, never_forked = Session(tiny), Session(tiny)
     for session in (base, never_forked):
         session.feed([text[:130]])
@@ -53,12 +53,12 @@ def test_forks_do_not_see_each_other(tiny: Checkpoint, text: str) -> None:
     one.feed(["The sea was white. "])
     three = one.fork()
     for _ in two.generate("And he", max_tokens=9):
-        one.feed(["More of it, and "])  # in the middle of the other's writing
+        one.feed(["More of it, and "])  # while the other one generates
     for session in (base, never_forked):
         session.feed([text[130:]])
         list(session.generate(max_tokens=5))
     assert facts(base)[:3] == facts(never_forked)[:3]
-    # Each ends where a session ends that read its text alone.
+    # Each equals a session that read only its text.
     three.feed(["More of it, and " * 9])
     alone = Session(tiny)
     alone.feed([text[:130] + "The sea was white. " + "More of it, and " * 9])
@@ -80,18 +80,18 @@ def test_a_fork_in_memory_has_no_store(open_: Open, tmp_path: Path) -> None:
     assert len(session.history()) == 2
 
 
-def test_a_fork_to_a_branch_is_a_session_of_its_own(
+def test_a_fork_to_a_branch_is_independent(
     open_: Open, tmp_path: Path, token_log: TokenLog, tiny: Checkpoint
 ) -> None:
     path = tmp_path / "s.zarr"
     session = open_(save_every=99)
     session.feed(["Call me Ishmael. Some ye"])
-    list(session.generate(max_tokens=3))  # not saved yet
+    list(session.generate(max_tokens=3))  # not saved
     with session.fork("b") as fork:
         assert fork.branch == "b" and fork.save_every == 99
         assert facts(fork)[:3] == facts(session)[:3]
         assert len(fork.history()) == 1 and len(session.history()) == 3
-        # Both draw on from the same generator, and go on apart.
+        # Both continue from the same generator, independently.
         same = "".join(fork.generate(max_tokens=6))
         assert same == "".join(session.fork().generate(max_tokens=6))
         session.feed(["The sea is white."])
@@ -115,28 +115,28 @@ def test_a_fork_to_a_branch_is_a_session_of_its_own(
 # -- open -------------------------------------------------------------------------------------
 
 
-def test_a_session_is_begun_and_resumed(open_: Open, tmp_path: Path) -> None:
+def test_open_begins_and_resumes_a_session(open_: Open, tmp_path: Path) -> None:
     session = open_()
     assert (session.position, session.tail, session.saved, session.history()) == (0, "", None, [])
     with session:
         session.feed(["Call me Ishmael. Some ye"])
-        list(session.generate("It is", max_tokens=3))  # `with` saves it
+        list(session.generate("It is", max_tokens=3))  # saved by `with`
     ref = session.saved
     with open_(create=False) as again:
         assert facts(again)[:4] == facts(session)[:4]
         assert again.saved == ref == again.history()[-1]
-        assert again.save() == ref and len(again.history()) == 3  # there is nothing to save
-    assert open_().history() == session.history()  # and opening saves nothing
+        assert again.save() == ref and len(again.history()) == 3  # nothing to save
+    assert open_().history() == session.history()  # opening saves nothing
 
 
-def test_where_nothing_was_read_nothing_is_left(open_: Open, tmp_path: Path) -> None:
+def test_an_empty_session_is_discarded(open_: Open, tmp_path: Path) -> None:
     with open_("folder/s") as session:
         session.score("Call me Ishmael. Some years ago")
         list(session.generate(max_tokens=0))
     with pytest.raises(FileNotFoundError), open_("folder/s") as session:
         session.feed(tmp_path / "missing.txt")
     assert not (tmp_path / "folder" / "s.zarr").exists()
-    # Once something was, closing a session that read nothing more deletes nothing.
+    # Once a commit exists, closing an unchanged session deletes nothing.
     with open_() as session:
         session.feed("Call")
     with open_() as session:
@@ -144,7 +144,7 @@ def test_where_nothing_was_read_nothing_is_left(open_: Open, tmp_path: Path) -> 
     assert (tmp_path / "s.zarr").exists()
 
 
-def test_what_was_read_before_an_error_is_saved(open_: Open) -> None:
+def test_text_before_an_error_is_saved(open_: Open) -> None:
     with pytest.raises(ZeroDivisionError), open_() as session:
         for index, _ in enumerate(session.generate("Call me", max_tokens=9)):
             1 // (3 - index)
@@ -156,7 +156,9 @@ def test_what_was_read_before_an_error_is_saved(open_: Open) -> None:
     "options",
     [{"create": False}, {"readonly": True}, {"branch": "b"}, {"branch": "b", "create": False}],
 )
-def test_what_is_not_there_is_told(options: dict[str, Any], open_: Open, tmp_path: Path) -> None:
+def test_missing_sessions_and_branches_are_reported(
+    options: dict[str, Any], open_: Open, tmp_path: Path
+) -> None:
     with pytest.raises(NotFound):
         open_("nothing", **options)
     assert not (tmp_path / "nothing.zarr").exists()
@@ -168,7 +170,7 @@ def test_what_is_not_there_is_told(options: dict[str, Any], open_: Open, tmp_pat
         assert DirectoryStore.open(tmp_path / "s.zarr").branches() == ["main"]
 
 
-def test_a_session_that_was_begun_and_killed_at_once_is_begun_again(
+def test_a_session_killed_before_its_first_commit_can_be_opened(
     open_: Open, tiny: Checkpoint, tmp_path: Path
 ) -> None:
     DirectoryStore.create(tmp_path / "s.zarr", fingerprints=tiny.fingerprints)
@@ -208,7 +210,7 @@ def test_one_writer_at_a_time(open_: Open, tmp_path: Path) -> None:
             open_()
         saved = session.saved
         list(session.generate(max_tokens=3))
-        with open_(readonly=True) as reader:  # sees what was saved
+        with open_(readonly=True) as reader:  # sees the last commit
             assert reader.saved == saved and reader.position == saved.position < session.position
     command = [sys.executable, "-c", HOLD, str(tmp_path / "s.zarr")]
     with subprocess.Popen(
@@ -222,7 +224,7 @@ def test_one_writer_at_a_time(open_: Open, tmp_path: Path) -> None:
     assert open_().position == session.position
 
 
-def test_what_was_written_until_the_lock_was_free_is_seen(
+def test_open_sees_commits_made_while_waiting_for_the_lock(
     open_: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with open_() as session:
@@ -231,7 +233,7 @@ def test_what_was_written_until_the_lock_was_free_is_seen(
 
     def late(store: DirectoryStore, branch: str = "main") -> Any:
         monkeypatch.setattr(DirectoryStore, "writer", writer)
-        with open_() as other:  # another gets there first
+        with open_() as other:  # another process opens it first
             other.feed([" Some years ago"])
         return writer(store, branch)
 
@@ -242,7 +244,7 @@ def test_what_was_written_until_the_lock_was_free_is_seen(
     assert n > 3 and open_().position == session.position > n
 
 
-def test_a_readonly_session_is_not_changed(open_: Open, tmp_path: Path) -> None:
+def test_a_readonly_session_refuses_changes(open_: Open, tmp_path: Path) -> None:
     with open_() as session:
         session.feed(["Call me Ishmael. Some ye"])
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "s.zarr").rglob("*")}
@@ -259,7 +261,7 @@ def test_a_readonly_session_is_not_changed(open_: Open, tmp_path: Path) -> None:
             with pytest.raises(ValueError, match="the session was opened to be read only"):
                 call()
         assert facts(reader) == before
-        # What reads may be done.
+        # Operations that only read are allowed.
         assert reader.score(["ars ago"]).tokens and len(reader.history()) == 2
         fork = reader.fork()
         fork.feed(["ars ago"])
@@ -275,7 +277,7 @@ def test_a_session_belongs_to_its_model(
     with open_() as session:
         session.feed(["Call me Ishmael."])
     if what == "tokenizer":
-        # A field that SentencePiece skips: the same pieces, yet another file.
+        # A field that SentencePiece ignores: the same pieces in another file.
         tokenizer = load_tokenizer(tiny.tokenizer.model_bytes + b"\xc0\x0c\x01")
         other = replace(tiny, tokenizer=tokenizer)
     else:
@@ -285,10 +287,10 @@ def test_a_session_belongs_to_its_model(
         with pytest.raises(Mismatch, match=rf"{what} is \w+, but \w+ is recorded") as error:
             streamlm.open(tmp_path / "s.zarr", other, readonly=readonly)
         assert set(error.value.differing) == {what}
-    assert open_().position == session.position  # the lock was let go of
+    assert open_().position == session.position  # the lock was released
 
 
-def test_damage_is_told(open_: Open, tmp_path: Path) -> None:
+def test_damage_is_reported(open_: Open, tmp_path: Path) -> None:
     with open_() as session:
         session.feed(["Call me Ishmael. " * 9])
     damage(tmp_path / "s.zarr", session.saved, "segment")
@@ -302,7 +304,7 @@ def test_damage_is_told(open_: Open, tmp_path: Path) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """Mounts, and mounts anew, a file system in memory of some size."""
+    """Mounts and remounts a file system in memory of a given size."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = False
@@ -334,7 +336,7 @@ def test_a_full_disk_loses_nothing(
             session.feed([text[:100]])
             n_fed += 1
     assert 1 < n_fed < 60
-    # The session can be used, the last commit can be read, and saving is tried again.
+    # The session stays usable, the last commit readable, and saving can be repeated.
     assert session.score(["the sea"]).tokens
     list(session.generate(max_tokens=3))
     with streamlm.open(path, tiny, readonly=True) as reader:
@@ -354,7 +356,7 @@ def test_a_full_disk_loses_nothing(
 
 
 def bytes_held(*roots: object) -> int:
-    """Memory of all that can be reached, but for classes, functions and modules."""
+    """Bytes of all reachable objects except classes, functions and modules."""
     seen: dict[int, object] = {}
     storages: dict[int, int] = {}
     todo = list(roots)
@@ -370,7 +372,7 @@ def bytes_held(*roots: object) -> int:
     return sum(map(sys.getsizeof, seen.values())) + sum(storages.values())
 
 
-def test_what_a_session_holds_does_not_grow(tiny: Checkpoint, prose: Prose) -> None:
+def test_a_session_takes_constant_memory(tiny: Checkpoint, prose: Prose) -> None:
     session = Session(tiny)
     held, positions = [], []
     for seed in range(5):
@@ -378,23 +380,23 @@ def test_what_a_session_holds_does_not_grow(tiny: Checkpoint, prose: Prose) -> N
         list(session.generate(max_tokens=0))
         list(session.generate(max_tokens=-session.position % 16))
         assert session.position % 16 == 0
-        mine = {name: part for name, part in vars(session).items() if name != "checkpoint"}
+        mine = {name: part for name, part in vars(session._live).items() if name != "checkpoint"}
         held.append((session.state.nbytes, bytes_held(mine)))
         positions.append(session.position)
     assert positions[-1] > 200 * 16
     sizes = [size for _, size in held[1:]]  # all buffers are full after the first
     assert len({nbytes for nbytes, _ in held}) == 1
-    # The held-back text may be longer or shorter, and so may the log of the newest ids.
+    # The lengths of the held-back text and of the token log vary.
     assert max(sizes) - min(sizes) < 8000
     assert sizes[0] > session.state.nbytes
-    assert bytes_held([torch.zeros(1000), "x" * 1000]) > 5000  # it does count
+    assert bytes_held([torch.zeros(1000), "x" * 1000]) > 5000  # the measure counts tensors and text
 
 
-def test_with_a_store_what_was_saved_is_let_go(open_: Open, prose: Prose) -> None:
+def test_saved_tokens_leave_memory(open_: Open, prose: Prose) -> None:
     session = open_(save_every=64)
     sizes = []
     for seed in range(3):
         session.feed([prose(200, seed=seed)])
         session.save()
-        sizes.append(bytes_held(session._bound("count").log, session._stream.recent))
+        sizes.append(bytes_held(session._live.store.log, session._live.stream.recent))
     assert sizes[1] == sizes[2]

@@ -1,11 +1,9 @@
-"""Sessions: what is read, what is refused, and reading that is interrupted."""
+"""`Session.feed`: what is read, and what is refused."""
 
 import io
 import math
-import random
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,14 +15,10 @@ from hypothesis import strategies as st
 
 import streamlm
 import streamlm.runtime.text_stream
+import streamlm.sessions.feed
+import streamlm.sessions.live
 import streamlm.sessions.saving
-import streamlm.sessions.session
 import streamlm.sessions.sources
-from memory_store import (
-    DirectoryStore,
-    StoreError,
-    StoreFull,
-)
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.models.cache import Cache
 from streamlm.runtime.reports import Progress
@@ -33,13 +27,13 @@ from streamlm.sessions.session import Session
 from streamlm.sessions.sources import Source
 from tests.support.invariants import assert_same_state
 from tests.support.sessions import (
+    GOOD,
     TOLERANCE,
     End,
     Open,
     Prose,
     TokenLog,
     assert_same_end,
-    ctrl_c_at,
     facts,
     split,
     state_after,
@@ -48,7 +42,7 @@ from tests.support.sessions import (
 # -- feed: what is read -----------------------------------------------------------------------
 
 
-def test_reading_is_reading_the_tokens(whole: End, tiny: Checkpoint) -> None:
+def test_feed_reads_the_tokens_of_the_text(whole: End, tiny: Checkpoint) -> None:
     assert_same_state(whole.state, state_after(tiny, whole.log), tolerance=TOLERANCE)
 
 
@@ -76,7 +70,7 @@ KINDS: dict[str, Callable[[Path, str], list[Source]]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_source_is_read_alike(
+def test_all_kinds_of_sources_are_read_alike(
     kind: str,
     text: str,
     whole: End,
@@ -98,7 +92,7 @@ def test_every_source_is_read_alike(
     assert report.tokens == report.position == whole.position
     assert report.n_bytes == len(text.encode()) - len(whole.tail.encode())
     assert report.skipped_bytes == 0 and report.seconds > 0 and report.tokens_per_second > 0
-    # Progress is told by source, in bytes.
+    # Progress is reported per source, in bytes.
     last = {now.name: now for now in seen}
     assert sum(now.read for now in last.values()) >= len(text.encode()) or kind == "two texts"
     assert all(now.size in (None, now.read) for now in last.values())
@@ -107,7 +101,7 @@ def test_every_source_is_read_alike(
 
 @settings(max_examples=12)
 @given(data=st.data())
-def test_any_split_over_any_calls(
+def test_any_split_gives_the_same_session(
     data: st.DataObject,
     tiny: Checkpoint,
     prose: Prose,
@@ -163,7 +157,7 @@ def test_bits_per_byte_are_those_of_the_model_and_add_up(
 
 
 @pytest.mark.parametrize("wrong", ["missing", "folder", "bytes"])
-def test_what_cannot_be_read_is_told_before_anything_is_read(
+def test_unreadable_sources_are_reported_before_reading(
     wrong: str, open_: Open, tmp_path: Path
 ) -> None:
     source, error = {
@@ -185,12 +179,12 @@ def test_what_cannot_be_read_is_told_before_anything_is_read(
 def test_a_str_is_read_as_text(
     words: str, open_: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever it looks like, and though there is a file and a folder of such names."""
+    """Even if it names an existing file or folder."""
     monkeypatch.chdir(tmp_path)
     Path("text.txt").write_text("Call me Ishmael.")
     Path("folder").mkdir()
     session = open_()
-    scored = session.score(words, details=True)
+    scored = session.score(words, logprobs=True)
     session.feed(words)
     assert session.text() + session.tail == words
     assert session.checkpoint.tokenizer.decode(scored.ids) == words
@@ -211,14 +205,13 @@ def test_nothing_to_read_is_an_error(empty: Any, open_: Open, tmp_path: Path) ->
     with pytest.raises(ValueError, match=r"nothing to score: .* is empty"):
         session.score(empty)
     assert facts(session) == before
-    # Beside something, nothing does no harm.
+    # An empty source is allowed next to another.
     path = tmp_path / "nothing.txt"
     path.write_bytes(b"")
     session.feed(path, "Call me Ishmael.", path)
     assert session.tail == " Ishmael."
 
 
-GOOD = "Call me Ishmael. Some years ago — never mind how long precisely. " * 6
 BAD: dict[str, tuple[bytes, str]] = {
     "NUL": (b"abc\0def", "looks binary: it has a NUL byte; allowed: UTF-8 text"),
     "Latin-1": ("na\xefve".encode("latin-1"), r"block at byte \d+: invalid UTF-8: byte 0xEF"),
@@ -228,12 +221,12 @@ BAD: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("bad", BAD)
-def test_invalid_text_is_refused_and_what_came_before_is_kept(
+def test_text_before_invalid_text_stays_read(
     bad: str, open_: Open, tmp_path: Path, token_log: TokenLog, small_blocks: int
 ) -> None:
     data, message = BAD[bad]
     before = (b"and so on, " * 99)[: 3 * small_blocks]
-    if bad == "cut":  # of the fourth block, only what is no character is refused
+    if bad == "cut":  # only the incomplete character of the fourth block is refused
         before, data = before + data[:4], data[4:]
     first, second = tmp_path / "first.txt", tmp_path / "second.txt"
     first.write_text(GOOD, encoding="utf-8")
@@ -245,7 +238,7 @@ def test_invalid_text_is_refused_and_what_came_before_is_kept(
         found = End.of(session, tmp_path / "s.zarr", token_log)
         assert_same_end(found, End.of(kept, tmp_path / "kept.zarr", token_log))
 
-    for _ in range(2):  # trying again changes nothing
+    for _ in range(2):  # repeating changes nothing
         with pytest.raises(ValueError, match=rf"second\.txt.*{message}"):
             session.feed(first, second)
         compare()
@@ -253,7 +246,7 @@ def test_invalid_text_is_refused_and_what_came_before_is_kept(
         session.score(second)
     compare()
 
-    # Once the file is right, the same call goes on.
+    # Once the file is corrected, the same call resumes.
     second.write_bytes(before + b" and so on")
     report = session.feed(first, second)
     assert report.skipped_bytes == len(GOOD.encode()) + len(before)
@@ -278,7 +271,7 @@ def test_invalid_text_can_be_replaced(
     assert report.tokens == session.position
 
 
-def test_other_text_follows_a_file_that_ended_within_a_character(
+def test_text_can_follow_a_file_that_ends_within_a_character(
     open_: Open, tmp_path: Path, token_log: TokenLog, tiny: Checkpoint
 ) -> None:
     path = tmp_path / "log.txt"
@@ -292,244 +285,13 @@ def test_other_text_follows_a_file_that_ended_within_a_character(
     assert tiny.tokenizer.decode(token_log(tmp_path / "s.zarr")) == "The log says"
 
 
-def test_a_file_is_gone_on_with_after_other_text(
-    open_: Open, tmp_path: Path, token_log: TokenLog, small_blocks: int, tiny: Checkpoint
-) -> None:
-    """Wherever it was interrupted, also where a block would end within a character."""
-    text = "x" + "漢字" * 150
-    path = tmp_path / "text.txt"
-    path.write_text(text, encoding="utf-8")
-    session = open_()
-    interrupted_after(session, 1, path)
-    list(session.generate("?", max_tokens=0))
-    n_read = session.feed(path).skipped_bytes
-    assert 0 < n_read <= small_blocks + 3
-    list(session.generate(max_tokens=0))
-    session.save()
-    one = text.encode()[:n_read].decode()
-    two = text.encode()[n_read:].decode()
-    assert tiny.tokenizer.decode(token_log(tmp_path / "s.zarr")) == f"{one}?{two}"
-
-
 @pytest.mark.parametrize("errors", ["ignore", "", None])
 def test_errors_are_strict_or_replace(errors: Any, open_: Open) -> None:
     with pytest.raises(ValueError, match="errors must be 'strict' or 'replace'"):
         open_().feed(["text"], errors=errors)
 
 
-# -- feed: interrupted ------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def book(tmp_path_factory: pytest.TempPathFactory, text: str) -> Callable[[int], list[Path]]:
-    """The text as so many files."""
-
-    def make(n_files: int) -> list[Path]:
-        cuts = {1: (), 2: (401,), 3: (150, 420)}[n_files]
-        folder = tmp_path_factory.mktemp("book")
-        paths = [folder / f"{index}.txt" for index in range(n_files)]
-        for path, part in zip(paths, split(text, *cuts), strict=True):
-            path.write_text(part, encoding="utf-8", newline="")
-        return paths
-
-    return make
-
-
-def interrupt(
-    seen: list[Progress], n_blocks: int, error: type[BaseException], now: Progress
-) -> None:
-    """A progress callback that notes what it is told, and raises after some blocks."""
-    seen.append(replace(now, report=replace(now.report)))
-    if len(seen) > n_blocks:
-        raise error
-
-
-@pytest.mark.parametrize("n_files", [1, 2, 3])
-def test_an_interrupted_call_goes_on_when_made_again(
-    n_files: int,
-    book: Callable[[int], list[Path]],
-    whole: End,
-    text: str,
-    open_: Open,
-    token_log: TokenLog,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("streamlm.sessions.sources.BLOCK", 64)
-    chance = random.Random(n_files)
-    files = book(n_files)
-    n_bytes = len(text.encode())
-    session = open_(save_every=20)
-    reached, n_tokens, n_interrupted = 0, 0, 0
-    error: type[BaseException]
-    while True:
-        left, error = chance.randrange(6), chance.choice([RuntimeError, KeyboardInterrupt])
-        last: list[Progress] = []
-
-        try:
-            report = session.feed(*files, progress=partial(interrupt, last, left, error))
-            break
-        except (RuntimeError, KeyboardInterrupt):
-            n_interrupted += 1
-        n_tokens += last[-1].report.tokens
-        assert last[-1].report.skipped_bytes == reached
-        before = {str(path): path.stat().st_size for path in files}
-        done = list(before)[: list(before).index(last[-1].name)]
-        reached = sum(before[name] for name in done) + last[-1].read
-        if chance.random() < 0.5:  # another day
-            session.close()
-            session = open_(save_every=20)
-    assert n_interrupted > 3
-    assert report.skipped_bytes == reached <= n_bytes
-    assert n_tokens + report.tokens == report.position == whole.position
-    assert_same_end(End.of(session, tmp_path / "s.zarr", token_log), whole)
-    # It is read to the end: the same files once more are read once more.
-    assert session.feed(*files).n_bytes == n_bytes
-
-
-# Python cannot raise what comes while a generator is closed.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_ctrl_c_may_come_at_any_line(
-    book: Callable[[int], list[Path]],
-    whole: End,
-    open_: Open,
-    token_log: TokenLog,
-    tmp_path: Path,
-    small_blocks: int,
-) -> None:
-    files = book(2)
-    modules = [
-        [streamlm.sessions.session, streamlm.sessions.saving],
-        [
-            streamlm.sessions.session,
-            streamlm.sessions.saving,
-            streamlm.runtime.text_stream,
-            streamlm.sessions.sources,
-        ],
-    ]
-    chance = random.Random(2)
-    # Each line of the first blocks and the first save, and any lines of all the rest.
-    moments = [(n, modules[0], save) for save in (True, False) for n in range(1, 121)]
-    moments += [(chance.randrange(1, 220), modules[1], bool(n % 2)) for n in range(20)]
-    session, n_read = open_("0", save_every=150), 0
-    for n, where, save in moments:
-        try:
-            with ctrl_c_at(n, *where):
-                session.feed(*files)
-        except KeyboardInterrupt:
-            if save:
-                session.save()
-        if session.position == whole.position:  # had it come a line later, it would be too late
-            end = End.of(session, tmp_path / f"{n_read}.zarr", token_log)
-            assert_same_end(end, whole)
-            n_read += 1
-            session = open_(str(n_read), save_every=150)
-    assert n_read > 3
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, StoreError])
-def test_a_save_that_got_through_all_the_same_is_no_conflict(
-    error: type[BaseException],
-    text: str,
-    whole: End,
-    open_: Open,
-    token_log: TokenLog,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Ctrl-C, or a disk that does not confirm, after the new head is visible."""
-    commit = DirectoryStore.commit
-    failing = True
-
-    def fail_after(*args: Any, **options: Any) -> Any:
-        ref = commit(*args, **options)
-        if failing:
-            raise error
-        return ref
-
-    monkeypatch.setattr(DirectoryStore, "commit", fail_after)
-    session = open_()
-    one, two = split(text, 222)
-    with pytest.raises(error):
-        session.feed([one])
-    with pytest.raises(error):
-        session.save()
-    failing = False
-    session.feed([two])
-    assert_same_end(End.of(session, tmp_path / "s.zarr", token_log), whole)
-
-
-def test_a_full_disk_at_the_end_of_a_call_loses_nothing(
-    book: Callable[[int], list[Path]],
-    whole: End,
-    open_: Open,
-    token_log: TokenLog,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    files = book(2)
-    session = open_()
-    with monkeypatch.context() as patch:
-
-        def full(*args: Any, **options: Any) -> Any:
-            raise StoreFull("no space left")
-
-        patch.setattr(DirectoryStore, "commit", full)
-        with pytest.raises(StoreFull):
-            session.feed(*files)
-    report = session.feed(*files)
-    assert report.tokens == 0 and report.skipped_bytes == sum(f.stat().st_size for f in files)
-    assert_same_end(End.of(session, tmp_path / "s.zarr", token_log), whole)
-
-
-def interrupted_after(session: Session, n_blocks: int, *files: Path) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        session.feed(*files, progress=partial(interrupt, [], n_blocks - 1, KeyboardInterrupt))
-
-
-def test_a_file_that_grew_meanwhile_is_gone_on_with(
-    open_: Open, tmp_path: Path, token_log: TokenLog, small_blocks: int
-) -> None:
-    log = tmp_path / "log.txt"
-    log.write_text(GOOD, encoding="utf-8")
-    session, wanted = open_("s"), open_("wanted")
-    interrupted_after(session, 1, log)
-    with open(log, "a", encoding="utf-8") as file:
-        file.write("And more — of it.")
-    assert 0 < session.feed(log).skipped_bytes <= small_blocks
-    wanted.feed(log)
-    assert_same_end(
-        End.of(session, tmp_path / "s.zarr", token_log),
-        End.of(wanted, tmp_path / "wanted.zarr", token_log),
-    )
-
-
-@pytest.mark.parametrize("changed", ["first", "second"])
-def test_a_file_that_was_changed_is_read_anew(
-    changed: str,
-    open_: Open,
-    tmp_path: Path,
-    token_log: TokenLog,
-    small_blocks: int,
-    tiny: Checkpoint,
-) -> None:
-    first, second = tmp_path / "first.txt", tmp_path / "second.txt"
-    for path in (first, second):
-        path.write_text(f"The {path.name} file. " + GOOD, encoding="utf-8")
-    session = open_()
-    interrupted_after(session, 3, first, second)
-    list(session.generate(max_tokens=0))  # ends the word that was held back
-    n_before = session.position
-    target = first if changed == "first" else second
-    target.write_text("Changed. " + target.read_text(encoding="utf-8"), encoding="utf-8")
-    assert session.feed(first, second).skipped_bytes == 0
-    list(session.generate(max_tokens=0))
-    session.save()
-    read = tiny.tokenizer.decode(token_log(tmp_path / "s.zarr")[n_before:])
-    assert read == first.read_text(encoding="utf-8") + second.read_text(encoding="utf-8")
-
-
-def test_reading_without_scoring_is_the_same_reading(text: str, tiny: Checkpoint) -> None:
+def test_scoring_does_not_change_what_is_read(text: str, tiny: Checkpoint) -> None:
     plain, scored = Session(tiny), Session(tiny)
     report, other = plain.feed([text]), scored.feed([text], score=True)
     assert report.bits_per_byte is None and report.to_dict()["nats"] is None

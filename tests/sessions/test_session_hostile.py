@@ -1,4 +1,4 @@
-"""A session whose snapshot is sound to the store, but not the state of any session."""
+"""Snapshots that the store accepts but that hold no state of a session."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -62,12 +62,12 @@ CHANGES = {
 
 @pytest.fixture(scope="module")
 def watching(tiny_folder: Callable[..., Path]) -> Checkpoint:
-    """A model that keeps usage too."""
+    """A model whose state has usage."""
     return load_checkpoint(tiny_folder(compression="most-used"), device="cpu")
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_it_is_refused_by_name(
+def test_hostile_snapshots_are_refused(
     change: Callable[[Snapshot], Snapshot], watching: Checkpoint, tmp_path: Path
 ) -> None:
     path = tmp_path / "s.zarr"
@@ -84,15 +84,15 @@ def test_it_is_refused_by_name(
             streamlm.open(path, watching, readonly=readonly)
         assert_helpful(caught.value)
     assert {**files(path), "refs/main/.lock": b""} == {**before, "refs/main/.lock": b""}
-    store.publish(honest, branch="main")  # the last good state can always be opened
+    store.publish(honest, branch="main")  # the last good snapshot can always be opened
     with streamlm.open(path, watching) as session:
         assert session.state.digest() == digest
 
 
-def test_a_session_that_another_began_meanwhile_is_kept(
+def test_discarding_keeps_a_session_begun_by_another_process(
     tiny: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who has read nothing leaves nothing behind, but takes away nothing of others."""
+    """An empty session is discarded only if no other process has committed to it."""
     path, leave = tmp_path / "s.zarr", memory_store.backends.lock.WriterLock.__exit__
     first = streamlm.open(path, tiny)
 

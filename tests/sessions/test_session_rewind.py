@@ -1,6 +1,7 @@
-"""Sessions: going back to a position, a snapshot or a time."""
+"""`Session.rewind` to a position, a snapshot or a time."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from tests.support.sessions import (
 
 @pytest.fixture
 def travelled(open_: Open, text: str, tmp_path: Path) -> tuple[Session, list[str], list[str]]:
-    """A session of some snapshots and unsaved tokens; digests, and what each would write."""
+    """A session with snapshots and unsaved tokens; each one's digest, and the text it leads to."""
     session = open_("travelled", seed=4)
     session.save()
     digests, texts = [session.state.digest()], []
@@ -71,20 +72,20 @@ def test_rewind_to_a_position(
     session.rewind(tokens=tokens)
     assert session.position == tokens and session.tail == ""
     latest = session.history()
-    assert latest[: len(refs)] == refs  # history keeps what was
+    assert latest[: len(refs)] == refs  # the history is kept
     before = token_log(path)
     assert len(before) == tokens
     assert_same_state(session.state, state_after(tiny, before), tolerance=TOLERANCE)
     assert session.history() == latest
 
-    # It goes on from there, and is there when it is opened again.
+    # It continues from there, also after reopening.
     list(session.generate("More", max_tokens=3))
     digest = session.state.digest()
     session.close()
     with streamlm.open(path, tiny) as again:
         assert again.state.digest() == digest
         assert token_log(path)[:tokens] == before and again.position == len(token_log(path))
-        # Undone: the snapshot that rewinding saved first has everything.
+        # Undone: rewind has saved a snapshot of everything first.
         undo = next(ref for ref in again.history() if ref.position == now)
         again.rewind(snapshot=undo)
         assert again.position == now and token_log(path)[:tokens] == before
@@ -99,13 +100,13 @@ def test_rewind_to_a_snapshot_is_exact(
     ref = session.history()[seq]
     session.rewind(snapshot=ref if seq % 2 else seq)
     assert session.position == ref.position and session.state.digest() == digests[seq]
-    assert "".join(session.fork().generate(max_tokens=4)) == texts[seq]  # its generator, too
-    session.rewind(snapshot=5)  # where rewinding began
+    assert "".join(session.fork().generate(max_tokens=4)) == texts[seq]  # and its generator
+    session.rewind(snapshot=5)  # the snapshot saved by the first rewind
     assert session.state.digest() == end
     assert [entry.position for entry in session.history()[-2:]] == [ref.position, session.position]
 
 
-def test_a_rewound_session_reads_on(
+def test_a_rewound_session_continues(
     open_: Open, text: str, whole: End, tmp_path: Path, token_log: TokenLog
 ) -> None:
     session = open_()
@@ -115,16 +116,16 @@ def test_a_rewound_session_reads_on(
     session.rewind(tokens=n)
     session.feed([tail + text[200:]])
     assert_same_end(End.of(session, tmp_path / "s.zarr", token_log), whole)
-    session.rewind(snapshot=1)  # there, the tail is part of it
+    session.rewind(snapshot=1)  # its tail belongs to it
     session.feed([text[200:]])
     assert_same_end(End.of(session, tmp_path / "s.zarr", token_log), whole)
 
 
 @pytest.mark.parametrize("first", ["Call", "Call me Ishmael."])
-def test_rewind_to_the_beginning_forgets_everything(first: str, open_: Open) -> None:
+def test_rewind_to_the_beginning(first: str, open_: Open) -> None:
     session = open_(seed=7)
     session.feed([first])
-    assert (session.position == 0) == (first == session.tail == "Call")  # no token yet
+    assert (session.position == 0) == (first == session.tail == "Call")  # nothing was read
     session.feed([" Some years ago"])
     list(session.generate(max_tokens=3))
     session.rewind(tokens=0)
@@ -158,7 +159,7 @@ def test_rewind_out_of_range(
 
 
 @pytest.mark.parametrize("interrupted", ["before", "after"])
-def test_an_interrupted_rewind_is_done_or_not(
+def test_an_interrupted_rewind_is_atomic(
     interrupted: str,
     travelled: tuple[Session, list[str], list[str]],
     monkeypatch: pytest.MonkeyPatch,
@@ -178,11 +179,11 @@ def test_an_interrupted_rewind_is_done_or_not(
     rewound = interrupted == "after"
     assert (session.state.digest() == digests[2]) == rewound
     assert (session.history()[-1].commit == session.history()[2].commit) == rewound
-    session.feed(["It goes on."])  # and does not stand in its own way
+    session.feed(["It goes on."])  # without a conflict
     assert session.history()[-1].position == session.position
 
 
-def test_a_closed_session_changes_nothing(open_: Open, tmp_path: Path, tiny: Checkpoint) -> None:
+def test_a_closed_session_refuses_changes(open_: Open, tmp_path: Path, tiny: Checkpoint) -> None:
     session = open_()
     session.feed(["Call me Ishmael."])
     pieces = session.generate(max_tokens=9)
@@ -201,13 +202,13 @@ def test_a_closed_session_changes_nothing(open_: Open, tmp_path: Path, tiny: Che
             change()
     assert facts(session) == before
     assert session.score(["More."]).tokens and session.fork().feed(["More of it."]).tokens
-    with streamlm.open(tmp_path / "s.zarr", tiny) as other:  # another writer is let in
+    with streamlm.open(tmp_path / "s.zarr", tiny) as other:  # the lock is released
         assert other.state.digest() == session.state.digest()
-        session.close()  # and not disturbed by a second close
+        session.close()  # a second close has no effect
         other.feed(["More."])
 
 
-def test_snapshots_of_other_branches_are_not_ones_own(open_: Open) -> None:
+def test_snapshots_of_other_branches_are_refused(open_: Open) -> None:
     session = open_()
     session.feed(["Call me Ishmael."])
     with session.fork("b") as fork:
@@ -219,7 +220,7 @@ def test_snapshots_of_other_branches_are_not_ones_own(open_: Open) -> None:
         assert facts(session) == before
 
 
-def test_a_damaged_snapshot_is_not_gone_back_to(
+def test_rewind_refuses_a_damaged_snapshot(
     travelled: tuple[Session, list[str], list[str]], tmp_path: Path
 ) -> None:
     session, _, _ = travelled
@@ -230,3 +231,23 @@ def test_a_damaged_snapshot_is_not_gone_back_to(
         session.rewind(snapshot=2)
     assert facts(session) == before and session.history() == refs
     session.rewind(snapshot=1)
+
+
+def test_rewind_to_a_time(open_: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = open_()
+    ends, clock = [], [1_800_000_000.0]
+    for name in ("memory_store.history.refs.now", "memory_store.history.writing.now"):
+        monkeypatch.setattr(name, lambda: clock[0])
+    for sentence in ("Call me Ishmael.", " Some years ago", " the sea was white."):
+        session.feed([sentence])
+        ends.append((session.position, session.tail))
+        clock[0] += 3600
+    then = datetime.fromtimestamp(1_800_000_000 + 3600, UTC)
+    for time_, end in ((then, 1), (then.timestamp() + 3599.5, 1), (1_800_000_000, 0)):
+        session.rewind(time=time_)
+        assert (session.position, session.tail) == ends[end]
+        session.rewind(snapshot=3)  # undone
+    session.rewind(time=clock[0])
+    assert (session.position, session.tail) == ends[2]
+    with pytest.raises(ValueError, match=r"time = 3\.5; allowed: 20\d\d-.* or later"):
+        session.rewind(time=3.5)

@@ -1,4 +1,4 @@
-"""Sources: what is a path and what is text, what is read, how an interrupted reading goes on."""
+"""Sources: paths and text, their blocks, and resuming an interrupted feed."""
 
 import hashlib
 import io
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from streamlm.sessions.sources import OpenSource, Reading, Source, as_path, continue_reading
+from streamlm.sessions.sources import FeedCursor, OpenSource, Source, as_path, resume_sources
 
 
 def as_bytes(blocks: Iterable[str | bytes]) -> bytes:
@@ -52,7 +52,7 @@ def test_a_str_is_text_even_where_a_file_has_its_name(
 
 
 class Named:
-    """A path of another kind than pathlib's."""
+    """A path that is not of pathlib."""
 
     def __init__(self, path: Path, kind: type[str] | type[bytes]) -> None:
         self._path, self._kind = path, kind
@@ -62,7 +62,7 @@ class Named:
 
 
 @pytest.mark.parametrize("kind", [str, bytes])
-def test_whatever_is_like_a_path_is_a_file(kind: Any, tmp_path: Path) -> None:
+def test_any_path_like_object_is_a_file(kind: Any, tmp_path: Path) -> None:
     (tmp_path / "two words").write_text("content")
     source = OpenSource(Named(tmp_path / "two words", kind))
     assert source.is_file and as_bytes(source) == b"content"
@@ -72,7 +72,7 @@ def test_whatever_is_like_a_path_is_a_file(kind: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("source", [b"bytes", bytearray(b"bytes"), 3, None, 2.5])
-def test_what_cannot_be_read_is_refused(source: Any) -> None:
+def test_other_types_are_refused(source: Any) -> None:
     with pytest.raises(TypeError, match=r"given; allowed: .*str.*Path.*file object.*iterator"):
         OpenSource(source)
 
@@ -84,7 +84,7 @@ def test_files_are_checked_before_anything_is_read(tmp_path: Path) -> None:
         OpenSource(tmp_path)
 
 
-def test_an_unreadable_file_is_told() -> None:
+def test_an_unreadable_file_is_reported() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "secret.txt"
         path.write_text("secret")
@@ -120,7 +120,7 @@ KINDS: dict[str, Callable[[Path], Any]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_is_read_whole_in_small_blocks(
+def test_every_kind_of_source_is_read_in_small_blocks(
     kind: str, tmp_path: Path, small_blocks: int
 ) -> None:
     path = tmp_path / "text.txt"
@@ -136,7 +136,7 @@ def test_every_kind_is_read_whole_in_small_blocks(
     if kind == "Path":
         assert source.is_file and source.size == source.n_bytes
         assert source.digest == source.whole_digest() == hashlib.sha256(DATA).hexdigest()
-    else:  # cannot be read twice, so there is nothing to go on with
+    else:  # cannot be read twice, so it cannot resume
         assert not source.is_file and source.digest == source.whole_digest() == ""
         assert source.size == (source.n_bytes if kind == "str" else None)
 
@@ -151,11 +151,11 @@ def test_blocks_of_files_end_at_characters(tmp_path: Path, monkeypatch: pytest.M
             blocks = list(OpenSource(path))
             assert "".join(block.decode() for block in blocks) == text
             assert max(map(len, blocks)) <= size + 3
-        # The end of the file alone may lack something, and then stands apart.
+        # Only the file's end may be an incomplete character, in a block of its own.
         path.write_bytes("ab🐋".encode()[:-1])
         *whole, last = OpenSource(path)
         assert b"".join(whole) == b"ab" and last == "🐋".encode()[:-1]
-        # What is no UTF-8 is handed out as it is.
+        # Invalid UTF-8 is passed through.
         for data in (b"\x80" * 9, b"\xc3\xc3\xff\xf0a\xf0", bytes(range(256))):
             path.write_bytes(data)
             assert b"".join(OpenSource(path)) == data
@@ -171,25 +171,25 @@ def test_messages_name_the_source(tmp_path: Path) -> None:
     assert OpenSource([]).name == "list"
 
 
-def test_text_that_arrives_slowly_is_read_as_it_comes() -> None:
+def test_a_pipe_is_read_as_text_arrives() -> None:
     read_end, write_end = os.pipe()
     with open(read_end, "rb") as reader, open(write_end, "wb", buffering=0) as writer:
         blocks = iter(OpenSource(reader))
         for line in (b"first line\n", b"second\n"):
             writer.write(line)
-            assert next(blocks) == line  # though the writer is not done
+            assert next(blocks) == line  # before the writer has closed it
         writer.close()
         assert list(blocks) == []
 
 
-def test_an_iterator_of_other_things_is_refused_where_they_come() -> None:
+def test_an_iterator_of_other_types_is_refused() -> None:
     blocks = iter(OpenSource(["one", 2, "three"]))  # type: ignore[list-item]
     assert next(blocks) == "one"
-    with pytest.raises(TypeError, match="the iterator gave int; allowed: str or bytes"):
+    with pytest.raises(TypeError, match="the iterator yielded int; allowed: str or bytes"):
         next(blocks)
 
 
-# -- going on ---------------------------------------------------------------------------------
+# -- resuming ---------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -201,22 +201,22 @@ def files(tmp_path: Path, small_blocks: int) -> list[Path]:
     return paths
 
 
-def interrupted(files: list[Path], n_done: int, n_blocks: int) -> Reading:
-    """What is known of a reading that stopped after some whole files and blocks of the next."""
+def interrupted(files: list[Path], n_done: int, n_blocks: int) -> FeedCursor:
+    """The cursor after some whole files and some blocks of the next."""
     done = [OpenSource(path).whole_digest() for path in files[:n_done]]
     if not n_blocks:
-        return Reading(done)
+        return FeedCursor(done)
     source = OpenSource(files[n_done])
     list(islice(source, n_blocks))
-    return Reading(done, source.n_bytes, source.digest)
+    return FeedCursor(done, source.n_bytes, source.digest)
 
 
 @pytest.mark.parametrize("n_done", [0, 1, 2])
 @pytest.mark.parametrize("n_blocks", [0, 1, 3, 4])
-def test_the_same_files_are_gone_on_with(files: list[Path], n_done: int, n_blocks: int) -> None:
+def test_the_same_files_resume(files: list[Path], n_done: int, n_blocks: int) -> None:
     old = interrupted(files, n_done, n_blocks)
     opened = [OpenSource(path) for path in files]
-    new = continue_reading(old, opened)
+    new = resume_sources(old, opened)
     assert new == old and new is not old and new.done is not old.done
     rest = as_bytes(block for source in opened[n_done:] for block in source)
     whole = b"".join(path.read_bytes() for path in files)
@@ -228,25 +228,25 @@ def test_the_same_files_are_gone_on_with(files: list[Path], n_done: int, n_block
     ]
 
 
-def test_a_reading_is_kept_as_json(files: list[Path]) -> None:
+def test_a_cursor_survives_json(files: list[Path]) -> None:
     reading = interrupted(files, 1, 2)
-    assert Reading(**reading.to_json()) == reading  # type: ignore[arg-type]
+    assert FeedCursor(**reading.to_json()) == reading  # type: ignore[arg-type]
 
 
-def test_files_are_known_by_content_not_by_name(files: list[Path]) -> None:
+def test_files_are_recognised_by_content(files: list[Path]) -> None:
     old = interrupted(files, 1, 2)
     for path in files:
         path.rename(path.with_suffix(".moved"))
     opened = [OpenSource(path.with_suffix(".moved")) for path in files]
-    assert continue_reading(old, opened) == old
+    assert resume_sources(old, opened) == old
 
 
-def test_a_file_that_grew_is_gone_on_with(files: list[Path]) -> None:
+def test_a_longer_file_resumes(files: list[Path]) -> None:
     old = interrupted(files, 1, 2)
     with open(files[1], "ab") as log:
         log.write(b"more")
     opened = [OpenSource(path) for path in files]
-    assert continue_reading(old, opened) == old
+    assert resume_sources(old, opened) == old
     assert as_bytes(opened[1]) == files[1].read_bytes()[old.n_bytes :]
 
 
@@ -265,29 +265,29 @@ def grow(path: Path) -> None:
 @pytest.mark.parametrize(
     ("index", "edit"), [(0, shrink), (0, change), (0, grow), (1, shrink), (1, change)]
 )
-def test_other_content_begins_anew(
+def test_other_content_starts_over(
     files: list[Path], index: int, edit: Callable[[Path], None]
 ) -> None:
     old = interrupted(files, 1, 2)
     edit(files[index])
     opened = [OpenSource(path) for path in files]
-    assert continue_reading(old, opened) == Reading()
+    assert resume_sources(old, opened) == FeedCursor()
     assert [source.n_bytes for source in opened] == [0, 0, 0]
     assert as_bytes(opened[1]) == files[1].read_bytes()
 
 
-def test_other_sources_begin_anew(files: list[Path]) -> None:
+def test_other_sources_start_over(files: list[Path]) -> None:
     old = interrupted(files, 1, 2)
     a, b, c = files
     others: list[list[Source]] = [[b], [a], [b, a], [c, b], [a, "some words"], [["text"], b]]
     for sources in others:
         opened = [OpenSource(source) for source in sources]
-        assert continue_reading(old, opened) == Reading(), sources
+        assert resume_sources(old, opened) == FeedCursor(), sources
         assert not any(source.n_bytes for source in opened)
-    assert continue_reading(None, [OpenSource(a)]) == Reading()
+    assert resume_sources(None, [OpenSource(a)]) == FeedCursor()
 
 
-def test_streams_before_a_file_are_never_taken_as_read(files: list[Path]) -> None:
-    old = Reading(["", OpenSource(files[0]).whole_digest()], 0, "")
+def test_streams_before_a_file_are_never_skipped(files: list[Path]) -> None:
+    old = FeedCursor(["", OpenSource(files[0]).whole_digest()], 0, "")
     opened = [OpenSource(["text"]), *map(OpenSource, files)]
-    assert continue_reading(old, opened) == Reading()
+    assert resume_sources(old, opened) == FeedCursor()

@@ -27,7 +27,7 @@ READ_KEYS = {
 
 @dataclass(frozen=True)
 class Result:
-    """What a command left: its exit status, standard output and standard error."""
+    """The exit status, standard output and standard error of a command."""
 
     status: int
     out: str
@@ -40,7 +40,7 @@ class Result:
 
 
 class CommandLine:
-    """Runs commands in this process. Those that need a model get the one of the test."""
+    """Runs commands in this process, with the test's model for those that need one."""
 
     def __init__(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], model: Path
@@ -68,14 +68,14 @@ class CommandLine:
 
 
 def left(folder: Path = Path("sessions")) -> dict[str, bytes]:
-    """Everything in a store folder but the locks, which every writer writes to."""
+    """The contents of a store folder without locks, which every writer writes to."""
     return {name: data for name, data in files(folder).items() if not name.endswith("/.lock")}
 
 
 def refuses(
     cli: CommandLine, message: str, *arguments: object, stdin: bytes | None = b"", status: int = 1
 ) -> None:
-    """The command ends with a message and `status`, and no session is begun or changed."""
+    """Assert that a command fails with a message and `status`, and changes no session."""
     before = left()
     result = cli(*arguments, stdin=stdin)
     assert result.status == status, result
@@ -129,7 +129,7 @@ def write_recipe(name: str = "recipe.toml", **replaced: str) -> None:
 
 
 def interrupt_after(monkeypatch: pytest.MonkeyPatch, name: str, calls: int) -> None:
-    """Let the function `name` be called so many times; Ctrl-C comes with the next call."""
+    """Raise KeyboardInterrupt in the call of `name` after this many calls."""
     owner, _, attribute = name.rpartition(".")
     target = resolve_name(owner)
     original, made = getattr(target, attribute), 0

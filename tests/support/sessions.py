@@ -19,7 +19,8 @@ from streamlm.state import State
 from tests.support import stores
 from tests.support.invariants import assert_same_state
 
-TOLERANCE = 1e-4  # of slots near 1, computed in float32 by other chunks
+GOOD = "Call me Ishmael. Some years ago — never mind how long precisely. " * 6
+TOLERANCE = 1e-4  # for slots near 1, computed in float32 in other chunks
 
 TokenLog = Callable[..., list[int]]
 Prose = Callable[..., str]
@@ -28,7 +29,7 @@ Open = Callable[..., Session]
 
 @dataclass(frozen=True)
 class End:
-    """Where a session ended, but for the last bits."""
+    """The end of a session, to be compared up to the last bits."""
 
     position: int
     tail: str
@@ -49,12 +50,18 @@ def assert_same_end(found: End, wanted: End) -> None:
 
 
 def facts(session: Session) -> tuple[object, ...]:
-    """All that a call that promises to change nothing must leave as it is."""
-    return session.state.digest(), session.position, session.tail, session.saved, session._stream
+    """Everything that a call without effects must leave unchanged."""
+    return (
+        session.state.digest(),
+        session.position,
+        session.tail,
+        session.saved,
+        session._live.stream,
+    )
 
 
 def state_after(checkpoint: Checkpoint, ids: list[int]) -> State:
-    """The state of a stream that has read just these tokens."""
+    """The state of a stream that has read these tokens."""
     model = checkpoint.model
     if not ids:
         return model.init_state(1)
@@ -79,7 +86,7 @@ def damage(path: Path, ref: Ref | None, name: str) -> None:
 
 @contextmanager
 def ctrl_c_at(n: int, *modules: ModuleType) -> Iterator[None]:
-    """Presses Ctrl-C before the n-th line that is run in some modules."""
+    """Raises KeyboardInterrupt before the n-th line executed in some modules."""
     files = {module.__file__ for module in modules}
     left, before = n, sys.gettrace()
 

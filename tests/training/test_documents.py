@@ -129,7 +129,7 @@ def test_invalid_text_is_located(
 ) -> None:
     monkeypatch.setattr("streamlm.training.documents.BLOCK", size)
     (tmp_path / "a.txt").write_bytes(data)
-    with pytest.raises(ValueError, match=rf"a\.txt is no UTF-8 text: {message}"):
+    with pytest.raises(ValueError, match=rf"a\.txt is not UTF-8 text: {message}"):
         list(read_documents(tmp_path / "a.txt"))
 
 

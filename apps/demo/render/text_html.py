@@ -6,10 +6,11 @@ never becomes markup.
 
 import html
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from streamlm.runtime.reports import Choice
+from streamlm.runtime.reports import TokenLogprob
 
 FULL_SURPRISE = 12.0  # bits of surprise drawn in full colour
 FULL_DIFFERENCE = 4.0  # bits between two readings drawn in full colour
@@ -52,21 +53,22 @@ def surprise_html(tokens: Iterable[ScoredToken], *, before: str = "") -> str:
     return _page(f'<span class="before">{escape(before)}</span>{spans}', "The text just read")
 
 
-def generated_html(choices: Sequence[Choice], *, before: str = "", prompt: str = "") -> str:
+def generated_html(tokens: Sequence[TokenLogprob], *, before: str = "", prompt: str = "") -> str:
     """Generated text; each token carries its alternatives for the page's script.
 
     Args:
         before: the end of what the session had read; prompt: what the visitor typed.
     """
-    spans = "".join(_token(choice) for choice in choices)
+    spans = "".join(map(_token, tokens))
     context = f'<span class="before">{escape(before)}</span><b>{escape(prompt)}</b>'
-    return _page(context + spans, "The generated text", by_token=bool(choices))
+    return _page(context + spans, "The generated text", by_token=bool(tokens))
 
 
-def _token(choice: Choice) -> str:
-    others = [(text or "�", round(p, 4)) for text, p in choice.others if p > MIN_PROBABILITY]
-    odds = escape(json.dumps([choice.probability, others], ensure_ascii=False))
-    return f'<span class="token" data-odds="{odds}">{escape(choice.text)}</span>'
+def _token(token: TokenLogprob) -> str:
+    top = [(text, math.exp(logprob)) for text, logprob in token.top]
+    others = [(text or "�", round(p, 4)) for text, p in top if p > MIN_PROBABILITY]
+    odds = escape(json.dumps([math.exp(token.logprob), others], ensure_ascii=False))
+    return f'<span class="token" data-odds="{odds}">{escape(token.text)}</span>'
 
 
 def comparison_html(tokens: Sequence[tuple[str, float, float]]) -> str:

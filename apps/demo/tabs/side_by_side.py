@@ -11,7 +11,7 @@ from apps.demo.app_state import LONG, AppState, visitor_id
 from apps.demo.jobs import Job
 from apps.demo.render.text_html import generated_html, message
 from apps.demo.tabs.frame import Frame, collect_errors, optional_integer, parse_optional_integer
-from streamlm.runtime.reports import Choice
+from streamlm.runtime.reports import TokenLogprob
 
 UPDATE_INTERVAL = 0.2  # seconds between two updates of the page
 
@@ -52,11 +52,11 @@ def side_by_side(app: AppState, frame: Frame) -> None:
         seed_b: str,
         request: gr.Request,
     ) -> Iterator[Any]:
-        choices: tuple[list[Choice], list[Choice]] = ([], [])
+        generated: tuple[list[TokenLogprob], list[TokenLogprob]] = ([], [])
         updated = 0.0
 
         def shown() -> list[str]:
-            return [generated_html(side, prompt=prompt) for side in choices]
+            return [generated_html(side, prompt=prompt) for side in generated]
 
         yield message("Opening the session…"), "", ""
         with collect_errors() as messages:
@@ -85,13 +85,13 @@ def side_by_side(app: AppState, frame: Frame) -> None:
                 )
 
             for events in app.jobs.stream(work, visitor=visitor_id(request)):
-                for index, choice in events:
-                    choices[index].append(choice)
+                for index, token in events:
+                    generated[index].append(token)
                 if time.monotonic() - updated > UPDATE_INTERVAL:
                     updated = time.monotonic()
                     yield ("", *shown())
             messages.append(message("The session itself is unchanged."))
-        yield (messages[0], *shown()) if choices[0] else (messages[0], "", "")
+        yield (messages[0], *shown()) if generated[0] else (messages[0], "", "")
 
     start.click(
         write_both,

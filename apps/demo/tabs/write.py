@@ -21,7 +21,7 @@ from apps.demo.tabs.frame import (
     session_choices,
 )
 from apps.demo.tabs.side_by_side import side_by_side
-from streamlm.runtime.reports import Choice
+from streamlm.runtime.reports import TokenLogprob
 
 UPDATE_INTERVAL = 0.15  # seconds between two updates of the page
 
@@ -75,13 +75,13 @@ def write_tab(app: AppState, frame: Frame) -> None:
     ) -> Iterator[Any]:
         busy = [gr.update(interactive=on) for on in (False, True, False)]
         yield (message("Opening the session…"), "", *[gr.skip()] * 3, *busy, gr.skip())
-        choices: list[Choice] = []
+        generated: list[TokenLogprob] = []
         started, finished = writing.WriteStarted(0, ""), writing.WriteFinished(0, "")
         updated = 0.0
         position_update: Any = gr.skip()
         strip_update: Any = gr.skip()
         with collect_errors() as messages:
-            from streamlm.runtime.stream import Sampling  # needs torch
+            from streamlm.runtime.sampling import Sampling  # needs torch
 
             shelf, checkpoint = app.shelf(request), app.checkpoint
             fixed_seed = parse_optional_integer(seed, "Seed")
@@ -109,8 +109,8 @@ def write_tab(app: AppState, frame: Frame) -> None:
 
             for events in app.jobs.stream(work, visitor=visitor_id(request)):
                 for event in events:
-                    if isinstance(event, Choice):
-                        choices.append(event)
+                    if isinstance(event, TokenLogprob):
+                        generated.append(event)
                     elif isinstance(event, writing.WriteStarted):
                         started = event
                         snapshots = [*snapshots, (name, started.snapshot)]
@@ -118,16 +118,18 @@ def write_tab(app: AppState, frame: Frame) -> None:
                         finished = event
                 if finished.position or time.monotonic() - updated > UPDATE_INTERVAL:
                     updated = time.monotonic()
-                    text = generated_html(choices, before=started.before, prompt=prompt)
+                    text = generated_html(generated, before=started.before, prompt=prompt)
                     yield ("", text, *[gr.skip()] * 3, *busy, snapshots)
-            messages.append(message(_summary(len(choices), int(max_tokens), finished)))
+            messages.append(message(_summary(len(generated), int(max_tokens), finished)))
             position_update = saved_position_html(shelf, name)
             strip_update = finished.strip or saved_strip_html(
                 app, shelf, name, visitor=visitor_id(request)
             )
-        changed = bool(started.before or choices)
+        changed = bool(started.before or generated)
         text_update = (
-            generated_html(choices, before=started.before, prompt=prompt) if choices else gr.skip()
+            generated_html(generated, before=started.before, prompt=prompt)
+            if generated
+            else gr.skip()
         )
         idle = [gr.update(interactive=on) for on in (True, False, bool(snapshots))]
         yield (

@@ -1,5 +1,6 @@
-"""Looking at a session from outside: its text, the choices it makes, and forks of its past."""
+"""The text of a session, log-probabilities of generated tokens, and forks at earlier positions."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,60 +10,62 @@ import pytest
 
 import streamlm
 from streamlm.checkpoints.checkpoint import Checkpoint
-from streamlm.runtime.reports import Progress
-from streamlm.runtime.stream import Sampling
+from streamlm.runtime.reports import Progress, TokenLogprob
+from streamlm.runtime.sampling import Sampling
 from streamlm.sessions.session import Session
 
 Open = Callable[..., Session]
 
 
-def test_choices_are_what_generate_writes(tiny: Checkpoint) -> None:
+def test_generate_logprobs_yields_the_text_of_generate(tiny: Checkpoint) -> None:
     session = Session(tiny)
     session.feed(["It was a bright cold day. "])
     pieces = "".join(session.fork().generate("And", max_tokens=20, seed=3, temperature=1.1))
-    sampling = Sampling(temperature=1.1)
-    choices = list(session.fork().choices("And", sampling, max_tokens=20, others=4, seed=3))
-    assert "".join(choice.text for choice in choices) == pieces
-    assert [choice.id for choice in choices] == [
-        choice.id for choice in session.fork().choices("And", sampling, max_tokens=20, seed=3)
-    ]
-    for choice in choices:
-        shares = [share for _, share in choice.others]
-        assert len(shares) == 4 and shares == sorted(shares, reverse=True)
-        assert 0 < choice.probability <= shares[0] and sum(shares) <= 1
+    options: dict[str, Any] = {"sampling": Sampling(temperature=1.1), "max_tokens": 20, "seed": 3}
+    tokens = list(session.fork().generate_logprobs("And", top_logprobs=4, **options))
+    assert "".join(token.text for token in tokens) == pieces
+    plain = session.fork().generate_logprobs("And", **options)
+    assert [(token.id, token.top) for token in plain] == [(token.id, ()) for token in tokens]
+    for token in tokens:
+        top = [logprob for _, logprob in token.top]
+        assert len(top) == 4 and top == sorted(top, reverse=True)
+        assert token.logprob <= top[0] and sum(map(math.exp, top)) <= 1
 
 
-def test_probabilities_are_the_models_own(tiny: Checkpoint) -> None:
+def test_logprobs_are_the_models_own(tiny: Checkpoint) -> None:
     """They do not depend on the sampling, and agree with `score`."""
     session = Session(tiny)
     session.feed(["one two three "])
-    greedy, warm = (
-        next(session.fork().choices("", Sampling(temperature=t), max_tokens=1, others=8192, seed=1))
-        for t in (0, 5)
-    )
-    assert greedy.others == warm.others and greedy.probability == greedy.others[0][1]
-    assert sum(share for _, share in greedy.others) == pytest.approx(1)
-    session._end_text()
-    written = next(session.fork().choices("", Sampling(temperature=2), max_tokens=1, seed=5))
-    report = session.score([written.text], logprobs=True)
-    assert report.ids[0] == written.id  # a token of the vocabulary, not a byte
-    assert np.exp(report.log_probs[0]) == pytest.approx(written.probability, rel=0.05)
+
+    def first(temperature: float, **options: Any) -> TokenLogprob:
+        sampling = Sampling(temperature=temperature)
+        return next(session.fork().generate_logprobs("", sampling, max_tokens=1, **options))
+
+    greedy, warm = (first(temperature, top_logprobs=8192, seed=1) for temperature in (0, 5))
+    assert greedy.top == warm.top and greedy.logprob == greedy.top[0][1]
+    assert sum(math.exp(logprob) for _, logprob in greedy.top) == pytest.approx(1)
+    session._live.end_text()
+    generated = first(2, seed=5)
+    report = session.score([generated.text], logprobs=True)
+    assert report.ids[0] == generated.id  # a token of the vocabulary, not a byte
+    assert report.logprobs[0] == pytest.approx(generated.logprob, abs=0.05)
 
 
 @pytest.mark.parametrize("at", range(0, 60, 7))
-def test_choices_end_where_generate_ends(tiny: Checkpoint, at: int) -> None:
+def test_generate_logprobs_stops_where_generate_stops(tiny: Checkpoint, at: int) -> None:
     session = Session(tiny)
     session.feed(["It was a bright cold day. "])
     options: dict[str, Any] = {"max_tokens": 40, "seed": 3}
+    sampling = Sampling(temperature=1.1)
     whole = "".join(session.fork().generate("And", temperature=1.1, **options))
     stop = [whole[at : at + 1 + at % 5], "never written"]
     one, two = session.fork(), session.fork()
     text = "".join(one.generate("And", temperature=1.1, stop=stop, **options))
-    choices = list(two.choices("And", Sampling(temperature=1.1), stop=stop, **options))
-    assert "".join(choice.text for choice in choices) == text == whole[: whole.find(stop[0])]
+    tokens = list(two.generate_logprobs("And", sampling, stop=stop, **options))
+    assert "".join(token.text for token in tokens) == text == whole[: whole.find(stop[0])]
     assert one.position == two.position and one.tail == two.tail
-    shown = list(session.fork().choices("And", Sampling(temperature=1.1), **options))
-    assert [c.id for c in choices] == [c.id for c in shown[: len(choices)]]
+    others = list(session.fork().generate_logprobs("And", sampling, **options))
+    assert [token.id for token in tokens] == [token.id for token in others[: len(tokens)]]
 
 
 @pytest.mark.parametrize(
@@ -70,22 +73,22 @@ def test_choices_end_where_generate_ends(tiny: Checkpoint, at: int) -> None:
     [
         ({"stop": ["a", ""]}, "stop = .*; allowed: strings that are not empty"),
         ({"max_tokens": -1}, "max_tokens = -1; allowed"),
-        ({"others": -1}, "others = -1; allowed"),
+        ({"top_logprobs": -1}, "top_logprobs = -1; allowed"),
         ({"seed": -2}, "seed = -2; allowed"),
     ],
 )
-def test_choices_refuse(tiny: Checkpoint, options: dict[str, Any], message: str) -> None:
+def test_generate_logprobs_refuses(tiny: Checkpoint, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Session(tiny).choices("", **options)
+        Session(tiny).generate_logprobs("", **options)
 
 
-def test_text_is_what_was_read(open_: Open, prose: Callable[..., str]) -> None:
+def test_text_returns_the_text_read(open_: Open, prose: Callable[..., str]) -> None:
     session, text = open_(), prose(120)
     session.feed([text])
     assert (session.text() + session.tail) == text
     middle = session.position // 2
     assert session.text(0, middle) + session.text(middle) == session.text()
-    written = "".join(session.generate(" And", max_tokens=9, seed=1))  # not saved yet
+    written = "".join(session.generate(" And", max_tokens=9, seed=1))  # not saved
     assert session.saved is not None and session.saved.position < session.position
     assert session.text().endswith(written) and session.text(session.position) == ""
     session.close()
@@ -100,7 +103,9 @@ def test_text_needs_a_store(tiny: Checkpoint) -> None:
         Session(tiny).text()
 
 
-def test_a_fork_of_the_past_is_a_rewound_session(open_: Open, prose: Callable[..., str]) -> None:
+def test_a_fork_at_a_position_equals_a_rewound_session(
+    open_: Open, prose: Callable[..., str]
+) -> None:
     session = open_(save_every=64)
     session.feed([prose(300)])
     goal, before, ids = 150, session.position, len(session.history())
@@ -114,7 +119,7 @@ def test_a_fork_of_the_past_is_a_rewound_session(open_: Open, prose: Callable[..
     assert report.position == goal
 
 
-def test_a_fork_of_the_past_of_a_session_that_may_only_be_read(
+def test_a_readonly_session_forks_at_a_position(
     tmp_path: Path, tiny: Checkpoint, prose: Callable[..., str]
 ) -> None:
     path = tmp_path / "s.zarr"
@@ -128,7 +133,7 @@ def test_a_fork_of_the_past_of_a_session_that_may_only_be_read(
                 session.fork(tokens=wrong)
 
 
-def test_a_branch_from_the_past(open_: Open, prose: Callable[..., str]) -> None:
+def test_a_branch_at_a_position(open_: Open, prose: Callable[..., str]) -> None:
     session = open_()
     session.feed([prose(200)])
     with session.fork("side", tokens=40) as side:
@@ -139,7 +144,7 @@ def test_a_branch_from_the_past(open_: Open, prose: Callable[..., str]) -> None:
         assert side.history()[-1].position == 40
 
 
-def test_feeding_tells_each_token(open_: Open, prose: Callable[..., str]) -> None:
+def test_feed_reports_every_token(open_: Open, prose: Callable[..., str]) -> None:
     text, seen = prose(150), []
 
     def look(done: Progress) -> None:
@@ -151,13 +156,13 @@ def test_feeding_tells_each_token(open_: Open, prose: Callable[..., str]) -> Non
     report = session.feed([text], logprobs=True, block_bytes=100, progress=look)
     assert len(seen) == -(-len(text) // 100)  # characters of a str, not bytes
     assert seen == sorted(seen) and seen[-1] == len(report.ids) == report.tokens == plain.position
-    assert report.nats == pytest.approx(-sum(report.log_probs), rel=1e-5)
+    assert report.nats == pytest.approx(-sum(report.logprobs), rel=1e-5)
     assert report.nats == pytest.approx(expected.nats, rel=1e-4)
     with pytest.raises(ValueError, match="block_bytes = 0; allowed"):
         session.feed([text], block_bytes=0)
 
 
-def test_a_reading_that_progress_ends_goes_on(
+def test_feed_resumes_after_progress_raises(
     open_: Open, tmp_path: Path, prose: Callable[..., str]
 ) -> None:
     file = tmp_path / "text.txt"

@@ -21,13 +21,13 @@ SECRETS = {name: f" {name} hides a {thing}." for name, thing in zip("ABC", "🐋
 
 
 def visit(folder: Path, checkpoint: Checkpoint, note: dict[str, Any]) -> list[Any]:
-    """Open a session, do what is noted, note what was seen."""
+    """Open a session, perform the recorded actions, and record the results."""
     path = folder / f"{note['name']}.zarr"
     with streamlm.open(path, checkpoint, branch=note["branch"], save_every=24) as session:
         found = [do(session, action, value) for action, value in note["todo"]]
         refs = [(ref.seq, ref.position) for ref in session.history()]
         found += [session.state.digest(), session.position, session.tail, refs]
-        # While the session is still held: notes come in the order of the visits to a branch.
+        # Before the lock is released, so that records follow the order of visits to a branch.
         with (folder / f"{note['name']}.jsonl").open("a") as file:
             file.write(json.dumps({**note, "found": found}) + "\n")
     return found
@@ -38,7 +38,7 @@ def do(session: Session, action: str, value: Any) -> Any:
         report = session.feed([value])
         return report.tokens, report.nats
     if action == "score":
-        return session.score(value, logprobs=True).log_probs
+        return session.score(value, logprobs=True).logprobs
     if action == "generate":
         return "".join(session.generate(value, max_tokens=4, temperature=1.5))
     if action == "rewind":
@@ -64,7 +64,7 @@ import torch
 torch.set_num_threads(1)
 import streamlm
 from memory_store import Locked
-from tests.sessions.test_session_lives import SECRETS, notes, visit
+from tests.sessions.test_session_isolation import SECRETS, notes, visit
 folder, checkpoint, words = Path(sys.argv[1]), streamlm.load(sys.argv[2], device="cpu"), sys.argv[3]
 
 def some_todo(chance, secret, new):
@@ -106,7 +106,7 @@ assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
 """
 
 
-def test_sessions_do_not_see_each_other(
+def test_sessions_are_isolated(
     tmp_path: Path, tiny_folder: Callable[..., Path], prose: Callable[..., str]
 ) -> None:
     together, alone, model = tmp_path / "together", tmp_path / "alone", tiny_folder()
@@ -137,7 +137,7 @@ def test_sessions_do_not_see_each_other(
             assert one.state.digest() == other.state.digest() and one.tail == other.tail
             for secret in SECRETS.values():
                 found, wanted = (each.score(secret, logprobs=True) for each in (one, other))
-                assert found.log_probs == wanted.log_probs
+                assert found.logprobs == wanted.logprobs
             heads = [store.head(branch) for store in (lived, again)]
             logs = [
                 store.tokens(head, 0, head.position).tolist()
@@ -152,6 +152,6 @@ def test_sessions_do_not_see_each_other(
 
 
 def words_of(store: DirectoryStore, checkpoint: Checkpoint) -> str:
-    """All that a session's main branch ever read, whatever was gone back from since."""
+    """Everything the main branch ever read, including what was rewound."""
     last = max(store.refs("main"), key=lambda ref: ref.position)
     return checkpoint.tokenizer.decode(store.tokens(last, 0, last.position).tolist())

@@ -1,4 +1,4 @@
-"""Sessions: how likely a text is, and writing on."""
+"""`Session.score` and `Session.generate`."""
 
 import math
 from collections.abc import Callable
@@ -22,6 +22,7 @@ from memory_store import (
     DirectoryStore,
 )
 from streamlm.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from streamlm.runtime.stream import score
 from streamlm.runtime.text_stream import TextStream
 from streamlm.sessions.session import Session
 from tests.support.invariants import assert_same_state
@@ -42,7 +43,7 @@ SETTLED = "Call me Ishmael. Some years ago — never mind how long precisely" + 
 
 
 @pytest.mark.parametrize("before", ["", "It was the best of ti"])
-def test_score_says_what_feed_would_and_changes_nothing(
+def test_score_agrees_with_feed_and_changes_nothing(
     before: str, open_: Open, tiny: Checkpoint, tmp_path: Path
 ) -> None:
     session = open_()
@@ -59,14 +60,14 @@ def test_score_says_what_feed_would_and_changes_nothing(
     assert len(session.history()) == (2 if before else 1)
 
     ids = tiny.tokenizer.encode(SETTLED).tolist()
-    assert report.ids == ids and len(report.log_probs) == len(ids) == report.tokens
-    assert -sum(report.log_probs) == pytest.approx(report.nats)
-    assert max(report.log_probs) < 0 and again.ids == again.log_probs == []
+    assert report.ids == ids and len(report.logprobs) == len(ids) == report.tokens
+    assert -sum(report.logprobs) == pytest.approx(report.nats)
+    assert max(report.logprobs) < 0 and again.ids == again.logprobs == []
     assert again.nats == pytest.approx(report.nats, rel=1e-5)
     assert (again.tokens, again.n_bytes) == (report.tokens, len(SETTLED.encode()))
     assert report.position == session.position
 
-    list(session.generate(max_tokens=0))  # the word before ends here
+    list(session.generate(max_tokens=0))  # reads the held-back word
     fed = session.feed([SETTLED], score=True)
     assert fed.nats == pytest.approx(report.nats, rel=1e-5) and session.tail == ""
     assert (fed.tokens, fed.n_bytes) == (report.tokens, report.n_bytes)
@@ -100,7 +101,7 @@ def test_seeds(tiny: Checkpoint) -> None:
         return "".join((session or begin.fork()).generate(max_tokens=12, seed=seed))
 
     assert write(7) == write(7) != write(8)
-    # Without a seed, the session's own generator goes on: no two calls draw the same.
+    # Without a seed the session's generator continues, so no two calls draw the same.
     assert write(None) == write(None) == write(None, Session(tiny)) == write(0)
     session = Session(tiny, seed=7)
     assert write(None, session) == write(7)
@@ -109,7 +110,9 @@ def test_seeds(tiny: Checkpoint) -> None:
 
 
 @pytest.mark.parametrize("options", [{"temperature": 0.0}, {"seed": 3}])
-def test_writing_in_parts_is_writing_at_once(tiny: Checkpoint, options: dict[str, Any]) -> None:
+def test_generating_in_parts_equals_generating_at_once(
+    tiny: Checkpoint, options: dict[str, Any]
+) -> None:
     at_once, in_parts = Session(tiny), Session(tiny)
     wanted = "".join(at_once.generate("Call me", max_tokens=18, **options))
     found = "".join(in_parts.generate("Call me", max_tokens=7, **options))
@@ -138,13 +141,13 @@ def test_writing_in_parts_is_writing_at_once(tiny: Checkpoint, options: dict[str
         ({"seed": -1}, "seed = -1; allowed: 0 or more"),
     ],
 )
-def test_wrong_values_are_refused_at_the_call(
+def test_wrong_values_are_refused_immediately(
     tiny: Checkpoint, options: dict[str, Any], message: str
 ) -> None:
     session = Session(tiny)
     before = facts(session)
     with pytest.raises(ValueError, match=message):
-        session.generate("Call me", **options)  # nobody asks for the first piece
+        session.generate("Call me", **options)  # not even for the first piece
     assert facts(session) == before
 
 
@@ -167,18 +170,18 @@ def test_lone_surrogates_in_a_prompt_are_replaced(tiny: Checkpoint) -> None:
 
 
 class Script:
-    """Makes every session write these texts, one for each token, without a model."""
+    """Makes every session generate these texts, one per token, without a model."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, pieces: list[str]) -> None:
         self.written = ""
         left = iter(pieces)
 
-        def write_token(stream: TextStream, *args: Any) -> tuple[TextStream, int, str]:
+        def generate_token(stream: TextStream, *args: Any) -> tuple[TextStream, int, str]:
             piece = next(left)
             self.written += piece
             return stream, 5, piece
 
-        monkeypatch.setattr(TextStream, "write_token", write_token)
+        monkeypatch.setattr(TextStream, "generate_token", generate_token)
 
 
 AB = st.text("ab", max_size=3)
@@ -189,25 +192,23 @@ AB = st.text("ab", max_size=3)
 @example(pieces=["a", "a", "b", "a"], stop="aab")
 @example(pieces=["ab", "", "ab", "b"], stop="abb")
 @example(pieces=["b", "ab"], stop="abab")
-def test_writing_ends_at_a_stop_string(tiny: Checkpoint, pieces: list[str], stop: str) -> None:
+def test_generation_ends_at_a_stop_string(tiny: Checkpoint, pieces: list[str], stop: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         script = Script(patch, pieces)
         found = ""
         for piece in Session(tiny).generate(max_tokens=len(pieces), stop=stop):
             assert piece
             found += piece
-            # Nothing is held back but what could still become the stop string.
+            # Only a possible beginning of the stop string is held back.
             held = script.written.removeprefix(found)
             assert stop in script.written or stop.startswith(held)
     assert found == "".join(pieces).partition(stop)[0]
-    # No token is drawn behind the one that completes it.
+    # No token is drawn after the one that completes it.
     so_far = ["".join(pieces[:n]) for n in range(len(pieces) + 1)]
     assert script.written == next((text for text in so_far if stop in text), so_far[-1])
 
 
-def test_the_first_of_several_stop_strings_counts(
-    tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_earliest_stop_string_counts(tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     Script(monkeypatch, ["one", " tw", "o th", "ree"])
     session = Session(tiny)
     assert list(session.generate(max_tokens=9, stop=["three", "two", "e th"])) == ["on", "e "]
@@ -220,13 +221,13 @@ def test_stop_strings_of_a_model(tiny: Checkpoint) -> None:
         stop = whole[start : start + size]
         found = session.fork().generate("Call me", max_tokens=16, temperature=0, stop=stop)
         assert "".join(found) == whole[: whole.find(stop)]
-    # The stop string is read, though not given out.
+    # The stop string is read but not returned.
     stopped, stops = session.fork(), ["never met", whole[9:14]]
     list(stopped.generate("Call me", max_tokens=16, temperature=0, stop=stops))
-    assert whole[9:14] in tiny.tokenizer.decode(stopped._stream.recent)
+    assert whole[9:14] in tiny.tokenizer.decode(stopped._live.stream.recent)
 
 
-def test_an_abandoned_iterator_leaves_what_it_wrote(
+def test_an_abandoned_iterator_keeps_its_tokens(
     open_: Open, tmp_path: Path, token_log: TokenLog, tiny: Checkpoint
 ) -> None:
     session, twin = open_(), open_("twin")
@@ -244,17 +245,17 @@ def test_an_abandoned_iterator_leaves_what_it_wrote(
     ]
     assert_same_end(*ends)
     untouched = open_("untouched")
-    untouched.generate("Call me", max_tokens=30)  # nothing happens until a piece is asked for
+    untouched.generate("Call me", max_tokens=30)  # lazy: nothing happens before the first piece
     assert untouched.position == 0
 
 
 @pytest.fixture(scope="module")
 def byte_writer(tiny_folder: Callable[..., Path]) -> Checkpoint:
-    """A model that likes to write bytes of characters that its tokenizer does not know."""
+    """A model that often generates bytes of characters outside its vocabulary."""
     return load_checkpoint(tiny_folder(likes="漢🐋ѣ"), device="cpu")
 
 
-def test_pieces_are_whole_characters_and_say_what_the_log_says(
+def test_pieces_are_whole_characters_and_match_the_log(
     byte_writer: Checkpoint, tmp_path: Path, token_log: TokenLog
 ) -> None:
     path = tmp_path / "s.zarr"
@@ -277,9 +278,9 @@ def test_pieces_are_whole_characters_and_say_what_the_log_says(
             n_bytes += [byte_writer.tokenizer.token_lengths[id] for id in ids]
             assert len(ids) == max_tokens and text == decoder.decode(ids)
             n_cut += bool(decoder.state["bytes"])
-        assert n_cut > 1 and 1 in n_bytes  # it ended within characters, and went on there
+        assert n_cut > 1 and 1 in n_bytes  # some calls ended within a character
 
-        # A prompt ends the character that was begun, as all other text does.
+        # A prompt ends an incomplete character, as any text does.
         for _ in range(50):
             if decoder.state["bytes"]:
                 break
@@ -290,7 +291,7 @@ def test_pieces_are_whole_characters_and_say_what_the_log_says(
 
 
 @pytest.mark.parametrize("options", [{"temperature": 0.0}, {"temperature": 2.0, "top_p": 1.0}])
-def test_control_tokens_are_never_written(
+def test_suppressed_tokens_are_never_generated(
     tiny_folder: Callable[..., Path],
     tmp_path: Path,
     token_log: TokenLog,
@@ -306,15 +307,31 @@ def test_control_tokens_are_never_written(
     assert len(log) > 12 and all(lengths[log])
 
 
-def test_the_repetition_penalty_sees_what_was_read_before(tiny: Checkpoint) -> None:
+def test_the_repetition_penalty_covers_text_that_was_read(tiny: Checkpoint) -> None:
     session = Session(tiny)
     session.feed(["Call me Ishmael. Some years ago"])
     list(session.generate(max_tokens=0))
-    read = set(session._stream.recent.tolist())
-    # Once its likeliest token was read, it is not written any more.
+    read = set(session._live.stream.recent.tolist())
+    # Once the likeliest token is recent, it is not generated again.
     likeliest = session.fork()
     list(likeliest.generate(max_tokens=1, temperature=0))
-    (id,) = likeliest._stream.recent[-1:].tolist()
-    session._stream = replace(session._stream, recent=np.array([*read, id], np.int32))
+    (id,) = likeliest._live.stream.recent[-1:].tolist()
+    session._live.stream = replace(session._live.stream, recent=np.array([*read, id], np.int32))
     list(session.generate(max_tokens=1, temperature=0, repetition_penalty=100.0))
-    assert session._stream.recent[-1] not in (*read, id)
+    assert session._live.stream.recent[-1] not in (*read, id)
+
+
+def test_score_agrees_with_the_model(tiny: Checkpoint, text: str) -> None:
+    """Log-probabilities do not depend on how a block is split."""
+    ids = tiny.tokenizer.encode(text)
+    inputs = np.concatenate([[tiny.tokenizer.bos_id], ids[:-1]]).astype(np.int64)
+    wanted, _ = score(
+        tiny.model,
+        torch.from_numpy(inputs)[None],
+        torch.from_numpy(ids.astype(np.int64))[None],
+        tiny.model.init_state(1),
+    )
+    session = Session(tiny)
+    report = session.score([text], logprobs=True)
+    assert report.ids == ids.tolist()
+    assert report.logprobs == pytest.approx(wanted[0].tolist(), abs=1e-4)

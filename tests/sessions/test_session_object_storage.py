@@ -30,7 +30,7 @@ def shelf(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
     return f"s3://shelf/{uuid.uuid4().hex}"
 
 
-def test_a_session_is_the_same_wherever_it_is_kept(
+def test_sessions_are_the_same_in_every_store(
     tiny: Checkpoint, prose: Callable[..., str], shelf: str, tmp_path: Path
 ) -> None:
     texts = [prose(200, seed=i) for i in range(3)]
@@ -58,12 +58,12 @@ def test_two_writers_of_one_session(tiny: Checkpoint, shelf: str) -> None:
         with pytest.raises(Conflict):
             other.feed("Some years ago.")
         position = one.position
-        other._bound("give up").version = other._version  # what it read is given up
+        other._live.require_store("give up").version = other._live.version  # discard what it read
     with streamlm.open(place, tiny, readonly=True) as session:
         assert session.position == position
 
 
-def test_nothing_is_left_of_a_session_that_read_nothing(tiny: Checkpoint, shelf: str) -> None:
+def test_an_empty_session_leaves_no_objects(tiny: Checkpoint, shelf: str) -> None:
     place = f"{shelf}/moby.zarr"
     with streamlm.open(place, tiny):
         assert open_store(place).branches() == []
@@ -86,7 +86,7 @@ def run(*arguments: str, fails: bool = False) -> str:
     result = CliRunner().invoke(app, arguments, catch_exceptions=True)
     assert (result.exit_code != 0) == fails, result.output
     if isinstance(result.exception, StoreError | ValueError):
-        return str(result.exception)  # `main` prints these
+        return str(result.exception)  # `main` prints it
     return result.output
 
 

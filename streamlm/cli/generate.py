@@ -1,0 +1,95 @@
+"""`streamlm generate`: continue a session, or a prompt."""
+
+import json
+import sys
+import time
+from itertools import chain
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from streamlm.cli.display import interruptible
+from streamlm.cli.options import Device, Json, Model, SessionName, Store, open_optional
+
+
+def generate(
+    session: SessionName = None,
+    prompt: Annotated[str, typer.Option(help="Text to read first.")] = "",
+    max_tokens: Annotated[int, typer.Option(help="Maximum number of tokens.")] = 256,
+    temperature: Annotated[float, typer.Option(help="Divides the logits; 0 is greedy.")] = 0.8,
+    top_k: Annotated[int, typer.Option(help="Sample from the k likeliest tokens; 0 is off.")] = 0,
+    top_p: Annotated[
+        float, typer.Option(help="Sample from the top tokens with this total probability.")
+    ] = 0.95,
+    min_p: Annotated[
+        float, typer.Option(help="Drop tokens below this fraction of the top probability.")
+    ] = 0.0,
+    repetition_penalty: Annotated[
+        float, typer.Option(help="Above 1 penalizes recent tokens.")
+    ] = 1.0,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help=r"Stop at this text; \n and \t are escapes. Repeatable."),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the random generator; default: the session's.")
+    ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep/--no-keep", help="Whether to save the text to the session.")
+    ] = True,
+    draft: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="A drafter: faster, with the same distribution."),
+    ] = None,
+    store: Store = "sessions",
+    model: Model = "books",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Continue a session: generate text from its current state.
+
+    Without --session, continue the prompt alone.
+    """
+    from streamlm.runtime.sampling import unescaped
+
+    kept = session is not None and keep
+    left_behind = f"session {session} includes the text so far" if kept else "nothing was saved"
+    with (
+        interruptible(lambda: left_behind),
+        open_optional(store, session, model, device, readonly=not keep) as opened,
+    ):
+        writer = opened if keep else opened.fork()
+        drafter = None
+        if draft is not None:
+            from streamlm.runtime.drafter import load_drafter
+
+            drafter = load_drafter(draft, opened.checkpoint)
+        before, started = writer.position, time.perf_counter()
+        pieces = writer.generate(
+            prompt,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            stop=[unescaped(text) for text in stop or ()],
+            seed=seed,
+            drafter=drafter,
+        )
+        if as_json:
+            text = "".join(pieces)
+            seconds, n = time.perf_counter() - started, writer.position - before
+            facts: dict[str, Any] = {"text": text, "tokens": n, "position": writer.position}
+            print(json.dumps(facts | {"seconds": seconds, "tokens_per_second": n / seconds}))
+            return
+        try:
+            for piece in chain([prompt], pieces):
+                sys.stdout.write(piece)
+                sys.stdout.flush()
+        except KeyboardInterrupt:  # the message about it gets a line of its own
+            sys.stdout.write("\n")
+            sys.stdout.flush()
+            raise
+        sys.stdout.write("\n")

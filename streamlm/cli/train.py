@@ -1,0 +1,93 @@
+"""`streamlm train`: train a model from a recipe."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from streamlm.cli.allocator import keep_freed_memory
+from streamlm.cli.display import bar, interruptible, note, output
+from streamlm.cli.options import Device
+from streamlm.units import duration_text
+
+if TYPE_CHECKING:
+    from streamlm.training.recipe import Recipe
+    from streamlm.training.trainer import Trainer
+
+
+def train(
+    recipe: Annotated[
+        Path, typer.Option(dir_okay=False, help="A TOML file: [data], [model], [train].")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Output folder; default: runs/RECIPE.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in OUT.")] = False,
+    steps: Annotated[
+        int | None, typer.Option(help="Overrides the recipe's number of steps.")
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Train a model. Writes the checkpoint to OUT/model and the log to OUT/log.jsonl."""
+    chosen, folder, left_behind = training_run(recipe, out, resume=resume, steps=steps)
+    keep_freed_memory()
+    with interruptible(left_behind):
+        from streamlm.training.trainer import trainer_for
+
+        trainer = trainer_for(chosen, folder, device=device, progress=note)
+        if resume:
+            trainer.resume()
+        n_parameters = sum(p.numel() for p in trainer.model.parameters())
+        begin = f"from step {trainer.step:,} to" if resume else "steps:"
+        note(
+            f"{n_parameters / 1e6:.1f} M parameters on {trainer.device}, "
+            f"{begin} {chosen.train.steps:,}, into {folder}"
+        )
+        _follow(trainer)
+    output.print(str(folder / "model"))
+
+
+def _follow(trainer: "Trainer") -> None:
+    """Train to the end, with a progress bar and a line per evaluation."""
+    best: float | None = None
+    total = trainer.config.steps
+    with bar("training", total=total, fields="{task.fields[note]}") as (progress, task):
+        for step in trainer.run():
+            said = f"{step.bits_per_byte:.3f} bits per byte  {step.tokens_per_second:,.0f} tokens/s"
+            if step.valid_bits_per_byte is not None:
+                best = step.valid_bits_per_byte
+                left = f", {duration_text(step.seconds_left)} left" if step.step < total else ""
+                note(
+                    f"step {step.step:,}: {step.tokens:,} tokens, train {step.bits_per_byte:.3f}, "
+                    f"valid {best:.4f} bits per byte, {step.tokens_per_second:,.0f} tokens/s{left}"
+                )
+            if best is not None:
+                said += f"  valid {best:.3f}"
+            progress.update(task, completed=step.step, note=said)
+
+
+def training_run(
+    recipe: Path, out: Path | None, *, resume: bool, steps: int | None
+) -> "tuple[Recipe, Path, Callable[[], str]]":
+    """The recipe, the folder, and the message that an interruption shows.
+
+    Raises:
+        ValueError: the folder holds a run that is not to be resumed.
+    """
+    from streamlm.training.recipe import Recipe  # needs torch
+
+    chosen = Recipe.load(recipe)
+    if steps is not None:
+        chosen = replace(chosen, train=replace(chosen.train, steps=steps))
+    folder = out or Path("runs") / recipe.stem
+    if not resume and (folder / "last").exists():
+        raise ValueError(f"{folder} holds a run already; allowed: --resume, or another --out")
+
+    def left_behind() -> str:
+        if (folder / "last").exists():
+            return f"--resume continues from the last save, in {folder / 'last'}"
+        return "nothing was saved yet"
+
+    return chosen, folder, left_behind

@@ -1,0 +1,123 @@
+"""Feed: one call that reads sources block by block, and its report."""
+
+import time
+from collections.abc import Sequence
+from typing import Literal
+
+from streamlm.runtime.reports import Progress, ProgressCallback, ReadReport
+from streamlm.runtime.text_stream import TextStream
+from streamlm.sessions.live import LiveStream
+from streamlm.sessions.sources import FeedCursor, OpenSource, Source, resume_sources
+
+Errors = Literal["strict", "replace"]
+
+
+class Feed:
+    """One call of `Session.feed` or `Session.score`.
+
+    Args:
+        live: the stream to read into.
+        sources, errors, logprobs, block_bytes, progress: as in `Session.feed`.
+
+    Raises:
+        ValueError, FileNotFoundError, IsADirectoryError, PermissionError: as `Session.feed`.
+    """
+
+    def __init__(
+        self,
+        live: LiveStream,
+        sources: Sequence[Source],
+        *,
+        errors: Errors,
+        logprobs: bool,
+        block_bytes: int | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> None:
+        if block_bytes is not None and block_bytes < 1:
+            raise ValueError(f"block_bytes = {block_bytes}; allowed: at least 1")
+        if not sources:
+            raise ValueError("no source given; allowed: paths, texts, file objects, iterators")
+        self._live = live
+        self._sources = [OpenSource(source, block_bytes=block_bytes) for source in sources]
+        self._errors: Errors = errors
+        self._logprobs = logprobs
+        self._progress = progress
+        self._report = ReadReport()
+        self._started = time.perf_counter()
+
+    def feed(self, *, score: bool) -> ReadReport:
+        """Read the sources, from where an interrupted call stopped, and save."""
+        live, report, score = self._live, self._report, score or self._logprobs
+        done = resume_sources(live.cursor, self._sources).done
+        report.skipped_bytes = sum(source.n_bytes for source in self._sources)
+        if report.skipped_bytes:  # the text ahead came from these bytes but is still to be read
+            lengths = live.checkpoint.tokenizer.token_lengths
+            report.skipped_bytes -= int(lengths[live.stream.ahead].sum())
+        if len(live.stream.ahead):
+            self._read(live.stream, live.cursor, score=score)
+        for source in self._sources[len(done) :]:
+            for block in source:
+                cursor = FeedCursor(done, source.n_bytes, source.digest) if source.is_file else None
+                self._read(self._with_block(source, block), cursor, score=score)
+                self._update_times()
+                report.position = live.position
+                self._show_progress(source)
+            done = [*done, source.digest]
+        if not any(source.n_bytes for source in self._sources):
+            raise ValueError(f"nothing to read: {self._names()} is empty")
+        if live.store is not None:
+            live.version += 1
+            live.save(None)
+        live.cursor = None
+        self._update_times()
+        report.position = live.position
+        return report
+
+    def score(self) -> ReadReport:
+        """Score the sources to their last character; `live` is a fork made for this call."""
+        live, report = self._live, self._report
+        position = live.position
+        live.end_text()
+        for source in self._sources:
+            for block in source:
+                self._read(self._with_block(source, block), None, score=True)
+                self._update_times()
+                self._show_progress(source)
+        live.end_text(report, keep=self._logprobs)
+        if not report.tokens:
+            raise ValueError(f"nothing to score: {self._names()} is empty")
+        self._update_times()
+        report.position = position
+        return report
+
+    def _read(self, stream: TextStream, cursor: FeedCursor | None, *, score: bool) -> None:
+        self._live.read(stream, cursor, self._report, score=score, keep=self._logprobs)
+
+    def _with_block(self, source: OpenSource, block: str | bytes) -> TextStream:
+        """The stream with a block to be read."""
+        strict, live = self._errors == "strict" and source.is_file, self._live
+        if strict and isinstance(block, bytes) and b"\0" in block:
+            raise ValueError(
+                f"{source.name} looks binary: it has a NUL byte; allowed: UTF-8 text "
+                "(errors 'replace' reads it all the same)"
+            )
+        try:
+            stream = live.stream.take_text(live.checkpoint, block, errors=self._errors)
+        except ValueError as error:
+            size = len(block.encode()) if isinstance(block, str) else len(block)
+            at = source.n_bytes - size
+            raise ValueError(f"{source.name}, block at byte {at}: {error}") from None
+        if strict and stream.tail["bytes"]:
+            raise ValueError(f"{source.name} ends within a UTF-8 character")
+        return stream
+
+    def _show_progress(self, source: OpenSource) -> None:
+        if self._progress is not None:
+            now = Progress(source.name, source.n_bytes, source.size, self._report)
+            self._progress(now)
+
+    def _update_times(self) -> None:
+        self._report.seconds = time.perf_counter() - self._started
+
+    def _names(self) -> str:
+        return ", ".join(source.name for source in self._sources)

@@ -1,0 +1,251 @@
+"""LiveStream: the mutable part of a session, shared by feeding, generating and saving."""
+
+import numpy as np
+
+from memory_store import MemoryStore, Ref, Retention
+from streamlm.checkpoints.checkpoint import Checkpoint
+from streamlm.models.cache import Cache
+from streamlm.runtime.memory_report import window
+from streamlm.runtime.reports import ReadReport
+from streamlm.runtime.text_stream import TextStream
+from streamlm.sessions.recent_tokens import RecentTokens, TokenLog
+from streamlm.sessions.saving import SessionStore
+from streamlm.sessions.sources import FeedCursor
+
+
+class LiveStream:
+    """A stream's current value, the workspace to read on, and the store that it is saved to.
+
+    Attributes:
+        stream: the current value.
+        cache: keys and values, a workspace that no other session shares.
+        log: the newest token ids.
+        recent: streams from which the newest tokens can be read again; None if the store has them.
+        cursor: of a call of `feed` that is running or was interrupted; None otherwise.
+        version: counts changes.
+        store: the branch that it is saved to; None if it lives in memory.
+        save_every: tokens between automatic saves.
+        readonly, closed: changes are refused.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, *, seed: int = 0) -> None:
+        if checkpoint.model.frozen is None and not checkpoint.model.training:
+            checkpoint.model.freeze()
+        self.checkpoint = checkpoint
+        self.seed = seed
+        self.save_every = 1 << 14
+        self.readonly = False
+        self.closed = False
+        self.stream = TextStream.begin(checkpoint, seed=seed)
+        self.cache = Cache()
+        self.log = TokenLog()
+        self.recent: RecentTokens | None = self._recent_from(self.stream)
+        self.cursor: FeedCursor | None = None
+        self.version = 0
+        self.store: SessionStore | None = None
+
+    @property
+    def position(self) -> int:
+        return self.stream.position
+
+    def require_store(self, action: str) -> SessionStore:
+        """Raises ValueError if the session has no store."""
+        if self.store is None:
+            raise ValueError(f"cannot {action}: this session has no store; use streamlm.open(path)")
+        return self.store
+
+    def require_writable(self, action: str) -> None:
+        """Raises ValueError if the session is closed or read-only."""
+        if self.closed:
+            raise ValueError(f"cannot {action}: the session is closed; open it again")
+        if self.readonly:
+            raise ValueError(f"cannot {action}: the session was opened to be read only")
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    def read(
+        self,
+        stream: TextStream,
+        cursor: FeedCursor | None,
+        report: ReadReport | None = None,
+        *,
+        score: bool = True,
+        keep: bool = False,
+    ) -> None:
+        """Read the text ahead, and save when due.
+
+        Between two saves, either all of the text is read or none.
+
+        Args:
+            stream: the current value, possibly with more text ahead.
+            cursor: the progress of the call of `feed` after this text.
+            report, score, keep: as in `TextStream.read_ids`.
+        """
+        while True:
+            limit = self._tokens_until_save()
+            stream, ids = stream.read_ahead(
+                self.checkpoint, limit, cache=self.cache, report=report, score=score, keep=keep
+            )
+            self.move(stream, ids, cursor)
+            self.save_if_due()
+            if not len(stream.ahead):
+                return
+            stream = self.stream
+
+    def end_text(self, report: ReadReport | None = None, *, keep: bool = False) -> None:
+        """Read all text that is held back; what follows begins a new word."""
+        if self.stream.holds_text:
+            self.read(self.stream.end_text(self.checkpoint), self.cursor, report, keep=keep)
+
+    def move(self, stream: TextStream, ids: np.ndarray, cursor: FeedCursor | None) -> None:
+        """Make `stream` the current value; `ids` are the tokens that it adds."""
+        recent = self.recent
+        if len(ids):
+            if recent is not None or self.store is not None:
+                self.log.put(self.position, ids)
+            if recent is not None and (moved := recent.advanced(self.stream)) is not recent:
+                recent = moved
+                self.log.keep_from = recent.start
+                if self.store is None:
+                    self.log.drop(recent.start)
+        # One statement, so that an interruption leaves either all or none of it done.
+        self.stream, self.recent, self.cursor, self.version = (
+            stream, recent, cursor, self.version + 1
+        )  # fmt: skip
+
+    def extend_recent(self) -> None:
+        """Extend `recent` from the store; from then on it is kept in memory."""
+        store, recent = self.store, self.recent
+        if store is None or (recent is not None and recent.covers(self.position)):
+            return
+        stream, ids = store.replay_recent(self.position, window(self.checkpoint.model.config))
+        log = TokenLog(stream.position, ids)
+        log.keep_from = stream.position
+        self.log = store.log = log
+        self.recent = self._recent_from(stream)
+
+    def _recent_from(self, stream: TextStream) -> RecentTokens:
+        return RecentTokens.begin(stream, length=window(self.checkpoint.model.config))
+
+    # -- forking ----------------------------------------------------------------------------------
+
+    def fork(self) -> "LiveStream":
+        """An independent stream in memory with the same value, without `recent`."""
+        other = LiveStream(self.checkpoint)
+        other.stream, other.recent = self.stream, None
+        if self.cache.follows(self.stream.state, self.checkpoint.model.frozen):
+            other.cache = self.cache.copy()
+        return other
+
+    def fork_at(self, head: Ref, tokens: int) -> "LiveStream":
+        """A stream in memory at an earlier position, replayed from the store.
+
+        Args:
+            head: a snapshot at or after `tokens`.
+        """
+        store = self.require_store("fork at a position")
+        length = window(self.checkpoint.model.config)
+        stream, ids = store.replay(head, tokens - length, tokens)
+        other = LiveStream(self.checkpoint)
+        other.recent, other.log = self._recent_from(stream), TokenLog(stream.position, ids)
+        stream = stream.read_ids(self.checkpoint, ids, cache=other.cache)
+        other.stream = stream.without_held_text(self.checkpoint)
+        return other
+
+    # -- saving -----------------------------------------------------------------------------------
+
+    def save(self, cursor: FeedCursor | None) -> Ref:
+        """Commit everything since the last snapshot, and make `cursor` the current one.
+
+        Raises:
+            ValueError: there is no store, or it may not be changed.
+            memory_store.StoreError: as `MemoryStore.commit`.
+        """
+        store = self.require_store("save")
+        self.require_writable("save")
+        store.try_settle()
+        if store.saved is None or self.version != store.version:
+            self._begin_save(store, cursor)
+            store.settle()
+        self.cursor = cursor
+        assert store.saved is not None
+        return store.saved
+
+    def save_if_due(self) -> None:
+        """Start a save if `save_every` tokens have been read since the last."""
+        store = self.store
+        if store is not None and self.position - store.newest_position >= self.save_every:
+            self.require_writable("save")
+            store.settle()
+            self._begin_save(store, self.cursor)
+
+    def _begin_save(self, store: SessionStore, cursor: FeedCursor | None) -> None:
+        # From here on this session and one resumed from the snapshot compute the same bits.
+        self.stream = self.stream.settled(self.checkpoint, self.cache)
+        store.begin_commit(self.stream, cursor, version=self.version)
+
+    def _tokens_until_save(self) -> int | None:
+        """Tokens to the end of the segment at which a save is due; None without a store."""
+        if self.store is None:
+            return None
+        length = self.checkpoint.model.config.segment_len
+        due = max(self.store.newest_position + self.save_every, self.position + 1)
+        return -(-due // length) * length - self.position
+
+    def close(self) -> None:
+        """Save, unless nothing has changed, and release the store. Safe to repeat."""
+        try:
+            if self.store is not None and not self.readonly and not self.closed:
+                self.store.try_settle()
+                if self.version != self.store.version:
+                    self.save(self.cursor)
+        finally:
+            self.closed = True
+            self.cache = Cache()
+            if self.store is not None:
+                self.store.close()
+
+    # -- loading ----------------------------------------------------------------------------------
+
+    def bind(
+        self,
+        store: MemoryStore,
+        branch: str,
+        ref: Ref | None,
+        *,
+        retention: Retention | None,
+        readonly: bool = False,
+        discard_empty: bool = False,
+    ) -> None:
+        """Continue from `ref`, and save to `branch` from now on; see `SessionStore`."""
+        self.readonly = readonly
+        bound = SessionStore(
+            store,
+            branch,
+            checkpoint=self.checkpoint,
+            seed=self.seed,
+            retention=retention,
+            readonly=readonly,
+            discard_empty=discard_empty,
+        )
+        try:
+            if not readonly:
+                ref = store.head(branch)  # the last writer may have moved it
+            if ref is not None:
+                self.restore(bound, ref, bound.load(ref))
+            else:
+                self.recent, bound.log = None, self.log
+            self.store = bound
+        except BaseException:
+            bound.close()
+            raise
+
+    def restore(
+        self, store: SessionStore, ref: Ref, loaded: tuple[TextStream, FeedCursor | None]
+    ) -> None:
+        """Continue from a snapshot that was loaded."""
+        log = TokenLog(loaded[0].position)
+        self.stream, self.cursor, self.recent, self.log, store.saved, store.log = (
+            *loaded, None, log, ref, log
+        )  # fmt: skip
+        store.version = self.version
