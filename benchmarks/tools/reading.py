@@ -117,7 +117,7 @@ def main() -> None:
                 "position": position,
                 "state_bytes": state.nbytes,
                 "real_bytes": real,
-                "derived_bytes": session._cache.nbytes,
+                "derived_bytes": session._live.cache.nbytes,
                 "peak_bytes": peak_memory(),
             }
         )
