@@ -157,9 +157,10 @@ def with_data(name: str, command: Callable[..., None]) -> argparse.ArgumentParse
 def tokenizer_of(recipe: Path) -> Any:
     import tomllib
 
-    from tokenizer import Tokenizer
+    from tokenizer import load_tokenizer
 
-    return Tokenizer(Path(tomllib.loads(recipe.read_text(encoding="utf-8"))["data"]["tokenizer"]))
+    names = tomllib.loads(recipe.read_text(encoding="utf-8"))["data"]
+    return load_tokenizer(Path(names["tokenizer"]))
 
 
 def main(arguments: list[str] | None = None) -> None:
