@@ -183,6 +183,7 @@ def streams(head: str) -> tuple[TransformerXL, list[State]]:
 
 
 def digests(state: State) -> list[str]:
+    assert state.filled_known in (None, tuple(state.filled.tolist()))
     return [state.rows(row).digest() for row in range(state.batch_size)]
 
 
@@ -238,7 +239,9 @@ def test_a_growing_past_is_as_wide_as_its_longest_row() -> None:
     # A narrow row into a wide state.
     put = State.stack([old, middle]).put(0, young)
     assert digests(put) == [young.digest(), middle.digest()]
-    assert put.filled.tolist() == [0, 12]
+    assert put.filled.tolist() == [0, 12] and put.filled_known == (0, 12)
+    asked = put.put(1, replace(old, filled_known=None))
+    assert asked.filled_known is None and asked.filled.tolist() == [0, 20]
 
 
 def test_row_counts_must_match(model: TransformerXL) -> None:

@@ -13,8 +13,8 @@ class Step:
 
     Attributes:
         loss: of the language model, in nats per token.
-        compression_loss: the compression loss, a mean with weights `losses.compression_weight`,
-            plus the mean over segments of the head's own loss (`Model.segment_loss`).
+        compression_loss: the weighted mean over commits of `Model.auxiliary_loss`, plus the mean
+            over segments of `Model.segment_loss`.
         seconds_left: estimate for the rest of the run; 0 before the first target.
     """
 

@@ -115,6 +115,8 @@ def assert_same_state(a: State, b: State, *, tolerance: float) -> None:
     """Compare occupied slots, counters, usage and carried tensors."""
     assert a.length == b.length
     assert a.filled.tolist() == b.filled.tolist()
+    for state in (a, b):
+        assert state.filled_known in (None, tuple(state.filled.tolist()))
     assert a.position.tolist() == b.position.tolist()
     for row, filled in enumerate(a.filled.tolist()):
         real = (state.past[:, row, state.past.shape[2] - filled :] for state in (a, b))
@@ -145,7 +147,8 @@ def reload(model: Model, state: State) -> State:
         carried[:, 0] = torch.from_numpy(arrays[name].copy())
     fresh.filled.fill_(filled)
     fresh.position.fill_(int(state.position))
-    return replace(fresh, length=state.length)
+    known = None if fresh.filled_known is None else (filled,)
+    return replace(fresh, length=state.length, filled_known=known)
 
 
 def check_chunking(model: Model, *, tolerance: float) -> None:
