@@ -11,10 +11,6 @@ import pytest
 import torch
 
 import streamlm
-import streamlm.runtime.text_stream
-import streamlm.sessions.saving
-import streamlm.sessions.session
-import streamlm.sessions.sources
 from memory_store import (
     StoreFull,
 )
