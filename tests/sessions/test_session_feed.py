@@ -14,11 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import streamlm
-import streamlm.runtime.text_stream
-import streamlm.sessions.feed
-import streamlm.sessions.live
-import streamlm.sessions.saving
-import streamlm.sessions.sources
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.models.cache import Cache
 from streamlm.runtime.reports import Progress

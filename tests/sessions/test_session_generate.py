@@ -14,10 +14,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import streamlm
-import streamlm.runtime.text_stream
-import streamlm.sessions.saving
-import streamlm.sessions.session
-import streamlm.sessions.sources
 from memory_store import (
     DirectoryStore,
 )

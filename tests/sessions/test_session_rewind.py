@@ -8,10 +8,6 @@ from typing import Any
 import pytest
 
 import streamlm
-import streamlm.runtime.text_stream
-import streamlm.sessions.saving
-import streamlm.sessions.session
-import streamlm.sessions.sources
 from memory_store import (
     Corrupt,
     DirectoryStore,
