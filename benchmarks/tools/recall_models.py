@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from streamlm.config import COMPRESSION_LOSSES, COMPRESSIONS, ModelConfig
+from streamlm.config import COMPRESSIONS, TRAINED_BY, ModelConfig
 from streamlm.lab.variants import heads
 
 VOCAB, FAMILY = 512, 8  # chance is 1 / FAMILY
@@ -52,12 +52,10 @@ def entries(compressions: Sequence[str] = COMPRESSIONS) -> list[Entry]:
         )
     ]
     for compression in compressions:
-        losses = {loss: _config(compression, loss) for loss in COMPRESSION_LOSSES}
-        trained = {loss: c for loss, c in losses.items() if c is not None and loss != "none"}
-        for loss, config in (trained or {"": losses["none"]}).items():
-            assert config is not None
-            name = f"{compression}, {loss}" if loss else compression
-            found.append(Entry(name, config))
+        trained_by = [loss for loss in TRAINED_BY.get(compression, ()) if loss != "none"]
+        for loss in trained_by or ["none"]:
+            name = compression if loss == "none" else f"{compression}, {loss}"
+            found.append(Entry(name, _config(compression, loss)))
     return found
 
 
@@ -72,15 +70,11 @@ def heads_entries() -> list[Entry]:
     return [*entries([]), *others]
 
 
-def _config(compression: str, loss: str) -> ModelConfig | None:
-    """None where this loss does not train this compression."""
-    try:
-        return ModelConfig(
-            **SHAPE,
-            memory_len=MEMORY,
-            compressed_len=COMPRESSED,
-            compression=compression,
-            compression_loss=loss,
-        )
-    except ValueError:
-        return None
+def _config(compression: str, loss: str) -> ModelConfig:
+    return ModelConfig(
+        **SHAPE,
+        memory_len=MEMORY,
+        compressed_len=COMPRESSED,
+        compression=compression,
+        compression_loss=loss,
+    )
