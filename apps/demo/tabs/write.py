@@ -68,8 +68,8 @@ def write_tab(app: AppState, frame: Frame) -> None:
         top_k: float,
         min_p: float,
         penalty: float,
-        seed: str,
-        stops: str,
+        seed: str | None,
+        stops: str | None,
         snapshots: list[tuple[str, int]],
         request: gr.Request,
     ) -> Iterator[Any]:
@@ -85,7 +85,7 @@ def write_tab(app: AppState, frame: Frame) -> None:
 
             shelf, checkpoint = app.shelf(request), app.checkpoint
             fixed_seed = parse_optional_integer(seed, "Seed")
-            stop_strings = writing.parse_stops(stops)
+            stop_strings = writing.parse_stops(stops or "")  # None while its section is closed
             sampling = Sampling(
                 repetition_penalty=penalty,
                 temperature=temperature,
