@@ -52,7 +52,7 @@ def test_the_life_of_a_session(
     file = tmp_path / "moby.zip"
     download.value.save_as(file)
     page.locator("input[type=file]").last.set_input_files(file)
-    page.get_by_label("Name of the imported session").fill("copy")
+    page.get_by_label("Name of the import").fill("copy")
     page.locator("#import").click()
     visitor.wait_for("sessions-status", "Imported copy")
     visitor.wait_for("position", f"copy has read {end} tokens")

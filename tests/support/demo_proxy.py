@@ -1,4 +1,4 @@
-"""A reverse proxy, as people put one before a demo: everything under a path goes to the server."""
+"""A reverse proxy that forwards everything under a path to the demo's server."""
 
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -10,7 +10,7 @@ HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "host"
 
 @contextmanager
 def proxy(target: str, prefix: str) -> Iterator[str]:
-    """The address under which `target` is found; requests for other paths get a 404."""
+    """Serve `target` under a path; yields the URL. Requests for other paths get a 404."""
     import httpx
     import uvicorn
     from starlette.applications import Starlette
@@ -21,25 +21,25 @@ def proxy(target: str, prefix: str) -> Iterator[str]:
     client = httpx.AsyncClient(base_url=target, timeout=None)
 
     async def forward(request: Request) -> StreamingResponse:
-        asked = client.build_request(
+        upstream = client.build_request(
             request.method,
             httpx.URL(path="/" + request.path_params["rest"], query=request.url.query.encode()),
             headers=[pair for pair in request.headers.items() if pair[0] not in HOP],
             content=request.stream() if request.method == "POST" else None,
         )
-        answer = await client.send(asked, stream=True)
+        reply = await client.send(upstream, stream=True)
 
         async def body() -> AsyncIterator[bytes]:
             try:
-                async for piece in answer.aiter_raw():
+                async for piece in reply.aiter_raw():
                     yield piece
             finally:
-                await answer.aclose()
+                await reply.aclose()
 
-        response = StreamingResponse(body(), answer.status_code)
+        response = StreamingResponse(body(), reply.status_code)
         response.raw_headers = [
             (name.lower().encode(), value.encode())
-            for name, value in answer.headers.multi_items()
+            for name, value in reply.headers.multi_items()
             if name.lower() not in HOP
         ]
         return response

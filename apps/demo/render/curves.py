@@ -140,7 +140,7 @@ def _differences(summary: Sequence[Mapping[str, Any]]) -> str:
         f'<line x1="{zero}" x2="{zero}" y1="{TOP}" y2="{height - BOTTOM}"/>'
         f'<text x="{zero}" y="{height - 6}" text-anchor="middle">±0</text>'
     )
-    about = "bits per byte relative to the reference, 95 % interval over seeds; lower is better"
+    about = "bits per byte relative to the reference, 95% interval over seeds; lower is better"
     return _figure("Differences in loss", about, axis + "".join(drawn), facts, height)
 
 

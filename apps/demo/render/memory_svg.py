@@ -121,7 +121,7 @@ def _shades(attention: np.ndarray) -> np.ndarray:
         return np.zeros_like(attention)
     low, high = np.log(np.quantile(positive, [0.05, 1.0]))
     scaled = (np.log(np.maximum(attention, 1e-30)) - low) / max(high - low, 1e-9)
-    shades: np.ndarray = 0.15 + 0.85 * np.clip(scaled, 0, 1)
+    shades: np.ndarray = 0.25 + 0.75 * np.clip(scaled, 0, 1)
     return shades
 
 

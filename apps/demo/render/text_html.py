@@ -42,6 +42,8 @@ def message(text: str, *, kind: str = "note") -> str:
 def surprise_html(tokens: Iterable[ScoredToken], *, before: str = "") -> str:
     """Text on a background that is darker where a token surprised the model more.
 
+    The page's script keeps its end in view.
+
     Args:
         before: uncoloured text that precedes the tokens.
     """
@@ -50,18 +52,22 @@ def surprise_html(tokens: Iterable[ScoredToken], *, before: str = "") -> str:
         f'title="{token.bits:.1f} bits">{escape(token.text)}</span>'
         for token in tokens
     )
-    return _page(f'<span class="before">{escape(before)}</span>{spans}', "The text just read")
+    body = f'<span class="before">{escape(before)}</span>{spans}'
+    return _page(body, "The text just read", "data-follow")
 
 
 def generated_html(tokens: Sequence[TokenLogprob], *, before: str = "", prompt: str = "") -> str:
     """Generated text; each token carries its alternatives for the page's script.
 
+    The page's script keeps its end in view.
+
     Args:
         before: the end of what the session had read; prompt: what the visitor typed.
     """
     spans = "".join(map(_token, tokens))
-    context = f'<span class="before">{escape(before)}</span><b>{escape(prompt)}</b>'
-    return _page(context + spans, "The generated text", by_token=bool(tokens))
+    context = f'<span class="before">{escape(before.lstrip())}</span><b>{escape(prompt)}</b>'
+    attributes = "data-follow data-by-token" if tokens else "data-follow"
+    return _page(context + spans, "The generated text", attributes)
 
 
 def _token(token: TokenLogprob) -> str:
@@ -88,6 +94,6 @@ def comparison_html(tokens: Sequence[tuple[str, float, float]]) -> str:
     return _page("".join(spans), "The text, coloured by the reading that predicted it better")
 
 
-def _page(body: str, label: str, *, by_token: bool = False) -> str:
-    walk = " data-by-token" if by_token else ""
-    return f'<div class="page" tabindex="0" role="region" aria-label="{label}"{walk}>{body}</div>'
+def _page(body: str, label: str, attributes: str = "") -> str:
+    region = f'tabindex="0" role="region" aria-label="{label}" {attributes}'
+    return f'<div class="page" {region}>{body}</div>'

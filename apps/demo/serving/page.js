@@ -3,6 +3,7 @@
 (() => {
   const facts = new WeakMap();
   const chosen = new Map(); // by the id of the block, which outlives its figure
+  const scrolled = new Map(); // by block id: the scroll position of a page that is not at its end
   let focused = null; // id of the block whose figure has the focus
   const clamp = (value, low, high) => Math.max(low, Math.min(high, value));
 
@@ -178,11 +179,26 @@
     // A figure that Gradio replaces leaves the page; one that merely lost the focus stays.
     if (figure) setTimeout(() => { if (figure.isConnected && document.activeElement !== figure) focused = null; });
   });
-  document.addEventListener("scroll", () => odds(null), true);
+  // A page of text that grows keeps its end in view, unless the visitor has scrolled up.
+  function follow(page) {
+    const block = blockOf(page);
+    if (page.scrollHeight <= page.clientHeight) scrolled.delete(block); // a new text
+    page.scrollTop = scrolled.get(block) ?? page.scrollHeight;
+  }
+
+  document.addEventListener("scroll", ({ target }) => {
+    odds(null);
+    if (!target.matches?.("[data-follow]")) return;
+    const atEnd = target.scrollHeight - target.clientHeight - target.scrollTop < 24;
+    if (atEnd) scrolled.delete(blockOf(target));
+    else scrolled.set(blockOf(target), target.scrollTop);
+  }, true);
   new MutationObserver((changes) => {
     for (const { addedNodes } of changes) {
       for (const node of addedNodes) {
-        const figure = node.matches?.("[data-memory]") ? node : node.querySelector?.("[data-memory]");
+        const find = (selector) => node.matches?.(selector) ? node : node.querySelector?.(selector);
+        const figure = find("[data-memory]"), page = find("[data-follow]");
+        if (page) follow(page);
         if (!figure) continue;
         if (chosen.has(blockOf(figure))) showSlot(figure, ...chosen.get(blockOf(figure)));
         if (blockOf(figure) === focused) figure.focus({ preventScroll: true });

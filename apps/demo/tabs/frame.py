@@ -71,7 +71,7 @@ def optional_integer(label: str, placeholder: str, *, value: str = "") -> gr.Tex
     return gr.Textbox(value, label=label, placeholder=placeholder, max_lines=1, min_width=120)
 
 
-def parse_optional_integer(text: str, what: str) -> int | None:
+def parse_optional_integer(text: str | None, what: str) -> int | None:
     """The value of an `optional_integer` field, None if it is empty.
 
     Raises:
@@ -81,7 +81,7 @@ def parse_optional_integer(text: str, what: str) -> int | None:
     if not cleaned:
         return None
     if not cleaned.isdecimal() or len(cleaned) > 18:
-        raise ValueError(f"{what} {text[:40]!r}; allowed: a whole number, or nothing")
+        raise ValueError(f"{what} {cleaned[:40]!r}; allowed: a whole number, or nothing")
     return int(cleaned)
 
 

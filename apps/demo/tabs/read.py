@@ -22,7 +22,7 @@ from apps.demo.tabs.frame import (
     session_choices,
 )
 
-BOOK = "The bundled book: Beyond the City, by Arthur Conan Doyle"
+BOOK = "Bundled book: Beyond the City, by Arthur Conan Doyle"
 PASTE, FILE = "Pasted text", "A file"
 SHOWN_TOKENS = 400  # newest tokens on the page
 UPDATE_INTERVAL = 0.4  # seconds between two updates of the page

@@ -52,11 +52,13 @@ def sessions_tab(app: AppState, frame: Frame) -> gr.Tab:
                 file = gr.File(label="Exported session", interactive=False, visible=False)
             with gr.Row(elem_classes="ends"):
                 import_file = gr.File(
-                    label=f"An exported session, at most {MAX_SESSION / 1e6:.0f} MB",
+                    label=f"Exported session, at most {MAX_SESSION / 1e6:.0f} MB",
                     file_types=[".zip"],
                     height=140,
+                    scale=2,
+                    min_width=280,
                 )
-                import_name = gr.Textbox(label="Name of the imported session", max_lines=1)
+                import_name = gr.Textbox(label="Name of the import", max_lines=1)
                 import_ = gr.Button("Import", elem_id="import")
             delete = gr.Button("Delete…", variant="stop", elem_id="delete")
             with gr.Row(visible=False) as confirmation:

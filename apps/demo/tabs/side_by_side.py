@@ -1,4 +1,4 @@
-"""Side by side: one prompt continued by two temporary forks that differ in point, seed or heat."""
+"""Side by side: one prompt, continued by two temporary forks with different settings."""
 
 import time
 from collections.abc import Iterator

@@ -39,14 +39,14 @@ def write_tab(app: AppState, frame: Frame) -> None:
         undo = gr.Button("Undo", interactive=False, elem_id="undo")
     with gr.Accordion("Sampling", open=False):
         with gr.Row():
-            length = gr.Slider(1, writing.MAX_TOKENS, value=120, step=1, label="Tokens")
-            temperature = gr.Slider(0, 2, value=0.8, step=0.05, label="Temperature (0: greedy)")
-            top_p = gr.Slider(0.05, 1, value=0.95, step=0.05, label="Top-p (1: off)")
+            length = _slider("Tokens", 1, writing.MAX_TOKENS, value=120, step=1)
+            temperature = _slider("Temperature (0: greedy)", 0, 2, value=0.8)
+            top_p = _slider("Top-p (1: off)", 0.05, 1, value=0.95)
         with gr.Row():
-            top_k = gr.Slider(0, 200, value=0, step=1, label="Top-k (0: off)")
-            min_p = gr.Slider(0, 0.5, value=0, step=0.01, label="Min-p (0: off)")
-            penalty = gr.Slider(1, 2, value=1, step=0.05, label="Repetition penalty (1: off)")
-            seed = optional_integer("Seed", "the session's own")
+            top_k = _slider("Top-k (0: off)", 0, 200, value=0, step=1)
+            min_p = _slider("Min-p (0: off)", 0, 0.5, value=0, step=0.01)
+            penalty = _slider("Repetition penalty (1: off)", 1, 2, value=1)
+        seed = optional_integer("Seed", "the session's own")
         stops = gr.Textbox(
             label="Stop strings",
             info=r"One per line; \n stands for a line break.",
@@ -68,8 +68,8 @@ def write_tab(app: AppState, frame: Frame) -> None:
         top_k: float,
         min_p: float,
         penalty: float,
-        seed: str,
-        stops: str,
+        seed: str | None,
+        stops: str | None,
         snapshots: list[tuple[str, int]],
         request: gr.Request,
     ) -> Iterator[Any]:
@@ -85,7 +85,7 @@ def write_tab(app: AppState, frame: Frame) -> None:
 
             shelf, checkpoint = app.shelf(request), app.checkpoint
             fixed_seed = parse_optional_integer(seed, "Seed")
-            stop_strings = writing.parse_stops(stops)
+            stop_strings = writing.parse_stops(stops or "")  # None while its section is closed
             sampling = Sampling(
                 repetition_penalty=penalty,
                 temperature=temperature,
@@ -187,6 +187,11 @@ def write_tab(app: AppState, frame: Frame) -> None:
         show_progress="hidden",
     )  # fmt: skip
     side_by_side(app, frame)
+
+
+def _slider(label: str, low: float, high: float, *, value: float, step: float = 0.05) -> gr.Slider:
+    """A slider wide enough for its label and its number."""
+    return gr.Slider(low, high, value=value, step=step, label=label, min_width=240)
 
 
 def _summary(n: int, max_tokens: int, finished: writing.WriteFinished) -> str:
