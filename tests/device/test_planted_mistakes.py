@@ -164,7 +164,7 @@ def test_text_that_is_sent_from_pageable_memory(
     assert log.n_waits == 1 and lines(log) == {HERE}, log.offenders()
 
 
-@pytest.mark.parametrize("module", ["segmented", "transformer_xl"])
+@pytest.mark.parametrize("module", ["cache", "transformer_xl"])
 def test_phases_of_rows_that_are_sent_from_pageable_memory(
     cuda: Log, monkeypatch: Patch, module: str
 ) -> None:
