@@ -247,6 +247,8 @@ def test_the_command_resumes_and_draws(recipe: Path) -> None:
     assert runs[:2] == kept["figures"]["runs"] and len(runs) == 3
     assert Path("out/tiny.png").stat().st_size > 5_000
     other = streamlm(*command, "--steps", "5")
-    assert other.returncode == 1 and "runs with other settings; allowed: another --out" in other.stderr
+    assert (
+        other.returncode == 1 and "runs with other settings; allowed: another --out" in other.stderr
+    )
     none = streamlm(*command, "--only", "gru")
     assert none.returncode == 1 and "no variant has ['gru'] in its name" in none.stderr
