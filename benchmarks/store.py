@@ -23,7 +23,7 @@ import torch
 
 import streamlm
 from benchmarks.tools.saving import added_bytes, flat, save_synced
-from benchmarks.tools.store_report import draw, show
+from benchmarks.tools.store_report import FORKS, TARGETS, TOKENS, draw, show
 from benchmarks.tools.timing import median_interval, ratio, seconds, side_by_side
 from memory_store import DirectoryStore, Ref, Retention, Snapshot, Window
 from streamlm.checkpoints.checkpoint import Checkpoint
@@ -38,9 +38,7 @@ SEGMENT, COMPRESSED = 128, 32
 # Layers, slots of each of the two windows, width: 12.6 MB and 53 MB of bfloat16.
 STATES = {"12.6 MB": (12, 512, 512), "53 MB": (24, 540, 1024)}
 SMALL = (2, 512, 16)
-TARGETS = {"commit": 2.5, "resume": 2.0}
 PARTS = ("costs", "forks", "feeding", "years")
-FORKS = 100
 POLICIES = {
     "all": Retention(),
     "newest 32, older ones by age": Retention(last=32, thin=True),
@@ -48,7 +46,6 @@ POLICIES = {
     "newest 32, no older tokens": Retention(last=32, log=False),
 }
 POINTS = 20  # of each curve
-TOKENS = 16_384  # a commit, as `streamlm feed` saves
 # Characters that a model reads at a time, and how often for each repeat: short segments take turns
 # more often, for they vary more.
 READ = {"bundled": (1 << 13, 4), "larger": (1 << 12, 1)}

@@ -5,29 +5,12 @@ from typing import Any
 
 from rich.table import Table
 
-from memory_store import Retention
 from streamlm.cli.display import output
 from streamlm.plots.style import BLUE, GREEN, GREY, ORANGE, panels, save, tokens_text
 
-SEGMENT, COMPRESSED = 128, 32
-# Layers, slots of each of the two windows, width: 12.6 MB and 53 MB of bfloat16.
-STATES = {"12.6 MB": (12, 512, 512), "53 MB": (24, 540, 1024)}
-SMALL = (2, 512, 16)
 TARGETS = {"commit": 2.5, "resume": 2.0}
-PARTS = ("costs", "forks", "feeding", "years")
 FORKS = 100
-POLICIES = {
-    "all": Retention(),
-    "newest 32, older ones by age": Retention(last=32, thin=True),
-    "newest 32": Retention(last=32),
-    "newest 32, no older tokens": Retention(last=32, log=False),
-}
-POINTS = 20  # of each curve
 TOKENS = 16_384  # a commit, as `streamlm feed` saves
-# Characters that a model reads at a time, and how often for each repeat: short segments take turns
-# more often, for they vary more.
-READ = {"bundled": (1 << 13, 4), "larger": (1 << 12, 1)}
-LARGER = {"n_layers": 12, "d_model": 512, "n_heads": 8, "head_dim": 64, "d_ff": 2048}
 
 
 def show(figures: dict[str, Any]) -> None:
