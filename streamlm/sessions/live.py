@@ -103,15 +103,17 @@ class LiveStream:
         if len(ids):
             if recent is not None or self.store is not None:
                 self.log.put(self.position, ids)
-            if recent is not None and (moved := recent.advanced(self.stream)) is not recent:
-                recent = moved
-                self.log.keep_from = recent.start
-                if self.store is None:
-                    self.log.drop(recent.start)
+            if recent is not None:
+                recent = recent.advanced(self.stream)
+        shortened = recent is not self.recent
         # One statement, so that an interruption leaves either all or none of it done.
         self.stream, self.recent, self.cursor, self.version = (
             stream, recent, cursor, self.version + 1
         )  # fmt: skip
+        if shortened and recent is not None:  # afterwards: an interruption leaves too many ids
+            self.log.keep_from = recent.start
+            if self.store is None:
+                self.log.drop(recent.start)
 
     def extend_recent(self) -> None:
         """Extend `recent` from the store; from then on it is kept in memory."""
