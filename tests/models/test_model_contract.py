@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from streamlm.config import COMPRESSIONS, NORMS
+from streamlm.config import COMPRESSIONS
 from streamlm.models.cache import Cache
 from streamlm.models.transformer_xl import TransformerXL
 from tests.support.invariants import (
@@ -15,22 +15,6 @@ from tests.support.invariants import (
     read,
     tiny_model,
 )
-
-# Edge-case shapes besides the default one (T 4, M 6, C 5, c 2).
-SHAPES: dict[str, dict[str, object]] = {
-    "no compression": {"compressed_len": 0, "memory_len": 5, "compression_rate": 3},
-    "memory of a segment": {"memory_len": 4, "compressed_len": 4},
-    "memory shorter than a segment": {"memory_len": 2},
-    "no memory": {"memory_len": 0},
-    "compressed shorter than one commit": {"compressed_len": 1},
-    "rate 1": {"compression_rate": 1},
-    "rate 4": {"compression_rate": 4, "memory_len": 8, "compressed_len": 2},
-    "one-token segments": {"segment_len": 1, "compression_rate": 1},
-    "shared biases, final norm": {"shared_bias": True, "final_norm": True, "norm": "pre"},
-    "one layer": {"n_layers": 1},
-}
-KINDS = [{"compression": c, "norm": n} for c in COMPRESSIONS for n in NORMS]
-
 
 # -- caching --------------------------------------------------------------------------------------
 
