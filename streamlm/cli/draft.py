@@ -9,11 +9,12 @@ import typer
 from streamlm.checkpoints.checkpoint import load_checkpoint
 from streamlm.cli.allocator import keep_freed_memory
 from streamlm.cli.display import bar, interruptible, note, output, show_table
-from streamlm.cli.evaluate import SPLITS, data_file
+from streamlm.cli.evaluate import data_file
 from streamlm.cli.options import Device, Json, Model
 from streamlm.cli.train import training_run
 from streamlm.runtime.drafter import load_drafter
 from streamlm.training.data import load_corpus
+from streamlm.training.data_sources import SPLITS
 from streamlm.training.drafter import draft_trainer_for, offset_nats
 
 app = typer.Typer(

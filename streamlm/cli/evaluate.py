@@ -8,8 +8,8 @@ import typer
 
 from streamlm.cli.display import bar, interruptible, note, output, show_rows
 from streamlm.cli.options import Device, Json
+from streamlm.training.data_sources import SPLITS, missing_data, split_file
 
-SPLITS = ("valid", "test", "valid-extra", "test-extra")
 SUITE = "passkey, recall, copy, tracking, position, frequency, context"  # parts of eval --suite
 
 
@@ -107,9 +107,11 @@ def evaluate(
 def data_file(name: str, folder: Path) -> Path:
     """The file for `--data NAME`: a split of the books, or a path."""
     if name in SPLITS:
-        path = folder / "books" / f"{name}.txt.xz"
+        path = split_file(name, folder)
         if not path.exists():
-            raise FileNotFoundError(f"split {name!r} is not at {path}; see --data-dir")
+            raise FileNotFoundError(
+                f"split {name!r} is not at {path}; --data-dir names the folder{missing_data(path)}"
+            )
         return path
     if Path(name).is_dir():
         raise IsADirectoryError(f"{name} is a directory; allowed: files, or {', '.join(SPLITS)}")

@@ -135,6 +135,10 @@ def test_text_before_bad_text_is_saved(
         ("eval MODEL --data nope.txt", "no file or split 'nope.txt'; splits: valid, test"),
         ("eval MODEL --data sessions", "sessions is a directory; allowed: files, or valid"),
         ("eval MODEL --data valid --data-dir x", "'valid' is not at x/books/valid.txt.xz"),
+        (
+            "eval MODEL --data valid --data-dir x",
+            "Project Gutenberg books of the PG-19",
+        ),
         ("eval MODEL --data text.txt --batch-size 0", "--batch-size 0; allowed: at least 1"),
         ("eval MODEL --data text.txt --max-tokens -5", "--max-tokens -5; allowed: at least 1"),
     ],
