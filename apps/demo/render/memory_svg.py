@@ -23,12 +23,13 @@ if TYPE_CHECKING:
     from streamlm.sessions.session import Session
 
 ZONES = (
-    ("compressed", "Compressed memory", "several old tokens per slot"),
+    ("compressed", "Compressed", "several old tokens per slot"),
     ("memory", "Memory", "one token per slot"),
     ("segment", "Open segment", "the newest tokens"),
 )
 ROW = 20  # height of a layer, in units of the view box
 GAP = 6  # columns between two zones
+MIN_AGE_SHARE = 0.2  # share of the slots below which the last zone has no room for its age
 SEPARATOR = "\x1f"  # between the texts of tokens
 
 
@@ -67,8 +68,8 @@ def _figure(report: MemoryReport, pieces: Sequence[str], *, segment: int, layers
     if not layers:
         attention, error = attention.mean(axis=0)[None], error.mean(axis=0)[None]
     shade = _shades(attention)
-    zones = _zones(report, segment)
-    spans, columns, x = [], np.zeros(len(report), int), 0
+    n, zones = len(report), _zones(report, segment)
+    spans, columns, x = [], np.zeros(n, int), 0
     for _, first, last in zones:
         columns[first:last] = x + np.arange(last - first)
         spans.append((x, x + last - first))
@@ -95,15 +96,18 @@ def _figure(report: MemoryReport, pieces: Sequence[str], *, segment: int, layers
         for kind, first, last in zones
     )
     oldest = [report.position - int(report.start[:, first].min()) for _, first, _ in zones]
+    age_texts = [f"{age:,} ago" for age in oldest]
+    if n - zones[-1][1] < MIN_AGE_SHARE * n:
+        age_texts[-1] = ""
     ages = "".join(
-        f'<span style="flex:{last - first} 1 0">{age:,} ago</span>'
-        for age, (_, first, last) in zip(oldest, zones, strict=True)
+        f'<span style="flex:{last - first} 1 0">{text}</span>'
+        for text, (_, first, last) in zip(age_texts, zones, strict=True)
     )
     facts = escape(json.dumps(_facts(report, attention, error, columns, zones)))
     texts = escape(SEPARATOR.join(piece.replace(SEPARATOR, " ") for piece in pieces))
     return (
         f'<figure class="memory{"" if layers else " strip"}" tabindex="0" role="group" '
-        f'aria-label="Memory, {len(report)} slots. Arrow keys move between slots." '
+        f'aria-label="Memory, {n} slots. Arrow keys move between slots." '
         f'data-memory="{facts}" data-pieces="{texts}"><div class="zones">{labels}</div>'
         f'<svg viewBox="0 0 {width} {height}" preserveAspectRatio="none" aria-hidden="true" '
         f'style="height:{height * (1.5 if layers else 1.6):.0f}px">{backgrounds}{"".join(cells)}'

@@ -54,7 +54,7 @@ def sessions_tab(app: AppState, frame: Frame) -> gr.Tab:
                 import_file = gr.File(
                     label=f"Exported session, at most {MAX_SESSION / 1e6:.0f} MB",
                     file_types=[".zip"],
-                    height=140,
+                    height=160,
                     scale=2,
                     min_width=280,
                 )
