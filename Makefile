@@ -88,7 +88,7 @@ format: $(STAMP) ## Rewrite the code in the project's style
 	@$(RUN) -m ruff check --fix-only --quiet .
 	@$(RUN) -m ruff format .
 
-bench: ## List the benchmark commands, one per figure of the README
+bench: ## List the benchmark commands, one per figure of docs/benchmarks.md
 	@for file in benchmarks/[a-z]*.py; do \
 	    [ -e "$$file" ] || continue; \
 	    name=$${file##*/}; echo "  $(RUN) -m benchmarks.$${name%.py}"; \
