@@ -211,6 +211,11 @@ class ModelConfig(Config):
         return self.embed_dim or self.d_model
 
     @property
+    def slot_width(self) -> int:
+        """W, numbers per slot and layer."""
+        return self.d_model
+
+    @property
     def past_len(self) -> int:
         """P = C + M, past slots per layer."""
         return self.compressed_len + self.memory_len

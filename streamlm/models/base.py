@@ -55,6 +55,10 @@ class Model(nn.Module, ABC):
         )
         self._frozen: Any = None
 
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Input of the first layer: [B, t] ids → [B, t, D]."""
+        return self.dropout(self.embedding(tokens) * self.config.d_model**0.5)
+
     def _add_output(self) -> None:
         config = self.config
         self.final_norm = nn.LayerNorm(config.d_model) if config.final_norm else nn.Identity()
@@ -119,6 +123,11 @@ class Model(nn.Module, ABC):
     @property
     def device(self) -> torch.device:
         return self.output_bias.device
+
+    @property
+    def slot_dtype(self) -> torch.dtype:
+        """Precision of slots in a state."""
+        return self.output_bias.dtype
 
     # -- implemented by heads ---------------------------------------------------------------------
 
@@ -305,8 +314,7 @@ class Model(nn.Module, ABC):
         self._check(tokens, state)
         if not state.aligned and (torch.is_grad_enabled() or not self.reads_any_phase):
             return self._by_phase(tokens, state, observe)
-        x = self.dropout(self.embedding(tokens) * self.config.d_model**0.5)
-        x, state = self.read(x, state, cache=cache, observe=observe)
+        x, state = self.read(self.embed(tokens), state, cache=cache, observe=observe)
         return self.dropout(self.final_norm(x)), state
 
     def _by_phase(

@@ -54,6 +54,21 @@ class Attended(NamedTuple):
     carried: Mapping[str, Tensor] = NOTHING
 
 
+class Projected(NamedTuple):
+    """A layer's new tokens, projected.
+
+    Attributes:
+        inputs: input of `SegmentedModel.attend`: [B, t, D] from `Block.read`, unless the model
+            overrides `project_new`.
+        slots: [B, t, W].
+        pair: keys and values [B, H, n, E].
+    """
+
+    inputs: Tensor
+    slots: Tensor
+    pair: Pair
+
+
 class SegmentedModel(Model):
     """A model of Blocks whose `attention.project` maps slots to keys and values [B, H, n, E].
 
@@ -74,7 +89,7 @@ class SegmentedModel(Model):
         """Attention of layer `index`.
 
         Args:
-            inputs: [B, t, D] of the new tokens, from `Block.read`.
+            inputs: of the new tokens; see `Projected`.
             pair: keys and values [B, H, K, E] of the past and of the open segment, including
                 the new tokens.
         """
@@ -115,13 +130,23 @@ class SegmentedModel(Model):
         """Tensors of layer `index` that depend only on positions and weights."""
         return ()
 
-    def project_training(self, index: int, x: Tensor, state: State) -> tuple[Tensor, Pair]:
-        """Inputs of attention [B, t, D], and keys and values of all slots, with gradients."""
+    def project_new(self, index: int, x: Tensor, call: Call) -> Projected:
+        """Project the new tokens of a layer: their slots, keys and values; without gradients.
+
+        Args:
+            x: [B, t, D] input of the layer.
+        """
         layer = self._layers[index]
+        inputs = layer.read(x)
+        return Projected(inputs, x, layer.attention.project(inputs))
+
+    def project_training(self, index: int, x: Tensor, call: Call) -> Projected:
+        """As `project_new`, with gradients and with the keys and values of all slots."""
+        layer, state = self._layers[index], call.state
         inputs = layer.read(x)
         before = layer.read(state.segment[index, :, : state.phase])
         new = layer.attention.project(torch.cat([before, inputs], dim=1))
-        return inputs, joined(self.project_past(index, state), new)
+        return Projected(inputs, x, joined(self.project_past(index, state), new))
 
     def derive(self) -> list[PositionKeys]:
         """`project_positions` of every layer."""
@@ -151,14 +176,14 @@ class SegmentedModel(Model):
         self, batch_size: int, *, past_len: int = 0, carried: dict[str, Tensor] | None = None
     ) -> State:
         """The state of new streams, with the given past columns and carried tensors."""
-        config, weight = self.config, self.output_bias
-        lead = (config.n_layers, batch_size)
+        config, device, dtype = self.config, self.device, self.slot_dtype
+        lead, width = (config.n_layers, batch_size), config.slot_width
         usage = config.memory_len if config.wants_usage else 0
-        counts = torch.zeros(batch_size, dtype=torch.int64, device=weight.device)
+        counts = torch.zeros(batch_size, dtype=torch.int64, device=device)
         return State(
-            past=weight.new_zeros(*lead, past_len, config.d_model).detach(),
-            segment=weight.new_zeros(*lead, config.segment_len, config.d_model).detach(),
-            usage=torch.zeros(*lead, usage, device=weight.device, dtype=torch.float32),
+            past=torch.zeros(*lead, past_len, width, device=device, dtype=dtype),
+            segment=torch.zeros(*lead, config.segment_len, width, device=device, dtype=dtype),
+            usage=torch.zeros(*lead, usage, device=device, dtype=torch.float32),
             filled=counts,
             position=counts.clone(),
             length=(0,) * batch_size,
@@ -198,27 +223,27 @@ class SegmentedModel(Model):
             state, t, n_keys, self.derived(), want_weights=self.config.wants_usage or bool(observe)
         )
         call = replace(call, context=self.call_context(call))
-        inputs: list[Tensor] = []
+        recorded: list[Tensor] = []
         received: list[Tensor] = []
         updates: dict[str, list[Tensor]] = {}
         for index, layer in enumerate(self._layers):
             if writer is None:
-                inputs.append(x.detach())
-                attention_input, pair = self.project_training(index, x, state)
+                inputs, slots, pair = self.project_training(index, x, call)
+                recorded.append(slots.detach())
             else:
-                attention_input = layer.read(x)
-                pair = writer.write(index, x, layer.attention.project(attention_input), n_keys)
-            out, weights, carried = self.attend(index, attention_input, pair, call)
+                inputs, slots, new = self.project_new(index, x, call)
+                pair = writer.write(index, slots, new, n_keys)
+            out, weights, carried = self.attend(index, inputs, pair, call)
             if weights is not None and self.config.wants_usage:
-                received.append(self._received(weights))
+                received.append(self._received(weights, past_len))
             if weights is not None and observe is not None:
-                observe(index, weights[..., :n_real])
+                observe(index, weights[..., past_len - self.config.past_len : n_real])
             for name, part in carried.items():
                 updates.setdefault(name, []).append(part)
             x = layer.finish(x, out)
         if writer is None:
             start, stop = state.phase, state.phase + t
-            parts = [state.segment[:, :, :start], torch.stack(inputs), state.segment[:, :, stop:]]
+            parts = [state.segment[:, :, :start], torch.stack(recorded), state.segment[:, :, stop:]]
             segment = torch.cat(parts, dim=2)
         else:
             segment = writer.segment
@@ -237,9 +262,9 @@ class SegmentedModel(Model):
             writer.cache.follow(after, self.frozen)
         return x, after
 
-    def _received(self, weights: Tensor) -> Tensor:
+    def _received(self, weights: Tensor, past_len: int) -> Tensor:
         """Attention received by memory slots, mean over heads, sum over queries: [B, M]."""
-        memory = slice(self.config.compressed_len, self.config.past_len)
+        memory = slice(past_len - self.config.memory_len, past_len)
         return weights.detach()[..., memory].float().mean(dim=1).sum(dim=1)
 
     def _past_columns(self, state: State, writer: CacheWriter | None) -> int:

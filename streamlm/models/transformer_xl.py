@@ -15,7 +15,7 @@ from streamlm.models.compression_losses import compression_loss, compression_wei
 from streamlm.models.layers.attention import attention_mask
 from streamlm.models.layers.block import Layer
 from streamlm.models.layers.positions import sinusoid
-from streamlm.models.segmented import Attended, Call, PositionKeys, SegmentedModel
+from streamlm.models.segmented import Attended, Call, PositionKeys, Projected, SegmentedModel
 from streamlm.state import State
 from streamlm.transfer import send
 
@@ -122,15 +122,15 @@ class TransformerXL(SegmentedModel):
         column = (past_len + segment_len - back).clamp(max=past_len + segment_len)
         return _RelativeContext(mask[:, None], slice(None), column[:, None])
 
-    def project_training(self, index: int, x: Tensor, state: State) -> tuple[Tensor, Pair]:
+    def project_training(self, index: int, x: Tensor, call: Call) -> Projected:
         """One product over all slots; see `SegmentedModel.project_training`.
 
         Past slots are constants; W_k and W_v get gradients through them.
         """
-        layer = cast(Layer, self.layers[index])
+        layer, state = cast(Layer, self.layers[index]), call.state
         slots = [state.past[index], state.segment[index, :, : state.phase], x]
         context = layer.read(torch.cat(slots, dim=1))
-        return context[:, -x.shape[1] :], layer.attention.project(context)
+        return Projected(context[:, -x.shape[1] :], x, layer.attention.project(context))
 
     def attend(self, index: int, inputs: Tensor, pair: Pair, call: Call) -> Attended:
         """Relative attention; see `SegmentedModel.attend`."""

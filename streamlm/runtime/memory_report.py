@@ -133,7 +133,7 @@ def observe(model: Model, tokens: Tensor, state: State) -> MemoryReport:
         compressions=seen.compressions[columns],
         attention=seen.attention[:, :, columns] / queries,
         error=seen.error[:, columns],
-        slot_bytes=config.n_layers * config.d_model * state.past.element_size(),
+        slot_bytes=config.n_layers * config.slot_width * state.past.element_size(),
     )
 
 

@@ -77,7 +77,7 @@ def to_state(snapshot: Snapshot, model: Model) -> State:
             raise ValueError(f"{name} of {kept.dtype} {tuple(kept.shape)}; {wanted} is carried")
         target[:, 0] = kept
     counts = model.windows(snapshot.position, state.carried)
-    layers, width, at = config.n_layers, config.d_model, config.past_len
+    layers, width, at = config.n_layers, config.slot_width, config.past_len
     if counts.memory > at:  # a past that grows
         at = counts.memory
         state = replace(state, past=state.past.new_zeros(layers, 1, at, width))
