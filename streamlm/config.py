@@ -48,12 +48,14 @@ class Config:
         unknown = sorted(set(values) - set(known))
         if unknown:
             raise ValueError(
-                f"{cls.__name__} has no {', '.join(unknown)}; it knows {', '.join(sorted(known))}"
+                f"{cls.__name__} has no {', '.join(unknown)}; allowed: {', '.join(sorted(known))}"
             )
         missing = [
             name
             for name, field in known.items()
-            if field.default is dataclasses.MISSING and name not in values
+            if field.default is dataclasses.MISSING
+            and field.default_factory is dataclasses.MISSING
+            and name not in values
         ]
         if missing:
             raise ValueError(f"{cls.__name__} needs {', '.join(missing)}")

@@ -115,7 +115,7 @@ def test_derived_lengths() -> None:
 
 
 def test_unknown_keys_are_refused() -> None:
-    with pytest.raises(ValueError, match="ModelConfig has no layers, width; it knows attention_dr"):
+    with pytest.raises(ValueError, match="ModelConfig has no layers, width; allowed: attention_dr"):
         model_config(width=3, layers=2)
 
 

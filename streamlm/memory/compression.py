@@ -2,7 +2,7 @@
 
 Shapes: evicted [B, n, W], usage [B, n], real [B, n] → compressed [B, n / c, W]. `real` is False for
 empty slots, which are zero and to the left of the others, in the input and in the output. n and the
-number of real slots are multiples of c.
+number of real slots are multiples of c. Usage is -1 for slots that must not be kept as they are.
 """
 
 import math

@@ -39,6 +39,8 @@ def evict(
     state: State,
     slots: Tensor,
     n_evicted: Tensor,
+    *,
+    barred: Tensor | None = None,
 ) -> Eviction:
     """Compress the oldest T slots of memory and segment, layer by layer.
 
@@ -47,6 +49,7 @@ def evict(
         state: before the commit, with a full segment.
         slots: [L, B, M+T, W] memory and segment.
         n_evicted: [B] occupied slots among the oldest T, right-aligned.
+        barred: [B, T], True for slots that must not be kept; their usage becomes -1.
     """
     t = config.segment_len
     evicted = slots[:, :, :t].detach()
@@ -60,6 +63,8 @@ def evict(
         usage = state.usage[:, :, :t] / (segments * t)
     else:
         usage = evicted.new_zeros(config.n_layers, evicted.shape[1], t)
+    if barred is not None:
+        usage = usage.float().masked_fill(barred, -1)
     compressed = torch.stack(
         [
             compress(evicted[index].contiguous(), usage[index], real)

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -36,10 +36,12 @@ class Model(nn.Module, ABC):
         reads_any_phase: rows in different phases are read in one batch; otherwise, the rows of
             each phase are read separately.
         reports_memory: `streamlm.runtime.memory_report` supports this model.
+        settings: class of its configuration.
     """
 
     reads_any_phase = False
     reports_memory = False
+    settings: ClassVar[type[ModelConfig]] = ModelConfig
 
     output_bias: nn.Parameter
     final_norm: nn.Module

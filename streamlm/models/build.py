@@ -10,10 +10,12 @@ from streamlm.models.heads.linformer import LinformerModel
 from streamlm.models.heads.recurrent import RecurrentModel
 from streamlm.models.heads.sinks import SinksModel
 from streamlm.models.heads.sketch import SketchModel
+from streamlm.models.llama import LlamaModel
 from streamlm.models.transformer_xl import TransformerXL
 
 HEADS: dict[str, type[Model]] = {
     "relative": TransformerXL,
+    "llama": LlamaModel,
     "recurrent": RecurrentModel,
     "full": FullModel,
     "linformer": LinformerModel,

@@ -32,7 +32,8 @@ class Call:
         state: before the call.
         n_queries: t, new tokens.
         n_keys: K, key columns.
-        position_keys: projected positions of each layer; see `SegmentedModel.project_positions`.
+        position_keys: result of `Model.derived`: projected positions of each layer (see
+            `SegmentedModel.project_positions`), unless the model overrides `derive`.
         context: result of `SegmentedModel.call_context`, such as the attention mask.
         want_weights: whether attention weights are needed.
     """
@@ -40,7 +41,7 @@ class Call:
     state: State
     n_queries: int
     n_keys: int
-    position_keys: list[PositionKeys]
+    position_keys: Any
     context: Any = None
     want_weights: bool = False
 
@@ -148,7 +149,7 @@ class SegmentedModel(Model):
         new = layer.attention.project(torch.cat([before, inputs], dim=1))
         return Projected(inputs, x, joined(self.project_past(index, state), new))
 
-    def derive(self) -> list[PositionKeys]:
+    def derive(self) -> Any:
         """`project_positions` of every layer."""
         return [self.project_positions(index) for index in range(self.config.n_layers)]
 

@@ -1,21 +1,21 @@
 """Transformer-XL with compressed memory (Compressive Transformer)."""
 
-from dataclasses import replace
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from streamlm.config import JOINT, TRAINED_BY, ModelConfig, any_of, require
+from streamlm.config import TRAINED_BY, ModelConfig, any_of, require
 from streamlm.memory.compression import COMPRESSORS, Conv, Dilated, Select
-from streamlm.memory.eviction import Eviction, evict
+from streamlm.memory.eviction import Eviction
 from streamlm.models.cache import Pair, project_blocks, standard
+from streamlm.models.compressed import CompressedModel, check_compression
 from streamlm.models.compression_losses import compression_loss, compression_weight
 from streamlm.models.layers.attention import attention_mask
 from streamlm.models.layers.block import Layer
 from streamlm.models.layers.positions import sinusoid
-from streamlm.models.segmented import Attended, Call, PositionKeys, Projected, SegmentedModel
+from streamlm.models.segmented import Attended, Call, PositionKeys, Projected
 from streamlm.state import State
 from streamlm.transfer import send
 
@@ -35,11 +35,10 @@ class _RelativeContext(NamedTuple):
     column: Tensor | None
 
 
-class TransformerXL(SegmentedModel):
+class TransformerXL(CompressedModel):
     """A Transformer-XL with memory and compressed memory (Compressive Transformer)."""
 
     reads_any_phase = True
-    reports_memory = True
     position_table: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
@@ -66,21 +65,12 @@ class TransformerXL(SegmentedModel):
     @classmethod
     def check(cls, config: ModelConfig) -> None:
         """Validate segment and memory lengths, and the loss for the compression."""
+        check_compression(config)
         if not config.compressed_len:
             return
-        for name in ("segment_len", "memory_len"):
-            value = getattr(config, name)
-            multiple = f"a multiple of compression_rate = {config.compression_rate}"
-            require(value % config.compression_rate == 0, name, value, multiple)
         name = f"compression_loss with compression {config.compression!r}"
         losses = TRAINED_BY.get(config.compression, ("none",))
         require(config.compression_loss in losses, name, config.compression_loss, any_of(losses))
-        # These need slots that were in memory for a whole segment.
-        for used in (config.compression, config.compression_loss):
-            if used in ("most-used", JOINT):
-                good = config.memory_len >= config.segment_len
-                allowed = f"at least segment_len = {config.segment_len} with {used!r}"
-                require(good, "memory_len", config.memory_len, allowed)
 
     def auxiliary_loss(self, eviction: Eviction) -> tuple[Tensor, Tensor]:
         """The configured compression loss; see `Model.auxiliary_loss`."""
@@ -96,10 +86,6 @@ class TransformerXL(SegmentedModel):
     def compression_parameters(self) -> list[nn.Parameter]:
         """Parameters that the compression loss (or, with BPTT, the language model) trains."""
         return [*self.compressors.parameters(), *self.decoders.parameters()]
-
-    def init_state(self, batch_size: int = 1) -> State:
-        """The state of new streams."""
-        return self.empty_state(batch_size, past_len=self.config.past_len)
 
     # -- reading ----------------------------------------------------------------------------------
 
@@ -159,45 +145,6 @@ class TransformerXL(SegmentedModel):
             (F.pad(layer.attention.project_positions(table), (0, 0, 0, n_padding)),)
             for layer in layers
         ]
-
-    # -- closing a segment ------------------------------------------------------------------------
-
-    def closed(
-        self, state: State, keys: list[Tensor], values: list[Tensor]
-    ) -> tuple[State, Eviction | None]:
-        """Move the segment into memory, and compress the evicted slots.
-
-        New compressed slots keep their gradient in the eviction; in the state, only with
-        compression_loss "bptt".
-        """
-        config, t = self.config, self.config.segment_len
-        c_len, m_len = config.compressed_len, config.memory_len
-        n_memory = state.filled.clamp(max=m_len)
-        n_evicted = (n_memory + t - m_len).clamp(min=0)
-        slots = torch.cat([state.past[:, :, c_len:], state.segment], dim=2)  # [L, B, M+T, W]
-        past, filled = slots[:, :, t:], (n_memory + t).clamp(max=m_len)
-        eviction: Eviction | None = None
-        if c_len:
-            eviction = evict(config, self.compressors, state, slots, n_evicted)
-            new = eviction.compressed
-            kept = new if config.compression_loss == "bptt" else new.detach()
-            compressed = torch.cat([state.past[:, :, :c_len], kept], dim=2)[:, :, -c_len:]
-            past = torch.cat([compressed, past], dim=2)
-            n_compressed = state.filled - n_memory + n_evicted // config.compression_rate
-            filled = filled + n_compressed.clamp(max=c_len)
-        usage = state.usage
-        if config.wants_usage:
-            empty = usage.new_zeros(*usage.shape[:2], t)
-            usage = torch.cat([usage, empty], dim=2)[:, :, t:]
-        committed = replace(
-            state,
-            past=past,
-            segment=torch.zeros_like(state.segment),
-            usage=usage,
-            filled=filled,
-            length=(0,) * state.batch_size,
-        )
-        return committed, eviction
 
     # -- keys and values --------------------------------------------------------------------------
 

@@ -169,7 +169,7 @@ def test_weights_are_never_unpickled(folder: Path, tmp_path: Path, name: str) ->
         ("compression", "dilated", "weights and config.json do not agree"),
         ("compression", "zip", "compression = 'zip'; allowed: "),
         ("n_layers", "two", "n_layers = 'two'; allowed: a value of type int"),
-        ("flavour", 1, "ModelConfig has no flavour; it knows "),
+        ("flavour", 1, "ModelConfig has no flavour; allowed: "),
     ],
 )
 def test_a_config_that_does_not_fit_is_refused(

@@ -62,9 +62,22 @@ HEADS: dict[str, dict[str, object]] = {
     "sketch-no-memory": {**SKETCH, "compressed_len": 0, "memory_len": 0},
     "recurrent-pre": {**RECURRENT, "norm": "pre", "final_norm": True},
 }
+LLAMA: dict[str, object] = {"head": "llama", "pinned_len": 2}
+LLAMAS: dict[str, dict[str, object]] = {
+    "llama-select": LLAMA,
+    "llama-most-used": {**LLAMA, "compression": "most-used"},
+    "llama-mean": {**LLAMA, "compression": "mean", "memory_len": 6},
+    "llama-window": {**LLAMA, "compressed_len": 0, "memory_len": 5},
+    "llama-short-memory": {**LLAMA, "compressed_len": 0, "memory_len": 2},
+    "llama-no-memory": {**LLAMA, "compressed_len": 0, "memory_len": 0},
+    "llama-no-pinned": {**LLAMA, "pinned_len": 0},
+    "llama-many-pinned": {**LLAMA, "pinned_len": 4},
+    "llama-one-group": {**LLAMA, "n_kv_heads": 2},
+    "llama-qwen": {**LLAMA, "qk_norm": True, "qkv_bias": True, "tied": False},
+}
 FULL: dict[str, object] = {"head": "full", "memory_len": 0, "compressed_len": 0}
 GROWING: dict[str, dict[str, object]] = {"full-post": FULL, "full-pre": {**FULL, "norm": "pre"}}
-MODELS = {**KINDS, **SHAPES, **HEADS, **GROWING}
+MODELS = {**KINDS, **SHAPES, **HEADS, **LLAMAS, **GROWING}
 # Logits and slots are around 1, so these are a few hundred ulps of each precision.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 5e-5}
 

@@ -14,9 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from streamlm.config import ModelConfig
 from streamlm.models.base import Model
-from streamlm.models.build import build_model
+from streamlm.models.build import HEADS, build_model
 from streamlm.models.cache import Cache
 from streamlm.models.heads.sketch import SketchModel
 from streamlm.runtime.stream import close
@@ -35,7 +34,11 @@ def tiny_model(*, seed: int = 1, dtype: torch.dtype = torch.float64, **options: 
         **{"segment_len": 4, "memory_len": 6, "compressed_len": 5, "compression_rate": 2},
         **{"compression": "conv", "compression_loss": "none"},
     }
-    model = build_model(ModelConfig.from_dict({**shape, **options})).to(dtype).eval()
+    if options.get("head") == "llama":
+        shape |= {"n_kv_heads": 1, "head_dim": 4, "memory_len": 8, "slots": "weights"}
+        shape |= {"compression": "select"}
+    settings = HEADS[str(options.get("head", "relative"))].settings
+    model = build_model(settings.from_dict({**shape, **options})).to(dtype).eval()
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -255,7 +258,8 @@ def _one_by_one(model: Model, tokens: Tensor, state: State) -> Iterator[tuple[Te
 def bits_of(state: State) -> tuple[object, ...]:
     """Digest and tensor bytes of a state, without the undefined columns of the segment."""
     tensors = (state.past, state.usage, state.filled, state.position, *state.carried.values())
-    return (state.digest(), state.length, *(t.detach().numpy().tobytes() for t in tensors))
+    data = (t.detach().contiguous().view(torch.uint8).numpy().tobytes() for t in tensors)
+    return (state.digest(), state.length, *data)
 
 
 def check_rows(model: Model, *, tolerance: float) -> None:

@@ -40,7 +40,7 @@ def test_training_settings_are_refused(options: dict[str, object], message: str)
 
 
 def test_unknown_settings_are_refused() -> None:
-    with pytest.raises(ValueError, match="TrainConfig has no lr; it knows accumulate, batch_size"):
+    with pytest.raises(ValueError, match="TrainConfig has no lr; allowed: accumulate, batch_size"):
         TrainConfig.from_dict({"lr": 0.1})
 
 

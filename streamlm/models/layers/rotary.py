@@ -45,7 +45,7 @@ def check_scaling(scaling: Mapping[str, Any]) -> None:
         require(name in allowed, f"setting of rope_scaling {kind!r}", name, any_of(sorted(allowed)))
     for name in NEEDS[kind]:
         value = scaling.get(name)
-        good = type(value) in (int, float) and value > 0
+        good = isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
         require(good, f"rope_scaling's {name}", value, "a number above 0")
 
 

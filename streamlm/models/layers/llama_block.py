@@ -1,0 +1,118 @@
+"""Blocks of Llama-family models: grouped-query attention and a gated feed-forward network."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from streamlm.models.layers.rotary import rotate
+from streamlm.models.llama_config import LlamaConfig
+
+
+class GroupedAttention(nn.Module):
+    """Attention of H query heads to H_kv heads of keys and values (Ainslie et al. 2023)."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.head_dim = config.head_dim
+        self.n_heads, self.n_kv_heads = config.n_heads, config.n_kv_heads
+        inner, narrow = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
+        width, bias = config.d_model, config.qkv_bias
+        self.query = nn.Linear(width, inner, bias=bias)
+        self.key = nn.Linear(width, narrow, bias=bias)
+        self.value = nn.Linear(width, narrow, bias=bias)
+        self.output = nn.Linear(inner, width, bias=False)
+        self.query_norm: nn.Module = nn.Identity()
+        self.key_norm: nn.Module = nn.Identity()
+        if config.qk_norm:
+            self.query_norm = nn.RMSNorm(self.head_dim, eps=config.norm_eps)
+            self.key_norm = nn.RMSNorm(self.head_dim, eps=config.norm_eps)
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and slots, before rotation: [B, t, D] → [B, H, t, E] and [B, t, W]."""
+        query = self.query_norm(self.query(x).unflatten(2, (-1, self.head_dim)))
+        key = self.key_norm(self.key(x).unflatten(2, (-1, self.head_dim)))
+        value = self.value(x).unflatten(2, (-1, self.head_dim))
+        return query.transpose(1, 2), torch.stack([key, value], dim=3).flatten(2)
+
+    def split(self, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys before rotation and values of slots: [B, n, W] → two [B, H_kv, n, E]."""
+        heads = slots.unflatten(2, (self.n_kv_heads, 2, self.head_dim))
+        key, value = heads.permute(3, 0, 2, 1, 4).unbind(0)
+        return key, value
+
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        bias: Tensor,
+        want_weights: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attention output [B, t, D], and the weights [B, H, t, K] or None.
+
+        The queries of the H / H_kv heads that share keys are rows of one product.
+
+        Args:
+            query: [B, H, t, E], rotated; key, value: [B, H_kv, K, E], rotated.
+            bias: [B or 1, 1, t · H / H_kv, K], -inf where masked; rows are (head, query).
+            want_weights: return the weights; disables the fused kernel.
+        """
+        b, _, t, _ = query.shape
+        rows = query.reshape(b, self.n_kv_heads, -1, self.head_dim)  # [B, H_kv, G·t, E]
+        weights = None
+        if want_weights:
+            scores = rows @ key.mT * self.head_dim**-0.5 + bias
+            weights = scores.softmax(dim=-1)
+            heads = weights @ value
+            weights = weights.reshape(b, self.n_heads, t, -1)
+        else:
+            heads = F.scaled_dot_product_attention(rows, key, value, attn_mask=bias)
+        heads = heads.reshape(b, self.n_heads, t, self.head_dim).transpose(1, 2).flatten(2)
+        out: Tensor = self.output(heads)
+        return out, weights
+
+
+class FeedForward(nn.Module):
+    """W_down(silu(W_gate x) · W_up x) (Shazeer 2020)."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.gate = nn.Linear(config.d_model, config.d_ff, bias=False)
+        self.up = nn.Linear(config.d_model, config.d_ff, bias=False)
+        self.down = nn.Linear(config.d_ff, config.d_model, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.down(F.silu(self.gate(x)) * self.up(x))
+        return out
+
+
+class LlamaBlock(nn.Module):
+    """RMS norm before attention and before the feed-forward network, residuals around both."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
+        self.attention = GroupedAttention(config)
+        self.feed_forward_norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
+        self.feed_forward = FeedForward(config)
+
+    def read(self, x: Tensor) -> Tensor:
+        """Input of attention."""
+        out: Tensor = self.attention_norm(x)
+        return out
+
+    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Residuals and feed-forward network after attention: [B, t, D] → [B, t, D]."""
+        x = x + attended
+        out: Tensor = x + self.feed_forward(self.feed_forward_norm(x))
+        return out
+
+    def pair(self, slots: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+        """Rotated keys and values of slots, in the precision of `cos`: two [B, H_kv, n, E].
+
+        Args:
+            cos, sin: of the slots' positions, broadcast to [B, 1, n, E/2].
+        """
+        key, value = (half.to(cos.dtype) for half in self.attention.split(slots))
+        return rotate(key, cos, sin), value

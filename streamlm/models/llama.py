@@ -1,0 +1,276 @@
+"""LlamaModel: Llama-family models that read without end.
+
+Key columns are [pinned S | compressed C | memory M | open segment T]. A slot holds the keys, before
+rotation, and the values of a token, so nothing is projected twice. Keys are rotated to *compact*
+positions: the slots that are visible are numbered without gaps, however much of the stream was
+forgotten between them. Positions thus never exceed those that the model was trained on.
+
+Pinned slots are the first tokens of the stream (Xiao et al. 2024); they become visible when they
+have left memory.
+"""
+
+from dataclasses import replace
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from streamlm.config import ModelConfig
+from streamlm.memory.compression import Mean, MostUsed
+from streamlm.memory.eviction import Eviction
+from streamlm.memory.selection import HeadSelect
+from streamlm.models.cache import Pair, joined
+from streamlm.models.compressed import CompressedModel, check_compression
+from streamlm.models.layers.attention import attention_mask
+from streamlm.models.layers.llama_block import LlamaBlock
+from streamlm.models.layers.rotary import inverse_frequencies, rotate, rotation_table
+from streamlm.models.llama_config import LlamaConfig
+from streamlm.models.segmented import Attended, Call, Projected
+from streamlm.models.slot_grid import snap
+from streamlm.state import State
+from streamlm.transfer import send
+
+PINNED = "pinned"  # carried tensor: slots of the first tokens, [L, B, S, W] float32
+
+
+class _Context(NamedTuple):
+    """What all layers of one call share.
+
+    Attributes:
+        bias: [B or 1, 1, t · H / H_kv, K], 0 where attention is allowed and -inf elsewhere.
+        cos, sin: of the new tokens' positions, [t, E/2] or [B, 1, t, E/2].
+    """
+
+    bias: Tensor
+    cos: Tensor
+    sin: Tensor
+
+
+class LlamaModel(CompressedModel):
+    """A Llama, SmolLM, Qwen or Mistral with bounded memory."""
+
+    reads_any_phase = True
+    settings = LlamaConfig
+    config: LlamaConfig
+    frequencies: Tensor
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__(config)
+        self.layers = nn.ModuleList(LlamaBlock(config) for _ in range(config.n_layers))
+        self.final_norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
+        self.output: nn.Module | None = None
+        if not config.tied:
+            self.output = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.dropout = nn.Dropout(0.0)
+        n_compressors = config.n_layers if config.compressed_len else 0
+        self.compressors = nn.ModuleList(_compressor(config) for _ in range(n_compressors))
+        frequencies, self._factor = inverse_frequencies(
+            config.head_dim, config.rope_theta, config.rope_scaling
+        )
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.reset_parameters()
+
+    @classmethod
+    def check(cls, config: ModelConfig) -> None:
+        """See `LlamaConfig`, which validates itself."""
+        check_compression(config)
+
+    def reset_parameters(self) -> None:
+        """N(0, init_std); norms are 1, biases 0."""
+        std = self.config.init_std
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.Embedding)):
+                nn.init.normal_(module.weight, std=std)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+            if isinstance(module, HeadSelect):
+                module.reset(std)
+
+    def compression_parameters(self) -> list[nn.Parameter]:
+        """Gates of `select`."""
+        return list(self.compressors.parameters())
+
+    # -- precision --------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        return cast(Tensor, self.final_norm.weight).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of activations."""
+        return cast(Tensor, self.final_norm.weight).dtype
+
+    @property
+    def slot_dtype(self) -> torch.dtype:
+        """See `LlamaConfig.slots`."""
+        kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.bfloat16}
+        return kinds.get(self.config.slots, self.dtype)
+
+    def as_slots(self, projected: Tensor) -> Tensor:
+        """Round keys and values to the precision of slots."""
+        slots = projected.to(self.slot_dtype)
+        return snap(slots, self.config.head_dim) if self.config.slots == "int8" else slots
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """[B, t] ids → [B, t, D], unscaled."""
+        out: Tensor = self.embedding(tokens)
+        return out.to(self.dtype)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Output layer: [..., D] → [..., V]."""
+        if self.output is not None:
+            out: Tensor = self.output(hidden)
+            return out
+        return F.linear(hidden, cast(nn.Embedding, self.embedding).weight)
+
+    def init_state(self, batch_size: int = 1) -> State:
+        """The state of new streams."""
+        state, config = super().init_state(batch_size), self.config
+        if not config.pinned_len:
+            return state
+        shape = (config.n_layers, batch_size, config.pinned_len, config.slot_width)
+        wide = torch.promote_types(self.slot_dtype, torch.float32)
+        pinned = torch.zeros(shape, device=self.device, dtype=wide)
+        return replace(state, carried={PINNED: pinned})
+
+    def past_columns(self, state: State) -> int:
+        """Pinned, compressed and memory slots."""
+        return self.config.pinned_len + self.config.past_len
+
+    def derive(self) -> Any:
+        """cos and sin of all compact positions, two [columns, E/2]."""
+        cos, sin = rotation_table(self.frequencies, self._factor, self.config.columns)
+        return cos.to(self.dtype), sin.to(self.dtype)
+
+    def call_context(self, call: Call) -> "_Context":
+        """Mask, and rotation of the new tokens."""
+        config, state, t = self.config, call.state, call.n_queries
+        cos, sin = call.position_keys
+        first = config.pinned_len + config.past_len
+        n_near = call.n_keys - config.pinned_len
+        if state.aligned:
+            at: Any = slice(first + state.phase, first + state.phase + t)
+            near = attention_mask(state.filled, config.past_len, state.phase, t, n_keys=n_near)
+        else:
+            device = state.filled.device
+            query = send(torch.tensor(state.length), device)[:, None] + config.past_len
+            query = query + torch.arange(t, device=device)  # [B, t]
+            at = (query + config.pinned_len)[:, None]
+            key = torch.arange(n_near, device=device)
+            real = key >= config.past_len - state.filled[:, None]
+            near = ((key <= query[..., None]) & real[:, None])[:, None]
+        mask = torch.cat([self._pinned_mask(state).expand(-1, -1, t, -1), near], dim=3)
+        bias = torch.zeros(mask.shape, device=mask.device, dtype=cos.dtype)
+        bias = bias.masked_fill(~mask, -torch.inf)
+        group = config.n_heads // config.n_kv_heads
+        return _Context(bias.repeat(1, 1, group, 1), cos[at], sin[at])
+
+    def project_new(self, index: int, x: Tensor, call: Call) -> Projected:
+        """Rotated queries, slots, and rotated keys and values."""
+        block, context = cast(LlamaBlock, self.layers[index]), call.context
+        query, projected = block.attention.project(block.read(x))
+        slots = self.as_slots(projected)
+        query = rotate(query, context.cos, context.sin)
+        return Projected(query, slots, block.pair(slots, context.cos, context.sin))
+
+    def project_training(self, index: int, x: Tensor, call: Call) -> Projected:
+        """As `project_new`, with all keys and values; older slots are constants."""
+        query, slots, pair = self.project_new(index, x, call)
+        seen = joined(self.project_past(index, call.state), self._project_open(index, call.state))
+        return Projected(query, slots, joined(seen, pair))
+
+    def attend(self, index: int, inputs: Tensor, pair: Pair, call: Call) -> Attended:
+        """Attention of rotated queries; see `SegmentedModel.attend`."""
+        out, weights = cast(LlamaBlock, self.layers[index]).attention.attend(
+            inputs, *pair, bias=call.context.bias, want_weights=call.want_weights
+        )
+        return Attended(out, weights)
+
+    # -- closing a segment ------------------------------------------------------------------------
+
+    def closed(
+        self, state: State, keys: list[Tensor], values: list[Tensor]
+    ) -> tuple[State, Eviction | None]:
+        """As `CompressedModel.closed`; the first segment also sets the pinned slots."""
+        committed, eviction = super().closed(state, keys, values)
+        committed = replace(committed, past=committed.past.to(self.slot_dtype))
+        if not self.config.pinned_len:
+            return committed, eviction
+        first = (state.position == self.config.segment_len)[None, :, None, None]
+        pinned = state.carried[PINNED]
+        begun = state.segment[:, :, : self.config.pinned_len].to(pinned.dtype)
+        carried = {**state.carried, PINNED: torch.where(first, begun, pinned)}
+        return replace(committed, carried=carried), eviction
+
+    def barred(self, state: State) -> Tensor | None:
+        """Pinned slots, when they leave memory: they stay visible anyway."""
+        config = self.config
+        if not config.pinned_len:
+            return None
+        oldest = (self._n_closed(state) - config.memory_len)[:, None]  # first evicted token
+        token = oldest + torch.arange(config.segment_len, device=oldest.device)
+        return (token >= 0) & (token < config.pinned_len)
+
+    # -- keys and values --------------------------------------------------------------------------
+
+    def project_past(self, index: int, state: State) -> Pair:
+        """Rotated keys and values of pinned, compressed and memory slots, including empty ones."""
+        config, block = self.config, cast(LlamaBlock, self.layers[index])
+        cos, sin = self.derived()
+        n, stop = config.pinned_len, config.pinned_len + config.past_len
+        past = block.pair(state.past[index], cos[n:stop], sin[n:stop])
+        if not n:
+            return past
+        at = self._pinned_positions(state)[:, None]  # [B, 1, S]
+        return joined(block.pair(state.carried[PINNED][index], cos[at], sin[at]), past)
+
+    def past_after(
+        self, index: int, past: Pair, segment: Pair, state: State, eviction: Eviction | None
+    ) -> Pair:
+        """All columns move, so all keys are rotated again."""
+        return self.project_past(index, state)
+
+    def _project_open(self, index: int, state: State) -> Pair:
+        """Keys and values of the open segment so far."""
+        cos, sin = self.derived()
+        n, first = max(state.length), self.config.pinned_len + self.config.past_len
+        slots = state.segment[index, :, :n]
+        at = slice(first, first + n)
+        return cast(LlamaBlock, self.layers[index]).pair(slots, cos[at], sin[at])
+
+    def _settle(self, state: State, cache: Any) -> None:
+        """Keys and values depend on each slot alone, so there is nothing to recompute."""
+
+    def _n_closed(self, state: State) -> Tensor:
+        """[B] tokens in closed segments."""
+        if state.aligned:
+            return state.position - state.phase
+        return state.position - send(torch.tensor(state.length), state.position.device)
+
+    def _n_pinned(self, state: State) -> Tensor:
+        """[B] visible pinned slots."""
+        evicted = self._n_closed(state) - self.config.memory_len
+        return evicted.clamp(0, self.config.pinned_len)
+
+    def _pinned_mask(self, state: State) -> Tensor:
+        """[B, 1, 1, S]."""
+        slot = torch.arange(self.config.pinned_len, device=state.filled.device)
+        return (slot < self._n_pinned(state)[:, None])[:, None, None]
+
+    def _pinned_positions(self, state: State) -> Tensor:
+        """[B, S] compact positions: directly before the oldest occupied slot of the past."""
+        config = self.config
+        slot = torch.arange(config.pinned_len, device=state.filled.device)
+        first = config.pinned_len + config.past_len - state.filled
+        return ((first - self._n_pinned(state))[:, None] + slot).clamp(min=0)
+
+
+def _compressor(config: LlamaConfig) -> nn.Module:
+    width, rate = config.slot_width, config.compression_rate
+    if config.compression == "select":
+        return HeadSelect(config.n_kv_heads, config.head_dim, rate)
+    return MostUsed(width, rate) if config.compression == "most-used" else Mean(width, rate)
