@@ -106,7 +106,7 @@ class ModelConfig(Config):
         div_val: with cutoffs, bin i's embeddings are div_val**i times narrower than bin 0's.
         embed_dim: with cutoffs, width of bin 0's embeddings; 0 means d_model.
         clamp_len: largest relative distance; larger ones are clamped to it. 0: no clamping.
-        head: treatment of the past, one of `streamlm.models.build.HEADS`. Each model class
+        head: treatment of the past, one of `streamlm.models.build.MODELS`. Each model class
             documents its constraints on these settings and validates them in `check`.
         projected_len, projection, sharing: see `streamlm.models.heads.linformer`.
         factor: see `streamlm.models.heads.informer`.

@@ -1,4 +1,4 @@
-"""Registry of heads, and construction of models from their configuration."""
+"""Registries of heads and of models, and construction of models from their configuration."""
 
 import torch
 
@@ -13,9 +13,9 @@ from streamlm.models.heads.sketch import SketchModel
 from streamlm.models.llama import LlamaModel
 from streamlm.models.transformer_xl import TransformerXL
 
+# Treatments of the past on one backbone.
 HEADS: dict[str, type[Model]] = {
     "relative": TransformerXL,
-    "llama": LlamaModel,
     "recurrent": RecurrentModel,
     "full": FullModel,
     "linformer": LinformerModel,
@@ -23,6 +23,7 @@ HEADS: dict[str, type[Model]] = {
     "sinks": SinksModel,
     "sketch": SketchModel,
 }
+MODELS: dict[str, type[Model]] = {**HEADS, "llama": LlamaModel}
 
 
 def check_config(config: ModelConfig) -> None:
@@ -31,8 +32,8 @@ def check_config(config: ModelConfig) -> None:
     Raises:
         ValueError: names the given and the allowed value.
     """
-    require(config.head in HEADS, "head", config.head, any_of(list(HEADS)))
-    HEADS[config.head].check(config)
+    require(config.head in MODELS, "head", config.head, any_of(list(MODELS)))
+    MODELS[config.head].check(config)
     good = config.coverage == 0 or config.head == "sketch"
     require(good, f"coverage with head {config.head!r}", config.coverage, "0")
 
@@ -44,7 +45,7 @@ def build_model(config: ModelConfig) -> Model:
         ValueError: see `check_config`.
     """
     check_config(config)
-    return HEADS[config.head](config)
+    return MODELS[config.head](config)
 
 
 def build_empty(config: ModelConfig) -> Model:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from streamlm.models.base import Model
-from streamlm.models.build import HEADS, build_model
+from streamlm.models.build import MODELS, build_model
 from streamlm.models.cache import Cache
 from streamlm.models.heads.sketch import SketchModel
 from streamlm.runtime.stream import close
@@ -37,7 +37,7 @@ def tiny_model(*, seed: int = 1, dtype: torch.dtype = torch.float64, **options: 
     if options.get("head") == "llama":
         shape |= {"n_kv_heads": 1, "head_dim": 4, "memory_len": 8, "slots": "weights"}
         shape |= {"compression": "select"}
-    settings = HEADS[str(options.get("head", "relative"))].settings
+    settings = MODELS[str(options.get("head", "relative"))].settings
     model = build_model(settings.from_dict({**shape, **options})).to(dtype).eval()
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
