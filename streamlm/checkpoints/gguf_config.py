@@ -150,7 +150,7 @@ def _integer(values: Mapping[str, Any], name: str, default: int | None = None) -
     if isinstance(given, np.ndarray) and len(given) and bool((given == given[0]).all()):
         given = given[0].item()  # one number for each layer
     require(type(given) is int and given >= 1, name, given, "an integer of at least 1")
-    return int(given)  # type: ignore[arg-type]
+    return int(given)
 
 
 def _number(values: Mapping[str, Any], name: str, default: float | None) -> float:
