@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from streamlm.config import ModelConfig
+from streamlm.config import JOINT, ModelConfig
 from streamlm.memory.compression import Mean, MostUsed
 from streamlm.memory.eviction import Eviction
 from streamlm.memory.selection import HeadSelect
@@ -24,14 +24,17 @@ from streamlm.models.cache import Pair, joined
 from streamlm.models.compressed import CompressedModel, check_compression
 from streamlm.models.layers.attention import attention_mask
 from streamlm.models.layers.llama_block import LlamaBlock
-from streamlm.models.layers.rotary import inverse_frequencies, rotate, rotation_table
+from streamlm.models.layers.rotary import inverse_frequencies, rotate, rotation
 from streamlm.models.llama_config import LlamaConfig
 from streamlm.models.segmented import Attended, Call, Projected
+from streamlm.models.selection_loss import SelectionEviction, selection_loss
 from streamlm.models.slot_grid import snap
 from streamlm.state import State
 from streamlm.transfer import send
 
-PINNED = "pinned"  # carried tensor: slots of the first tokens, [L, B, S, W] float32
+# Carried tensors: slots of the first tokens, [L, B, S, W] float32; and, while gates are trained,
+# rotated queries of the open segment, [L, B, H, T, E].
+PINNED, QUERIES = "pinned", "queries"
 
 
 class _Context(NamedTuple):
@@ -65,7 +68,7 @@ class LlamaModel(CompressedModel):
         self.dropout = nn.Dropout(0.0)
         n_compressors = config.n_layers if config.compressed_len else 0
         self.compressors = nn.ModuleList(_compressor(config) for _ in range(n_compressors))
-        frequencies, self._factor = inverse_frequencies(
+        frequencies, self.rotation_factor = inverse_frequencies(
             config.head_dim, config.rope_theta, config.rope_scaling
         )
         self.register_buffer("frequencies", frequencies, persistent=False)
@@ -90,6 +93,12 @@ class LlamaModel(CompressedModel):
     def compression_parameters(self) -> list[nn.Parameter]:
         """Gates of `select`."""
         return list(self.compressors.parameters())
+
+    def auxiliary_loss(self, eviction: Eviction) -> tuple[Tensor, Tensor]:
+        """The loss of the gates; see `Model.auxiliary_loss`."""
+        if not isinstance(eviction, SelectionEviction):
+            return super().auxiliary_loss(eviction)
+        return selection_loss(self, eviction), eviction.rows.sum()
 
     # -- precision --------------------------------------------------------------------------------
 
@@ -130,12 +139,15 @@ class LlamaModel(CompressedModel):
     def init_state(self, batch_size: int = 1) -> State:
         """The state of new streams."""
         state, config = super().init_state(batch_size), self.config
-        if not config.pinned_len:
-            return state
-        shape = (config.n_layers, batch_size, config.pinned_len, config.slot_width)
-        wide = torch.promote_types(self.slot_dtype, torch.float32)
-        pinned = torch.zeros(shape, device=self.device, dtype=wide)
-        return replace(state, carried={PINNED: pinned})
+        lead, carried = (config.n_layers, batch_size), {}
+        if config.pinned_len:
+            wide = torch.promote_types(self.slot_dtype, torch.float32)
+            shape: tuple[int, ...] = (*lead, config.pinned_len, config.slot_width)
+            carried[PINNED] = torch.zeros(shape, device=self.device, dtype=wide)
+        if self.training and config.compression_loss == JOINT:
+            shape = (*lead, config.n_heads, config.segment_len, config.head_dim)
+            carried[QUERIES] = torch.zeros(shape, device=self.device, dtype=self.dtype)
+        return replace(state, carried=carried)
 
     def past_columns(self, state: State) -> int:
         """Pinned, compressed and memory slots."""
@@ -143,7 +155,8 @@ class LlamaModel(CompressedModel):
 
     def derive(self) -> Any:
         """cos and sin of all compact positions, two [columns, E/2]."""
-        cos, sin = rotation_table(self.frequencies, self._factor, self.config.columns)
+        positions = torch.arange(self.config.columns, device=self.device)
+        cos, sin = rotation(self.frequencies, self.rotation_factor, positions)
         return cos.to(self.dtype), sin.to(self.dtype)
 
     def call_context(self, call: Call) -> "_Context":
@@ -163,11 +176,25 @@ class LlamaModel(CompressedModel):
             key = torch.arange(n_near, device=device)
             real = key >= config.past_len - state.filled[:, None]
             near = ((key <= query[..., None]) & real[:, None])[:, None]
-        mask = torch.cat([self._pinned_mask(state).expand(-1, -1, t, -1), near], dim=3)
-        bias = torch.zeros(mask.shape, device=mask.device, dtype=cos.dtype)
+        return _Context(self._bias(state, near), cos[at], sin[at])
+
+    def segment_bias(self, state: State) -> Tensor:
+        """Bias of a whole segment's queries, [B, 1, T · H / H_kv, S + P + T]; see `_Context`.
+
+        Args:
+            state: with a full segment.
+        """
+        config = self.config
+        return self._bias(
+            state, attention_mask(state.filled, config.past_len, 0, config.segment_len)
+        )
+
+    def _bias(self, state: State, near: Tensor) -> Tensor:
+        """From a mask without pinned slots, [B, 1, t, K - S]."""
+        mask = torch.cat([self._pinned_mask(state).expand(-1, -1, near.shape[2], -1), near], dim=3)
+        bias = torch.zeros(mask.shape, device=mask.device, dtype=self.dtype)
         bias = bias.masked_fill(~mask, -torch.inf)
-        group = config.n_heads // config.n_kv_heads
-        return _Context(bias.repeat(1, 1, group, 1), cos[at], sin[at])
+        return bias.repeat(1, 1, self.config.n_heads // self.config.n_kv_heads, 1)
 
     def project_new(self, index: int, x: Tensor, call: Call) -> Projected:
         """Rotated queries, slots, and rotated keys and values."""
@@ -180,7 +207,7 @@ class LlamaModel(CompressedModel):
     def project_training(self, index: int, x: Tensor, call: Call) -> Projected:
         """As `project_new`, with all keys and values; older slots are constants."""
         query, slots, pair = self.project_new(index, x, call)
-        seen = joined(self.project_past(index, call.state), self._project_open(index, call.state))
+        seen = joined(self.project_past(index, call.state), self.project_open(index, call.state))
         return Projected(query, slots, joined(seen, pair))
 
     def attend(self, index: int, inputs: Tensor, pair: Pair, call: Call) -> Attended:
@@ -188,7 +215,12 @@ class LlamaModel(CompressedModel):
         out, weights = cast(LlamaBlock, self.layers[index]).attention.attend(
             inputs, *pair, bias=call.context.bias, want_weights=call.want_weights
         )
-        return Attended(out, weights)
+        if QUERIES not in call.state.carried:
+            return Attended(out, weights)
+        start, before = call.state.phase, call.state.carried[QUERIES][index]
+        stop = start + call.n_queries
+        parts = [before[:, :, :start], inputs.detach(), before[:, :, stop:]]
+        return Attended(out, weights, {QUERIES: torch.cat(parts, dim=2)})
 
     # -- closing a segment ------------------------------------------------------------------------
 
@@ -198,6 +230,13 @@ class LlamaModel(CompressedModel):
         """As `CompressedModel.closed`; the first segment also sets the pinned slots."""
         committed, eviction = super().closed(state, keys, values)
         committed = replace(committed, past=committed.past.to(self.slot_dtype))
+        if eviction is not None and QUERIES in state.carried:
+            rows = eviction.real.any(dim=1)
+            barred = self.barred(state)
+            if barred is not None:
+                rows = rows & ~barred.any(dim=1)
+            heads = state.carried[QUERIES]
+            eviction = SelectionEviction(**vars(eviction), before=state, heads=heads, rows=rows)
         if not self.config.pinned_len:
             return committed, eviction
         first = (state.position == self.config.segment_len)[None, :, None, None]
@@ -234,7 +273,7 @@ class LlamaModel(CompressedModel):
         """All columns move, so all keys are rotated again."""
         return self.project_past(index, state)
 
-    def _project_open(self, index: int, state: State) -> Pair:
+    def project_open(self, index: int, state: State) -> Pair:
         """Keys and values of the open segment so far."""
         cos, sin = self.derived()
         n, first = max(state.length), self.config.pinned_len + self.config.past_len

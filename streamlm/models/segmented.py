@@ -310,7 +310,7 @@ class SegmentedModel(Model):
             values: list[Tensor] = []
             for index in range(len(self._layers)) if self.closes_with_keys else ():
                 key, value = joined(
-                    self.project_past(index, state), self._project_open(index, state)
+                    self.project_past(index, state), self.project_open(index, state)
                 )
                 keys.append(key)
                 values.append(value)
@@ -361,12 +361,12 @@ class SegmentedModel(Model):
         n, t = max(state.length), self.config.segment_len
         for index, (key, value) in enumerate(zip(cache.keys, cache.values, strict=True)):
             start = key.shape[2] - t
-            new_key, new_value = self._project_open(index, state)
+            new_key, new_value = self.project_open(index, state)
             key[:, :, start : start + n] = new_key
             value[:, :, start : start + n] = new_value
         cache.calls = 1
 
-    def _project_open(self, index: int, state: State) -> Pair:
+    def project_open(self, index: int, state: State) -> Pair:
         """Keys and values of the open segment so far."""
         layer = self._layers[index]
         slots = state.segment[index, :, : max(state.length)]
@@ -386,7 +386,7 @@ class SegmentedModel(Model):
         for index in range(len(self._layers)):
             pair = self.project_past(index, state)
             if n:
-                pair = joined(pair, self._project_open(index, state))
+                pair = joined(pair, self.project_open(index, state))
             for buffers, part in zip((keys, values), pair, strict=True):
                 room = part.new_zeros(*part.shape[:2], t - n, part.shape[3])
                 buffers.append(torch.cat([part, room], dim=2))

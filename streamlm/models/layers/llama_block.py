@@ -40,6 +40,10 @@ class GroupedAttention(nn.Module):
         key, value = heads.permute(3, 0, 2, 1, 4).unbind(0)
         return key, value
 
+    def grouped(self, query: Tensor) -> Tensor:
+        """Queries as rows of the heads whose keys they share: [B, H, t, E] → [B, H_kv, G·t, E]."""
+        return query.reshape(query.shape[0], self.n_kv_heads, -1, self.head_dim)
+
     def attend(
         self,
         query: Tensor,
@@ -59,7 +63,7 @@ class GroupedAttention(nn.Module):
             want_weights: return the weights; disables the fused kernel.
         """
         b, _, t, _ = query.shape
-        rows = query.reshape(b, self.n_kv_heads, -1, self.head_dim)  # [B, H_kv, G·t, E]
+        rows = self.grouped(query)
         weights = None
         if want_weights:
             scores = rows @ key.mT * self.head_dim**-0.5 + bias

@@ -112,9 +112,9 @@ def _attention_factor(factor: float, scaling: Mapping[str, Any]) -> float:
     return temperature(1.0)
 
 
-def rotation_table(frequencies: Tensor, factor: float, n: int) -> tuple[Tensor, Tensor]:
-    """cos and sin of positions 0, …, n - 1: two [n, E/2] float32."""
-    angles = torch.arange(n, device=frequencies.device).float()[:, None] * frequencies
+def rotation(frequencies: Tensor, factor: float, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """cos and sin of positions, which can be fractions: [n] → two [n, E/2] float32."""
+    angles = positions.float()[:, None] * frequencies.float()
     return angles.cos() * factor, angles.sin() * factor
 
 
