@@ -14,6 +14,8 @@ from streamlm.units import size_text
 if TYPE_CHECKING:
     from streamlm.checkpoints.stored import StoredModel
 
+KINDS = {"SentencePieceTokenizer": "SentencePiece", "BytePairTokenizer": "byte-level BPE"}
+
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -65,7 +67,11 @@ def list_models(as_json: Json = False) -> None:
         ]
         for row in rows
     ]
-    show_table(["name", "", "size", "parameters", "licence", "path", "about"], lines, right=(2, 3))
+    show_table(
+        ["name", "state", "size", "parameters", "licence", "path", "about"],
+        lines,
+        right=("size", "parameters"),
+    )
 
 
 @app.command()
@@ -164,7 +170,7 @@ def _tokenizer_facts(stored: "StoredModel") -> dict[str, Any]:
         return {**facts, "error": str(error)}
     template = tokenizer.chat.template if tokenizer.chat is not None else None
     return {
-        "kind": tokenizer.kind,
+        "kind": KINDS.get(type(tokenizer).__name__, type(tokenizer).__name__),
         "vocab_size": tokenizer.vocab_size,
         "chat_template": template is not None,
         "error": None,
