@@ -145,8 +145,10 @@ def facts_of(stored: "StoredModel") -> dict[str, Any]:
     from streamlm.models.llama_config import WINDOWS, LlamaConfig
 
     config = stored.config
-    shape = ("head", "n_layers", "d_model", "n_heads", "n_kv_heads", "head_dim", "d_ff")
-    shape += ("vocab_size", "context_len", "rope_theta", "rope_scaling", "tied")
+    shape = (
+        *("head", "n_layers", "d_model", "n_heads", "n_kv_heads", "head_dim", "d_ff"),
+        *("vocab_size", "context_len", "rope_theta", "rope_scaling", "tied"),
+    )
     windows = WINDOWS if isinstance(config, LlamaConfig) else WINDOWS[:5]
     return {
         "name": stored.name,
