@@ -217,16 +217,23 @@ class State:
         Returns:
             past [L, filled, W], segment [L, length, W], usage [L, M], and the carried tensors.
         """
+        small = self.small_parts()
+        filled, past_len = int(self.filled), self.past.shape[2]
+        return {
+            "past": to_numpy(self.past[:, 0, past_len - filled :]),
+            "segment": to_numpy(self.segment[:, 0, : self.phase]),
+            **small,
+        }
+
+    def small_parts(self) -> dict[str, np.ndarray]:
+        """Usage [L, M] and the carried tensors of a one-row state; see `to_numpy`."""
         if self.batch_size != 1:
             raise ValueError(
                 f"only a state of one row can be saved; this one has {self.batch_size}"
             )
-        filled, past_len = int(self.filled), self.past.shape[2]
         return {
-            "past": _to_numpy(self.past[:, 0, past_len - filled :]),
-            "segment": _to_numpy(self.segment[:, 0, : self.phase]),
-            "usage": _to_numpy(self.usage[:, 0]),
-            **{name: _to_numpy(tensor[:, 0]) for name, tensor in self.carried.items()},
+            "usage": to_numpy(self.usage[:, 0]),
+            **{name: to_numpy(tensor[:, 0]) for name, tensor in self.carried.items()},
         }
 
     def digest(self) -> str:
@@ -241,7 +248,7 @@ class State:
                 self.usage[:, row],
                 *(self.carried[name][:, row] for name in sorted(self.carried)),
             ):
-                sha.update(_to_numpy(part).tobytes())
+                sha.update(to_numpy(part).tobytes())
         return sha.hexdigest()
 
 
@@ -254,7 +261,8 @@ def _widened(past: Tensor, past_len: int) -> Tensor:
     return F.pad(past, (0, 0, past_len - past.shape[2], 0))
 
 
-def _to_numpy(tensor: Tensor) -> np.ndarray:
+def to_numpy(tensor: Tensor) -> np.ndarray:
+    """A tensor as an array on the host; bfloat16 as uint16 with the same bits."""
     tensor = tensor.detach().cpu().contiguous()
     if tensor.dtype == torch.bfloat16:
         tensor = tensor.view(torch.uint16)
@@ -262,6 +270,6 @@ def _to_numpy(tensor: Tensor) -> np.ndarray:
 
 
 def from_numpy(array: np.ndarray, dtype: torch.dtype) -> Tensor:
-    """Inverse of `State.to_numpy` for one array; `dtype` marks uint16 data as bfloat16."""
+    """Inverse of `to_numpy`; `dtype` marks uint16 data as bfloat16."""
     tensor = torch.from_numpy(np.ascontiguousarray(array))
     return tensor.view(torch.bfloat16) if dtype == torch.bfloat16 else tensor

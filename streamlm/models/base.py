@@ -10,20 +10,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from streamlm.config import ModelConfig
+from streamlm.config import ModelConfig, any_of
 from streamlm.memory.eviction import Eviction
 from streamlm.models.cache import Cache
 from streamlm.models.layers.adaptive import AdaptiveEmbedding
 from streamlm.models.modes import in_mode
-from streamlm.state import State
+from streamlm.state import State, from_numpy, to_numpy
 from streamlm.transfer import send
 from tokenizer import Tokenizer
 
 Observer = Callable[[int, Tensor], None]
+STORED = ("float64", "float32", "bfloat16", "float16")
 
 
 class Model(nn.Module, ABC):
@@ -130,6 +132,26 @@ class Model(nn.Module, ABC):
     def slot_dtype(self) -> torch.dtype:
         """Precision of slots in a state."""
         return self.output_bias.dtype
+
+    def pack_slots(self, slots: Tensor) -> tuple[np.ndarray, str]:
+        """Slots [..., W] as a store keeps them, without loss, and the name of this format.
+
+        The format is a type of torch, whose bits are kept, or "int8" (`models.slot_grid`).
+        """
+        return to_numpy(slots), str(slots.dtype).removeprefix("torch.")
+
+    def unpack_slots(self, packed: np.ndarray, format: str) -> Tensor:
+        """The inverse of `pack_slots`.
+
+        Raises:
+            ValueError: this model's slots are never stored in this format.
+        """
+        if format not in STORED:
+            raise ValueError(f"stored_dtype = {format!r}; allowed: {any_of(list(STORED))}")
+        dtype: torch.dtype = getattr(torch, format)
+        if packed.dtype != (np.uint16 if dtype == torch.bfloat16 else np.dtype(format)):
+            raise ValueError(f"slots of {packed.dtype}; {format} is what they are stored as")
+        return from_numpy(packed, dtype)
 
     # -- implemented by heads ---------------------------------------------------------------------
 

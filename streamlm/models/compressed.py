@@ -37,7 +37,6 @@ def check_compression(config: ModelConfig) -> None:
 class CompressedModel(SegmentedModel):
     """A model with memory and compressed memory; `compressors` has one module per layer."""
 
-    reports_memory = True
     compressors: nn.ModuleList
 
     def init_state(self, batch_size: int = 1) -> State:

@@ -12,6 +12,7 @@ have left memory.
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -28,7 +29,7 @@ from streamlm.models.layers.rotary import inverse_frequencies, rotate, rotation
 from streamlm.models.llama_config import LlamaConfig
 from streamlm.models.segmented import Attended, Call, Projected
 from streamlm.models.selection_loss import SelectionEviction, selection_loss
-from streamlm.models.slot_grid import snap
+from streamlm.models.slot_grid import pack, snap, unpack
 from streamlm.state import State
 from streamlm.transfer import send
 
@@ -71,6 +72,8 @@ class LlamaModel(CompressedModel):
         frequencies, self.rotation_factor = inverse_frequencies(
             config.head_dim, config.rope_theta, config.rope_scaling
         )
+        # The error of pooling would need queries, which a state of keys and values does not have.
+        self.reports_memory = not (config.compressed_len and config.compression == "mean")
         self.register_buffer("frequencies", frequencies, persistent=False)
         self.reset_parameters()
 
@@ -121,6 +124,22 @@ class LlamaModel(CompressedModel):
         """Round keys and values to the precision of slots."""
         slots = projected.to(self.slot_dtype)
         return snap(slots, self.config.head_dim) if self.config.slots == "int8" else slots
+
+    def pack_slots(self, slots: Tensor) -> tuple[np.ndarray, str]:
+        """As bytes with exponents where `LlamaConfig.slots` is "int8"; see `Model.pack_slots`."""
+        if self.config.slots != "int8":
+            return super().pack_slots(slots)
+        return pack(slots, self.config.head_dim), "int8"
+
+    def unpack_slots(self, packed: np.ndarray, format: str) -> Tensor:
+        """See `Model.unpack_slots`."""
+        if format != "int8" or self.config.slots != "int8":
+            return super().unpack_slots(packed, format)
+        width = self.config.slot_width + 2 * self.config.n_kv_heads
+        if packed.dtype != np.int8 or packed.shape[-1] != width:
+            given = f"{packed.dtype} {packed.shape}"
+            raise ValueError(f"slots of {given}; allowed: int8 with {width} numbers a slot")
+        return unpack(packed, self.config.head_dim, self.slot_dtype)
 
     # -- reading ----------------------------------------------------------------------------------
 
@@ -229,7 +248,8 @@ class LlamaModel(CompressedModel):
     ) -> tuple[State, Eviction | None]:
         """As `CompressedModel.closed`; the first segment also sets the pinned slots."""
         committed, eviction = super().closed(state, keys, values)
-        committed = replace(committed, past=committed.past.to(self.slot_dtype))
+        if self.config.compression == "mean":  # a mean of slots is not on their grid
+            committed = replace(committed, past=self.as_slots(committed.past))
         if eviction is not None and QUERIES in state.carried:
             rows = eviction.real.any(dim=1)
             barred = self.barred(state)

@@ -7,21 +7,38 @@ for relative positions.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import Protocol, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from streamlm.memory.eviction import Eviction
 from streamlm.memory.selection import HeadSelect
-from streamlm.models.cache import joined
+from streamlm.models.cache import Pair, joined
 from streamlm.models.layers.llama_block import LlamaBlock
 from streamlm.models.layers.rotary import rotate, rotation
+from streamlm.models.llama_config import LlamaConfig
 from streamlm.state import State
 
-if TYPE_CHECKING:
-    from streamlm.models.llama import LlamaModel
+
+class Selecting(Protocol):
+    """What the loss needs of a model."""
+
+    config: LlamaConfig
+    layers: nn.ModuleList
+    compressors: nn.ModuleList
+    frequencies: Tensor
+    rotation_factor: float
+
+    def segment_bias(self, state: State) -> Tensor:
+        """Bias of a whole segment's queries, [B, 1, T · H / H_kv, S + P + T]."""
+
+    def project_past(self, index: int, state: State) -> Pair:
+        """Keys and values of pinned, compressed and memory slots."""
+
+    def project_open(self, index: int, state: State) -> Pair:
+        """Keys and values of the open segment."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -40,7 +57,7 @@ class SelectionEviction(Eviction):
     rows: Tensor
 
 
-def selection_loss(model: "LlamaModel", eviction: SelectionEviction) -> Tensor:
+def selection_loss(model: Selecting, eviction: SelectionEviction) -> Tensor:
     """Mean squared change of the attention output, over layers and `SelectionEviction.rows`."""
     config, state = model.config, eviction.before
     first, n_new = config.pinned_len + config.compressed_len, config.evicted_len

@@ -39,6 +39,7 @@ class TransformerXL(CompressedModel):
     """A Transformer-XL with memory and compressed memory (Compressive Transformer)."""
 
     reads_any_phase = True
+    reports_memory = True
     position_table: Tensor
 
     def __init__(self, config: ModelConfig) -> None:

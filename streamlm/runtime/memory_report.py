@@ -14,6 +14,7 @@ from torch import Tensor
 from streamlm.config import ModelConfig
 from streamlm.memory.compression import MostUsed, Select
 from streamlm.memory.eviction import Eviction
+from streamlm.memory.selection import HeadSelect
 from streamlm.models.base import Model
 from streamlm.models.cache import Cache
 from streamlm.models.layers.block import Layer
@@ -111,7 +112,10 @@ def observe(model: Model, tokens: Tensor, state: State) -> MemoryReport:
     """
     config, n = model.config, tokens.shape[1]
     if not model.reports_memory:
-        raise ValueError("a memory report needs a memory of slots; allowed: head 'relative'")
+        raise ValueError(
+            "a memory report needs a memory of slots; allowed: head 'relative', and head 'llama' "
+            "unless its compression is 'mean'"
+        )
     if int(state.position) and n < window(config):
         raise ValueError(f"{n} tokens; allowed: at least {window(config)}")
     seen, cache = _Columns.empty(config), Cache()
@@ -211,10 +215,10 @@ def _compressed(
     start = before.start[index, first : first + t]
     stop = before.stop[index, first : first + t]
     compressor = model.compressors[index]
-    if isinstance(compressor, (MostUsed, Select)):
+    if isinstance(compressor, (MostUsed, Select, HeadSelect)):
         columns = compressor.columns(eviction.evicted[index], eviction.usage[index], eviction.real)
-        which = columns[0].cpu().numpy()
-        return start[which], stop[which], np.zeros(len(which))
+        which = np.atleast_2d(columns[0].cpu().numpy())  # [heads that choose for themselves, T/c]
+        return start[which].min(axis=0), stop[which].max(axis=0), np.zeros(which.shape[1])
     groups = start.reshape(-1, config.compression_rate), stop.reshape(-1, config.compression_rate)
     return groups[0].min(axis=1), groups[1].max(axis=1), _error(model, index, eviction)
 

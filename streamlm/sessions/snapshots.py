@@ -13,7 +13,7 @@ import torch
 from memory_store import Snapshot, Window
 from streamlm.models.base import Model
 from streamlm.runtime.text_stream import TextStream
-from streamlm.state import State, from_numpy
+from streamlm.state import State
 
 
 def to_snapshot(
@@ -32,10 +32,12 @@ def to_snapshot(
         attributes: further JSON values to store.
     """
     position = int(state.position)
-    parts = state.to_numpy()
     counts = model.windows(position, state.carried)
-    past = parts.pop("past")  # [L, filled, W]
-    assert past.shape[1] == counts.memory + counts.compressed
+    filled, past_len = counts.memory + counts.compressed, state.past.shape[2]
+    assert int(state.filled) == filled
+    past, stored = model.pack_slots(state.past[:, 0, past_len - filled :])  # [L, filled, W]
+    parts = state.small_parts()
+    parts["segment"], _ = model.pack_slots(state.segment[:, 0, : state.phase])
     windows = {}
     n = counts.compressed
     for name, slots, end, capacity in (
@@ -44,13 +46,12 @@ def to_snapshot(
     ):
         if capacity:
             windows[name] = Window(slots, 1, end, capacity)
-    dtype = str(state.past.dtype).removeprefix("torch.")
     return Snapshot(
         position=position,
         windows=windows,
         arrays={name: array for name, array in {**parts, **arrays}.items() if array.size},
         tokens=tokens.astype(np.int32),
-        attributes={**attributes, "stored_dtype": dtype},
+        attributes={**attributes, "stored_dtype": stored},
     )
 
 
@@ -64,9 +65,6 @@ def to_state(snapshot: Snapshot, model: Model) -> State:
     length = snapshot.position % config.segment_len
     state = model.init_state(1)
     stored = str(snapshot.attributes.get("stored_dtype"))
-    if stored not in ("float64", "float32", "bfloat16", "float16"):
-        raise ValueError(f"stored_dtype = {stored!r}; allowed: a floating-point type of torch")
-    dtype = getattr(torch, stored)
     arrays = {name: window.data for name, window in snapshot.windows.items()}
     arrays.update(snapshot.arrays)
     for name, target in state.carried.items():
@@ -83,14 +81,13 @@ def to_state(snapshot: Snapshot, model: Model) -> State:
         state = replace(state, past=state.past.new_zeros(layers, 1, at, width))
 
     def put(name: str, n: int, target: torch.Tensor) -> None:
-        array = arrays.get(name, np.zeros((layers, 0, width)))
-        if array.shape != (layers, n, width):
-            wanted = (layers, n, width)
-            raise ValueError(f"{name} of shape {array.shape}; {wanted} belongs to this position")
-        if n and array.dtype != (np.uint16 if dtype == torch.bfloat16 else np.dtype(stored)):
-            raise ValueError(f"{name} of {array.dtype}; {stored} is what it is stored as")
-        if n:
-            target.copy_(from_numpy(array, dtype))
+        array = arrays.get(name)
+        slots = None if array is None else model.unpack_slots(array, stored)
+        shape, wanted = (layers, 0, width) if slots is None else slots.shape, (layers, n, width)
+        if tuple(shape) != wanted:
+            raise ValueError(f"{name} of shape {tuple(shape)}; {wanted} belongs to this position")
+        if slots is not None:
+            target.copy_(slots)
 
     newest = at - counts.memory
     oldest = newest - counts.compressed
