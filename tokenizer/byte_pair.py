@@ -66,8 +66,8 @@ class BytePairTokenizer(Tokenizer):
         self.token_lengths.flags.writeable = False
         apart = {*vocabulary.special, *vocabulary.added}
         ids = {token: i for i, token in enumerate(tokens) if token is not None and i not in apart}
-        self._encoder = _build(vocabulary, ids)
         self._unspellable = _unspellable({ALPHABET[char] for char in ALPHABET if char in ids})
+        self._encoder = _build(vocabulary, ids)
 
     def __repr__(self) -> str:
         pattern, fingerprint = self.vocabulary.pattern, self.fingerprint[:12]
