@@ -68,6 +68,7 @@ FORBIDDEN = {
 HEAVY = {
     *("zarr", "google_crc32c", "obstore", "gradio", "matplotlib"),
     *("sentencepiece", "typer", "rich", "pandas", "bs4", "pypdf"),
+    *("tokenizers", "jinja2"),
 }
 
 # Home folders and work folders of one machine; written so that this line does not match itself.

@@ -7,10 +7,10 @@ Source of the field numbers: sentencepiece_model.proto of SentencePiece.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from tokenizer.boundaries import SPACE_SYMBOL, is_within_a_run
+from tokenizer.protobuf import fields
 
 # Messages and fields of a model, by number.
 _TRAINER, _NORMALIZER = 2, 3
@@ -31,10 +31,10 @@ _SETTINGS: tuple[tuple[int, int, int | bytes, int | bytes, str], ...] = (
 def check_settings(model: bytes) -> None:
     """Raise ValueError, naming the setting, for a model that would not preserve text."""
     messages = {_TRAINER: b"", _NORMALIZER: b""}
-    for number, value in _fields(model):
+    for number, value in fields(model):
         if number in messages and isinstance(value, bytes):
             messages[number] += value
-    given = {name: dict(_fields(message)) for name, message in messages.items()}
+    given = {name: dict(fields(message)) for name, message in messages.items()}
     for message, field, absent, needed, words in _SETTINGS:
         if given[message].get(field, absent) != needed:
             raise ValueError(f"cannot use this SentencePiece model: {words}")
@@ -56,6 +56,8 @@ def read_vocabulary(processor: Any) -> list[bytes]:
             table.append(b"")
         elif processor.is_byte(i):
             table.append(bytes([int(piece[3:5], 16)]))  # "<0x0A>"
+        elif processor.is_unused(i):
+            table.append(piece.replace(SPACE_SYMBOL, " ").encode())  # never read from text
         else:
             text = piece.replace(SPACE_SYMBOL, " ")
             if not is_within_a_run(text):
@@ -76,33 +78,3 @@ def read_vocabulary(processor: Any) -> list[bytes]:
 def byte_ids(processor: Any) -> list[int]:
     """The ids of the byte pieces, such as <0x0A>."""
     return [i for i in range(processor.vocab_size()) if processor.is_byte(i)]
-
-
-def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """The number and value of each field of a protobuf message."""
-    at = 0
-    while at < len(message):
-        key, at = _varint(message, at)
-        kind = key & 7
-        if kind == 0:
-            value: int | bytes
-            value, at = _varint(message, at)
-        else:
-            if kind == 2:
-                size, at = _varint(message, at)
-            else:
-                size = {1: 8, 5: 4}[kind]
-            value = message[at : at + size]
-            at += size
-        yield key >> 3, value
-
-
-def _varint(message: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = message[at]
-        at += 1
-        value |= (byte & 127) << shift
-        shift += 7
-        if byte < 128:
-            return value, at

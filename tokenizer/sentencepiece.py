@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 from tokenizer import boundaries
 from tokenizer.boundaries import SPACE_SYMBOL, blocks, segments
 from tokenizer.model_file import byte_ids, check_settings, read_vocabulary
-from tokenizer.tokenizer import Errors, Ids, Tokenizer, valid_ids, valid_text
+from tokenizer.piece_model import read_extras
+from tokenizer.tokenizer import ChatFormat, Errors, Ids, Tokenizer, valid_ids, valid_text
 
 
 class SentencePieceTokenizer(Tokenizer):
@@ -48,6 +50,10 @@ class SentencePieceTokenizer(Tokenizer):
         self.bos_id = self._processor.bos_id()
         if self.bos_id < 0:
             raise ValueError("the model has no <s> (bos_id is -1)")
+        extras = read_extras(self.model_bytes)
+        end = self._processor.eos_id()
+        self.eos_ids = tuple(extras.get("eos_ids", (end,) if end >= 0 else ()))
+        self.chat = self._chat(extras) if extras else None
         self.token_lengths = np.array([len(data) for data in self._bytes_of], dtype=np.int32)
         self.token_lengths.flags.writeable = False
         spelling = {self._bytes_of[i]: i for i in byte_ids(self._processor)}
@@ -56,6 +62,17 @@ class SentencePieceTokenizer(Tokenizer):
     def __repr__(self) -> str:
         fingerprint = self.fingerprint[:12]
         return f"SentencePieceTokenizer(vocab_size={self.vocab_size}, {fingerprint=})"
+
+    def _chat(self, extras: Mapping[str, Any]) -> ChatFormat:
+        piece = self._processor.id_to_piece
+        controls = (i for i in range(self.vocab_size) if self._processor.is_control(i))
+        return ChatFormat(
+            extras.get("chat_template"),
+            special={piece(i): i for i in controls},
+            added={piece(i): i for i in extras.get("added", ())},
+            names=extras.get("names", {}),
+            space_prefix=extras.get("space_prefix", "never"),
+        )
 
     def encode(self, text: str, *, errors: Errors = "replace") -> NDArray[np.int32]:
         """The tokens of `text`, without `<s>`; see `Tokenizer.encode`."""

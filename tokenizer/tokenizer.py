@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -13,6 +14,26 @@ Errors: TypeAlias = Literal["strict", "replace"]
 Ids: TypeAlias = Sequence[int] | NDArray[np.integer[Any]]
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True)
+class ChatFormat:
+    """The chat template of a model, and the tokens that only a template makes, never a text.
+
+    Attributes:
+        template: the Jinja source; None where the model has none.
+        special: ids of the control symbols by their text.
+        added: ids of tokens that stand for text, such as <think>, by it.
+        names: text of the tokens that templates know by name, such as bos_token.
+        space_prefix: where the model's own tokenizer puts a space before text: "never"; "first",
+            at the beginning; "always", after a special token too.
+    """
+
+    template: str | None
+    special: Mapping[str, int]
+    added: Mapping[str, int] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
+    space_prefix: str = "never"
 
 
 class Tokenizer(Protocol):
@@ -28,6 +49,8 @@ class Tokenizer(Protocol):
         vocab_size: V; ids are 0 to V - 1.
         bos_id: the control symbol that precedes a text; `encode` never returns it.
         token_lengths: [V] bytes that each token stands for, 0 for control symbols; read-only.
+        eos_ids: control symbols that end a text or a turn; a model that chats stops at them.
+        chat: what a chat template can make of the vocabulary; None where that is not known.
     """
 
     model_bytes: bytes
@@ -35,6 +58,8 @@ class Tokenizer(Protocol):
     vocab_size: int
     bos_id: int
     token_lengths: NDArray[np.int32]
+    eos_ids: tuple[int, ...] = ()
+    chat: ChatFormat | None = None
 
     def encode(self, text: str, *, errors: Errors = "replace") -> NDArray[np.int32]:
         """The tokens of `text`, without `bos_id`: [n].

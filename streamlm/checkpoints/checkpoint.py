@@ -1,23 +1,22 @@
-"""Checkpoints: directories with model.safetensors, config.json and tokenizer.model."""
+"""Checkpoints: models with their tokenizers, loaded from many formats and saved in one.
+
+A saved checkpoint is a directory with model.safetensors, config.json and tokenizer.model.
+"""
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib import resources
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from streamlm.config import ModelConfig
 from streamlm.models.base import Model
-from streamlm.models.build import build_empty
-from tokenizer import Tokenizer, load_tokenizer
-
-BUNDLED = ("books",)
+from tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -27,8 +26,8 @@ class Checkpoint:
     Attributes:
         model: frozen (see `Model.freeze`), on its device.
         tokenizer: text ↔ ids.
-        name: name of the directory, for display.
-        weights_digest: sha256 of the weights file.
+        name: for display.
+        weights_digest: sha256 of the weights file, or over all of them in order.
     """
 
     model: Model
@@ -84,95 +83,67 @@ def load_checkpoint(
     source: str | Path = "books",
     *,
     device: str | torch.device = "auto",
-    dtype: torch.dtype | None = torch.float32,
+    dtype: torch.dtype | Literal["auto"] | None = "auto",
+    settings: Mapping[str, Any] | None = None,
 ) -> Checkpoint:
-    """Load a bundled checkpoint by name, or a directory. Nothing is unpickled.
+    """Load a model with its tokenizer. Nothing is unpickled, and no code of a model is run.
 
     Weights are memory-mapped: on the CPU in the precision of the file, they use no memory beyond
     the page cache. The file must therefore not be overwritten in place while the model is in use;
-    replacing it by another file is safe.
+    replacing it by another file is safe. Quantized weights, and queries and keys of GGUF files of
+    architecture "llama", are computed when they are loaded.
 
     Args:
+        source: one of
+
+            - the name of a bundled model: "books";
+            - the name of a downloaded model: "smollm2" (`streamlm models get smollm2`);
+            - a checkpoint directory of this project;
+            - a directory from Hugging Face with config.json, safetensors and tokenizer of a Llama,
+              SmolLM, Qwen 2, 2.5 or 3, or a Mistral without sliding window;
+            - a .gguf file of these;
+            - ORG/NAME of a model on the Hugging Face hub (needs the extra `hub`), from its cache if
+              it is there.
         device: "auto" means CUDA if available, otherwise the CPU.
-        dtype: precision of floating-point weights; None keeps that of the file.
+        dtype: precision of floating-point weights; None keeps that of the file, float32 for
+            quantized weights. "auto" is float32 for models trained here, and None for Llama-family
+            models, which are many times larger.
+        settings: windows of a Llama-family model, such as {"memory_len": 1024}; see `LlamaConfig`.
 
     Raises:
-        FileNotFoundError: the directory or one of its files is missing; names it.
-        ValueError: a file is damaged, or the files are inconsistent.
+        FileNotFoundError: the model or one of its files is missing; names it.
+        ValueError: a file is damaged, the files are inconsistent, or the model is not supported.
     """
+    from streamlm.checkpoints.sources import find_model
+
     chosen = choose_device(device)
-    if str(source) in BUNDLED:
-        folder = Path(str(resources.files("streamlm") / "assets" / str(source)))
-    else:
-        folder = Path(source)
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"no checkpoint at {str(source)!r}; allowed: a directory with model.safetensors, "
-            f"config.json and tokenizer.model, or the name of a bundled one: {', '.join(BUNDLED)}"
-        )
-    _require_files(folder, "config.json", "model.safetensors")
-    if not (folder / "tokenizer.model").is_file():
-        raise FileNotFoundError(
-            f"{folder} is no checkpoint: tokenizer.model is missing; a model without it, such as "
-            "one that was converted, reads ids, not text: "
-            "streamlm.checkpoints.checkpoint.load_model loads it"
-        )
-    config = ModelConfig.load(folder / "config.json")
-    tokenizer = load_tokenizer(folder / "tokenizer.model")
-    if tokenizer.vocab_size > config.vocab_size:
+    stored = find_model(source, settings=settings)
+    tokenizer = stored.read_tokenizer()
+    if tokenizer.vocab_size > stored.config.vocab_size:
         raise ValueError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, "
-            f"the model's vocab_size is {config.vocab_size}"
+            f"{stored.path}: the tokenizer has {tokenizer.vocab_size} tokens, "
+            f"the model's vocab_size is {stored.config.vocab_size}"
         )
-    model, digest = _load_weights(folder, config, device=chosen, dtype=dtype)
-    return Checkpoint(model, tokenizer, folder.resolve().name, digest)
+    model = stored.load_model(chosen, dtype)
+    return Checkpoint(model, tokenizer, stored.name, stored.weights_digest)
 
 
 def load_model(
-    folder: str | Path,
+    source: str | Path,
     *,
     device: str | torch.device = "auto",
-    dtype: torch.dtype | None = torch.float32,
+    dtype: torch.dtype | Literal["auto"] | None = "auto",
+    settings: Mapping[str, Any] | None = None,
 ) -> Model:
-    """Load the model of a checkpoint directory without tokenizer, to read token ids.
+    """Load the model of a checkpoint without its tokenizer, to read token ids.
 
     Raises:
         FileNotFoundError, ValueError: as `load_checkpoint`.
     """
-    chosen, folder = choose_device(device), Path(folder)
-    _require_files(folder, "config.json", "model.safetensors")
-    config = ModelConfig.load(folder / "config.json")
-    return _load_weights(folder, config, device=chosen, dtype=dtype)[0]
+    from streamlm.checkpoints.sources import find_model
 
-
-def _require_files(folder: Path, *names: str) -> None:
-    for name in names:
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder} is no checkpoint: {name} is missing")
-
-
-def _load_weights(
-    folder: Path, config: ModelConfig, *, device: torch.device, dtype: torch.dtype | None
-) -> tuple[Model, str]:
-    """The frozen model, and the sha256 of its weights file."""
-    path = folder / "model.safetensors"
-    with open(path, "rb") as data:
-        digest = hashlib.file_digest(data, "sha256").hexdigest()
-    try:
-        with safe_open(path, framework="pt") as file:
-            weights = {name: _placed(file.get_tensor(name), device, dtype) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
-    model = build_empty(config)
-    try:
-        model.load_state_dict(weights, assign=True)
-    except RuntimeError as error:
-        raise ValueError(f"{folder}: weights and config.json do not agree: {error}") from None
-    return model.requires_grad_(False).to(device).freeze(), digest
-
-
-def _placed(tensor: Tensor, device: torch.device, dtype: torch.dtype | None) -> Tensor:
-    return tensor.to(device, dtype if dtype and tensor.is_floating_point() else tensor.dtype)
+    chosen = choose_device(device)
+    return find_model(source, settings=settings).load_model(chosen, dtype)
 
 
 def save_checkpoint(

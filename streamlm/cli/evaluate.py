@@ -7,16 +7,14 @@ from typing import Annotated, Any
 import typer
 
 from streamlm.cli.display import bar, interruptible, note, output, show_rows
-from streamlm.cli.options import Device, Json
+from streamlm.cli.options import MODEL_HELP, Device, Json, Settings, parsed_settings
 from streamlm.training.data_sources import SPLITS, missing_data, split_file
 
 SUITE = "passkey, recall, copy, tracking, position, frequency, context"  # parts of eval --suite
 
 
 def evaluate(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A checkpoint directory, or a bundled model.")
-    ],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)],
     data: Annotated[
         list[str],
         typer.Option(
@@ -46,6 +44,7 @@ def evaluate(
             metavar="FILE.png", dir_okay=False, help="With --suite: save a plot of recall."
         ),
     ] = None,
+    setting: Settings = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -58,14 +57,19 @@ def evaluate(
         from streamlm.cli.suite import measure_suite
 
         given: Any = {"suite": suite, "memory": memory, "names": names or (), "plot": plot}
-        given |= {"sequences": sequences, "max_tokens": max_tokens, "batch_size": batch_size}
+        given |= {
+            "settings": parsed_settings(setting),
+            "sequences": sequences,
+            "max_tokens": max_tokens,
+            "batch_size": batch_size,
+        }
         return measure_suite(model, files, **given, device=device, as_json=as_json)
     with interruptible(lambda: "nothing was changed"):
         from streamlm.checkpoints.checkpoint import load_checkpoint
         from streamlm.training.data import load_corpus
         from streamlm.training.evaluate import evaluate as measure
 
-        checkpoint = load_checkpoint(model, device=device)
+        checkpoint = load_checkpoint(model, device=device, settings=parsed_settings(setting))
         tokenizer = checkpoint.tokenizer
         corpus = load_corpus(files, tokenizer, progress=note)
         total = min(len(corpus.tokens), max_tokens or len(corpus.tokens))

@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from streamlm.cli.display import interruptible, reading_bar, show_report
-from streamlm.cli.options import Device, Errors, Files, Json, Model, OnError, Store, open_sources
+from streamlm.cli.options import (
+    Device,
+    Errors,
+    Files,
+    Json,
+    Model,
+    OnError,
+    Settings,
+    Store,
+    open_sources,
+    parsed_settings,
+)
 from streamlm.sessions.shelf import full_path, locate, open_named
 from streamlm.units import size_text
 
@@ -28,6 +39,7 @@ def feed(
     ] = False,
     store: Store = "sessions",
     model: Model = "books",
+    setting: Settings = None,
     device: Device = "auto",
     errors: OnError = Errors.STRICT,
     as_json: Json = False,
@@ -44,7 +56,15 @@ def feed(
     with (
         interruptible(left_behind),
         open_sources(files, errors) as sources,
-        open_named(store, session, model, device=device, create=True, keep_all=keep_all) as target,
+        open_named(
+            store,
+            session,
+            model,
+            device=device,
+            settings=parsed_settings(setting),
+            create=True,
+            keep_all=keep_all,
+        ) as target,
         reading_bar("reading", files) as progress,
     ):
         opened, before = target, target.position

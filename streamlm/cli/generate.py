@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from streamlm.cli.display import interruptible
-from streamlm.cli.options import Device, Json, Model, SessionName, Store, open_optional
+from streamlm.cli.options import Device, Json, Model, SessionName, Settings, Store, open_optional
 
 
 def generate(
@@ -44,6 +44,7 @@ def generate(
     ] = None,
     store: Store = "sessions",
     model: Model = "books",
+    setting: Settings = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -57,7 +58,7 @@ def generate(
     left_behind = f"session {session} includes the text so far" if kept else "nothing was saved"
     with (
         interruptible(lambda: left_behind),
-        open_optional(store, session, model, device, readonly=not keep) as opened,
+        open_optional(store, session, model, device, settings=setting, readonly=not keep) as opened,
     ):
         writer = opened if keep else opened.fork()
         drafter = None

@@ -9,6 +9,10 @@ from typer.core import TyperCommand, TyperGroup
 # The module and attribute of each, and its line in `streamlm --help`: that of its own help.
 LAZY = {
     "convert": ("streamlm.cli.convert:app", "Convert pretrained weights to a checkpoint."),
+    "models": (
+        "streamlm.cli.models:app",
+        "List models, get one, and show what one is.",
+    ),
     "forecast": (
         "streamlm.cli.forecast:app",
         "Forecast time series with the Informer and its baselines.",

@@ -1,12 +1,13 @@
 """Options that commands share, and the sessions and files that arguments name."""
 
 import codecs
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -39,9 +40,22 @@ Store = Annotated[
         help="Folder of the sessions, or s3://BUCKET/PREFIX, gs://…, az://….",
     ),
 ]
+# What `streamlm.load` takes.
+MODEL_HELP = (
+    "A bundled or downloaded model (see streamlm models list), a checkpoint directory, a Hugging "
+    "Face directory, a .gguf file, or ORG/NAME of a model on the Hugging Face hub."
+)
 Model = Annotated[
     str,
-    typer.Option("--model", metavar="DIR|NAME", help="A checkpoint directory, or a bundled model."),
+    typer.Option("--model", metavar="MODEL", help=MODEL_HELP),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--setting",
+        metavar="NAME=VALUE",
+        help="A window of a Llama-family model, such as memory_len=1024. Repeatable.",
+    ),
 ]
 Device = Annotated[
     str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")
@@ -76,16 +90,39 @@ Name = Annotated[
 ]
 
 
+def parsed_settings(given: Sequence[str] | None) -> dict[str, Any]:
+    """The values of --setting by name; a value that is JSON is read as such, others are text."""
+    settings: dict[str, Any] = {}
+    for text in given or ():
+        name, equals, value = text.partition("=")
+        if not name or not equals:
+            raise ValueError(f"--setting {text!r}; allowed: NAME=VALUE")
+        if name in settings:
+            raise ValueError(f"--setting {name} given twice; allowed: once")
+        try:
+            settings[name] = json.loads(value)
+        except ValueError:
+            settings[name] = value
+    return settings
+
+
 def open_optional(
-    store: str, session: str | None, model: str, device: str, *, readonly: bool
+    store: str,
+    session: str | None,
+    model: str,
+    device: str,
+    *,
+    settings: Sequence[str] | None = None,
+    readonly: bool,
 ) -> "Session":
-    """Open a session by name; None is a new session in memory."""
+    """Open a session by name; None is a new session in memory. `settings` as for --setting."""
+    chosen = parsed_settings(settings)
     if session is None:
         from streamlm.checkpoints.checkpoint import load_checkpoint
         from streamlm.sessions.session import Session
 
-        return Session(load_checkpoint(model, device=device))
-    return open_named(store, session, model, device=device, readonly=readonly)
+        return Session(load_checkpoint(model, device=device, settings=chosen))
+    return open_named(store, session, model, device=device, settings=chosen, readonly=readonly)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from streamlm.cli.options import (
     Model,
     OnError,
     SessionName,
+    Settings,
     Store,
     open_optional,
     open_sources,
@@ -22,6 +23,7 @@ def score(
     session: SessionName = None,
     store: Store = "sessions",
     model: Model = "books",
+    setting: Settings = None,
     device: Device = "auto",
     errors: OnError = Errors.STRICT,
     as_json: Json = False,
@@ -30,7 +32,7 @@ def score(
     with (
         interruptible(lambda: "nothing was changed"),
         open_sources(files, errors) as sources,
-        open_optional(store, session, model, device, readonly=True) as opened,
+        open_optional(store, session, model, device, settings=setting, readonly=True) as opened,
         reading_bar("scoring", files) as progress,
     ):
         report = opened.score(*sources, errors=errors.value, progress=progress)

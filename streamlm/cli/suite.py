@@ -1,7 +1,7 @@
 """`streamlm eval --suite`: measurements of memory, as tables, JSON and a plot."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ def measure_suite(
     max_tokens: int | None,
     batch_size: int,
     device: str,
+    settings: Mapping[str, Any],
     as_json: bool,
     plot: Path | None,
 ) -> None:
@@ -30,6 +31,7 @@ def measure_suite(
 
     Args:
         suite, memory: whether --suite and --memory were given; both are required.
+        device, settings: see `load_checkpoint`.
         max_tokens: of the text that is read; None is the default of `SuiteConfig`.
 
     Raises:
@@ -50,7 +52,7 @@ def measure_suite(
 
         _check_plot(plot, chosen)
     with interruptible(lambda: "nothing was changed"):
-        checkpoint = load_checkpoint(model, device=device)
+        checkpoint = load_checkpoint(model, device=device, settings=settings)
         corpus = load_corpus(files, checkpoint.tokenizer, progress=note)
         total = sum(size_of(name, checkpoint.model.config, config) for name in chosen)
         with bar("measuring", total=total, fields="{task.fields[note]}") as (progress, task):

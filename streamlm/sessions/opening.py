@@ -1,13 +1,15 @@
 """Opening a session: resume one from a store, or begin one there."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from memory_store import Corrupt, NotFound, Retention
+from memory_store import Corrupt, Mismatch, NotFound, Retention
 from streamlm.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from streamlm.sessions.live import LiveStream
 from streamlm.sessions.session import Session
+from streamlm.sessions.windows import windows_attribute, windows_for, with_windows_named
 
 RETENTION = Retention(last=32, thin=True)
 
@@ -21,6 +23,7 @@ def open_session(
     readonly: bool = False,
     seed: int = 0,
     device: str = "auto",
+    settings: Mapping[str, Any] | None = None,
     save_every: int = 1 << 14,
     retention: Retention | None = RETENTION,
 ) -> Session:
@@ -34,6 +37,8 @@ def open_session(
         create: whether to begin a session if there is none.
         readonly: refuse changes, and take no lock.
         seed: of a new session's random generator.
+        device, settings: see `streamlm.load`; for a model that is to be loaded. Without settings, a
+            session is resumed with the windows that it was begun with.
         save_every: tokens between automatic saves.
         retention: of a new session, which snapshots stay loadable when old ones are deleted from
             time to time. The default keeps the newest 32, and as many for each doubling of the
@@ -52,15 +57,24 @@ def open_session(
 
     if save_every < 1:
         raise ValueError(f"save_every = {save_every}; allowed: at least 1")
-    checkpoint = model if isinstance(model, Checkpoint) else load_checkpoint(model, device=device)
+    if isinstance(model, Checkpoint) and settings:
+        raise ValueError("settings for a model that is loaded; allowed: for one to be loaded")
+    new = create and not readonly and branch == "main" and not occupied(path)
+    existing = None if new else open_store(path)
+    if isinstance(model, Checkpoint):
+        checkpoint = model
+    else:
+        windows = {} if existing is None else windows_for(model, existing)
+        chosen = {**windows, **(settings or {})}
+        checkpoint = load_checkpoint(model, device=device, settings=chosen)
     live = LiveStream(checkpoint, seed=seed)
     live.save_every = save_every
-    new = create and not readonly and branch == "main" and not occupied(path)
-    if new:
-        attributes = {"retention": asdict(retention)} if retention is not None else {}
+    if existing is None:
+        attributes: dict[str, Any] = windows_attribute(checkpoint)
+        attributes |= {"retention": asdict(retention)} if retention is not None else {}
         store = create_store(path, attributes=attributes, fingerprints=checkpoint.fingerprints)
     else:
-        store = open_store(path)
+        store = existing
     ref = store.head(branch)
     if ref is None and (branch != "main" or readonly or not create):
         raise NotFound(
@@ -71,6 +85,8 @@ def open_session(
         recorded: Any = store.attributes.get("retention")  # absent in early versions
         policy = Retention(**recorded) if recorded is not None else None
         live.bind(store, branch, ref, retention=policy, readonly=readonly, discard_empty=new)
+    except Mismatch as error:
+        raise with_windows_named(error, store, checkpoint) from None
     except (KeyError, TypeError, ValueError) as error:
         raise Corrupt(
             f"{path}: branch {branch!r} does not hold a state of this kind of session ({error!r}). "

@@ -1,9 +1,10 @@
 """Sessions by name: NAME or NAME@BRANCH, in a folder or under a URL of object storage."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from memory_store import Mismatch, NotFound
 from memory_store.backends.object_client import is_url
@@ -127,6 +128,7 @@ def open_named(
     model: "Checkpoint | str | Path",
     *,
     device: str = "auto",
+    settings: Mapping[str, Any] | None = None,
     readonly: bool = False,
     create: bool = False,
     keep_all: bool = False,
@@ -135,7 +137,7 @@ def open_named(
     """Open a session by name. A missing session is reported before the model is loaded.
 
     Args:
-        model, device, readonly, create, save_every: as in `streamlm.open`.
+        model, device, settings, readonly, create, save_every: as in `streamlm.open`.
         keep_all: a new session never deletes old snapshots.
 
     Raises:
@@ -155,6 +157,7 @@ def open_named(
             model,
             branch=branch,
             device=device,
+            settings=settings,
             readonly=readonly,
             create=create,
             save_every=save_every,

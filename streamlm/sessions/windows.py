@@ -1,0 +1,59 @@
+"""The windows that a session was begun with, recorded so that it is resumed with the same.
+
+Only Llama-family models can be loaded with other windows than their own.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from memory_store import Mismatch
+from memory_store.store import Store
+from streamlm.checkpoints.checkpoint import Checkpoint
+from streamlm.checkpoints.sources import find_model
+from streamlm.config import ModelConfig
+from streamlm.models.llama_config import WINDOWS, LlamaConfig
+
+ATTRIBUTE = "windows"
+
+
+def windows_attribute(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Attributes of a new session's store."""
+    windows = _windows(checkpoint.model.config)
+    return {ATTRIBUTE: windows} if windows else {}
+
+
+def windows_for(model: str | Path, store: Store) -> Mapping[str, Any]:
+    """The recorded windows as settings for a model; none if it has no such settings."""
+    recorded = _recorded(store)
+    if not recorded or not isinstance(find_model(model).config, LlamaConfig):
+        return {}
+    return recorded
+
+
+def with_windows_named(error: Mismatch, store: Store, checkpoint: Checkpoint) -> Mismatch:
+    """The error with the windows that differ instead of a digest of all settings, if they do."""
+    recorded, given = _recorded(store), _windows(checkpoint.model.config)
+    differing = {
+        name: (str(recorded[name]), str(given[name]))
+        for name in WINDOWS
+        if name in recorded and name in given and recorded[name] != given[name]
+    }
+    if "architecture" not in error.differing or not differing:
+        return error
+    others = {name: pair for name, pair in error.differing.items() if name != "architecture"}
+    names = "; ".join(f"{name} = {here}, but {there}" for name, (there, here) in differing.items())
+    return Mismatch(f"{error} The windows differ: {names} is recorded.", {**others, **differing})
+
+
+def _windows(config: ModelConfig) -> dict[str, Any]:
+    if not isinstance(config, LlamaConfig):
+        return {}
+    return {name: getattr(config, name) for name in WINDOWS}
+
+
+def _recorded(store: Store) -> dict[str, Any]:
+    found = store.attributes.get(ATTRIBUTE)
+    if not isinstance(found, Mapping):
+        return {}
+    return {name: value for name, value in found.items() if name in WINDOWS}
