@@ -127,11 +127,13 @@ class StoredModel:
         self.check_weights()
         model = build_empty(self.config)
         weights = {
-            name: tensor.load(chosen if tensor.dtype.is_floating_point else None).to(device)
+            name: tensor.load(
+                chosen if tensor.dtype.is_floating_point and not name.startswith(OWN) else None
+            ).to(device)
             for name, tensor in self.tensors.items()
         }
         if isinstance(self.config, LlamaConfig):
-            _complete(model, weights, device, chosen)
+            _complete(model, weights, device)
         try:
             model.load_state_dict(weights, assign=True)
         except RuntimeError as error:
@@ -141,9 +143,7 @@ class StoredModel:
         return model.requires_grad_(False).to(device).freeze()
 
 
-def _complete(
-    model: Model, weights: dict[str, Tensor], device: torch.device, dtype: torch.dtype | None
-) -> None:
+def _complete(model: Model, weights: dict[str, Tensor], device: torch.device) -> None:
     """Make the compressors' weights those of the model: its compression may not be the file's.
 
     Gates of `select` that the file lacks are equal, so that an untrained selection is the same in
@@ -159,7 +159,7 @@ def _complete(
         for compressor in compressors:
             compressor.reset(0.0)  # type: ignore[operator]
     for name in names - set(weights):
-        weights[name] = compressors.get_parameter(name.removeprefix(OWN)).to(dtype)
+        weights[name] = compressors.get_parameter(name.removeprefix(OWN)).float()
 
 
 def listed(names: Iterable[str]) -> str:
