@@ -117,6 +117,10 @@ class StoredModel:
             counts[tensor.dtype] += prod(tensor.shape)
         return counts.most_common(1)[0][0]
 
+    def _is_gate(self, name: str) -> bool:
+        """Whether a tensor is a gate of learned selection, which keeps its own precision."""
+        return isinstance(self.config, LlamaConfig) and name.startswith(OWN)
+
     def load_model(self, device: torch.device, dtype: torch.dtype | str | None) -> Model:
         """The model, frozen (see `Model.freeze`), on a device.
 
@@ -128,7 +132,7 @@ class StoredModel:
         model = build_empty(self.config)
         weights = {
             name: tensor.load(
-                chosen if tensor.dtype.is_floating_point and not name.startswith(OWN) else None
+                chosen if tensor.dtype.is_floating_point and not self._is_gate(name) else None
             ).to(device)
             for name, tensor in self.tensors.items()
         }
