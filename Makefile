@@ -11,6 +11,8 @@ STAMP := $(VENV)/.installed
 PYTEST := -m pytest -q -o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true
 PARITY := .venv-parity
 PARITY_STAMP := $(PARITY)/.installed
+PARITY_LLAMA := $(PARITY)/llama
+PARITY_NEWER := tests/parity/test_llama.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -64,17 +66,22 @@ test-browser: $(STAMP) ## Visit the demo with a Chromium, where there is one
 
 .venv-parity: $(PARITY_STAMP)
 
-$(PARITY_STAMP): parity-requirements.txt
+$(PARITY_STAMP): parity-requirements.txt parity-llama-requirements.txt
 	@echo "==> Creating $(PARITY) with the implementations to compare with (a minute or two)"
 	@rm -rf $(PARITY)
 	@$(PYTHON) -m venv $(PARITY)
 	@$(PARITY)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile \
 	    --only-binary :all: -r parity-requirements.txt
+	@$(PARITY)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps \
+	    --only-binary :all: --target $(PARITY_LLAMA) -r parity-llama-requirements.txt
 	@touch $@
 
 parity: $(PARITY_STAMP) ## Compare the model with other implementations, tensor by tensor
 	@STREAMLM_PARITY=1 $(PARITY)/bin/python $(PYTEST) -p no:cacheprovider \
-	    --confcutdir=tests/parity tests/parity $(ARGS)
+	    --confcutdir=tests/parity tests/parity $(PARITY_NEWER:%=--ignore=%) $(ARGS)
+	@echo "==> Llama-family models, beside a newer transformers"
+	@STREAMLM_PARITY=1 PYTHONPATH=$(PARITY_LLAMA) $(PARITY)/bin/python $(PYTEST) \
+	    -p no:cacheprovider --confcutdir=tests/parity $(PARITY_NEWER) $(ARGS)
 
 demo: $(STAMP) ## Open the demo in a browser (ARGS="--port 8000 --mcp" passes options)
 	@$(RUN) -m streamlm demo --open $(ARGS)

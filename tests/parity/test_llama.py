@@ -19,8 +19,6 @@ from tests.support.invariants import read
 from tests.support.pretrained import LLAMA31, SHAPES, settings, weights, write_gguf
 
 transformers = peer("transformers", "transformers 5")
-if int(transformers.__version__.split(".")[0]) < 5:
-    pytest.skip("an older transformers", allow_module_level=True)
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 TOLERANCE = 1e-4
@@ -135,15 +133,22 @@ def test_gguf_files_of_llama_3_1(tmp_path: Path, compare: Compare) -> None:
     compare("GGUF, llama 3.1", logits(ours, tokens), wanted, tolerance=TOLERANCE)
 
 
-def test_quantized_files_beside_theirs(tmp_path: Path, compare: Compare) -> None:
-    """The peer reads GGUF files, too, with the same package."""
-    values = settings(vocab_size=928)
-    path = write_gguf(tmp_path / "model.gguf", values, weights(values), kind="Q8_0")
-    theirs = peer_model("llama")
-    exact = load_model(path, device="cpu", settings={**WHOLE, "slots": "weights"})
+@pytest.mark.parametrize("kind", ["F16", "Q8_0", "Q4_0", "Q4_1"])
+@pytest.mark.parametrize("shape", ["llama", "qwen2", "qwen3, untied"])
+def test_gguf_files_as_theirs(shape: str, kind: str, tmp_path: Path, compare: Compare) -> None:
+    """The peer reads GGUF files as well, and reorders rows by code of its own.
+
+    It takes heads of Qwen 3 to be 128 wide, whatever the file says.
+    """
+    values = settings(shape, **({"head_dim": 128} if shape.startswith("qwen3") else {}))
+    path = write_gguf(tmp_path / "model.gguf", values, weights(values), kind=kind)
+    kept = {"gguf_file": path.name, "dtype": torch.float32, "attn_implementation": "eager"}
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, **kept).eval()
+    given = {"device": "cpu", "dtype": torch.float32}
+    ours = load_model(path, settings={**CLOSED, "slots": "weights"}, **given)  # type: ignore[arg-type]
     tokens = tokens_for(theirs)
-    # 8 bits: near, and not equal.
-    compare("GGUF, Q8_0", logits(exact, tokens), wanted_logits(theirs, tokens), tolerance=0.3)
+    wanted = wanted_logits(theirs, tokens)
+    compare(f"GGUF as theirs, {shape}, {kind}", logits(ours, tokens), wanted, tolerance=TOLERANCE)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
