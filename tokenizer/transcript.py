@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenizer.chat import ChatTemplate
+from tokenizer.stream import StreamDecoder
 
 SURROGATES = 0xD800  # the first of them; there are 2,048
 _SYSTEM, _REPLY, _USER = "\uf8f0", "\uf8f1", "\uf8f2"  # characters of private use
@@ -107,7 +108,8 @@ class _Pattern:
         for stop in at.tolist():
             parts += [self._tokenizer.decode(array[start:stop]), self._marks[int(array[stop])]]
             start = stop + 1
-        return "".join([*parts, self._tokenizer.decode(array[start:])])
+        # A character may still be incomplete at the end.
+        return "".join([*parts, StreamDecoder(self._tokenizer).decode(array[start:])])
 
 
 def _message(role: str, content: str) -> dict[str, str]:
