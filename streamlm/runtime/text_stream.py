@@ -200,24 +200,34 @@ class TextStream:
         self, checkpoint: Checkpoint, sampling: Sampling, cache: Cache | None = None
     ) -> tuple["TextStream", int, str]:
         """Draw one token; return the new stream, the token, and the characters it completes."""
-        drawn = self._draw(checkpoint, sampling, checkpoint.suppressed, cache)
+        drawn = self._draw(checkpoint, sampling, checkpoint.suppressed, self.recent, cache)
         return self._accept(checkpoint, drawn)
 
     @torch.no_grad()
     def reply_token(
-        self, checkpoint: Checkpoint, sampling: Sampling, cache: Cache | None = None
+        self,
+        checkpoint: Checkpoint,
+        sampling: Sampling,
+        cache: Cache | None = None,
+        *,
+        n_said: int = 0,
     ) -> tuple["TextStream", int, str]:
         """`generate_token` within a reply, which ends where the model ends its turn.
 
         The token that ends it is the template's, whichever the model has chosen. A character that
         the model has left incomplete is U+FFFD.
 
+        Args:
+            n_said: tokens of the reply so far, to which the repetition penalty applies: what the
+                reply is about may be repeated.
+
         Raises:
             ValueError: no reply has begun.
         """
         if self.conversation is None or not self.conversation.open:
             raise ValueError("no reply has begun")
-        drawn = self._draw(checkpoint, sampling, checkpoint.suppressed_in_replies, cache)
+        said = self.recent[max(0, len(self.recent) - n_said) :]
+        drawn = self._draw(checkpoint, sampling, checkpoint.suppressed_in_replies, said, cache)
         template = checkpoint.chat
         if drawn.token not in template.stop_ids:
             return self._accept(checkpoint, drawn)
@@ -228,7 +238,12 @@ class TextStream:
         return stream, token, left
 
     def _draw(
-        self, checkpoint: Checkpoint, sampling: Sampling, suppressed: Tensor, cache: Cache | None
+        self,
+        checkpoint: Checkpoint,
+        sampling: Sampling,
+        suppressed: Tensor,
+        recent: np.ndarray,
+        cache: Cache | None,
     ) -> Accepted:
         model = checkpoint.model
         # Filled on the device: a copy from the host would wait for it.
@@ -236,7 +251,7 @@ class TextStream:
         hidden, state = advance(model, tokens, self.state, cache)
         logits = model.logits(hidden)[0].masked_fill(suppressed, -math.inf)
         bits = self._generator()
-        chosen = sample(logits, sampling, random=np.random.Generator(bits), recent=self.recent)
+        chosen = sample(logits, sampling, random=np.random.Generator(bits), recent=recent)
         return Accepted(chosen, state, hidden, cast(Any, bits.state), False)
 
     def generate_tokens(

@@ -31,7 +31,7 @@ class Chatting:
         top_k: int = 0,
         top_p: float = 0.9,
         min_p: float = 0.0,
-        repetition_penalty: float = 1.0,
+        repetition_penalty: float = 1.1,
         stop: str | Iterable[str] = (),
         seed: int | None = None,
     ) -> Iterator[str]:
@@ -46,7 +46,8 @@ class Chatting:
             system: the system prompt, which only the first message can have. Later the same or none
                 may be given. Where there is none, the template may have one of its own.
             max_tokens: the maximum number of tokens of the reply.
-            temperature, top_k, top_p, min_p, repetition_penalty: see `Sampling`.
+            temperature, top_k, top_p, min_p: see `Sampling`.
+            repetition_penalty: see `Sampling`; of the tokens of this reply only.
             stop: strings at which to stop. The first match is read but not returned.
             seed: reseeds the random generator; None continues with the session's own.
 

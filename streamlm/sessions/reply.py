@@ -72,8 +72,10 @@ class Reply:
         )
         live.move(stream, ids, live.cursor)
         live.save_if_due()
-        for _ in range(self._max_tokens):
-            stream, id, piece = live.stream.reply_token(live.checkpoint, self._sampling, live.cache)
+        for n_said in range(self._max_tokens):
+            stream, id, piece = live.stream.reply_token(
+                live.checkpoint, self._sampling, live.cache, n_said=n_said
+            )
             live.require_writable("reply")
             live.move(stream, np.array([id], np.int32), live.cursor)
             live.save_if_due()

@@ -79,13 +79,14 @@ def test_both_ends_of_a_text_end_a_reply(chat: Checkpoint) -> None:
     stream = replace(stream, cut={"bytes": "e28098"[:4]})
     drawn = {0: 0, END: 0}
     probabilities = Sampling(**WILD).probabilities(
-        chat.model.logits(stream._draw(chat, Sampling(), chat.suppressed, None).hidden)[0],
-        stream.recent,
+        chat.model.logits(stream.generate_token(chat, Sampling())[0].hidden)[0], stream.recent
     )
     assert min(float(probabilities[id]) for id in drawn) > 0
     for seed in range(20_000):
         seeded = stream.seeded(seed)
-        chosen = seeded._draw(chat, Sampling(**WILD), chat.suppressed_in_replies, None).token
+        chosen = seeded._draw(
+            chat, Sampling(**WILD), chat.suppressed_in_replies, stream.recent, None
+        ).token
         if chosen in drawn:
             drawn[chosen] += 1
             ended, token, text = seeded.reply_token(chat, Sampling(**WILD))
@@ -125,8 +126,9 @@ def test_text_between_turns(session: Session, chat: Checkpoint) -> None:
 
 def test_generate_continues_a_reply(chat: Checkpoint) -> None:
     one, parts = Session(chat), Session(chat)
-    list(one.reply("Who are you?", max_tokens=6, temperature=0))
-    list(parts.reply("Who are you?", max_tokens=2, temperature=0))
+    greedy = {"temperature": 0.0, "repetition_penalty": 1.0}
+    list(one.reply("Who are you?", max_tokens=6, **greedy))  # type: ignore[arg-type]
+    list(parts.reply("Who are you?", max_tokens=2, **greedy))  # type: ignore[arg-type]
     list(parts.generate(max_tokens=4, temperature=0))
     assert parts.state.digest() == one.state.digest()
     assert parts.conversation == one.conversation == Conversation(None, open=True)
