@@ -120,6 +120,12 @@ class LlamaModel(CompressedModel):
         """Precision of queries, and of keys and values in a cache."""
         return self._attention_dtype or self.dtype
 
+    def attend_in(self, dtype: torch.dtype) -> None:
+        """Use another precision than that of activations; caches of the model become invalid."""
+        self._attention_dtype = dtype
+        if self.frozen is not None:
+            self.freeze()
+
     @property
     def slot_dtype(self) -> torch.dtype:
         """See `LlamaConfig.slots`."""
