@@ -1,6 +1,7 @@
 # One virtual environment, .venv, serves every target but parity. It is built from constraints.txt
 # (exact versions) when first needed, and again only when pyproject.toml or constraints.txt change.
-# The peers that parity compares with want old versions of their own, and so have .venv-parity.
+# The peers that parity compares with want old versions of their own, and so have .venv-parity; the
+# tokenizers of pretrained models are compared with a newer transformers, in .venv-parity-newer.
 
 PYTHON ?= python3
 ARGS ?=
@@ -11,6 +12,8 @@ STAMP := $(VENV)/.installed
 PYTEST := -m pytest -q -o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true
 PARITY := .venv-parity
 PARITY_STAMP := $(PARITY)/.installed
+NEWER := .venv-parity-newer
+NEWER_STAMP := $(NEWER)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -72,9 +75,19 @@ $(PARITY_STAMP): parity-requirements.txt
 	    --only-binary :all: -r parity-requirements.txt
 	@touch $@
 
-parity: $(PARITY_STAMP) ## Compare the model with other implementations, tensor by tensor
+$(NEWER_STAMP): parity-newer-requirements.txt constraints.txt
+	@echo "==> Creating $(NEWER) with a newer transformers to compare with (a minute or two)"
+	@rm -rf $(NEWER)
+	@$(PYTHON) -m venv $(NEWER)
+	@$(NEWER)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile \
+	    --only-binary :all: -r parity-newer-requirements.txt
+	@touch $@
+
+parity: $(PARITY_STAMP) $(NEWER_STAMP) ## Compare with other implementations: tensors, token ids
 	@STREAMLM_PARITY=1 $(PARITY)/bin/python $(PYTEST) -p no:cacheprovider \
-	    --confcutdir=tests/parity tests/parity $(ARGS)
+	    --confcutdir=tests/parity --ignore=tests/parity/newer tests/parity $(ARGS)
+	@STREAMLM_PARITY=1 $(NEWER)/bin/python $(PYTEST) -p no:cacheprovider \
+	    --confcutdir=tests/parity tests/parity/newer $(ARGS)
 
 demo: $(STAMP) ## Open the demo in a browser (ARGS="--port 8000 --mcp" passes options)
 	@$(RUN) -m streamlm demo --open $(ARGS)
@@ -96,6 +109,6 @@ bench: ## List the benchmark commands, one per figure of docs/benchmarks.md
 
 clean: ## Remove caches and build products; environments, data, runs and sessions stay
 	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	@find . \( -path ./$(VENV) -o -path ./$(PARITY) -o -path ./.git \) -prune -o -type d -name __pycache__ -exec rm -rf {} +
+	@find . \( -path ./$(VENV) -o -path ./$(PARITY) -o -path ./$(NEWER) -o -path ./.git \) -prune -o -type d -name __pycache__ -exec rm -rf {} +
 
 FORCE:

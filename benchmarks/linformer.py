@@ -39,7 +39,6 @@ from streamlm.models.heads.linformer import SelfAttention, projections
 from streamlm.plots.style import BLUE, GREEN, GREY, ORANGE, panels, save, tokens_text
 from streamlm.training.data import Corpus
 from streamlm.training.recipe import Recipe
-from tokenizer import load_tokenizer
 
 ENCODER: dict[str, Any] = {"n_layers": 2, "d_model": 128, "d_ff": 512, "window": 256}
 PROJECTED, BATCH, RATE, WARMUP = 64, 8, 2e-3, 50
@@ -281,7 +280,7 @@ def main(arguments: list[str] | None = None) -> None:
     return_freed_memory()  # or peaks would hide in what was freed before
     device = choose_device(options.device)
     recipe = Recipe.load(options.recipe)
-    tokenizer = load_tokenizer(recipe.tokenizer)
+    tokenizer = recipe.own_tokenizer()
     train, valid = recipe.corpora(tokenizer, cache=options.runs.parent / "cache")
     figures: dict[str, Any] = {"guessing": {}, "speed": []}
     n_times = sum(_repeats(n, options.repeats) + 1 for n in options.lengths) * len(KS)

@@ -5,8 +5,9 @@
     ids = [*encoder.encode("Call me Ish"), *encoder.encode("mael."), *encoder.flush()]
     assert ids == list(tokenizer.encode("Call me Ishmael."))
 
-`Tokenizer` is the protocol that every tokenizer implements. SentencePiece is imported when a
-tokenizer is built or a model is trained.
+`Tokenizer` is the protocol that every tokenizer implements: SentencePiece BPE, and byte-level BPE
+of pretrained models (`tokenizer.huggingface`, `tokenizer.gguf`), whose chat templates
+`tokenizer.chat` applies. The libraries are imported when a tokenizer is built or trained.
 """
 
 from __future__ import annotations

@@ -55,6 +55,12 @@ class Downloadable:
         return home() / "models" / self.name
 
     @property
+    def gates(self) -> Path:
+        """The gates of its learned selection, which come with this package."""
+        assets = resources.files("streamlm") / "assets"
+        return Path(str(assets / self.name / "gates.safetensors"))
+
+    @property
     def path(self) -> Path:
         """Where the model is, or would be."""
         return self.folder / self.file

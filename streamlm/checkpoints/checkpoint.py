@@ -108,7 +108,9 @@ def load_checkpoint(
         dtype: precision of floating-point weights; None keeps that of the file, float32 for
             quantized weights. "auto" is float32 for models trained here, and None for Llama-family
             models, which are many times larger.
-        settings: windows of a Llama-family model, such as {"memory_len": 1024}; see `LlamaConfig`.
+        settings: windows of a Llama-family model, such as {"memory_len": 1024}, see `LlamaConfig`;
+            and "gates", the file of a trained selection (`streamlm train --only compression`), or
+            False for none.
 
     Raises:
         FileNotFoundError: the model or one of its files is missing; names it.

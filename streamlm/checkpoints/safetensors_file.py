@@ -13,6 +13,7 @@ from torch import Tensor
 from streamlm.checkpoints.json_file import parse_json, require_regular
 from streamlm.checkpoints.stored import DTYPES, StoredTensor
 
+METADATA = "__metadata__"
 HEADER_LIMIT = 16 << 20  # bytes; a model of 126 layers has 150,000
 
 
@@ -26,6 +27,7 @@ def read_tensors(path: Path) -> dict[str, StoredTensor]:
     size = require_regular(path)
     try:
         header, start = _header(path, size)
+        header = {name: facts for name, facts in header.items() if name != METADATA}
         entries = {name: _entry(name, facts, size - start) for name, facts in header.items()}
         _check_places(entries, size - start)
     except ValueError as error:
@@ -43,6 +45,20 @@ def read_tensors(path: Path) -> dict[str, StoredTensor]:
     return {name: stored(name, entry) for name, entry in entries.items()}
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a file, texts by name.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_tensors`.
+    """
+    try:
+        found = _header(path, require_regular(path))[0].get(METADATA, {})
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    good = isinstance(found, dict) and all(isinstance(value, str) for value in found.values())
+    return dict(found) if good else {}
+
+
 _Entry = tuple[str, tuple[int, ...], int, int]  # precision, shape, begin, end
 
 
@@ -55,7 +71,6 @@ def _header(path: Path, size: int) -> tuple[Mapping[str, Any], int]:
         if length > HEADER_LIMIT:
             raise ValueError(f"its header has {length:,} bytes; allowed: at most {HEADER_LIMIT:,}")
         header = parse_json(file.read(length))
-    header.pop("__metadata__", None)
     return header, 8 + length
 
 

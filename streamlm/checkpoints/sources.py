@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from streamlm.checkpoints.catalogue import BUNDLED, DOWNLOADABLE
+from streamlm.checkpoints.gates import with_gates
 from streamlm.checkpoints.gguf import open_gguf
 from streamlm.checkpoints.gguf_header import MAGIC
 from streamlm.checkpoints.hub import hub_folder, is_hub_name
@@ -16,6 +17,7 @@ from streamlm.checkpoints.stored import StoredModel
 from streamlm.config import require
 from streamlm.models.llama_config import LlamaConfig, with_windows
 
+GATES = "gates"
 ALLOWED = (
     f"a checkpoint directory, of this project or from Hugging Face; a .gguf file; the name of a "
     f"bundled one: {', '.join(BUNDLED)}; of a downloaded one: {', '.join(DOWNLOADABLE)}; or "
@@ -28,20 +30,30 @@ def find_model(source: str | Path, *, settings: Mapping[str, Any] | None = None)
 
     Args:
         source: see `streamlm.load`.
-        settings: other windows; see `LlamaConfig`.
+        settings: other windows, see `LlamaConfig`; and "gates", a file of `checkpoints.gates`, or
+            False for none.
 
     Raises:
         FileNotFoundError: there is no such model; says what is allowed.
         ValueError: it is damaged or not supported.
     """
-    found = _found(source)
-    if not settings:
+    found, windows = _found(source), dict(settings or {})
+    gates = windows.pop(GATES, _shipped_gates(source))
+    if gates:
+        return with_gates(found, gates, windows)
+    if not windows:
         return found
     config = found.config
     allowed = "none but for Llama-family models"
-    require(isinstance(config, LlamaConfig), "settings", ", ".join(settings), allowed)
+    require(isinstance(config, LlamaConfig), "settings", ", ".join(windows), allowed)
     assert isinstance(config, LlamaConfig)
-    return replace(found, config=with_windows(config, settings))
+    return replace(found, config=with_windows(config, windows))
+
+
+def _shipped_gates(source: str | Path) -> Path | None:
+    """The gates that come with this package for a downloaded model."""
+    entry = DOWNLOADABLE.get(str(source))
+    return entry.gates if entry is not None and entry.gates.is_file() else None
 
 
 def _found(source: str | Path) -> StoredModel:

@@ -117,6 +117,10 @@ class StoredModel:
             counts[tensor.dtype] += prod(tensor.shape)
         return counts.most_common(1)[0][0]
 
+    def _is_gate(self, name: str) -> bool:
+        """Whether a tensor is a gate of learned selection, which keeps its own precision."""
+        return isinstance(self.config, LlamaConfig) and name.startswith(OWN)
+
     def load_model(self, device: torch.device, dtype: torch.dtype | str | None) -> Model:
         """The model, frozen (see `Model.freeze`), on a device.
 
@@ -127,11 +131,13 @@ class StoredModel:
         self.check_weights()
         model = build_empty(self.config)
         weights = {
-            name: tensor.load(chosen if tensor.dtype.is_floating_point else None).to(device)
+            name: tensor.load(
+                chosen if tensor.dtype.is_floating_point and not self._is_gate(name) else None
+            ).to(device)
             for name, tensor in self.tensors.items()
         }
         if isinstance(self.config, LlamaConfig):
-            _complete(model, weights, device, chosen)
+            _complete(model, weights, device)
         try:
             model.load_state_dict(weights, assign=True)
         except RuntimeError as error:
@@ -141,9 +147,7 @@ class StoredModel:
         return model.requires_grad_(False).to(device).freeze()
 
 
-def _complete(
-    model: Model, weights: dict[str, Tensor], device: torch.device, dtype: torch.dtype | None
-) -> None:
+def _complete(model: Model, weights: dict[str, Tensor], device: torch.device) -> None:
     """Make the compressors' weights those of the model: its compression may not be the file's.
 
     Gates of `select` that the file lacks are equal, so that an untrained selection is the same in
@@ -159,7 +163,7 @@ def _complete(
         for compressor in compressors:
             compressor.reset(0.0)  # type: ignore[operator]
     for name in names - set(weights):
-        weights[name] = compressors.get_parameter(name.removeprefix(OWN)).to(dtype)
+        weights[name] = compressors.get_parameter(name.removeprefix(OWN)).float()
 
 
 def listed(names: Iterable[str]) -> str:

@@ -18,7 +18,6 @@ from streamlm.lab.results import write_results
 from streamlm.lab.statistics import summary
 from streamlm.lab.variants import COMPARISONS, causal_variants
 from streamlm.training.recipe import Recipe
-from tokenizer import load_tokenizer
 
 
 class What(StrEnum):
@@ -66,7 +65,7 @@ def compare(
         torch.set_num_threads(threads)
     where = str(choose_device(device))
     chosen = Recipe.load(recipe)
-    shared = {"vocab_size": load_tokenizer(chosen.tokenizer).vocab_size, **chosen.model}
+    shared = {"vocab_size": chosen.own_tokenizer().vocab_size, **chosen.model}
     base = ModelConfig.from_dict(shared)
     values = chosen.train.to_dict() | ({"steps": steps} if steps is not None else {})
     chosen = Recipe(**{**chosen.__dict__, "train": type(chosen.train).from_dict(values)})

@@ -54,7 +54,7 @@ Settings = Annotated[
     typer.Option(
         "--setting",
         metavar="NAME=VALUE",
-        help="A window of a Llama-family model, such as memory_len=1024. Repeatable.",
+        help="A window of a Llama-family model, such as memory_len=1024, or gates=FILE. Repeats.",
     ),
 ]
 Device = Annotated[

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
     from streamlm.training.trainer import Trainer
 
 
+class Only(StrEnum):
+    """The part of a model that is trained."""
+
+    COMPRESSION = "compression"
+
+
 def train(
     recipe: Annotated[
         Path, typer.Option(dir_okay=False, help="A TOML file: [data], [model], [train].")
@@ -28,10 +35,16 @@ def train(
     steps: Annotated[
         int | None, typer.Option(help="Overrides the recipe's number of steps.")
     ] = None,
+    only: Annotated[
+        Only | None,
+        typer.Option(help="Train the compressors alone; the other weights stay as they are."),
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Train a model. Writes the checkpoint to OUT/model and the log to OUT/log.jsonl."""
     chosen, folder, left_behind = training_run(recipe, out, resume=resume, steps=steps)
+    if only is not None:
+        chosen = replace(chosen, train=replace(chosen.train, only=only.value))
     keep_freed_memory()
     with interruptible(left_behind):
         from streamlm.training.trainer import trainer_for
@@ -39,7 +52,7 @@ def train(
         trainer = trainer_for(chosen, folder, device=device, progress=note)
         if resume:
             trainer.resume()
-        n_parameters = sum(p.numel() for p in trainer.model.parameters())
+        n_parameters = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
         begin = f"from step {trainer.step:,} to" if resume else "steps:"
         note(
             f"{n_parameters / 1e6:.1f} M parameters on {trainer.device}, "

@@ -29,7 +29,7 @@ from streamlm.training.evaluate import evaluate
 from streamlm.training.recipe import Recipe
 from streamlm.training.step import Step
 from streamlm.training.trainer import Trainer
-from tokenizer import Tokenizer, load_tokenizer
+from tokenizer import Tokenizer
 
 Note = Callable[[str], None]
 
@@ -80,7 +80,7 @@ def runs_of(
     """
     if recipe.backbone is not None and not alike:
         raise ValueError("[backbone] in the recipe; allowed where all variants have one head")
-    tokenizer = load_tokenizer(recipe.tokenizer)
+    tokenizer = recipe.own_tokenizer()
     corpora = recipe.corpora(tokenizer, cache=folder.parent / "cache", progress=note)
     finished = {(run.variant, run.seed) for run in done}
     shared: dict[str, Any] = {

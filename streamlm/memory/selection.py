@@ -39,8 +39,10 @@ class HeadSelect(nn.Module):
 
     def value(self, slots: Tensor) -> Tensor:
         """Gates of slots, for keys and for values: [B, n, W] → [B, H_kv, n, 2]."""
-        heads = slots.to(self.gate.dtype).unflatten(2, (self.n_heads, -1))  # [B, n, H, 2E]
-        return torch.einsum("bnhe,hei->bhni", F.rms_norm(heads, heads.shape[-1:]), self.gate)
+        dtype = torch.promote_types(slots.dtype, torch.float32)
+        heads = slots.to(dtype).unflatten(2, (self.n_heads, -1))  # [B, n, H, 2E]
+        gate = self.gate.to(dtype)
+        return torch.einsum("bnhe,hei->bhni", F.rms_norm(heads, heads.shape[-1:]), gate)
 
     def columns(self, evicted: Tensor, usage: Tensor, real: Tensor) -> Tensor:
         """Columns of the kept slots: [B, H_kv, n / c]."""
@@ -66,7 +68,7 @@ class HeadSelect(nn.Module):
             Two [B, H_kv, n/c, E].
         """
         weights = self.value(slots).unflatten(2, (-1, self.rate)).softmax(dim=3)  # [B,H,n/c,c,2]
-        heads = slots.to(self.gate.dtype).unflatten(2, (self.n_heads, 2, -1)).permute(0, 2, 1, 3, 4)
+        heads = slots.to(weights.dtype).unflatten(2, (self.n_heads, 2, -1)).permute(0, 2, 1, 3, 4)
         groups = heads.unflatten(2, (-1, self.rate))  # [B, H, n/c, c, 2, E]
         pooled = torch.einsum("bhgci,bhgcie->bhgie", weights, groups)
         key, value = pooled.unbind(3)

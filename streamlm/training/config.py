@@ -21,6 +21,7 @@ class TrainConfig(Config):
         clip: the largest gradient norm.
         seed: of the initial weights, of dropout and of the order of documents.
         precision: "float32" or "bfloat16" (autocast; weights stay float32).
+        only: "compression" trains the compressors alone, with the other weights frozen; "" all.
         compile: run the model through torch.compile.
         checkpoint_steps, eval_steps, log_steps: steps between saves, evaluations and log lines.
         eval_tokens: validation tokens read by each evaluation.
@@ -39,6 +40,7 @@ class TrainConfig(Config):
     clip: float = 1.0
     seed: int = 1
     precision: str = "float32"
+    only: str = ""
     compile: bool = False
     checkpoint_steps: int = 500
     eval_steps: int = 500
@@ -70,6 +72,7 @@ class TrainConfig(Config):
         for name in ("beta1", "beta2"):
             value = getattr(self, name)
             require(0 <= value < 1, name, value, "a number in [0, 1)")
+        require(self.only in ("", "compression"), "only", self.only, "'' or 'compression'")
         require(
             self.precision in ("float32", "bfloat16"),
             "precision",

@@ -14,14 +14,14 @@ def is_matrix(name: str, parameter: nn.Parameter) -> bool:
     of the queries, are [n, H, E].
 
     Args:
-        name: as in `named_parameters`; the name of a bias ends with "bias".
+        name: as in `named_parameters`; the name of a bias ends with "bias", of a gate with ".gate".
     """
-    return parameter.ndim >= 2 and not name.endswith("bias")
+    return parameter.ndim >= 2 and not name.endswith(("bias", ".gate"))
 
 
 def parameter_groups(module: nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups with parameter names: matrices, which decay, and all others, which do not."""
-    named = list(module.named_parameters())
+    """Parameters with gradients in two groups: matrices, which decay, and others, which do not."""
+    named = [(name, each) for name, each in module.named_parameters() if each.requires_grad]
     matrices = [(name, each) for name, each in named if is_matrix(name, each)]
     others = [(name, each) for name, each in named if not is_matrix(name, each)]
     return [
@@ -45,7 +45,7 @@ def regrouped(
     Raises:
         ValueError: the state belongs to other parameters; names some of them.
     """
-    shapes = {name: each.shape for name, each in module.named_parameters()}
+    shapes = {name: each.shape for name, each in module.named_parameters() if each.requires_grad}
     old = [group.get("param_names") for group in saved["param_groups"]]
     if None in old:
         wide = [name for name, shape in shapes.items() if len(shape) >= 2]

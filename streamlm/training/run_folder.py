@@ -53,8 +53,9 @@ def check_unchanged(config: TrainConfig, saved: Mapping[str, Any], folder: Path)
     Raises:
         ValueError: a setting outside MAY_CHANGE differs; names it.
     """
+    begun = {**TrainConfig().to_dict(), **saved}  # older runs lack newer settings
     for name, value in config.to_dict().items():
-        if name not in MAY_CHANGE and saved[name] != value:
+        if name not in MAY_CHANGE and begun[name] != value:
             raise ValueError(
-                f"{name} = {value!r}, but the run in {folder} was begun with {saved[name]!r}"
+                f"{name} = {value!r}, but the run in {folder} was begun with {begun[name]!r}"
             )

@@ -12,9 +12,18 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from streamlm.checkpoints.checkpoint import choose_device, save_checkpoint
+from streamlm.checkpoints.checkpoint import (
+    Checkpoint,
+    choose_device,
+    load_checkpoint,
+    save_checkpoint,
+)
+from streamlm.checkpoints.gates import GATES_FILE, save_gates
+from streamlm.checkpoints.json_file import read_json
+from streamlm.checkpoints.own import own_config
 from streamlm.config import ModelConfig
 from streamlm.models.build import build_model
+from streamlm.models.llama import LlamaModel
 from streamlm.models.modes import in_mode
 from streamlm.state import State
 from streamlm.training.config import TrainConfig
@@ -27,7 +36,7 @@ from streamlm.training.run_folder import check_unchanged, last_folder, put_in_pl
 from streamlm.training.schedule import scheduled_rate
 from streamlm.training.step import BegunStep, Pace, Step
 from streamlm.transfer import Fetch, send
-from tokenizer import Tokenizer, load_tokenizer
+from tokenizer import Tokenizer
 
 
 class Trainer:
@@ -48,17 +57,25 @@ class Trainer:
         valid: Corpus,
         folder: str | Path,
         device: str = "auto",
+        base: Checkpoint | None = None,
     ) -> None:
         if model_config.compression_loss == "bptt" and config.unroll < 2:
             raise ValueError("unroll = 1; allowed with compression_loss 'bptt': at least 2")
         self.config, self.tokenizer, self.valid = config, tokenizer, valid
         self.folder, self.device = Path(folder), choose_device(device)
         torch.manual_seed(config.seed)
-        self.model = build_model(model_config).to(self.device)
-        self.model.prepare(tokenizer)
+        self._base = base
+        if base is None:
+            self.model = build_model(model_config).to(self.device)
+            self.model.prepare(tokenizer)
+        else:
+            self.model = base.model.to(self.device).train()
         self._compression = self.model.compression_parameters()
+        self._choose_parameters()
         apart = set(map(id, self._compression))
-        self._backbone = [p for p in self.model.parameters() if id(p) not in apart]
+        self._backbone = [
+            each for each in self.model.parameters() if each.requires_grad and id(each) not in apart
+        ]
         self.step = self.tokens = 0
         self.optimizer = torch.optim.AdamW(
             parameter_groups(self.model, weight_decay=config.weight_decay),
@@ -79,6 +96,20 @@ class Trainer:
         self._read: Callable[..., Any] = self._read_segment
         if config.compile:
             self._read = torch.compile(self._read_segment, dynamic=False)
+
+    def _choose_parameters(self) -> None:
+        """Which parameters have gradients; see `TrainConfig.only`."""
+        self.model.requires_grad_(not self.config.only)
+        if not self.config.only:
+            return
+        if not self._compression or self.model.config.compression_loss in ("none", "bptt"):
+            trained = f"{self.model.config.compression!r}, {self.model.config.compression_loss!r}"
+            raise ValueError(
+                f"only = 'compression' with compression and compression_loss {trained}; allowed: "
+                "a compression with parameters, and a loss of its own"
+            )
+        for parameter in self._compression:
+            parameter.requires_grad_(True)
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of a step; see `scheduled_rate`."""
@@ -117,7 +148,17 @@ class Trainer:
             if evaluates:
                 pace.restart()
             yield report
-        save_checkpoint(self.folder / "model", self.model, self.tokenizer)
+        self._save_weights(self.folder / "model")
+
+    def _save_weights(self, folder: Path) -> None:
+        """A checkpoint; of a base model whose compression alone is trained, the gates."""
+        if self._base is None or not self.config.only:
+            save_checkpoint(folder, self.model, self.tokenizer)
+            return
+        assert isinstance(self.model, LlamaModel)
+        digest = self._base.fingerprints["weights"]
+        save_gates(folder / GATES_FILE, self.model, weights_digest=digest)
+        (folder / "config.json").write_text(self.model.config.to_json(), encoding="utf-8")
 
     def _settle(self, begun: BegunStep, pace: Pace) -> Step:
         """Wait for a queued step and report it.
@@ -178,7 +219,10 @@ class Trainer:
                 loss = loss + nats / max(n_tokens, 1) + added * share + compression
                 parts = (nats, added * share, compression, weight)
                 sums += torch.stack([part.detach().double() for part in parts])
-            loss.backward()
+            if (
+                loss.requires_grad
+            ):  # not before the first eviction, with only the compression trained
+                loss.backward()
             self.states[index] = state.detach()
         self.tokens += n_tokens
         if self.model.config.compression_loss not in ("none", "bptt"):
@@ -229,7 +273,7 @@ class Trainer:
     def save(self) -> None:
         """Replace `last/` atomically with everything that `resume` needs."""
         with put_in_place(self.folder) as fresh:
-            save_checkpoint(fresh, self.model, self.tokenizer)
+            self._save_weights(fresh)
             torch.save(self._training(), fresh / "training.pt")
 
     def _training(self) -> dict[str, Any]:
@@ -257,11 +301,13 @@ class Trainer:
         last = last_folder(self.folder)
         saved = torch.load(last / "training.pt", weights_only=True, map_location=self.device)
         check_unchanged(self.config, saved["config"], self.folder)
-        begun = ModelConfig.load(last / "config.json")
+        begun = own_config(read_json(last / "config.json"))
         if begun != self.model.config:
             raise ValueError(f"the run in {self.folder} was begun with another model: {begun}")
         optimizer = regrouped(saved["optimizer"], self.optimizer, self.model)
-        self.model.load_state_dict(load_file(last / "model.safetensors"))
+        gates = last / GATES_FILE
+        weights = load_file(gates if gates.exists() else last / "model.safetensors")
+        self.model.load_state_dict(weights, strict=not gates.exists())
         self.optimizer.load_state_dict(optimizer)
         self.step, self.tokens = saved["step"], saved["tokens"]
         for batches, state in zip(self.batches, saved["batches"], strict=True):
@@ -280,8 +326,24 @@ def trainer_for(
     device: str = "auto",
     progress: Callable[[str], None] = lambda message: None,
 ) -> Trainer:
-    """Load the tokenizer and data of a recipe and build its trainer."""
-    tokenizer = load_tokenizer(recipe.tokenizer)
+    """Load the tokenizer, the data and, if there is one, the base model of a recipe."""
+    cache = Path(folder).parent / "cache"
+    if recipe.base is not None:
+        base = load_checkpoint(
+            recipe.base, device=device, dtype=torch.float32, settings=recipe.model
+        )
+        train, valid = recipe.corpora(base.tokenizer, cache=cache, progress=progress)
+        return Trainer(
+            base.model.config,
+            recipe.train,
+            tokenizer=base.tokenizer,
+            train=train,
+            valid=valid,
+            folder=folder,
+            device=device,
+            base=base,
+        )
+    tokenizer = recipe.own_tokenizer()
     values = {"vocab_size": tokenizer.vocab_size, **recipe.model}
     config = ModelConfig.from_dict(values)
     if config.vocab_size < tokenizer.vocab_size:
@@ -289,7 +351,7 @@ def trainer_for(
             f"vocab_size = {config.vocab_size}; allowed: at least {tokenizer.vocab_size}, the "
             "tokens of the tokenizer"
         )
-    train, valid = recipe.corpora(tokenizer, cache=Path(folder).parent / "cache", progress=progress)
+    train, valid = recipe.corpora(tokenizer, cache=cache, progress=progress)
     return Trainer(
         config,
         recipe.train,

@@ -111,11 +111,17 @@ WORD = r"[0-9A-Za-z\u3041-\u3096\u30a1-\u30fa\u3400-\u4dbf\u4e00-\u9fff\uac00-\u
 AFTER_WORD = re.compile(rf"{WORD}(?=[\t\n\v\f\r,.;:!?、。，；：！？])")
 
 
-def longest_run(text: str) -> int:
-    """The longest text between hard boundaries, by the definition."""
-    found = {0, len(text), *(match.end() for match in AFTER_WORD.finditer(text))}
+def hard_boundaries(text: str) -> list[int]:
+    """Every hard boundary, by the definition."""
+    found = {match.end() for match in AFTER_WORD.finditer(text)}
     found |= {i for i in range(1, len(text)) if text[i] == " " and not text[i - 1].isspace()}
-    return max((b - a for a, b in pairwise(sorted(found))), default=0)
+    return sorted(found)
+
+
+def longest_run(text: str) -> int:
+    """The longest text between hard boundaries."""
+    found = [0, *hard_boundaries(text), len(text)]
+    return max(b - a for a, b in pairwise(found))
 
 
 @given(text=st.one_of(MIXED, TEXTS, LONG).map(known))
@@ -255,3 +261,13 @@ def test_batches_are_deterministic(tok: BytePairTokenizer) -> None:
     assert len(list(parts(text))) > 4
     whole = tok.encode(text)
     assert all(np.array_equal(tok.encode(text), whole) for _ in range(3))
+
+
+@given(text=st.one_of(MIXED, TEXTS))
+@example(text="".join(HARD))
+def test_no_match_crosses_a_hard_boundary(tok: BytePairTokenizer, text: str) -> None:
+    """Cut at every boundary there is, a text has the same tokens."""
+    found = [0, *hard_boundaries(text), len(text)]
+    apart = [tok.encode(text[a:b]) for a, b in pairwise(found)]
+    if longest_run(text) <= MAX_RUN:
+        assert np.concatenate([np.zeros(0, np.int32), *apart]).tolist() == tok.encode(text).tolist()
