@@ -42,7 +42,9 @@ def with_windows_named(error: Mismatch, store: Store, checkpoint: Checkpoint) ->
     if "architecture" not in error.differing or not differing:
         return error
     others = {name: pair for name, pair in error.differing.items() if name != "architecture"}
-    names = "; ".join(f"{name} = {here} (recorded: {there})" for name, (there, here) in differing.items())
+    names = "; ".join(
+        f"{name} = {here} (recorded: {there})" for name, (there, here) in differing.items()
+    )
     return Mismatch(f"{error} The windows differ: {names}.", {**others, **differing})
 
 
