@@ -102,8 +102,9 @@ def load_checkpoint(
             - a directory from Hugging Face with config.json, safetensors and tokenizer of a Llama,
               SmolLM, Qwen 2, 2.5 or 3, or a Mistral without sliding window;
             - a .gguf file of these;
-            - ORG/NAME of a model on the Hugging Face hub (needs the extra `hub`), from its cache if
-              it is there.
+            - ORG/NAME of a model on the Hugging Face hub, from its cache if it is there.
+
+            The last three need the extra `pretrained`.
         device: "auto" means CUDA if available, otherwise the CPU.
         dtype: precision of floating-point weights; None keeps that of the file, float32 for
             quantized weights. "auto" is float32 for models trained here, and None for Llama-family

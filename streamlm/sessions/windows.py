@@ -42,8 +42,10 @@ def with_windows_named(error: Mismatch, store: Store, checkpoint: Checkpoint) ->
     if "architecture" not in error.differing or not differing:
         return error
     others = {name: pair for name, pair in error.differing.items() if name != "architecture"}
-    names = "; ".join(f"{name} = {here}, but {there}" for name, (there, here) in differing.items())
-    return Mismatch(f"{error} The windows differ: {names} is recorded.", {**others, **differing})
+    names = "; ".join(
+        f"{name} = {here} (recorded: {there})" for name, (there, here) in differing.items()
+    )
+    return Mismatch(f"{error} The windows differ: {names}.", {**others, **differing})
 
 
 def _windows(config: ModelConfig) -> dict[str, Any]:

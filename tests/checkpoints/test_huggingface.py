@@ -148,7 +148,8 @@ def test_saved_checkpoints_are_equal(
     weights, wanted = copy.model.state_dict(), loaded.model.state_dict()
     assert weights.keys() == wanted.keys()
     assert all(torch.equal(weights[name], wanted[name]) for name in wanted)
-    assert {weight.dtype for weight in weights.values()} == {dtype}
+    for name, weight in weights.items():  # gates are always float32
+        assert weight.dtype == (torch.float32 if name.startswith("compressors.") else dtype)
     for name in ("architecture", "tokenizer"):
         assert copy.fingerprints[name] == loaded.fingerprints[name]
 
