@@ -75,7 +75,7 @@ def test_mistakes_are_told(cli: CommandLine, arguments: tuple[str, ...], message
 def test_a_model_is_shown_without_its_weights(cli: CommandLine, gguf: Path) -> None:
     facts = cli("models", "show", gguf, "--json").json
     assert facts["format"] == "gguf" and facts["precision"] == "Q8_0" and facts["name"] == "tiny"
-    assert facts["shape"]["n_kv_heads"] == 2 and facts["windows"]["memory_len"] == 300
+    assert facts["shape"]["n_kv_heads"] == 2
     assert facts["tokenizer"] == {
         "kind": "byte-level BPE", "vocab_size": 665, "chat_template": True, "error": None
     }  # fmt: skip
@@ -83,10 +83,13 @@ def test_a_model_is_shown_without_its_weights(cli: CommandLine, gguf: Path) -> N
         file.seek(-50_000, 2)
         file.write(b"\xff" * 50_000)
     assert cli("models", "show", gguf, "--json").json == facts
-    shorter = cli("models", "show", gguf, "--setting", "memory_len=60", "--json").json
-    assert shorter["windows"]["memory_len"] == 60
-    slots = shorter["shape"]["n_layers"] * 2 * 2 * 16 * 2  # bytes of one, in bfloat16
-    assert facts["state_bytes"] - shorter["state_bytes"] == pytest.approx(240 * slots, rel=0.1)
+    lengths = "--setting", "segment_len=20", "--setting"
+    long, short = (
+        cli("models", "show", gguf, *lengths, f"memory_len={n}", "--json").json for n in (200, 100)
+    )
+    assert (long["windows"]["memory_len"], short["windows"]["memory_len"]) == (200, 100)
+    slot = short["shape"]["n_layers"] * 2 * 2 * 16 * 2  # bytes in bfloat16, without its usage
+    assert long["state_bytes"] - short["state_bytes"] == pytest.approx(100 * slot, rel=0.1)
     out = cli("models", "show", gguf).out
     assert "n_kv_heads 2" in out and "chat template  yes" in out
 
@@ -108,7 +111,8 @@ def test_pretrained_models_are_fed_scored_and_continued(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("text.txt").write_text(TEXT)
-    model, windows = ("--model", gguf), ("--setting", "memory_len=60", "--setting", "slots=float32")
+    given = ("segment_len=20", "memory_len=60", "compressed_len=40", "slots=float32")
+    model, windows = ("--model", gguf), [part for one in given for part in ("--setting", one)]
     fed = cli("feed", "text.txt", "--session", "s", *model, *windows, "--json")
     assert fed.status == 0 and fed.json["position"] > 100
     # A session is resumed with its windows, unless others are asked for.
@@ -131,7 +135,7 @@ def test_evaluation_takes_settings(
     Path("text.txt").write_text(TEXT)
     found = [
         cli("eval", gguf, "--data", "text.txt", *given, "--json").json["bits_per_byte"]
-        for given in ((), ("--setting", "memory_len=60", "--setting", "compressed_len=0"))
+        for given in ((), ("--setting", "segment_len=20", "--setting", "memory_len=20"))
     ]
     assert found[0] > 0 and found[0] != found[1]
 

@@ -41,7 +41,7 @@ def test_windows_that_differ_are_named(folder: Path, tmp_path: Path) -> None:
         streamlm.open(path, folder, settings={"memory_len": 80}, device="cpu")
     assert caught.value.differing == {"memory_len": ("60", "80")}
     loaded = load_checkpoint(folder, device="cpu")
-    with pytest.raises(Mismatch, match=r"segment_len = 60 \(recorded: 20\)"):
+    with pytest.raises(Mismatch, match=r"segment_len = \d+ \(recorded: 20\)"):
         streamlm.open(path, loaded)
     with pytest.raises(ValueError, match="settings for a model that is loaded; allowed"):
         streamlm.open(path, loaded, settings=SHORT)
