@@ -29,7 +29,7 @@ def windows_for(model: str | Path, store: Store) -> Mapping[str, Any]:
     recorded = _recorded(store)
     if not recorded or not isinstance(find_model(model).config, LlamaConfig):
         return {}
-    precision = store.attributes[ATTRIBUTE].get(PRECISION)  # type: ignore[index, union-attr]
+    precision = store.attributes[ATTRIBUTE].get(PRECISION)  # type: ignore[union-attr]
     return {**recorded, PRECISION: precision} if precision else recorded
 
 
