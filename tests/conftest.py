@@ -14,8 +14,7 @@ from hypothesis import settings
 
 import streamlm
 from streamlm.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from streamlm.config import ModelConfig
-from streamlm.models.transformer_xl import TransformerXL
+from streamlm.models.build import MODELS, build_model
 from streamlm.sessions.session import Session
 from tests.support.command_line import CommandLine, log
 from tests.support.sessions import End
@@ -63,8 +62,11 @@ def tiny_folder(
             **{"compressed_len": 8, "compression_rate": 4, "compression_loss": "none"},
             **{"norm": "pre", "final_norm": True, "init_std": 0.2},
         }
+        if options.get("head") == "llama":
+            shape |= {"n_kv_heads": 1, "compression": "select", "pinned_len": 3}
         torch.manual_seed(seed)
-        model = TransformerXL(ModelConfig.from_dict({**shape, **options}))
+        head = MODELS[str(options.get("head", "relative"))]
+        model = build_model(head.settings.from_dict({**shape, **options}))
         with torch.no_grad():
             for id in set(books_tokenizer.encode(likes).tolist()):
                 model.output_bias[id] += 14.0

@@ -15,6 +15,8 @@ from tokenizer.sentencepiece import SentencePieceTokenizer
 from tokenizer.tokenizer import Tokenizer
 from tokenizer.vocabulary import Vocabulary, end_ids, start_id, token_names
 
+MOST_TOKENS = 1 << 22
+
 
 def from_huggingface(folder: str | Path) -> Tokenizer:
     """The tokenizer of a directory with tokenizer.json or, without it, tokenizer.model.
@@ -92,7 +94,10 @@ def _byte_level(
     shared: Mapping[str, Any],
 ) -> Vocabulary:
     vocab = _part(model, "vocab")
-    tokens: list[str | None] = [None] * (max([*vocab.values(), *added]) + 1)
+    last = max([*vocab.values(), *added])
+    if last >= MOST_TOKENS:
+        raise ValueError(f"the vocabulary has an id {last:,}; allowed: below {MOST_TOKENS:,}")
+    tokens: list[str | None] = [None] * (last + 1)
     for token, i in vocab.items():
         if i < 0 or tokens[i] is not None:
             raise ValueError(f"the vocabulary gives id {i} to {tokens[i]!r} and {token!r}")

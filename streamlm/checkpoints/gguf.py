@@ -18,7 +18,7 @@ from streamlm.checkpoints.gguf_header import TYPES, Place, dequantizer, read_hea
 from streamlm.checkpoints.llama_tensors import fit, their_name
 from streamlm.checkpoints.stored import DTYPES, StoredModel, StoredTensor
 
-NUMBERS = 1 << 20  # dequantized at once
+NUMBERS = 1 << 18  # dequantized at once
 WAVELENGTHS = "rope_freqs.weight"
 KINDS = tuple(kind for kind, _, _ in TYPES.values())
 
@@ -106,8 +106,9 @@ def _computed(path: Path, place: Place, dtype: torch.dtype | None) -> Tensor:
     result = torch.empty(len(rows), width, dtype=dtype or torch.float32)
     step = max(1, NUMBERS // width)
     for start in range(0, len(rows), step):
-        part = dequantize(np.ascontiguousarray(rows[start : start + step]), place.kind)
-        result[start : start + step] = torch.from_numpy(part)
+        # As one row, since the package computes 16 at a time.
+        part = dequantize(rows[start : start + step].reshape(1, -1), place.kind)
+        result[start : start + step] = torch.from_numpy(part.reshape(-1, width))
     return result.view(place.shape)
 
 

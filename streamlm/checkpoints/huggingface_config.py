@@ -55,7 +55,11 @@ def llama_config(values: Mapping[str, Any]) -> LlamaConfig:
     require(known, "architectures", names, f"one of {any_of(ARCHITECTURES)}")
     kind: str = names[0]  # type: ignore[index]
     needed = (*NEEDED, *NEEDED_BY.get(kind, ()))
-    missing = [name for name in needed if name not in values]
+    missing = [
+        name
+        for name in needed
+        if name not in values or (values[name] is None and name != "sliding_window")
+    ]
     if missing:
         raise ValueError(f"the configuration lacks {', '.join(missing)}")
     for name, allowed in ONLY.items():

@@ -106,7 +106,8 @@ def fit(
         raise ValueError(f"{config.n_layers:,} layers, but {len(theirs):,} tensors")
     wanted = shapes(config)
     names = {name: name if source == "streamlm" else their_name(name, source) for name in wanted}
-    unknown = [name for name in set(theirs) - set(names.values()) if not ignored(name)]
+    own = {name for name in theirs if source == "streamlm" and name.startswith(OWN)}
+    unknown = [n for n in set(theirs) - set(names.values()) - own if not ignored(n)]
     there = {name: theirs[their] for name, their in names.items() if their in theirs}
     problems = {
         "missing": listed(their for their in names.values() if their not in theirs),
@@ -125,6 +126,4 @@ def fit(
     if any(problems.values()):
         details = (f"{what}: {names}" for what, names in problems.items() if names)
         raise ValueError(f"tensors do not fit the configuration; {'; '.join(details)}")
-    if source == "streamlm":
-        there |= {name: tensor for name, tensor in theirs.items() if name.startswith(OWN)}
-    return there
+    return there | {name: theirs[name] for name in own}
