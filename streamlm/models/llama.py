@@ -21,9 +21,11 @@ from streamlm.config import JOINT, ModelConfig
 from streamlm.memory.compression import Mean, MostUsed
 from streamlm.memory.eviction import Eviction
 from streamlm.memory.selection import HeadSelect
-from streamlm.models.cache import Pair, joined
+from streamlm.models.base import Observer
+from streamlm.models.cache import Cache, CacheWriter, Pair, joined
 from streamlm.models.compressed import CompressedModel, check_compression
 from streamlm.models.layers.attention import attention_mask
+from streamlm.models.layers.int8_step import Int8Step
 from streamlm.models.layers.llama_block import LlamaBlock
 from streamlm.models.layers.rotary import inverse_frequencies, rotate, rotation
 from streamlm.models.llama_config import LlamaConfig
@@ -68,6 +70,7 @@ class LlamaModel(CompressedModel):
             self.output = nn.Linear(config.d_model, config.vocab_size, bias=False)
         self.dropout = nn.Dropout(0.0)
         self._attention_dtype: torch.dtype | None = None  # that of activations
+        self.step: Int8Step | None = None
         n_compressors = config.n_layers if config.compressed_len else 0
         self.compressors = nn.ModuleList(_compressor(config) for _ in range(n_compressors))
         frequencies, self.rotation_factor = inverse_frequencies(
@@ -253,6 +256,38 @@ class LlamaModel(CompressedModel):
         stop = start + call.n_queries
         parts = [before[:, :, :start], inputs.detach(), before[:, :, stop:]]
         return Attended(out, weights, {QUERIES: torch.cat(parts, dim=2)})
+
+    def read(
+        self,
+        x: Tensor,
+        state: State,
+        *,
+        cache: Cache | None = None,
+        observe: Observer | None = None,
+    ) -> tuple[Tensor, State]:
+        """All layers; see `Model.read`. Single tokens take `Int8Step` if the model has one."""
+        step, config = self.step, self.config
+        if step is None or x.shape[:2] != (1, 1) or config.wants_usage or observe:
+            return super().read(x, state, cache=cache, observe=observe)
+        writer = CacheWriter(self._cache_of(state, cache), state, 1)
+        call = Call(state, 1, config.columns, self.derived())
+        context = self.call_context(call)
+        at = config.columns - config.segment_len + state.phase
+        hidden, slots = step(
+            x[0],
+            rotation=(context.cos, context.sin),
+            bias=context.bias[0],
+            pairs=writer.cache.row(),
+            column=at,
+            as_slots=self.as_slots,
+        )
+        writer.segment[:, 0, state.phase] = slots
+        length = (state.phase + 1,)
+        after = replace(
+            state, segment=writer.segment, position=state.position + 1, length=length
+        )
+        writer.cache.follow(after, self.frozen)
+        return hidden[None].clone(), after
 
     # -- closing a segment ------------------------------------------------------------------------
 

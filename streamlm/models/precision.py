@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from streamlm.config import any_of
 from streamlm.models.base import Model
 from streamlm.models.layers.int8_block import Int8Attention, Int8FeedForward
+from streamlm.models.layers.int8_step import Int8Step
 from streamlm.models.layers.llama_block import LlamaBlock
 from streamlm.models.layers.packed import Frozen, Int8Embedding, Int8Linear, has_int8_kernels
 from streamlm.models.llama import LlamaModel
@@ -107,5 +108,8 @@ def _pack(model: LlamaModel) -> None:
     output = model.embedding if model.output is None else model.output
     model.output = Int8Linear(cast(nn.Linear, output).weight)
     model.embedding = Int8Embedding(cast(nn.Embedding, model.embedding).weight)
-    model.attend_in(torch.bfloat16 if has_bfloat16_products() else torch.float32)
+    dtype = torch.bfloat16 if has_bfloat16_products() else torch.float32
+    model.attend_in(dtype)
     model.eval().float()
+    if Int8Step.supports(model.layers):
+        model.step = Int8Step(model.layers, eps=model.config.norm_eps, dtype=dtype)

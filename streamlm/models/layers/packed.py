@@ -1,16 +1,17 @@
 """Frozen weights as 8-bit integers, for a CPU: a linear layer and an embedding.
 
-Each output of a layer has its own scale. Activations are rounded to 8 bits too, row by row: a row
-has the scale of its own largest number, so its result does not depend on the other rows.
+Each output of a layer has its own scale. Inputs are written with two digits of 8 bits, so that the
+weights alone lose precision: with one digit, the few large numbers in the inputs of a language
+model leave too few steps to the others. Each row has a scale of its own, so its result does not
+depend on the other rows.
 
-The kernel, FBGEMM's, rounds a whole tensor with one scale, from its smallest to its largest number.
-Rows are therefore brought to [-1, 1] first, and one more row spans exactly that. A single row gets
-its negative as the other row.
+The kernel, FBGEMM's, rounds a whole tensor to the 256 steps between its smallest and its largest
+number. One more row, of the ends of a fixed range, makes these steps the integers.
 """
 
 import warnings
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,31 @@ from torch import Tensor, nn
 LARGEST = 127
 TINY = torch.finfo(torch.float32).tiny
 ENGINES = ("x86", "fbgemm")
+
+
+class Digits(NamedTuple):
+    """How inputs become integers of the kernel: x = norm / half · (high + low / base).
+
+    Attributes:
+        narrow: the kernel has 7 bits for inputs. Without VNNI, sums of two products have 16 bits.
+        half: largest digit; a row's norm, which no number exceeds, becomes `half`.
+        base: steps of the low digit in one of the high digit.
+    """
+
+    narrow: bool
+    half: int
+    base: int
+
+    def edges(self, k: int) -> Tensor:
+        """The row that spans the range: [1, k]."""
+        row = torch.zeros(1, k)
+        row[0, 0], row[0, 1] = self.base / 2, -self.base / 2
+        return row
+
+
+def digits_here() -> Digits:
+    """For this processor."""
+    return Digits(False, 127, 255) if torch.cpu._is_vnni_supported() else Digits(True, 63, 127)
 
 
 def has_int8_kernels() -> bool:
@@ -56,42 +82,39 @@ class Frozen(nn.Module):
 
 
 class Int8Linear(Frozen):
-    """y = W x + b with 8-bit weights and activations; see the module.
+    """y = W x + b with 8-bit weights; see the module. Inputs and results are float32."""
 
-    Activations are float32, as is the result.
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None = None, *, digits: Digits | None = None
+    ) -> None:
         super().__init__()
         n, k = weight.shape
         self.in_features, self.out_features = k, n
+        self.digits = digits or digits_here()
         whole, scale = quantize(weight)
         with warnings.catch_warnings():  # quantized tensors are deprecated, the kernels are not
             warnings.simplefilter("ignore", UserWarning)
             tensor = torch._make_per_channel_quantized_tensor(
                 whole, scale.double(), torch.zeros(n, dtype=torch.int64), 0
             )
-            self._packed = torch.ops.quantized.linear_prepack(tensor, None)
-        self._bias = None if bias is None else bias.detach().float()
-        # Without VNNI, sums of two products have 16 bits, so activations must be below 128.
-        self._narrow = not torch.cpu._is_vnni_supported()
-        self._signs = torch.tensor([[1.0], [-1.0]])
-        self._edges = torch.zeros(1, k)
-        self._edges[0, :2] = self._signs[:, 0]
+            self.packed = torch.ops.quantized.linear_prepack(tensor, None)
+        self.bias = None if bias is None else bias.detach().float()
+        self._edges = self.digits.edges(k)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., k] → [..., n]."""
+        narrow, half, base = self.digits
         rows = x.reshape(-1, self.in_features).float()
-        n, linear = rows.shape[0], torch.ops.quantized.linear_dynamic.default
-        if n == 1:
-            out = linear(rows * self._signs, self._packed, self._narrow).narrow(0, 0, 1)
-        else:
-            peak = rows.abs().amax(dim=1, keepdim=True)
-            unit = torch.cat([rows / peak.clamp(min=TINY), self._edges])
-            out = linear(unit, self._packed, self._narrow).narrow(0, 0, n) * peak
-        if self._bias is not None:
-            out = out + self._bias
-        return out.view(*x.shape[:-1], self.out_features)
+        n = rows.shape[0]
+        scale = torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_(min=TINY) / half
+        high = rows / scale
+        low = torch.sub(high, high.round()).mul_(base)
+        both = torch.cat([high, low, self._edges])
+        out = torch.ops.quantized.linear_dynamic.default(both, self.packed, narrow)
+        y = torch.add(out[:n], out[n : 2 * n], alpha=1 / base).mul_(scale)
+        if self.bias is not None:
+            y = y + self.bias
+        return y.view(*x.shape[:-1], self.out_features)
 
 
 class Int8Embedding(Frozen):
