@@ -73,7 +73,7 @@ class Downloadable:
 BUNDLED = {
     "books": Bundled(
         name="books",
-        parameters=6_612_224,
+        parameters=6_573_568,
         licence="Apache-2.0",
         about="Compressive Transformer trained on public-domain books",
     )

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from streamlm.checkpoints.catalogue import chat_models
 from streamlm.models.base import Model
+from streamlm.models.precision import AUTO, set_precision
 from tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -32,12 +33,14 @@ class Checkpoint:
         tokenizer: text ↔ ids.
         name: for display.
         weights_digest: sha256 of the weights file, or over all of them in order.
+        precision: of the weights in use, see `models.precision`; "" if it was not chosen.
     """
 
     model: Model
     tokenizer: Tokenizer
     name: str = "unnamed"
     weights_digest: str = field(default="", repr=False)
+    precision: str = ""
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
@@ -130,15 +133,17 @@ def load_checkpoint(
             - a directory from Hugging Face with config.json, safetensors and tokenizer of a Llama,
               SmolLM, Qwen 2, 2.5 or 3, or a Mistral without sliding window;
             - a .gguf file of these;
-            - ORG/NAME of a model on the Hugging Face hub (needs the extra `hub`), from its cache if
-              it is there.
+            - ORG/NAME of a model on the Hugging Face hub, from its cache if it is there.
+
+            The last three need the extra `pretrained`.
         device: "auto" means CUDA if available, otherwise the CPU.
         dtype: precision of floating-point weights; None keeps that of the file, float32 for
             quantized weights. "auto" is float32 for models trained here, and None for Llama-family
             models, which are many times larger.
-        settings: windows of a Llama-family model, such as {"memory_len": 1024}, see `LlamaConfig`;
-            and "gates", the file of a trained selection (`streamlm train --only compression`), or
-            False for none.
+        settings: of a Llama-family model: its windows, such as {"memory_len": 1024}, see
+            `LlamaConfig`; "precision" of its weights, see `models.precision`, by default the
+            fastest on this processor unless `dtype` is given; and "gates", the file of a trained
+            selection (`streamlm train --only compression`), or False for none.
 
     Raises:
         FileNotFoundError: the model or one of its files is missing; names it.
@@ -147,7 +152,8 @@ def load_checkpoint(
     from streamlm.checkpoints.sources import find_model
 
     chosen = choose_device(device)
-    stored = find_model(source, settings=settings)
+    windows, precision = _split(settings, dtype)
+    stored = find_model(source, settings=windows)
     tokenizer = stored.read_tokenizer()
     if tokenizer.vocab_size > stored.config.vocab_size:
         raise ValueError(
@@ -155,7 +161,16 @@ def load_checkpoint(
             f"the model's vocab_size is {stored.config.vocab_size}"
         )
     model = stored.load_model(chosen, dtype)
-    return Checkpoint(model, tokenizer, stored.name, stored.weights_digest)
+    used = set_precision(model, precision) if precision else ""
+    return Checkpoint(model, tokenizer, stored.name, stored.weights_digest, used)
+
+
+def _split(
+    settings: Mapping[str, Any] | None, dtype: torch.dtype | str | None
+) -> tuple[dict[str, Any], str]:
+    """The settings without the precision, and the precision; "" leaves weights as they are."""
+    others = dict(settings or {})
+    return others, others.pop("precision", AUTO if dtype == AUTO else "")
 
 
 def load_model(
@@ -173,7 +188,11 @@ def load_model(
     from streamlm.checkpoints.sources import find_model
 
     chosen = choose_device(device)
-    return find_model(source, settings=settings).load_model(chosen, dtype)
+    windows, precision = _split(settings, dtype)
+    model = find_model(source, settings=windows).load_model(chosen, dtype)
+    if precision:
+        set_precision(model, precision)
+    return model
 
 
 def save_checkpoint(

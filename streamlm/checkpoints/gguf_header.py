@@ -211,6 +211,6 @@ def dequantizer() -> Callable[[np.ndarray[Any, Any], str], np.ndarray[Any, Any]]
         from gguf.quants import dequantize
     except ImportError:
         raise ValueError(
-            "quantized GGUF files need the package gguf: pip install 'streamlm[gguf]'"
+            "quantized GGUF files need the package gguf: pip install 'streamlm[pretrained]'"
         ) from None
     return lambda rows, kind: dequantize(rows, GGMLQuantizationType[kind])

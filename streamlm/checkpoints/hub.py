@@ -34,7 +34,7 @@ def hub_folder(name: str) -> Path:
     except ImportError:
         raise FileNotFoundError(
             f"no checkpoint at {name!r}; names of the Hugging Face hub need the package "
-            "huggingface_hub: pip install 'streamlm[hub]'"
+            "huggingface_hub: pip install 'streamlm[pretrained]'"
         ) from None
     try:
         folder = Path(snapshot_download(name, allow_patterns=FILES, local_files_only=True))

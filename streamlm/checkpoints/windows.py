@@ -14,7 +14,9 @@ def default_windows(context_len: int) -> dict[str, Any]:
     Raises:
         ValueError: the context is too short for any.
     """
-    segment = min(128, (context_len - SINKS) // 8 // RATE * RATE)
-    require(segment >= RATE, "context length", context_len, f"at least {SINKS + 8 * RATE} tokens")
-    lengths = {"segment_len": segment, "memory_len": 5 * segment, "compressed_len": 2 * segment}
+    segment = min(256, (context_len - SINKS) // 5 // RATE * RATE)
+    require(segment >= RATE, "context length", context_len, f"at least {SINKS + 5 * RATE} tokens")
+    lengths = {
+        "segment_len": segment, "memory_len": 2 * segment, "compressed_len": segment * 3 // 2
+    }  # fmt: skip
     return {**lengths, "pinned_len": SINKS, "compression_rate": RATE}

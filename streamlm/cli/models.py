@@ -98,7 +98,7 @@ def get(
         interruptible(lambda: "nothing was kept"),
         bar(f"getting {name}", total=entry.n_bytes) as (progress, task),
     ):
-        if not entry.path.exists():
+        if source is None and not entry.path.exists():
             note(f"{entry.about}: {size_text(entry.n_bytes)}, {entry.licence}")
         path = download(
             entry,

@@ -47,6 +47,7 @@ class Cache:
         self._weights: object = None
         self._past: Tensor | None = None
         self._slots: Tensor | None = None  # `segment` of the bound state
+        self._row: list[Pair] = []
 
     @property
     def nbytes(self) -> int:
@@ -83,6 +84,13 @@ class Cache:
         self.keys, self.values, self.segment = keys, values, segment
         self.length, self.calls = length, calls
         self._written = length
+        self._row = []
+
+    def row(self) -> list[Pair]:
+        """Keys and values of the only row, per layer [H, N + T, E] each; views."""
+        if not self._row:
+            self._row = [(k[0], v[0]) for k, v in zip(self.keys, self.values, strict=True)]
+        return self._row
 
     def follow(self, state: State, weights: object) -> None:
         """Bind the cache to `state` and to frozen weights; None as weights invalidates it."""

@@ -21,9 +21,11 @@ from streamlm.config import JOINT, ModelConfig
 from streamlm.memory.compression import Mean, MostUsed
 from streamlm.memory.eviction import Eviction
 from streamlm.memory.selection import HeadSelect
-from streamlm.models.cache import Pair, joined
+from streamlm.models.base import Observer
+from streamlm.models.cache import Cache, CacheWriter, Pair, joined
 from streamlm.models.compressed import CompressedModel, check_compression
 from streamlm.models.layers.attention import attention_mask
+from streamlm.models.layers.int8_step import Int8Step
 from streamlm.models.layers.llama_block import LlamaBlock
 from streamlm.models.layers.rotary import inverse_frequencies, rotate, rotation
 from streamlm.models.llama_config import LlamaConfig
@@ -43,7 +45,7 @@ class _Context(NamedTuple):
 
     Attributes:
         bias: [B or 1, 1, t · H / H_kv, K], 0 where attention is allowed and -inf elsewhere.
-        cos, sin: of the new tokens' positions, [t, E/2] or [B, 1, t, E/2].
+        cos, sin: of the new tokens' positions, [t, E] or [B, 1, t, E].
     """
 
     bias: Tensor
@@ -67,6 +69,8 @@ class LlamaModel(CompressedModel):
         if not config.tied:
             self.output = nn.Linear(config.d_model, config.vocab_size, bias=False)
         self.dropout = nn.Dropout(0.0)
+        self._attention_dtype: torch.dtype | None = None  # that of activations
+        self.step: Int8Step | None = None
         n_compressors = config.n_layers if config.compressed_len else 0
         self.compressors = nn.ModuleList(_compressor(config) for _ in range(n_compressors))
         frequencies, self.rotation_factor = inverse_frequencies(
@@ -113,6 +117,17 @@ class LlamaModel(CompressedModel):
     def dtype(self) -> torch.dtype:
         """Precision of activations."""
         return cast(Tensor, self.final_norm.weight).dtype
+
+    @property
+    def attention_dtype(self) -> torch.dtype:
+        """Precision of queries, and of keys and values in a cache."""
+        return self._attention_dtype or self.dtype
+
+    def attend_in(self, dtype: torch.dtype) -> None:
+        """Use another precision than that of activations; caches of the model become invalid."""
+        self._attention_dtype = dtype
+        if self.frozen is not None:
+            self.freeze()
 
     @property
     def slot_dtype(self) -> torch.dtype:
@@ -165,7 +180,7 @@ class LlamaModel(CompressedModel):
             carried[PINNED] = torch.zeros(shape, device=self.device, dtype=wide)
         if self.training and config.compression_loss == JOINT:
             shape = (*lead, config.n_heads, config.segment_len, config.head_dim)
-            carried[QUERIES] = torch.zeros(shape, device=self.device, dtype=self.dtype)
+            carried[QUERIES] = torch.zeros(shape, device=self.device, dtype=self.attention_dtype)
         return replace(state, carried=carried)
 
     def past_columns(self, state: State) -> int:
@@ -173,10 +188,11 @@ class LlamaModel(CompressedModel):
         return self.config.pinned_len + self.config.past_len
 
     def derive(self) -> Any:
-        """cos and sin of all compact positions, two [columns, E/2]."""
+        """cos and sin of all compact positions, two [columns, E], at least in float32."""
         positions = torch.arange(self.config.columns, device=self.device)
         cos, sin = rotation(self.frequencies, self.rotation_factor, positions)
-        return cos.to(self.dtype), sin.to(self.dtype)
+        wide = torch.promote_types(self.dtype, torch.float32)
+        return cos.to(wide), sin.to(wide)
 
     def call_context(self, call: Call) -> "_Context":
         """Mask, and rotation of the new tokens."""
@@ -211,7 +227,7 @@ class LlamaModel(CompressedModel):
     def _bias(self, state: State, near: Tensor) -> Tensor:
         """From a mask without pinned slots, [B, 1, t, K - S]."""
         mask = torch.cat([self._pinned_mask(state).expand(-1, -1, near.shape[2], -1), near], dim=3)
-        bias = torch.zeros(mask.shape, device=mask.device, dtype=self.dtype)
+        bias = torch.zeros(mask.shape, device=mask.device, dtype=self.attention_dtype)
         bias = bias.masked_fill(~mask, -torch.inf)
         return bias.repeat(1, 1, self.config.n_heads // self.config.n_kv_heads, 1)
 
@@ -220,8 +236,8 @@ class LlamaModel(CompressedModel):
         block, context = cast(LlamaBlock, self.layers[index]), call.context
         query, projected = block.attention.project(block.read(x))
         slots = self.as_slots(projected)
-        query = rotate(query, context.cos, context.sin)
-        return Projected(query, slots, block.pair(slots, context.cos, context.sin))
+        query = rotate(query, context.cos, context.sin).to(self.attention_dtype)
+        return Projected(query, slots, self._pair(index, slots, context.cos, context.sin))
 
     def project_training(self, index: int, x: Tensor, call: Call) -> Projected:
         """As `project_new`, with all keys and values; older slots are constants."""
@@ -240,6 +256,38 @@ class LlamaModel(CompressedModel):
         stop = start + call.n_queries
         parts = [before[:, :, :start], inputs.detach(), before[:, :, stop:]]
         return Attended(out, weights, {QUERIES: torch.cat(parts, dim=2)})
+
+    def read(
+        self,
+        x: Tensor,
+        state: State,
+        *,
+        cache: Cache | None = None,
+        observe: Observer | None = None,
+    ) -> tuple[Tensor, State]:
+        """All layers; see `Model.read`. Single tokens take `Int8Step` if the model has one."""
+        step, config = self.step, self.config
+        if step is None or x.shape[:2] != (1, 1) or config.wants_usage or observe:
+            return super().read(x, state, cache=cache, observe=observe)
+        writer = CacheWriter(self._cache_of(state, cache), state, 1)
+        call = Call(state, 1, config.columns, self.derived())
+        context = self.call_context(call)
+        at = config.columns - config.segment_len + state.phase
+        hidden, slots = step(
+            x[0],
+            rotation=(context.cos, context.sin),
+            bias=context.bias[0],
+            pairs=writer.cache.row(),
+            column=at,
+            as_slots=self.as_slots,
+        )
+        writer.segment[:, 0, state.phase] = slots
+        length = (state.phase + 1,)
+        after = replace(
+            state, segment=writer.segment, position=state.position + 1, length=length
+        )
+        writer.cache.follow(after, self.frozen)
+        return hidden[None].clone(), after
 
     # -- closing a segment ------------------------------------------------------------------------
 
@@ -278,14 +326,14 @@ class LlamaModel(CompressedModel):
 
     def project_past(self, index: int, state: State) -> Pair:
         """Rotated keys and values of pinned, compressed and memory slots, including empty ones."""
-        config, block = self.config, cast(LlamaBlock, self.layers[index])
+        config = self.config
         cos, sin = self.derived()
         n, stop = config.pinned_len, config.pinned_len + config.past_len
-        past = block.pair(state.past[index], cos[n:stop], sin[n:stop])
+        past = self._pair(index, state.past[index], cos[n:stop], sin[n:stop])
         if not n:
             return past
         at = self._pinned_positions(state)[:, None]  # [B, 1, S]
-        return joined(block.pair(state.carried[PINNED][index], cos[at], sin[at]), past)
+        return joined(self._pair(index, state.carried[PINNED][index], cos[at], sin[at]), past)
 
     def past_after(
         self, index: int, past: Pair, segment: Pair, state: State, eviction: Eviction | None
@@ -299,7 +347,11 @@ class LlamaModel(CompressedModel):
         n, first = max(state.length), self.config.pinned_len + self.config.past_len
         slots = state.segment[index, :, :n]
         at = slice(first, first + n)
-        return cast(LlamaBlock, self.layers[index]).pair(slots, cos[at], sin[at])
+        return self._pair(index, slots, cos[at], sin[at])
+
+    def _pair(self, index: int, slots: Tensor, cos: Tensor, sin: Tensor) -> Pair:
+        block = cast(LlamaBlock, self.layers[index])
+        return block.pair(slots, cos, sin, dtype=self.attention_dtype)
 
     def _settle(self, state: State, cache: Any) -> None:
         """Keys and values depend on each slot alone, so there is nothing to recompute."""

@@ -51,9 +51,9 @@ class LlamaConfig(ModelConfig):
     head: str = "llama"
     norm: str = "pre"
     final_norm: bool = True
-    segment_len: int = 128
-    memory_len: int = 640
-    compressed_len: int = 256
+    segment_len: int = 256
+    memory_len: int = 512
+    compressed_len: int = 384
     compression: str = "most-used"
     compression_loss: str = "none"
 

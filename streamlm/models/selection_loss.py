@@ -58,7 +58,9 @@ class SelectionEviction(Eviction):
 
 
 def selection_loss(model: Selecting, eviction: SelectionEviction) -> Tensor:
-    """Mean squared change of the attention output, over layers and `SelectionEviction.rows`."""
+    """Squared change of the attention output, relative to its square, in the mean over layers and
+    `SelectionEviction.rows`: layers differ in scale by orders of magnitude.
+    """
     config, state = model.config, eviction.before
     first, n_new = config.pinned_len + config.compressed_len, config.evicted_len
     stop = first + config.segment_len  # evicted columns: first to stop
@@ -90,6 +92,7 @@ def selection_loss(model: Selecting, eviction: SelectionEviction) -> Tensor:
             torch.cat([value[:, :, :first], new_value.to(value.dtype), value[:, :, stop:]], dim=2),
             attn_mask=torch.cat([wide[..., :first], new_bias, wide[..., stop:]], dim=3),
         )
-        per_row = (actual - target).float().square().mean(dim=(1, 2, 3))  # [B]
-        total = total + (per_row * rows).sum()
+        change = (actual - target).float().square().mean(dim=(1, 2, 3))  # [B]
+        size = target.float().square().mean(dim=(1, 2, 3)).clamp(min=1e-12)
+        total = total + (change / size * rows).sum()
     return total / (len(model.layers) * rows.sum().clamp(min=1))

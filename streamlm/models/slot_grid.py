@@ -20,7 +20,7 @@ def snap(slots: Tensor, head_dim: int) -> Tensor:
     """
     heads = slots.float().unflatten(-1, (-1, head_dim))
     exponent = _exponent(heads)
-    whole = torch.ldexp(heads, -exponent).round().clamp(-127, 127)
+    whole = torch.ldexp(heads, -exponent).round().clamp(-127, 127) + 0.0  # no -0: it has no byte
     return torch.ldexp(whole, exponent).flatten(-2).to(slots.dtype)
 
 

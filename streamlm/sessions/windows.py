@@ -1,6 +1,7 @@
-"""The windows that a session was begun with, recorded so that it is resumed with the same.
+"""The windows and the precision that a session was begun with, so that it is resumed with them.
 
-Only Llama-family models can be loaded with other windows than their own.
+Only Llama-family models can be loaded with other windows than their own. Another precision may be
+asked for: the state is the same, and what is computed from then on differs by rounding.
 """
 
 from collections.abc import Mapping
@@ -14,13 +15,13 @@ from streamlm.checkpoints.sources import find_model
 from streamlm.config import ModelConfig
 from streamlm.models.llama_config import WINDOWS, LlamaConfig
 
-ATTRIBUTE = "windows"
+ATTRIBUTE, PRECISION = "windows", "precision"
 
 
 def windows_attribute(checkpoint: Checkpoint) -> dict[str, Any]:
     """Attributes of a new session's store."""
     windows = _windows(checkpoint.model.config)
-    return {ATTRIBUTE: windows} if windows else {}
+    return {ATTRIBUTE: {**windows, PRECISION: checkpoint.precision}} if windows else {}
 
 
 def windows_for(model: str | Path, store: Store) -> Mapping[str, Any]:
@@ -28,7 +29,8 @@ def windows_for(model: str | Path, store: Store) -> Mapping[str, Any]:
     recorded = _recorded(store)
     if not recorded or not isinstance(find_model(model).config, LlamaConfig):
         return {}
-    return recorded
+    precision = store.attributes[ATTRIBUTE].get(PRECISION)  # type: ignore[union-attr]
+    return {**recorded, PRECISION: precision} if precision else recorded
 
 
 def with_windows_named(error: Mismatch, store: Store, checkpoint: Checkpoint) -> Mismatch:
@@ -42,8 +44,10 @@ def with_windows_named(error: Mismatch, store: Store, checkpoint: Checkpoint) ->
     if "architecture" not in error.differing or not differing:
         return error
     others = {name: pair for name, pair in error.differing.items() if name != "architecture"}
-    names = "; ".join(f"{name} = {here}, but {there}" for name, (there, here) in differing.items())
-    return Mismatch(f"{error} The windows differ: {names} is recorded.", {**others, **differing})
+    names = "; ".join(
+        f"{name} = {here} (recorded: {there})" for name, (there, here) in differing.items()
+    )
+    return Mismatch(f"{error} The windows differ: {names}.", {**others, **differing})
 
 
 def _windows(config: ModelConfig) -> dict[str, Any]:

@@ -24,10 +24,11 @@ def parameter_groups(module: nn.Module, *, weight_decay: float) -> list[dict[str
     named = [(name, each) for name, each in module.named_parameters() if each.requires_grad]
     matrices = [(name, each) for name, each in named if is_matrix(name, each)]
     others = [(name, each) for name, each in named if not is_matrix(name, each)]
-    return [
+    groups = [
         {"params": matrices, "weight_decay": weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
+    return [group for group in groups if group["params"]]
 
 
 def regrouped(

@@ -113,9 +113,10 @@ def _attention_factor(factor: float, scaling: Mapping[str, Any]) -> float:
 
 
 def rotation(frequencies: Tensor, factor: float, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """cos and sin of positions, which can be fractions: [n] → two [n, E/2] float32."""
+    """cos and sin of positions, which can be fractions: [n] → two [n, E] float32; see `rotate`."""
     angles = positions.float()[:, None] * frequencies.float()
-    return angles.cos() * factor, angles.sin() * factor
+    cos, sin = angles.cos() * factor, angles.sin() * factor
+    return torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
 
 
 def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -124,7 +125,8 @@ def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     Every element is computed by itself, so the result does not depend on the other rows.
 
     Args:
-        heads: [..., n, E]; cos, sin: [..., n, E/2], broadcast.
+        heads: [..., n, E].
+        cos, sin: [..., n, E] from `rotation`, broadcast; sin is negative in the first half.
     """
-    first, second = heads.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+    swapped = heads.roll(heads.shape[-1] // 2, dims=-1)
+    return (heads * cos).add_(swapped * sin)
