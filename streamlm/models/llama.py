@@ -283,9 +283,7 @@ class LlamaModel(CompressedModel):
         )
         writer.segment[:, 0, state.phase] = slots
         length = (state.phase + 1,)
-        after = replace(
-            state, segment=writer.segment, position=state.position + 1, length=length
-        )
+        after = replace(state, segment=writer.segment, position=state.position + 1, length=length)
         writer.cache.follow(after, self.frozen)
         return hidden[None].clone(), after
 
