@@ -24,6 +24,11 @@ def windows_attribute(checkpoint: Checkpoint) -> dict[str, Any]:
     return {ATTRIBUTE: {**windows, PRECISION: checkpoint.precision}} if windows else {}
 
 
+def own_windows(model: str | Path) -> Mapping[str, Any]:
+    """The windows of a model without settings; none if it has no such settings."""
+    return _windows(find_model(model).config)
+
+
 def windows_for(model: str | Path, store: Store) -> Mapping[str, Any]:
     """The recorded windows as settings for a model; none if it has no such settings."""
     recorded = _recorded(store)
