@@ -114,15 +114,22 @@ def open_optional(
     *,
     settings: Sequence[str] | None = None,
     readonly: bool,
+    create: bool = False,
 ) -> "Session":
-    """Open a session by name; None is a new session in memory. `settings` as for --setting."""
+    """Open a session by name; None is a new session in memory. `settings` as for --setting.
+
+    Args:
+        create: whether to begin a session that does not exist.
+    """
     chosen = parsed_settings(settings)
     if session is None:
         from streamlm.checkpoints.checkpoint import load_checkpoint
         from streamlm.sessions.session import Session
 
         return Session(load_checkpoint(model, device=device, settings=chosen))
-    return open_named(store, session, model, device=device, settings=chosen, readonly=readonly)
+    return open_named(
+        store, session, model, device=device, settings=chosen, readonly=readonly, create=create
+    )
 
 
 @contextmanager

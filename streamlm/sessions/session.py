@@ -14,6 +14,7 @@ from streamlm.runtime.drafter import Drafter
 from streamlm.runtime.memory_report import MemoryReport, observe
 from streamlm.runtime.reports import ProgressCallback, ReadReport, TokenLogprob
 from streamlm.runtime.sampling import Sampling
+from streamlm.sessions.chatting import Chatting
 from streamlm.sessions.feed import Errors, Feed
 from streamlm.sessions.generation import Generation
 from streamlm.sessions.live import LiveStream
@@ -23,7 +24,7 @@ from streamlm.state import State
 from streamlm.transfer import send
 
 
-class Session:
+class Session(Chatting):
     """Reads, scores and generates text as one continuous stream. `streamlm.open` returns one.
 
     A session without a store lives in memory: it can feed, score, generate and fork, but not save
@@ -386,9 +387,10 @@ class Session:
         live = self._live
         bound = live.require_store("rewind")
         live.require_writable("rewind")
-        head = self.save()
+        head, later = self.save(), None
         if tokens is not None:
             commit, ids = bound.path_to(head, tokens)
+            later = live.stream
         else:
             ref = bound.find(snapshot, time)
             commit, ids = ref.commit, None
@@ -404,6 +406,6 @@ class Session:
                     live.restore(bound, moved, loaded)
         if ids is not None and (len(ids) or live.stream.holds_text):
             # The replayed tokens include the snapshot's tail; its `feed` is not resumed.
-            stream = live.stream.read_ids(self.checkpoint, ids, cache=live.cache)
-            live.move(stream.without_held_text(self.checkpoint), ids, None)
+            stream = live.replayed(live.stream, ids, later=later, cache=live.cache)
+            live.move(stream, ids, None)
             self.save()
