@@ -11,7 +11,7 @@ import typer
 from memory_store import StoreError
 from memory_store.places import named, open_store, session_names
 from streamlm.cli.display import console, note, output, show_table
-from streamlm.cli.options import Device, Json, Model, Name, Store
+from streamlm.cli.options import Device, Json, Name, SessionModel, Store
 from streamlm.cli.show import show
 from streamlm.cli.upkeep import copy, export, gc, import_, pin, recover, rename, unpin, verify
 from streamlm.sessions.shelf import (
@@ -61,7 +61,7 @@ def search(
     text: Annotated[str, typer.Argument(metavar="TEXT", help="What to look for.")],
     k: Annotated[int, typer.Option("-k", min=1, help="Passages to show.")] = 5,
     store: Store = "sessions",
-    model: Model = "books",
+    model: SessionModel = None,
     as_json: Json = False,
 ) -> None:
     """Search everything that a session has read.
@@ -74,8 +74,10 @@ def search(
         raise missing_branch(opened, name)
     from streamlm.checkpoints.sources import find_model
     from streamlm.sessions.search import search_store
+    from streamlm.sessions.windows import recorded_model
 
-    found = search_store(opened, ref, find_model(model).read_tokenizer(), text, k=k)
+    source = recorded_model(opened) if model is None else model
+    found = search_store(opened, ref, find_model(source).read_tokenizer(), text, k=k)
     if as_json:
         rows = [{**asdict(each), "saved": each.saved and each.saved.timestamp()} for each in found]
         print(json.dumps({"name": name, "position": ref.position, "found": rows}))
@@ -124,7 +126,7 @@ def rewind(
         ),
     ] = None,
     store: Store = "sessions",
-    model: Model = "books",
+    model: SessionModel = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
