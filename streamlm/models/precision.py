@@ -108,8 +108,7 @@ def _pack(model: LlamaModel) -> None:
     output = model.embedding if model.output is None else model.output
     model.output = Int8Linear(cast(nn.Linear, output).weight)
     model.embedding = Int8Embedding(cast(nn.Embedding, model.embedding).weight)
-    dtype = torch.bfloat16 if has_bfloat16_products() else torch.float32
-    model.attend_in(dtype)
-    model.eval().float()
+    model.attend_in(torch.bfloat16 if has_bfloat16_products() else torch.float32)
+    model.requires_grad_(False).eval().float()
     if Int8Step.supports(model.layers):
-        model.step = Int8Step(model.layers, eps=model.config.norm_eps, dtype=dtype)
+        model.step = Int8Step(model.layers, eps=model.config.norm_eps)
