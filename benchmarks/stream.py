@@ -2,6 +2,7 @@
 
     python -m benchmarks.stream                     # the bundled model, a million tokens
     python -m benchmarks.stream --tokens 50000      # a quick look
+    python -m benchmarks.stream --model smollm2 --name stream-smollm2     # a pretrained model
 
 Two fresh processes read 1,000 and a million tokens into a session each, and say what memory they
 took. Both sessions are then resumed here and measured in turns. Then commits and resumes are
@@ -191,6 +192,7 @@ def main(arguments: list[str] | None = None) -> None:
         help="where sessions are kept meanwhile; on a disk, not a RAM disk",
     )
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--name", default="stream", help="of the files in --out")
     options = parser.parse_args(arguments)
     if options.tokens <= YOUNG:
         parser.error(f"--tokens {options.tokens}; allowed: more than {YOUNG}")
@@ -202,6 +204,7 @@ def main(arguments: list[str] | None = None) -> None:
     settings = {
         "model": checkpoint.name,
         "parameters": sum(p.numel() for p in checkpoint.model.parameters()),
+        "precision": checkpoint.precision,
         "weights": checkpoint.fingerprints["weights"],
         "config": checkpoint.model.config.to_dict(),
         "data": str(options.data),
@@ -209,8 +212,9 @@ def main(arguments: list[str] | None = None) -> None:
         "feeding": "text to tokens to log-probabilities, into a session with a store",
     }
     device = checkpoint.model.device
-    write_results(options.out / "stream.json", settings=settings, figures=figures, device=device)
-    draw(figures, options.out / "stream.png")
+    results = options.out / f"{options.name}.json"
+    write_results(results, settings=settings, figures=figures, device=device)
+    draw(figures, results.with_suffix(".png"))
     show(figures)
 
 

@@ -46,8 +46,8 @@ ROOMS: dict[str, tuple[set[str], ...]] = {
         {"memory_store"},
     ),
     "apps.demo": (
-        {"jobs", "render", "shelf", "uploads"},
-        {"expiry", "reading"},
+        {"jobs", "models", "render", "shelf", "uploads"},
+        {"chatting", "expiry", "reading"},
         {"app_state", "writing"},
         {"endpoints", "tabs"},
         {"page"},

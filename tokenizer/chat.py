@@ -86,6 +86,11 @@ class ChatTemplate:
         """Tokens at which a reply is complete: `reply_end`, and those that end a text."""
         return tuple(sorted({self.reply_end, *self.tokenizer.eos_ids}))
 
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Special tokens; they come from templates alone."""
+        return frozenset(self._chat.special.values())
+
     def conversation_ids(
         self, messages: Sequence[Message], *, generation_prompt: bool = False
     ) -> NDArray[np.int32]:
@@ -131,6 +136,10 @@ class ChatTemplate:
         if ids[:1] == [self.tokenizer.bos_id]:
             del ids[0]
         return np.array(ids, dtype=np.int32)
+
+    def rendered(self, messages: Sequence[Message], *, generation_prompt: bool = False) -> str:
+        """What the template makes of a conversation, as text; errors as of `conversation_ids`."""
+        return _restored(self._render([_checked(one) for one in messages], generation_prompt))
 
     def _after_reply(self, before: list[dict[str, str]], message: dict[str, str]) -> list[int]:
         """The ids after the last reply of `before`, `reply_end` first."""

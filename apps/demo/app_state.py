@@ -1,4 +1,4 @@
-"""The state of one running demo: the model, the jobs, the visitors' shelves, and memory views."""
+"""The state of one running demo: the models, the jobs, the visitors' shelves, and memory views."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ import gradio as gr
 
 from apps.demo.expiry import BrowserShelves
 from apps.demo.jobs import Job, Jobs
+from apps.demo.models import Models
 from apps.demo.render.memory_svg import MemoryView
-from apps.demo.shelf import Shelf
+from apps.demo.shelf import Refused, Shelf
+from streamlm.checkpoints.catalogue import present
 
 if TYPE_CHECKING:
     from streamlm.checkpoints.checkpoint import Checkpoint
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 COOKIE = "streamlm-visitor"  # identifies a browser
 MAX_BROWSER_SESSIONS = 20  # sessions on the shelf of an anonymous browser
 KEEP_DAYS = 30  # days after which an unused browser shelf expires
+KEPT_CHOICES = 1024  # models chosen for sessions that do not exist yet
 CACHED_VIEWS = 32  # memory views kept, the most recent ones
 # Long reads and writes must not block quick requests. Each job holds one of the server's 40
 # threads while it runs.
@@ -35,7 +38,8 @@ class AppState:
 
     Args:
         store: the folder of sessions, or a URL of object storage.
-        model: a checkpoint directory, or a bundled name; device: see `load_checkpoint`.
+        model: of new sessions, what `load_checkpoint` takes; None for the best one that is here.
+        device: see `load_checkpoint`.
         sharing: one "shared" shelf for all visitors, or one per logged-in "user", or one per
             "browser".
         files: a folder for uploads and downloads, which the server cleans up periodically.
@@ -52,42 +56,72 @@ class AppState:
         store: str,
         *,
         files: str,
-        model: str = "books",
+        model: str | None = None,
         device: str = "auto",
         sharing: Sharing = "shared",
         keep_days: int = KEEP_DAYS,
         results: str = "benchmarks/results",
     ) -> None:
-        self.store, self.model, self.device, self.sharing = store, model, device, sharing
+        self.store, self.sharing = store, sharing
         self.files, self.results = files, results
         self.jobs = Jobs()
         self.browsers: BrowserShelves | None = None
         if sharing == "browser" and "://" not in store:  # object storage has lifecycle rules
             self.browsers = BrowserShelves(os.path.join(store, "browsers"), keep_days=keep_days)
-        self._loading = threading.Lock()
+        self.models = Models(model or present()[0], device=device)
+        self._chosen: OrderedDict[tuple[str, str], str] = OrderedDict()
         self._warm = threading.Event()
-        self._checkpoint: Checkpoint | None = None
         self._views: OrderedDict[str, MemoryView | None] = OrderedDict()
 
-    @property
-    def checkpoint(self) -> Checkpoint:
-        """The model, loaded on first use."""
-        with self._loading:
-            if self._checkpoint is None:
-                from streamlm.checkpoints.checkpoint import load_checkpoint  # torch takes seconds
+    def choose(self, shelf: Shelf, name: str, model: str) -> None:
+        """Set the model of a session that does not exist yet.
 
-                self._checkpoint = load_checkpoint(self.model, device=self.device)
-            return self._checkpoint
+        Raises:
+            ValueError: there is no such model.
+        """
+        if model not in self.models.names:
+            raise ValueError(f"model {model!r}; allowed: {', '.join(self.models.names)}")
+        self._chosen[shelf.folder, name] = model
+        while len(self._chosen) > KEPT_CHOICES:
+            self._chosen.popitem(last=False)
+
+    def model_of(self, shelf: Shelf, name: str) -> str:
+        """The name of a session's model: the one that wrote it, or that was chosen for it.
+
+        Raises:
+            Refused: not a valid name, the session cannot be read, or its model is not here.
+        """
+        store = shelf.store(name)
+        if store is None:
+            return self._chosen.get((shelf.folder, name), self.models.default)
+        found = self.models.of(store)
+        if found is None:
+            raise Refused(
+                f"{name} was written with a different model from those here: "
+                f"{', '.join(self.models.names)}."
+            )
+        return found
+
+    def checkpoint_of(self, shelf: Shelf, name: str) -> Checkpoint:
+        """The model of a session, loaded on first use.
+
+        Raises:
+            Refused: as `model_of`.
+        """
+        model = self.model_of(shelf, name)
+        return self.models.get(model, shelf.store(name))
 
     def warm_up(self) -> None:
-        """Start loading the model in a thread, unless that has already started.
+        """Start loading the default model in a thread, unless that has already started.
 
         Importing torch blocks the interpreter for two seconds, so the first page goes first.
         """
         if not self._warm.is_set():
             self._warm.set()
             threading.Thread(
-                target=lambda: self.checkpoint, name="streamlm model", daemon=True
+                target=lambda: self.models.get(self.models.default),
+                name="streamlm model",
+                daemon=True,
             ).start()
 
     def memory_view(self, shelf: Shelf, name: str, *, visitor: str) -> MemoryView | None:
@@ -103,12 +137,13 @@ class AppState:
         if not history:
             return None
         commit = history[-1].commit.id  # a hash of the whole history
+        checkpoint = self.checkpoint_of(shelf, name)
         if commit not in self._views:
 
             def work(job: Job) -> MemoryView | None:
                 if commit in self._views:  # another visitor's job was faster
                     return self._views[commit]
-                with shelf.open(name, self.checkpoint, readonly=True) as session:
+                with shelf.open(name, checkpoint, readonly=True) as session:
                     return MemoryView.of(session)
 
             self._views[commit] = self.jobs.run(work, visitor=visitor)

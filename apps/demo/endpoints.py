@@ -2,7 +2,7 @@
 
 import gradio as gr
 
-from apps.demo import reading, uploads, writing
+from apps.demo import chatting, reading, uploads, writing
 from apps.demo.app_state import LONG, QUICK, AppState, visitor_id
 from apps.demo.jobs import Job
 from apps.demo.shelf import Refused
@@ -33,7 +33,8 @@ def add_endpoints(app: AppState) -> None:
         progress = []
         with _gradio_errors():
             content = uploads.checked(text, "The text")
-            shelf, checkpoint = _shelf(request), app.checkpoint
+            shelf = _shelf(request)
+            checkpoint = app.checkpoint_of(shelf, session)
 
             def work(job: Job) -> None:
                 reading.read(job, shelf, session, text=content, checkpoint=checkpoint)
@@ -73,7 +74,8 @@ def add_endpoints(app: AppState) -> None:
         with _gradio_errors():
             from streamlm.runtime.sampling import Sampling  # needs torch
 
-            shelf, checkpoint = _shelf(request), app.checkpoint
+            shelf = _shelf(request)
+            checkpoint = app.checkpoint_of(shelf, session)
             sampling = Sampling(temperature=temperature, top_p=top_p)
             if not 0 <= max_tokens <= writing.MAX_TOKENS:
                 raise ValueError(f"max_tokens = {max_tokens}; allowed: 0 to {writing.MAX_TOKENS}")
@@ -95,6 +97,57 @@ def add_endpoints(app: AppState) -> None:
                 pieces += [event.text for event in events if isinstance(event, TokenLogprob)]
         return "".join(pieces)
 
+    def chat(
+        session: str,
+        message: str,
+        system: str = "",
+        max_tokens: int = 400,
+        temperature: float = 0.2,
+        top_p: float = 0.9,
+        seed: int = -1,
+        request: gr.Request = None,
+    ) -> str:
+        """Say something to a session's model and return its reply. Both become part of the session.
+
+        Args:
+            session: its name, NAME or NAME@BRANCH; created if it does not exist.
+            message: what is said, at most 8,000 characters.
+            system: the system prompt of a chat that begins; empty for the model's own.
+            max_tokens: tokens of the reply, at most 1000.
+            temperature: 0 always chooses the likeliest token.
+            top_p: sample from the likeliest tokens whose probabilities add up to this.
+            seed: of the random generator; -1 continues the session's own.
+
+        Returns:
+            The reply.
+        """
+        pieces: list[str] = []
+        with _gradio_errors():
+            from streamlm.runtime.sampling import Sampling  # needs torch
+
+            shelf = _shelf(request)
+            checkpoint = app.checkpoint_of(shelf, session)
+            sampling = Sampling(temperature=temperature, top_p=top_p, repetition_penalty=1.1)
+            if not 0 <= max_tokens <= chatting.MAX_TOKENS:
+                raise ValueError(f"max_tokens = {max_tokens}; allowed: 0 to {chatting.MAX_TOKENS}")
+
+            def work(job: Job) -> None:
+                chatting.reply(
+                    job,
+                    shelf,
+                    session,
+                    message=message,
+                    system=system.strip() or None,
+                    sampling=sampling,
+                    max_tokens=max_tokens,
+                    checkpoint=checkpoint,
+                    seed=None if seed < 0 else seed,
+                )
+
+            for events in app.jobs.stream(work, visitor=visitor_id(request)):
+                pieces += [event for event in events if isinstance(event, str)]
+        return "".join(pieces)
+
     def score_text(session: str, text: str, request: gr.Request) -> float:
         """Score a text given everything the session has read. The session is not modified.
 
@@ -106,7 +159,8 @@ def add_endpoints(app: AppState) -> None:
             Bits per byte; lower is better.
         """
         with _gradio_errors():
-            shelf, checkpoint = _shelf(request), app.checkpoint
+            shelf = _shelf(request)
+            checkpoint = app.checkpoint_of(shelf, session)
             content = uploads.checked(text, "The text")
 
             def work(job: Job) -> float:
@@ -146,7 +200,8 @@ def add_endpoints(app: AppState) -> None:
             The position afterwards.
         """
         with _gradio_errors():
-            shelf, checkpoint = _shelf(request), app.checkpoint
+            shelf = _shelf(request)
+            checkpoint = app.checkpoint_of(shelf, session)
 
             def work(job: Job) -> int:
                 with shelf.open(session, checkpoint) as opened:
@@ -167,7 +222,8 @@ def add_endpoints(app: AppState) -> None:
             The name of the fork, NAME@BRANCH.
         """
         with _gradio_errors():
-            shelf, checkpoint = _shelf(request), app.checkpoint
+            shelf = _shelf(request)
+            checkpoint = app.checkpoint_of(shelf, session)
 
             def work(job: Job) -> str:
                 return shelf.fork(session, branch, checkpoint, tokens=None)
@@ -176,7 +232,7 @@ def add_endpoints(app: AppState) -> None:
             return name
 
     _shelf = app.shelf
-    for long in (read_text, generate_text, score_text):
+    for long in (read_text, generate_text, chat, score_text):
         gr.api(long, api_name=long.__name__, **LONG)
     for quick in (list_sessions, inspect_memory, rewind, fork):
         gr.api(quick, api_name=quick.__name__, **QUICK)

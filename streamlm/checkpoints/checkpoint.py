@@ -9,15 +9,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from streamlm.checkpoints.catalogue import chat_models
 from streamlm.models.base import Model
 from streamlm.models.precision import AUTO, set_precision
 from tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from tokenizer.chat import ChatTemplate
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,30 @@ class Checkpoint:
         lengths = torch.from_numpy(self.tokenizer.token_lengths.copy())
         suppressed[: len(lengths)] = lengths == 0
         return suppressed.to(self.model.device)
+
+    @cached_property
+    def chat(self) -> "ChatTemplate":
+        """The model's chat template.
+
+        Raises:
+            ValueError: it has none; names models that have one.
+        """
+        from tokenizer.chat import ChatTemplate  # most models are not asked
+
+        if self.tokenizer.chat is None or self.tokenizer.chat.template is None:
+            known = ", ".join(f"{name} (streamlm models get {name})" for name in chat_models())
+            raise ValueError(
+                f"{self.name} has no chat template: it continues texts, and does not answer; "
+                f"models that chat: {known}, and instruction-tuned ones of the Llama family"
+            )
+        return ChatTemplate(self.tokenizer)
+
+    @cached_property
+    def suppressed_in_replies(self) -> Tensor:
+        """[V] bool, `suppressed` without the tokens that end a reply."""
+        suppressed = self.suppressed.clone()
+        suppressed[list(self.chat.stop_ids)] = False
+        return suppressed
 
 
 def _digest_of(model: Model) -> str:

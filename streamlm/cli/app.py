@@ -10,6 +10,7 @@ import typer
 
 from memory_store import StoreError
 from streamlm.cli.allocator import return_freed_memory
+from streamlm.cli.chat import chat
 from streamlm.cli.demo import demo
 from streamlm.cli.display import note
 from streamlm.cli.evaluate import evaluate
@@ -29,7 +30,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Language models that read without end in bounded memory.",
 )
-for command in (feed, generate, score, demo, train):
+for command in (feed, generate, score, chat, demo, train):
     app.command()(command)
 app.command("eval")(evaluate)
 app.add_typer(sessions_app, name="sessions")

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from streamlm.cli.display import note
-from streamlm.cli.options import Device, Model, check_store
+from streamlm.cli.options import MODEL_HELP, Device, check_store
 
 APP = "apps.demo.serving.launch"  # imported when called, as apps import this package
 
@@ -22,7 +22,13 @@ def demo(
             help="Folder or URL of the sessions.",
         ),
     ] = "sessions",
-    model: Model = "books",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help=f"{MODEL_HELP} It is that of new sessions. Default: the best that is here.",
+        ),
+    ] = None,
     device: Device = "auto",
     host: Annotated[
         str, typer.Option(help="Address to listen on; 0.0.0.0 allows other computers.")

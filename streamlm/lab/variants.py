@@ -1,6 +1,5 @@
 """The variants that `streamlm compare` trains: models that differ in one part."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,7 +8,7 @@ import torch
 
 from streamlm.config import TRAINED_BY, ModelConfig
 from streamlm.lab.causality import check_causal
-from streamlm.models.build import build_model
+from streamlm.models.build import HEADS, build_model
 
 UNTRAINED = ("max", "mean", "most-used")
 # The reference: the same number of slots, none of them compressed.
@@ -61,29 +60,11 @@ def heads(base: ModelConfig) -> list[Variant]:
         ValueError: no feed-forward width gives that number of parameters.
     """
     slots = base.compressed_len + base.memory_len
-    plain = replace(base, memory_len=slots, compressed_len=0, compression_loss="none")
-    whole = replace(plain, memory_len=slots // base.segment_len * base.segment_len)
-    # The sketch merges tokens that leave memory, which holds whole segments.
-    recent = min(max(base.memory_len, base.segment_len), slots) // base.segment_len
-    recent *= base.segment_len
-    shorter = max(1, base.segment_len // base.compression_rate)
-    # A recurrence carries an E · E matrix per head instead of slots of D.
-    square = math.isqrt(slots * base.d_model // base.n_heads)
     variants = {
-        "compressed": base,
-        "window": plain,
-        "sinks": replace(plain, head="sinks", memory_len=slots - base.pinned_len),
-        "linformer": replace(whole, head="linformer", projected_len=shorter),
-        "informer": replace(whole, head="informer"),
-        "sketch": replace(
-            plain,
-            head="sketch",
-            memory_len=recent,
-            compressed_len=slots - recent if recent else 0,
-        ),
-        "recurrent": replace(plain, head="recurrent", memory_len=0, head_dim=square),
-        "full": replace(plain, head="full", memory_len=0),
+        "window" if name == base.head else name: replace(head.beside(base, slots), head=name)
+        for name, head in HEADS.items()
     }
+    variants = {"compressed": base, **variants}
     wanted = n_parameters(base)
     return [Variant(name, with_size(config, wanted)) for name, config in variants.items()]
 

@@ -7,7 +7,7 @@ state. Heads define how attention accesses the past and how much of it is kept; 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -103,6 +103,17 @@ class Model(nn.Module, ABC):
     def compression_parameters(self) -> list[nn.Parameter]:
         """Parameters that the compression loss (or, with BPTT, the language model) trains."""
         return []
+
+    @classmethod
+    def beside(cls, base: ModelConfig, slots: int) -> ModelConfig:
+        """Settings for a comparison at equal bytes of state, apart from `head`.
+
+        Args:
+            base: of the model to compare with; its other settings are kept.
+            slots: past slots per layer whose bytes the state has. They are not compressed unless
+                the head overrides this.
+        """
+        return replace(base, memory_len=slots, compressed_len=0, compression_loss="none")
 
     @classmethod
     def check(cls, config: ModelConfig) -> None:

@@ -66,9 +66,19 @@ class DrafterConfig:
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, values: Mapping[str, Any]) -> "DrafterConfig":
-        """The configuration for a checkpoint. Raises ValueError for unknown settings."""
+        """The configuration for a checkpoint.
+
+        Raises:
+            ValueError: unknown settings, or a model whose slots are not inputs of layers.
+        """
+        config = checkpoint.model.config
+        if not hasattr(checkpoint.model, "output_bias"):
+            raise ValueError(
+                f"a drafter for head {config.head!r}; allowed: heads whose slots are layer inputs, "
+                "all but 'llama'"
+            )
         bound = {
-            "slot_width": checkpoint.model.config.d_model,
+            "slot_width": config.d_model,
             "backbone": checkpoint.name,
             "weights": checkpoint.fingerprints["weights"],
         }

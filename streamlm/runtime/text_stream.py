@@ -15,6 +15,7 @@ from torch import Tensor
 
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.models.cache import Cache
+from streamlm.runtime.conversation import Conversation, next_turn
 from streamlm.runtime.drafter import LONGEST, Drafter
 from streamlm.runtime.reports import ReadReport, TokenLogprob
 from streamlm.runtime.sampling import Sampling, sample
@@ -42,6 +43,7 @@ class TextStream:
         tail: `StreamEncoder.state`, the text after `ahead` that may still merge with what follows.
         cut: `StreamDecoder.state`, bytes of an incomplete generated character.
         random: state of the PCG64 generator that sampling draws from.
+        conversation: where a chat stands; None if none has begun.
         hidden: [1, D] the model's last output, None where unknown; never saved.
     """
 
@@ -53,6 +55,7 @@ class TextStream:
     tail: Mapping[str, str]
     cut: Mapping[str, str]
     random: Mapping[str, Any]
+    conversation: Conversation | None = None
     hidden: Tensor | None = None
 
     @classmethod
@@ -161,6 +164,30 @@ class TextStream:
             hidden=hidden,
         )
 
+    def read_turn(
+        self,
+        checkpoint: Checkpoint,
+        message: str,
+        *,
+        system: str | None = None,
+        cache: Cache | None = None,
+    ) -> tuple["TextStream", np.ndarray]:
+        """Read a message of a chat, up to the model's reply, in one step.
+
+        Args:
+            system: see `next_turn`.
+            cache: the caller's workspace for this stream; see `Model.hidden`.
+
+        Returns:
+            The new stream, and the ids that were read.
+
+        Raises:
+            ValueError: the model has no chat template; or as `next_turn`.
+        """
+        ids, conversation = next_turn(checkpoint.chat, self.conversation, message, system=system)
+        stream = self.read_ids(checkpoint, ids, cache=cache)
+        return replace(stream, conversation=conversation), ids
+
     def without_held_text(self, checkpoint: Checkpoint) -> "TextStream":
         """The same stream without the text that has not been read."""
         tail = StreamEncoder(checkpoint.tokenizer).state
@@ -173,16 +200,59 @@ class TextStream:
         self, checkpoint: Checkpoint, sampling: Sampling, cache: Cache | None = None
     ) -> tuple["TextStream", int, str]:
         """Draw one token; return the new stream, the token, and the characters it completes."""
+        drawn = self._draw(checkpoint, sampling, checkpoint.suppressed, self.recent, cache)
+        return self._accept(checkpoint, drawn)
+
+    @torch.no_grad()
+    def reply_token(
+        self,
+        checkpoint: Checkpoint,
+        sampling: Sampling,
+        cache: Cache | None = None,
+        *,
+        n_said: int = 0,
+    ) -> tuple["TextStream", int, str]:
+        """`generate_token` within a reply, which ends where the model ends its turn.
+
+        The token that ends it is the template's, whichever the model has chosen. A character that
+        the model has left incomplete is U+FFFD.
+
+        Args:
+            n_said: tokens of the reply so far, to which the repetition penalty applies: what the
+                reply is about may be repeated.
+
+        Raises:
+            ValueError: no reply has begun.
+        """
+        if self.conversation is None or not self.conversation.open:
+            raise ValueError("no reply has begun")
+        said = self.recent[max(0, len(self.recent) - n_said) :]
+        drawn = self._draw(checkpoint, sampling, checkpoint.suppressed_in_replies, said, cache)
+        template = checkpoint.chat
+        if drawn.token not in template.stop_ids:
+            return self._accept(checkpoint, drawn)
+        decoder = StreamDecoder(checkpoint.tokenizer, state=self.cut)
+        left = decoder.flush()
+        ended = replace(self, cut=decoder.state, conversation=self.conversation.closed())
+        stream, token, _ = ended._accept(checkpoint, replace(drawn, token=template.reply_end))
+        return stream, token, left
+
+    def _draw(
+        self,
+        checkpoint: Checkpoint,
+        sampling: Sampling,
+        suppressed: Tensor,
+        recent: np.ndarray,
+        cache: Cache | None,
+    ) -> Accepted:
         model = checkpoint.model
         # Filled on the device: a copy from the host would wait for it.
         tokens = torch.full((1, 1), self.pending, device=model.device)
         hidden, state = advance(model, tokens, self.state, cache)
-        logits = model.logits(hidden)[0].masked_fill(checkpoint.suppressed, -math.inf)
+        logits = model.logits(hidden)[0].masked_fill(suppressed, -math.inf)
         bits = self._generator()
-        chosen = sample(logits, sampling, random=np.random.Generator(bits), recent=self.recent)
-        return self._accept(
-            checkpoint, Accepted(chosen, state, hidden, cast(Any, bits.state), False)
-        )
+        chosen = sample(logits, sampling, random=np.random.Generator(bits), recent=recent)
+        return Accepted(chosen, state, hidden, cast(Any, bits.state), False)
 
     def generate_tokens(
         self,

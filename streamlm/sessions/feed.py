@@ -48,6 +48,7 @@ class Feed:
     def feed(self, *, score: bool) -> ReadReport:
         """Read the sources, from where an interrupted call stopped, and save."""
         live, report, score = self._live, self._report, score or self._logprobs
+        live.end_turn()
         done = resume_sources(live.cursor, self._sources).done
         report.skipped_bytes = sum(source.n_bytes for source in self._sources)
         if report.skipped_bytes:  # the text ahead came from these bytes but is still to be read

@@ -1,10 +1,13 @@
 """LiveStream: the mutable part of a session, shared by feeding, generating and saving."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from memory_store import MemoryStore, Ref, Retention
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.models.cache import Cache
+from streamlm.runtime.conversation import conversation_after
 from streamlm.runtime.memory_report import window
 from streamlm.runtime.reports import ReadReport
 from streamlm.runtime.text_stream import TextStream
@@ -97,6 +100,32 @@ class LiveStream:
         if self.stream.holds_text:
             self.read(self.stream.end_text(self.checkpoint), self.cursor, report, keep=keep)
 
+    def end_turn(self) -> None:
+        """End a turn of a chat that is open, so that text can follow it."""
+        conversation = self.stream.conversation
+        if conversation is not None and conversation.open:
+            ids = np.array([self.checkpoint.chat.reply_end], np.int32)
+            stream = self.stream.read_ids(self.checkpoint, ids, cache=self.cache)
+            self.move(replace(stream, conversation=conversation.closed()), ids, self.cursor)
+
+    def replayed(
+        self, stream: TextStream, ids: np.ndarray, *, later: TextStream | None, cache: Cache
+    ) -> TextStream:
+        """A stream of the past after `ids` of its log, without the text that it held.
+
+        Args:
+            later: the same stream further on, where it is known; see `conversation_after`.
+        """
+        chat = self.checkpoint.tokenizer.chat
+        conversation = conversation_after(
+            self.checkpoint.chat if chat is not None and chat.template is not None else None,
+            stream.conversation,
+            ids,
+            later=later.conversation if later is not None else None,
+        )
+        stream = stream.read_ids(self.checkpoint, ids, cache=cache)
+        return replace(stream.without_held_text(self.checkpoint), conversation=conversation)
+
     def move(self, stream: TextStream, ids: np.ndarray, cursor: FeedCursor | None) -> None:
         """Make `stream` the current value; `ids` are the tokens that it adds."""
         recent = self.recent
@@ -150,8 +179,7 @@ class LiveStream:
         stream, ids = store.replay(head, tokens - length, tokens)
         other = LiveStream(self.checkpoint)
         other.recent, other.log = self._recent_from(stream), TokenLog(stream.position, ids)
-        stream = stream.read_ids(self.checkpoint, ids, cache=other.cache)
-        other.stream = stream.without_held_text(self.checkpoint)
+        other.stream = self.replayed(stream, ids, later=self.stream, cache=other.cache)
         return other
 
     # -- saving -----------------------------------------------------------------------------------

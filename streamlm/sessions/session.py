@@ -14,15 +14,17 @@ from streamlm.runtime.drafter import Drafter
 from streamlm.runtime.memory_report import MemoryReport, observe
 from streamlm.runtime.reports import ProgressCallback, ReadReport, TokenLogprob
 from streamlm.runtime.sampling import Sampling
+from streamlm.sessions.chatting import Chatting
 from streamlm.sessions.feed import Errors, Feed
 from streamlm.sessions.generation import Generation
 from streamlm.sessions.live import LiveStream
+from streamlm.sessions.search import SPAN, Found, search_log
 from streamlm.sessions.sources import Source
 from streamlm.state import State
 from streamlm.transfer import send
 
 
-class Session:
+class Session(Chatting):
     """Reads, scores and generates text as one continuous stream. `streamlm.open` returns one.
 
     A session without a store lives in memory: it can feed, score, generate and fork, but not save
@@ -185,6 +187,29 @@ class Session:
         if not 0 <= start <= stop <= self.position:
             raise ValueError(f"tokens {start} to {stop}; allowed: a part of 0 to {self.position}")
         return self.checkpoint.tokenizer.decode(bound.tokens(start, stop))
+
+    def search(self, text: str, *, k: int = 5, span: int = SPAN) -> list[Found]:
+        """Find passages that the session has read, however long ago; see `search_log`.
+
+        Args:
+            text: passages that share its rare tokens match.
+            k: the maximum number of passages, best first; they do not overlap.
+            span: tokens of a passage.
+
+        Raises:
+            ValueError: the session has no store, or the text is empty.
+            memory_store.NotFound: old tokens were deleted.
+        """
+        bound = self._live.require_store("search it")
+        return search_log(
+            bound.tokens,
+            self.position,
+            self.checkpoint.tokenizer,
+            text,
+            history=self.history(),
+            k=k,
+            span=span,
+        )
 
     def memory_report(self) -> MemoryReport:
         """What the model still remembers of the stream, slot by slot.
@@ -362,9 +387,10 @@ class Session:
         live = self._live
         bound = live.require_store("rewind")
         live.require_writable("rewind")
-        head = self.save()
+        head, later = self.save(), None
         if tokens is not None:
             commit, ids = bound.path_to(head, tokens)
+            later = live.stream
         else:
             ref = bound.find(snapshot, time)
             commit, ids = ref.commit, None
@@ -380,6 +406,6 @@ class Session:
                     live.restore(bound, moved, loaded)
         if ids is not None and (len(ids) or live.stream.holds_text):
             # The replayed tokens include the snapshot's tail; its `feed` is not resumed.
-            stream = live.stream.read_ids(self.checkpoint, ids, cache=live.cache)
-            live.move(stream.without_held_text(self.checkpoint), ids, None)
+            stream = live.replayed(live.stream, ids, later=later, cache=live.cache)
+            live.move(stream, ids, None)
             self.save()

@@ -12,8 +12,11 @@ import torch
 
 from memory_store import Snapshot, Window
 from streamlm.models.base import Model
+from streamlm.runtime.conversation import Conversation
 from streamlm.runtime.text_stream import TextStream
 from streamlm.state import State
+
+CHAT = "chat"  # attribute of snapshots with a conversation
 
 
 def to_snapshot(
@@ -124,12 +127,14 @@ def stream_to_snapshot(
     attributes: Mapping[str, Any],
 ) -> Snapshot:
     """The snapshot of a stream of text; `tokens` are the ids read since the parent commit."""
-    small = {
+    small: dict[str, Any] = {
         "pending": stream.pending,
         "tail": dict(stream.tail),
         "cut": dict(stream.cut),
         "random": dict(stream.random),
     }
+    if stream.conversation is not None:
+        small[CHAT] = stream.conversation.to_json()
     return to_snapshot(
         stream.state,
         model,
@@ -159,4 +164,5 @@ def stream_from_snapshot(snapshot: Snapshot, model: Model, *, recent: np.ndarray
         tail=attributes["tail"],
         cut=attributes["cut"],
         random=attributes["random"],
+        conversation=Conversation.from_json(attributes.get(CHAT)),
     )

@@ -49,6 +49,8 @@ CEILINGS = {
     "informer": Ceiling(178, 495, 218, 640),
     "sinks": Ceiling(70, 250, 88, 410),
     "sketch": Ceiling(165, 480, 238, 735),
+    "llama": Ceiling(123, 142, 257, 900),
+    "llama-most-used": Ceiling(160, 178, 277, 650),
 }
 
 

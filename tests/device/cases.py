@@ -9,7 +9,8 @@ import torch
 
 from streamlm.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from streamlm.config import ModelConfig
-from streamlm.models.build import build_model
+from streamlm.models.build import MODELS, build_model
+from streamlm.models.llama import LlamaModel
 from streamlm.training.config import TrainConfig
 from streamlm.training.data import Corpus
 from streamlm.training.trainer import Trainer
@@ -35,6 +36,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "informer": {"head": "informer", "compressed_len": 0, "factor": 2},
     "sinks": {"head": "sinks", "compressed_len": 0, "pinned_len": 4},
     "sketch": {"head": "sketch", "coverage": 0.1},
+    "llama": {
+        "head": "llama",
+        "n_kv_heads": 1,
+        "compression": "select",
+        "compression_loss": "joint-attention-reconstruction",
+    },
+    "llama-most-used": {"head": "llama", "compression": "most-used", "slots": "int8"},
 }
 SENTENCE = "The whale, the whale! Up helm, up helm! "
 BOOK = SENTENCE * 20
@@ -45,7 +53,10 @@ def config_of(variant: str, **options: Any) -> ModelConfig:
     values = {**SHAPE, **VARIANTS[variant], **options}
     if values.get("cutoffs") and values["vocab_size"] > SHAPE["vocab_size"]:
         values["cutoffs"] = (1000, 4000)
-    return ModelConfig.from_dict(values)
+    head = MODELS[values.get("head", "relative")]
+    if head is LlamaModel:
+        values.pop("dropout", None)
+    return head.settings.from_dict(values)
 
 
 @cache
@@ -76,8 +87,8 @@ def saved(folder: Path, variant: str) -> Path:
 
 
 def loaded(folder: Path, variant: str, device: str) -> Checkpoint:
-    """A random checkpoint on a device."""
-    return load_checkpoint(saved(folder, variant), device=device)
+    """A random checkpoint on a device, in float32, which every device computes in."""
+    return load_checkpoint(saved(folder, variant), device=device, dtype=torch.float32)
 
 
 def trainer_of(

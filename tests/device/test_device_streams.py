@@ -10,9 +10,8 @@ from torch import Tensor
 from benchmarks.tools import parity
 from streamlm.config import COMPRESSIONS
 from streamlm.models.base import Model
-from streamlm.models.build import HEADS, build_model
+from streamlm.models.build import MODELS, build_model
 from streamlm.models.cache import Cache
-from streamlm.models.compression_losses import compression_loss
 from streamlm.runtime.stream import advance, score
 from streamlm.state import State
 from streamlm.training.losses import target_loss
@@ -25,7 +24,7 @@ ROWS = 3
 
 
 def test_every_head_has_a_variant() -> None:
-    assert {config_of(variant).head for variant in VARIANTS} == set(HEADS)
+    assert {config_of(variant).head for variant in VARIANTS} == set(MODELS)
 
 
 def model_of(variant: str) -> Model:
@@ -122,7 +121,7 @@ def trained(model: Model, device: str) -> tuple[State, Tensor]:
             total = total + added
         state, eviction = model.commit(state)
         if eviction is not None:
-            total = total + compression_loss(model, eviction)
+            total = total + model.auxiliary_loss(eviction)[0]
     total.backward()
     grads = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
     return state, torch.cat(grads)

@@ -214,3 +214,10 @@ def test_training_refuses(tiny: Checkpoint, shelf: Corpus, tmp_path: Path) -> No
         DraftTrainer(tiny, DrafterConfig.of(tiny, {"n_tokens": 16}), TrainConfig(), **data)
     with pytest.raises(FileNotFoundError, match="nothing to resume"):
         DraftTrainer(tiny, config, TrainConfig(), **data).resume()
+
+
+def test_a_llama_has_no_drafter(tiny_folder: Callable[..., Path]) -> None:
+    """Its slots are keys and values, which a drafter does not read."""
+    checkpoint = load_checkpoint(tiny_folder(head="llama"), device="cpu")
+    with pytest.raises(ValueError, match="a drafter for head 'llama'; allowed: heads whose slots"):
+        DrafterConfig.of(checkpoint, {})

@@ -16,7 +16,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 def run(
     store: str = "sessions",
     *,
-    model: str = "books",
+    model: str | None = None,
     device: str = "auto",
     host: str = "127.0.0.1",
     port: int = 7860,
@@ -33,7 +33,8 @@ def run(
 
     Args:
         store: the folder of sessions, or a URL of object storage.
-        model, device: see `load_checkpoint`.
+        model: of new sessions, see `load_checkpoint`; None for the best one that is here.
+        device: see `load_checkpoint`.
         root_path: the path under which a proxy serves the demo.
         auth: names and passwords; empty for no login.
         shared: whether all visitors share one shelf. None means yes on this computer without a

@@ -70,7 +70,14 @@ def compare_tab(app: AppState, frame: Frame) -> gr.Tab:
                     f"The text has {len(text):,} characters; allowed: at most {MAX_TEXT:,}."
                 )
             checked(text, "The text")
-            shelf, checkpoint = app.shelf(request), app.checkpoint
+            shelf = app.shelf(request)
+            models = [app.model_of(shelf, name) for name in (a, b)]
+            if models[0] != models[1]:
+                raise ValueError(
+                    f"{a} is a session of {models[0]}, {b} of {models[1]}; allowed: two of one "
+                    "model."
+                )
+            checkpoint = app.checkpoint_of(shelf, a)
             points = [
                 writing.ForkPoint(a, parse_optional_integer(token_a, "Token")),
                 writing.ForkPoint(b, parse_optional_integer(token_b, "Token")),

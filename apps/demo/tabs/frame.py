@@ -19,10 +19,12 @@ class Frame:
 
     Attributes:
         session: the name of the current session; position: how far it has read, as a sentence.
+        model: its model, which can be chosen while it has read nothing.
         strip: its memory in one row; layers: its memory by layer, on the Remember tab.
     """
 
     session: gr.Dropdown
+    model: gr.Dropdown
     position: gr.HTML
     strip: gr.HTML
     layers: gr.HTML
@@ -56,6 +58,16 @@ def saved_strip_html(app: AppState, shelf: Shelf, name: str, *, visitor: str) ->
     """
     view = app.memory_view(shelf, name, visitor=visitor)
     return EMPTY_MEMORY if view is None else view.svg(layers=False)
+
+
+def model_choice(app: AppState, shelf: Shelf, name: str) -> gr.Dropdown:
+    """An update of the model dropdown: the model of a session.
+
+    Raises:
+        Refused: as `AppState.model_of`.
+    """
+    model = app.model_of(shelf, name)
+    return gr.Dropdown(value=model, interactive=shelf.store(name) is None)
 
 
 def session_choices(shelf: Shelf, name: str) -> gr.Dropdown:

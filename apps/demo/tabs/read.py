@@ -69,7 +69,7 @@ def read_tab(app: AppState, frame: Frame) -> None:
         with collect_errors() as errors:
             shelf, visitor = app.shelf(request), visitor_id(request)
             content = _content(chosen, pasted, uploaded)
-            checkpoint = app.checkpoint
+            checkpoint = app.checkpoint_of(shelf, name)
             bar = ""
 
             def work(job: Job) -> None:

@@ -109,8 +109,10 @@ def sessions_tab(app: AppState, frame: Frame) -> gr.Tab:
 
     def rewind_session(name: str, token: float, request: gr.Request) -> tuple[Any, ...]:
         def action(shelf: Shelf, visitor: str) -> tuple[str, str]:
+            checkpoint = app.checkpoint_of(shelf, name)
+
             def work(job: Job) -> None:
-                with shelf.open(name, app.checkpoint) as session:
+                with shelf.open(name, checkpoint) as session:
                     session.rewind(tokens=int(token))
 
             app.jobs.run(work, visitor=visitor)
@@ -120,8 +122,10 @@ def sessions_tab(app: AppState, frame: Frame) -> gr.Tab:
 
     def fork_session(name: str, token: float, branch: str, request: gr.Request) -> tuple[Any, ...]:
         def action(shelf: Shelf, visitor: str) -> tuple[str, str]:
+            checkpoint = app.checkpoint_of(shelf, name)
+
             def work(job: Job) -> str:
-                return shelf.fork(name, branch.strip(), app.checkpoint, tokens=int(token))
+                return shelf.fork(name, branch.strip(), checkpoint, tokens=int(token))
 
             new = app.jobs.run(work, visitor=visitor)
             return new, f"{new} starts at token {int(token):,} and is now the current session."
@@ -213,7 +217,7 @@ def _passage_html(app: AppState, shelf: Shelf, name: str, token: int) -> str:
     """The text that leads to a position."""
     if not token or not shelf.has(name):
         return ""
-    with shelf.open(name, app.checkpoint, readonly=True) as session:
+    with shelf.open(name, app.checkpoint_of(shelf, name), readonly=True) as session:
         token = min(token, session.position)
         text = session.text(max(0, token - PASSAGE_TOKENS), token)
     return f'<p class="passage">…{escape(text)}<b>▏</b></p>'

@@ -60,7 +60,8 @@ def side_by_side(app: AppState, frame: Frame) -> None:
 
         yield message("Opening the session…"), "", ""
         with collect_errors() as messages:
-            shelf, checkpoint = app.shelf(request), app.checkpoint
+            shelf = app.shelf(request)
+            checkpoint = app.checkpoint_of(shelf, name)
             points = [
                 writing.ForkPoint(
                     name,

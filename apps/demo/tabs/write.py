@@ -83,7 +83,8 @@ def write_tab(app: AppState, frame: Frame) -> None:
         with collect_errors() as messages:
             from streamlm.runtime.sampling import Sampling  # needs torch
 
-            shelf, checkpoint = app.shelf(request), app.checkpoint
+            shelf = app.shelf(request)
+            checkpoint = app.checkpoint_of(shelf, name)
             fixed_seed = parse_optional_integer(seed, "Seed")
             stop_strings = writing.parse_stops(stops or "")  # None while its section is closed
             sampling = Sampling(
@@ -163,7 +164,8 @@ def write_tab(app: AppState, frame: Frame) -> None:
             return (message("There is nothing to undo."), *[gr.skip()] * 7, [])
         *earlier, (name, snapshot) = snapshots
         with collect_errors() as errors:
-            shelf, checkpoint = app.shelf(request), app.checkpoint
+            shelf = app.shelf(request)
+            checkpoint = app.checkpoint_of(shelf, name)
 
             def work(job: Job) -> tuple[int, str, str]:
                 return writing.undo(job, shelf, name, snapshot=snapshot, checkpoint=checkpoint)

@@ -58,6 +58,11 @@ class FullModel(SegmentedModel):
         self.reset_parameters()
 
     @classmethod
+    def beside(cls, base: ModelConfig, slots: int) -> ModelConfig:
+        """Its past grows with the stream; see `Model.beside`."""
+        return super().beside(base, 0)
+
+    @classmethod
     def check(cls, config: ModelConfig) -> None:
         """Memory is unbounded, so its lengths must be 0; see `Model.check`."""
         for name in ("compressed_len", "memory_len"):

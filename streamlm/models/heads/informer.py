@@ -65,6 +65,11 @@ class InformerModel(SegmentedModel):
         self.reset_parameters()
 
     @classmethod
+    def beside(cls, base: ModelConfig, slots: int) -> ModelConfig:
+        """Whole segments; see `Model.beside`."""
+        return super().beside(base, slots // base.segment_len * base.segment_len)
+
+    @classmethod
     def check(cls, config: ModelConfig) -> None:
         """Memory consists of whole segments of even length; see `Model.check`.
 

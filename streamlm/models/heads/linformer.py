@@ -8,6 +8,7 @@ the open segment is exact and causal.
 """
 
 import math
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -162,6 +163,12 @@ class LinformerModel(SegmentedModel):
         ages = torch.arange(config.memory_len, device="cpu") + (t + 1) / 2
         self.register_buffer("far_table", absolute(ages, width).float(), persistent=False)
         self.reset_parameters()
+
+    @classmethod
+    def beside(cls, base: ModelConfig, slots: int) -> ModelConfig:
+        """Whole segments, shortened by the base's rate; see `Model.beside`."""
+        plain = super().beside(base, slots // base.segment_len * base.segment_len)
+        return replace(plain, projected_len=max(1, base.segment_len // base.compression_rate))
 
     @classmethod
     def check(cls, config: ModelConfig) -> None:

@@ -6,6 +6,9 @@ Retention (Sun et al., "Retentive Network", 2023, eq. 6 to 9) without rotary pos
 gate: only the decay γ depends on distance. A baseline with a minimal state.
 """
 
+import math
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -80,6 +83,12 @@ class RecurrentModel(SegmentedModel):
         )
         self._add_output()
         self.reset_parameters()
+
+    @classmethod
+    def beside(cls, base: ModelConfig, slots: int) -> ModelConfig:
+        """A matrix E · E per head instead of slots; see `Model.beside`."""
+        square = math.isqrt(slots * base.d_model // base.n_heads)
+        return replace(super().beside(base, 0), head_dim=square)
 
     @classmethod
     def check(cls, config: ModelConfig) -> None:

@@ -43,6 +43,12 @@ class SinksModel(SegmentedModel):
         self.reset_parameters()
 
     @classmethod
+    def beside(cls, base: ModelConfig, slots: int) -> ModelConfig:
+        """Pinned slots count; see `Model.beside`."""
+        plain = super().beside(base, slots)
+        return replace(plain, memory_len=slots - base.pinned_len)
+
+    @classmethod
     def check(cls, config: ModelConfig) -> None:
         """There is no compressed memory; see `Model.check`.
 

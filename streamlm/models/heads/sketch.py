@@ -84,6 +84,14 @@ class SketchModel(SegmentedModel):
                 nn.init.normal_(table, std=self.config.init_std)
 
     @classmethod
+    def beside(cls, base: ModelConfig, slots: int) -> ModelConfig:
+        """Whole segments of memory, and global slots for the rest; see `Model.beside`."""
+        t = base.segment_len
+        recent = min(max(base.memory_len, t), slots) // t * t
+        plain = super().beside(base, recent)
+        return replace(plain, compressed_len=slots - recent if recent else 0)
+
+    @classmethod
     def check(cls, config: ModelConfig) -> None:
         """Memory consists of whole segments, at least one if there are global slots.
 

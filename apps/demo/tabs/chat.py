@@ -1,0 +1,221 @@
+"""The Chat tab: the session as a conversation, with replies that appear as they are written."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from apps.demo import chatting
+from apps.demo.app_state import LONG, QUICK, AppState, visitor_id
+from apps.demo.jobs import Job
+from apps.demo.render.chat_html import chat_html
+from apps.demo.render.text_html import message
+from apps.demo.tabs.frame import (
+    Frame,
+    collect_errors,
+    position_html,
+    saved_position_html,
+    saved_strip_html,
+    session_choices,
+)
+from streamlm.checkpoints.catalogue import chat_models
+
+UPDATE_INTERVAL = 0.15  # seconds between two updates of the page
+ABOUT = "The model has read whatever this session has read. Ask about it, or about anything else."
+
+
+def chat_tab(app: AppState, frame: Frame) -> gr.Tab:
+    """Build the tab; the talk so far is drawn when it is opened."""
+    with gr.Tab("Chat", id="chat") as tab:
+        page = gr.HTML(elem_id="chat-page")
+        status = gr.HTML(elem_id="chat-status")
+        said = gr.Textbox(
+            label="Message",
+            lines=1,  # so that Enter sends
+            max_lines=8,
+            placeholder="Ask something…",
+            elem_id="message",
+        )
+        with gr.Row():
+            send = gr.Button("Send", variant="primary", elem_id="send")
+            stop = gr.Button("Stop", interactive=False, elem_id="stop-reply")
+            undo = gr.Button("Undo", interactive=False, elem_id="undo-turn")
+        with gr.Accordion("System prompt and sampling", open=False):
+            system = gr.Textbox(
+                label="System prompt",
+                info="Of a chat that begins. Empty: the model's own.",
+                lines=2,
+            )
+            with gr.Row():
+                length = gr.Slider(1, chatting.MAX_TOKENS, value=400, step=1, label="Tokens")
+                temperature = gr.Slider(0, 2, value=0.2, step=0.05, label="Temperature (0: greedy)")
+                top_p = gr.Slider(0.05, 1, value=0.9, step=0.05, label="Top-p (1: off)")
+                penalty = gr.Slider(1, 2, value=1.1, step=0.05, label="Repetition penalty (1: off)")
+        turns = gr.State([])  # (session, snapshot) before each turn, for undo
+
+    buttons = [send, stop, undo]
+    outputs = [page, status, said, frame.position, frame.strip, frame.session, *buttons, turns]
+
+    def talk(
+        name: str,
+        text: str,
+        system: str | None,
+        max_tokens: float,
+        temperature: float,
+        top_p: float,
+        penalty: float,
+        snapshots: list[tuple[str, int]],
+        request: gr.Request,
+    ) -> Iterator[Any]:
+        busy = [gr.update(interactive=on) for on in (False, True, False)]
+        idle = [gr.update(interactive=on) for on in (True, False)]
+        before: chatting.Talk | None = None
+        finished: chatting.ReplyFinished | None = None
+        written, updated = "", 0.0
+
+        def shown(*, writing: bool) -> str:
+            turn = [{"role": "user", "content": text}, {"role": "assistant", "content": written}]
+            return chat_html([*(before or []), *turn], writing=writing)
+
+        yield gr.skip(), message("Opening the session…"), *[gr.skip()] * 4, *busy, gr.skip()
+        with collect_errors() as errors:
+            from streamlm.runtime.sampling import Sampling  # needs torch
+
+            if not text.strip():
+                raise ValueError("Type a message first.")
+            shelf, visitor = app.shelf(request), visitor_id(request)
+            checkpoint = app.checkpoint_of(shelf, name)
+            sampling = Sampling(temperature=temperature, top_p=top_p, repetition_penalty=penalty)
+
+            def work(job: Job) -> None:
+                chatting.reply(
+                    job,
+                    shelf,
+                    name,
+                    message=text,
+                    system=(system or "").strip() or None,  # None while its section is closed
+                    sampling=sampling,
+                    max_tokens=min(int(max_tokens), chatting.MAX_TOKENS),
+                    checkpoint=checkpoint,
+                )
+
+            for events in app.jobs.stream(work, visitor=visitor):
+                for event in events:
+                    if isinstance(event, chatting.ReplyStarted):
+                        before = event.before
+                        snapshots = [*snapshots, (name, event.snapshot)]
+                    elif isinstance(event, chatting.ReplyFinished):
+                        finished = event
+                    else:
+                        written += event
+                if before is not None and time.monotonic() - updated > UPDATE_INTERVAL:
+                    cleared = "" if not updated else gr.skip()
+                    updated = time.monotonic()
+                    yield (
+                        *(shown(writing=True), "", cleared),
+                        *([gr.skip()] * 3),
+                        *(*busy, snapshots),
+                    )
+        undoable = gr.update(interactive=bool(snapshots))
+        if before is None:  # refused: the message stays in its field
+            status = errors[0] if errors else ""
+            yield gr.skip(), status, *[gr.skip()] * 4, *idle, undoable, snapshots
+            return
+        summary = errors[0] if errors else message(_summary(finished))
+        choices = session_choices(shelf, name)
+        position = saved_position_html(shelf, name)
+        yield (
+            *(shown(writing=False), summary, gr.skip(), position, gr.skip(), choices),
+            *(*idle, undoable, snapshots),
+        )
+        with collect_errors():  # afterwards: a large model takes seconds
+            strip = saved_strip_html(app, shelf, name, visitor=visitor)
+            yield *[gr.skip()] * 4, strip, *[gr.skip()] * 5
+
+    gr.on(
+        [send.click, said.submit],
+        talk,
+        [frame.session, said, system, length, temperature, top_p, penalty, turns],
+        outputs,
+        **LONG,
+        show_progress="hidden",
+        api_visibility="private",
+    )
+
+    def cancel(request: gr.Request) -> str:
+        return message("Stopping…") if app.jobs.cancel(visitor_id(request)) else ""
+
+    stop.click(cancel, None, status, queue=False, api_visibility="private")
+
+    def undo_last(snapshots: list[tuple[str, int]], request: gr.Request) -> Any:
+        if not snapshots:
+            return gr.skip(), message("There is nothing to undo."), *[gr.skip()] * 7, []
+        *earlier, (name, snapshot) = snapshots
+        with collect_errors() as errors:
+            shelf, visitor = app.shelf(request), visitor_id(request)
+            checkpoint = app.checkpoint_of(shelf, name)
+
+            def work(job: Job) -> chatting.Talk:
+                return chatting.undo(job, shelf, name, snapshot=snapshot, checkpoint=checkpoint)
+
+            turns = app.jobs.run(work, visitor=visitor)
+            position = shelf.history(name)[-1].position
+            return (
+                chat_html(turns),
+                message(f"Undone: {name} is back at token {position:,}."),
+                gr.skip(),
+                position_html(name, position),
+                saved_strip_html(app, shelf, name, visitor=visitor),
+                gr.Dropdown(value=name),
+                *[gr.skip()] * 2,
+                gr.update(interactive=bool(earlier)),
+                earlier,
+            )
+        return gr.skip(), errors[0], *[gr.skip()] * 8
+
+    undo.click(undo_last, turns, outputs, api_visibility="private", **QUICK, show_progress="hidden")
+
+    def show(name: str, request: gr.Request) -> tuple[Any, Any, Any]:
+        with collect_errors() as errors:
+            if not name:  # the page is still loading; this runs again with a name
+                return "", "", gr.skip()
+            shelf = app.shelf(request)
+            model = app.model_of(shelf, name)
+            if not app.models.chats(model):
+                return "", message(_no_chat(app, model)), gr.update(interactive=False)
+            turns = chatting.talk_of(shelf, name, app.checkpoint_of(shelf, name))
+            return chat_html(turns), message("" if turns else ABOUT), gr.update(interactive=True)
+        return "", errors[0], gr.skip()
+
+    gr.on(
+        [tab.select, frame.session.change, frame.model.input],
+        show,
+        frame.session,
+        [page, status, send],
+        **QUICK,
+        show_progress="hidden",
+        api_visibility="private",
+    )
+    return tab
+
+
+def _no_chat(app: AppState, model: str) -> str:
+    """Why there is no chat, and what helps."""
+    here = [name for name in app.models.names if name != model and app.models.chats(name)]
+    missing = [name for name in chat_models() if name not in app.models.names]
+    helps = (
+        f"Begin a new session and choose {here[0]} as its model."
+        if here
+        else f"streamlm models get {missing[0]} downloads one that chats; then restart the demo."
+        if missing
+        else "Restart the demo with --model and a model that chats."
+    )
+    return f"{model} continues texts and does not chat. {helps}"
+
+
+def _summary(finished: chatting.ReplyFinished | None) -> str:
+    """A sentence on how a reply ended; "" if nothing is to be said."""
+    if finished is None:
+        return "Stopped. The session keeps the reply so far, and the chat goes on."
+    return "" if finished.whole else "The reply reached its greatest length."
