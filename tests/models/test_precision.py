@@ -13,7 +13,6 @@ from streamlm.models.llama import LlamaModel
 from streamlm.models.precision import choose_precision, is_packed, set_precision
 from tests.support import invariants
 from tests.support.invariants import largest_difference, random_tokens, read, tiny_model
-from tests.support.phases import check_phases
 from tests.support.threads import check_threads
 
 needs_int8 = pytest.mark.skipif(
@@ -139,7 +138,6 @@ def test_int8_invariants(name: str) -> None:
     invariants.check_rows(model, tolerance=TOLERANCE)
     invariants.check_reset(model, tolerance=TOLERANCE)
     invariants.check_resume(model)
-    check_phases(model, tolerance=TOLERANCE)
     check_threads(model)
     invariants.check_bounded(model, n_segments=20)
 
