@@ -42,13 +42,13 @@ class Models:
             store: the session's; None for one that does not exist yet.
         """
         from streamlm.checkpoints.checkpoint import load_checkpoint  # torch takes seconds
-        from streamlm.sessions.windows import own_windows, windows_attribute, windows_for
+        from streamlm.sessions.windows import own_windows, recorded_attributes, windows_for
 
         windows = {} if store is None else windows_for(name, store)
         windows = windows or own_windows(name)
         with self._loading:
             for key, found in self._loaded.items():
-                known: Mapping[str, Any] = windows_attribute(found).get("windows", {})
+                known: Mapping[str, Any] = recorded_attributes(found).get("windows", {})
                 if key.partition("\n")[0] == name and windows.items() <= known.items():
                     self._loaded.move_to_end(key)
                     return found

@@ -11,8 +11,8 @@ from streamlm.cli.options import (
     Errors,
     Files,
     Json,
-    Model,
     OnError,
+    SessionModel,
     Settings,
     Store,
     open_sources,
@@ -38,7 +38,7 @@ def feed(
         bool, typer.Option("--score", help="Also compute bits per byte, which is slower.")
     ] = False,
     store: Store = "sessions",
-    model: Model = "books",
+    model: SessionModel = None,
     setting: Settings = None,
     device: Device = "auto",
     errors: OnError = Errors.STRICT,

@@ -10,7 +10,15 @@ from typing import Annotated, Any
 import typer
 
 from streamlm.cli.display import interruptible
-from streamlm.cli.options import Device, Json, Model, SessionName, Settings, Store, open_optional
+from streamlm.cli.options import (
+    Device,
+    Json,
+    SessionModel,
+    SessionName,
+    Settings,
+    Store,
+    open_optional,
+)
 
 
 def generate(
@@ -43,7 +51,7 @@ def generate(
         typer.Option(metavar="DIR", help="A drafter: faster, with the same distribution."),
     ] = None,
     store: Store = "sessions",
-    model: Model = "books",
+    model: SessionModel = None,
     setting: Settings = None,
     device: Device = "auto",
     as_json: Json = False,

@@ -49,6 +49,14 @@ Model = Annotated[
     str,
     typer.Option("--model", metavar="MODEL", help=MODEL_HELP),
 ]
+SessionModel = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="MODEL",
+        help=f"{MODEL_HELP} Default: the session's, if it has a name, or books.",
+    ),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
@@ -109,7 +117,7 @@ def parsed_settings(given: Sequence[str] | None) -> dict[str, Any]:
 def open_optional(
     store: str,
     session: str | None,
-    model: str,
+    model: str | None,
     device: str,
     *,
     settings: Sequence[str] | None = None,
@@ -125,8 +133,9 @@ def open_optional(
     if session is None:
         from streamlm.checkpoints.checkpoint import load_checkpoint
         from streamlm.sessions.session import Session
+        from streamlm.sessions.windows import DEFAULT_MODEL
 
-        return Session(load_checkpoint(model, device=device, settings=chosen))
+        return Session(load_checkpoint(model or DEFAULT_MODEL, device=device, settings=chosen))
     return open_named(
         store, session, model, device=device, settings=chosen, readonly=readonly, create=create
     )

@@ -11,7 +11,7 @@ import typer
 from memory_store import StoreError
 from memory_store.places import named, open_store, session_names
 from streamlm.cli.display import console, note, output, show_table
-from streamlm.cli.options import Device, Json, Model, Name, Store
+from streamlm.cli.options import Device, Json, Name, SessionModel, Store
 from streamlm.cli.show import show
 from streamlm.cli.upkeep import copy, export, gc, import_, pin, recover, rename, unpin, verify
 from streamlm.sessions.shelf import (
@@ -56,6 +56,40 @@ def list_sessions(store: Store = "sessions", as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
+def search(
+    name: Name,
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="What to look for.")],
+    k: Annotated[int, typer.Option("-k", min=1, help="Passages to show.")] = 5,
+    store: Store = "sessions",
+    model: SessionModel = None,
+    as_json: Json = False,
+) -> None:
+    """Search everything that a session has read.
+
+    Finds the passages that share the rare words of TEXT. Only the tokenizer of MODEL is loaded.
+    """
+    opened, branch = find(store, name)
+    ref = opened.head(branch)
+    if ref is None:
+        raise missing_branch(opened, name)
+    from streamlm.checkpoints.sources import find_model
+    from streamlm.sessions.search import search_store
+    from streamlm.sessions.windows import recorded_model
+
+    source = recorded_model(opened) if model is None else model
+    found = search_store(opened, ref, find_model(source).read_tokenizer(), text, k=k)
+    if as_json:
+        rows = [{**asdict(each), "saved": each.saved and each.saved.timestamp()} for each in found]
+        print(json.dumps({"name": name, "position": ref.position, "found": rows}))
+        return
+    if not found:
+        output.print(f"{name}: nothing in {ref.position:,} tokens matches")
+    for each in found:
+        when = "" if each.saved is None else f", saved {time_text(each.saved.timestamp())}"
+        output.print(f"token {each.start:,}{when}, score {each.score:.1f}", style="bold")
+        output.print(f"  {' '.join(each.text.split())}")
+
+
 def fork(
     name: Name,
     branch: Annotated[str, typer.Argument(metavar="BRANCH", help="Name of the new branch.")],
@@ -92,7 +126,7 @@ def rewind(
         ),
     ] = None,
     store: Store = "sessions",
-    model: Model = "books",
+    model: SessionModel = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -148,6 +182,7 @@ app = typer.Typer(
 COMMANDS: dict[str, Callable[..., None]] = {
     "list": list_sessions,
     "show": show,
+    "search": search,
     "fork": fork,
     "rewind": rewind,
     "delete": delete,

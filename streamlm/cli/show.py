@@ -11,7 +11,7 @@ import typer
 from memory_store import Corrupt, Ref
 from memory_store.store import Store as OpenStore
 from streamlm.cli.display import output, show_table
-from streamlm.cli.options import Device, Json, Model, Name, Store
+from streamlm.cli.options import Device, Json, Name, SessionModel, Store
 from streamlm.sessions.shelf import find, full_path, locate, missing_branch, open_named
 from streamlm.units import size_text, time_text
 
@@ -37,7 +37,7 @@ def show(
         bool, typer.Option("--all", help=f"List all snapshots instead of the newest {NEWEST}.")
     ] = False,
     store: Store = "sessions",
-    model: Model = "books",
+    model: SessionModel = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:

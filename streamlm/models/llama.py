@@ -10,7 +10,7 @@ have left memory.
 """
 
 from dataclasses import replace
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Self, cast
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from streamlm.models.compressed import CompressedModel, check_compression
 from streamlm.models.layers.attention import attention_mask
 from streamlm.models.layers.int8_step import Int8Step
 from streamlm.models.layers.llama_block import LlamaBlock
+from streamlm.models.layers.packed import Frozen
 from streamlm.models.layers.rotary import inverse_frequencies, rotate, rotation
 from streamlm.models.llama_config import LlamaConfig
 from streamlm.models.segmented import Attended, Call, Projected
@@ -122,6 +123,16 @@ class LlamaModel(CompressedModel):
     def attention_dtype(self) -> torch.dtype:
         """Precision of queries, and of keys and values in a cache."""
         return self._attention_dtype or self.dtype
+
+    def train(self, mode: bool = True) -> Self:
+        """See `Model.train`.
+
+        Raises:
+            ValueError: the weights are packed.
+        """
+        if mode and isinstance(self.output, Frozen):
+            raise ValueError("int8 weights cannot be trained; allowed: float32 or bfloat16")
+        return super().train(mode)
 
     def attend_in(self, dtype: torch.dtype) -> None:
         """Use another precision than that of activations; caches of the model become invalid."""
@@ -267,7 +278,8 @@ class LlamaModel(CompressedModel):
     ) -> tuple[Tensor, State]:
         """All layers; see `Model.read`. Single tokens take `Int8Step` if the model has one."""
         step, config = self.step, self.config
-        if step is None or x.shape[:2] != (1, 1) or config.wants_usage or observe:
+        slow = torch.is_grad_enabled() or config.wants_usage or observe is not None
+        if step is None or slow or x.shape[:2] != (1, 1):
             return super().read(x, state, cache=cache, observe=observe)
         writer = CacheWriter(self._cache_of(state, cache), state, 1)
         call = Call(state, 1, config.columns, self.derived())

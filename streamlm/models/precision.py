@@ -9,7 +9,7 @@ There is no "int4": torch's 4-bit kernel reads text four times slower than its 8
 writes no faster: unpacking costs what the smaller weights save.
 """
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,6 @@ from streamlm.config import any_of
 from streamlm.models.base import Model
 from streamlm.models.layers.int8_block import Int8Attention, Int8FeedForward
 from streamlm.models.layers.int8_step import Int8Step
-from streamlm.models.layers.llama_block import LlamaBlock
 from streamlm.models.layers.packed import Frozen, Int8Embedding, Int8Linear, has_int8_kernels
 from streamlm.models.llama import LlamaModel
 
@@ -102,14 +101,13 @@ def _check_int8(model: Model) -> None:
 
 def _pack(model: LlamaModel) -> None:
     for layer in model.layers:
-        block = cast(LlamaBlock, layer)
+        block = cast(Any, layer)
         block.attention = Int8Attention(block.attention)
         block.feed_forward = Int8FeedForward(block.feed_forward)
     output = model.embedding if model.output is None else model.output
     model.output = Int8Linear(cast(nn.Linear, output).weight)
-    model.embedding = Int8Embedding(cast(nn.Embedding, model.embedding).weight)
-    dtype = torch.bfloat16 if has_bfloat16_products() else torch.float32
-    model.attend_in(dtype)
-    model.eval().float()
+    cast(Any, model).embedding = Int8Embedding(cast(nn.Embedding, model.embedding).weight)
+    model.attend_in(torch.bfloat16 if has_bfloat16_products() else torch.float32)
+    model.requires_grad_(False).eval().float()
     if Int8Step.supports(model.layers):
-        model.step = Int8Step(model.layers, eps=model.config.norm_eps, dtype=dtype)
+        model.step = Int8Step(model.layers, eps=model.config.norm_eps)

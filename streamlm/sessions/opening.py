@@ -9,14 +9,19 @@ from memory_store import Corrupt, Mismatch, NotFound, Retention
 from streamlm.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from streamlm.sessions.live import LiveStream
 from streamlm.sessions.session import Session
-from streamlm.sessions.windows import windows_attribute, windows_for, with_windows_named
+from streamlm.sessions.windows import (
+    recorded_attributes,
+    recorded_model,
+    windows_for,
+    with_windows_named,
+)
 
 RETENTION = Retention(last=32, thin=True)
 
 
 def open_session(
     path: str | Path,
-    model: Checkpoint | str | Path = "books",
+    model: Checkpoint | str | Path | None = None,
     *,
     branch: str = "main",
     create: bool = True,
@@ -32,7 +37,8 @@ def open_session(
     Args:
         path: a directory, named `<session>.zarr` by convention, or a prefix in object storage:
             `s3://bucket/<session>.zarr`, gs://…, az://… (needs the extra `objects`).
-        model: a loaded checkpoint, or an argument of `streamlm.load`.
+        model: a loaded checkpoint, or an argument of `streamlm.load`. None is the model that the
+            session was begun with, if it was one with a name, or else "books".
         branch: the branch to resume; a new session begins on "main".
         create: whether to begin a session if there is none.
         readonly: refuse changes, and take no lock.
@@ -64,13 +70,14 @@ def open_session(
     if isinstance(model, Checkpoint):
         checkpoint = model
     else:
-        windows = {} if existing is None else windows_for(model, existing)
+        source = recorded_model(existing) if model is None else model
+        windows = {} if existing is None else windows_for(source, existing)
         chosen = {**windows, **(settings or {})}
-        checkpoint = load_checkpoint(model, device=device, settings=chosen)
+        checkpoint = load_checkpoint(source, device=device, settings=chosen)
     live = LiveStream(checkpoint, seed=seed)
     live.save_every = save_every
     if existing is None:
-        attributes: dict[str, Any] = windows_attribute(checkpoint)
+        attributes: dict[str, Any] = recorded_attributes(checkpoint)
         attributes |= {"retention": asdict(retention)} if retention is not None else {}
         store = create_store(path, attributes=attributes, fingerprints=checkpoint.fingerprints)
     else:

@@ -18,6 +18,7 @@ from streamlm.sessions.chatting import Chatting
 from streamlm.sessions.feed import Errors, Feed
 from streamlm.sessions.generation import Generation
 from streamlm.sessions.live import LiveStream
+from streamlm.sessions.search import SPAN, Found, search_log
 from streamlm.sessions.sources import Source
 from streamlm.state import State
 from streamlm.transfer import send
@@ -186,6 +187,29 @@ class Session(Chatting):
         if not 0 <= start <= stop <= self.position:
             raise ValueError(f"tokens {start} to {stop}; allowed: a part of 0 to {self.position}")
         return self.checkpoint.tokenizer.decode(bound.tokens(start, stop))
+
+    def search(self, text: str, *, k: int = 5, span: int = SPAN) -> list[Found]:
+        """Find passages that the session has read, however long ago; see `search_log`.
+
+        Args:
+            text: passages that share its rare tokens match.
+            k: the maximum number of passages, best first; they do not overlap.
+            span: tokens of a passage.
+
+        Raises:
+            ValueError: the session has no store, or the text is empty.
+            memory_store.NotFound: old tokens were deleted.
+        """
+        bound = self._live.require_store("search it")
+        return search_log(
+            bound.tokens,
+            self.position,
+            self.checkpoint.tokenizer,
+            text,
+            history=self.history(),
+            k=k,
+            span=span,
+        )
 
     def memory_report(self, *, between: Callable[[], None] = lambda: None) -> MemoryReport:
         """What the model still remembers of the stream, slot by slot.

@@ -125,7 +125,7 @@ def branches(store: Store, name: str) -> list[Branch]:
 def open_named(
     shelf: str,
     name: str,
-    model: "Checkpoint | str | Path",
+    model: "Checkpoint | str | Path | None",
     *,
     device: str = "auto",
     settings: Mapping[str, Any] | None = None,
@@ -165,10 +165,12 @@ def open_named(
         )
     except Mismatch as error:
         differing = ", ".join(
-            f"{what} {(recorded or 'none')[:12]} there and {(given or 'none')[:12]} here"
-            for what, (recorded, given) in error.differing.items()
+            f"{what} {(recorded or 'none')[:12]} there and {(here or 'none')[:12]} here"
+            for what, (recorded, here) in error.differing.items()
         )
-        given = model if isinstance(model, (str, Path)) else model.name
+        given: object = "the recorded one"
+        if model is not None:
+            given = model if isinstance(model, (str, Path)) else model.name
         raise Mismatch(
             f"session {name!r} was written with another model than {given} ({differing}); "
             "allowed: the model it was written with, or another session",

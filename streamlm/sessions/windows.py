@@ -1,4 +1,4 @@
-"""The windows and the precision that a session was begun with, so that it is resumed with them.
+"""The model, windows and precision that a session was begun with, so that it is resumed with them.
 
 Only Llama-family models can be loaded with other windows than their own. Another precision may be
 asked for: the state is the same, and what is computed from then on differs by rounding.
@@ -10,18 +10,31 @@ from typing import Any
 
 from memory_store import Mismatch
 from memory_store.store import Store
+from streamlm.checkpoints.catalogue import BUNDLED, DOWNLOADABLE
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.checkpoints.sources import find_model
 from streamlm.config import ModelConfig
 from streamlm.models.llama_config import WINDOWS, LlamaConfig
 
-ATTRIBUTE, PRECISION = "windows", "precision"
+ATTRIBUTE, PRECISION, MODEL = "windows", "precision", "model"
+DEFAULT_MODEL = "books"
+NAMES = {*BUNDLED, *DOWNLOADABLE}
 
 
-def windows_attribute(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Attributes of a new session's store."""
+def recorded_attributes(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Attributes of a new session's store.
+
+    The model is recorded if it has a name that is the same everywhere, not if it is a path.
+    """
     windows = _windows(checkpoint.model.config)
-    return {ATTRIBUTE: {**windows, PRECISION: checkpoint.precision}} if windows else {}
+    attributes = {ATTRIBUTE: {**windows, PRECISION: checkpoint.precision}} if windows else {}
+    return attributes | ({MODEL: checkpoint.name} if checkpoint.name in NAMES else {})
+
+
+def recorded_model(store: Store | None) -> str:
+    """The name of the model that a session was begun with; "books" if none is recorded."""
+    name = None if store is None else store.attributes.get(MODEL)
+    return name if isinstance(name, str) and name in NAMES else DEFAULT_MODEL
 
 
 def own_windows(model: str | Path) -> Mapping[str, Any]:

@@ -104,9 +104,9 @@ def test_every_type_is_read_block_by_block(tmp_path: Path, code: int, kind: str)
 
 def test_steps_do_not_change_numbers(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(kind="Q4_1")
-    whole = load_model(path, device="cpu").state_dict()
+    whole = load_model(path, device="cpu", dtype=None).state_dict()
     monkeypatch.setattr("streamlm.checkpoints.gguf.NUMBERS", 200)
-    for name, weight in load_model(path, device="cpu").state_dict().items():
+    for name, weight in load_model(path, device="cpu", dtype=None).state_dict().items():
         assert torch.equal(weight, whole[name]), name
 
 
@@ -118,8 +118,8 @@ def test_precision_is_that_of_the_file_unless_another_is_wanted(
     write: Write, kind: str, own: torch.dtype
 ) -> None:
     path = write(kind=kind)
-    for wanted in ("auto", None, torch.float32, torch.bfloat16):
-        model = load_model(path, device="cpu", dtype=wanted)  # type: ignore[arg-type]
+    for wanted in (None, torch.float32, torch.bfloat16):
+        model = load_model(path, device="cpu", dtype=wanted)
         expected = wanted if isinstance(wanted, torch.dtype) else own
         assert {weight.dtype for weight in model.parameters()} == {expected}
     exact = load_model(path, device="cpu", dtype=torch.float32).state_dict()
@@ -132,7 +132,7 @@ def test_precision_is_that_of_the_file_unless_another_is_wanted(
 def test_plain_weights_are_memory_mapped(write: Write, kind: str) -> None:
     """All but norms of another precision, and rows that must be reordered."""
     path = write(kind=kind, options={"vocab_size": 9000})
-    model, mapped = load_model(path, device="cpu"), []
+    model, mapped = load_model(path, device="cpu", dtype=None), []
     for line in Path("/proc/self/maps").read_text().splitlines():
         if line.endswith(str(path.resolve())):
             start, _, stop = line.split()[0].partition("-")
@@ -146,7 +146,7 @@ def test_plain_weights_are_memory_mapped(write: Write, kind: str) -> None:
 def test_weights_do_not_change_the_file(write: Write) -> None:
     path = write()
     before = path.read_bytes()
-    model = load_model(path, device="cpu")
+    model = load_model(path, device="cpu", dtype=None)
     with torch.no_grad():
         for weight in model.parameters():
             weight.zero_()
@@ -156,7 +156,10 @@ def test_weights_do_not_change_the_file(write: Write) -> None:
 def test_a_file_reads_text_as_the_folder_does(write: Write, tmp_path: Path) -> None:
     values = settings()
     folder = write_huggingface(tmp_path / "folder", values, weights(values))
-    one, other = load_checkpoint(write(), device="cpu"), load_checkpoint(folder, device="cpu")
+    one, other = (
+        load_checkpoint(write(), device="cpu", dtype=None),
+        load_checkpoint(folder, device="cpu", dtype=None),
+    )
     text = "It was a dark and stormy night; the rain fell in torrents."
     assert one.tokenizer.encode(text).tolist() == other.tokenizer.encode(text).tolist()
     assert one.name == "model"

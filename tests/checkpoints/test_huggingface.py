@@ -53,7 +53,7 @@ def folder(tmp_path: Path) -> Folder:
 @pytest.mark.parametrize("shards", [1, 3])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_weights_are_those_of_the_files(folder: Folder, shape: str, shards: int) -> None:
-    model = load_model(folder(shape, shards=shards), device="cpu")
+    model = load_model(folder(shape, shards=shards), device="cpu", dtype=None)
     wanted = weights(settings(shape))
     found = model.state_dict()
     assert {their_name(name, "huggingface") for name in found} == set(wanted)
@@ -63,13 +63,13 @@ def test_weights_are_those_of_the_files(folder: Folder, shape: str, shards: int)
 
 
 def test_a_checkpoint_reads_writes_and_is_resumed(folder: Folder, tmp_path: Path) -> None:
-    checkpoint = load_checkpoint(folder(), device="cpu")
+    checkpoint = load_checkpoint(folder(), device="cpu", dtype=None)
     assert checkpoint.name == "model"
     with streamlm.open(tmp_path / "s.zarr", checkpoint) as session:
         session.feed("It was a dark and stormy night. " * 40)
         position = session.position
         wanted = "".join(session.fork().generate(max_tokens=20, seed=3))
-    again = load_checkpoint(tmp_path / "model", device="cpu")
+    again = load_checkpoint(tmp_path / "model", device="cpu", dtype=None)
     assert again.fingerprints == checkpoint.fingerprints
     with streamlm.open(tmp_path / "s.zarr", again) as session:
         assert session.position == position
@@ -81,8 +81,8 @@ def test_precision_is_that_of_the_file_unless_another_is_wanted(
     folder: Folder, dtype: torch.dtype
 ) -> None:
     path = folder(dtype=dtype)
-    for wanted in ("auto", None, torch.float32, torch.bfloat16):
-        model = load_model(path, device="cpu", dtype=wanted)  # type: ignore[arg-type]
+    for wanted in (None, torch.float32, torch.bfloat16):
+        model = load_model(path, device="cpu", dtype=wanted)
         expected = wanted if isinstance(wanted, torch.dtype) else dtype
         assert {weight.dtype for weight in model.parameters()} == {expected}
     with pytest.raises(ValueError, match="dtype = 'half'; allowed: 'auto', None or"):
@@ -93,7 +93,7 @@ def test_norms_in_float32_become_as_the_matrices(tmp_path: Path) -> None:
     values = settings()
     given = weights(values, dtype=torch.bfloat16)
     mixed = {name: w.float() if w.ndim == 1 else w for name, w in given.items()}
-    model = load_model(write_huggingface(tmp_path, values, mixed), device="cpu")
+    model = load_model(write_huggingface(tmp_path, values, mixed), device="cpu", dtype=None)
     assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
     assert torch.equal(model.state_dict()["final_norm.weight"], given["model.norm.weight"])
 
@@ -102,7 +102,7 @@ def test_norms_in_float32_become_as_the_matrices(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shards", [1, 2])
 def test_weights_are_memory_mapped(folder: Folder, shards: int) -> None:
     path = folder(dtype=torch.bfloat16, vocab_size=9000, shards=shards)
-    model = load_model(path, device="cpu")
+    model = load_model(path, device="cpu", dtype=None)
     files, mapped = {str(file.resolve()) for file in path.glob("*.safetensors")}, []
     for line in Path("/proc/self/maps").read_text().splitlines():
         if line.split(maxsplit=5)[-1] in files:
@@ -140,9 +140,9 @@ def test_saved_checkpoints_are_equal(
     folder: Folder, tmp_path: Path, shape: str, compression: str, dtype: torch.dtype
 ) -> None:
     path = folder(shape, dtype=dtype)
-    loaded = load_checkpoint(path, device="cpu", settings={"compression": compression})
+    loaded = load_checkpoint(path, device="cpu", dtype=None, settings={"compression": compression})
     save_checkpoint(tmp_path / "own", loaded.model, loaded.tokenizer)
-    copy = load_checkpoint(tmp_path / "own", device="cpu")
+    copy = load_checkpoint(tmp_path / "own", device="cpu", dtype=None)
     assert copy.model.config == loaded.model.config
     weights, wanted = copy.model.state_dict(), loaded.model.state_dict()
     assert weights.keys() == wanted.keys()
@@ -155,14 +155,16 @@ def test_saved_checkpoints_are_equal(
 
 def test_untrained_gates_are_the_same_every_time(folder: Folder, tmp_path: Path) -> None:
     path, select = folder(), {"compression": "select"}
-    one, other = (load_model(path, device="cpu", settings=select) for _ in range(2))
+    one, other = (load_model(path, device="cpu", dtype=None, settings=select) for _ in range(2))
     weights = one.state_dict()
     assert sum(name.startswith("compressors.") for name in weights) == 4
     assert all(torch.equal(weight, other.state_dict()[name]) for name, weight in weights.items())
     assert all(bool(weight.isfinite().all()) for weight in weights.values())
     # Gates in a file are left out with another compression.
     save_checkpoint(tmp_path / "own", one, None)
-    without = load_model(tmp_path / "own", device="cpu", settings={"compression": "mean"})
+    without = load_model(
+        tmp_path / "own", device="cpu", dtype=None, settings={"compression": "mean"}
+    )
     assert not any(name.startswith("compressors.") for name in without.state_dict())
 
 
@@ -194,18 +196,20 @@ def test_output_layers_of_tied_models_must_be_the_embedding(tmp_path: Path) -> N
     values = settings()
     given = weights(values)
     same = {**given, "lm_head.weight": given["model.embed_tokens.weight"].clone()}
-    model = load_model(write_huggingface(tmp_path / "same", values, same), device="cpu")
+    model = load_model(write_huggingface(tmp_path / "same", values, same), device="cpu", dtype=None)
     assert "output.weight" not in model.state_dict()
     other = {**given, "lm_head.weight": given["model.embed_tokens.weight"] + 1}
     folder = write_huggingface(tmp_path / "other", values, other)
     with pytest.raises(ValueError, match=r"lm_head\.weight differs from model\.embed_tokens"):
-        load_model(folder, device="cpu")
+        load_model(folder, device="cpu", dtype=None)
 
 
 def test_tables_of_frequencies_in_old_files_are_ignored(tmp_path: Path) -> None:
     values = settings()
     table = {"model.layers.1.self_attn.rotary_emb.inv_freq": torch.ones(8)}
-    load_model(write_huggingface(tmp_path, values, {**weights(values), **table}), device="cpu")
+    load_model(
+        write_huggingface(tmp_path, values, {**weights(values), **table}), device="cpu", dtype=None
+    )
 
 
 def test_digests_of_shards_cover_all_of_them_in_order(folder: Folder) -> None:

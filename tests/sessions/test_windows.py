@@ -8,6 +8,7 @@ import streamlm
 from memory_store import Mismatch
 from memory_store.places import create_store, open_store
 from streamlm.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from streamlm.sessions.windows import recorded_model
 from tests.support.pretrained import settings, weights, write_huggingface
 
 TEXT = "It was a dark and stormy night; the rain fell in torrents. " * 30
@@ -75,3 +76,24 @@ def test_damaged_records_are_ignored(folder: Path, tmp_path: Path, windows: obje
         session.feed(TEXT)
     with streamlm.open(path, loaded) as session:
         assert session.position > 100
+
+
+def test_a_session_records_a_model_with_a_name(folder: Path, tmp_path: Path) -> None:
+    """Resumed without a model, it takes the one that it was begun with."""
+    books = load_checkpoint("books", device="cpu")
+    with streamlm.open(tmp_path / "b.zarr", books) as session:
+        session.feed(TEXT)
+    store = open_store(tmp_path / "b.zarr")
+    assert recorded_model(store) == store.attributes["model"] == "books"
+    with streamlm.open(tmp_path / "b.zarr", device="cpu") as session:
+        assert session.checkpoint.name == "books" and session.position > 0
+    # The place of a directory on this machine is not recorded.
+    with streamlm.open(tmp_path / "s.zarr", folder, device="cpu") as session:
+        session.feed(TEXT)
+    assert "model" not in open_store(tmp_path / "s.zarr").attributes
+
+
+@pytest.mark.parametrize("given", ["smollm2", "/tmp/evil", 7, None])
+def test_a_recorded_model_is_one_that_this_package_knows(given: object, tmp_path: Path) -> None:
+    store = create_store(tmp_path / "s.zarr", attributes={"model": given}, fingerprints={})  # type: ignore[dict-item]
+    assert recorded_model(store) == ("smollm2" if given == "smollm2" else "books")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from streamlm.models.build import HEADS
+from streamlm.models.build import MODELS
 from streamlm.models.compression_losses import compression_loss
 from streamlm.models.heads.sketch import SketchModel
 from streamlm.models.transformer_xl import TransformerXL
@@ -160,7 +160,7 @@ def test_segment_loss_and_compression_loss_are_both_added(
     # A learning rate of almost 0 keeps the weights.
     options |= {"steps": 3, "learning_rate": 1e-9, "min_learning_rate": 0.0}
     plain = make("plain", **options)
-    monkeypatch.setitem(HEADS, "relative", Penalised)
+    monkeypatch.setitem(MODELS, "relative", Penalised)
     both = make("both", **options)
     compression = list(islice(plain.run(), 2))[-1].compression_loss
     assert compression > 0  # a segment was compressed

@@ -115,6 +115,10 @@ def test_a_segment_is_one_graph(
 )
 @pytest.mark.filterwarnings("ignore")  # of torch, about itself
 def test_compiled_training_computes_the_same(make: MakeTrainer, fresh_compiler: None) -> None:
+    from torch._inductor.cpu_vec_isa import pick_vec_isa
+
+    if not pick_vec_isa():
+        pytest.skip("without SIMD, PyTorch 2.13 generates code that does not compile")
     assert_compiles(make)
 
 

@@ -1,5 +1,7 @@
 """Parts of a Llama block with 8-bit weights; products of the same input are one product."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -22,7 +24,7 @@ class Int8Attention(GroupedAttention):
             self._joined(plain.query.weight, plain.key.weight, plain.value.weight),
             None if bias is None else self._joined(bias, plain.key.bias, plain.value.bias),
         )
-        self.output = Int8Linear(plain.output.weight)
+        self.output = Int8Linear(cast(nn.Linear, plain.output).weight)
 
     def _joined(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         pair = [half.unflatten(0, (self.n_kv_heads, self.head_dim)) for half in (key, value)]

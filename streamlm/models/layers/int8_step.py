@@ -54,17 +54,13 @@ class _Writer:
 
 
 class Int8Step:
-    """The blocks of a Llama without biases and without norms of queries and keys.
+    """The blocks of a Llama without biases and without norms of queries and keys."""
 
-    Args:
-        dtype: of queries, keys and values in attention.
-    """
-
-    def __init__(self, blocks: nn.ModuleList, *, eps: float, dtype: torch.dtype) -> None:
+    def __init__(self, blocks: nn.ModuleList, *, eps: float) -> None:
         self._layers = [_layer(cast(LlamaBlock, block)) for block in blocks]
         attention = cast(Int8Attention, cast(LlamaBlock, blocks[0]).attention)
         self._n_heads, self._n_kv_heads = attention.n_heads, attention.n_kv_heads
-        self._head_dim, self._eps, self._dtype = attention.head_dim, eps, dtype
+        self._head_dim, self._eps = attention.head_dim, eps
         self._digits = attention.projection.digits
         self._sum = torch.tensor([[1.0, 1.0 / self._digits.base, 0.0]])  # of the digits' products
         self._zero = torch.zeros(1)
@@ -121,7 +117,7 @@ class Int8Step:
             new_key, new_value = new.view(kv_heads, 2, e).unbind(1)
             key.select(1, column).copy_(new_key)
             value.select(1, column).copy_(new_value)
-            query = query.to(self._dtype).view(kv_heads, -1, e)
+            query = query.to(key.dtype).view(kv_heads, -1, e)
             weights = torch.baddbmm(bias, query, key.mT, alpha=scale).softmax(-1)
             attended = torch.bmm(weights, value).view(1, width).float()
             out, factor = wide.plain(attended, layer.output)

@@ -30,7 +30,7 @@ class GroupedAttention(nn.Module):
         self.query = nn.Linear(width, inner, bias=bias)
         self.key = nn.Linear(width, narrow, bias=bias)
         self.value = nn.Linear(width, narrow, bias=bias)
-        self.output = nn.Linear(inner, width, bias=False)
+        self.output: nn.Module = nn.Linear(inner, width, bias=False)
         self.query_norm: nn.Module = nn.Identity()
         self.key_norm: nn.Module = nn.Identity()
         if config.qk_norm:

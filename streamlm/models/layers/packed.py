@@ -72,11 +72,6 @@ class Frozen(nn.Module):
             )
         return self
 
-    def train(self, mode: bool = True) -> Self:
-        if mode:
-            raise ValueError("int8 weights cannot be trained; allowed: float32 or bfloat16")
-        return super().train(mode)
-
     def _save_to_state_dict(self, *args: Any) -> None:
         raise ValueError("int8 weights cannot be saved; allowed: float32 or bfloat16")
 

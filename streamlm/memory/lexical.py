@@ -1,0 +1,85 @@
+"""Lexical search over token ids: the passages of a stream that share the rare tokens of a query.
+
+BM25 (Robertson & Zaragoza 2009) with passages of one length. Token frequencies are counted in
+blocks of that length; the scores are those of windows that begin at any token, so that no passage
+is cut in two. The stream is read twice, in chunks, in bounded memory.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+Chunks = Callable[[], Iterator[np.ndarray]]
+SATURATION = 1.2  # k1: how soon further occurrences of a token count less
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A passage of a stream: tokens start ≤ i < stop, and how well they match, above 0."""
+
+    start: int
+    stop: int
+    score: float
+
+
+def search(query: np.ndarray, chunks: Chunks, *, k: int, span: int) -> list[Passage]:
+    """The k best passages that do not overlap, best first; fewer if fewer match.
+
+    Args:
+        query: ids. Each counts once.
+        chunks: iterates over the ids of the stream in order, a multiple of `span` at a time until
+            the last; called twice.
+        span: tokens of a passage.
+    """
+    terms = np.unique(query)
+    n_blocks, frequency = 0, np.zeros(len(terms))
+    for ids in chunks():
+        blocks = np.full((-(-len(ids) // span), span), -1)
+        blocks.reshape(-1)[: len(ids)] = ids
+        frequency += [(blocks == term).any(axis=1).sum() for term in terms]
+        n_blocks += len(blocks)
+    weight = np.log1p((n_blocks - frequency + 0.5) / (frequency + 0.5))
+    found: list[Passage] = []
+    start, held = 0, np.zeros(0, np.int64)
+    for ids in chunks():
+        held = np.concatenate([held, ids])  # windows begin in the last chunk and end in this one
+        found = _best([*found, *_windows(held, start, terms, weight, k=k, span=span)], k)
+        start += max(0, len(held) - (span - 1))
+        held = held[max(0, len(held) - (span - 1)) :]
+    return found
+
+
+def _windows(
+    ids: np.ndarray, start: int, terms: np.ndarray, weight: np.ndarray, *, k: int, span: int
+) -> Iterator[Passage]:
+    """The best windows of consecutive ids, which begin at `start`."""
+    n = max(1, len(ids) - span + 1)
+    score = np.zeros(n)
+    for term, rarity in zip(terms, weight, strict=True):
+        seen = np.concatenate([[0], np.cumsum(ids == term)])
+        stop = np.minimum(np.arange(n) + span, len(ids))
+        count = seen[stop] - seen[:n]
+        score += rarity * count * (SATURATION + 1) / (count + SATURATION)
+    for _ in range(k):
+        best = _middle(score)
+        if score[best] <= 0:
+            return
+        yield Passage(start + best, start + min(best + span, len(ids)), float(score[best]))
+        score[max(0, best - span + 1) : best + span] = 0
+
+
+def _middle(score: np.ndarray) -> int:
+    """The middle of the first run of windows with the highest score: the matches are inside it."""
+    first = int(score.argmax())
+    after = np.flatnonzero(score[first:] < score[first])
+    return first + (int(after[0]) if len(after) else len(score) - first) // 2
+
+
+def _best(passages: Sequence[Passage], k: int) -> list[Passage]:
+    """The k best passages that do not overlap; of two that do, the better one."""
+    kept: list[Passage] = []
+    for each in sorted(passages, key=lambda passage: (-passage.score, passage.start)):
+        if all(each.stop <= other.start or other.stop <= each.start for other in kept):
+            kept.append(each)
+    return kept[:k]
