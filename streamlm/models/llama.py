@@ -282,9 +282,8 @@ class LlamaModel(CompressedModel):
         if step is None or slow or x.shape[:2] != (1, 1):
             return super().read(x, state, cache=cache, observe=observe)
         writer = CacheWriter(self._cache_of(state, cache), state, 1)
-        call = Call(state, 1, config.columns, self.derived())
-        context = self.call_context(call)
         at = config.columns - config.segment_len + state.phase
+        context = self.call_context(Call(state, 1, config.columns, self.derived()))
         hidden, slots = step(
             x[0],
             rotation=(context.cos, context.sin),

@@ -157,8 +157,8 @@ def test_a_file_reads_text_as_the_folder_does(write: Write, tmp_path: Path) -> N
     values = settings()
     folder = write_huggingface(tmp_path / "folder", values, weights(values))
     one, other = (
-        load_checkpoint(write(), device="cpu", dtype=None),
-        load_checkpoint(folder, device="cpu", dtype=None),
+        load_checkpoint(write(), device="cpu"),
+        load_checkpoint(folder, device="cpu"),
     )
     text = "It was a dark and stormy night; the rain fell in torrents."
     assert one.tokenizer.encode(text).tolist() == other.tokenizer.encode(text).tolist()

@@ -63,13 +63,13 @@ def test_weights_are_those_of_the_files(folder: Folder, shape: str, shards: int)
 
 
 def test_a_checkpoint_reads_writes_and_is_resumed(folder: Folder, tmp_path: Path) -> None:
-    checkpoint = load_checkpoint(folder(), device="cpu", dtype=None)
+    checkpoint = load_checkpoint(folder(), device="cpu")
     assert checkpoint.name == "model"
     with streamlm.open(tmp_path / "s.zarr", checkpoint) as session:
         session.feed("It was a dark and stormy night. " * 40)
         position = session.position
         wanted = "".join(session.fork().generate(max_tokens=20, seed=3))
-    again = load_checkpoint(tmp_path / "model", device="cpu", dtype=None)
+    again = load_checkpoint(tmp_path / "model", device="cpu")
     assert again.fingerprints == checkpoint.fingerprints
     with streamlm.open(tmp_path / "s.zarr", again) as session:
         assert session.position == position

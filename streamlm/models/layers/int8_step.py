@@ -40,14 +40,14 @@ class _Writer:
 
     def normed(self, x: Tensor, norm: Tensor, packed: Any, eps: float) -> tuple[Tensor, float]:
         """Products of a layer with the digits of x's RMS norm, [3, n], and their common factor."""
-        length = float(torch.linalg.vector_norm(x))
+        length = torch.linalg.vector_norm(x).item()
         torch.mul(x, norm, out=self._high)
         out, scale = self.plain(self._high, packed)
         return out, scale * (length * length / x.shape[1] + eps) ** -0.5
 
     def plain(self, x: Tensor, packed: Any) -> tuple[Tensor, float]:
         """Products of a layer with the digits of x, [3, n], and their common factor."""
-        scale = max(float(torch.linalg.vector_norm(x)), TINY) / self._half
+        scale = max(torch.linalg.vector_norm(x).item(), TINY) / self._half
         torch.mul(x, 1 / scale, out=self._high)
         torch.sub(self._high, self._high.round(), out=self._low).mul_(self._base)
         return self._linear(self._rows, packed, self._narrow), scale
@@ -91,7 +91,8 @@ class Int8Step:
             x: [1, D] float32.
             rotation: cos and sin of its position, two [1, E].
             bias: [1, H / H_kv, K], -inf where masked.
-            pairs: each layer's keys and values, two [H_kv, K, E].
+            pairs: each layer's keys and values, two [H_kv, K, E]; the products copy a part of such
+                a tensor, so they take all columns.
             column: where the token's keys and values go.
             as_slots: rounds keys and values, [W], to the precision of slots.
 
@@ -99,7 +100,7 @@ class Int8Step:
             x after all blocks [1, D], and slots [L, W].
         """
         heads, kv_heads, e, eps = self._n_heads, self._n_kv_heads, self._head_dim, self._eps
-        width, half, scale = heads * e, e // 2, e**-0.5
+        width, half = heads * e, e // 2
         cos, sin = self._tables(*rotation)
         narrow, inner = _Writer(self._digits, x.shape[1]), None
         wide = narrow if width == x.shape[1] else _Writer(self._digits, width)
@@ -118,7 +119,7 @@ class Int8Step:
             key.select(1, column).copy_(new_key)
             value.select(1, column).copy_(new_value)
             query = query.to(key.dtype).view(kv_heads, -1, e)
-            weights = torch.baddbmm(bias, query, key.mT, alpha=scale).softmax(-1)
+            weights = torch.baddbmm(bias, query, key.mT).softmax(-1)
             attended = torch.bmm(weights, value).view(1, width).float()
             out, factor = wide.plain(attended, layer.output)
             x = torch.addmm(x, self._sum, out, alpha=factor)
@@ -131,12 +132,15 @@ class Int8Step:
         return x, torch.stack(written)
 
     def _tables(self, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin of all heads of a projection, two [H + 2 · H_kv, E]; values stay."""
+        """cos and sin of all heads of a projection, two [H + 2 · H_kv, E].
+
+        Queries are divided by √E, values stay.
+        """
         tables = []
         for turned, still in ((cos, 1.0), (sin, 0.0)):
+            query = (turned * self._head_dim**-0.5).expand(self._n_heads, -1)
             pair = torch.cat([turned, torch.full_like(turned, still)])
-            both = [turned.expand(self._n_heads, -1), pair.repeat(self._n_kv_heads, 1)]
-            tables.append(torch.cat(both))
+            tables.append(torch.cat([query, pair.repeat(self._n_kv_heads, 1)]))
         return tables[0], tables[1]
 
 
