@@ -14,6 +14,7 @@ import pytest
 import typer
 
 from streamlm.cli.app import app
+from tests.support.chats import chat_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -22,6 +23,7 @@ DEMO = ROOT / "apps" / "README.md"  # its Python needs a server: see test_demo_a
 CARD = ROOT / "streamlm" / "assets" / "books" / "README.md"
 PAGES = [README, *DOCS, DEMO]
 MOST_LINES = 140  # of the README
+DOWNLOADED = '("smollm2")'  # an argument of streamlm.load
 
 
 def text_of(page: Path) -> str:
@@ -52,7 +54,7 @@ WITH_PYTHON = [page for page in (README, *DOCS) if blocks("python", page=page)]
 
 def test_the_main_pages_have_python() -> None:
     names = {page.stem for page in WITH_PYTHON}
-    assert names >= {"README", "sessions", "models", "memory", "evaluation", "architecture"}
+    assert names >= {"README", "chat", "sessions", "models", "memory", "evaluation", "architecture"}
 
 
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda page: page.stem)
@@ -60,6 +62,8 @@ def test_python_runs(page: Path, tmp_path: Path, prose: Callable[..., str]) -> N
     """All blocks of a page as one script, where there are a moby.txt and an other.txt."""
     script = "\n".join(blocks("python", page=page))
     assert "import streamlm" in script
+    if DOWNLOADED in script:  # a tiny model that chats stands for it
+        script = script.replace(DOWNLOADED, f"({str(chat_folder(tmp_path / 'model'))!r})")
     (tmp_path / "moby.txt").write_text(prose(400), encoding="utf-8")
     (tmp_path / "other.txt").write_text(prose(50, seed=1), encoding="utf-8")
     (tmp_path / "page.py").write_text(script, encoding="utf-8")
