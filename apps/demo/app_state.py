@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import gradio as gr
 
 from apps.demo.expiry import BrowserShelves
-from apps.demo.jobs import Job, Jobs
+from apps.demo.jobs import Cancelled, Job, Jobs
 from apps.demo.models import Models
 from apps.demo.render.memory_svg import MemoryView
 from apps.demo.shelf import Refused, Shelf
@@ -124,14 +124,21 @@ class AppState:
                 daemon=True,
             ).start()
 
-    def memory_view(self, shelf: Shelf, name: str, *, visitor: str) -> MemoryView | None:
+    def memory_view(
+        self, shelf: Shelf, name: str, *, visitor: str, gives_way: bool = False
+    ) -> MemoryView | None:
         """View the saved memory of a session; None if it has none.
 
         Views are cached: each one needs the tokens since the last full snapshot to be read again,
-        up to 16,384 of them for a session that the command line has written.
+        up to 16,384 of them for a session that the command line has written. A large model takes
+        seconds, in which other jobs take turns.
+
+        Args:
+            gives_way: give up as soon as a job of this visitor runs.
 
         Raises:
             Refused: the session cannot be read.
+            Cancelled: it gave way.
         """
         history = shelf.history(name) if shelf.has(name) else []
         if not history:
@@ -143,8 +150,14 @@ class AppState:
             def work(job: Job) -> MemoryView | None:
                 if commit in self._views:  # another visitor's job was faster
                     return self._views[commit]
+
+                def between() -> None:
+                    if gives_way and self.jobs.runs(visitor):
+                        raise Cancelled
+                    job.yield_turn()
+
                 with shelf.open(name, checkpoint, readonly=True) as session:
-                    return MemoryView.of(session)
+                    return MemoryView.of(session, between=between)
 
             self._views[commit] = self.jobs.run(work, visitor=visitor)
             while len(self._views) > CACHED_VIEWS:

@@ -161,6 +161,11 @@ class Jobs:
         with job.turn():
             return work(job)
 
+    def runs(self, visitor: str) -> bool:
+        """Whether a job of a visitor is running."""
+        with self._guard:
+            return visitor in self._running
+
     def cancel(self, visitor: str) -> bool:
         """Cancel all jobs of a visitor; True if there were any."""
         with self._guard:

@@ -42,9 +42,10 @@ class Models:
             store: the session's; None for one that does not exist yet.
         """
         from streamlm.checkpoints.checkpoint import load_checkpoint  # torch takes seconds
-        from streamlm.sessions.windows import recorded_attributes, windows_for
+        from streamlm.sessions.windows import own_windows, recorded_attributes, windows_for
 
         windows = {} if store is None else windows_for(name, store)
+        windows = windows or own_windows(name)
         with self._loading:
             for key, found in self._loaded.items():
                 known: Mapping[str, Any] = recorded_attributes(found).get("windows", {})

@@ -63,7 +63,7 @@ def build(app: AppState) -> gr.Blocks:
         position = gr.HTML(elem_id="position")
         strip = gr.HTML(EMPTY_MEMORY, elem_id="strip")
         layers = gr.HTML(EMPTY_MEMORY, elem_id="memory", render=False)  # reading updates it too
-        frame = Frame(session, model, position, strip, layers)
+        frame = Frame(session, model, position, strip, layers, gr.State(""))
         with gr.Tabs():
             with gr.Tab("Read", id="read"):
                 read_tab(app, frame)
@@ -104,12 +104,10 @@ def build(app: AppState) -> gr.Blocks:
         def show_session(name: str, request: gr.Request) -> Iterator[Any]:
             with collect_errors() as errors:
                 shelf, visitor = app.shelf(request), visitor_id(request)
-                yield saved_position_html(shelf, name or ""), gr.skip(), gr.skip()
-                yield gr.skip(), gr.skip(), model_choice(app, shelf, name or "")
-                yield (
-                    *(gr.skip(), saved_strip_html(app, shelf, name or "", visitor=visitor)),
-                    gr.skip(),
-                )
+                model = model_choice(app, shelf, name or "")
+                yield saved_position_html(shelf, name or ""), gr.skip(), model
+                strip = saved_strip_html(app, shelf, name or "", visitor=visitor)
+                yield gr.skip(), strip, gr.skip()
             if errors:
                 yield errors[0], EMPTY_MEMORY, gr.skip()
             app.warm_up()

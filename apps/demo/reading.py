@@ -20,7 +20,6 @@ from tokenizer import StreamDecoder
 
 if TYPE_CHECKING:
     from streamlm.checkpoints.checkpoint import Checkpoint
-    from streamlm.sessions.session import Session
 
 BLOCK = 2048  # bytes read at a time: some tenths of a second
 VIEW_INTERVAL = 2.0  # seconds between two views of the memory, at least
@@ -65,7 +64,7 @@ def read(job: Job, shelf: Shelf, name: str, *, text: str, checkpoint: Checkpoint
         report.ids.clear()  # those of a long text would fill the memory
         report.logprobs.clear()
         if (now := time.monotonic()) > next_view and session.position:
-            view = MemoryView.of(session)
+            view = MemoryView.of(session, between=job.yield_turn)
             next_view = now + max(VIEW_INTERVAL, (time.monotonic() - now) / VIEW_SHARE)
         bar = progress_bar(progress, skipped=report.skipped_bytes)
         job.emit(ReadProgress(bar, tokens, session.position, view))
@@ -79,16 +78,8 @@ def read(job: Job, shelf: Shelf, name: str, *, text: str, checkpoint: Checkpoint
             report = session.feed(file, logprobs=True, block_bytes=BLOCK, progress=emit)
             size = file.stat().st_size
             bar = progress_bar(Progress("", size, size, report), skipped=report.skipped_bytes)
-            bits = report.bits_per_byte
-            at = "" if bits is None else f" at {bits:.2f} bits per byte"
-            summary = (
-                f"Read {report.tokens:,} tokens{at}; {name} is saved at token {session.position:,}."
-            )
-            view = MemoryView.of(session)
-            job.emit(ReadProgress(bar, [], session.position, view, summary))
-
-
-def memory_strip(session: Session) -> str:
-    """The memory of a session as a narrow strip; "" if it has none."""
-    view = MemoryView.of(session)
-    return "" if view is None else view.svg(layers=False)
+            bits, position = report.bits_per_byte, session.position
+    # The session is closed by now, so that whoever reads the summary can use it.
+    at = "" if bits is None else f" at {bits:.2f} bits per byte"
+    summary = f"Read {report.tokens:,} tokens{at}; {name} is saved at token {position:,}."
+    job.emit(ReadProgress(bar, [], position, summary=summary))

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from apps.demo.jobs import Job
-from apps.demo.reading import memory_strip
 from apps.demo.shelf import Shelf
 from streamlm.runtime.reports import TokenLogprob
 
@@ -33,10 +32,9 @@ class WriteStarted:
 
 @dataclass(frozen=True)
 class WriteFinished:
-    """Generation is finished and saved: the session's position, and its memory as a strip."""
+    """Generation is finished and saved: the session's position."""
 
     position: int
-    strip: str
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ def write(
         for token in tokens:
             job.emit(token)
             job.yield_turn()
-        job.emit(WriteFinished(session.position, memory_strip(session)))
+        job.emit(WriteFinished(session.position))
 
 
 def parse_stops(text: str) -> list[str]:
@@ -110,11 +108,11 @@ def parse_stops(text: str) -> list[str]:
 
 def undo(
     job: Job, shelf: Shelf, name: str, *, snapshot: int, checkpoint: Checkpoint
-) -> tuple[int, str, str]:
-    """Rewind to a snapshot; returns the position, the text before it, and the memory strip."""
+) -> tuple[int, str]:
+    """Rewind to a snapshot; returns the position, and the text before it."""
     with shelf.open(name, checkpoint) as session:
         session.rewind(snapshot=snapshot)
-        return session.position, _context(session), memory_strip(session)
+        return session.position, _context(session)
 
 
 def _context(session: Session) -> str:

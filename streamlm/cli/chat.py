@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from memory_store.places import occupied
 from streamlm.checkpoints.catalogue import chat_models, present
 from streamlm.cli.display import interruptible, note, reading_bar
 from streamlm.cli.options import (
@@ -22,6 +23,7 @@ from streamlm.cli.options import (
     Store,
     open_optional,
 )
+from streamlm.sessions.shelf import locate
 
 if TYPE_CHECKING:
     from streamlm.sessions.session import Session
@@ -64,7 +66,8 @@ def chat(
     model: Annotated[
         str | None,
         typer.Option(
-            metavar="MODEL", help=f"{MODEL_HELP} Default: the best downloaded one that chats."
+            metavar="MODEL",
+            help=f"{MODEL_HELP} Default: the session's; of a new one, the best downloaded one.",
         ),
     ] = None,
     setting: Settings = None,
@@ -79,9 +82,10 @@ def chat(
     if typed and as_json:
         raise ValueError("--json in a terminal; allowed: with --prompt, or with a message by pipe")
     messages = list(prompt or ()) if prompt or typed else [_piped()]
-    chosen = default_model() if model is None else model
+    begun = session is not None and occupied(locate(store, session)[0])
+    chosen = default_model() if model is None and not begun else model
     if typed:
-        note(f"loading {chosen}…")
+        note("loading the model…")
     kept = f"session {session} includes the talk so far" if session else "nothing was saved"
     with (
         interruptible(lambda: kept),

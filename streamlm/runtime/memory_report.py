@@ -4,6 +4,7 @@ Nothing is measured while text is read, so reading stays fast. The newest tokens
 an earlier state, and the attention weights are observed.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -98,13 +99,16 @@ def window(config: ModelConfig) -> int:
 
 
 @torch.no_grad()
-def observe(model: Model, tokens: Tensor, state: State) -> MemoryReport:
+def observe(
+    model: Model, tokens: Tensor, state: State, *, between: Callable[[], None] = lambda: None
+) -> MemoryReport:
     """Read tokens, and report on the slots after the last.
 
     Args:
         tokens: [1, n] ids, the pending one first; at least `window` of them, unless the state is
             empty.
         state: before them.
+        between: called after each segment; an exception that it raises ends the call.
 
     Raises:
         ValueError: there are too few tokens to know what the oldest slots represent, or the model
@@ -127,6 +131,7 @@ def observe(model: Model, tokens: Tensor, state: State) -> MemoryReport:
         if state.phase == config.segment_len:
             state, eviction = model.commit(state, cache)
             seen = seen.commit(model, eviction)
+            between()
     columns = np.arange(config.past_len + state.phase)
     columns = columns[config.past_len - int(state.filled) :]
     queries = np.maximum(seen.queries[columns], 1)

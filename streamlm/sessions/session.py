@@ -1,6 +1,6 @@
 """Session: a stream of text in a store, the one mutable object of the API."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime
 from typing import Self
@@ -211,11 +211,15 @@ class Session(Chatting):
             span=span,
         )
 
-    def memory_report(self) -> MemoryReport:
+    def memory_report(self, *, between: Callable[[], None] = lambda: None) -> MemoryReport:
         """What the model still remembers of the stream, slot by slot.
 
         The newest tokens, hundreds to thousands, are read again for it. The session is not
         modified.
+
+        Args:
+            between: called after each segment that is read; an exception that it raises ends the
+                call.
 
         Raises:
             ValueError: nothing was read, or the model has no memory of slots.
@@ -228,7 +232,7 @@ class Session(Chatting):
         ids = live.log.take(stream.position, self.position)
         inputs = np.concatenate([[stream.pending], ids[:-1]]).astype(np.int64)
         tokens = send(torch.from_numpy(inputs)[None], self.checkpoint.model.device)
-        report = observe(self.checkpoint.model, tokens, stream.state)
+        report = observe(self.checkpoint.model, tokens, stream.state, between=between)
         return replace(report, first=stream.position, ids=ids)
 
     # -- generation -------------------------------------------------------------------------------

@@ -37,6 +37,11 @@ def recorded_model(store: Store | None) -> str:
     return name if isinstance(name, str) and name in NAMES else DEFAULT_MODEL
 
 
+def own_windows(model: str | Path) -> Mapping[str, Any]:
+    """The windows of a model without settings; none if it has no such settings."""
+    return _windows(find_model(model).config)
+
+
 def windows_for(model: str | Path, store: Store) -> Mapping[str, Any]:
     """The recorded windows as settings for a model; none if it has no such settings."""
     recorded = _recorded(store)

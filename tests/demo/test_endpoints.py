@@ -10,6 +10,7 @@ import pytest
 
 import streamlm
 from streamlm.checkpoints.checkpoint import Checkpoint
+from tests.support.chats import chat_folder
 from tests.support.demo_server import ROOT, DemoServer
 
 httpx = pytest.importorskip("httpx", reason="needs gradio: pip install 'streamlm[demo]'")
@@ -21,6 +22,7 @@ TOOLS = {
     "list_sessions",
     "read_text",
     "generate_text",
+    "chat",
     "score_text",
     "inspect_memory",
     "rewind",
@@ -64,6 +66,8 @@ def test_refusals_reach_the_client(client: Any) -> None:
         (("nobody",), "/inspect_memory", "has read nothing yet"),
         (("nobody", 5), "/rewind", "no session 'nobody'"),
         (("a", "", 5000), "/generate_text", "max_tokens = 5000; allowed: 0 to 1000"),
+        (("a", "Who?"), "/chat", "models that chat: smollm2"),
+        (("a", "Who?", "", 5000), "/chat", "max_tokens = 5000; allowed: 0 to 1000"),
         (("a", "", 5, -1.0), "/generate_text", "temperature = -1.0; allowed"),
         (
             ("a", "", 5, 0.8, 0.95, 1, "\n.".join("abcdefghijklmnopqrstuvw")),
@@ -81,6 +85,24 @@ def test_generation_ends_before_a_stop_string(client: Any) -> None:
     stop = whole[30:33]
     stopped = client.predict("two", stop=f"never\n{stop}\n\n", **options)
     assert stopped == whole[: whole.find(stop)] != ""
+
+
+def test_a_chat(tmp_path: Path) -> None:
+    """Two messages of one chat; the session is that of the command line."""
+    folder = chat_folder(tmp_path / "chatty")
+    with DemoServer(tmp_path / "sessions", folder) as server:
+        client = gradio_client.Client(server.address, verbose=False)
+        options = {"system": "Be a whale.", "max_tokens": 6, "api_name": "/chat"}
+        first = client.predict("c", "Who?", seed=3, **options)
+        client.predict("c", "Why?", **options)
+        with pytest.raises(Exception, match="begun with another system prompt"):
+            client.predict("c", "Why?", **{**options, "system": "Be a ship."})
+        with pytest.raises(Exception, match="The message has 8,001 characters"):
+            client.predict("c", "x" * 8001, **options)
+    with streamlm.open(tmp_path / "sessions" / "c.zarr", folder, device="cpu") as session:
+        turns = [(one["role"], one["content"]) for one in session.transcript()]
+    assert turns[:2] == [("system", "Be a whale."), ("user", "Who?")] and turns[3][1] == "Why?"
+    assert turns[2][1].removesuffix("\ufffd") == first and len(turns) == 5
 
 
 def test_only_the_named_functions_are_public(client: Any) -> None:

@@ -15,9 +15,9 @@ pytestmark = pytest.mark.browser
 def test_every_control_has_an_accessible_name(visit: Visit) -> None:
     visitor = visit()
     assert re.fullmatch(r"session-[0-9a-f]{6}", visitor.session)
-    for name in ("Read", "Remember", "Write", "Sessions", "Compare"):
+    for name in ("Read", "Chat", "Remember", "Write", "Sessions", "Compare"):
         visitor.tab(name)
-        assert visitor.page.get_by_role("tab").count() == 5
+        assert visitor.page.get_by_role("tab").count() == 6
         unnamed = visitor.page.evaluate(
             """() => [...document.querySelectorAll("button, input, textarea, [tabindex='0']")]
                 .filter((e) => e.offsetParent !== null && e.type !== "file")
@@ -32,7 +32,7 @@ def test_every_control_has_an_accessible_name(visit: Visit) -> None:
 def test_the_page_fits_a_narrow_screen(visit: Visit, prose: Any, scheme: str) -> None:
     visitor = visit(width=375, scheme=scheme)
     visitor.read(prose(100))
-    for name in ("Read", "Remember", "Write", "Sessions", "Compare"):
+    for name in ("Read", "Chat", "Remember", "Write", "Sessions", "Compare"):
         visitor.tab(name)
         visitor.page.wait_for_timeout(300)
         width = visitor.page.evaluate("document.documentElement.scrollWidth")

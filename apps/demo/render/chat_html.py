@@ -30,8 +30,10 @@ def chat_html(messages: Sequence[dict[str, str]], *, writing: bool = False) -> s
 
 def _turn(message: dict[str, str], *, writing: bool) -> str:
     role, content = message["role"], message["content"].strip()
-    if role == "text" and len(content) > 2 * SHOWN:
-        content = f"{content[:SHOWN]} … {content[-SHOWN:]}"
+    if role == "text":
+        content = " ".join(content.split())
+        if len(content) > 2 * SHOWN:
+            content = f"{content[:SHOWN]} … {content[-SHOWN:]}"
     kind = f"{role} writing" if writing else role
     name = NAMES.get(role, role)
     return f'<div class="turn {kind}"><b>{name}</b><p>{escape(content)}</p></div>'

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -47,10 +47,16 @@ class MemoryView:
     segment: int
 
     @classmethod
-    def of(cls, session: Session) -> MemoryView | None:
-        """View a session's memory; None if nothing was read, or the head has no slots."""
+    def of(
+        cls, session: Session, *, between: Callable[[], None] = lambda: None
+    ) -> MemoryView | None:
+        """View a session's memory; None if nothing was read, or the head has no slots.
+
+        Args:
+            between: see `Session.memory_report`.
+        """
         try:
-            report = session.memory_report()
+            report = session.memory_report(between=between)
         except ValueError:
             return None
         decoder = StreamDecoder(session.checkpoint.tokenizer)

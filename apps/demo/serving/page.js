@@ -193,16 +193,25 @@
     if (atEnd) scrolled.delete(blockOf(target));
     else scrolled.set(blockOf(target), target.scrollTop);
   }, true);
+  // A page in a tab that is not shown cannot be scrolled.
+  document.addEventListener("click", ({ target }) => {
+    if (!target.closest?.("[role=tab]")) return;
+    setTimeout(() => document.querySelectorAll("[data-follow]").forEach(follow));
+  });
   new MutationObserver((changes) => {
-    for (const { addedNodes } of changes) {
+    const growing = new Set(); // pages whose contents Gradio has changed in place, or replaced
+    for (const { target, addedNodes } of changes) {
+      const within = (target.closest ? target : target.parentElement)?.closest("[data-follow]");
+      if (within) growing.add(within);
       for (const node of addedNodes) {
         const find = (selector) => node.matches?.(selector) ? node : node.querySelector?.(selector);
         const figure = find("[data-memory]"), page = find("[data-follow]");
-        if (page) follow(page);
+        if (page) growing.add(page);
         if (!figure) continue;
         if (chosen.has(blockOf(figure))) showSlot(figure, ...chosen.get(blockOf(figure)));
         if (blockOf(figure) === focused) figure.focus({ preventScroll: true });
       }
     }
-  }).observe(document, { childList: true, subtree: true });
+    growing.forEach(follow);
+  }).observe(document, { childList: true, characterData: true, subtree: true });
 })();

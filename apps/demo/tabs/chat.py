@@ -16,8 +16,8 @@ from apps.demo.tabs.frame import (
     collect_errors,
     position_html,
     saved_position_html,
-    saved_strip_html,
     session_choices,
+    then_memory,
 )
 from streamlm.checkpoints.catalogue import chat_models
 
@@ -48,11 +48,21 @@ def chat_tab(app: AppState, frame: Frame) -> gr.Tab:
                 lines=2,
             )
             with gr.Row():
-                length = gr.Slider(1, chatting.MAX_TOKENS, value=400, step=1, label="Tokens")
-                temperature = gr.Slider(0, 2, value=0.2, step=0.05, label="Temperature (0: greedy)")
+                length = gr.Slider(
+                    1, chatting.MAX_TOKENS, value=400, step=1, label="Tokens", elem_id="chat-tokens"
+                )
+                temperature = gr.Slider(
+                    0,
+                    2,
+                    value=0.2,
+                    step=0.05,
+                    label="Temperature (0: greedy)",
+                    elem_id="chat-temperature",
+                )
                 top_p = gr.Slider(0.05, 1, value=0.9, step=0.05, label="Top-p (1: off)")
                 penalty = gr.Slider(1, 2, value=1.1, step=0.05, label="Repetition penalty (1: off)")
         turns = gr.State([])  # (session, snapshot) before each turn, for undo
+        drawn = gr.State("")  # the session that is shown
 
     buttons = [send, stop, undo]
     outputs = [page, status, said, frame.position, frame.strip, frame.session, *buttons, turns]
@@ -74,9 +84,9 @@ def chat_tab(app: AppState, frame: Frame) -> gr.Tab:
         finished: chatting.ReplyFinished | None = None
         written, updated = "", 0.0
 
-        def shown(*, writing: bool) -> str:
+        def shown() -> str:
             turn = [{"role": "user", "content": text}, {"role": "assistant", "content": written}]
-            return chat_html([*(before or []), *turn], writing=writing)
+            return chat_html([*(before or []), *turn], writing=True)
 
         yield gr.skip(), message("Opening the session…"), *[gr.skip()] * 4, *busy, gr.skip()
         with collect_errors() as errors:
@@ -113,27 +123,25 @@ def chat_tab(app: AppState, frame: Frame) -> gr.Tab:
                     cleared = "" if not updated else gr.skip()
                     updated = time.monotonic()
                     yield (
-                        *(shown(writing=True), "", cleared),
+                        *(shown(), "", cleared),
                         *([gr.skip()] * 3),
                         *(*busy, snapshots),
                     )
         undoable = gr.update(interactive=bool(snapshots))
         if before is None:  # refused: the message stays in its field
-            status = errors[0] if errors else ""
+            status = errors[0] if errors else message("Stopped before the message was read.")
             yield gr.skip(), status, *[gr.skip()] * 4, *idle, undoable, snapshots
             return
         summary = errors[0] if errors else message(_summary(finished))
         choices = session_choices(shelf, name)
         position = saved_position_html(shelf, name)
+        page = chat_html(chatting.talk_of(shelf, name, checkpoint))
         yield (
-            *(shown(writing=False), summary, gr.skip(), position, gr.skip(), choices),
+            *(page, summary, gr.skip(), position, gr.skip(), choices),
             *(*idle, undoable, snapshots),
         )
-        with collect_errors():  # afterwards: a large model takes seconds
-            strip = saved_strip_html(app, shelf, name, visitor=visitor)
-            yield *[gr.skip()] * 4, strip, *[gr.skip()] * 5
 
-    gr.on(
+    said_something = gr.on(
         [send.click, said.submit],
         talk,
         [frame.session, said, system, length, temperature, top_p, penalty, turns],
@@ -142,6 +150,7 @@ def chat_tab(app: AppState, frame: Frame) -> gr.Tab:
         show_progress="hidden",
         api_visibility="private",
     )
+    then_memory(app, frame, said_something)
 
     def cancel(request: gr.Request) -> str:
         return message("Stopping…") if app.jobs.cancel(visitor_id(request)) else ""
@@ -166,7 +175,7 @@ def chat_tab(app: AppState, frame: Frame) -> gr.Tab:
                 message(f"Undone: {name} is back at token {position:,}."),
                 gr.skip(),
                 position_html(name, position),
-                saved_strip_html(app, shelf, name, visitor=visitor),
+                gr.skip(),
                 gr.Dropdown(value=name),
                 *[gr.skip()] * 2,
                 gr.update(interactive=bool(earlier)),
@@ -174,29 +183,42 @@ def chat_tab(app: AppState, frame: Frame) -> gr.Tab:
             )
         return gr.skip(), errors[0], *[gr.skip()] * 8
 
-    undo.click(undo_last, turns, outputs, api_visibility="private", **QUICK, show_progress="hidden")
+    undone = undo.click(
+        undo_last, turns, outputs, api_visibility="private", **QUICK, show_progress="hidden"
+    )
+    then_memory(app, frame, undone)
 
-    def show(name: str, request: gr.Request) -> tuple[Any, Any, Any]:
+    def show(name: str, request: gr.Request, model: str | None = None) -> tuple[Any, ...]:
+        """Updates of page, status, button and session; `model` is that of a new session."""
         with collect_errors() as errors:
             if not name:  # the page is still loading; this runs again with a name
-                return "", "", gr.skip()
+                return "", "", gr.skip(), ""
             shelf = app.shelf(request)
-            model = app.model_of(shelf, name)
+            if model is None or shelf.store(name) is not None:
+                model = app.model_of(shelf, name)
             if not app.models.chats(model):
-                return "", message(_no_chat(app, model)), gr.update(interactive=False)
-            turns = chatting.talk_of(shelf, name, app.checkpoint_of(shelf, name))
-            return chat_html(turns), message("" if turns else ABOUT), gr.update(interactive=True)
-        return "", errors[0], gr.skip()
+                return "", message(_no_chat(app, model)), gr.update(interactive=False), name
+            talk = chatting.talk_of(shelf, name, app.checkpoint_of(shelf, name))
+            about = message("" if talk else ABOUT)
+            return chat_html(talk), about, gr.update(interactive=True), name
+        return "", errors[0], gr.skip(), name
 
-    gr.on(
-        [tab.select, frame.session.change, frame.model.input],
-        show,
-        frame.session,
-        [page, status, send],
-        **QUICK,
-        show_progress="hidden",
-        api_visibility="private",
-    )
+    def open_tab(name: str, shown: str, request: gr.Request) -> tuple[Any, ...]:
+        page, status, button, name = show(name, request)
+        return page, gr.skip() if page and name == shown else status, button, name
+
+    def change_session(name: str, shown: str, request: gr.Request) -> tuple[Any, ...]:
+        # A turn updates the list of sessions too, and has already shown the talk.
+        return (gr.skip(),) * 4 if name == shown else show(name, request)
+
+    def change_model(name: str, model: str, request: gr.Request) -> tuple[Any, ...]:
+        return show(name, request, model)
+
+    views = [page, status, send, drawn]
+    private: dict[str, Any] = {**QUICK, "show_progress": "hidden", "api_visibility": "private"}
+    tab.select(open_tab, [frame.session, drawn], views, **private)
+    frame.session.change(change_session, [frame.session, drawn], views, **private)
+    frame.model.input(change_model, [frame.session, frame.model], views, **private)
     return tab
 
 

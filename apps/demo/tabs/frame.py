@@ -2,10 +2,11 @@
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import gradio as gr
 
-from apps.demo.app_state import AppState
+from apps.demo.app_state import QUICK, AppState, visitor_id
 from apps.demo.jobs import Cancelled
 from apps.demo.render.text_html import escape, message
 from apps.demo.shelf import Refused, Shelf
@@ -21,6 +22,7 @@ class Frame:
         session: the name of the current session; position: how far it has read, as a sentence.
         model: its model, which can be chosen while it has read nothing.
         strip: its memory in one row; layers: its memory by layer, on the Remember tab.
+        viewed: the session whose memory was viewed last.
     """
 
     session: gr.Dropdown
@@ -28,6 +30,7 @@ class Frame:
     position: gr.HTML
     strip: gr.HTML
     layers: gr.HTML
+    viewed: gr.State
 
 
 def position_html(name: str, position: int, *, saved: float | None = None) -> str:
@@ -58,6 +61,41 @@ def saved_strip_html(app: AppState, shelf: Shelf, name: str, *, visitor: str) ->
     """
     view = app.memory_view(shelf, name, visitor=visitor)
     return EMPTY_MEMORY if view is None else view.svg(layers=False)
+
+
+def then_memory(app: AppState, frame: Frame, event: Any, *, layers: bool = False) -> None:
+    """Draw the memory anew after an event has ended: with a large model it takes seconds.
+
+    Args:
+        layers: also on the Remember tab.
+    """
+
+    def settle(name: str, request: gr.Request) -> Any:
+        with collect_errors():
+            return model_choice(app, app.shelf(request), name)  # no longer to be chosen
+        return gr.skip()
+
+    def view(name: str, request: gr.Request) -> str:
+        with collect_errors():
+            shelf, visitor = app.shelf(request), visitor_id(request)
+            app.memory_view(shelf, name, visitor=visitor, gives_way=True)
+            return name
+        return ""
+
+    def show(name: str, viewed: str, request: gr.Request) -> Any:
+        with collect_errors():
+            shelf, visitor = app.shelf(request), visitor_id(request)
+            # Another session may have been chosen meanwhile.
+            if name == viewed and (found := app.memory_view(shelf, name, visitor=visitor)):
+                strip = found.svg(layers=False)
+                return [strip, found.svg()] if layers else strip
+        return [gr.skip(), gr.skip()] if layers else gr.skip()
+
+    hidden: dict[str, Any] = {**QUICK, "api_visibility": "private", "show_progress": "hidden"}
+    outputs = [frame.strip, frame.layers] if layers else [frame.strip]
+    settled = event.then(settle, frame.session, frame.model, **hidden)
+    viewed = settled.then(view, frame.session, frame.viewed, **hidden)
+    viewed.then(show, [frame.session, frame.viewed], outputs, **hidden)
 
 
 def model_choice(app: AppState, shelf: Shelf, name: str) -> gr.Dropdown:

@@ -20,6 +20,7 @@ from apps.demo.tabs.frame import (
     position_html,
     saved_position_html,
     session_choices,
+    then_memory,
 )
 
 BOOK = "Bundled book: Beyond the City, by Arthur Conan Doyle"
@@ -96,7 +97,6 @@ def read_tab(app: AppState, frame: Frame) -> None:
             if not summary:
                 summary = "Stopped. Everything read so far is saved; read again to resume."
                 position_update = saved_position_html(shelf, name)
-                view = app.memory_view(shelf, name, visitor=visitor)
         status_update = errors[0] if errors else message(summary)
         session_update = gr.skip() if errors else session_choices(shelf, name)
         yield (
@@ -104,12 +104,12 @@ def read_tab(app: AppState, frame: Frame) -> None:
             gr.skip(),
             gr.skip(),
             position_update,
-            *_memory_updates(view),
+            *[gr.skip()] * 2,
             session_update,
             *idle,
         )
 
-    start.click(
+    done = start.click(
         read,
         [frame.session, source, text, file],
         outputs,
@@ -117,6 +117,7 @@ def read_tab(app: AppState, frame: Frame) -> None:
         show_progress="hidden",
         api_visibility="private",
     )
+    then_memory(app, frame, done, layers=True)
 
     def cancel(request: gr.Request) -> str:
         return message("Stopping…") if app.jobs.cancel(visitor_id(request)) else ""

@@ -17,8 +17,8 @@ from apps.demo.tabs.frame import (
     parse_optional_integer,
     position_html,
     saved_position_html,
-    saved_strip_html,
     session_choices,
+    then_memory,
 )
 from apps.demo.tabs.side_by_side import side_by_side
 from streamlm.runtime.reports import TokenLogprob
@@ -76,10 +76,9 @@ def write_tab(app: AppState, frame: Frame) -> None:
         busy = [gr.update(interactive=on) for on in (False, True, False)]
         yield (message("Opening the session…"), "", *[gr.skip()] * 3, *busy, gr.skip())
         generated: list[TokenLogprob] = []
-        started, finished = writing.WriteStarted(0, ""), writing.WriteFinished(0, "")
+        started, finished = writing.WriteStarted(0, ""), writing.WriteFinished(0)
         updated = 0.0
         position_update: Any = gr.skip()
-        strip_update: Any = gr.skip()
         with collect_errors() as messages:
             from streamlm.runtime.sampling import Sampling  # needs torch
 
@@ -123,9 +122,6 @@ def write_tab(app: AppState, frame: Frame) -> None:
                     yield ("", text, *[gr.skip()] * 3, *busy, snapshots)
             messages.append(message(_summary(len(generated), int(max_tokens), finished)))
             position_update = saved_position_html(shelf, name)
-            strip_update = finished.strip or saved_strip_html(
-                app, shelf, name, visitor=visitor_id(request)
-            )
         changed = bool(started.before or generated)
         text_update = (
             generated_html(generated, before=started.before, prompt=prompt)
@@ -137,14 +133,14 @@ def write_tab(app: AppState, frame: Frame) -> None:
             messages[0],
             text_update,
             position_update,
-            strip_update,
+            gr.skip(),
             session_choices(shelf, name) if changed else gr.skip(),
             *idle,
             snapshots,
         )
 
     controls = [length, temperature, top_p, top_k, min_p, penalty, seed, stops]
-    gr.on(
+    written = gr.on(
         [start.click, prompt.submit],
         write,
         [frame.session, prompt, *controls, history],
@@ -153,6 +149,7 @@ def write_tab(app: AppState, frame: Frame) -> None:
         show_progress="hidden",
         api_visibility="private",
     )
+    then_memory(app, frame, written)
 
     def cancel(request: gr.Request) -> str:
         return message("Stopping…") if app.jobs.cancel(visitor_id(request)) else ""
@@ -167,15 +164,15 @@ def write_tab(app: AppState, frame: Frame) -> None:
             shelf = app.shelf(request)
             checkpoint = app.checkpoint_of(shelf, name)
 
-            def work(job: Job) -> tuple[int, str, str]:
+            def work(job: Job) -> tuple[int, str]:
                 return writing.undo(job, shelf, name, snapshot=snapshot, checkpoint=checkpoint)
 
-            position, text, strip = app.jobs.run(work, visitor=visitor_id(request))
+            position, text = app.jobs.run(work, visitor=visitor_id(request))
             return (
                 message(f"Undone: {name} is back at token {position:,}."),
                 generated_html([], before=text),
                 position_html(name, position),
-                strip or gr.skip(),
+                gr.skip(),
                 gr.Dropdown(value=name),
                 gr.skip(),
                 gr.skip(),
@@ -184,10 +181,11 @@ def write_tab(app: AppState, frame: Frame) -> None:
             )
         return (errors[0], *[gr.skip()] * 8)
 
-    undo.click(
+    undone = undo.click(
         undo_last, history, outputs, api_visibility="private", **QUICK,
         show_progress="hidden",
     )  # fmt: skip
+    then_memory(app, frame, undone)
     side_by_side(app, frame)
 
 
