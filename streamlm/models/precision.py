@@ -1,12 +1,13 @@
 """Precision of a frozen model's weights, chosen for the processor.
 
 - "float32" and "bfloat16": all weights and activations.
-- "int8": weights and their inputs are 8-bit integers (`layers.packed`), sums and residuals float32,
-  and attention is computed in bfloat16 where the processor has its products.
+- "int8": weights are 8-bit integers and their inputs two digits of 8 bits (`layers.packed`), sums
+  and residuals are float32, and attention is computed in bfloat16 where the processor multiplies
+  such numbers.
 - "auto": see `choose_precision`.
 
-There is no "int4": torch's 4-bit kernel reads text four times slower than its 8-bit kernel, and
-writes no faster: unpacking costs what the smaller weights save.
+There is no "int4": torch's 4-bit kernel takes twice as long for a segment as both digits of "int8",
+and 0.8 to 1.4 times as long for a token, since unpacking costs what smaller weights save.
 """
 
 from typing import Any, cast
@@ -34,9 +35,10 @@ def choose_precision(model: Model) -> str:
     """The precision that "auto" stands for.
 
     On a GPU, and for models other than Llamas, weights stay as they are. On a CPU, writing is bound
-    by the bytes of the weights, so the smallest are the fastest: "int8" on processors with VNNI,
-    whose products of 8-bit numbers are exact; without it they have 7 bits, and "int8" must be asked
-    for. Otherwise "bfloat16" where the processor multiplies such numbers, and "float32" elsewhere.
+    by the bytes of the weights, so the smallest are the fastest: "int8" on processors with AVX-512
+    VNNI. Without it, inputs have two digits of 7 bits; no such processor was measured, so "int8"
+    must be asked for. Otherwise "bfloat16" where the processor multiplies such numbers, and
+    "float32" elsewhere.
     """
     own = str(_dtype(model)).removeprefix("torch.")
     if not isinstance(model, LlamaModel) or model.device.type != "cpu":
