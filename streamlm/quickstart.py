@@ -23,7 +23,7 @@ CHAPTERS = (
     "CHAPTER I.",
     "CHAPTER II.",
 )  # of the bundled book: where its first chapter begins, ends
-PROMPT = '"My dear Bertha," said Monica,'
+PROMPT = "The next morning the two old ladies"
 REQUEST = "Write a short letter from Bertha to her sister Monica about the new neighbours."
 
 
@@ -59,9 +59,9 @@ def with_a_pretrained_model(name: str) -> None:
     """Read a chapter, continue it, and write a letter about it."""
     model = ("--session", LETTER, "--model", name)
     run("feed", str(_chapter()), *model)
-    sampling = ("--temperature", "0.7", "--repetition-penalty", "1.1", "--seed", "7")
-    run("generate", *model, "--prompt", PROMPT, "--max-tokens", "80", *sampling)
-    run("chat", *model, "--prompt", REQUEST, "--max-tokens", "160", "--seed", "7")
+    sampling = ("--temperature", "0.3", "--repetition-penalty", "1.1", "--seed", "7")
+    run("generate", *model, "--prompt", PROMPT, "--max-tokens", "70", *sampling, "--no-keep")
+    run("chat", *model, "--prompt", REQUEST, "--max-tokens", "120", "--temperature", "0")
 
 
 def _chapter() -> Path:

@@ -26,7 +26,7 @@ def test_reading_shows_surprise_and_escapes_markup(visit: Visit, prose: Any) -> 
     assert marks.count() > 60 and "--s:" in marks.first.get_attribute("style")
     assert "100%" in visitor.page.locator("#read-bar").inner_text()
     assert visitor.position > 60
-    assert visitor.page.locator("#strip svg rect").count() > 10
+    visitor.page.locator("#strip svg rect").nth(10).wait_for(state="attached")
 
 
 def test_reading_stops_and_resumes(visit: Visit, long: Path) -> None:

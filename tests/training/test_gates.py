@@ -84,13 +84,15 @@ def test_gates_are_loaded_with_the_windows_that_they_were_trained_with(
     list(trainer.run())
     path = trainer.folder / "model" / GATES_FILE
     base = tiny_folder(head="llama", segment_len=16, compression="most-used")
-    plain = load_checkpoint(base, device="cpu")
-    loaded = load_checkpoint(base, device="cpu", settings={"gates": path})
+    plain = load_checkpoint(base, device="cpu", dtype=torch.float32)
+    loaded = load_checkpoint(base, device="cpu", dtype=torch.float32, settings={"gates": path})
     assert equal(parts(loaded.model)[0], parts(trainer.model)[0])
     assert loaded.model.config.segment_len == 8 and loaded.model.config.compression == "select"
     assert loaded.model.config.compression_loss == "none"
     assert loaded.fingerprints["weights"] != plain.fingerprints["weights"]
-    other = load_checkpoint(base, device="cpu", settings={"gates": path, "memory_len": 32})
+    other = load_checkpoint(
+        base, device="cpu", dtype=torch.float32, settings={"gates": path, "memory_len": 32}
+    )
     assert (other.model.config.segment_len, other.model.config.memory_len) == (8, 32)
 
 

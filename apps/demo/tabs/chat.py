@@ -14,6 +14,7 @@ from apps.demo.render.text_html import message
 from apps.demo.tabs.frame import (
     Frame,
     collect_errors,
+    model_choice,
     position_html,
     saved_position_html,
     session_choices,
@@ -65,7 +66,7 @@ def chat_tab(app: AppState, frame: Frame) -> gr.Tab:
         drawn = gr.State("")  # the session that is shown
 
     buttons = [send, stop, undo]
-    outputs = [page, status, said, frame.position, frame.strip, frame.session, *buttons, turns]
+    outputs = [page, status, said, frame.position, frame.model, frame.session, *buttons, turns]
 
     def talk(
         name: str,
@@ -137,7 +138,7 @@ def chat_tab(app: AppState, frame: Frame) -> gr.Tab:
         position = saved_position_html(shelf, name)
         page = chat_html(chatting.talk_of(shelf, name, checkpoint))
         yield (
-            *(page, summary, gr.skip(), position, gr.skip(), choices),
+            *(page, summary, gr.skip(), position, model_choice(app, shelf, name), choices),
             *(*idle, undoable, snapshots),
         )
 

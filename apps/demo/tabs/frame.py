@@ -70,11 +70,6 @@ def then_memory(app: AppState, frame: Frame, event: Any, *, layers: bool = False
         layers: also on the Remember tab.
     """
 
-    def settle(name: str, request: gr.Request) -> Any:
-        with collect_errors():
-            return model_choice(app, app.shelf(request), name)  # no longer to be chosen
-        return gr.skip()
-
     def view(name: str, request: gr.Request) -> str:
         with collect_errors():
             shelf, visitor = app.shelf(request), visitor_id(request)
@@ -93,8 +88,7 @@ def then_memory(app: AppState, frame: Frame, event: Any, *, layers: bool = False
 
     hidden: dict[str, Any] = {**QUICK, "api_visibility": "private", "show_progress": "hidden"}
     outputs = [frame.strip, frame.layers] if layers else [frame.strip]
-    settled = event.then(settle, frame.session, frame.model, **hidden)
-    viewed = settled.then(view, frame.session, frame.viewed, **hidden)
+    viewed = event.then(view, frame.session, frame.viewed, **hidden)
     viewed.then(show, [frame.session, frame.viewed], outputs, **hidden)
 
 

@@ -17,6 +17,7 @@ from apps.demo.render.text_html import ScoredToken, message, surprise_html
 from apps.demo.tabs.frame import (
     Frame,
     collect_errors,
+    model_choice,
     position_html,
     saved_position_html,
     session_choices,
@@ -55,7 +56,7 @@ def read_tab(app: AppState, frame: Frame) -> None:
         api_visibility="private",
     )
     memory = [frame.strip, frame.layers]
-    outputs = [status, bar, page, frame.position, *memory, frame.session, start, stop]
+    outputs = [status, bar, page, frame.position, *memory, frame.session, frame.model, start, stop]
 
     def read(
         name: str, chosen: str, pasted: str, uploaded: str | None, request: gr.Request
@@ -66,7 +67,7 @@ def read_tab(app: AppState, frame: Frame) -> None:
         position, summary, updated = 0, "", 0.0
         position_update: Any = gr.skip()
         view: MemoryView | None = None
-        yield (message("Opening the session…"), "", "", *[gr.skip()] * 4, *busy)
+        yield (message("Opening the session…"), "", "", *[gr.skip()] * 5, *busy)
         with collect_errors() as errors:
             shelf, visitor = app.shelf(request), visitor_id(request)
             content = _content(chosen, pasted, uploaded)
@@ -90,7 +91,7 @@ def read_tab(app: AppState, frame: Frame) -> None:
                         surprise_html(shown),
                         position_html(name, position),
                         *_memory_updates(view),
-                        gr.skip(),
+                        *[gr.skip()] * 2,
                         *busy,
                     )
                     view = None
@@ -98,14 +99,16 @@ def read_tab(app: AppState, frame: Frame) -> None:
                 summary = "Stopped. Everything read so far is saved; read again to resume."
                 position_update = saved_position_html(shelf, name)
         status_update = errors[0] if errors else message(summary)
-        session_update = gr.skip() if errors else session_choices(shelf, name)
+        updates: list[Any] = [gr.skip()] * 2
+        if not errors:
+            updates = [session_choices(shelf, name), model_choice(app, shelf, name)]
         yield (
             status_update,
             gr.skip(),
             gr.skip(),
             position_update,
             *[gr.skip()] * 2,
-            session_update,
+            *updates,
             *idle,
         )
 

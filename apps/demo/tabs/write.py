@@ -13,6 +13,7 @@ from apps.demo.render.text_html import generated_html, message
 from apps.demo.tabs.frame import (
     Frame,
     collect_errors,
+    model_choice,
     optional_integer,
     parse_optional_integer,
     position_html,
@@ -56,7 +57,7 @@ def write_tab(app: AppState, frame: Frame) -> None:
     status = gr.HTML(elem_id="write-status")
     page = gr.HTML(elem_id="write-page")
     history = gr.State([])  # (session, snapshot) before each generation, for undo
-    outputs = [status, page, frame.position, frame.strip]
+    outputs = [status, page, frame.position, frame.model]
     outputs += [frame.session, start, stop, undo, history]
 
     def write(
@@ -133,7 +134,7 @@ def write_tab(app: AppState, frame: Frame) -> None:
             messages[0],
             text_update,
             position_update,
-            gr.skip(),
+            model_choice(app, shelf, name) if changed else gr.skip(),
             session_choices(shelf, name) if changed else gr.skip(),
             *idle,
             snapshots,
