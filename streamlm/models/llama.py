@@ -135,8 +135,11 @@ class LlamaModel(CompressedModel):
         return super().train(mode)
 
     def attend_in(self, dtype: torch.dtype) -> None:
-        """Use another precision than that of activations; caches of the model become invalid."""
-        self._attention_dtype = dtype
+        """Use another precision than that of activations; caches of the model become invalid.
+
+        A `step` is of one precision, so it is dropped.
+        """
+        self._attention_dtype, self.step = dtype, None
         if self.frozen is not None:
             self.freeze()
 
@@ -290,7 +293,6 @@ class LlamaModel(CompressedModel):
             bias=context.bias[0],
             pairs=writer.cache.row(),
             column=at,
-            as_slots=self.as_slots,
         )
         writer.segment[:, 0, state.phase] = slots
         length = (state.phase + 1,)

@@ -111,5 +111,16 @@ def _pack(model: LlamaModel) -> None:
     cast(Any, model).embedding = Int8Embedding(cast(nn.Embedding, model.embedding).weight)
     model.attend_in(torch.bfloat16 if has_bfloat16_products() else torch.float32)
     model.requires_grad_(False).eval().float()
+    add_step(model)
+
+
+def add_step(model: LlamaModel) -> None:
+    """Let single tokens take the fast way, if the blocks of this int8 model have one."""
     if Int8Step.supports(model.layers):
-        model.step = Int8Step(model.layers, eps=model.config.norm_eps)
+        model.step = Int8Step(
+            model.layers,
+            eps=model.config.norm_eps,
+            columns=model.config.columns,
+            dtype=model.attention_dtype,
+            as_slots=model.as_slots,
+        )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from streamlm.models.layers.packed import Digits, Int8Embedding, Int8Linear, has_int8_kernels
 from streamlm.models.llama import LlamaModel
-from streamlm.models.precision import choose_precision, is_packed, set_precision
+from streamlm.models.precision import add_step, choose_precision, is_packed, set_precision
 from tests.support import invariants
 from tests.support.invariants import largest_difference, random_tokens, read, tiny_model
 from tests.support.threads import check_threads
@@ -160,6 +160,8 @@ def test_int8_logits_are_near_those_of_float32(name: str) -> None:
 def test_single_tokens_match_the_blocks(name: str) -> None:
     model = int8_model(name)
     model.attend_in(torch.float32)
+    assert model.step is None
+    add_step(model)
     tokens = random_tokens(model, 30)
     assert model.step is not None
     steps = []
