@@ -8,30 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from streamlm.config import JOINT, ModelConfig, require
 from streamlm.memory.eviction import Eviction, evict
 from streamlm.models.segmented import SegmentedModel
 from streamlm.state import State
-
-
-def check_compression(config: ModelConfig) -> None:
-    """Validate segment and memory lengths for the compression.
-
-    Raises:
-        ValueError: names the given and the allowed value.
-    """
-    if not config.compressed_len:
-        return
-    for name in ("segment_len", "memory_len"):
-        value = getattr(config, name)
-        multiple = f"a multiple of compression_rate = {config.compression_rate}"
-        require(value % config.compression_rate == 0, name, value, multiple)
-    # These need slots that were in memory for a whole segment.
-    for used in (config.compression, config.compression_loss):
-        if used in ("most-used", JOINT):
-            good = config.memory_len >= config.segment_len
-            allowed = f"at least segment_len = {config.segment_len} with {used!r}"
-            require(good, "memory_len", config.memory_len, allowed)
 
 
 class CompressedModel(SegmentedModel):

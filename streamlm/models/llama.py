@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from streamlm.config import JOINT, ModelConfig
+from streamlm.config import JOINT
 from streamlm.memory.compression import Mean, MostUsed
 from streamlm.memory.eviction import Eviction
 from streamlm.memory.selection import HeadSelect
 from streamlm.models.base import Observer
 from streamlm.models.cache import Cache, CacheWriter, Pair, joined
-from streamlm.models.compressed import CompressedModel, check_compression
+from streamlm.models.compressed import CompressedModel
 from streamlm.models.layers.attention import attention_mask
 from streamlm.models.layers.int8_step import Int8Step
 from streamlm.models.layers.llama_block import LlamaBlock
@@ -81,11 +81,6 @@ class LlamaModel(CompressedModel):
         self.reports_memory = not (config.compressed_len and config.compression == "mean")
         self.register_buffer("frequencies", frequencies, persistent=False)
         self.reset_parameters()
-
-    @classmethod
-    def check(cls, config: ModelConfig) -> None:
-        """See `LlamaConfig`, which validates itself."""
-        check_compression(config)
 
     def reset_parameters(self) -> None:
         """N(0, init_std); norms are 1, biases 0."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from streamlm.config import JOINT, ModelConfig, any_of, require
+from streamlm.config import JOINT, ModelConfig, any_of, check_compression, require
 from streamlm.models.layers.rotary import check_scaling
 
 SLOTS = ("weights", "float32", "bfloat16", "int8")
@@ -83,14 +83,7 @@ class LlamaConfig(ModelConfig):
             losses = ("none", JOINT) if self.compression == "select" else ("none",)
             given = self.compression_loss
             require(given in losses, "compression_loss", given, any_of(losses))
-            for name in ("segment_len", "memory_len"):
-                value = getattr(self, name)
-                multiple = f"a multiple of compression_rate = {self.compression_rate}"
-                require(value % self.compression_rate == 0, name, value, multiple)
-            if self.compression != "mean":
-                good = self.memory_len >= self.segment_len
-                allowed = f"at least segment_len = {self.segment_len} with {self.compression!r}"
-                require(good, "memory_len", self.memory_len, allowed)
+        check_compression(self)
 
     @property
     def columns(self) -> int:

@@ -6,8 +6,8 @@
   such numbers.
 - "auto": see `choose_precision`.
 
-There is no "int4": torch's 4-bit kernel takes twice as long for a segment as both digits of "int8",
-and 0.8 to 1.4 times as long for a token, since unpacking costs what smaller weights save.
+There is no "int4": torch's 4-bit kernel unpacks its weights for every product, which costs about
+what smaller weights save.
 """
 
 from typing import Any, cast

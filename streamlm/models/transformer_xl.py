@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from streamlm.config import TRAINED_BY, ModelConfig, any_of, require
+from streamlm.config import TRAINED_BY, ModelConfig, any_of, check_compression, require
 from streamlm.memory.compression import COMPRESSORS, Conv, Dilated, Select
 from streamlm.memory.eviction import Eviction
 from streamlm.models.cache import Pair, project_blocks, standard
-from streamlm.models.compressed import CompressedModel, check_compression
+from streamlm.models.compressed import CompressedModel
 from streamlm.models.compression_losses import compression_loss, compression_weight
 from streamlm.models.layers.attention import attention_mask
 from streamlm.models.layers.block import Layer

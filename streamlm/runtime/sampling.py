@@ -1,7 +1,7 @@
 """Sampling: how the next token is drawn, and where generated text stops. No model."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Self
 
@@ -130,6 +130,17 @@ class Stops:
         self.held = "" if found >= 0 else held[ready:]
         return held[:ready], found >= 0
 
+    def until(self, pieces: Iterable[str]) -> Iterator[str]:
+        """The pieces up to the first stop string, without empty ones."""
+        for piece in pieces:
+            ready, found = self.push(piece)
+            if ready:
+                yield ready
+            if found:
+                return
+        if self.held:
+            yield self.held
+
     def _could_begin(self, text: str) -> int:
         """Length of the longest suffix of `text` that is a prefix of a stop string."""
         longest = max(map(len, self._stops), default=1) - 1
@@ -137,6 +148,13 @@ class Stops:
             if any(stop.startswith(text[-n:]) for stop in self._stops):
                 return n
         return 0
+
+
+def check_request(max_tokens: int, seed: int | None) -> None:
+    """Raise ValueError, with what is allowed, unless a call to generate may have these values."""
+    for name, value in (("max_tokens", max_tokens), ("seed", seed)):
+        if value is not None and value < 0:
+            raise ValueError(f"{name} = {value}; allowed: 0 or more")
 
 
 def unescaped(text: str) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 
 from streamlm.runtime.drafter import Drafter
 from streamlm.runtime.reports import TokenLogprob
-from streamlm.runtime.sampling import Sampling, Stops
+from streamlm.runtime.sampling import Sampling, Stops, check_request
 from streamlm.runtime.text_stream import TextStream
 from streamlm.sessions.live import LiveStream
 
@@ -37,10 +37,7 @@ class Generation:
         seed: int | None,
         drafter: Drafter | None = None,
     ) -> None:
-        if max_tokens < 0:
-            raise ValueError(f"max_tokens = {max_tokens}; allowed: 0 or more")
-        if seed is not None and seed < 0:
-            raise ValueError(f"seed = {seed}; allowed: 0 or more")
+        check_request(max_tokens, seed)
         live.require_writable("generate")
         if drafter is not None:
             drafter.check(live.checkpoint)
@@ -54,14 +51,7 @@ class Generation:
 
     def pieces(self) -> Iterator[str]:
         """The generated text, in pieces that never split a character."""
-        for _, piece in self._tokens():
-            ready, found = self._stops.push(piece)
-            if ready:
-                yield ready
-            if found:
-                return
-        if self._stops.held:
-            yield self._stops.held
+        return self._stops.until(piece for _, piece in self._tokens())
 
     def logprobs(self, top: int) -> Iterator[TokenLogprob]:
         """The generated tokens; see `Session.generate_logprobs`."""

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from streamlm.runtime.conversation import next_turn
-from streamlm.runtime.sampling import Sampling, Stops
+from streamlm.runtime.sampling import Sampling, Stops, check_request
 from streamlm.sessions.live import LiveStream
 
 
@@ -32,10 +32,7 @@ class Reply:
         stop: str | Iterable[str],
         seed: int | None,
     ) -> None:
-        if max_tokens < 0:
-            raise ValueError(f"max_tokens = {max_tokens}; allowed: 0 or more")
-        if seed is not None and seed < 0:
-            raise ValueError(f"seed = {seed}; allowed: 0 or more")
+        check_request(max_tokens, seed)
         live.require_writable("reply")
         next_turn(live.checkpoint.chat, live.stream.conversation, message, system=system)
         self._live = live
@@ -48,14 +45,7 @@ class Reply:
 
     def pieces(self) -> Iterator[str]:
         """The reply, in pieces that never split a character."""
-        for piece in self._tokens():
-            ready, found = self._stops.push(piece)
-            if ready:
-                yield ready
-            if found:
-                return
-        if self._stops.held:
-            yield self._stops.held
+        return self._stops.until(self._tokens())
 
     def _tokens(self) -> Iterator[str]:
         """Read the message and generate: the characters of each token.

@@ -131,7 +131,10 @@ def test_slots_on_the_grid_are_packed_without_loss(scale: float) -> None:
         ({"context_len": 12}, r"memory_len \+ segment_len = 19; allowed: at most context_len = 12"),
         ({"compression": "conv"}, "compression = 'conv'; allowed: 'mean' or"),
         ({"compression_loss": "bptt"}, "compression_loss = 'bptt'; allowed: 'none' or 'joint"),
-        ({"memory_len": 2}, "memory_len = 2; allowed: at least segment_len = 4 with 'select'"),
+        (
+            {"memory_len": 2, "compression": "most-used"},
+            "memory_len = 2; allowed: at least segment_len = 4 with 'most-used'",
+        ),
         ({"memory_len": 7}, "memory_len = 7; allowed: a multiple of compression_rate = 2"),
         ({"norm": "post"}, "norm with head 'llama' = 'post'; allowed: 'pre'"),
         ({"dropout": 0.1}, "dropout with head 'llama' = 0.1; allowed: 0.0"),
