@@ -2,6 +2,7 @@
 
 `Model.forward` extends the open segment and `Model.commit` closes it; both map a state to a new
 state. Heads define how attention accesses the past and how much of it is kept; see `heads`.
+The file is long because the contract is one: shape, states, freezing, reading and saving.
 """
 
 from abc import ABC, abstractmethod

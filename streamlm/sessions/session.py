@@ -1,4 +1,8 @@
-"""Session: a stream of text in a store, the one mutable object of the API."""
+"""Session: a stream of text in a store, the one mutable object of the API.
+
+Its length is that of its docstrings, which are the reference of the API; the work is done in
+`live`, `feed`, `generation`, `reply`, `search` and `saving`.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
