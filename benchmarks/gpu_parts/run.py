@@ -17,6 +17,7 @@ from streamlm.lab.results import write_results
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = "results.json"
+AGAIN = 1.0  # seconds after which a block that goes on is interrupted again
 GRACE = 2.0  # seconds in which a part may still write down that its last case was stopped
 
 
@@ -56,7 +57,9 @@ class OutOfTime(Exception):
 def at_most(seconds: float) -> Iterator[None]:
     """Interrupt the block with OutOfTime after so many seconds.
 
-    Only in the main thread, and not within a call that never comes back to Python.
+    Only in the main thread, and not within a call that never comes back to Python. Python drops an
+    exception that is raised in a destructor or in the callback of a weak reference, so the block is
+    interrupted again every `AGAIN` seconds until it ends.
     """
     if threading.current_thread() is not threading.main_thread() or seconds == float("inf"):
         yield
@@ -67,14 +70,15 @@ def at_most(seconds: float) -> Iterator[None]:
 
     began = time.monotonic()
     before = signal.signal(signal.SIGALRM, stop)
-    outer, _ = signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001))
+    outer, _ = signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001), AGAIN)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
         if outer:  # the block that this one is in has a limit of its own
-            signal.setitimer(signal.ITIMER_REAL, max(0.001, outer - (time.monotonic() - began)))
+            left = max(0.001, outer - (time.monotonic() - began))
+            signal.setitimer(signal.ITIMER_REAL, left, AGAIN)
 
 
 class Run:

@@ -4,6 +4,7 @@ pretended."""
 import json
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -153,13 +154,31 @@ def test_limits_may_stand_within_limits() -> None:
 def test_training_goes_on_without_a_compiler_that_takes_too_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train, "COMPILING", 0.2)
+    """The backend is one that hangs: it is in the same place on every machine when time is over."""
+
+    def hangs(graph: object, inputs: object) -> None:
+        time.sleep(60)
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=hangs))
+    monkeypatch.setattr(train, "COMPILING", 2.0)
     doing = Run(options(tmp_path, compile=True), {"train": 0}, until=time.monotonic() + 600)
     doing.do("train", train.measure)
     found = figures_of(tmp_path)["train"]
     assert "error" not in found and "OutOfTime" in found["compilation"]["trace"]
     assert found["compiled"] is False and found["steps"] > train.PROBED
     assert found["valid"]["bits_per_byte"] > 0
+
+
+def test_an_interruption_that_python_drops_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow:
+        def __del__(self) -> None:
+            time.sleep(0.3)
+
+    monkeypatch.setattr(running, "AGAIN", 0.1)
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
+    with pytest.raises(OutOfTime), at_most(0.1):
+        Slow()
+        time.sleep(60)
 
 
 def test_training_that_fails_leaves_what_it_learnt(
