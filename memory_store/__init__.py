@@ -3,8 +3,8 @@
     session.json                      what the session is; written once
     refs/<branch>/<number>.json       where a branch points; the last one is its head
     commits/<position>-<random>.zip   what is new in a snapshot: a Zarr group (see `format.packing`)
-    log/<position>-<random>.zip       record and token ids of a commit whose snapshot was deleted
-    past/<position>-<random>.json     record alone: the token ids were deleted too
+    log/<position>-<random>.zip       record, token ids and rows of logs of a deleted snapshot
+    past/<position>-<random>.json     record alone: ids and rows were deleted too
     pins/<name>.json                  commits that garbage collection never deletes
     lost/                             damaged files that `recover` replaced
 
@@ -25,7 +25,7 @@ from memory_store.errors import (
     UnsupportedSchema,
 )
 from memory_store.protocol import MemoryStore
-from memory_store.types import JSON, Commit, Ref, Retention, Snapshot, Verified, Window
+from memory_store.types import JSON, Commit, LogRows, Ref, Retention, Snapshot, Verified, Window
 
 if TYPE_CHECKING:
     from memory_store.media import DirectoryStore, InMemoryStore, ObjectStore
@@ -39,6 +39,7 @@ __all__ = [
     "DirectoryStore",
     "InMemoryStore",
     "Locked",
+    "LogRows",
     "MemoryStore",
     "Mismatch",
     "NotFound",

@@ -1,6 +1,6 @@
 """The interface of a memory store, on any medium."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -19,7 +19,7 @@ from memory_store.types import (
 
 
 class MemoryStore(Protocol):
-    """One session: its commits, its branches and its token log.
+    """One session: its commits, its branches, its token log and its other logs.
 
     All methods may raise `StoreError` if the medium fails, and `Corrupt` if stored data is damaged.
     """
@@ -64,7 +64,8 @@ class MemoryStore(Protocol):
         exception the branch is unchanged, unless the message says that the outcome is unknown.
 
         Args:
-            snapshot: the state; only the slots that the parent commit lacks are written.
+            snapshot: the state; only the slots that the parent commit lacks are written. Its rows
+                of logs are written as they are.
             branch: the branch to move.
             parent: the head of `branch` that the snapshot continues; None begins the branch.
             fingerprints: of the weights, the tokenizer, …; None uses those of the session.
@@ -72,8 +73,8 @@ class MemoryStore(Protocol):
         Raises:
             Conflict: the head of `branch` is not `parent`.
             StoreFull: no space is left.
-            ValueError: the snapshot breaks the rules of `Snapshot` or `Window`, or its tokens do
-                not lead from the parent's position to its own.
+            ValueError: the snapshot breaks the rules of `Snapshot`, `Window` or `LogRows`, or its
+                tokens do not lead from the parent's position to its own.
         """
 
     def load(
@@ -84,6 +85,8 @@ class MemoryStore(Protocol):
         allow_mismatch: bool = False,
     ) -> Snapshot:
         """The snapshot at `ref`, bit for bit as it was committed; checksums are verified.
+
+        Rows of logs are not read, and damage to them is not noticed; see `log` and `verify`.
 
         Args:
             ref: a ref or commit of this store.
@@ -129,6 +132,32 @@ class MemoryStore(Protocol):
             NotFound: the log begins after `start`.
         """
 
+    def log(
+        self, ref: Ref | Commit, name: str, start: int, stop: int
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """The rows of a log that exist at positions [start, stop) of the stream that ends at `ref`.
+
+        Positions without rows are left out: those that no commit brought, and those that `gc`
+        deleted. Of several rows for one position, the newest on the way back from `ref` counts.
+        The manifests since `start` are read at once, the rows as the iterator reaches them, at most
+        32 MiB at a time, or one row. Checksums are verified.
+
+        Returns:
+            Pieces (position of the first row, rows [n, …]) in ascending order, of at most 65,536
+            rows and 4 MiB, or one row; none if no commit has a log of that name. A caller may
+            change or keep the rows.
+
+        Raises:
+            ValueError: not 0 ≤ start ≤ stop ≤ the position of `ref`.
+        """
+
+    def log_spans(self, ref: Ref | Commit, name: str) -> list[tuple[int, int]]:
+        """The ranges [start, stop) of positions that have rows in a log; reads no rows.
+
+        Returns:
+            The ranges in ascending order; they neither overlap nor touch.
+        """
+
     def is_loadable(self, ref: Ref | Commit) -> bool:
         """Whether the snapshot at `ref` still exists: `gc` may have deleted it."""
 
@@ -160,8 +189,8 @@ class MemoryStore(Protocol):
         """Delete the snapshots that `retention` does not keep, and files of interrupted writes.
 
         Heads and pinned commits stay, and the commits that they are loaded from. Every deleted
-        commit leaves its record, so that the chain of ids stays complete, and its token ids if the
-        retention keeps them. The session may be written to during the collection. Object storage
+        commit leaves its record, so that the chain of ids stays complete, and its token ids and
+        rows of logs if the retention keeps them. The session may be written to during the collection. Object storage
         has no locks: there, forking, rewinding to or pinning an old snapshot during the collection
         is unsafe, because the snapshot may be deleted.
 
@@ -178,7 +207,8 @@ class MemoryStore(Protocol):
         """Make the newest loadable snapshot of a branch its head, and report the damage.
 
         This is the only operation that falls back to an older snapshot; all others raise on damage.
-        Nothing is deleted; unreadable refs move to `lost/`.
+        Nothing is deleted; unreadable refs move to `lost/`. Damaged rows of logs do not make a
+        snapshot unloadable.
 
         Raises:
             NotFound: the branch does not exist, or none of its snapshots can be loaded.

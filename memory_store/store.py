@@ -1,6 +1,6 @@
 """The memory store on any backend: one format, one history and one set of rules for all media."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ from memory_store.backend import Backend
 from memory_store.errors import os_errors
 from memory_store.format.header import Header, read_header
 from memory_store.format.names import branch_folder
-from memory_store.history import walk
+from memory_store.history import logs, walk
 from memory_store.history.loading import load_snapshot, snapshot_deleted
 from memory_store.history.reading import Commits
 from memory_store.history.refs import Refs, add_pin, all_pins, no_branch, remove_pin
@@ -140,6 +140,16 @@ class Store:
     def tokens(self, ref: Ref | Commit, start: int, stop: int) -> np.ndarray:
         """The token ids at positions [start, stop) of the stream that ends at `ref`, int32."""
         return walk.tokens(_commit(ref), start, stop, self._commits)
+
+    def log(
+        self, ref: Ref | Commit, name: str, start: int, stop: int
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """The rows of a log at positions [start, stop), in pieces; see `MemoryStore.log`."""
+        return logs.log(_commit(ref), name, self._commits, start=start, stop=stop)
+
+    def log_spans(self, ref: Ref | Commit, name: str) -> list[tuple[int, int]]:
+        """The ranges of positions that have rows in a log; see `MemoryStore.log_spans`."""
+        return logs.log_spans(_commit(ref), name, self._commits)
 
     def is_loadable(self, ref: Ref | Commit) -> bool:
         """Whether the snapshot at `ref` still exists; see `gc`."""

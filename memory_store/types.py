@@ -1,7 +1,8 @@
 """The values of the store: what is committed, what is loaded, and what is reported.
 
 The state of a session consists of windows of slots that grow at one end, small arrays, the token
-ids read since the parent commit, and small JSON attributes. A *snapshot* is one such state. A
+ids read since the parent commit, and small JSON attributes. A *snapshot* is one such state. It may
+bring rows of *logs*: arrays with one row per token, which are read in ranges and never loaded. A
 *commit* is a stored snapshot; it is written once and never changed. A *ref* records that a branch
 pointed at a commit. The refs of a branch, oldest first, are its history; the last one is its head.
 """
@@ -38,12 +39,26 @@ class Window:
 
 
 @dataclass(frozen=True, eq=False)
+class LogRows:
+    """Rows of a log, one for each token of a range of the stream.
+
+    Attributes:
+        start: position of the first row; 0 is the first token of the stream.
+        data: the rows of the positions [start, start + n), [n, …], at least one, none of them
+            empty. Shape and dtype of a row may differ between commits.
+    """
+
+    start: int
+    data: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
 class Snapshot:
     """One state of a session, as it is committed and as it is loaded.
 
     Arrays are boolean, integer or float; bfloat16 is stored as uint16, and the caller records the
     real dtype in `attributes` (`stored_dtype`). Names match [A-Za-z0-9][A-Za-z0-9._-]*, differ by
-    more than case, and are unique among windows and arrays; "tokens" is reserved.
+    more than case, and are unique among windows, arrays and logs; "tokens" is reserved.
 
     Attributes:
         position: tokens read since the stream began.
@@ -53,6 +68,9 @@ class Snapshot:
             A first commit may have fewer: its log then begins at position − n.
         attributes: small JSON state: text tails, random generator, settings. Tuples are loaded as
             lists. NaN and infinity are refused.
+        logs: name → rows of that log, for any positions before `position`: a log may begin late,
+            have gaps, and be filled in by a later commit, which may have no tokens of its own. A
+            loaded snapshot has none; see `MemoryStore.log`.
     """
 
     position: int
@@ -60,6 +78,7 @@ class Snapshot:
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
     tokens: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
     attributes: Mapping[str, JSON] = field(default_factory=dict)
+    logs: Mapping[str, LogRows] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -110,9 +129,9 @@ class Retention:
         thin: also keep about `last` older snapshots for each doubling of their age in tokens. Any
             position is then restored from the nearest kept snapshot by reading at most about
             1/`last` of its age in tokens again.
-        log: keep the token ids of deleted snapshots, 4 bytes a token, and the first snapshot, so
-            that every position can be restored. Without it, token ids older than the oldest kept
-            snapshot are deleted.
+        log: keep the token ids of deleted snapshots, 4 bytes a token, their rows of logs, and the
+            first snapshot, so that every position can be restored. Without it, token ids and rows
+            that were committed before the oldest kept snapshot are deleted.
 
     Raises:
         ValueError: `last` below 1, or thin without `last`.
@@ -168,7 +187,7 @@ class Collected:
     Attributes:
         kept: snapshots that stay loadable.
         deleted: commits whose snapshot was deleted.
-        tokens_deleted: commits whose token ids were deleted.
+        tokens_deleted: commits whose token ids and rows of logs were deleted.
         leftovers: files of interrupted writes that were removed.
         bytes: approximate number of bytes freed.
     """

@@ -8,11 +8,13 @@ import hashlib
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
-from memory_store.backend import Backend, Buffer, Extent
+from memory_store.backend import Backend, Buffer, Content, Extent
 from memory_store.errors import Corrupt
 from memory_store.format.json import crc32c
 from memory_store.format.zarr import (
@@ -161,25 +163,36 @@ def fill(buffers: Sequence[np.ndarray], backend: Backend, folder: str, spec: Sto
     for i, extent in enumerate(extents(folder, spec)):
         n_bytes = min(size, nbytes - i * size)
         parts = buffers if n_bytes == nbytes else _first(left, n_bytes)
-        # After the array's bytes: padding, then the checksum.
-        rest = np.empty(size - n_bytes + CHECKSUM, np.uint8)
-        content = backend.open(extent)
-        try:
-            content.read_into(*parts, rest)
-        finally:
-            content.close()
-        crc = 0
-        for part in (*parts, rest[:-CHECKSUM]):
-            crc = crc32c(part, crc)
-        if crc != int.from_bytes(rest[-CHECKSUM:].tobytes(), "little"):
-            problem = "damaged, its crc32c does not match"
-        elif crc != spec.crc32c[i]:
-            problem = "an intact chunk, but not the one that was committed here"
-        else:
-            continue
-        chunk = chunk_name(len(spec.shape), i)
-        path = f"{array_label(backend, folder, spec)}/{chunk}"
-        raise Corrupt(f"{path}: {problem}. Restore the file from a copy.")
+        with closing(backend.open(extent)) as content:
+            problem = _read_chunk(content, parts, size - n_bytes, spec.crc32c[i])
+        if problem:
+            raise _damaged(backend, folder, spec, i, problem)
+
+
+def _read_chunk(
+    content: Content, parts: Sequence[np.ndarray], padding: int, committed: int
+) -> str | None:
+    """Read a chunk into buffers; returns what is wrong with it.
+
+    Args:
+        content: the open chunk.
+        parts: one-dimensional uint8, together as long as its part of the array.
+        padding: bytes between that part and the checksum.
+        committed: the crc32c that was committed.
+    """
+    rest = np.empty(padding + CHECKSUM, np.uint8)
+    content.read_into(*parts, rest)
+    crc = 0
+    for part in (*parts, rest[:-CHECKSUM]):
+        crc = crc32c(part, crc)
+    if crc != int.from_bytes(rest[-CHECKSUM:].tobytes(), "little"):
+        return "damaged, its crc32c does not match"
+    return None if crc == committed else "an intact chunk, but not the one that was committed here"
+
+
+def _damaged(backend: Backend, folder: str, spec: StoredArray, index: int, problem: str) -> Corrupt:
+    path = f"{array_label(backend, folder, spec)}/{chunk_name(len(spec.shape), index)}"
+    return Corrupt(f"{path}: {problem}. Restore the file from a copy.")
 
 
 def _first(buffers: deque[np.ndarray], nbytes: int) -> list[np.ndarray]:
@@ -225,6 +238,36 @@ def read_rows(
                 first = until
         finally:
             content.close()
+
+
+def chunk_rows(spec: StoredArray, index: int) -> tuple[int, int]:
+    """The first and the last + 1 of the rows along axis 0 in chunk `index`."""
+    rows = chunk_shape(spec.shape, spec.dtype)[0]
+    return index * rows, min((index + 1) * rows, spec.shape[0])
+
+
+def read_chunk(backend: Backend, folder: str, spec: StoredArray, index: int) -> np.ndarray:
+    """The rows of chunk `index`, checked against `spec`.
+
+    Args:
+        backend: the medium.
+        folder: the array's key.
+        spec: its location, shape and checksums.
+        index: one of the array's chunks.
+
+    Raises:
+        Corrupt: the chunk is missing, damaged, or an intact chunk of another array.
+    """
+    first, end = chunk_rows(spec, index)
+    shape = (end - first, *spec.shape[1:])
+    extent = next(islice(extents(folder, spec), index, None))
+    with closing(backend.open(extent)) as content:  # checks the size before memory is allocated
+        data = memory(math.prod(shape) * ITEMSIZE[spec.dtype])
+        padding = chunk_bytes(spec) - CHECKSUM - len(data)
+        problem = _read_chunk(content, [data], padding, spec.crc32c[index])
+    if problem:
+        raise _damaged(backend, folder, spec, index, problem)
+    return _shaped(data, spec.dtype, shape)
 
 
 def check_sha256(backend: Backend, folder: str, spec: ArraySpec, array: np.ndarray) -> None:

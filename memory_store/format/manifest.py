@@ -5,15 +5,17 @@ hold slots of the windows by id, so an id authenticates the whole history behind
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
 
 from memory_store.format.json import canonical, sha256
+from memory_store.format.names import TOKENS
 from memory_store.format.zarr import ArraySpec, StoredArray, group_document
 from memory_store.types import Commit
 
 SCHEMA = 2  # commits of schema 1 are folders
+SCHEMA_WITH_LOGS = 3  # of commits that bring rows of logs; older versions would drop them
 BEFORE = b'{"attributes":'  # the beginning of a canonical document
 MAX_WINDOW = 16  # commits that hold slots of one snapshot, including its own commit
 
@@ -90,12 +92,13 @@ class Manifest:
             first commit.
         window: the other commits that hold slots of its windows, oldest first.
         slots: name → window.
-        arrays: name → array in this commit: new slots, small arrays, tokens.
+        arrays: name → array in this commit: new slots, small arrays, tokens, rows of logs.
         state: the attributes of the snapshot.
         fingerprints: of the weights, the tokenizer, ….
         libraries: versions of the libraries that wrote it.
-        retained: what still exists: "all"; "log", the record and the token ids; or "record".
+        retained: what still exists: "all"; "log", the record and the arrays `logged`; or "record".
         schema: the version of the format.
+        logs: name → position of the first row in the array of that name.
     """
 
     session: str
@@ -112,6 +115,12 @@ class Manifest:
     libraries: Mapping[str, str]
     retained: str = "all"
     schema: int = SCHEMA
+    logs: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def logged(self) -> dict[str, ArraySpec]:
+        """The arrays that may outlive the snapshot: the token ids and the rows of logs."""
+        return {name: self.arrays[name] for name in (TOKENS, *self.logs)}
 
     def held(self, name: str) -> StoredSlots:
         """The slots of window `name` that are stored in this commit."""
@@ -174,6 +183,12 @@ class Manifest:
             "state": self.state,
             "fingerprints": dict(self.fingerprints),
             "libraries": dict(self.libraries),
+            # Commits without logs have the attributes, and the ids, of earlier versions.
+            **(
+                {"logs": {name: {"start": at} for name, at in self.logs.items()}}
+                if self.logs
+                else {}
+            ),
         }
 
     @cached_property

@@ -15,7 +15,7 @@ from memory_store.errors import Corrupt, UnsupportedSchema
 from memory_store.format.json import Fields, canonical, parse, sha256
 from memory_store.format.manifest import (
     MAX_WINDOW,
-    SCHEMA,
+    SCHEMA_WITH_LOGS,
     Manifest,
     Source,
     StoredSlots,
@@ -38,7 +38,8 @@ from memory_store.format.packing import placed, read_document
 from memory_store.format.zarr import FILL, ITEMSIZE, MAX_ARRAY, MAX_NDIM, ArraySpec, chunk_count
 from memory_store.types import Commit
 
-SUPPORTED = (1, 2)
+SUPPORTED = (1, 2, SCHEMA_WITH_LOGS)  # of commits
+SUPPORTED_FILES = (1, 2)  # of all other files
 DTYPE = re.compile("|".join(FILL))
 
 
@@ -91,7 +92,7 @@ def read_manifest(backend: Backend, commit: Commit, session: str | None) -> Mani
             f"{path}: not the commit that was published: its id is {digest[:12]}…, "
             f"not {commit.id[:12]}…. Restore the file from a copy."
         )
-    check_schema(attributes.value.get("schema"), path)
+    check_schema(attributes.value.get("schema"), path, SUPPORTED)
     manifest = from_attributes(attributes)
     if packed != (manifest.schema > 1):
         raise Corrupt(f"{path}: its schema does not match its name. Restore the file from a copy.")
@@ -117,16 +118,16 @@ def read_manifest(backend: Backend, commit: Commit, session: str | None) -> Mani
     return replace(manifest, arrays=arrays, retained=retained)
 
 
-def check_schema(schema: Any, path: object) -> None:
+def check_schema(schema: Any, path: object, supported: tuple[int, ...] = SUPPORTED_FILES) -> None:
     """Refuse a schema that this version cannot read.
 
     Raises:
         UnsupportedSchema: states the schema and the supported ones.
     """
-    if type(schema) is not int or schema not in SUPPORTED:
+    if type(schema) is not int or schema not in supported:
         raise UnsupportedSchema(
             f"{path}: schema {schema!r} is not supported; this version reads "
-            f"{', '.join(map(str, SUPPORTED))}. Open it with the version that wrote it, or later."
+            f"{', '.join(map(str, supported))}. Open it with the version that wrote it, or later."
         )
 
 
@@ -138,6 +139,8 @@ def from_attributes(fields: Fields) -> Manifest:
     """
     parent, jump = fields.optional("parent"), fields.optional("jump")
     slots = dict(_slots(fields.mapping("slots")))
+    schema = fields.integer("schema", low=1, high=SCHEMA_WITH_LOGS)
+    logs = fields.mapping("logs").items(ARRAY) if schema == SCHEMA_WITH_LOGS else ()
     manifest = Manifest(
         session=fields.text("session", SESSION),
         created=fields.seconds("created"),
@@ -151,7 +154,8 @@ def from_attributes(fields: Fields) -> Manifest:
         state=fields.mapping("state").value,
         fingerprints=fields.strings("fingerprints"),
         libraries=fields.strings("libraries"),
-        schema=fields.integer("schema", low=1, high=SCHEMA),
+        schema=schema,
+        logs={name: item.integer("start", high=MAX_NUMBER) for name, item in logs},
     )
     _check(manifest, fields)
     return manifest
@@ -232,6 +236,18 @@ def _check(manifest: Manifest, fields: Fields) -> None:
             != slots.shape[:axis] + slots.shape[axis + 1 :]
         ):
             raise fields.corrupt(f"slots.{name}", "does not match its array")
+    if manifest.schema == SCHEMA_WITH_LOGS and not manifest.logs:
+        raise fields.corrupt("logs", "should not be empty")
+    for name, start in manifest.logs.items():
+        array = manifest.arrays.get(name)
+        if (
+            array is None
+            or name in (TOKENS, *manifest.slots)
+            or not array.shape
+            or 0 in array.shape
+            or start + array.shape[0] > manifest.position
+        ):
+            raise fields.corrupt(f"logs.{name}", "does not match its array or the position")
     tokens = manifest.arrays.get(TOKENS)
     begin = manifest.parent.position if manifest.parent else 0
     if (

@@ -17,7 +17,7 @@ from memory_store.backend import MAX_DOCUMENT, Backend, Buffer, Extent
 from memory_store.errors import Corrupt
 from memory_store.format.chunks import chunk_bytes, chunks, member_names
 from memory_store.format.json import canonical
-from memory_store.format.names import RECORD, TOKENS
+from memory_store.format.names import RECORD
 from memory_store.format.zarr import StoredArray, array_document
 from memory_store.format.zip import Member, crc32_of, directory, first_member, header, header_size
 
@@ -85,10 +85,11 @@ def laid_out(contents: Iterable[Member]) -> tuple[list[tuple[Member, int]], int]
     return layout, at
 
 
-def packed_log(record: bytes, ids: np.ndarray) -> bytes:
-    """The archive that replaces a deleted snapshot: its record and its token ids."""
+def packed_log(record: bytes, arrays: Mapping[str, np.ndarray]) -> bytes:
+    """The archive that replaces a deleted snapshot: its record, its token ids, its rows of logs."""
     contents: dict[str, Sequence[Buffer]] = {RECORD: [record]}
-    contents |= {f"{TOKENS}/{chunk.name}": chunk.buffers for chunk in chunks(ids)}
+    for name, array in sorted(arrays.items()):
+        contents |= {f"{name}/{chunk.name}": chunk.buffers for chunk in chunks(array)}
     return b"".join(packed(contents, {}))
 
 

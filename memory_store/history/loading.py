@@ -46,9 +46,8 @@ def load_snapshot(
         for name, slots in manifest.slots.items():
             for piece in pieces(name, slots.start, slots.end, sources, path=path):
                 yield piece.commit, piece.held.as_array(slots), name
-        for name, spec in manifest.arrays.items():
-            if name not in manifest.slots:
-                yield commit, spec, name
+        for name, spec in _small(manifest):
+            yield commit, spec, name
 
     try:
         return _assembled(commits, commit, manifest, wanted)
@@ -88,13 +87,16 @@ def _assembled(
             name: Window(data, slots.axis, slots.end, slots.capacity)
             for (name, slots), data in zip(manifest.slots.items(), loaded, strict=True)
         }
-        arrays = {
-            name: reader.array(commit, spec, name)
-            for name, spec in manifest.arrays.items()
-            if name not in windows
-        }
+        arrays = {name: reader.array(commit, spec, name) for name, spec in _small(manifest)}
     tokens = arrays.pop(TOKENS)
     return Snapshot(manifest.position, windows, arrays, tokens, manifest.state)
+
+
+def _small(manifest: Manifest) -> Iterator[tuple[str, StoredArray]]:
+    """The arrays that are loaded whole: all but windows and rows of logs."""
+    for name, spec in manifest.arrays.items():
+        if name not in manifest.slots and name not in manifest.logs:
+            yield name, spec
 
 
 def _check_fingerprints(

@@ -10,7 +10,7 @@ import numpy as np
 from memory_store.backend import Backend, Extent
 from memory_store.errors import Corrupt, NotFound
 from memory_store.format.chunks import extents, fill, memory, read_array, read_rows
-from memory_store.format.manifest import Manifest
+from memory_store.format.manifest import Manifest, record
 from memory_store.format.manifest_reader import read_manifest
 from memory_store.format.names import (
     COMMITS,
@@ -25,8 +25,8 @@ from memory_store.format.names import (
     past_key,
     record_key,
 )
-from memory_store.format.packing import placed, read_document
-from memory_store.format.zarr import StoredArray
+from memory_store.format.packing import placed
+from memory_store.format.zarr import ArraySpec, StoredArray
 from memory_store.history.checksums import Checksums, SlotChecksums
 from memory_store.types import Commit
 
@@ -181,7 +181,7 @@ class Commits:
             return self.array(commit, spec, TOKENS)
         except Corrupt:
             if self.backend.exists(record_key(commit.name)):
-                return self._logged_ids(commit, spec)
+                return read_array(self.backend, *self.in_log(commit, TOKENS))
             if self.backend.exists(past_key(commit.name)):
                 raise NotFound(
                     f"{self.backend.name(past_key(commit.name))}: the token ids up to "
@@ -189,13 +189,13 @@ class Commits:
                 ) from None
             raise
 
-    def _logged_ids(self, commit: Commit, spec: StoredArray) -> np.ndarray:
-        log = log_key(commit.name)
+    def in_log(self, commit: Commit, name: str) -> tuple[str, ArraySpec]:
+        """The key and the location of an array that a deleted snapshot left in `log/`."""
+        manifest, log = self.manifest(commit), log_key(commit.name)
         if not is_packed(commit.name):
-            return read_array(self.backend, log, spec)
-        record, _ = read_document(self.backend, log, RECORD)
-        specs, _ = placed({TOKENS: spec}, len(record), RECORD)
-        return read_array(self.backend, f"{log}/{TOKENS}", specs[TOKENS])
+            return log, manifest.arrays[name]  # of schema 1: token ids alone
+        specs, _ = placed(manifest.logged, len(record(manifest)), RECORD)
+        return f"{log}/{name}", specs[name]
 
     def sources_of(self, kept: Iterable[Commit]) -> list[list[str]]:
         """For each of the kept commits, the names of the other commits that hold its slots.
@@ -245,8 +245,8 @@ class Commits:
     def size(self, commit: Commit) -> int:
         """Bytes of the arrays that are stored in a commit and still exist."""
         manifest = self.read(commit)
-        kept = {"all": manifest.arrays, "log": (TOKENS,), "record": ()}[manifest.retained]
-        return sum(manifest.arrays[name].nbytes for name in kept)
+        kept = {"all": manifest.arrays, "log": manifest.logged, "record": {}}[manifest.retained]
+        return sum(spec.nbytes for spec in kept.values())
 
     def name(self, commit: Commit) -> str:
         """The path or URL of a commit, for messages."""
@@ -257,7 +257,7 @@ class Commits:
         return {*self.backend.folders(COMMITS), *self.backend.files(COMMITS)}
 
     def logged(self) -> set[str]:
-        """The names of the deleted snapshots whose token ids still exist."""
+        """The names of the deleted snapshots whose token ids and rows of logs still exist."""
         return {*self.backend.folders(LOG), *self.backend.files(LOG)}
 
     def rows(

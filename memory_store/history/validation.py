@@ -6,7 +6,7 @@ from memory_store.backend import MAX_DOCUMENT
 from memory_store.format.json import LIMIT, canonical, plain
 from memory_store.format.names import ARRAY, MAX_NUMBER, TOKENS
 from memory_store.format.zarr import FILL, MAX_NDIM, dtype_name
-from memory_store.types import Snapshot, Window
+from memory_store.types import LogRows, Snapshot, Window
 
 MAX_ATTRIBUTES = MAX_DOCUMENT // 2  # bytes; the rest of the document belongs to the store
 
@@ -19,16 +19,18 @@ def checked(snapshot: Snapshot, begin: int | None) -> Snapshot:
         begin: the parent's position; None without a parent.
 
     Raises:
-        ValueError: the snapshot breaks the rules of `Snapshot` or `Window`.
+        ValueError: the snapshot breaks the rules of `Snapshot`, `Window` or `LogRows`.
     """
     position = snapshot.position
     if type(position) is not int or not 0 <= position <= MAX_NUMBER:
         raise ValueError(f"position = {position!r}; allowed: an int from 0 to {MAX_NUMBER}")
-    _check_names([*snapshot.windows, *snapshot.arrays])
+    _check_names([*snapshot.windows, *snapshot.arrays, *snapshot.logs])
     for name, window in snapshot.windows.items():
         _check_window(name, window)
     for name, array in snapshot.arrays.items():
         _check_array(f"arrays[{name!r}]", array)
+    for name, rows in snapshot.logs.items():
+        _check_rows(f"logs[{name!r}]", rows, position)
     attributes = plain(snapshot.attributes, "attributes")
     size = len(canonical(attributes))
     if size > MAX_ATTRIBUTES:
@@ -37,7 +39,7 @@ def checked(snapshot: Snapshot, begin: int | None) -> Snapshot:
             "`arrays`)"
         )
     tokens = _checked_tokens(snapshot.tokens, position, begin)
-    return Snapshot(position, snapshot.windows, snapshot.arrays, tokens, attributes)
+    return Snapshot(position, snapshot.windows, snapshot.arrays, tokens, attributes, snapshot.logs)
 
 
 def _check_names(names: list[str]) -> None:
@@ -66,6 +68,22 @@ def _check_window(name: str, window: Window) -> None:
     if not count <= min(window.end, window.capacity):
         raise ValueError(
             f"{where}: {count} slots, but end is {window.end} and capacity {window.capacity}"
+        )
+
+
+def _check_rows(where: str, rows: LogRows, position: int) -> None:
+    if not isinstance(rows, LogRows):
+        raise ValueError(f"{where} is a {type(rows).__name__}; allowed: LogRows")
+    _check_array(where, rows.data)
+    shape = rows.data.shape
+    if not shape or 0 in shape:
+        raise ValueError(f"{where} has shape {shape}; allowed: at least one row, none empty")
+    if type(rows.start) is not int or rows.start < 0:
+        raise ValueError(f"{where}: start = {rows.start!r}; allowed: an int of at least 0")
+    if rows.start + shape[0] > position:
+        raise ValueError(
+            f"{where} holds the rows [{rows.start}, {rows.start + shape[0]}) at position "
+            f"{position}; allowed: rows of tokens that were read"
         )
 
 

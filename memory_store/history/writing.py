@@ -13,7 +13,7 @@ from memory_store.backend import MAX_DOCUMENT, Backend, Buffer
 from memory_store.format.chunks import chunks, digest
 from memory_store.format.header import checked_fingerprints
 from memory_store.format.json import now
-from memory_store.format.manifest import Manifest, WindowSpec
+from memory_store.format.manifest import SCHEMA, SCHEMA_WITH_LOGS, Manifest, WindowSpec
 from memory_store.format.names import TOKENS, commit_key, new_commit_name
 from memory_store.format.packing import DOCUMENT, documents, packed, placed
 from memory_store.format.zarr import ArraySpec, dtype_name
@@ -64,14 +64,17 @@ def commit_snapshot(
                 state=snapshot.attributes,
                 fingerprints=recorded,
                 libraries=LIBRARIES,
+                schema=SCHEMA_WITH_LOGS if snapshot.logs else SCHEMA,
+                logs={name: rows.start for name, rows in snapshot.logs.items()},
             )
 
+        rows = {name: log.data for name, log in snapshot.logs.items()}
         new = {name: from_slot(each, todo.first[name]) for name, each in snapshot.windows.items()}
         try:
             with commits.scratch() as scratch:
                 ref, manifest, checksums = write_commit(
                     commits.backend,
-                    {**scratch.gathered(new), **snapshot.arrays, TOKENS: snapshot.tokens},
+                    {**scratch.gathered(new), **snapshot.arrays, **rows, TOKENS: snapshot.tokens},
                     describe,
                     refs,
                     confirm=partial(confirm, todo, snapshot.windows, commits),

@@ -7,7 +7,7 @@ consistent snapshot. Everything is verified on the way: damage is not copied.
 from collections.abc import Sequence
 
 from memory_store.backend import Backend, Buffer
-from memory_store.format.chunks import check_sha256, chunks
+from memory_store.format.chunks import check_sha256, chunks, read_array
 from memory_store.format.header import read_header
 from memory_store.format.manifest import Manifest, record
 from memory_store.format.names import (
@@ -61,8 +61,11 @@ def _copy_commit(commits: Commits, commit: Commit, target: Backend) -> None:
     if manifest.retained == "record":
         target.create(past_key(commit.name), record(manifest))
     elif is_packed(commit.name):
-        ids = commits.token_ids(commit)
-        target.create(log_key(commit.name), packed_log(record(manifest), ids))
+        logged = {
+            name: read_array(commits.backend, *commits.in_log(commit, name))
+            for name in manifest.logged
+        }
+        target.create(log_key(commit.name), packed_log(record(manifest), logged))
     else:
         for chunk in chunks(commits.token_ids(commit)):
             target.create(f"{log_key(commit.name)}/{chunk.name}", b"".join(chunk.buffers))

@@ -1,6 +1,7 @@
 """Garbage collection: deletes old snapshots, and files of interrupted writes.
 
-A deleted snapshot leaves its record and its token ids in `log/`, or its record alone in `past/`.
+A deleted snapshot leaves its record, its token ids and its rows of logs in `log/`, or its record
+alone in `past/`.
 The chain of ids stays complete, and any position whose token ids are kept can be recomputed from
 the nearest older snapshot. The record is written before the commit is removed, so an interrupted
 collection loses nothing.
@@ -76,7 +77,7 @@ def collect(
         manifest = commits.read(commit)
         drop_tokens = horizon is not None and commit.position <= horizon
         freed += sum(spec.nbytes for spec in manifest.arrays.values())
-        freed -= 0 if drop_tokens else manifest.arrays[TOKENS].nbytes
+        freed -= 0 if drop_tokens else _logged_bytes(manifest)
         deleted, tokens_deleted = deleted + 1, tokens_deleted + drop_tokens
         if not dry_run:
             _delete_snapshot(commits, commit, manifest, drop_tokens=drop_tokens)
@@ -85,12 +86,16 @@ def collect(
             known = published.get(name)
             if known is not None and known.position <= horizon and known.name not in needed:
                 manifest = commits.read(known)
-                tokens_deleted, freed = tokens_deleted + 1, freed + manifest.arrays[TOKENS].nbytes
+                tokens_deleted, freed = tokens_deleted + 1, freed + _logged_bytes(manifest)
                 if not dry_run:
                     _delete_tokens(backend, known.name, manifest)
     for key in backend.unfinished():
         leftovers += _leftover(backend, key, grace, dry_run=dry_run)
     return Collected(len(kept), deleted, tokens_deleted, leftovers, freed)
+
+
+def _logged_bytes(manifest: Manifest) -> int:
+    return sum(spec.nbytes for spec in manifest.logged.values())
 
 
 def _delete_snapshot(
@@ -100,11 +105,11 @@ def _delete_snapshot(
     if drop_tokens:
         _record(backend, past_key(commit.name), manifest)
     else:
-        ids = commits.array(commit, manifest.arrays[TOKENS], TOKENS)
+        logged = {name: commits.array(commit, spec, name) for name, spec in manifest.logged.items()}
         if is_packed(commit.name):
-            _create(backend, log_key(commit.name), packed_log(record(manifest), ids))
+            _create(backend, log_key(commit.name), packed_log(record(manifest), logged))
         else:
-            for chunk in chunks(ids):
+            for chunk in chunks(logged[TOKENS]):
                 _create(backend, f"{log_key(commit.name)}/{chunk.name}", b"".join(chunk.buffers))
             _record(backend, record_key(commit.name), manifest)
     backend.discard(commit_key(commit.name))

@@ -6,10 +6,10 @@ import numpy as np
 
 from memory_store.backend import Backend, Extent
 from memory_store.errors import Corrupt
-from memory_store.format.chunks import check_sha256, chunk_bytes, chunks
+from memory_store.format.chunks import check_sha256, chunk_bytes, chunks, read_array
 from memory_store.format.json import parse
 from memory_store.format.manifest import Manifest, WindowSpec, record
-from memory_store.format.names import RECORD, TOKENS, commit_key, document_key, is_packed, log_key
+from memory_store.format.names import RECORD, commit_key, document_key, is_packed, log_key
 from memory_store.format.packing import DOCUMENT, documents, laid_out, read_part
 from memory_store.format.zarr import ArraySpec, array_document
 from memory_store.format.zip import Member, crc32_of, directory, header
@@ -43,7 +43,7 @@ def verify(commits: Commits, starts: Iterable[Commit], *, refs: int) -> Verified
         if manifest.retained == "all":
             size += _check_arrays(commit, manifest, commits, scratch)
         elif manifest.retained == "log":
-            size += _check_log(commit, manifest, commits)
+            size += _check_log(commit, manifest, commits, scratch)
         waiting += [*filter(None, [manifest.parent, manifest.jump and manifest.jump[0]])]
         waiting += [source.commit for source in manifest.window]
     for commit, manifest in seen.items():
@@ -74,15 +74,17 @@ def _check_document(backend: Backend, key: str, spec: ArraySpec) -> None:
         raise Corrupt(f"{path}: does not match the array. Restore the file from a copy.")
 
 
-def _check_log(commit: Commit, manifest: Manifest, commits: Commits) -> int:
-    """Check what remains of a deleted snapshot; returns the size of its token ids in bytes."""
-    backend, key = commits.backend, log_key(commit.name)
-    ids, spec = commits.token_ids(commit), manifest.arrays[TOKENS]
-    packed = is_packed(commit.name)
-    check_sha256(backend, f"{key}/{TOKENS}" if packed else key, spec, ids)
-    if packed:
-        _check_archive(backend, key, {RECORD: record(manifest)}, _members(TOKENS, spec, ids))
-    return ids.nbytes
+def _check_log(commit: Commit, manifest: Manifest, commits: Commits, scratch: Scratch) -> int:
+    """Check what remains of a deleted snapshot; returns the size of its arrays in bytes."""
+    backend, key, listed = commits.backend, log_key(commit.name), list[Member]()
+    for name in sorted(manifest.logged):
+        folder, spec = commits.in_log(commit, name)
+        array = read_array(backend, folder, spec, scratch.take)
+        check_sha256(backend, folder, spec, array)
+        listed += _members(name, spec, array)
+    if is_packed(commit.name):
+        _check_archive(backend, key, {RECORD: record(manifest)}, listed)
+    return sum(spec.nbytes for spec in manifest.logged.values())
 
 
 def _members(name: str, spec: ArraySpec, array: np.ndarray) -> list[Member]:
