@@ -59,10 +59,9 @@ class Downloadable:
         return home() / "models" / self.name
 
     @property
-    def gates(self) -> Path:
-        """The gates of its learned selection, which come with this package."""
-        assets = resources.files("streamlm") / "assets"
-        return Path(str(assets / self.name / "gates.safetensors"))
+    def assets(self) -> Path:
+        """Files that come with this package: the gates of its learned selection, and the rest."""
+        return Path(str(resources.files("streamlm") / "assets" / self.name))
 
     @property
     def path(self) -> Path:

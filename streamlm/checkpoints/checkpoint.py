@@ -18,6 +18,7 @@ from torch import Tensor
 from streamlm.checkpoints.catalogue import chat_models
 from streamlm.models.base import Model
 from streamlm.models.precision import AUTO, set_precision
+from streamlm.models.retrieval import RetrievalHeads
 from tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class Checkpoint:
         name: for display.
         weights_digest: sha256 of the weights file, or over all of them in order.
         precision: of the weights in use, see `models.precision`; "" if it was not chosen.
+        retrieval: the model's retrieval heads; None if they are not known.
     """
 
     model: Model
@@ -41,6 +43,7 @@ class Checkpoint:
     name: str = "unnamed"
     weights_digest: str = field(default="", repr=False)
     precision: str = ""
+    retrieval: RetrievalHeads | None = None
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
@@ -142,8 +145,9 @@ def load_checkpoint(
             models, which are many times larger.
         settings: of a Llama-family model: its windows, such as {"memory_len": 1024}, see
             `LlamaConfig`; "precision" of its weights, see `models.precision`, by default the
-            fastest on this processor unless `dtype` is given; and "gates", the file of a trained
-            selection (`streamlm train --only compression`), or False for none.
+            fastest on this processor unless `dtype` is given; "gates", the file of a trained
+            selection (`streamlm train --only compression`); and "retrieval", that of its retrieval
+            heads (`streamlm calibrate`). False is none of them.
 
     Raises:
         FileNotFoundError: the model or one of its files is missing; names it.
@@ -162,7 +166,8 @@ def load_checkpoint(
         )
     model = stored.load_model(chosen, dtype)
     used = set_precision(model, precision) if precision else ""
-    return Checkpoint(model, tokenizer, stored.name, stored.weights_digest, used)
+    digest, heads = stored.weights_digest, stored.retrieval
+    return Checkpoint(model, tokenizer, stored.name, digest, used, heads)
 
 
 def _split(

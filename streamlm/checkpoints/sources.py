@@ -6,18 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from streamlm.checkpoints.catalogue import BUNDLED, DOWNLOADABLE
-from streamlm.checkpoints.gates import with_gates
+from streamlm.checkpoints.gates import GATES_FILE, with_gates
 from streamlm.checkpoints.gguf import open_gguf
 from streamlm.checkpoints.gguf_header import MAGIC
 from streamlm.checkpoints.hub import hub_folder, is_hub_name
 from streamlm.checkpoints.huggingface import is_huggingface, open_huggingface
 from streamlm.checkpoints.json_file import read_json
 from streamlm.checkpoints.own import CONFIG, open_own, require_files
+from streamlm.checkpoints.retrieval import RETRIEVAL_FILE, read_retrieval
 from streamlm.checkpoints.stored import StoredModel
 from streamlm.config import require
 from streamlm.models.llama_config import LlamaConfig, with_windows
 
-GATES = "gates"
+GATES, RETRIEVAL = "gates", "retrieval"
 ALLOWED = (
     f"a checkpoint directory, of this project or from Hugging Face; a .gguf file; the name of a "
     f"bundled one: {', '.join(BUNDLED)}; of a downloaded one: {', '.join(DOWNLOADABLE)}; or "
@@ -30,15 +31,18 @@ def find_model(source: str | Path, *, settings: Mapping[str, Any] | None = None)
 
     Args:
         source: see `streamlm.load`.
-        settings: other windows, see `LlamaConfig`; and "gates", a file of `checkpoints.gates`, or
-            False for none.
+        settings: other windows, see `LlamaConfig`; "gates", a file of `checkpoints.gates`, and
+            "retrieval", a file of `checkpoints.retrieval`, or False for none.
 
     Raises:
         FileNotFoundError: there is no such model; says what is allowed.
         ValueError: it is damaged or not supported.
     """
     found, windows = _found(source), dict(settings or {})
-    gates = windows.pop(GATES, _shipped_gates(source))
+    gates = windows.pop(GATES, _shipped(source, GATES_FILE))
+    heads = windows.pop(RETRIEVAL, _shipped(source, RETRIEVAL_FILE))
+    if heads:
+        found = replace(found, retrieval=read_retrieval(Path(heads), found.config))
     if gates:
         return with_gates(found, gates, windows)
     if not windows:
@@ -50,10 +54,11 @@ def find_model(source: str | Path, *, settings: Mapping[str, Any] | None = None)
     return replace(found, config=with_windows(config, windows))
 
 
-def _shipped_gates(source: str | Path) -> Path | None:
-    """The gates that come with this package for a downloaded model."""
+def _shipped(source: str | Path, name: str) -> Path | None:
+    """A file beside a model, or that comes with this package for a downloaded one; if it exists."""
     entry = DOWNLOADABLE.get(str(source))
-    return entry.gates if entry is not None and entry.gates.is_file() else None
+    path = entry.assets / name if entry is not None else Path(source) / name
+    return path if path.is_file() and (entry is not None or name == RETRIEVAL_FILE) else None
 
 
 def _found(source: str | Path) -> StoredModel:

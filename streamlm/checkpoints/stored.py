@@ -16,6 +16,7 @@ from streamlm.config import ModelConfig
 from streamlm.models.base import Model
 from streamlm.models.build import build_empty
 from streamlm.models.llama_config import LlamaConfig
+from streamlm.models.retrieval import RetrievalHeads
 from tokenizer import Tokenizer
 
 DTYPES = {
@@ -68,6 +69,7 @@ class StoredModel:
         read_tokenizer: loads the tokenizer.
         check_weights: raises ValueError where weights contradict each other; called before they
             are used.
+        retrieval: its retrieval heads; None if they are not known.
     """
 
     name: str
@@ -78,6 +80,7 @@ class StoredModel:
     tensors: Mapping[str, StoredTensor] = field(repr=False)
     read_tokenizer: Callable[[], Tokenizer] = field(repr=False)
     check_weights: Callable[[], None] = field(repr=False, default=lambda: None)
+    retrieval: RetrievalHeads | None = None
 
     @cached_property
     def weights_digest(self) -> str:

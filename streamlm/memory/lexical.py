@@ -23,6 +23,37 @@ class Passage:
     score: float
 
 
+@dataclass(frozen=True)
+class Terms:
+    """The different tokens of a query, and how rare each is in a stream.
+
+    Attributes:
+        ids: ascending.
+        weights: inverse document frequency in nats; 0 for tokens that the stream does not have.
+    """
+
+    ids: np.ndarray
+    weights: np.ndarray
+
+    @classmethod
+    def of(cls, query: np.ndarray, chunks: Chunks, *, span: int) -> "Terms":
+        """Count in how many blocks of `span` tokens each token of the query occurs."""
+        terms = np.unique(query)
+        n_blocks, frequency = 0, np.zeros(len(terms))
+        for ids in chunks():
+            blocks = np.full((-(-len(ids) // span), span), -1)
+            blocks.reshape(-1)[: len(ids)] = ids
+            frequency += [(blocks == term).any(axis=1).sum() for term in terms]
+            n_blocks += len(blocks)
+        weights = np.log1p((n_blocks - frequency + 0.5) / (frequency + 0.5))
+        return cls(terms, np.where(frequency > 0, weights, 0.0))
+
+    def share(self, ids: np.ndarray) -> float:
+        """The share of the query's weight that a passage has, 0 to 1."""
+        total = float(self.weights.sum())
+        return float(self.weights[np.isin(self.ids, ids)].sum()) / total if total else 0.0
+
+
 def search(query: np.ndarray, chunks: Chunks, *, k: int, span: int) -> list[Passage]:
     """The k best passages that do not overlap, best first; fewer if fewer match.
 
@@ -32,31 +63,28 @@ def search(query: np.ndarray, chunks: Chunks, *, k: int, span: int) -> list[Pass
             the last; called twice.
         span: tokens of a passage.
     """
-    terms = np.unique(query)
-    n_blocks, frequency = 0, np.zeros(len(terms))
-    for ids in chunks():
-        blocks = np.full((-(-len(ids) // span), span), -1)
-        blocks.reshape(-1)[: len(ids)] = ids
-        frequency += [(blocks == term).any(axis=1).sum() for term in terms]
-        n_blocks += len(blocks)
-    weight = np.log1p((n_blocks - frequency + 0.5) / (frequency + 0.5))
+    return best_passages(Terms.of(query, chunks, span=span), chunks, k=k, span=span)
+
+
+def best_passages(terms: Terms, chunks: Chunks, *, k: int, span: int) -> list[Passage]:
+    """`search` for terms that were counted."""
     found: list[Passage] = []
     start, held = 0, np.zeros(0, np.int64)
     for ids in chunks():
         held = np.concatenate([held, ids])  # windows begin in the last chunk and end in this one
-        found = _best([*found, *_windows(held, start, terms, weight, k=k, span=span)], k)
+        found = _best([*found, *_windows(held, start, terms, k=k, span=span)], k)
         start += max(0, len(held) - (span - 1))
         held = held[max(0, len(held) - (span - 1)) :]
     return found
 
 
 def _windows(
-    ids: np.ndarray, start: int, terms: np.ndarray, weight: np.ndarray, *, k: int, span: int
+    ids: np.ndarray, start: int, terms: Terms, *, k: int, span: int
 ) -> Iterator[Passage]:
     """The best windows of consecutive ids, which begin at `start`."""
     n = max(1, len(ids) - span + 1)
     score = np.zeros(n)
-    for term, rarity in zip(terms, weight, strict=True):
+    for term, rarity in zip(terms.ids, terms.weights, strict=True):
         seen = np.concatenate([[0], np.cumsum(ids == term)])
         stop = np.minimum(np.arange(n) + span, len(ids))
         count = seen[stop] - seen[:n]

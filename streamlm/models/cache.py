@@ -35,9 +35,11 @@ class Cache:
             before a column is overwritten.
         length: valid columns of the open segment, per row.
         calls: number of calls that wrote these columns.
+        on_close: called with a state whose segment is about to be closed; not copied.
     """
 
     def __init__(self) -> None:
+        self.on_close: Callable[[State], None] | None = None
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
         self.segment: Tensor | None = None

@@ -277,6 +277,7 @@ class LlamaModel(CompressedModel):
         """All layers; see `Model.read`. Single tokens take `Int8Step` if the model has one."""
         step, config = self.step, self.config
         slow = torch.is_grad_enabled() or config.wants_usage or observe is not None
+        slow = slow or QUERIES in state.carried  # which the step does not record
         if step is None or slow or x.shape[:2] != (1, 1):
             return super().read(x, state, cache=cache, observe=observe)
         writer = CacheWriter(self._cache_of(state, cache), state, 1)

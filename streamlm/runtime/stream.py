@@ -84,5 +84,7 @@ def pieces(model: Model, tokens: Tensor, state: State) -> list[Tensor]:
 def close(model: Model, state: State, cache: Cache | None = None) -> State:
     """Commit the rows whose open segment is full, if any."""
     if model.config.segment_len in state.length:
+        if cache is not None and cache.on_close is not None:
+            cache.on_close(state)
         return model.commit(state, cache)[0]
     return state

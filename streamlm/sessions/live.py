@@ -1,16 +1,21 @@
 """LiveStream: the mutable part of a session, shared by feeding, generating and saving."""
 
 from dataclasses import replace
+from functools import partial
+from typing import cast
 
 import numpy as np
 
 from memory_store import MemoryStore, Ref, Retention
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.models.cache import Cache
+from streamlm.models.llama import LlamaModel
 from streamlm.runtime.conversation import conversation_after
 from streamlm.runtime.memory_report import window
 from streamlm.runtime.reports import ReadReport
 from streamlm.runtime.text_stream import TextStream
+from streamlm.sessions.archive import Archive
+from streamlm.sessions.recall import Question, Recalled, recall
 from streamlm.sessions.recent_tokens import RecentTokens, TokenLog
 from streamlm.sessions.saving import SessionStore
 from streamlm.sessions.sources import FeedCursor
@@ -27,6 +32,7 @@ class LiveStream:
         cursor: of a call of `feed` that is running or was interrupted; None otherwise.
         version: counts changes.
         store: the branch that it is saved to; None if it lives in memory.
+        archive: keys of what is read into the store; None without a store or retrieval heads.
         save_every: tokens between automatic saves.
         readonly, closed: changes are refused.
     """
@@ -46,6 +52,7 @@ class LiveStream:
         self.cursor: FeedCursor | None = None
         self.version = 0
         self.store: SessionStore | None = None
+        self.archive: Archive | None = None
 
     @property
     def position(self) -> int:
@@ -158,6 +165,30 @@ class LiveStream:
     def _recent_from(self, stream: TextStream) -> RecentTokens:
         return RecentTokens.begin(stream, length=window(self.checkpoint.model.config))
 
+    def recall(self, text: str, *, k: int) -> list[Recalled]:
+        """The k passages that the stream has read and `text` asks for; see `recall.recall`.
+
+        Memory is not searched, unless the stream is so short that there is nothing else.
+
+        Raises:
+            ValueError: there is no store, the text is empty, or `k` is below 1.
+            memory_store.NotFound: old tokens were deleted.
+        """
+        bound = self.require_store("recall")
+        bound.try_settle()
+        state, archive, saved = self.stream.state, self.archive, bound.saved
+        question = Question(text, self.checkpoint.tokenizer)
+        if archive is not None:
+            read = partial(archive.read, bound.store, saved, state)
+            model = cast(LlamaModel, self.checkpoint.model)
+            question = replace(
+                question, model=model, state=state, heads=archive.heads, read_keys=read
+            )
+        config = self.checkpoint.model.config
+        stop = max(0, self.position - self.position % config.segment_len - config.memory_len)
+        history = bound.store.refs(bound.branch)
+        return recall(question, bound.tokens, stop, history=history, k=k)
+
     # -- forking ----------------------------------------------------------------------------------
 
     def fork(self) -> "LiveStream":
@@ -231,7 +262,7 @@ class LiveStream:
                     self.save(self.cursor)
         finally:
             self.closed = True
-            self.cache = Cache()
+            self.cache, self.archive = Cache(), None
             if self.store is not None:
                 self.store.close()
 
@@ -246,9 +277,17 @@ class LiveStream:
         retention: Retention | None,
         readonly: bool = False,
         discard_empty: bool = False,
+        archive: bool = True,
     ) -> None:
-        """Continue from `ref`, and save to `branch` from now on; see `SessionStore`."""
+        """Continue from `ref`, and save to `branch` from now on; see `SessionStore`.
+
+        Args:
+            archive: keep the keys of the model's retrieval heads, if it has any.
+        """
         self.readonly = readonly
+        if archive and self.checkpoint.retrieval is not None:
+            self.archive = Archive(self.checkpoint)
+            self.cache.on_close = None if readonly else self.archive.close_segment
         bound = SessionStore(
             store,
             branch,
@@ -257,6 +296,7 @@ class LiveStream:
             retention=retention,
             readonly=readonly,
             discard_empty=discard_empty,
+            archive=self.archive,
         )
         try:
             if not readonly:

@@ -31,6 +31,7 @@ def open_session(
     settings: Mapping[str, Any] | None = None,
     save_every: int = 1 << 14,
     retention: Retention | None = RETENTION,
+    archive: bool = True,
 ) -> Session:
     """Resume the session at `path`, or begin one there.
 
@@ -50,6 +51,8 @@ def open_session(
             time to time. The default keeps the newest 32, and as many for each doubling of the
             older ones' age. Token ids are kept, so every position can still be rewound to. None
             keeps all snapshots. In object storage nothing is deleted automatically.
+        archive: keep the keys of the model's retrieval heads, so that `Session.recall` searches by
+            meaning: about 200 bytes a token. A model without such heads has none.
 
     Raises:
         ValueError: the URL has another scheme.
@@ -91,7 +94,15 @@ def open_session(
     try:
         recorded: Any = store.attributes.get("retention")  # absent in early versions
         policy = Retention(**recorded) if recorded is not None else None
-        live.bind(store, branch, ref, retention=policy, readonly=readonly, discard_empty=new)
+        live.bind(
+            store,
+            branch,
+            ref,
+            retention=policy,
+            readonly=readonly,
+            discard_empty=new,
+            archive=archive,
+        )
     except Mismatch as error:
         raise with_windows_named(error, store, checkpoint) from None
     except (KeyError, TypeError, ValueError) as error:

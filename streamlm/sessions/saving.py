@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -27,6 +28,7 @@ from memory_store import (
 )
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.runtime.text_stream import REPETITION_WINDOW, TextStream
+from streamlm.sessions.archive import Archive
 from streamlm.sessions.recent_tokens import TokenLog
 from streamlm.sessions.snapshots import stream_from_snapshot, stream_to_snapshot
 from streamlm.sessions.sources import FeedCursor
@@ -87,6 +89,7 @@ class SessionStore:
         retention: which old snapshots stay loadable; None keeps all.
         readonly: take no lock.
         discard_empty: delete the store on closing if it has no commit by then.
+        archive: keys to save with the tokens; None for none.
 
     Attributes:
         saved: the newest snapshot known to be saved, None before the first.
@@ -107,6 +110,7 @@ class SessionStore:
         retention: Retention | None,
         readonly: bool = False,
         discard_empty: bool = False,
+        archive: Archive | None = None,
     ) -> None:
         self.store = store
         self.branch = branch
@@ -115,6 +119,7 @@ class SessionStore:
         self.log = TokenLog()
         self.retention = retention
         self._checkpoint = checkpoint
+        self._archive = archive
         self._seed = seed
         self._pending: PendingCommit | None = None
         # One thread for all commits: starting one takes as long as reading part of a segment.
@@ -167,6 +172,8 @@ class SessionStore:
             tokens=self.log.take(start, position),
             attributes={"reading": cursor.to_json() if cursor else None},
         )
+        if self._archive is not None:
+            snapshot = replace(snapshot, logs=self._archive.rows(stream.state, start))
 
         def commit() -> Ref:
             before = parent
@@ -207,6 +214,8 @@ class SessionStore:
         self._pending, self.saved, self.version = None, ref, version
         if self.saved is not None:
             self.log.drop(self.saved.position)
+            if self._archive is not None:
+                self._archive.drop(self.saved.position)
         if pending.error is not None:
             raise pending.error
 

@@ -75,7 +75,7 @@ def search_log(
     found = []
     for each in search(query, chunks, k=k, span=span):
         passage = tokenizer.decode(read(each.start, each.stop))
-        saved = _first_after(history, each.stop)
+        saved = first_after(history, each.stop)
         found.append(Found(each.start, each.stop, each.score, passage, saved))
     return found
 
@@ -108,7 +108,7 @@ def search_store(
     )
 
 
-def _first_after(history: Sequence[Ref], stop: int) -> datetime | None:
+def first_after(history: Sequence[Ref], stop: int) -> datetime | None:
     """When the stream was first saved behind a position and not rewound to before it since."""
     first = None
     for ref in reversed(history):

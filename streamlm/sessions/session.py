@@ -22,6 +22,7 @@ from streamlm.sessions.chatting import Chatting
 from streamlm.sessions.feed import Errors, Feed
 from streamlm.sessions.generation import Generation
 from streamlm.sessions.live import LiveStream
+from streamlm.sessions.recall import Recalled
 from streamlm.sessions.search import SPAN, Found, search_log
 from streamlm.sessions.sources import Source
 from streamlm.state import State
@@ -214,6 +215,22 @@ class Session(Chatting):
             k=k,
             span=span,
         )
+
+    def recall(self, text: str, *, k: int = 1) -> list[Recalled]:
+        """Find the passages that answer a text, among all that has left memory.
+
+        A model with retrieval heads finds what is meant; see `streamlm.sessions.recall`. A model
+        without finds what shares the rare words of the text.
+
+        Args:
+            text: a question, or the beginning of the sentence that is looked for.
+            k: the maximum number of passages, best first; they do not overlap.
+
+        Raises:
+            ValueError: the session has no store, the text is empty, or `k` is below 1.
+            memory_store.NotFound: old tokens were deleted.
+        """
+        return self._live.recall(text, k=k)
 
     def memory_report(self, *, between: Callable[[], None] = lambda: None) -> MemoryReport:
         """What the model still remembers of the stream, slot by slot.

@@ -1,0 +1,119 @@
+"""Recall: where a question's attention peaks among all keys that a stream ever had.
+
+A few heads of a language model attend from a question to the place of its answer, however far back
+(retrieval heads, Wu et al. 2024). The attention of the question's queries over all keys of these
+heads is computed exactly, in one pass over blocks of keys. Only the mass of each group of `GROUP`
+keys is kept, 4 bytes for a head, query and group; the groups that may hold the best places are then
+read again.
+
+The score of a place is the mean, over heads and queries, of the square root of the mass on its
+`WIDTH` keys. The root prefers a place that all words of the question attend to. A plain mean
+prefers one that a single word attends to, such as another person of the same name.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+# (start, stop) → blocks of consecutive keys, ascending: the position of the first, and [n, K, E].
+ReadKeys = Callable[[int, int], Iterator[tuple[int, Tensor]]]
+GROUP = 64  # keys whose mass is kept as one number
+WIDTH = 33  # keys of a place; at most GROUP
+
+
+@dataclass(frozen=True)
+class Place:
+    """A place in a stream: the position of the key in its middle, and its score, 0 to 1."""
+
+    position: int
+    score: float
+
+
+class KeySearch:
+    """The attention of one question over the keys of a stream.
+
+    Args:
+        queries: [H, w, E], rotated to one distance from the keys, and scaled.
+        key_heads: for each of the H heads, the index of its keys among the K of a block.
+        read: reads keys. Those that it leaves out do not exist.
+        start, stop: positions of the keys to search.
+    """
+
+    def __init__(
+        self,
+        queries: Tensor,
+        key_heads: Sequence[int],
+        read: ReadKeys,
+        *,
+        start: int,
+        stop: int,
+    ) -> None:
+        self._queries, self._key_heads, self._read = queries, list(key_heads), read
+        self._start, self._stop = start, stop
+        masses: list[Tensor] = []
+        self._firsts: list[int] = []  # position of each group's first key
+        for first, keys in read(start, stop):
+            scores = self._scores(keys)
+            padded = F.pad(scores, (0, -len(keys) % GROUP), value=-torch.inf)
+            masses.append(padded.unflatten(1, (-1, GROUP)).logsumexp(dim=2))
+            self._firsts += range(first, first + len(keys), GROUP)
+        self._mass = torch.cat(masses, dim=1) if masses else queries.new_zeros(0, 0)  # [H·w, G]
+        self._total = self._mass.logsumexp(dim=1, keepdim=True) if masses else self._mass
+
+    def best(self, k: int) -> list[Place]:
+        """The k places with the highest scores, best first, at least `WIDTH` keys apart."""
+        found: list[Place] = []
+        if not self._firsts:
+            return found
+        mass = (self._mass - self._total).exp()
+        # A place lies in one group or in two neighbours, so its mass is at most that of both.
+        pairs = zip(self._firsts, self._firsts[1:], strict=False)
+        beside = torch.tensor([a + GROUP == b for a, b in pairs], device=mass.device)
+        bound = (mass + F.pad(mass[:, 1:] * beside, (0, 1))).sqrt_().mean(dim=0)
+        for group in bound.argsort(descending=True).tolist():
+            if len(found) == k and float(bound[group]) <= found[-1].score:
+                break
+            first = self._firsts[group]
+            found = _apart([*found, *self._places(first, first + 2 * GROUP, k)], k)
+        return found
+
+    def near(self, start: int, stop: int) -> float:
+        """The highest score of a place whose middle is within [start, stop); 0 without keys."""
+        return max((place.score for place in self._places(start, stop, 1)), default=0.0)
+
+    def _places(self, start: int, stop: int, k: int) -> list[Place]:
+        """The k best places whose middle is within [start, stop)."""
+        found: list[Place] = []
+        reach = WIDTH // 2
+        low, high = max(self._start, start - reach), min(self._stop, stop + reach)
+        for first, keys in self._read(low, high) if low < high else ():
+            share = (self._scores(keys) - self._total).exp()
+            box = share.new_ones(1, 1, WIDTH)
+            mass = F.conv1d(share[:, None], box, padding=reach)[:, 0]
+            score = mass.sqrt_().mean(dim=0)
+            middle = torch.arange(first, first + len(keys), device=score.device)
+            score = score.masked_fill((middle < start) | (middle >= stop), -1.0)
+            for _ in range(k):
+                at = int(score.argmax())
+                if float(score[at]) < 0:
+                    break
+                found.append(Place(first + at, float(score[at])))
+                score[max(0, at - WIDTH + 1) : at + WIDTH] = -1.0
+        return _apart(found, k)
+
+    def _scores(self, keys: Tensor) -> Tensor:
+        """[n, K, E] → [H·w, n]."""
+        chosen = keys[:, self._key_heads].permute(1, 2, 0)
+        return torch.bmm(self._queries, chosen).flatten(0, 1)
+
+
+def _apart(places: list[Place], k: int) -> list[Place]:
+    """The k best places that are `WIDTH` keys apart; of two that are not, the better one."""
+    kept: list[Place] = []
+    for place in sorted(places, key=lambda each: (-each.score, each.position)):
+        if all(abs(place.position - other.position) >= WIDTH for other in kept):
+            kept.append(place)
+    return kept[:k]

@@ -1,0 +1,101 @@
+"""Archive: the keys of retrieval heads for everything that a session reads.
+
+Keys are taken from segments when they are closed. They are saved with the token log, a few hundred
+bytes a token, and only read to be searched. A session without an archive still has its token log.
+"""
+
+from collections.abc import Iterator
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from memory_store import LogRows, MemoryStore, Ref
+from streamlm.checkpoints.checkpoint import Checkpoint
+from streamlm.models.llama import LlamaModel
+from streamlm.models.retrieval import pack_keys, segment_keys, unpack_keys
+from streamlm.state import State
+
+Piece = tuple[int, Tensor]  # position of the first key, and [n, K, E]
+
+
+class Archive:
+    """The keys of one stream.
+
+    Key i is that of the model's i-th input. The first input is bos, so key i is that of token
+    i - 1.
+
+    Args:
+        checkpoint: a model with retrieval heads.
+
+    Attributes:
+        name: of the log in the store; keys of other heads have another name.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        assert checkpoint.retrieval is not None
+        self.heads = checkpoint.retrieval
+        self.name = f"keys-{self.heads.digest}"
+        self._model = cast(LlamaModel, checkpoint.model)
+        # Positions stay on the device until a save: reading them would wait for it.
+        self._closed: list[tuple[Tensor, Tensor]] = []
+
+    def close_segment(self, state: State) -> None:
+        """Keep the keys of a segment that is about to be closed."""
+        keys = segment_keys(self._model, state, self.heads)
+        self._closed.append((state.position - len(keys), keys))
+
+    def unsaved(self, state: State, start: int) -> list[Piece]:
+        """Keys from `start` to the position of `state`, as far as they are known, ascending."""
+        pieces: list[Piece] = []
+        if state.phase:
+            keys = segment_keys(self._model, state, self.heads)
+            self._closed.append((state.position - len(keys), keys))
+        for place, keys in self._closed:
+            first = int(place)
+            while pieces and pieces[-1][0] >= first:  # of a future that was rewound
+                pieces.pop()
+            pieces.append((first, keys))
+        if state.phase:
+            self._closed.pop()
+        stop = int(state.position)
+        cut = ((first, keys[: stop - first]) for first, keys in pieces if first < stop)
+        return [
+            (max(first, start), keys[max(0, start - first) :])
+            for first, keys in cut
+            if first + len(keys) > start
+        ]
+
+    def rows(self, state: State, start: int) -> dict[str, LogRows]:
+        """What is to be saved with the tokens from `start` to the position of `state`."""
+        pieces = self.unsaved(state, start)
+        while pieces[1:] and any(a + len(k) != b for (a, k), (b, _) in zip(pieces, pieces[1:])):
+            pieces.pop(0)  # a gap: the newer keys are kept
+        if not pieces:
+            return {}
+        packed = pack_keys(torch.cat([keys for _, keys in pieces]))
+        return {self.name: LogRows(pieces[0][0], packed)}
+
+    def drop(self, before: int) -> None:
+        """Drop the keys before a position, which are saved."""
+        self._closed = [
+            (place, keys) for place, keys in self._closed if int(place) + len(keys) > before
+        ]
+
+    def read(
+        self, store: MemoryStore, saved: Ref | None, state: State, start: int, stop: int
+    ) -> Iterator[Piece]:
+        """Keys of positions start ≤ i < stop, saved or not, ascending; see `recall.ReadKeys`.
+
+        Args:
+            saved: the newest snapshot; None if there is none.
+            state: of the stream now.
+        """
+        end = saved.position if saved is not None else 0
+        if saved is not None and start < end:
+            for first, rows in store.log(saved, self.name, start, min(stop, end)):
+                yield first, unpack_keys(rows, self._model)
+        for first, keys in self.unsaved(state, max(start, end)):
+            if first < stop:
+                packed = pack_keys(keys[: stop - first])  # as they will be read when saved
+                yield first, unpack_keys(packed, self._model)
