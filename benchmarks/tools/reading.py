@@ -88,6 +88,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--tokens", type=int, required=True)
+    parser.add_argument("--whole", action="store_true", help="read the file once, to its end")
+    parser.add_argument("--unscored", action="store_true", help="without log-probabilities")
     options = parser.parse_args()
 
     import torch
@@ -131,14 +133,15 @@ def main() -> None:
 
     with session:
         text = endless_text(options.data, lambda: session.position, stops)
-        report = session.feed(text, score=True, progress=progress)
+        source = options.data if options.whole else text
+        report = session.feed(source, score=not options.unscored, progress=progress)
         saved = session.saved
     found = {
         "position": report.position,
         "tokens": report.tokens,
         "bytes": report.n_bytes,
         "seconds": report.seconds,
-        "bits_per_byte": report.bits_per_byte,
+        "bits_per_byte": None if options.unscored else report.bits_per_byte,
         "before_bytes": before,
         "peak_bytes": peak_memory(),
         "peak_of_reading_alone": was_reset,

@@ -137,7 +137,7 @@ LAST: dict[Use, str] = {
 
 
 def facts(n: int, *, use: Use, seed: int = 0) -> Iterator[Fact]:
-    """n facts, each about another person.
+    """n facts, each about another person; every second answer is a number.
 
     Raises:
         ValueError: there are not so many people.
@@ -146,9 +146,9 @@ def facts(n: int, *, use: Use, seed: int = 0) -> Iterator[Fact]:
     people = [f"{a} {b}" for a, b in product(FIRST[use].split(), LAST[use].split())]
     if n > len(people):
         raise ValueError(f"{n} facts for {use}; allowed: at most {len(people)}")
-    kinds = KINDS[use]
+    number, *others = KINDS[use]
     for at, person in enumerate(random.permutation(people)[:n].tolist()):
-        kind = kinds[at % len(kinds)]
+        kind = others[at // 2 % len(others)] if at % 2 else number
         digits = "".join(map(str, random.integers(0, 10, 5)))
         answer = str(random.choice(kind.answers)) if kind.answers else digits
         cue, question, told = (
