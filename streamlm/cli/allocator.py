@@ -22,15 +22,17 @@ def keep_freed_memory() -> bool:
 
 
 def return_freed_memory() -> bool:
-    """Make glibc return freed blocks of 1 MB or more to the system at once. For long reading.
+    """Make glibc return freed blocks of 8 MB or more to the system at once. For long reading.
 
     By default glibc soon keeps blocks of the size of a segment's logits on its heap, where smaller,
-    longer-lived blocks fragment them: now and then the process grows by 10 to 20 %.
+    longer-lived blocks fragment them: now and then the process grows by 10 to 20 %. A segment's
+    activations are smaller, and there are hundreds: to map each of them anew takes as long as to
+    compute them.
 
     Returns:
         False without glibc, where nothing is changed.
     """
-    return _set((MMAP_THRESHOLD, 1 << 20))
+    return _set((MMAP_THRESHOLD, 1 << 23))
 
 
 def _set(*settings: tuple[int, int]) -> bool:

@@ -33,7 +33,7 @@ def test_freed_large_blocks_are_reused() -> None:
     assert faults("keep") * 5 < faults("not")
 
 
-# Frees a block of 4 MB, which raises glibc's threshold, then one that a small block separates
+# Frees a block of 16 MB, which raises glibc's threshold, then one that a small block separates
 # from the end of the heap, and prints the bytes of the second that the process still holds.
 HELD = """
 import sys, torch
@@ -42,9 +42,9 @@ if sys.argv[1] == "return":
     assert return_freed_memory()
 def resident():
     return int(open("/proc/self/status").read().split("VmRSS:")[1].split()[0])
-torch.zeros(1 << 20).add_(1)
+torch.zeros(1 << 22).add_(1)
 before = resident()
-large = torch.zeros(1 << 20).add_(1)
+large = torch.zeros(1 << 22).add_(1)
 small = [torch.zeros(1 << 8) for _ in range(64)]
 del large
 print(resident() - before)
@@ -59,3 +59,14 @@ def test_freed_large_blocks_are_returned() -> None:
 
     assert held("return") < 1024  # KB
     assert held("not") > 3072
+
+
+# Like the activations of a segment: smaller than what is returned.
+SMALL = ROUNDS.replace("1 << 24", "1 << 20")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_activations_are_not_mapped_anew() -> None:
+    command = [sys.executable, "-c", SMALL, "return"]
+    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert int(found) < 20 * 1024 // 4  # 20 blocks of 4 MB have 20,480 pages of 4 KB
