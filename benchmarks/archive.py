@@ -1,8 +1,8 @@
 """Does a session recall what it read a million tokens ago? Things planted in books, asked at the end.
 
-    python -m benchmarks.archive text --out runs/planted.txt        # books with things in them
-    streamlm feed runs/planted.txt --session planted --model smollm2    # an hour of one core
-    python -m benchmarks.archive ask --text runs/planted.txt --session sessions/planted.zarr
+python -m benchmarks.archive text --out runs/planted.txt        # books with things in them
+streamlm feed runs/planted.txt --session planted --model smollm2    # an hour of one core
+python -m benchmarks.archive ask --text runs/planted.txt --session sessions/planted.zarr
 """
 
 import argparse

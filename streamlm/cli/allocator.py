@@ -32,7 +32,7 @@ def return_freed_memory() -> bool:
     Returns:
         False without glibc, where nothing is changed.
     """
-    return _set((MMAP_THRESHOLD, 1 << 23))
+    return _set((MMAP_THRESHOLD, 1 << 23), (TRIM_THRESHOLD, 1 << 25))
 
 
 def _set(*settings: tuple[int, int]) -> bool:

@@ -78,9 +78,7 @@ def best_passages(terms: Terms, chunks: Chunks, *, k: int, span: int) -> list[Pa
     return found
 
 
-def _windows(
-    ids: np.ndarray, start: int, terms: Terms, *, k: int, span: int
-) -> Iterator[Passage]:
+def _windows(ids: np.ndarray, start: int, terms: Terms, *, k: int, span: int) -> Iterator[Passage]:
     """The best windows of consecutive ids, which begin at `start`."""
     n = max(1, len(ids) - span + 1)
     score = np.zeros(n)

@@ -7,7 +7,7 @@ follows, an incomplete character, and the random generator.
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -30,6 +30,14 @@ REPETITION_WINDOW = 256  # newest tokens that the repetition penalty applies to
 Errors = Literal["strict", "replace"]
 
 
+class RecalledSpan(NamedTuple):
+    """A passage of the stream that was read again: tokens start ≤ i < stop, and its score."""
+
+    start: int
+    stop: int
+    score: float
+
+
 @dataclass(frozen=True, eq=False)
 class TextStream:
     """The state of a stream of text.
@@ -44,6 +52,7 @@ class TextStream:
         cut: `StreamDecoder.state`, bytes of an incomplete generated character.
         random: state of the PCG64 generator that sampling draws from.
         conversation: where a chat stands; None if none has begun.
+        recalled: passages that were put before the newest prompt.
         hidden: [1, D] the model's last output, None where unknown; never saved.
     """
 
@@ -56,6 +65,7 @@ class TextStream:
     cut: Mapping[str, str]
     random: Mapping[str, Any]
     conversation: Conversation | None = None
+    recalled: tuple["RecalledSpan", ...] = ()
     hidden: Tensor | None = None
 
     @classmethod

@@ -34,6 +34,7 @@ class Chatting:
         repetition_penalty: float = 1.1,
         stop: str | Iterable[str] = (),
         seed: int | None = None,
+        recall: int = 0,
     ) -> Iterator[str]:
         """Read a message and generate the model's reply. Both become part of the stream.
 
@@ -50,6 +51,8 @@ class Chatting:
             repetition_penalty: see `Sampling`; of the tokens of this reply only.
             stop: strings at which to stop. The first match is read but not returned.
             seed: reseeds the random generator; None continues with the session's own.
+            recall: put up to so many passages before the message, those that surely answer it; see
+                `Session.recall`.
 
         Returns:
             An iterator of pieces of text that never split a character. If the caller stops early,
@@ -74,6 +77,7 @@ class Chatting:
             max_tokens=max_tokens,
             stop=stop,
             seed=seed,
+            recall=recall,
         )
         return reply.pieces()
 

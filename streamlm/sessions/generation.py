@@ -9,8 +9,9 @@ import numpy as np
 from streamlm.runtime.drafter import Drafter
 from streamlm.runtime.reports import TokenLogprob
 from streamlm.runtime.sampling import Sampling, Stops, check_request
-from streamlm.runtime.text_stream import TextStream
+from streamlm.runtime.text_stream import RecalledSpan, TextStream
 from streamlm.sessions.live import LiveStream
+from streamlm.sessions.recall import check_recall
 
 
 class Generation:
@@ -20,7 +21,7 @@ class Generation:
 
     Args:
         live: the stream to continue.
-        prompt, sampling, max_tokens, stop, seed, drafter: as in `Session.generate`.
+        prompt, sampling, max_tokens, stop, seed, drafter, recall: as in `Session.generate`.
 
     Raises:
         ValueError: a value is not allowed, or the session may not be changed.
@@ -36,8 +37,10 @@ class Generation:
         stop: str | Iterable[str],
         seed: int | None,
         drafter: Drafter | None = None,
+        recall: int = 0,
     ) -> None:
         check_request(max_tokens, seed)
+        check_recall(live, recall, prompt)
         live.require_writable("generate")
         if drafter is not None:
             drafter.check(live.checkpoint)
@@ -48,6 +51,7 @@ class Generation:
         self._stops = Stops.at(stop)
         self._seed = seed
         self._drafter = drafter
+        self._recall = recall
 
     def pieces(self) -> Iterator[str]:
         """The generated text, in pieces that never split a character."""
@@ -75,10 +79,15 @@ class Generation:
 
         The session may be fed, or closed, between two tokens.
         """
-        live = self._live
-        if self._prompt:
-            stream = live.stream.take_text(live.checkpoint, self._prompt, errors="replace")
-            live.read(stream, live.cursor)
+        live, prompt = self._live, self._prompt
+        spans: tuple[RecalledSpan, ...] = ()
+        if self._recall:
+            live.end_text()
+            prompt, spans = live.with_recalled(prompt, k=self._recall)
+            prompt = f"\n\n{prompt}" if spans else prompt
+        if prompt:
+            stream = live.stream.take_text(live.checkpoint, prompt, errors="replace")
+            live.read(replace(stream, recalled=spans), live.cursor)
         live.end_text()
         if self._seed is not None:
             live.stream, live.version = live.stream.seeded(self._seed), live.version + 1

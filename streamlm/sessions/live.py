@@ -13,9 +13,9 @@ from streamlm.models.llama import LlamaModel
 from streamlm.runtime.conversation import conversation_after
 from streamlm.runtime.memory_report import window
 from streamlm.runtime.reports import ReadReport
-from streamlm.runtime.text_stream import TextStream
+from streamlm.runtime.text_stream import RecalledSpan, TextStream
 from streamlm.sessions.archive import Archive
-from streamlm.sessions.recall import Question, Recalled, recall
+from streamlm.sessions.recall import Question, Recalled, quoted, recall
 from streamlm.sessions.recent_tokens import RecentTokens, TokenLog
 from streamlm.sessions.saving import SessionStore
 from streamlm.sessions.sources import FeedCursor
@@ -188,6 +188,21 @@ class LiveStream:
         stop = max(0, self.position - self.position % config.segment_len - config.memory_len)
         history = bound.store.refs(bound.branch)
         return recall(question, bound.tokens, stop, history=history, k=k)
+
+    def with_recalled(self, prompt: str, *, k: int) -> tuple[str, tuple[RecalledSpan, ...]]:
+        """A prompt with the passages before it that surely answer it, and where they stand.
+
+        Args:
+            k: the maximum number of passages; 0 recalls nothing.
+
+        Raises:
+            ValueError, memory_store.NotFound: as `recall`.
+        """
+        if k == 0:
+            return prompt, ()
+        found = [each for each in self.recall(prompt, k=k) if each.sure]
+        spans = tuple(RecalledSpan(each.start, each.stop, each.score) for each in found)
+        return quoted(found, prompt) if found else prompt, spans
 
     # -- forking ----------------------------------------------------------------------------------
 

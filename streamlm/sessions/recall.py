@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ from streamlm.sessions.search import CHUNK, SPAN, first_after
 from streamlm.state import State
 from streamlm.transfer import send
 from tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from streamlm.sessions.live import LiveStream
 
 PROPOSED = 8  # passages that each search proposes
 BEFORE, AFTER = 24, 40  # tokens of a passage before and behind its middle
@@ -141,6 +144,22 @@ def recall(
     return found[:k]
 
 
+def check_recall(live: "LiveStream", k: int, prompt: str) -> None:
+    """Raise ValueError, with what is allowed, unless a prompt may be given with `recall=k`."""
+    if k < 0:
+        raise ValueError(f"recall = {k}; allowed: 0 or more")
+    if k and not prompt.strip():
+        raise ValueError("recall without a prompt; allowed: with a prompt that asks")
+    if k:
+        live.require_store("recall")
+
+
+def quoted(passages: Sequence[Recalled], prompt: str) -> str:
+    """A prompt with the passages before it, in the order of the stream."""
+    texts = [each.text for each in sorted(passages, key=lambda each: each.start)]
+    return "\n\n".join([*texts, prompt.lstrip("\n")])
+
+
 def _score(attention: float, share: float) -> float:
     """0 to 1, from a place's attention and the share of rare words that its passage has."""
     if attention <= 0:
@@ -155,7 +174,9 @@ def _passage(
     start, end = max(0, middle - BEFORE), min(stop, middle + AFTER)
     low, high = max(0, start - MARGIN), min(stop, end + MARGIN)
     ids = read(low, high)
-    ends = [i for i, id in enumerate(ids.tolist()) if tokenizer.decode([id]).rstrip(" ")[-1:] in ENDS]
+    ends = [
+        i for i, id in enumerate(ids.tolist()) if tokenizer.decode([id]).rstrip(" ")[-1:] in ENDS
+    ]
     begin = max((low + i + 1 for i in ends if low + i < start), default=start)
     finish = min((low + i + 1 for i in ends if low + i + 1 >= end), default=end)
     return begin, finish, tokenizer.decode(ids[begin - low : finish - low]).strip()

@@ -1,12 +1,14 @@
 """Reply: one call that reads a message of a chat and generates the model's reply."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import numpy as np
 
 from streamlm.runtime.conversation import next_turn
 from streamlm.runtime.sampling import Sampling, Stops, check_request
 from streamlm.sessions.live import LiveStream
+from streamlm.sessions.recall import check_recall
 
 
 class Reply:
@@ -14,7 +16,7 @@ class Reply:
 
     Args:
         live: the stream to continue.
-        message, sampling, system, max_tokens, stop, seed: as in `Session.reply`.
+        message, sampling, system, max_tokens, stop, seed, recall: as in `Session.reply`.
 
     Raises:
         ValueError: the model has no chat template, a value is not allowed, or the session may not
@@ -31,8 +33,10 @@ class Reply:
         max_tokens: int,
         stop: str | Iterable[str],
         seed: int | None,
+        recall: int = 0,
     ) -> None:
         check_request(max_tokens, seed)
+        check_recall(live, recall, message)
         live.require_writable("reply")
         next_turn(live.checkpoint.chat, live.stream.conversation, message, system=system)
         self._live = live
@@ -42,6 +46,7 @@ class Reply:
         self._max_tokens = max_tokens
         self._stops = Stops.at(stop)
         self._seed = seed
+        self._recall = recall
 
     def pieces(self) -> Iterator[str]:
         """The reply, in pieces that never split a character."""
@@ -56,11 +61,12 @@ class Reply:
         live = self._live
         live.require_writable("reply")
         live.end_text()
+        message, spans = live.with_recalled(self._message, k=self._recall)
         before = live.stream if self._seed is None else live.stream.seeded(self._seed)
         stream, ids = before.read_turn(
-            live.checkpoint, self._message, system=self._system, cache=live.cache
+            live.checkpoint, message, system=self._system, cache=live.cache
         )
-        live.move(stream, ids, live.cursor)
+        live.move(replace(stream, recalled=spans), ids, live.cursor)
         live.save_if_due()
         for n_said in range(self._max_tokens):
             stream, id, piece = live.stream.reply_token(

@@ -18,6 +18,7 @@ from streamlm.runtime.drafter import Drafter
 from streamlm.runtime.memory_report import MemoryReport, observe
 from streamlm.runtime.reports import ProgressCallback, ReadReport, TokenLogprob
 from streamlm.runtime.sampling import Sampling
+from streamlm.runtime.text_stream import RecalledSpan
 from streamlm.sessions.chatting import Chatting
 from streamlm.sessions.feed import Errors, Feed
 from streamlm.sessions.generation import Generation
@@ -64,6 +65,11 @@ class Session(Chatting):
         """Text that is held back and not read, because its last word may be incomplete."""
         stream = self._live.stream
         return self.checkpoint.tokenizer.decode(stream.ahead) + stream.tail["text"]
+
+    @property
+    def recalled(self) -> tuple[RecalledSpan, ...]:
+        """The passages that were put before the newest prompt, best first."""
+        return self._live.stream.recalled
 
     @property
     def save_every(self) -> int:
@@ -271,6 +277,7 @@ class Session(Chatting):
         stop: str | Iterable[str] = (),
         seed: int | None = None,
         drafter: Drafter | None = None,
+        recall: int = 0,
     ) -> Iterator[str]:
         """Read `prompt`, then generate text, which becomes part of the stream.
 
@@ -282,6 +289,8 @@ class Session(Chatting):
             drafter: proposes tokens, which the model checks several at a time; see
                 `streamlm.runtime.speculation`. The text has the same distribution as without, and
                 is the same at temperature 0, but random numbers are used in another order.
+            recall: read up to so many passages again before the prompt, those that surely answer
+                it; see `recall` and `recalled`. They become part of the stream.
 
         Returns:
             An iterator of pieces of text that never split a character. If the caller stops early,
@@ -305,6 +314,7 @@ class Session(Chatting):
             stop=stop,
             seed=seed,
             drafter=drafter,
+            recall=recall,
         )
         return generation.pieces()
 
@@ -317,6 +327,7 @@ class Session(Chatting):
         top_logprobs: int = 0,
         stop: str | Iterable[str] = (),
         seed: int | None = None,
+        recall: int = 0,
     ) -> Iterator[TokenLogprob]:
         """`generate`, token by token, with log-probabilities.
 
@@ -324,6 +335,7 @@ class Session(Chatting):
             top_logprobs: the number of likeliest tokens to return with each.
             stop: strings at which to stop. The tokens of the first match are read but not returned;
                 a token that begins before it is returned with the characters before it.
+            recall: see `generate`.
 
         Raises:
             ValueError: immediately, if a value is not allowed.
@@ -331,7 +343,13 @@ class Session(Chatting):
         if top_logprobs < 0:
             raise ValueError(f"top_logprobs = {top_logprobs}; allowed: 0 or more")
         generation = Generation(
-            self._live, prompt, sampling or Sampling(), max_tokens=max_tokens, stop=stop, seed=seed
+            self._live,
+            prompt,
+            sampling or Sampling(),
+            max_tokens=max_tokens,
+            stop=stop,
+            seed=seed,
+            recall=recall,
         )
         return generation.logprobs(top_logprobs)
 

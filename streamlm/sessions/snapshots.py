@@ -13,10 +13,11 @@ import torch
 from memory_store import Snapshot, Window
 from streamlm.models.base import Model
 from streamlm.runtime.conversation import Conversation
-from streamlm.runtime.text_stream import TextStream
+from streamlm.runtime.text_stream import RecalledSpan, TextStream
 from streamlm.state import State
 
 CHAT = "chat"  # attribute of snapshots with a conversation
+RECALLED = "recalled"  # attribute of snapshots whose newest prompt had passages before it
 
 
 def to_snapshot(
@@ -135,6 +136,8 @@ def stream_to_snapshot(
     }
     if stream.conversation is not None:
         small[CHAT] = stream.conversation.to_json()
+    if stream.recalled:
+        small[RECALLED] = [list(span) for span in stream.recalled]
     return to_snapshot(
         stream.state,
         model,
@@ -165,4 +168,8 @@ def stream_from_snapshot(snapshot: Snapshot, model: Model, *, recent: np.ndarray
         cut=attributes["cut"],
         random=attributes["random"],
         conversation=Conversation.from_json(attributes.get(CHAT)),
+        recalled=tuple(
+            RecalledSpan(int(start), int(stop), float(score))
+            for start, stop, score in attributes.get(RECALLED, ())
+        ),
     )
