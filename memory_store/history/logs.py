@@ -19,7 +19,6 @@ from memory_store.history.reading import Commits, array_folder
 from memory_store.types import Commit
 
 MAX_ROWS = 2**16  # of a piece
-MAX_PIECE = 2**22  # bytes of a piece with more than one row
 MAX_BATCH = 2**25  # bytes that are read concurrently where reads are slow
 
 
@@ -121,17 +120,16 @@ class _Missing:
 
 def _pieces(found: list[_Held], name: str, commits: Commits) -> Iterator[tuple[int, np.ndarray]]:
     for batch in _batches(found):
-        extents_of_batch = [extent for *_, extent in batch]
-        with commits.backend.prefetch(lambda wanted=extents_of_batch: wanted) as backend:
+        wanted = [extent for *_, extent in batch]
+        with commits.backend.prefetch(wanted.copy) as backend:
             for held, index, _ in batch:
                 rows = _chunk(held, name, index, commits, backend)
                 if rows is None:
                     continue
                 first = held.begin + chunk_rows(held.spec, index)[0]
                 low, high = max(held.low, first), min(held.high, first + len(rows))
-                step = min(MAX_ROWS, max(1, MAX_PIECE // rows[:1].nbytes))
-                for at in range(low, high, step):
-                    yield at, rows[at - first : min(high, at + step) - first]
+                for at in range(low, high, MAX_ROWS):
+                    yield at, rows[at - first : min(high, at + MAX_ROWS) - first]
 
 
 def _batches(found: list[_Held]) -> Iterator[list[tuple[_Held, int, Extent]]]:
