@@ -139,12 +139,12 @@ class MemoryStore(Protocol):
 
         Positions without rows are left out: those that no commit brought, and those that `gc`
         deleted. Of several rows for one position, the newest on the way back from `ref` counts.
-        The manifests since `start` are read at once, the rows as the iterator reaches them, at most
-        32 MiB at a time, or one row. Checksums are verified.
+        The manifests since `start` are read at once, the rows as the iterator reaches them: in a
+        folder 2 MiB at a time, in object storage 32 MiB. Checksums are verified.
 
         Returns:
             Pieces (position of the first row, rows [n, …]) in ascending order, of at most 65,536
-            rows and 4 MiB, or one row; none if no commit has a log of that name. A caller may
+            rows and 2 MiB, or one row; none if no commit has a log of that name. A caller may
             change or keep the rows.
 
         Raises:
@@ -190,9 +190,9 @@ class MemoryStore(Protocol):
 
         Heads and pinned commits stay, and the commits that they are loaded from. Every deleted
         commit leaves its record, so that the chain of ids stays complete, and its token ids and
-        rows of logs if the retention keeps them. The session may be written to during the collection. Object storage
-        has no locks: there, forking, rewinding to or pinning an old snapshot during the collection
-        is unsafe, because the snapshot may be deleted.
+        rows of logs if the retention keeps them. The session may be written to during the
+        collection. Object storage has no locks: there, forking, rewinding to or pinning an old
+        snapshot during the collection is unsafe, because the snapshot may be deleted.
 
         Args:
             retention: the snapshots to keep; None keeps all of them.

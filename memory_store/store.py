@@ -10,8 +10,9 @@ from memory_store.backend import Backend
 from memory_store.errors import os_errors
 from memory_store.format.header import Header, read_header
 from memory_store.format.names import branch_folder
-from memory_store.history import logs, walk
+from memory_store.history import walk
 from memory_store.history.loading import load_snapshot, snapshot_deleted
+from memory_store.history.logs import Logs
 from memory_store.history.reading import Commits
 from memory_store.history.refs import Refs, add_pin, all_pins, no_branch, remove_pin
 from memory_store.history.writing import commit_snapshot
@@ -39,6 +40,7 @@ class Store:
         self._header = header
         self._refs = Refs(backend)
         self._commits = Commits(backend, header.session)
+        self._logs = Logs(self._commits)
 
     @property
     def name(self) -> str:
@@ -145,11 +147,11 @@ class Store:
         self, ref: Ref | Commit, name: str, start: int, stop: int
     ) -> Iterator[tuple[int, np.ndarray]]:
         """The rows of a log at positions [start, stop), in pieces; see `MemoryStore.log`."""
-        return logs.log(_commit(ref), name, self._commits, start=start, stop=stop)
+        return self._logs.rows(_commit(ref), name, start, stop)
 
     def log_spans(self, ref: Ref | Commit, name: str) -> list[tuple[int, int]]:
         """The ranges of positions that have rows in a log; see `MemoryStore.log_spans`."""
-        return logs.log_spans(_commit(ref), name, self._commits)
+        return self._logs.spans(_commit(ref), name)
 
     def is_loadable(self, ref: Ref | Commit) -> bool:
         """Whether the snapshot at `ref` still exists; see `gc`."""

@@ -19,6 +19,7 @@ from memory_store.errors import Corrupt
 from memory_store.format.json import crc32c
 from memory_store.format.zarr import (
     ITEMSIZE,
+    MAX_CHUNK,
     ArraySpec,
     StoredArray,
     chunk_count,
@@ -55,12 +56,12 @@ def contiguous_runs(array: np.ndarray) -> Iterator[np.ndarray]:
             yield from contiguous_runs(row)
 
 
-def chunks(array: np.ndarray) -> Iterator[Chunk]:
-    """The chunks of an array."""
+def chunks(array: np.ndarray, limit: int = MAX_CHUNK) -> Iterator[Chunk]:
+    """The chunks of an array, of `limit` bytes at most or of one row."""
     shape, dtype = array.shape, dtype_name(array.dtype)
-    chunk = chunk_shape(shape, dtype)
+    chunk = chunk_shape(shape, dtype, limit)
     size = math.prod(chunk) * ITEMSIZE[dtype]
-    for index in range(chunk_count(shape, dtype)):
+    for index in range(chunk_count(shape, dtype, limit)):
         part = array[index * chunk[0] : (index + 1) * chunk[0]] if shape else array
         buffers = list(contiguous_runs(part))
         buffers.append(np.zeros(size - part.nbytes, np.uint8))  # Zarr pads the last chunk
@@ -220,7 +221,7 @@ def read_rows(
         Corrupt: a chunk is missing or has another size.
     """
     row = spec.nbytes // max(1, spec.shape[0])
-    per_chunk = chunk_shape(spec.shape, spec.dtype)[0]
+    per_chunk = chunk_shape(spec.shape, spec.dtype, spec.limit)[0]
     buffer = memory(max(row, BLOCK))
     for index, extent in enumerate(extents(folder, spec)):
         begin = index * per_chunk
@@ -242,7 +243,7 @@ def read_rows(
 
 def chunk_rows(spec: StoredArray, index: int) -> tuple[int, int]:
     """The first and the last + 1 of the rows along axis 0 in chunk `index`."""
-    rows = chunk_shape(spec.shape, spec.dtype)[0]
+    rows = chunk_shape(spec.shape, spec.dtype, spec.limit)[0]
     return index * rows, min((index + 1) * rows, spec.shape[0])
 
 
@@ -287,4 +288,5 @@ def _shaped(data: np.ndarray, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
 
 def chunk_bytes(spec: StoredArray) -> int:
     """The size of a chunk including its checksum, in bytes."""
-    return math.prod(chunk_shape(spec.shape, spec.dtype)) * ITEMSIZE[spec.dtype] + CHECKSUM
+    shape = chunk_shape(spec.shape, spec.dtype, spec.limit)
+    return math.prod(shape) * ITEMSIZE[spec.dtype] + CHECKSUM

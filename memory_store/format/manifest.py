@@ -138,6 +138,7 @@ class Manifest:
     def attributes(self) -> dict[str, Any]:
         """The attributes in the group's `zarr.json`."""
         jump = self.jump and {**_address(self.jump[0]), "depth": self.jump[1]}
+        logs = {name: {"start": start} for name, start in self.logs.items()}
         return {
             "schema": self.schema,
             "session": self.session,
@@ -184,11 +185,7 @@ class Manifest:
             "fingerprints": dict(self.fingerprints),
             "libraries": dict(self.libraries),
             # Commits without logs have the attributes, and the ids, of earlier versions.
-            **(
-                {"logs": {name: {"start": at} for name, at in self.logs.items()}}
-                if self.logs
-                else {}
-            ),
+            **({"logs": logs} if logs else {}),
         }
 
     @cached_property
@@ -203,7 +200,9 @@ class Manifest:
     @property
     def data(self) -> bytes:
         """The bytes of the group's `zarr.json`; the attributes are encoded once."""
-        arrays = tuple((name, spec.shape, spec.dtype) for name, spec in self.arrays.items())
+        arrays = tuple(
+            (name, spec.shape, spec.dtype, spec.limit) for name, spec in self.arrays.items()
+        )
         return BEFORE + self._canonical + _after(arrays)
 
     @cached_property
@@ -218,9 +217,11 @@ def record(manifest: Manifest) -> bytes:
 
 
 @lru_cache(maxsize=64)  # consecutive commits have equal shapes
-def _after(arrays: tuple[tuple[str, tuple[int, ...], str], ...]) -> bytes:
+def _after(arrays: tuple[tuple[str, tuple[int, ...], str, int], ...]) -> bytes:
     """The part of a group's canonical `zarr.json` after its attributes."""
-    specs = {name: StoredArray(shape, dtype, ()) for name, shape, dtype in arrays}
+    specs = {
+        name: StoredArray(shape, dtype, (), limit=limit) for name, shape, dtype, limit in arrays
+    }
     document = canonical(group_document({}, specs))
     assert document.startswith(BEFORE + b"{}")
     return document[len(BEFORE) + 2 :]

@@ -6,7 +6,7 @@ claims that it exists.
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -35,7 +35,16 @@ from memory_store.format.names import (
     record_key,
 )
 from memory_store.format.packing import placed, read_document
-from memory_store.format.zarr import FILL, ITEMSIZE, MAX_ARRAY, MAX_NDIM, ArraySpec, chunk_count
+from memory_store.format.zarr import (
+    FILL,
+    ITEMSIZE,
+    MAX_ARRAY,
+    MAX_CHUNK,
+    MAX_LOG_CHUNK,
+    MAX_NDIM,
+    ArraySpec,
+    chunk_count,
+)
 from memory_store.types import Commit
 
 SUPPORTED = (1, 2, SCHEMA_WITH_LOGS)  # of commits
@@ -140,7 +149,8 @@ def from_attributes(fields: Fields) -> Manifest:
     parent, jump = fields.optional("parent"), fields.optional("jump")
     slots = dict(_slots(fields.mapping("slots")))
     schema = fields.integer("schema", low=1, high=SCHEMA_WITH_LOGS)
-    logs = fields.mapping("logs").items(ARRAY) if schema == SCHEMA_WITH_LOGS else ()
+    items = fields.mapping("logs").items(ARRAY) if schema == SCHEMA_WITH_LOGS else ()
+    logs = {name: item.integer("start", high=MAX_NUMBER) for name, item in items}
     manifest = Manifest(
         session=fields.text("session", SESSION),
         created=fields.seconds("created"),
@@ -150,12 +160,12 @@ def from_attributes(fields: Fields) -> Manifest:
         jump=(read_address(jump), jump.integer("depth")) if jump else None,
         window=tuple(_sources(fields, slots)),
         slots=slots,
-        arrays=dict(_arrays(fields.mapping("arrays"))),
+        arrays=dict(_arrays(fields.mapping("arrays"), logs)),
         state=fields.mapping("state").value,
         fingerprints=fields.strings("fingerprints"),
         libraries=fields.strings("libraries"),
         schema=schema,
-        logs={name: item.integer("start", high=MAX_NUMBER) for name, item in logs},
+        logs=logs,
     )
     _check(manifest, fields)
     return manifest
@@ -187,15 +197,18 @@ def _sources(fields: Fields, slots: Mapping[str, WindowSpec]) -> Iterator[Source
         yield Source(commit, held)
 
 
-def _arrays(fields: Fields) -> Iterator[tuple[str, ArraySpec]]:
+def _arrays(fields: Fields, logs: Container[str]) -> Iterator[tuple[str, ArraySpec]]:
     for name, item in fields.items(ARRAY):
         shape, dtype = _shape(item)
-        crcs = _checksums(item, shape, dtype)
-        yield name, ArraySpec(shape, dtype, crcs, item.text("sha256", ID))
+        limit = MAX_LOG_CHUNK if name in logs else MAX_CHUNK
+        crcs = _checksums(item, shape, dtype, limit)
+        yield name, ArraySpec(shape, dtype, crcs, item.text("sha256", ID), limit=limit)
 
 
-def _checksums(fields: Fields, shape: tuple[int, ...], dtype: str) -> tuple[int, ...]:
-    count = chunk_count(shape, dtype)
+def _checksums(
+    fields: Fields, shape: tuple[int, ...], dtype: str, limit: int = MAX_CHUNK
+) -> tuple[int, ...]:
+    count = chunk_count(shape, dtype, limit)
     crcs = fields.integers("crc32c", longest=count, high=2**32 - 1)
     if len(crcs) != count:
         raise fields.corrupt("crc32c", f"should have {count} values")

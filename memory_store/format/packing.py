@@ -48,14 +48,14 @@ def placed(
 def documents(arrays: Mapping[str, StoredArray]) -> dict[str, list[Buffer]]:
     """The `zarr.json` of each array, by member name."""
     return {
-        f"{name}/{DOCUMENT}": [_document(spec.shape, spec.dtype)]
+        f"{name}/{DOCUMENT}": [_document(spec.shape, spec.dtype, spec.limit)]
         for name, spec in sorted(arrays.items())
     }
 
 
 @lru_cache(maxsize=256)
-def _document(shape: tuple[int, ...], dtype: str) -> bytes:
-    return canonical(array_document(shape, dtype))
+def _document(shape: tuple[int, ...], dtype: str, limit: int) -> bytes:
+    return canonical(array_document(shape, dtype, limit))
 
 
 def packed(
@@ -85,11 +85,14 @@ def laid_out(contents: Iterable[Member]) -> tuple[list[tuple[Member, int]], int]
     return layout, at
 
 
-def packed_log(record: bytes, arrays: Mapping[str, np.ndarray]) -> bytes:
+def packed_log(
+    record: bytes, specs: Mapping[str, StoredArray], arrays: Mapping[str, np.ndarray]
+) -> bytes:
     """The archive that replaces a deleted snapshot: its record, its token ids, its rows of logs."""
     contents: dict[str, Sequence[Buffer]] = {RECORD: [record]}
-    for name, array in sorted(arrays.items()):
-        contents |= {f"{name}/{chunk.name}": chunk.buffers for chunk in chunks(array)}
+    for name, spec in sorted(specs.items()):
+        for chunk in chunks(arrays[name], spec.limit):
+            contents[f"{name}/{chunk.name}"] = chunk.buffers
     return b"".join(packed(contents, {}))
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 MAX_CHUNK = 32 * 2**20  # bytes; larger arrays are split along axis 0
+MAX_LOG_CHUNK = 2 * 2**20  # bytes; rows of logs are read in ranges
 MAX_ARRAY = 2**48  # bytes; a larger shape is implausible
 MAX_NDIM = 16
 
@@ -39,12 +40,14 @@ class StoredArray:
         crc32c: of each chunk, in order.
         start: offset of its first chunk in the commit's file, in bytes; None if each chunk is a
             file.
+        limit: bytes of a chunk; see `chunk_shape`.
     """
 
     shape: tuple[int, ...]
     dtype: str
     crc32c: tuple[int, ...]
     start: int | None = field(default=None, kw_only=True)
+    limit: int = field(default=MAX_CHUNK, kw_only=True)
 
     @property
     def nbytes(self) -> int:
@@ -70,21 +73,24 @@ def dtype_name(dtype: np.dtype) -> str:
 
 
 @lru_cache(maxsize=256)
-def chunk_shape(shape: tuple[int, ...], dtype: str) -> tuple[int, ...]:
-    """The shape of an array's chunks: the whole array, or some of its rows if it is large."""
+def chunk_shape(shape: tuple[int, ...], dtype: str, limit: int = MAX_CHUNK) -> tuple[int, ...]:
+    """The shape of an array's chunks: the whole array, or some of its rows if it is large.
+
+    Chunks have `limit` bytes at most, or one row.
+    """
     whole = tuple(max(1, length) for length in shape)
     nbytes = math.prod(whole) * ITEMSIZE[dtype]
-    if nbytes <= MAX_CHUNK:
+    if nbytes <= limit:
         return whole
-    pieces = min(whole[0], -(-nbytes // MAX_CHUNK))
+    pieces = min(whole[0], -(-nbytes // limit))
     return (-(-whole[0] // pieces), *whole[1:])
 
 
-def chunk_count(shape: tuple[int, ...], dtype: str) -> int:
+def chunk_count(shape: tuple[int, ...], dtype: str, limit: int = MAX_CHUNK) -> int:
     """The number of chunks of an array; 0 for an empty array."""
     if 0 in shape:
         return 0
-    return -(-shape[0] // chunk_shape(shape, dtype)[0]) if shape else 1
+    return -(-shape[0] // chunk_shape(shape, dtype, limit)[0]) if shape else 1
 
 
 def chunk_name(ndim: int, index: int) -> str:
@@ -92,7 +98,7 @@ def chunk_name(ndim: int, index: int) -> str:
     return ".".join(["c", *(str(index if axis == 0 else 0) for axis in range(ndim))])
 
 
-def array_document(shape: tuple[int, ...], dtype: str) -> dict[str, Any]:
+def array_document(shape: tuple[int, ...], dtype: str, limit: int = MAX_CHUNK) -> dict[str, Any]:
     """The `zarr.json` of an array."""
     return {
         "zarr_format": 3,
@@ -101,7 +107,7 @@ def array_document(shape: tuple[int, ...], dtype: str) -> dict[str, Any]:
         "data_type": dtype,
         "chunk_grid": {
             "name": "regular",
-            "configuration": {"chunk_shape": list(chunk_shape(shape, dtype))},
+            "configuration": {"chunk_shape": list(chunk_shape(shape, dtype, limit))},
         },
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
         "fill_value": FILL[dtype],
@@ -126,7 +132,8 @@ def group_document(attributes: dict[str, Any], arrays: Mapping[str, StoredArray]
             "kind": "inline",
             "must_understand": False,
             "metadata": {
-                name: array_document(spec.shape, spec.dtype) for name, spec in arrays.items()
+                name: array_document(spec.shape, spec.dtype, spec.limit)
+                for name, spec in arrays.items()
             },
         },
     }

@@ -1,11 +1,12 @@
 """Reading logs: the rows that a commit and its ancestors brought for a range of positions.
 
 Any commit after a position may hold rows of it, so the walk visits every commit from the newest to
-the beginning of the range, or until all of its positions have rows. It reads manifests only.
+the beginning of the range, or until all of its positions have rows. It reads manifests only, and
+remembers of each what the next walk needs.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,84 +14,134 @@ import numpy as np
 from memory_store.backend import Backend, Extent
 from memory_store.errors import Corrupt
 from memory_store.format.chunks import chunk_bytes, chunk_rows, extents, read_chunk
-from memory_store.format.names import PAST, past_key, record_key
+from memory_store.format.manifest import Manifest
+from memory_store.format.names import PAST, past_key
 from memory_store.format.zarr import StoredArray
 from memory_store.history.reading import Commits, array_folder
 from memory_store.types import Commit
 
 MAX_ROWS = 2**16  # of a piece
-MAX_PIECE = 2**22  # bytes of a piece with more than one row
 MAX_BATCH = 2**25  # bytes that are read concurrently where reads are slow
+MAX_KNOWN = 2**14  # commits that are remembered, about 1 KB each
 
 
 @dataclass(frozen=True)
-class _Held:
-    """The rows [low, high) of the stream, a part of those that a commit holds.
+class _Stored:
+    """The rows of a log that one commit brought.
 
     Attributes:
         commit: the commit.
         key: of the array that holds them, in the commit or in what a deleted snapshot left.
         spec: its location, shape and checksums.
         begin: position of its first row.
-        low: position of the first of these rows.
-        high: position after the last of these rows.
     """
 
     commit: Commit
     key: str
     spec: StoredArray
     begin: int
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The rows [low, high) of the stream, a part of the stored ones."""
+
+    stored: _Stored
     low: int
     high: int
 
 
-def log(
-    ref: Commit, name: str, commits: Commits, *, start: int, stop: int
-) -> Iterator[tuple[int, np.ndarray]]:
-    """The rows of a log at positions [start, stop), in pieces; see `MemoryStore.log`.
-
-    Raises:
-        ValueError: not 0 ≤ start ≤ stop ≤ the position of `ref`.
-    """
-    if not 0 <= start <= stop <= ref.position:
-        raise ValueError(
-            f"rows [{start}, {stop}) of a commit that has read {ref.position}; allowed: "
-            f"0 ≤ start ≤ stop ≤ {ref.position}"
-        )
-    return _pieces(_held(ref, name, commits, start, stop), name, commits)
+_Known = tuple[Commit | None, dict[str, _Stored]]  # the parent, and the rows by log
 
 
-def log_spans(ref: Commit, name: str, commits: Commits) -> list[tuple[int, int]]:
-    """The ranges of positions that have rows, from manifests; see `MemoryStore.log_spans`."""
-    spans: list[tuple[int, int]] = []
-    for held in _held(ref, name, commits, 0, ref.position):
-        if spans and spans[-1][1] == held.low:
-            spans[-1] = spans[-1][0], held.high
-        else:
-            spans.append((held.low, held.high))
-    return spans
+class Logs:
+    """The logs of a session, except the token log; see `walk.tokens`."""
 
+    def __init__(self, commits: Commits) -> None:
+        self._commits = commits
+        self._known: dict[Commit, _Known] = {}
 
-def _held(ref: Commit, name: str, commits: Commits, start: int, stop: int) -> list[_Held]:
-    """The commits' parts of the rows [start, stop), ascending; the newest rows count."""
-    past = set(commits.backend.files(PAST))
-    found, missing = [], _Missing(start, stop)
-    commit: Commit | None = ref
-    # The rows of a commit end at its position or before.
-    while commit is not None and commit.position > start and missing:
-        manifest = commits.manifest(commit)
-        if name in manifest.logs:
-            begin, spec = manifest.logs[name], manifest.arrays[name]
-            if past_key(commit.name).rpartition("/")[2] in past:
-                manifest = commits.read(commit)  # the cached one may be older than a collection
-            if manifest.retained != "record":
-                key: str = array_folder(commit, name)
-                if manifest.retained == "log":
-                    key, spec = commits.in_log(commit, name)
-                for low, high in missing.take(begin, begin + spec.shape[0]):
-                    found.append(_Held(commit, key, spec, begin, low, high))
-        commit = manifest.parent
-    return sorted(found, key=lambda held: held.low)
+    def rows(
+        self, ref: Commit, name: str, start: int, stop: int
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """The rows of a log at positions [start, stop), in pieces; see `MemoryStore.log`.
+
+        Raises:
+            ValueError: not 0 ≤ start ≤ stop ≤ the position of `ref`.
+        """
+        if not 0 <= start <= stop <= ref.position:
+            raise ValueError(
+                f"rows [{start}, {stop}) of a commit that has read {ref.position}; allowed: "
+                f"0 ≤ start ≤ stop ≤ {ref.position}"
+            )
+        return self._pieces(self._parts(ref, name, start, stop), name)
+
+    def spans(self, ref: Commit, name: str) -> list[tuple[int, int]]:
+        """The ranges of positions that have rows; see `MemoryStore.log_spans`."""
+        spans: list[tuple[int, int]] = []
+        for part in self._parts(ref, name, 0, ref.position):
+            if spans and spans[-1][1] == part.low:
+                spans[-1] = spans[-1][0], part.high
+            else:
+                spans.append((part.low, part.high))
+        return spans
+
+    def _parts(self, ref: Commit, name: str, start: int, stop: int) -> list[_Part]:
+        """Where the rows [start, stop) lie, ascending; the newest rows count."""
+        past = set(self._commits.backend.files(PAST))
+        found, missing = [], _Missing(start, stop)
+        commit: Commit | None = ref
+        # The rows of a commit end at its position or before.
+        while commit is not None and commit.position > start and missing:
+            parent, logs = self._known.get(commit) or self._read(commit, self._commits.manifest)
+            if name in logs and past_key(commit.name).rpartition("/")[2] in past:
+                # What is known of it may be older than the collection that deleted its rows.
+                parent, logs = self._read(commit, self._commits.read)
+            if name in logs:
+                stored = logs[name]
+                end = stored.begin + stored.spec.shape[0]
+                for low, high in missing.take(stored.begin, end):
+                    found.append(_Part(stored, low, high))
+            commit = parent
+        return sorted(found, key=lambda part: part.low)
+
+    def _pieces(self, parts: list[_Part], name: str) -> Iterator[tuple[int, np.ndarray]]:
+        for batch in _batches(parts):
+            wanted = [extent for *_, extent in batch]
+            with self._commits.backend.prefetch(wanted.copy) as backend:
+                for part, index, _ in batch:
+                    rows = self._chunk(part.stored, name, index, backend)
+                    if rows is None:
+                        continue
+                    first = part.stored.begin + chunk_rows(part.stored.spec, index)[0]
+                    low, high = max(part.low, first), min(part.high, first + len(rows))
+                    for at in range(low, high, MAX_ROWS):
+                        yield at, rows[at - first : min(high, at + MAX_ROWS) - first]
+
+    def _chunk(self, stored: _Stored, name: str, index: int, backend: Backend) -> np.ndarray | None:
+        """The rows of a chunk, also if a collection has moved them; None if it deleted them."""
+        try:
+            return read_chunk(backend, stored.key, stored.spec, index)
+        except Corrupt:
+            _, logs = self._read(stored.commit, self._commits.read)
+            if name not in logs:
+                return None
+            if logs[name].key == stored.key:
+                raise
+            return read_chunk(backend, logs[name].key, logs[name].spec, index)
+
+    def _read(self, commit: Commit, read: Callable[[Commit], Manifest]) -> _Known:
+        manifest, logs = read(commit), dict[str, _Stored]()
+        for name, begin in manifest.logs.items():
+            if manifest.retained == "all":
+                key, spec = array_folder(commit, name), manifest.arrays[name]
+                logs[name] = _Stored(commit, key, spec, begin)
+            elif manifest.retained == "log":
+                logs[name] = _Stored(commit, *self._commits.in_log(commit, name), begin)
+        while len(self._known) >= MAX_KNOWN:
+            self._known.pop(next(iter(self._known)), None)
+        self._known[commit] = manifest.parent, logs
+        return manifest.parent, logs
 
 
 class _Missing:
@@ -119,49 +170,21 @@ class _Missing:
         return [(max(start, low), min(stop, high)) for start, stop in ranges]
 
 
-def _pieces(found: list[_Held], name: str, commits: Commits) -> Iterator[tuple[int, np.ndarray]]:
-    for batch in _batches(found):
-        extents_of_batch = [extent for *_, extent in batch]
-        with commits.backend.prefetch(lambda wanted=extents_of_batch: wanted) as backend:
-            for held, index, _ in batch:
-                rows = _chunk(held, name, index, commits, backend)
-                if rows is None:
-                    continue
-                first = held.begin + chunk_rows(held.spec, index)[0]
-                low, high = max(held.low, first), min(held.high, first + len(rows))
-                step = min(MAX_ROWS, max(1, MAX_PIECE // rows[:1].nbytes))
-                for at in range(low, high, step):
-                    yield at, rows[at - first : min(high, at + step) - first]
-
-
-def _batches(found: list[_Held]) -> Iterator[list[tuple[_Held, int, Extent]]]:
+def _batches(parts: list[_Part]) -> Iterator[list[tuple[_Part, int, Extent]]]:
     """The chunks to read, with their indices and extents, as many at a time as memory allows."""
-    batch: list[tuple[_Held, int, Extent]] = []
+    batch: list[tuple[_Part, int, Extent]] = []
     size = 0
-    for held in found:
-        nbytes = chunk_bytes(held.spec)
-        for index, extent in enumerate(extents(held.key, held.spec)):
-            first, end = (held.begin + row for row in chunk_rows(held.spec, index))
-            if first >= held.high or end <= held.low:
+    for part in parts:
+        stored = part.stored
+        nbytes = chunk_bytes(stored.spec)
+        for index, extent in enumerate(extents(stored.key, stored.spec)):
+            first, end = (stored.begin + row for row in chunk_rows(stored.spec, index))
+            if first >= part.high or end <= part.low:
                 continue
             if batch and size + nbytes > MAX_BATCH:
                 yield batch
                 batch, size = [], 0
-            batch.append((held, index, extent))
+            batch.append((part, index, extent))
             size += nbytes
     if batch:
         yield batch
-
-
-def _chunk(
-    held: _Held, name: str, index: int, commits: Commits, backend: Backend
-) -> np.ndarray | None:
-    """The rows of a chunk, also if a collection moved them meanwhile; None if it deleted them."""
-    try:
-        return read_chunk(backend, held.key, held.spec, index)
-    except Corrupt:
-        if commits.backend.exists(record_key(held.commit.name)):
-            return read_chunk(commits.backend, *commits.in_log(held.commit, name), index)
-        if commits.backend.exists(past_key(held.commit.name)):
-            return None
-        raise

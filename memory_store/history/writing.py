@@ -1,7 +1,7 @@
 """Writing a commit: the new part of a snapshot, all of it durable before the ref that names it."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ from memory_store.format.json import now
 from memory_store.format.manifest import SCHEMA, SCHEMA_WITH_LOGS, Manifest, WindowSpec
 from memory_store.format.names import TOKENS, commit_key, new_commit_name
 from memory_store.format.packing import DOCUMENT, documents, packed, placed
-from memory_store.format.zarr import ArraySpec, dtype_name
+from memory_store.format.zarr import MAX_CHUNK, MAX_LOG_CHUNK, ArraySpec, dtype_name
 from memory_store.format.zip import crc32_of
 from memory_store.history.checksums import SlotChecksums
 from memory_store.history.delta import Plan, SlotsChanged, confirm, from_slot, plan
@@ -78,6 +78,7 @@ def commit_snapshot(
                     describe,
                     refs,
                     confirm=partial(confirm, todo, snapshot.windows, commits),
+                    logs=rows.keys(),
                     branch=branch,
                     seq=seq,
                     position=snapshot.position,
@@ -109,8 +110,8 @@ class Part:
     crc32: Mapping[str, int]
 
 
-def parts(arrays: Mapping[str, np.ndarray]) -> dict[str, Part]:
-    """The parts of a commit, by the names of the arrays, sorted."""
+def parts(arrays: Mapping[str, np.ndarray], logs: Container[str] = ()) -> dict[str, Part]:
+    """The parts of a commit, by the names of the arrays, sorted; `logs` are names of logs."""
     # sha256 takes longest and releases the interpreter's lock: a thread hashes the largest arrays
     # first, and this thread hashes the remaining ones after it has all other checksums.
     large = [name for name, array in arrays.items() if array.nbytes >= THREAD_THRESHOLD]
@@ -122,17 +123,20 @@ def parts(arrays: Mapping[str, np.ndarray]) -> dict[str, Part]:
             future = begun.get(name)
             return future.result() if future and not future.cancel() else digest(arrays[name])
 
-        makers = {name: _checked(name, array) for name, array in sorted(arrays.items())}
+        makers = {
+            name: _checked(name, array, MAX_LOG_CHUNK if name in logs else MAX_CHUNK)
+            for name, array in sorted(arrays.items())
+        }
         return {name: make(sha256(name)) for name, make in makers.items()}
 
 
-def _checked(name: str, array: np.ndarray) -> Callable[[str], Part]:
+def _checked(name: str, array: np.ndarray, limit: int) -> Callable[[str], Part]:
     """All checksums of an array except its sha256; the result makes the part from that."""
-    members = {f"{name}/{chunk.name}": chunk for chunk in chunks(array)}
+    members = {f"{name}/{chunk.name}": chunk for chunk in chunks(array, limit)}
     crc32 = {member: crc32_of(chunk.buffers) for member, chunk in members.items()}
     crcs = tuple(chunk.crc32c for chunk in members.values())
     return lambda sha256: Part(
-        ArraySpec(array.shape, dtype_name(array.dtype), crcs, sha256),
+        ArraySpec(array.shape, dtype_name(array.dtype), crcs, sha256, limit=limit),
         {member: chunk.buffers for member, chunk in members.items()},
         crc32,
     )
@@ -145,6 +149,7 @@ def write_commit(
     refs: Refs,
     *,
     confirm: Callable[[], SlotChecksums],
+    logs: Container[str] = (),
     branch: str,
     seq: int,
     position: int,
@@ -160,6 +165,7 @@ def write_commit(
         refs: publishes the commit.
         confirm: called after all writes, which may still be in progress; its exceptions undo the
             commit.
+        logs: the arrays that are rows of logs.
         branch: the branch to move.
         seq: the number of the new ref.
         position: tokens read.
@@ -172,7 +178,7 @@ def write_commit(
     """
     name = new_commit_name(position)
     with backend.draft(commit_key(name)) as draft:
-        prepared = parts(arrays)
+        prepared = parts(arrays, logs)
         specs = {each: part.spec for each, part in prepared.items()}
         manifest = describe(specs)
         document = manifest.data

@@ -65,7 +65,7 @@ def _copy_commit(commits: Commits, commit: Commit, target: Backend) -> None:
             name: read_array(commits.backend, *commits.in_log(commit, name))
             for name in manifest.logged
         }
-        target.create(log_key(commit.name), packed_log(record(manifest), logged))
+        target.create(log_key(commit.name), packed_log(record(manifest), manifest.logged, logged))
     else:
         for chunk in chunks(commits.token_ids(commit)):
             target.create(f"{log_key(commit.name)}/{chunk.name}", b"".join(chunk.buffers))
@@ -77,7 +77,7 @@ def _copy_whole(commits: Commits, commit: Commit, manifest: Manifest, target: Ba
     for name, spec in sorted(manifest.arrays.items()):
         array = commits.array(commit, spec, name)
         check_sha256(commits.backend, array_folder(commit, name), spec, array)
-        contents |= {f"{name}/{chunk.name}": chunk.buffers for chunk in chunks(array)}
+        contents |= {f"{name}/{chunk.name}": chunk.buffers for chunk in chunks(array, spec.limit)}
     contents |= documents(manifest.arrays)
     with target.draft(commit_key(commit.name)) as draft:
         if is_packed(commit.name):

@@ -107,7 +107,9 @@ def _delete_snapshot(
     else:
         logged = {name: commits.array(commit, spec, name) for name, spec in manifest.logged.items()}
         if is_packed(commit.name):
-            _create(backend, log_key(commit.name), packed_log(record(manifest), logged))
+            _create(
+                backend, log_key(commit.name), packed_log(record(manifest), manifest.logged, logged)
+            )
         else:
             for chunk in chunks(logged[TOKENS]):
                 _create(backend, f"{log_key(commit.name)}/{chunk.name}", b"".join(chunk.buffers))

@@ -91,7 +91,8 @@ def _members(name: str, spec: ArraySpec, array: np.ndarray) -> list[Member]:
     """The chunks of an array as members of an archive."""
     size = chunk_bytes(spec)
     return [
-        Member(f"{name}/{chunk.name}", size, crc32_of(chunk.buffers)) for chunk in chunks(array)
+        Member(f"{name}/{chunk.name}", size, crc32_of(chunk.buffers))
+        for chunk in chunks(array, spec.limit)
     ]
 
 

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from memory_store import DirectoryStore, Ref, Snapshot, StoreError
+from memory_store import DirectoryStore, LogRows, Ref, Snapshot, StoreError
 from memory_store.format.zip import header_size
 from tests.memory_store.conformance.damage import damages, same_json
 from tests.support.stores import ROOT, Stream, assert_equal, assert_helpful, files, new_store
@@ -69,7 +70,8 @@ def two(tmp_path: Path) -> tuple[DirectoryStore, list[tuple[Ref, Snapshot]]]:
     made: list[tuple[Ref, Snapshot]] = []
     for _ in range(2):
         stream.read(4, memory=4, compressed=1)
-        snapshot = replace(stream.snapshot(), arrays={})
+        rows = {"keys": LogRows(stream.position - 4, stream.rng.integers(0, 9, (4, 16), np.int8))}
+        snapshot = replace(stream.snapshot(), arrays={}, logs=rows)
         made.append((store.commit(snapshot, parent=made[-1][0] if made else None), snapshot))
     return store, made
 
@@ -122,6 +124,7 @@ def test_every_byte_of_a_commit(two: tuple[DirectoryStore, list[tuple[Ref, Snaps
                 assert first and second == (region != "tokens/c.0")
             else:
                 assert not first and not second  # only `verify` reads it
+            assert not (first and region == "keys/c.0.0")  # rows are not loaded
             seen += 1
     assert end == len(data) and seen > 1200, seen
     store.verify()

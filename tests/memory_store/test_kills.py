@@ -7,20 +7,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from memory_store import Commit, DirectoryStore, Snapshot, Window
-from tests.support.stores import ROOT, assert_equal, new_store
+from memory_store import Commit, DirectoryStore, LogRows, Snapshot, Window
+from tests.support.stores import ROOT, assert_equal, described, new_store, rows_of
 
 
 def snapshot(position: int, writer: int, tokens: list[int]) -> Snapshot:
     """The snapshot of `writer` at a position; a function of its arguments only."""
     slots = np.arange(position * 40, dtype=np.int64).reshape(1, -1)[:, -2000:]
+    rows = {"keys": LogRows(position - 1, row(position - 1)[None])} if position else {}
     return Snapshot(
         position,
         {"w": Window(slots, 1, position * 40, 2000)},
         {"by": np.array([writer, position])},
         np.array(tokens, np.int32),
         {"writer": writer},
+        rows,
     )
+
+
+def row(position: int) -> np.ndarray:
+    """The row of a log at a position."""
+    return np.arange(position, position + 100, dtype=np.int16)
 
 
 WRITERS = """
@@ -93,6 +100,9 @@ def test_no_acknowledged_commit_is_lost(tmp_path: Path) -> None:
         assert head is not None
         log = store.tokens(head, 0, head.position).tolist()
         assert log == list(range(1, head.position + 1))
+        assert rows_of(store, head, "keys") == {
+            at: described(row(at)) for at in range(head.position)
+        }
         resumed = store.load(head)
         following = snapshot(head.position + 1, -1, [head.position + 1])
         assert resumed.position == head.position

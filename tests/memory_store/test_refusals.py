@@ -12,7 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from memory_store import Commit, Corrupt, DirectoryStore, Ref, Snapshot, UnsupportedSchema, Window
+from memory_store import (
+    Commit,
+    Corrupt,
+    DirectoryStore,
+    LogRows,
+    Ref,
+    Snapshot,
+    UnsupportedSchema,
+    Window,
+)
 from memory_store.format.json import canonical, sealed, sha256
 from memory_store.format.zip import header_size
 from tests.support.stores import (
@@ -56,6 +65,18 @@ def ones(*shape: int, dtype: Any = np.uint16) -> np.ndarray:
         (Snapshot(1, tokens=np.array([[1]])), "one-dimensional"),
         (Snapshot(1, tokens=np.array([1.0])), "integers"),
         (Snapshot(1, tokens=np.array([2**31])), "int32"),
+        (Snapshot(0, logs={"k": LogRows(0, ones(1))}), r"holds the rows \[0, 1\) at position 0"),
+        (Snapshot(0, logs={"k": LogRows(-1, ones(1))}), "start = -1"),
+        (Snapshot(0, logs={"k": LogRows(np.int64(0), ones(1))}), r"start = np.int64\(0\)"),  # type: ignore[arg-type]
+        (Snapshot(0, logs={"k": LogRows(0, ones(0, 3))}), r"shape \(0, 3\); allowed: at least one"),
+        (Snapshot(0, logs={"k": LogRows(0, ones(3, 0))}), r"shape \(3, 0\)"),
+        (Snapshot(0, logs={"k": LogRows(0, ones())}), r"shape \(\)"),
+        (Snapshot(0, logs={"k": LogRows(0, [1])}), "list"),  # type: ignore[arg-type]
+        (Snapshot(0, logs={"k": LogRows(0, np.zeros(1, "c8"))}), "dtype complex64"),
+        (Snapshot(0, logs={"k": ones(1)}), "ndarray; allowed: LogRows"),  # type: ignore[dict-item]
+        (Snapshot(0, logs={"tokens": LogRows(0, ones(1))}), "'tokens' is taken"),
+        (Snapshot(0, arrays={"k": ones(1)}, logs={"K": LogRows(0, ones(1))}), "'K' is taken"),
+        (Snapshot(0, logs={"a/b": LogRows(0, ones(1))}), "array name 'a/b'"),
         (Snapshot(0, attributes={"x": math.nan}), "nan"),
         (Snapshot(0, attributes={"x": [{"y": math.inf}]}), r"attributes\['x'\]\[0\]\['y'\] is inf"),
         (Snapshot(0, attributes={"x": ones(1)}), "ndarray"),  # type: ignore[dict-item]
@@ -64,7 +85,7 @@ def ones(*shape: int, dtype: Any = np.uint16) -> np.ndarray:
         (Snapshot(0, attributes={"x": {1: 2}}), "key 1"),  # type: ignore[dict-item]
         (Snapshot(0, attributes={"x": "y" * 9_000_000}), "9000008 bytes"),
     ],
-)
+)  # fmt: skip
 def test_invalid_snapshots(tmp_path: Path, snapshot: Snapshot, message: str) -> None:
     store = new_store(tmp_path / "s.zarr")
     parent = store.commit(Snapshot(0), parent=None)
@@ -221,6 +242,77 @@ def test_hostile_attributes(tmp_path: Path, changes: dict[str, Any]) -> None:
         assert tracemalloc.get_traced_memory()[1] < 2**22
     finally:
         tracemalloc.stop()
+
+
+ARRAY = {"shape": [4, 2], "dtype": "int8", "crc32c": [1], "sha256": "0" * 64}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"logs": {}},
+        {"logs": None},
+        {"logs": GONE},
+        {"logs": []},
+        {"schema": 2},
+        {"logs/keys": 3},
+        {"logs/keys/start": GONE},
+        *({"logs/keys/start": start} for start in (-1, 5, 8, 10**12, 1.0, True, "0", None, [0])),
+        {"logs/ghost": {"start": 0}},
+        {"logs/tokens": {"start": 0}},
+        {"logs/memory": {"start": 0}},
+        {"logs/..": {"start": 0}},
+        {"arrays/keys": GONE},
+        {"arrays/keys/shape": []},
+        {"arrays/keys/shape": [0, 2], "arrays/keys/crc32c": []},
+        {"arrays/keys/shape": [4, 0], "arrays/keys/crc32c": []},
+        {"arrays/keys/shape": [9, 2]},
+        {"arrays/keys/shape": [4, 2**45]},
+        {"arrays/keys/shape": [4, 2**23]},  # in chunks of 2 MiB, it would have four checksums
+        {"arrays/keys/shape": [4, 2**23], "arrays/keys/crc32c": [1] * 4},
+        {"arrays/keys/dtype": "object"},
+        {"arrays/x": ARRAY, "logs/x": {"start": 5}},
+        {"arrays/zarr.json": ARRAY, "logs/zarr.json": {"start": 0}},
+    ],
+    ids=lambda changes: " ".join(changes),
+)
+def test_hostile_logs(tmp_path: Path, changes: dict[str, Any]) -> None:
+    store, stream = new_store(tmp_path / "s.zarr"), Stream()
+    stream.read(8, memory=8)
+    rows = {"keys": LogRows(2, ones(4, 2, dtype=np.int8))}
+    head = store.commit(replace(stream.snapshot(), logs=rows), parent=None)
+    lie = forge(store, head, changes)
+    store = DirectoryStore.open(store.path)
+    tracemalloc.start()  # also traces numpy's memory, touched or not
+    try:
+        for read in (
+            lambda: list(store.log(lie, "keys", 0, 8)),
+            lambda: store.log_spans(lie, "keys"),
+            lambda: store.load(lie),
+            lambda: store.verify(),
+        ):
+            with pytest.raises(Corrupt, match=r"\.zarr") as caught:
+                read()
+            assert_helpful(caught.value)
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
+
+
+def test_rows_at_another_position(tmp_path: Path) -> None:
+    """With a forged id, a log reads where its manifest says: the id is what authenticates it."""
+    store = new_store(tmp_path / "s.zarr")
+    rows = {"keys": LogRows(2, ones(4, 2, dtype=np.int8))}
+    head = store.commit(Snapshot(8, tokens=np.arange(8), logs=rows), parent=None)
+    path = store.path / "commits" / head.commit.name
+    honest = path.read_bytes()
+    lie = forge(store, head, {"logs/keys/start": 3})
+    assert DirectoryStore.open(store.path).log_spans(lie, "keys") == [(3, 7)]
+    with pytest.raises(Corrupt, match="not the commit that was published") as caught:
+        DirectoryStore.open(store.path).log_spans(head, "keys")
+    assert_helpful(caught.value)
+    path.write_bytes(honest)
+    assert DirectoryStore.open(store.path).log_spans(head, "keys") == [(2, 6)]
 
 
 def test_verify_goes_beyond_crc32c(tmp_path: Path) -> None:

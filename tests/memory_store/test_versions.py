@@ -4,13 +4,22 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from memory_store import DirectoryStore, Ref, Retention, Snapshot, UnsupportedSchema, places
+from memory_store import (
+    DirectoryStore,
+    LogRows,
+    Ref,
+    Retention,
+    Snapshot,
+    UnsupportedSchema,
+    places,
+)
 from memory_store.format.json import sealed
 from memory_store.format.manifest_reader import SUPPORTED
 from tests.support.stores import (
@@ -21,6 +30,7 @@ from tests.support.stores import (
     digest,
     files,
     new_store,
+    rows_of,
 )
 
 DATA = ROOT / "tests" / "data"
@@ -28,16 +38,29 @@ OLDER = sorted(path.name for path in DATA.glob("*.zarr"))
 
 
 def make(path: Path) -> DirectoryStore:
-    """A session with every feature of the format: windows of several commits, a fork, a rewind."""
+    """A session with every feature of the format: windows of several commits, a fork, a rewind.
+
+    Some of its commits bring rows of logs, late, with gaps and over those of older commits.
+    """
     store = new_store(path, attributes={"title": "Märchen"})
     stream, head = Stream(memory=6, compressed=2), None
-    for _ in range(4):
+    logs: list[dict[str, LogRows]] = [
+        {},
+        {"keys": LogRows(1, np.arange(6, dtype=np.int8).reshape(3, 2))},
+        {
+            "keys": LogRows(3, np.arange(50, 60, dtype=np.int8).reshape(5, 2)),
+            "marks": LogRows(0, np.arange(8) == 3),
+        },
+        {},
+    ]
+    for rows in logs:
         stream.read(3, memory=3, compressed=1)
-        head = store.commit(stream.snapshot(), parent=head)
+        head = store.commit(replace(stream.snapshot(), logs=rows), parent=head)
     fork = store.publish(store.refs("main")[1], branch="side")
     stream.resume(store.load(fork))
     stream.read(5, memory=2)
-    store.commit(stream.snapshot(), branch="side", parent=fork)
+    rows = {"keys": LogRows(5, np.array([[0.5, -0.0, np.nan]] * 3, np.float16))}
+    store.commit(replace(stream.snapshot(), logs=rows), branch="side", parent=fork)
     store.publish(store.refs("main")[0], branch="main")
     return store
 
@@ -53,6 +76,7 @@ def contents(store: DirectoryStore) -> dict[str, Any]:
             "snapshot": digest(snapshot),
             "attributes": snapshot.attributes,
             "tokens": store.tokens(ref, 0, ref.position).tolist(),
+            **({"logs": rows} if (rows := logged(store, ref)) else {}),
         }
 
     return {
@@ -65,9 +89,21 @@ def contents(store: DirectoryStore) -> dict[str, Any]:
     }
 
 
+def logged(store: DirectoryStore, ref: Ref) -> dict[str, Any]:
+    """Every row of the logs that `make` writes, in hex, by position."""
+    found = {name: rows_of(store, ref, name) for name in ("keys", "marks")}
+    return {
+        name: {
+            str(at): f"{dtype} {shape} {data.hex()}" for at, (dtype, shape, data) in rows.items()
+        }
+        for name, rows in found.items()
+        if rows
+    }
+
+
 def test_every_schema_has_a_stored_session() -> None:
     assert [f"schema-{number}.zarr" for number in SUPPORTED] == OLDER
-    assert sum(path.stat().st_size for path in DATA.rglob("*") if path.is_file()) < 100_000
+    assert sum(path.stat().st_size for path in DATA.rglob("*") if path.is_file()) < 150_000
 
 
 @pytest.mark.parametrize("name", OLDER)
@@ -101,6 +137,8 @@ def test_older_sessions_are_collected(name: str, tmp_path: Path) -> None:
     assert head
     stream.resume(store.load(head))
     before = store.tokens(store.refs("main")[3], 0, 12)
+    rows = [logged(store, ref) for branch in ("main", "side") for ref in store.refs(branch)]
+    assert any(rows) == ("3" in name)
     for _ in range(20):  # of this version; the last of them need no older commit
         stream.read(3, memory=6, compressed=2)
         head = store.commit(stream.snapshot(), parent=head)
@@ -109,6 +147,8 @@ def test_older_sessions_are_collected(name: str, tmp_path: Path) -> None:
     assert report.deleted > 4 and store.verify().commits == 25
     store = DirectoryStore.open(tmp_path / "s.zarr")
     assert np.array_equal(store.tokens(store.refs("main")[3], 0, 12), before)
+    older = [*store.refs("main")[:5], *store.refs("side")[:2]]
+    assert [logged(store, ref) for ref in older] == rows
     assert store.tokens(head, 0, head.position).shape == (head.position,)
     left = [path.name for path in (store.path / "log").iterdir()]
     assert {path.endswith(".zip") for path in left} == ({True, False} if "1" in name else {True})

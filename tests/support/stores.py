@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from memory_store import Corrupt, DirectoryStore, Snapshot, StoreError, Window
+from memory_store import Commit, Corrupt, DirectoryStore, Ref, Snapshot, StoreError, Window
 from memory_store.format.packing import packed
 from memory_store.format.zip import header_size
+from memory_store.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
 FINGERPRINTS = {"model": "m" * 64, "tokenizer": "t" * 64}
@@ -84,12 +85,33 @@ def assert_equal(found: Snapshot, expected: Snapshot) -> None:
     assert found.arrays.keys() == expected.arrays.keys()
     for name, array in expected.arrays.items():
         assert_same_bits(found.arrays[name], array)
+    assert not found.logs  # they are never loaded
 
 
 def assert_same_bits(found: np.ndarray, expected: np.ndarray) -> None:
     assert found.dtype.name == expected.dtype.name and found.shape == expected.shape
     native = expected.astype(expected.dtype.newbyteorder("="))
     assert found.tobytes() == native.tobytes()
+
+
+def rows_of(
+    store: Store, ref: Ref | Commit, name: str, start: int = 0, stop: int | None = None
+) -> dict[int, tuple[str, tuple[int, ...], bytes]]:
+    """Position → dtype, shape and bytes of its row in a log; checks how the rows are delivered."""
+    stop, end = ref.position if stop is None else stop, start
+    found: dict[int, tuple[str, tuple[int, ...], bytes]] = {}
+    for first, rows in store.log(ref, name, start, stop):
+        assert end <= first and 0 < len(rows) <= 2**16
+        assert len(rows) == 1 or rows.nbytes <= 2**21
+        end = first + len(rows)
+        found |= {first + i: described(row) for i, row in enumerate(rows)}
+    assert end <= stop
+    return found
+
+
+def described(row: np.ndarray) -> tuple[str, tuple[int, ...], bytes]:
+    native = row.astype(row.dtype.newbyteorder("="))
+    return row.dtype.name, row.shape, native.tobytes()
 
 
 def files(root: Path) -> dict[str, bytes]:

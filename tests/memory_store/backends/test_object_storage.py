@@ -17,10 +17,11 @@ from memory_store import (
     places,
 )
 from tests.memory_store.backends.buckets import Bucket, Prefix, saved
+from tests.memory_store.conformance.logs import indexed, numbered, rows
 from tests.memory_store.conformance.store import StoreConformance
 from tests.memory_store.conformance.upkeep import grown
 from tests.support.s3 import Request, S3Server
-from tests.support.stores import ROOT, Stream, assert_equal, assert_same_bits
+from tests.support.stores import ROOT, Stream, assert_equal, assert_same_bits, rows_of
 
 
 class TestObjects(StoreConformance):
@@ -45,6 +46,10 @@ class TestS3(StoreConformance):
     test_recovery_replaces_refs: Any = None
     test_the_header_is_rebuilt_from_a_commit: Any = None
     test_damage_to_logs_is_detected: Any = None
+    test_any_history_of_rows: Any = None
+    test_gc_keeps_rows_with_token_ids: Any = None
+    test_damage_to_rows_of_deleted_snapshots: Any = None
+    test_an_interrupted_gc_loses_no_rows: Any = None
 
     @pytest.fixture
     def place(self, bucket: Bucket) -> Bucket:
@@ -95,6 +100,22 @@ def test_requests_of_resuming(bucket: Bucket, server: S3Server) -> None:
     assert_equal(store.load(head), snapshot)
     # The header twice (its existence and its content), the list of refs, the ref, the manifest.
     assert sum(server.counted().values()) == 16 + 5
+
+
+def test_requests_of_a_log(bucket: Bucket, server: S3Server) -> None:
+    """The first walk reads every manifest; the rows take one request for each commit."""
+    refs = indexed(bucket.new(), 20)
+    store, expected = bucket.open(), rows(numbered(0, 200))
+    for spans, manifests in (([(0, 200)], 20), ([(0, 200)], 0)):
+        server.clear()
+        assert store.log_spans(refs[-1], "keys") == spans
+        assert server.counted() == {"GET": manifests + 1}  # and the list of `past`
+    server.clear()
+    assert rows_of(store, refs[-1], "keys") == expected
+    assert server.counted() == {"GET": 20 + 1}
+    server.clear()
+    assert next(bucket.open().log(refs[-1], "keys", 185, 200))[0] == 185
+    assert server.counted() == {"GET": 2 + 2 + 1 + 2}  # two for the header
 
 
 # --- lost responses

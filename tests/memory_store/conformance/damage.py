@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import ClassVar
 
+import numpy as np
 import pytest
 
-from memory_store import Ref, Snapshot, StoreError
+from memory_store import LogRows, Ref, Snapshot, StoreError
 from memory_store.store import Store
 from tests.memory_store.conformance.place import Place
 from tests.support.stores import Stream, assert_equal, members, repacked
@@ -42,6 +43,13 @@ class DamageConformance:
                         assert store.name in str(error)
                     else:
                         assert_equal(found, snapshot)
+                    (start, rows), *_ = [(log.start, log.data) for log in snapshot.logs.values()]
+                    try:
+                        pieces = [*place.open().log(ref, "keys", start, ref.position)]
+                    except StoreError as error:
+                        assert store.name in str(error)
+                    else:
+                        assert len(pieces) == 1 and np.array_equal(pieces[0][1], rows)
                 if damaged is None and name in newest:
                     # A missing newest ref cannot be detected: the branch is at the one before.
                     assert place.open().head(newest[name][0]) == newest[name][1]
@@ -63,6 +71,7 @@ class DamageConformance:
             (commits[0], commits[1], "compressed/c.0.0.0.0"),
             (commits[2], commits[3], "usage/c.0.0.0"),
             (commits[2], commits[3], "tokens/c.0"),
+            (commits[2], commits[3], "keys/c.0.0"),
             (commits[2], commits[3], "zarr.json"),
             (commits[2], commits[3], None),
             (refs[0], refs[3], None),
@@ -93,7 +102,8 @@ def history(place: Place) -> tuple[Store, list[tuple[Ref, Snapshot]]]:
     for _ in range(4):
         stream.read(4, memory=4, compressed=1)
         snapshot = stream.snapshot()
-        snapshot = replace(snapshot, arrays={"usage": snapshot.arrays["usage"]})
+        rows = {"keys": LogRows(stream.position - 4, stream.rng.integers(0, 9, (4, 16), np.int8))}
+        snapshot = replace(snapshot, arrays={"usage": snapshot.arrays["usage"]}, logs=rows)
         made.append((store.commit(snapshot, parent=made[-1][0] if made else None), snapshot))
     store.publish(made[1][0], branch="side")
     return store, made

@@ -3,11 +3,17 @@
 from tests.memory_store.conformance.branches import BranchConformance
 from tests.memory_store.conformance.commits import CommitConformance
 from tests.memory_store.conformance.damage import DamageConformance
+from tests.memory_store.conformance.logs import LogConformance
 from tests.memory_store.conformance.sessions import SessionConformance
 from tests.memory_store.conformance.upkeep import UpkeepConformance
 
 
 class StoreConformance(
-    CommitConformance, BranchConformance, SessionConformance, DamageConformance, UpkeepConformance
+    CommitConformance,
+    BranchConformance,
+    SessionConformance,
+    DamageConformance,
+    UpkeepConformance,
+    LogConformance,
 ):
     """Subclasses define a fixture `place`: an empty `Place`."""

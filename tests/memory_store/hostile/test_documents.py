@@ -28,9 +28,10 @@ from tests.memory_store.hostile.lies import (
 from tests.support.stores import assert_equal, assert_helpful, new_store
 
 
-def test_forged_commit_attributes(either: DirectoryStore) -> None:
-    """Every value of the attributes is forged: refused, or the loaded arrays are unchanged."""
-    store = either
+@pytest.mark.parametrize("kind", ["store", "old", "indexed"])
+def test_forged_commit_attributes(kind: str, request: pytest.FixtureRequest) -> None:
+    """Every value of the attributes is forged: refused, or the arrays and rows are unchanged."""
+    store = request.getfixturevalue(kind)
     ref = newest(store)
     honest, attributes = store.load(ref), store._commits.read(ref.commit).attributes
     refused = harmless = 0
@@ -43,6 +44,9 @@ def test_forged_commit_attributes(either: DirectoryStore) -> None:
             try:
                 with little_memory():
                     found = DirectoryStore.open(store.path).load(commit)
+                    rows = [
+                        *DirectoryStore.open(store.path).log(commit, "keys", 0, commit.position)
+                    ]
             except StoreError as error:
                 assert_helpful(error)
                 refused += 1
@@ -52,6 +56,7 @@ def test_forged_commit_attributes(either: DirectoryStore) -> None:
             for name, window in found.windows.items():
                 whole = honest.windows[name].data.tobytes()
                 assert all(row.tobytes() in whole for row in window.data)
+            assert all(piece.tobytes() in bytes(range(21)) for _, piece in rows)
             harmless += 1
     assert refused > 400 and harmless > 30
 
