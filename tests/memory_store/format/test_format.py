@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from memory_store import Snapshot, Window
+from memory_store import LogRows, Snapshot, Window
 from memory_store.format.json import canonical, sha256
 from memory_store.format.zarr import FILL, array_document
 from tests.support.stores import ROOT, Stream, assert_same_bits, files, members, new_store
@@ -66,6 +66,11 @@ def test_zarr_reads_arrays_of_many_chunks(tmp_path: Path) -> None:
     store = new_store(tmp_path / "s.zarr")
     ref = store.commit(Snapshot(0, {"w": Window(data, 1, 2_000_000, 2_000_000)}), parent=None)
     assert_same_bits(np.asarray(store.group(ref)["w"]), data)
+    rows = np.arange(5_000_000, dtype=np.int8).reshape(25_000, 200)
+    log = Snapshot(25_000, tokens=np.arange(25_000), logs={"keys": LogRows(0, rows)})
+    array = store.group(store.commit(log, parent=ref))["keys"]
+    assert array.chunks == (8334, 200)  # 2 MiB at most
+    assert_same_bits(np.asarray(array), rows)
 
 
 def test_other_tools_read_a_commit(tmp_path: Path) -> None:
