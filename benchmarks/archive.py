@@ -1,4 +1,4 @@
-"""Does a session recall what it read a million tokens ago? Things planted in books, asked at the end.
+"""Does a session recall what it read a million tokens ago? Facts in books, asked at the end.
 
 python -m benchmarks.archive text --out runs/planted.txt        # books with things in them
 streamlm feed runs/planted.txt --session planted --model smollm2    # an hour of one core
@@ -6,10 +6,53 @@ python -m benchmarks.archive ask --text runs/planted.txt --session sessions/plan
 """
 
 import argparse
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
+import torch
+
 import streamlm
-from benchmarks.archive_parts.stream import build
+from benchmarks.archive_parts.asking import FORMS, ask
+from benchmarks.archive_parts.stream import Asked, build
+from streamlm.checkpoints.checkpoint import Checkpoint
+from streamlm.cli.display import bar
+
+# (form, way, whether the model writes)
+PLAN = (
+    *(("cue", way, True) for way in ("no recall", "recall", "in plain sight")),
+    *(("question", way, True) for way in ("recall", "in plain sight")),
+    ("told", "recall", False),
+    *((form, "BM25", False) for form in FORMS),
+)
+
+
+def measure(options: argparse.Namespace, checkpoint: Checkpoint, asked: Sequence[Asked]) -> None:
+    """Ask, and write each outcome to a file as it comes; see `report`."""
+    torch.set_num_threads(options.threads)
+    part, parts = map(int, options.part.split("/"))
+    taken: Counter[tuple[str, str]] = Counter()
+    chosen = []
+    for each in asked:
+        taken[each.band, each.thing.task] += 1
+        if taken[each.band, each.thing.task] <= options.cases:
+            chosen.append(each)
+    chosen = chosen[part - 1 :: parts]
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        streamlm.open(options.session, checkpoint, readonly=True) as session,
+        options.out.open("w", encoding="utf-8") as file,
+        bar("asking", total=len(chosen)) as (progress, task),
+    ):
+        for each in chosen:
+            for form, way, answer in PLAN:
+                if getattr(each.thing, form):
+                    found = ask(session, each, form, way, k=options.k, answer=answer)
+                    file.write(json.dumps(asdict(found)) + "\n")
+            file.flush()
+            progress.advance(task)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -20,17 +63,31 @@ def main(arguments: list[str] | None = None) -> None:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     text = commands.add_parser("text", help="write the text that is to be fed")
-    text.add_argument("--data", type=Path, default=Path("data/books/test.txt.xz"))
-    text.add_argument("--model", default="smollm2", help="whose tokens are counted")
-    text.add_argument("--tokens", type=int, default=1_000_000)
-    text.add_argument("--n", type=int, default=20, help="things of each task in each band")
     text.add_argument("--out", type=Path, required=True)
+    asking = commands.add_parser("ask", help="ask a session that was fed the text")
+    asking.add_argument("--session", type=Path, required=True, help="its store")
+    for name, default, about in (
+        ("--threads", 1, "of torch"),
+        ("--k", 1, "passages to recall"),
+        ("--cases", 20, "of each task in each band"),
+    ):
+        asking.add_argument(name, type=int, default=default, help=about)
+    asking.add_argument("--part", default="1/1", help="i/n asks every n-th thing from the i-th")
+    asking.add_argument("--out", type=Path, required=True)
+    for each in (text, asking):
+        each.add_argument("--data", type=Path, default=Path("data/books/test.txt.xz"))
+        each.add_argument("--model", default="smollm2")
+        each.add_argument("--tokens", type=int, default=1_000_000, help="of books")
+        each.add_argument("--n", type=int, default=20, help="things of each task in each band")
     options = parser.parse_args(arguments)
+    checkpoint = streamlm.load(options.model)
+    size = {"tokens": options.tokens, "n": options.n}
+    planted, asked = build(options.data, checkpoint.tokenizer, **size)
     if options.command == "text":
-        tokenizer = streamlm.load(options.model).tokenizer
-        planted, _ = build(options.data, tokenizer, tokens=options.tokens, n=options.n)
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(planted, encoding="utf-8")
+    else:
+        measure(options, checkpoint, asked)
 
 
 if __name__ == "__main__":

@@ -20,12 +20,16 @@ BANDS: dict[str, tuple[int, int]] = {
     "1M": (980_000, 1_000_000),
 }
 TASKS = ("numbers", "names", "pass keys", "pairs", "tracking")
-WORDS = (
-    "amber anchor basket beacon candle carpet cedar copper cradle curtain dagger fiddle furnace "
-    "goblet hammer harbor helmet ivory jacket kettle ladder lantern marble mirror needle orchard "
-    "parcel pebble pillow quarry ribbon saddle satchel shovel silver spindle sponge tavern thimble "
-    "timber trumpet tunnel velvet violet wagon walnut whistle willow window zipper"
-).split()
+# fmt: off
+WORDS = [
+    "amber", "anchor", "basket", "beacon", "candle", "carpet", "cedar", "copper", "cradle",
+    "curtain", "dagger", "fiddle", "furnace", "goblet", "hammer", "harbor", "helmet", "ivory",
+    "jacket", "kettle", "ladder", "lantern", "marble", "mirror", "needle", "orchard", "parcel",
+    "pebble", "pillow", "quarry", "ribbon", "saddle", "satchel", "shovel", "silver", "spindle",
+    "sponge", "tavern", "thimble", "timber", "trumpet", "tunnel", "velvet", "violet", "wagon",
+    "walnut", "whistle", "willow", "window", "zipper",
+]
+# fmt: on
 
 
 @dataclass(frozen=True)
@@ -117,10 +121,14 @@ def _tracking(one: str, other: str, value: str) -> Planted:
 
 @dataclass(frozen=True)
 class Asked:
-    """A planted thing, and how far from the end of the stream it stands, in tokens."""
+    """A planted thing.
+
+    Attributes:
+        distances: tokens from the beginning of each of its paragraphs to the end of the stream.
+    """
 
     band: str
-    distance: int
+    distances: tuple[int, ...]
     thing: Planted
 
 
@@ -142,17 +150,19 @@ def build(
             goals += [(at, band, *part) for at, part in zip(places, parts, strict=True)]
     goals.reverse()
     backwards: list[str] = []
-    asked: list[Asked] = []
+    places: dict[Planted, list[int]] = {}
+    bands: dict[Planted, str] = {}
     distance = 0
     for paragraph in reversed(paragraphs):
         while goals and distance >= goals[-1][0]:
             _, band, thing, text = goals.pop()
             backwards.append(text)
             distance += len(tokenizer.encode(f"\n\n{text}"))
-            if text == thing.paragraphs[-1]:  # that has the answer
-                asked.append(Asked(band, distance, thing))
+            places.setdefault(thing, []).append(distance)
+            bands[thing] = band
         backwards.append(paragraph)
         distance += len(tokenizer.encode(f"\n\n{paragraph}"))
+    asked = [Asked(bands[thing], tuple(found), thing) for thing, found in places.items()]
     return "\n\n".join(reversed(backwards)), asked
 
 

@@ -1,4 +1,4 @@
-"""The file that names a model's retrieval heads: retrieval.json, in its folder or in this package."""
+"""retrieval.json, the file that names a model's retrieval heads; in its folder or this package."""
 
 import json
 from pathlib import Path

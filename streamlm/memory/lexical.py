@@ -30,10 +30,12 @@ class Terms:
     Attributes:
         ids: ascending.
         weights: inverse document frequency in nats; 0 for tokens that the stream does not have.
+        n_blocks: passages that the stream has.
     """
 
     ids: np.ndarray
     weights: np.ndarray
+    n_blocks: int
 
     @classmethod
     def of(cls, query: np.ndarray, chunks: Chunks, *, span: int) -> "Terms":
@@ -46,7 +48,15 @@ class Terms:
             frequency += [(blocks == term).any(axis=1).sum() for term in terms]
             n_blocks += len(blocks)
         weights = np.log1p((n_blocks - frequency + 0.5) / (frequency + 0.5))
-        return cls(terms, np.where(frequency > 0, weights, 0.0))
+        return cls(terms, np.where(frequency > 0, weights, 0.0), n_blocks)
+
+    def surprise(self, ids: np.ndarray) -> float:
+        """Nats by which what a passage has of the query is rarer than one passage of the stream.
+
+        Below 0, some passage would have as much of it by chance, if tokens were independent.
+        """
+        matched = float(self.weights[np.isin(self.ids, ids)].sum())
+        return matched - float(np.log(max(self.n_blocks, 1)))
 
     def share(self, ids: np.ndarray) -> float:
         """The share of the query's weight that a passage has, 0 to 1."""
@@ -54,13 +64,35 @@ class Terms:
         return float(self.weights[np.isin(self.ids, ids)].sum()) / total if total else 0.0
 
 
+def runs(ids: np.ndarray, n: int) -> np.ndarray:
+    """Each n consecutive ids as one number: [m] → [m - n + 1] int64; ids below 2 ** (63 / n)."""
+    base = 1 << (63 // n)
+    count = max(0, len(ids) - n + 1)
+    found = np.zeros(count, np.int64)
+    for at in range(n):
+        found = found * base + ids[at : at + count]
+    return found
+
+
+def chunks_of_runs(chunks: Chunks, n: int) -> Chunks:
+    """`runs` of a stream, in chunks; run i begins at token i."""
+
+    def read() -> Iterator[np.ndarray]:
+        held = np.zeros(0, np.int64)
+        for ids in chunks():
+            joined = np.concatenate([held, ids])
+            yield runs(joined, n)
+            held = joined[max(0, len(joined) - n + 1) :]
+
+    return read
+
+
 def search(query: np.ndarray, chunks: Chunks, *, k: int, span: int) -> list[Passage]:
     """The k best passages that do not overlap, best first; fewer if fewer match.
 
     Args:
         query: ids. Each counts once.
-        chunks: iterates over the ids of the stream in order, a multiple of `span` at a time until
-            the last; called twice.
+        chunks: iterates over the ids of the stream in order; called twice.
         span: tokens of a passage.
     """
     return best_passages(Terms.of(query, chunks, span=span), chunks, k=k, span=span)

@@ -102,7 +102,9 @@ def question_queries(
     shape = (config.n_layers, 1, config.n_heads, config.segment_len, config.head_dim)
     recorded = torch.zeros(shape, device=model.device, dtype=model.attention_dtype)
     state = replace(state, carried={**state.carried, QUERIES: recorded})
-    layers, of_layer = (torch.tensor(column, device=model.device) for column in zip(*heads))
+    layers, of_layer = (
+        torch.tensor(column, device=model.device) for column in zip(*heads, strict=True)
+    )
     cache, found, at = Cache(), [], 0
     while at < tokens.shape[1]:
         if state.phase == config.segment_len:

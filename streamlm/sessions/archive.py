@@ -5,6 +5,7 @@ bytes a token, and only read to be searched. A session without an archive still 
 """
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import cast
 
 import torch
@@ -69,8 +70,8 @@ class Archive:
     def rows(self, state: State, start: int) -> dict[str, LogRows]:
         """What is to be saved with the tokens from `start` to the position of `state`."""
         pieces = self.unsaved(state, start)
-        while pieces[1:] and any(a + len(k) != b for (a, k), (b, _) in zip(pieces, pieces[1:])):
-            pieces.pop(0)  # a gap: the newer keys are kept
+        gaps = [at for at, (a, b) in enumerate(pairwise(pieces), 1) if a[0] + len(a[1]) != b[0]]
+        pieces = pieces[gaps[-1] if gaps else 0 :]
         if not pieces:
             return {}
         packed = pack_keys(torch.cat([keys for _, keys in pieces]))

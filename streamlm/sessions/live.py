@@ -168,7 +168,7 @@ class LiveStream:
     def recall(self, text: str, *, k: int) -> list[Recalled]:
         """The k passages that the stream has read and `text` asks for; see `recall.recall`.
 
-        Memory is not searched, unless the stream is so short that there is nothing else.
+        Only what has left memory is searched.
 
         Raises:
             ValueError: there is no store, the text is empty, or `k` is below 1.
@@ -184,10 +184,15 @@ class LiveStream:
             question = replace(
                 question, model=model, state=state, heads=archive.heads, read_keys=read
             )
-        config = self.checkpoint.model.config
-        stop = max(0, self.position - self.position % config.segment_len - config.memory_len)
         history = bound.store.refs(bound.branch)
-        return recall(question, bound.tokens, stop, history=history, k=k)
+        return recall(question, bound.tokens, self.recall_stop, history=history, k=k)
+
+    @property
+    def recall_stop(self) -> int:
+        """The position at which memory begins: what is in it is in sight."""
+        config = self.checkpoint.model.config
+        closed = self.position - self.position % config.segment_len
+        return max(0, closed - config.memory_len)
 
     def with_recalled(self, prompt: str, *, k: int) -> tuple[str, tuple[RecalledSpan, ...]]:
         """A prompt with the passages before it that surely answer it, and where they stand.
@@ -202,7 +207,8 @@ class LiveStream:
             return prompt, ()
         found = [each for each in self.recall(prompt, k=k) if each.sure]
         spans = tuple(RecalledSpan(each.start, each.stop, each.score) for each in found)
-        return quoted(found, prompt) if found else prompt, spans
+        in_order = sorted(found, key=lambda each: each.start)
+        return quoted([each.text for each in in_order], prompt), spans
 
     # -- forking ----------------------------------------------------------------------------------
 

@@ -1,8 +1,10 @@
 """Recall: the passages that a session has read and that a text asks for, however long ago.
 
-Two searches propose passages: the attention of the model's retrieval heads over the archive of
-keys, and BM25 over the token log. Each proposal is scored by both: attention knows what is meant,
-rare words tell people of the same kind apart. A model without retrieval heads has BM25 alone.
+Three searches propose passages: the attention of the model's retrieval heads over the archive of
+keys, and BM25 over the tokens of the log and over its runs of three. Each proposal is scored by all
+of them: attention knows what is meant, rare tokens tell similar things apart, and runs tell apart
+what has the same tokens in another order, such as numbers. A model without retrieval heads has BM25
+alone.
 """
 
 import math
@@ -15,7 +17,7 @@ import numpy as np
 import torch
 
 from memory_store import Ref
-from streamlm.memory.lexical import Terms, best_passages
+from streamlm.memory.lexical import Chunks, Passage, Terms, best_passages, chunks_of_runs, runs
 from streamlm.memory.recall import KeySearch, ReadKeys
 from streamlm.models.llama import LlamaModel
 from streamlm.models.retrieval import RetrievalHeads, question_queries
@@ -32,9 +34,10 @@ BEFORE, AFTER = 24, 40  # tokens of a passage before and behind its middle
 MARGIN = 24  # tokens by which a passage may grow to whole sentences
 NEAR = 8  # tokens around the middle of a lexical proposal in which attention may peak
 ENDS = (".", "!", "?", "\n", "”", '"')
-# Share of rare words, in units of the logarithm of attention; measured with `streamlm calibrate`.
-SHARE_WEIGHT = 4.0
-SURE = 0.5  # score from which a passage is taken to answer
+RUN = 3  # tokens
+# What the shares of rare tokens and of rare runs count, in units of the logarithm of attention.
+TOKENS_WEIGHT, RUNS_WEIGHT = 2.0, 4.0
+SURE = 0.4  # score from which a passage is taken to answer, unless it matches by chance
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,8 @@ class Recalled:
     Attributes:
         start, stop: its tokens, start ≤ i < stop.
         score: how well it answers, 0 to 1.
-        sure: whether the score is one of passages that answer.
+        sure: whether it is taken to answer: its score is high, and it has more rare tokens of the
+            text than a passage would have by chance.
         text: of these tokens.
         saved: when the first snapshot after it was saved; None if none was.
     """
@@ -119,28 +123,29 @@ def recall(
         for begin in range(0, stop, step):
             yield read(begin, min(begin + step, stop))
 
-    # A word has other tokens at the beginning of a text than behind a space.
-    query = np.concatenate([tokenizer.encode(text), tokenizer.encode(f" {text}")])
-    terms = Terms.of(query, chunks, span=SPAN)
-    lexical = best_passages(terms, chunks, k=max(k, PROPOSED), span=SPAN)
-    middles = [(each.start + each.stop) // 2 - (AFTER - BEFORE) // 2 for each in lexical]
+    lexical = _Lexical.of(tokenizer, text, chunks)
+    middles = [
+        (each.start + each.stop) // 2 - (AFTER - BEFORE) // 2
+        for each in lexical.best(max(k, PROPOSED))
+    ]
     attention = question.attention(stop + 1)
-    scored: list[tuple[float, int]] = []
+    proposed = [(middle, 1.0) for middle in middles]
     if attention is not None:
-        best = [(place.position - 1, place.score) for place in attention.best(max(k, PROPOSED))]
-        for middle in middles:
-            best.append((middle, attention.near(middle + 1 - NEAR, middle + 2 + NEAR)))
-    else:
-        best = [(middle, 1.0) for middle in middles]
-    for middle, seen in best:
-        share = terms.share(read(max(0, middle - BEFORE), min(stop, middle + AFTER)))
-        scored.append((_score(seen, share), middle))
+        near = [attention.near(middle + 1 - NEAR, middle + 2 + NEAR) for middle in middles]
+        best = attention.best(max(k, PROPOSED))
+        proposed = list(zip(middles, near, strict=True))
+        proposed += [(place.position - 1, place.score) for place in best]
+    scored = [
+        (_score(seen, *lexical.shares(read(max(0, at - BEFORE), min(stop, at + AFTER)))), at)
+        for at, seen in proposed
+    ]
     found: list[Recalled] = []
     for score, middle in sorted(scored, key=lambda each: (-each[0], each[1])):
-        start, end, passage = _passage(read, middle, stop, tokenizer)
+        start, end, passage = passage_around(read, middle, stop, tokenizer)
         if all(end <= other.start or other.stop <= start for other in found):
             saved = first_after(history, end)
-            found.append(Recalled(start, end, score, score >= SURE, passage, saved))
+            sure = score >= SURE and lexical.tokens.surprise(read(start, end)) > 0
+            found.append(Recalled(start, end, score, sure, passage, saved))
     return found[:k]
 
 
@@ -154,29 +159,56 @@ def check_recall(live: "LiveStream", k: int, prompt: str) -> None:
         live.require_store("recall")
 
 
-def quoted(passages: Sequence[Recalled], prompt: str) -> str:
-    """A prompt with the passages before it, in the order of the stream."""
-    texts = [each.text for each in sorted(passages, key=lambda each: each.start)]
-    return "\n\n".join([*texts, prompt.lstrip("\n")])
+def quoted(passages: Sequence[str], prompt: str) -> str:
+    """A prompt with passages before it."""
+    return "\n\n".join([*passages, prompt.lstrip("\n")]) if passages else prompt
 
 
-def _score(attention: float, share: float) -> float:
-    """0 to 1, from a place's attention and the share of rare words that its passage has."""
+@dataclass(frozen=True)
+class _Lexical:
+    """The tokens of a text and its runs of tokens, and how rare they are in a stream."""
+
+    tokens: Terms
+    runs: Terms
+    chunks: Chunks
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, text: str, chunks: Chunks) -> "_Lexical":
+        # A word has other tokens at the beginning of a text than behind a space.
+        queries = [tokenizer.encode(text), tokenizer.encode(f" {text}")]
+        tokens = Terms.of(np.concatenate(queries), chunks, span=SPAN)
+        of_three = np.concatenate([runs(query, RUN) for query in queries])
+        return cls(tokens, Terms.of(of_three, chunks_of_runs(chunks, RUN), span=SPAN), chunks)
+
+    def best(self, k: int) -> list[Passage]:
+        """The k best passages by tokens, and the k best by runs."""
+        found = best_passages(self.tokens, self.chunks, k=k, span=SPAN)
+        chunks = chunks_of_runs(self.chunks, RUN)
+        return [*found, *best_passages(self.runs, chunks, k=k, span=SPAN)]
+
+    def shares(self, ids: np.ndarray) -> tuple[float, float]:
+        """The shares of rare tokens and of rare runs that a passage has."""
+        return self.tokens.share(ids), self.runs.share(runs(ids, RUN))
+
+
+def _score(attention: float, tokens: float, runs: float) -> float:
+    """0 to 1, from a place's attention and the shares of rare tokens and runs in its passage."""
     if attention <= 0:
         return 0.0
-    return math.exp((math.log(attention) + SHARE_WEIGHT * (share - 1)) / SHARE_WEIGHT)
+    weight = TOKENS_WEIGHT * (tokens - 1) + RUNS_WEIGHT * (runs - 1)
+    return math.exp((math.log(attention) + weight) / (TOKENS_WEIGHT + RUNS_WEIGHT))
 
 
-def _passage(
+def passage_around(
     read: Callable[[int, int], np.ndarray], middle: int, stop: int, tokenizer: Tokenizer
 ) -> tuple[int, int, str]:
-    """The tokens around a middle, grown to whole sentences where these end near: start, end, text."""
+    """The tokens around a middle, grown to whole sentences that end near: start, stop, text."""
     start, end = max(0, middle - BEFORE), min(stop, middle + AFTER)
     low, high = max(0, start - MARGIN), min(stop, end + MARGIN)
     ids = read(low, high)
     ends = [
         i for i, id in enumerate(ids.tolist()) if tokenizer.decode([id]).rstrip(" ")[-1:] in ENDS
     ]
-    begin = max((low + i + 1 for i in ends if low + i < start), default=start)
-    finish = min((low + i + 1 for i in ends if low + i + 1 >= end), default=end)
+    begin = max((low + at + 1 for at in ends if low + at < start), default=start)
+    finish = min((low + at + 1 for at in ends if low + at + 1 >= end), default=end)
     return begin, finish, tokenizer.decode(ids[begin - low : finish - low]).strip()
