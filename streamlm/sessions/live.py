@@ -194,6 +194,15 @@ class LiveStream:
         closed = self.position - self.position % config.segment_len
         return max(0, closed - config.memory_len)
 
+    def check_recall(self, k: int, prompt: str) -> None:
+        """Raise ValueError, with what is allowed, unless a prompt may come with `recall=k`."""
+        if k < 0:
+            raise ValueError(f"recall = {k}; allowed: 0 or more")
+        if k and not prompt.strip():
+            raise ValueError("recall without a prompt; allowed: with a prompt that asks")
+        if k:
+            self.require_store("recall")
+
     def with_recalled(self, prompt: str, *, k: int) -> tuple[str, tuple[RecalledSpan, ...]]:
         """A prompt with the passages before it that surely answer it, and where they stand.
 
