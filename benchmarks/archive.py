@@ -25,12 +25,17 @@ from streamlm.cli.display import bar, output
 from streamlm.lab.results import write_results
 
 # (form, way, whether the model writes)
-PLAN = (
-    *(("cue", way, True) for way in ("no recall", "recall", "in plain sight")),
-    *(("question", way, True) for way in ("recall", "in plain sight")),
-    ("told", "recall", False),
-    *((form, way, False) for way in ("heads alone", "without heads", "BM25") for form in FORMS),
-)
+PLANS = {
+    "recall": (
+        *(("cue", way, True) for way in ("recall", "in plain sight")),
+        *(("question", way, True) for way in ("recall", "in plain sight")),
+        ("told", "recall", False),
+    ),
+    "others": (
+        ("cue", "no recall", True),
+        *((form, way, False) for way in ("heads alone", "without heads", "BM25") for form in FORMS),
+    ),
+}
 
 
 def measure(options: argparse.Namespace, checkpoint: Checkpoint, asked: Sequence[Asked]) -> None:
@@ -51,7 +56,7 @@ def measure(options: argparse.Namespace, checkpoint: Checkpoint, asked: Sequence
         bar("asking", total=len(chosen)) as (progress, task),
     ):
         for each in chosen:
-            for form, way, answer in PLAN:
+            for form, way, answer in PLANS[options.plan]:
                 if getattr(each.thing, form):
                     found = ask(session, each, form, way, k=options.k, answer=answer)
                     file.write(json.dumps(asdict(found)) + "\n")
@@ -101,6 +106,7 @@ def main(arguments: list[str] | None = None) -> None:
         ("--cases", 20, "of each task in each band"),
     ):
         asking.add_argument(name, type=int, default=default, help=about)
+    asking.add_argument("--plan", choices=PLANS, default="recall", help="or its halves and BM25")
     asking.add_argument("--part", default="1/1", help="i/n asks every n-th thing from the i-th")
     asking.add_argument("--out", type=Path, required=True)
     costs = commands.add_parser("costs", help="what the archive costs")

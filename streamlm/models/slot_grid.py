@@ -42,6 +42,7 @@ def unpack(packed: np.ndarray, head_dim: int, dtype: torch.dtype) -> Tensor:
     """The inverse of `pack`, in the given precision."""
     n_heads = packed.shape[-1] // (head_dim + 1)
     whole = torch.from_numpy(packed[..., : n_heads * head_dim].astype(np.float32))
-    exponent = torch.from_numpy(packed[..., n_heads * head_dim :].astype(np.int32))
+    exponent = torch.from_numpy(packed[..., n_heads * head_dim :].astype(np.float32))
     heads = whole.unflatten(-1, (n_heads, head_dim))
-    return torch.ldexp(heads, exponent[..., None]).flatten(-2).to(dtype)
+    scale = torch.pow(2.0, exponent[..., None])  # exact; ldexp computes one for every number
+    return (heads * scale).flatten(-2).to(dtype)
