@@ -57,7 +57,8 @@ def ask(session: Session, asked: Asked, form: str, way: str, *, k: int, answer: 
     if answer:
         wanted = thing.answer.lower()
         fork = session.fork()
-        if form == "question":
+        chat = session.checkpoint.tokenizer.chat
+        if form == "question" and chat is not None and chat.template is not None:
             text = "".join(fork.reply(context, max_tokens=REPLY_TOKENS, temperature=0))
             answered = wanted in text.lower()
         else:

@@ -1,0 +1,123 @@
+"""The archive's benchmark: what is planted stands where it says, is asked about, and is counted."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import streamlm
+from benchmarks import archive
+from benchmarks.archive_parts import stream as planting
+from benchmarks.archive_parts.asking import ask, holds
+from benchmarks.archive_parts.report import figures_of, shares
+from benchmarks.archive_parts.stream import BANDS, TASKS, build, things
+from streamlm.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from streamlm.models.retrieval import RetrievalHeads
+from tokenizer import Tokenizer
+
+
+@pytest.fixture
+def book(tmp_path: Path, prose: Callable[..., str]) -> Path:
+    path = tmp_path / "book.txt"
+    path.write_text("\n\n".join(prose(40) for _ in range(150)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def near(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bands within a short text."""
+    monkeypatch.setattr(planting, "BANDS", {"2k": (400, 1500), "8k": (2000, 3000)})
+
+
+def test_nothing_is_planted_twice() -> None:
+    every = [thing for some in things(20) for thing in some]
+    assert len(every) == 20 * len(TASKS) * len(BANDS)
+    assert len({thing.cue for thing in every}) == len(every)
+    for band in things(20):
+        assert sorted(thing.task for thing in band) == sorted(TASKS * 20)
+
+
+@pytest.mark.usefixtures("near")
+def test_things_stand_at_their_distances(book: Path, books_tokenizer: Tokenizer) -> None:
+    text, asked = build(book, books_tokenizer, tokens=4000, n=3)
+    again, _ = build(book, books_tokenizer, tokens=4000, n=3)
+    assert text == again and len(asked) == 2 * 3 * len(TASKS)
+    for each in asked:
+        low, high = planting.BANDS[each.band]
+        for paragraph, distance in zip(each.thing.paragraphs, each.distances, strict=True):
+            assert text.count(paragraph) == 1
+            rest = text[text.index(paragraph) :]
+            # Paragraphs are counted with the line breaks before them.
+            assert abs(len(books_tokenizer.encode(rest)) - distance) <= 3
+            assert low <= distance <= high + 200
+
+
+@pytest.fixture
+def llama(tiny_folder: Callable[..., Path]) -> Checkpoint:
+    checkpoint = load_checkpoint(tiny_folder(head="llama", n_heads=4), device="cpu")
+    return replace(checkpoint, retrieval=RetrievalHeads(((0, 1), (1, 2))))
+
+
+@pytest.mark.usefixtures("near")
+def test_a_session_is_asked_and_stays_as_it_is(
+    book: Path, llama: Checkpoint, tmp_path: Path
+) -> None:
+    text, asked = build(book, llama.tokenizer, tokens=4000, n=1)
+    with streamlm.open(tmp_path / "s.zarr", llama) as session:
+        session.feed(text)
+        session.save()
+        digest = session.state.digest()
+        found = [
+            ask(session, each, "cue", way, k=1, answer=way in ("recall", "in plain sight"))
+            for each in asked
+            for way in ("no recall", "recall", "heads alone", "without heads", "BM25")
+        ]
+        sight = [ask(session, each, "cue", "in plain sight", k=1, answer=True) for each in asked]
+        assert session.state.digest() == digest
+    assert all(each.found for each in sight)
+    assert not any(each.found for each in found if each.way == "no recall")
+    by_runs = [each for each in found if each.way == "without heads" and each.task != "tracking"]
+    assert sum(each.found for each in by_runs) >= 0.7 * len(by_runs)
+    assert {each.answered is None for each in found if each.way == "BM25"} == {True}
+
+
+def test_a_thing_is_found_when_all_of_it_is_there() -> None:
+    thing = next(thing for some in things(1) for thing in some if thing.task == "tracking")
+    one, other = thing.paragraphs
+    assert holds(thing, [f"so {one}\n\n{other} and"]) and holds(thing, [other, one])
+    assert not holds(thing, [one]) and not holds(thing, [])
+
+
+def test_shares_have_intervals() -> None:
+    one = {"form": "cue", "way": "recall", "found": True, "answered": None, "sure": False}
+    rows = [{**one, "found": n < 9, "seconds": float(n)} for n in range(10)]
+    (row,) = shares(rows, "form", "way")
+    assert row["cases"] == 10 and row["found"]["n"] == 9 and "answered" not in row
+    assert row["found"]["low"] < 0.9 < row["found"]["high"] and row["seconds"] == 5.0
+
+
+@pytest.mark.usefixtures("near")
+def test_the_command_asks_and_reports(
+    book: Path, llama: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streamlm, "load", lambda *_, **__: llama)
+    monkeypatch.setattr("sys.argv", ["benchmarks/archive.py"])
+    size = ["--data", str(book), "--tokens", "4000", "--n", "1"]
+    text = tmp_path / "planted.txt"
+    archive.main(["text", *size, "--out", str(text)])
+    with streamlm.open(tmp_path / "s.zarr", llama) as session:
+        session.feed(text)
+    outcomes = tmp_path / "asked.jsonl"
+    session_of = ["--session", str(tmp_path / "s.zarr")]
+    archive.main(["ask", *size, *session_of, "--out", str(outcomes), "--part", "1/2"])
+    costs, folder = str(tmp_path / "costs.json"), str(tmp_path)
+    once = ["--rounds", "1", "--folder", folder]
+    archive.main(["costs", *size, *session_of, *once, "--out", costs])
+    archive.main(["report", str(outcomes), "--costs", costs, "--out", folder])
+    found = json.loads((tmp_path / "archive.json").read_text())["figures"]
+    lines = [json.loads(line) for line in outcomes.read_text().splitlines()]
+    assert found == {**figures_of(lines), "costs": found["costs"]}
+    assert found["costs"]["reading"]["bytes_per_token"] > 0
+    assert (tmp_path / "archive.png").stat().st_size > 10_000
