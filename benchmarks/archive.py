@@ -17,6 +17,7 @@ import torch
 
 import streamlm
 from benchmarks.archive_parts.asking import FORMS, ask
+from benchmarks.archive_parts.books import book_questions
 from benchmarks.archive_parts.costs import question_costs, reading_costs
 from benchmarks.archive_parts.report import draw, figures_of, read_outcomes, show
 from benchmarks.archive_parts.stream import Asked, build
@@ -30,6 +31,10 @@ PLANS = {
         *(("cue", way, True) for way in ("recall", "in plain sight")),
         *(("question", way, True) for way in ("recall", "in plain sight")),
         ("told", "recall", False),
+    ),
+    "books": tuple(
+        ("question", way, way in ("no recall", "recall", "in plain sight"))
+        for way in ("no recall", "recall", "in plain sight", "heads alone", "without heads", "BM25")
     ),
     "others": (
         ("cue", "no recall", True),
@@ -46,7 +51,7 @@ def measure(options: argparse.Namespace, checkpoint: Checkpoint, asked: Sequence
     chosen = []
     for each in asked:
         taken[each.band, each.thing.task] += 1
-        if taken[each.band, each.thing.task] <= options.cases:
+        if options.plan == "books" or taken[each.band, each.thing.task] <= options.cases:
             chosen.append(each)
     chosen = chosen[part - 1 :: parts]
     options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -106,7 +111,7 @@ def main(arguments: list[str] | None = None) -> None:
         ("--cases", 20, "of each task in each band"),
     ):
         asking.add_argument(name, type=int, default=default, help=about)
-    asking.add_argument("--plan", choices=PLANS, default="recall", help="or its halves and BM25")
+    asking.add_argument("--plan", choices=PLANS, default="recall", help="what is asked, and how")
     asking.add_argument("--part", default="1/1", help="i/n asks every n-th thing from the i-th")
     asking.add_argument("--out", type=Path, required=True)
     costs = commands.add_parser("costs", help="what the archive costs")
@@ -135,6 +140,8 @@ def main(arguments: list[str] | None = None) -> None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(planted, encoding="utf-8")
     elif options.command == "ask":
+        if options.plan == "books":
+            asked = book_questions(planted, checkpoint.tokenizer)
         measure(options, checkpoint, asked)
     else:
         measure_costs(options, checkpoint, planted)
