@@ -36,9 +36,9 @@ class Reply:
         recall: int = 0,
     ) -> None:
         check_request(max_tokens, seed)
-        check_recall(live, recall, message)
         live.require_writable("reply")
         next_turn(live.checkpoint.chat, live.stream.conversation, message, system=system)
+        check_recall(live, recall, message)
         self._live = live
         self._message = message
         self._sampling = sampling
