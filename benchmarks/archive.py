@@ -7,6 +7,7 @@ python -m benchmarks.archive ask --text runs/planted.txt --session sessions/plan
 
 import argparse
 import json
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -16,16 +17,19 @@ import torch
 
 import streamlm
 from benchmarks.archive_parts.asking import FORMS, ask
+from benchmarks.archive_parts.costs import question_costs, reading_costs
+from benchmarks.archive_parts.report import draw, figures_of, read_outcomes, show
 from benchmarks.archive_parts.stream import Asked, build
 from streamlm.checkpoints.checkpoint import Checkpoint
-from streamlm.cli.display import bar
+from streamlm.cli.display import bar, output
+from streamlm.lab.results import write_results
 
 # (form, way, whether the model writes)
 PLAN = (
     *(("cue", way, True) for way in ("no recall", "recall", "in plain sight")),
     *(("question", way, True) for way in ("recall", "in plain sight")),
     ("told", "recall", False),
-    *((form, "BM25", False) for form in FORMS),
+    *((form, way, False) for way in ("heads alone", "without heads", "BM25") for form in FORMS),
 )
 
 
@@ -55,6 +59,31 @@ def measure(options: argparse.Namespace, checkpoint: Checkpoint, asked: Sequence
             progress.advance(task)
 
 
+def measure_costs(options: argparse.Namespace, checkpoint: Checkpoint, text: str) -> None:
+    """Write what the archive costs."""
+    torch.set_num_threads(options.threads)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    with streamlm.open(options.session, checkpoint, readonly=True) as session:
+        question = question_costs(session, rounds=options.rounds)
+    with tempfile.TemporaryDirectory(prefix="archive-", dir=options.folder) as folder:
+        few = text[:40_000]
+        reading = reading_costs(checkpoint, few, Path(folder), rounds=options.rounds)
+    found = {"question": question, "reading": reading}
+    write_results(options.out, settings={"model": checkpoint.name}, figures=found)
+    output.print_json(json.dumps(found))
+
+
+def report(options: argparse.Namespace) -> None:
+    """Show the outcomes, and write them with their costs to the results."""
+    outcomes = read_outcomes(options.outcomes)
+    figures = figures_of(outcomes)
+    if options.costs is not None:
+        figures["costs"] = json.loads(options.costs.read_text(encoding="utf-8"))["figures"]
+    write_results(options.out / "archive.json", settings={"cases": len(outcomes)}, figures=figures)
+    draw(figures, options.out / "archive.png")
+    show(figures)
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.archive",
@@ -74,20 +103,35 @@ def main(arguments: list[str] | None = None) -> None:
         asking.add_argument(name, type=int, default=default, help=about)
     asking.add_argument("--part", default="1/1", help="i/n asks every n-th thing from the i-th")
     asking.add_argument("--out", type=Path, required=True)
-    for each in (text, asking):
+    costs = commands.add_parser("costs", help="what the archive costs")
+    costs.add_argument("--session", type=Path, required=True)
+    costs.add_argument("--threads", type=int, default=1)
+    costs.add_argument("--rounds", type=int, default=6)
+    costs.add_argument("--folder", type=Path, default=Path("runs"))
+    costs.add_argument("--out", type=Path, required=True)
+    reporting = commands.add_parser("report", help="tables and a picture of the outcomes")
+    reporting.add_argument("outcomes", type=Path, nargs="+")
+    reporting.add_argument("--costs", type=Path)
+    reporting.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    for each in (text, asking, costs):
         each.add_argument("--data", type=Path, default=Path("data/books/test.txt.xz"))
         each.add_argument("--model", default="smollm2")
         each.add_argument("--tokens", type=int, default=1_000_000, help="of books")
         each.add_argument("--n", type=int, default=20, help="things of each task in each band")
     options = parser.parse_args(arguments)
+    if options.command == "report":
+        report(options)
+        return
     checkpoint = streamlm.load(options.model)
     size = {"tokens": options.tokens, "n": options.n}
     planted, asked = build(options.data, checkpoint.tokenizer, **size)
     if options.command == "text":
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(planted, encoding="utf-8")
-    else:
+    elif options.command == "ask":
         measure(options, checkpoint, asked)
+    else:
+        measure_costs(options, checkpoint, planted)
 
 
 if __name__ == "__main__":

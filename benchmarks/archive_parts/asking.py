@@ -1,18 +1,17 @@
 """Asking a session about what was planted: is it found, and is it answered?"""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import streamlm
 from benchmarks.archive_parts.stream import Asked, Planted
 from streamlm.sessions.recall import Question, Recalled, passage_around, quoted, recall
 from streamlm.sessions.session import Session
 
 FORMS = ("cue", "question", "told")
-# What stands before the prompt: nothing, what was recalled, what BM25 found, or the answer itself.
-WAYS = ("no recall", "recall", "BM25", "in plain sight")
+# What comes before the prompt: nothing; what is recalled; what each half of recall finds by itself;
+# what BM25 over tokens finds; or the passage with the answer.
+WAYS = ("no recall", "recall", "heads alone", "without heads", "BM25", "in plain sight")
 CUE_TOKENS, REPLY_TOKENS = 8, 32
 
 
@@ -79,14 +78,29 @@ def ask(session: Session, asked: Asked, form: str, way: str, *, k: int, answer: 
 
 
 def _passages(session: Session, prompt: str, way: str, *, k: int) -> list[Recalled]:
+    live = session._live
+    bound, stop = live.require_store("recall"), live.recall_stop
     if way == "recall":
         return session.recall(prompt, k=k)
-    if way == "BM25":
-        live = session._live
+    if way == "without heads":
         question = Question(prompt, session.checkpoint.tokenizer)
-        bound = live.require_store("recall")
-        return recall(question, bound.tokens, live.recall_stop, history=[], k=k)
+        return recall(question, bound.tokens, stop, history=[], k=k)
+    if way == "heads alone":
+        attention = live.question(prompt).attention(stop + 1)
+        places = attention.best(k) if attention is not None else []
+        return [_at(session, place.position - 1, place.score) for place in places]
+    if way == "BM25":
+        found = session.search(prompt, k=k)
+        return [_at(session, (each.start + each.stop) // 2 - 8, each.score) for each in found]
     return []
+
+
+def _at(session: Session, middle: int, score: float) -> Recalled:
+    """The passage around a token."""
+    live = session._live
+    read, tokenizer = live.require_store("recall").tokens, session.checkpoint.tokenizer
+    start, stop, text = passage_around(read, middle, live.recall_stop, tokenizer)
+    return Recalled(start, stop, score, False, text, None)
 
 
 def _in_plain_sight(session: Session, asked: Asked) -> list[str]:
@@ -105,49 +119,3 @@ def holds(thing: Planted, texts: Sequence[str]) -> bool:
     """Whether all paragraphs of a thing stand in passages."""
     joined = " ".join(" ".join(text.split()) for text in texts)
     return all(paragraph in joined for paragraph in thing.paragraphs)
-
-
-def outcomes(
-    session: Session,
-    asked: Sequence[Asked],
-    plan: Sequence[tuple[str, str, bool]],
-    *,
-    k: int,
-    progress: Callable[[int], object],
-) -> list[Outcome]:
-    """All outcomes of a plan: (form, way, whether the model writes) of each."""
-    found: list[Outcome] = []
-    for each in asked:
-        for form, way, answer in plan:
-            if getattr(each.thing, form):
-                found.append(ask(session, each, form, way, k=k, answer=answer))
-        progress(1)
-    return found
-
-
-def open_planted(path: str, model: str) -> Session:
-    """The session that has read the planted text, to be asked only."""
-    return streamlm.open(path, model, readonly=True)
-
-
-def summary(found: Sequence[Outcome]) -> list[dict[str, Any]]:
-    """Counts by task, form, way and band."""
-    rows: dict[tuple[str, ...], list[Outcome]] = {}
-    for each in found:
-        rows.setdefault((each.task, each.form, each.way, each.band), []).append(each)
-    return [
-        {
-            "task": task,
-            "form": form,
-            "way": way,
-            "band": band,
-            "cases": len(some),
-            "found": sum(each.found for each in some),
-            "answered": None
-            if some[0].answered is None
-            else sum(bool(each.answered) for each in some),
-            "sure": sum(each.sure for each in some),
-            "seconds": sorted(each.seconds for each in some)[len(some) // 2],
-        }
-        for (task, form, way, band), some in rows.items()
-    ]

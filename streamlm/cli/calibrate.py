@@ -15,6 +15,9 @@ from streamlm.lab.calibration import Calibration, steps
 from streamlm.lab.calibration import calibrate as measure
 from streamlm.models.llama_config import LlamaConfig
 
+# What facts are asked for by; see `lab.tasks.facts`.
+FORMS = {"cue": "their beginning", "question": "a question", "told": "other words"}
+
 
 def calibrate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)],
@@ -94,7 +97,5 @@ def _show(found: Calibration) -> None:
     ]
     columns = ("layer", "head", "found alone")
     show_table(columns, cells, right=columns)
-    together = ", ".join(f"{share:.0%} by {form}" for form, share in found.found.items())
-    output.print(
-        f"found together: {together}; {found.facts} facts in {found.tokens:,} tokens", style=""
-    )
+    together = ", ".join(f"{share:.0%} by {FORMS[form]}" for form, share in found.found.items())
+    output.print(f"found together: {together}; {found.facts} facts in {found.tokens:,} tokens")

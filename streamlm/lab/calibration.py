@@ -22,9 +22,10 @@ from streamlm.models.retrieval import RetrievalHeads, question_queries
 from streamlm.runtime.stream import close
 from streamlm.state import State
 
-FORMS = ("cue", "question")
+FORMS = ("cue", "question", "told")
 CANDIDATES = 16  # heads whose joint scores are tried
 MAX_HEADS = 4
+RANKED = 8  # places that a search proposes
 AROUND = (24, 40)  # tokens of a passage before and behind its middle
 
 
@@ -35,12 +36,14 @@ class Calibration:
     Attributes:
         heads: the choice.
         found: share of the questions whose best place is the fact's, by form.
+        reciprocal_rank: mean over all questions, of the fact among the `RANKED` best places.
         alone: (layer, head) and the share that it finds by itself, best first.
         facts, tokens: of the text that was read.
     """
 
     heads: RetrievalHeads
     found: dict[str, float]
+    reciprocal_rank: float
     alone: list[tuple[int, int, float]]
     facts: int
     tokens: int
@@ -49,7 +52,13 @@ class Calibration:
         """Figures for `checkpoints.retrieval.write_retrieval`."""
         best = [[layer, head, round(share, 4)] for layer, head, share in self.alone]
         found = {form: round(share, 4) for form, share in self.found.items()}
-        return {"facts": self.facts, "tokens": self.tokens, "found": found, "alone": best}
+        return {
+            "facts": self.facts,
+            "tokens": self.tokens,
+            "found": found,
+            "reciprocal_rank": round(self.reciprocal_rank, 4),
+            "alone": best,
+        }
 
 
 @dataclass(frozen=True)
@@ -112,12 +121,14 @@ def calibrate(
         progress(1)
     where = [span for _, _, span in asked]
     chosen = _choose(scores, where)
-    found = _hits_of(scores, where, chosen)
+    joint = _joint(scores, chosen)
+    found = torch.cat([_hits(each, span) for each, span in zip(joint, where, strict=True)])
     by_form = {form: float(found[at :: len(FORMS)].mean()) for at, form in enumerate(FORMS)}
     share = dict(zip(every, (hits / len(asked)).tolist(), strict=True))
     return Calibration(
         RetrievalHeads(tuple(sorted(best[at] for at in chosen))),
         by_form,
+        float(np.mean(list(map(_reciprocal_rank, joint, where)))),
         [(*pair, share[pair]) for pair in best],
         n_facts,
         tokens,
@@ -178,30 +189,46 @@ def _places(
 
 def _hits(places: Tensor, span: tuple[int, int]) -> Tensor:
     """For each row of scores, whether the passage around its best place has a fact's tokens."""
-    # Key i is that of token i - 1.
-    middle = places.argmax(dim=1).cpu() - 1
+    middle = places.argmax(dim=1).cpu() - 1  # key i is that of token i - 1
     before, behind = AROUND
     begin, end = span[0] + 4, span[1] - 3  # without the line breaks
     return ((middle - before <= begin) & (middle + behind >= end)).float()
 
 
-def _hits_of(
-    scores: Sequence[Tensor], spans: Sequence[tuple[int, int]], heads: Sequence[int]
-) -> Tensor:
-    """For each question, whether the joint score of some heads finds its fact."""
-    joint = [each[list(heads)].float().mean(dim=0, keepdim=True) for each in scores]
-    return torch.cat([_hits(each, span) for each, span in zip(joint, spans, strict=True)])
+def _reciprocal_rank(places: Tensor, span: tuple[int, int]) -> float:
+    """1 / the rank of a fact among the `RANKED` best places, 0 if it is not among them.
+
+    Args:
+        places: [1, n].
+    """
+    left = places.clone()
+    for rank in range(1, RANKED + 1):
+        if float(_hits(left, span)):
+            return 1 / rank
+        at = int(left.argmax())
+        left[0, max(0, at - WIDTH + 1) : at + WIDTH] = -1
+    return 0.0
+
+
+def _joint(scores: Sequence[Tensor], heads: Sequence[int]) -> list[Tensor]:
+    """For each question, the joint score of some heads: [1, n]."""
+    return [each[list(heads)].float().mean(dim=0, keepdim=True) for each in scores]
 
 
 def _choose(scores: Sequence[Tensor], spans: Sequence[tuple[int, int]]) -> list[int]:
-    """The heads whose joint score finds most: one after another, while it finds more."""
+    """The heads with the best joint ranks: one after another, while their mean grows."""
     chosen: list[int] = []
-    best = -1.0
+    best = 0.0
     while len(chosen) < min(MAX_HEADS, len(scores[0])):
-        others = [head for head in range(len(scores[0])) if head not in chosen]
-        found = {head: float(_hits_of(scores, spans, [*chosen, head]).sum()) for head in others}
-        head = max(others, key=lambda each: found[each])
-        if found[head] <= best:
+        means = {
+            head: float(
+                np.mean(list(map(_reciprocal_rank, _joint(scores, [*chosen, head]), spans)))
+            )
+            for head in range(len(scores[0]))
+            if head not in chosen
+        }
+        head = max(means, key=lambda each: means[each])
+        if means[head] <= best:
             break
-        chosen, best = [*chosen, head], found[head]
+        chosen, best = [*chosen, head], means[head]
     return chosen

@@ -92,7 +92,8 @@ def search(query: np.ndarray, chunks: Chunks, *, k: int, span: int) -> list[Pass
 
     Args:
         query: ids. Each counts once.
-        chunks: iterates over the ids of the stream in order; called twice.
+        chunks: iterates over the ids of the stream in order; called twice. Blocks, in which tokens
+            are counted, begin anew with every chunk.
         span: tokens of a passage.
     """
     return best_passages(Terms.of(query, chunks, span=span), chunks, k=k, span=span)

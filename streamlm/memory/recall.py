@@ -55,7 +55,7 @@ class KeySearch:
         self._start, self._stop = start, stop
         masses: list[Tensor] = []
         self._firsts: list[int] = []  # position of each group's first key
-        for first, keys in read(start, stop):
+        for first, keys in self._blocks(start, stop):
             scores = self._scores(keys)
             padded = F.pad(scores, (0, -len(keys) % GROUP), value=-torch.inf)
             masses.append(padded.unflatten(1, (-1, GROUP)).logsumexp(dim=2))
@@ -89,7 +89,7 @@ class KeySearch:
         found: list[Place] = []
         reach = WIDTH // 2
         low, high = max(self._start, start - reach), min(self._stop, stop + reach)
-        for first, keys in self._read(low, high) if low < high else ():
+        for first, keys in _whole(self._read(low, high)) if low < high else ():
             share = (self._scores(keys) - self._total).exp()
             box = share.new_ones(1, 1, WIDTH)
             mass = F.conv1d(share[:, None], box, padding=reach)[:, 0]
@@ -104,10 +104,35 @@ class KeySearch:
                 score[max(0, at - WIDTH + 1) : at + WIDTH] = -1.0
         return _apart(found, k)
 
+    def _blocks(self, start: int, stop: int) -> Iterator[tuple[int, Tensor]]:
+        """Blocks of whole groups; one that is not whole ends at a gap or with the keys."""
+        held: tuple[int, Tensor] | None = None
+        for first, keys in self._read(start, stop):
+            if held is not None and held[0] + len(held[1]) == first:
+                first, keys = held[0], torch.cat([held[1], keys])
+            elif held is not None:
+                yield held
+            n = len(keys) // GROUP * GROUP
+            if n:
+                yield first, keys[:n]
+            held = (first + n, keys[n:]) if n < len(keys) else None
+        if held is not None:
+            yield held
+
     def _scores(self, keys: Tensor) -> Tensor:
         """[n, K, E] → [H·w, n]."""
         chosen = keys[:, self._key_heads].permute(1, 2, 0)
         return torch.bmm(self._queries, chosen).flatten(0, 1)
+
+
+def _whole(pieces: Iterator[tuple[int, Tensor]]) -> list[tuple[int, Tensor]]:
+    """Pieces joined where one begins at the end of another."""
+    joined: list[tuple[int, Tensor]] = []
+    for first, keys in pieces:
+        if joined and joined[-1][0] + len(joined[-1][1]) == first:
+            first, keys = joined[-1][0], torch.cat([joined.pop()[1], keys])
+        joined.append((first, keys))
+    return joined
 
 
 def _apart(places: list[Place], k: int) -> list[Place]:

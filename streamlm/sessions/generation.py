@@ -11,7 +11,6 @@ from streamlm.runtime.reports import TokenLogprob
 from streamlm.runtime.sampling import Sampling, Stops, check_request
 from streamlm.runtime.text_stream import RecalledSpan, TextStream
 from streamlm.sessions.live import LiveStream
-from streamlm.sessions.recall import check_recall
 
 
 class Generation:
@@ -40,7 +39,7 @@ class Generation:
         recall: int = 0,
     ) -> None:
         check_request(max_tokens, seed)
-        check_recall(live, recall, prompt)
+        live.check_recall(recall, prompt)
         live.require_writable("generate")
         if drafter is not None:
             drafter.check(live.checkpoint)

@@ -175,17 +175,25 @@ class LiveStream:
             memory_store.NotFound: old tokens were deleted.
         """
         bound = self.require_store("recall")
-        bound.try_settle()
-        state, archive, saved = self.stream.state, self.archive, bound.saved
-        question = Question(text, self.checkpoint.tokenizer)
-        if archive is not None:
-            read = partial(archive.read, bound.store, saved, state)
-            model = cast(LlamaModel, self.checkpoint.model)
-            question = replace(
-                question, model=model, state=state, heads=archive.heads, read_keys=read
-            )
         history = bound.store.refs(bound.branch)
+        question = self.question(text)
         return recall(question, bound.tokens, self.recall_stop, history=history, k=k)
+
+    def question(self, text: str) -> Question:
+        """A text, ready to be asked: with the archive, if there is one."""
+        bound, archive = self.require_store("recall"), self.archive
+        question = Question(text, self.checkpoint.tokenizer)
+        bound.try_settle()
+        if archive is None:
+            return question
+        state = self.stream.state
+        return replace(
+            question,
+            model=cast(LlamaModel, self.checkpoint.model),
+            state=state,
+            heads=archive.heads,
+            read_keys=partial(archive.read, bound.store, bound.saved, state),
+        )
 
     @property
     def recall_stop(self) -> int:
@@ -193,6 +201,15 @@ class LiveStream:
         config = self.checkpoint.model.config
         closed = self.position - self.position % config.segment_len
         return max(0, closed - config.memory_len)
+
+    def check_recall(self, k: int, prompt: str) -> None:
+        """Raise ValueError, with what is allowed, unless a prompt may come with `recall=k`."""
+        if k < 0:
+            raise ValueError(f"recall = {k}; allowed: 0 or more")
+        if k and not prompt.strip():
+            raise ValueError("recall without a prompt; allowed: with a prompt that asks")
+        if k:
+            self.require_store("recall")
 
     def with_recalled(self, prompt: str, *, k: int) -> tuple[str, tuple[RecalledSpan, ...]]:
         """A prompt with the passages before it that surely answer it, and where they stand.

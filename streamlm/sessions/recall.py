@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -25,9 +24,6 @@ from streamlm.sessions.search import CHUNK, SPAN, first_after
 from streamlm.state import State
 from streamlm.transfer import send
 from tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from streamlm.sessions.live import LiveStream
 
 PROPOSED = 8  # passages that each search proposes
 BEFORE, AFTER = 24, 40  # tokens of a passage before and behind its middle
@@ -147,16 +143,6 @@ def recall(
             sure = score >= SURE and lexical.tokens.surprise(read(start, end)) > 0
             found.append(Recalled(start, end, score, sure, passage, saved))
     return found[:k]
-
-
-def check_recall(live: "LiveStream", k: int, prompt: str) -> None:
-    """Raise ValueError, with what is allowed, unless a prompt may be given with `recall=k`."""
-    if k < 0:
-        raise ValueError(f"recall = {k}; allowed: 0 or more")
-    if k and not prompt.strip():
-        raise ValueError("recall without a prompt; allowed: with a prompt that asks")
-    if k:
-        live.require_store("recall")
 
 
 def quoted(passages: Sequence[str], prompt: str) -> str:

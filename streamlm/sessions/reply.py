@@ -8,7 +8,6 @@ import numpy as np
 from streamlm.runtime.conversation import next_turn
 from streamlm.runtime.sampling import Sampling, Stops, check_request
 from streamlm.sessions.live import LiveStream
-from streamlm.sessions.recall import check_recall
 
 
 class Reply:
@@ -38,7 +37,7 @@ class Reply:
         check_request(max_tokens, seed)
         live.require_writable("reply")
         next_turn(live.checkpoint.chat, live.stream.conversation, message, system=system)
-        check_recall(live, recall, message)
+        live.check_recall(recall, message)
         self._live = live
         self._message = message
         self._sampling = sampling

@@ -191,7 +191,9 @@ def test_calibrate_writes_beside_the_model(
     rows = [tuple(map(int, line.split()[:2])) for line in lines[1 : 1 + len(heads.heads)]]
     assert tuple(rows) == heads.heads
     assert re.fullmatch(
-        r"found together: \d+% by cue, \d+% by question; 4 facts in 1,200 tokens", lines[-3]
+        r"found together: \d+% by their beginning, \d+% by a question, \d+% by other words; "
+        "4 facts in 1,200 tokens",
+        lines[-3],
     )
     kept = len({layer for layer, _ in heads.heads})  # the model has one key head a layer
     assert lines[-2] == f"archive  {17 * kept} bytes a token"
@@ -209,7 +211,16 @@ def test_calibrate_with_a_text_and_a_file_of_its_own(cli: CommandLine, prepared:
     before = (cli.model / RETRIEVAL_FILE).read_bytes()
     found = cli.works("calibrate", cli.model, *options, *few, "--json").json
     assert found.keys() == {
-        *("heads", "found", "alone", "facts", "tokens", "bytes_per_token", "path")
+        *(
+            "heads",
+            "found",
+            "reciprocal_rank",
+            "alone",
+            "facts",
+            "tokens",
+            "bytes_per_token",
+            "path",
+        )
     }
     assert found["path"] == "out/heads.json" and found["facts"] == 2 and found["tokens"] == 640
     written = json.loads(Path("out/heads.json").read_text(encoding="utf-8"))

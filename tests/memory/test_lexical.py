@@ -7,7 +7,14 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from streamlm.memory.lexical import SATURATION, Passage, search
+from streamlm.memory.lexical import (
+    SATURATION,
+    Passage,
+    Terms,
+    chunks_of_runs,
+    runs,
+    search,
+)
 
 
 def in_chunks(ids: np.ndarray, size: int) -> Callable[[], Iterator[np.ndarray]]:
@@ -79,3 +86,31 @@ def test_nothing_matches() -> None:
     assert search(np.array([0]), in_chunks(ids[:1], 16), k=3, span=8) == [
         Passage(0, 1, pytest.approx(math.log1p(0.5 / 1.5)))
     ]
+
+
+def test_runs_of_a_stream_do_not_depend_on_its_chunks() -> None:
+    ids = np.random.default_rng(0).integers(0, 2**21, 50)
+    wanted = runs(ids, 3)
+    assert len(wanted) == 48 and len(set(wanted.tolist())) == 48
+    for size in (1, 2, 3, 7, 50, 60):
+        chunks = chunks_of_runs(in_chunks(ids, size), 3)
+        assert np.array_equal(np.concatenate(list(chunks())), wanted)
+    assert len(runs(ids[:2], 3)) == 0
+
+
+def test_runs_tell_the_order_of_tokens() -> None:
+    assert runs(np.array([1, 2, 3]), 3) != runs(np.array([1, 3, 2]), 3)
+    largest = np.full(3, 2**21 - 1)
+    assert runs(largest, 3) == 2**63 - 1
+
+
+def test_share_and_surprise_count_rare_tokens_more() -> None:
+    ids = np.zeros(640, np.int64)
+    ids[100], ids[200], ids[300:320] = 7, 8, 9
+    terms = Terms.of(np.array([7, 0, 5]), in_chunks(ids, 64), span=64)
+    assert terms.n_blocks == 10 and terms.weights[1] == 0.0  # 5 does not occur
+    assert terms.share(np.array([7, 0])) == 1.0
+    assert terms.share(np.array([0])) < 0.1 < 0.9 < terms.share(np.array([7]))
+    assert terms.surprise(np.array([0])) < 0
+    assert terms.surprise(np.array([7])) == pytest.approx(math.log1p(9.5 / 1.5) - math.log(10))
+    assert Terms.of(np.array([5]), in_chunks(ids, 64), span=64).share(ids) == 0.0
