@@ -103,6 +103,9 @@ class MemoryStore(Protocol):
     def fingerprints_of(self, ref: Ref | Commit) -> Mapping[str, str]:
         """The fingerprints recorded with a commit."""
 
+    def attributes_of(self, ref: Ref | Commit) -> Mapping[str, JSON]:
+        """The attributes of the snapshot at `ref`; its arrays are not read."""
+
     def publish(self, ref: Ref | Commit, *, branch: str) -> Ref:
         """Make the commit at `ref` the head of `branch`: a rewind, or the fork of a new branch.
 
@@ -149,6 +152,13 @@ class MemoryStore(Protocol):
 
         Raises:
             ValueError: not 0 ≤ start ≤ stop ≤ the position of `ref`.
+        """
+
+    def logs(self, ref: Ref | Commit) -> dict[str, int]:
+        """The logs that a commit or its ancestors have rows of, by name; reads no rows.
+
+        Returns:
+            The bytes of each log's newest row.
         """
 
     def log_spans(self, ref: Ref | Commit, name: str) -> list[tuple[int, int]]:

@@ -116,6 +116,10 @@ class Store:
         """The fingerprints recorded with a commit."""
         return self._commits.read(_commit(ref)).fingerprints
 
+    def attributes_of(self, ref: Ref | Commit) -> Mapping[str, JSON]:
+        """The attributes of a snapshot; see `MemoryStore.attributes_of`."""
+        return self._commits.read(_commit(ref)).state
+
     def publish(self, ref: Ref | Commit, *, branch: str) -> Ref:
         """Make the commit at `ref` the head of `branch`; see `MemoryStore.publish`."""
         commit = _commit(ref)
@@ -148,6 +152,10 @@ class Store:
     ) -> Iterator[tuple[int, np.ndarray]]:
         """The rows of a log at positions [start, stop), in pieces; see `MemoryStore.log`."""
         return self._logs.rows(_commit(ref), name, start, stop)
+
+    def logs(self, ref: Ref | Commit) -> dict[str, int]:
+        """The logs that have rows, and the bytes of a row; see `MemoryStore.logs`."""
+        return self._logs.row_sizes(_commit(ref))
 
     def log_spans(self, ref: Ref | Commit, name: str) -> list[tuple[int, int]]:
         """The ranges of positions that have rows in a log; see `MemoryStore.log_spans`."""

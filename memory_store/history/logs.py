@@ -5,6 +5,7 @@ the beginning of the range, or until all of its positions have rows. It reads ma
 remembers of each what the next walk needs.
 """
 
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from memory_store.errors import Corrupt
 from memory_store.format.chunks import chunk_bytes, chunk_rows, extents, read_chunk
 from memory_store.format.manifest import Manifest
 from memory_store.format.names import PAST, past_key
-from memory_store.format.zarr import StoredArray
+from memory_store.format.zarr import ITEMSIZE, StoredArray
 from memory_store.history.reading import Commits, array_folder
 from memory_store.types import Commit
 
@@ -85,6 +86,18 @@ class Logs:
             else:
                 spans.append((part.low, part.high))
         return spans
+
+    def row_sizes(self, ref: Commit) -> dict[str, int]:
+        """The logs that have rows, and the bytes of a row; see `MemoryStore.logs`."""
+        found: dict[str, int] = {}
+        commit: Commit | None = ref
+        while commit is not None:
+            parent, logs = self._known.get(commit) or self._read(commit, self._commits.manifest)
+            for name, stored in logs.items():
+                shape, dtype = stored.spec.shape, stored.spec.dtype
+                found.setdefault(name, math.prod(shape[1:]) * ITEMSIZE[dtype])
+            commit = parent
+        return found
 
     def _parts(self, ref: Commit, name: str, start: int, stop: int) -> list[_Part]:
         """Where the rows [start, stop) lie, ascending; the newest rows count."""

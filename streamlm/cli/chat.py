@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from memory_store import NotFound
 from memory_store.places import occupied
 from streamlm.checkpoints.catalogue import chat_models, present
 from streamlm.cli.display import interruptible, note, reading_bar
@@ -23,6 +24,7 @@ from streamlm.cli.options import (
     Store,
     open_optional,
 )
+from streamlm.cli.recall import note_recalled, recalled_facts
 from streamlm.sessions.shelf import locate
 
 if TYPE_CHECKING:
@@ -62,6 +64,13 @@ def chat(
     seed: Annotated[
         int | None, typer.Option(help="Seed of the random generator; default: the session's.")
     ] = None,
+    recall: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Passages that left memory to put before a message. Default: 1 with a session.",
+        ),
+    ] = None,
     store: Store = "sessions",
     model: Annotated[
         str | None,
@@ -81,6 +90,8 @@ def chat(
     typed = not prompt and sys.stdin is not None and sys.stdin.isatty()
     if typed and as_json:
         raise ValueError("--json in a terminal; allowed: with --prompt, or with a message by pipe")
+    if recall and session is None:
+        raise ValueError("--recall without --session; allowed: with a session")
     messages = list(prompt or ()) if prompt or typed else [_piped()]
     begun = session is not None and occupied(locate(store, session)[0])
     chosen = default_model() if model is None and not begun else model
@@ -94,6 +105,7 @@ def chat(
         ) as opened,
     ):
         seeds = [seed]
+        passages = _default_recall(opened, session) if recall is None else recall
 
         def ask(message: str) -> Iterator[str]:
             pieces = opened.reply(
@@ -106,8 +118,11 @@ def chat(
                 min_p=min_p,
                 repetition_penalty=repetition_penalty,
                 seed=seeds[0],
+                recall=passages,
             )
             seeds[0] = None  # a generator that is seeded for every message repeats itself
+            if passages and not as_json:
+                return _noted(opened, pieces, none=recall is not None)
             return pieces
 
         if typed:
@@ -115,7 +130,7 @@ def chat(
             _talk(opened, ask, name=session)
         else:
             for message in messages:
-                _say(opened, ask, message, as_json=as_json)
+                _say(opened, ask, message, as_json=as_json, recall=bool(passages))
 
 
 def default_model() -> str:
@@ -134,6 +149,26 @@ def default_model() -> str:
     return found[0]
 
 
+def _default_recall(session: "Session", name: str | None) -> int:
+    """1 for a session whose tokens are all there, else 0."""
+    if name is None:
+        return 0
+    try:
+        session.text(0, min(1, session.position))
+    except NotFound:  # old tokens were deleted
+        return 0
+    return 1
+
+
+def _noted(session: "Session", pieces: Iterator[str], *, none: bool) -> Iterator[str]:
+    """A reply, and a note before it of what was recalled; see `note_recalled`."""
+    first = next(pieces, "")  # the message is read before it
+    note_recalled(recalled_facts(session), none=none)
+    if first:
+        yield first
+    yield from pieces
+
+
 def _piped() -> str:
     """Standard input as one message.
 
@@ -150,7 +185,7 @@ def _check(session: "Session") -> None:
     _ = session.checkpoint.chat  # a model that does not chat is refused before anything is typed
 
 
-def _say(session: "Session", ask: Ask, message: str, *, as_json: bool) -> None:
+def _say(session: "Session", ask: Ask, message: str, *, as_json: bool, recall: bool) -> None:
     """Print the reply to one message."""
     before, started = session.position, time.perf_counter()
     pieces = ask(message)
@@ -164,7 +199,7 @@ def _say(session: "Session", ask: Ask, message: str, *, as_json: bool) -> None:
         "position": session.position,
         "seconds": time.perf_counter() - started,
     }
-    print(json.dumps(facts))
+    print(json.dumps(facts | ({"recalled": recalled_facts(session)} if recall else {})))
 
 
 def _show(pieces: Iterator[str]) -> None:

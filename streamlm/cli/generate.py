@@ -19,6 +19,7 @@ from streamlm.cli.options import (
     Store,
     open_optional,
 )
+from streamlm.cli.recall import Facts, note_recalled, recalled_facts, with_recalled
 
 
 def generate(
@@ -50,6 +51,10 @@ def generate(
         Path | None,
         typer.Option(metavar="DIR", help="A drafter: faster, with the same distribution."),
     ] = None,
+    recall: Annotated[
+        int,
+        typer.Option(min=0, help="Passages that left memory to read again before the prompt."),
+    ] = 0,
     store: Store = "sessions",
     model: SessionModel = None,
     setting: Settings = None,
@@ -62,6 +67,8 @@ def generate(
     """
     from streamlm.runtime.sampling import unescaped
 
+    if recall and session is None:
+        raise ValueError("--recall without --session; allowed: with a session that has read a text")
     kept = session is not None and keep
     left_behind = f"session {session} includes the text so far" if kept else "nothing was saved"
     with (
@@ -75,8 +82,11 @@ def generate(
 
             drafter = load_drafter(draft, opened.checkpoint)
         before, started = writer.position, time.perf_counter()
+        read, recalled = prompt, list[Facts]()
+        if recall and not keep:
+            read, recalled = with_recalled(opened, prompt, k=recall)
         pieces = writer.generate(
-            prompt,
+            read,
             max_tokens=max_tokens,
             temperature=temperature,
             top_k=top_k,
@@ -86,13 +96,20 @@ def generate(
             stop=[unescaped(text) for text in stop or ()],
             seed=seed,
             drafter=drafter,
+            recall=recall if keep else 0,
         )
+        if recall:
+            pieces = chain([next(pieces, "")], pieces)  # the prompt is read before the first piece
+            recalled = recalled_facts(opened) if keep else recalled
         if as_json:
             text = "".join(pieces)
             seconds, n = time.perf_counter() - started, writer.position - before
             facts: dict[str, Any] = {"text": text, "tokens": n, "position": writer.position}
+            facts |= {"recalled": recalled} if recall else {}
             print(json.dumps(facts | {"seconds": seconds, "tokens_per_second": n / seconds}))
             return
+        if recall:
+            note_recalled(recalled)
         try:
             for piece in chain([prompt], pieces):
                 sys.stdout.write(piece)

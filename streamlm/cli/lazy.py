@@ -17,6 +17,10 @@ LAZY = {
         "streamlm.cli.forecast:app",
         "Forecast time series with the Informer and its baselines.",
     ),
+    "calibrate": (
+        "streamlm.cli.calibrate:calibrate",
+        "Find the attention heads with which a model recalls.",
+    ),
     "draft": (
         "streamlm.cli.draft:app",
         "Train and evaluate drafters for generate --draft.",

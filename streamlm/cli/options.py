@@ -62,7 +62,8 @@ Settings = Annotated[
     typer.Option(
         "--setting",
         metavar="NAME=VALUE",
-        help="A window of a Llama-family model, such as memory_len=1024, or gates=FILE. Repeats.",
+        help="A window of a Llama-family model, such as memory_len=1024; gates=FILE; or "
+        "retrieval=FILE, of streamlm calibrate, which false switches off. Repeats.",
     ),
 ]
 Device = Annotated[
@@ -158,12 +159,12 @@ def open_sources(files: Sequence[str], errors: Errors) -> Iterator[list[Source]]
                 sources.append(stack.enter_context(open(path, "rb")))
             else:
                 if path.is_file() and errors is Errors.STRICT:
-                    _check_text(path)
+                    check_text(path)
                 sources.append(path)
         yield sources
 
 
-def _check_text(path: Path) -> None:
+def check_text(path: Path) -> None:
     """Raise ValueError with the position of the first byte that is not UTF-8 text."""
     remedy = "; --errors replace reads it anyway"
     decoder, start = codecs.getincrementaldecoder("utf-8")(), 0

@@ -12,6 +12,7 @@ from memory_store import StoreError
 from memory_store.places import named, open_store, session_names
 from streamlm.cli.display import console, note, output, show_table
 from streamlm.cli.options import Device, Json, Name, SessionModel, Store
+from streamlm.cli.recall import index, recall
 from streamlm.cli.show import show
 from streamlm.cli.upkeep import copy, export, gc, import_, pin, recover, rename, unpin, verify
 from streamlm.sessions.shelf import (
@@ -183,6 +184,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "list": list_sessions,
     "show": show,
     "search": search,
+    "recall": recall,
+    "index": index,
     "fork": fork,
     "rewind": rewind,
     "delete": delete,

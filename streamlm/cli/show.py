@@ -12,6 +12,7 @@ from memory_store import Corrupt, Ref
 from memory_store.store import Store as OpenStore
 from streamlm.cli.display import output, show_table
 from streamlm.cli.options import Device, Json, Name, SessionModel, Store
+from streamlm.cli.recall import archives_of, stored_recalled, where
 from streamlm.sessions.shelf import find, full_path, locate, missing_branch, open_named
 from streamlm.units import size_text, time_text
 
@@ -69,6 +70,8 @@ def show(
         "retention": opened.attributes.get("retention"),
         "position": refs[-1].position,
         "snapshots": snapshots,
+        "archives": archives_of(opened, refs[-1]),
+        "recalled": stored_recalled(opened, refs[-1], refs),
     }
     report = None
     if memory or plot is not None:
@@ -88,6 +91,13 @@ def show(
         pins = (f"{pin} at token {at:,}" for pin, at in facts["pins"].items())
         output.print(f"pins: {', '.join(pins)}")
     output.print(f"retention: {_policy_text(facts['retention'])}")
+    for archive in facts["archives"]:
+        output.print(
+            f"archive: {archive['tokens']:,} of {refs[-1].position:,} tokens are indexed, "
+            f"{archive['bytes_per_token']} bytes a token ({archive['name']})"
+        )
+    for found in facts["recalled"]:
+        output.print(f"recalled for the newest prompt: {where(found)}")
     if len(listed) < len(refs):
         output.print(f"showing the newest {len(listed)} of {len(refs)} snapshots; --all shows all")
     cells = [

@@ -85,7 +85,7 @@ class Question:
         queries = question_queries(self.model, tokens, self.state, self.heads.heads)[:, before:]
         keys = self.heads.which_keys(self.model.config)
         # The first inputs of a stream receive the attention that goes nowhere.
-        begin = max(1, self.model.config.pinned_len)
+        begin = min(stop, max(1, self.model.config.pinned_len))
         return KeySearch(queries, keys, self.read_keys, start=begin, stop=stop)
 
 

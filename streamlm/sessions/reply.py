@@ -35,9 +35,9 @@ class Reply:
         recall: int = 0,
     ) -> None:
         check_request(max_tokens, seed)
-        live.check_recall(recall, message)
         live.require_writable("reply")
         next_turn(live.checkpoint.chat, live.stream.conversation, message, system=system)
+        live.check_recall(recall, message)
         self._live = live
         self._message = message
         self._sampling = sampling

@@ -7,7 +7,7 @@ thread is given immutable values only.
 import os
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -20,6 +20,7 @@ from memory_store import (
     Commit,
     Conflict,
     Locked,
+    LogRows,
     MemoryStore,
     Ref,
     Retention,
@@ -188,6 +189,40 @@ class SessionStore:
         self._pending = PendingCommit(commit, position, version)
         with suppress(RuntimeError):  # the interpreter is ending; the waiting thread commits
             self._thread.submit(self._pending.run)
+
+    def fill_log(
+        self,
+        stream: TextStream,
+        cursor: FeedCursor | None,
+        logs: Mapping[str, LogRows],
+        *,
+        version: int,
+    ) -> None:
+        """Commit the saved stream once more, with rows of logs that no commit before has.
+
+        Args:
+            stream, cursor: as they were saved last; version: the session's.
+
+        Raises:
+            StoreError: as `settle`.
+        """
+        assert self._pending is None and self.saved is not None
+        parent, model = self.saved, self._checkpoint.model
+        snapshot = stream_to_snapshot(
+            stream,
+            model,
+            tokens=np.zeros(0, np.int32),
+            attributes={"reading": cursor.to_json() if cursor else None},
+        )
+        snapshot = replace(snapshot, logs=logs)
+
+        def commit() -> Ref:
+            ref = self._commit(snapshot, parent)
+            self._collect_garbage(ref)
+            return ref
+
+        self._pending = PendingCommit(commit, stream.position, version)
+        self.settle()
 
     def _empty(self) -> Snapshot:
         stream = TextStream.begin(self._checkpoint, seed=self._seed)

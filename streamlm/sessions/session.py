@@ -22,6 +22,7 @@ from streamlm.runtime.text_stream import RecalledSpan
 from streamlm.sessions.chatting import Chatting
 from streamlm.sessions.feed import Errors, Feed
 from streamlm.sessions.generation import Generation
+from streamlm.sessions.indexing import IndexProgress, index
 from streamlm.sessions.live import LiveStream
 from streamlm.sessions.recall import Recalled
 from streamlm.sessions.search import SPAN, Found, search_log
@@ -237,6 +238,24 @@ class Session(Chatting):
             memory_store.NotFound: old tokens were deleted.
         """
         return self._live.recall(text, k=k)
+
+    def index(self, *, progress: IndexProgress = lambda done, total: None) -> int:
+        """Read again what the archive has no keys of, and save them; see `sessions.indexing`.
+
+        The state and the text stay as they are. After an interruption the same call goes on.
+
+        Args:
+            progress: called with the tokens that were read again, and how many there are. An
+                exception that it raises ends the call.
+
+        Returns:
+            The number of tokens that have keys now and had none before.
+
+        Raises:
+            ValueError: the session has no store, or the model no retrieval heads.
+            memory_store.StoreError: as `MemoryStore.commit`; the session can be indexed again.
+        """
+        return index(self._live, progress)
 
     def memory_report(self, *, between: Callable[[], None] = lambda: None) -> MemoryReport:
         """What the model still remembers of the stream, slot by slot.

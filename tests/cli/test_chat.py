@@ -46,7 +46,7 @@ def test_prompts_and_a_session_that_is_resumed(cli: CommandLine, talker: Path) -
     first = cli.works("chat", "--prompt", "One", "--prompt", "Two", "--system", "Be.", *options)
     assert first.out
     found = cli.works("chat", "--prompt", "Three", *options, "--json").json
-    assert found.keys() == {"reply", "tokens", "position", "seconds"}
+    assert found.keys() == {"reply", "tokens", "position", "seconds", "recalled"}
     assert transcript(talker) == [
         *(("system", "Be."), ("user", "One"), ("assistant", "")),
         *(("user", "Two"), ("assistant", ""), ("user", "Three"), ("assistant", "")),

@@ -147,6 +147,7 @@ def test_sessions(kept: CommandLine) -> None:
     shown = kept.works("sessions", "show", "s", "--json").json
     assert shown.keys() == {
         *("name", "path", "bytes", "branches", "pins", "retention", "position", "snapshots"),
+        *("archives", "recalled"),
     }
     for snapshot in shown["snapshots"]:
         assert snapshot.keys() == {

@@ -19,6 +19,7 @@ from tests.memory_store.conformance.place import Place, manifest
 from tests.support.stores import Stream, assert_equal, described, members, rows_of, where
 
 Rows = dict[int, tuple[str, tuple[int, ...], bytes]]
+ROW_BYTES = 4  # of `numbered`
 
 
 def numbered(start: int, stop: int, *, base: int = 0) -> LogRows:
@@ -165,6 +166,7 @@ class LogConformance:
         )
         assert store.log_spans(late, "keys") == [(14, 18)]
         assert store.log_spans(first, "keys") == store.log_spans(late, "other") == []
+        assert store.logs(first) == {} and store.logs(late) == {"keys": ROW_BYTES}
         assert list(store.log(late, "other", 0, 20)) == list(store.log(late, "keys", 3, 3)) == []
         # Indexed later, in pieces; the commits have no tokens of their own.
         ref = late
@@ -218,6 +220,7 @@ class LogConformance:
         with monkeypatch.context() as patch:
             patch.setattr(type(fresh._backend), "open", None)
             assert fresh.log_spans(refs[-1], "keys") == [(0, 40)]
+            assert fresh.logs(refs[-1]) == {"keys": ROW_BYTES}
             with pytest.raises(TypeError):
                 next(fresh.log(refs[-1], "keys", 0, 40))
 

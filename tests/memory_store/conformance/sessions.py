@@ -66,7 +66,11 @@ class SessionConformance:
         store = place.new()
         first = store.commit(Snapshot(0), parent=None)
         other = {**FINGERPRINTS, "model": "x" * 64}
-        second = store.commit(Snapshot(0), parent=first, fingerprints=other)
+        snapshot = Snapshot(0, attributes={"name": ["a", 1]})
+        second = store.commit(snapshot, parent=first, fingerprints=other)
+        assert store.attributes_of(first) == {} and store.attributes_of(second) == {
+            "name": ["a", 1]
+        }
         assert store.fingerprints_of(first) == FINGERPRINTS
         assert store.fingerprints_of(second) == other
         store.load(first, fingerprints=FINGERPRINTS)
