@@ -9,6 +9,7 @@ import gradio as gr
 from apps.demo import chatting
 from apps.demo.app_state import LONG, QUICK, AppState, visitor_id
 from apps.demo.jobs import Job
+from apps.demo.quotes import Talk
 from apps.demo.render.chat_html import chat_html
 from apps.demo.render.recall_html import Recollection, recalled_html
 from apps.demo.render.text_html import message
@@ -70,17 +71,8 @@ def chat_tab(app: AppState, frame: Frame) -> gr.Tab:
         drawn = gr.State("")  # the session that is shown
 
     buttons = [send, stop, undo]
-    outputs = [
-        page,
-        status,
-        said,
-        frame.position,
-        frame.model,
-        frame.session,
-        *buttons,
-        turns,
-        recalled,
-    ]
+    outputs = [page, status, said, frame.position, frame.model, frame.session, *buttons]
+    outputs += [turns, recalled]
 
     def talk(
         name: str,
@@ -96,7 +88,7 @@ def chat_tab(app: AppState, frame: Frame) -> gr.Tab:
     ) -> Iterator[Any]:
         busy = [gr.update(interactive=on) for on in (False, True, False)]
         idle = [gr.update(interactive=on) for on in (True, False)]
-        before: chatting.Talk | None = None
+        before: Talk | None = None
         finished: chatting.ReplyFinished | None = None
         written, updated, panel = "", 0.0, ""
 
@@ -104,14 +96,7 @@ def chat_tab(app: AppState, frame: Frame) -> gr.Tab:
             turn = [{"role": "user", "content": text}, {"role": "assistant", "content": written}]
             return chat_html([*(before or []), *turn], writing=True)
 
-        yield (
-            gr.skip(),
-            message("Opening the session…"),
-            *[gr.skip()] * 4,
-            *busy,
-            gr.skip(),
-            gr.skip(),
-        )
+        yield gr.skip(), message("Opening the session…"), *[gr.skip()] * 4, *busy, *[gr.skip()] * 2
         with collect_errors() as errors:
             from streamlm.runtime.sampling import Sampling  # needs torch
 
@@ -164,14 +149,8 @@ def chat_tab(app: AppState, frame: Frame) -> gr.Tab:
         position = saved_position_html(shelf, name)
         talk = chatting.talk_of(shelf, name, checkpoint=checkpoint, quotes=app.quotes)
         yield (
-            *(
-                chat_html(talk),
-                summary,
-                gr.skip(),
-                position,
-                model_choice(app, shelf, name),
-                choices,
-            ),
+            *(chat_html(talk), summary, gr.skip(), position),
+            *(model_choice(app, shelf, name), choices),
             *(*idle, undoable, snapshots, panel),
         )
 
@@ -199,9 +178,10 @@ def chat_tab(app: AppState, frame: Frame) -> gr.Tab:
             shelf, visitor = app.shelf(request), visitor_id(request)
             checkpoint = app.checkpoint_of(shelf, name)
 
-            def work(job: Job) -> chatting.Talk:
-                options: Any = {"checkpoint": checkpoint, "quotes": app.quotes}
-                return chatting.undo(job, shelf, name, snapshot=snapshot, **options)
+            def work(job: Job) -> Talk:
+                return chatting.undo(
+                    job, shelf, name, snapshot=snapshot, checkpoint=checkpoint, quotes=app.quotes
+                )
 
             turns = app.jobs.run(work, visitor=visitor)
             position = shelf.history(name)[-1].position
@@ -225,7 +205,7 @@ def chat_tab(app: AppState, frame: Frame) -> gr.Tab:
     then_memory(app, frame, undone)
 
     def show(name: str, request: gr.Request, model: str | None = None) -> tuple[Any, ...]:
-        """Updates of page, status, button, session and recalled; `model` is that of a new session."""
+        """Updates of `views`; `model` is that of a new session."""
         with collect_errors() as errors:
             if not name:  # the page is still loading; this runs again with a name
                 return "", "", gr.skip(), "", ""
