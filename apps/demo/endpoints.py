@@ -195,7 +195,7 @@ def add_endpoints(app: AppState) -> None:
             checkpoint = app.checkpoint_of(shelf, session)
 
             def work(job: Job) -> Recollection:
-                return recalling.find(job, shelf, session, text, checkpoint=checkpoint, k=k)
+                return recalling.find(shelf, session, text, checkpoint=checkpoint, k=k)
 
             found: Recollection = app.jobs.run(work, visitor=visitor_id(request))
             return [

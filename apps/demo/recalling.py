@@ -32,7 +32,7 @@ def check_recall(k: int, prompt: str) -> None:
 
 
 def find(
-    job: Job, shelf: Shelf, name: str, text: str, *, checkpoint: Checkpoint, k: int = MAX_PASSAGES
+    shelf: Shelf, name: str, text: str, *, checkpoint: Checkpoint, k: int = MAX_PASSAGES
 ) -> Recollection:
     """The k passages that answer a question best, whether they surely do or not.
 
@@ -51,7 +51,7 @@ def find(
         )
     if not shelf.has(name):
         raise ValueError(f"{name} has read nothing yet.")
-    with shelf.open(name, checkpoint, readonly=True) as session, job.turn():
+    with shelf.open(name, checkpoint, readonly=True) as session:
         position = session.position
         passages = [
             Passage(each.start, each.stop, each.score, each.sure, each.text, each.saved)

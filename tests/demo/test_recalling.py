@@ -43,11 +43,10 @@ def shelf(tmp_path: Path, chatty: Path) -> Shelf:
     return Shelf(str(tmp_path))
 
 
-def find(shelf: Shelf, name: str, text: str, checkpoint: Checkpoint, **options: Any) -> Any:
-    def work(job: Job) -> Recollection:
-        return recalling.find(job, shelf, name, text, checkpoint=checkpoint, **options)
-
-    return Jobs().run(work, visitor="v")
+def find(
+    shelf: Shelf, name: str, text: str, checkpoint: Checkpoint, **options: Any
+) -> Recollection:
+    return recalling.find(shelf, name, text, checkpoint=checkpoint, **options)
 
 
 def events(work: Callable[[Job], None]) -> list[Any]:
@@ -194,7 +193,8 @@ def test_passages_are_no_markup() -> None:
         marks = re.findall(r'<rect x="([\d.]+)" y="0" width="([\d.]+)"', source)
         assert [float(x) for x, _ in marks] == [0, 160, 397]
         assert all(float(x) + float(width) <= 400 for x, width in marks)
-    assert found_html(found).count("not sure") == 1 and "sure" not in recalled_html(found)
+    assert found_html(found).count("· sure<") == 2 and found_html(found).count("· not sure<") == 1
+    assert "· sure" not in recalled_html(found)
     assert "Nothing was found" in found_html(Recollection([], 10))
     two = Passage(0, 5, 0.5, True, "the Zebulon Quayle", None)
     together = recalled_html(Recollection([two], 9, frozenset({"zebulon", "quayle"})))

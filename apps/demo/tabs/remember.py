@@ -63,7 +63,7 @@ def remember_tab(app: AppState, frame: Frame) -> gr.Tab:
             checkpoint = app.checkpoint_of(shelf, name)
 
             def work(job: Job) -> Recollection:
-                return recalling.find(job, shelf, name, text or "", checkpoint=checkpoint)
+                return recalling.find(shelf, name, text or "", checkpoint=checkpoint)
 
             return found_html(app.jobs.run(work, visitor=visitor)), name
         return errors[0] if errors else "", name
