@@ -14,6 +14,7 @@ import gradio as gr
 from apps.demo.expiry import BrowserShelves
 from apps.demo.jobs import Cancelled, Job, Jobs
 from apps.demo.models import Models
+from apps.demo.quotes import Quotes
 from apps.demo.render.memory_svg import MemoryView
 from apps.demo.shelf import Refused, Shelf
 from streamlm.checkpoints.catalogue import present
@@ -48,6 +49,7 @@ class AppState:
 
     Attributes:
         jobs: the running jobs.
+        quotes: what recall has put before the messages of chats.
         browsers: the shelves of browsers; None unless each browser has one in a local folder.
     """
 
@@ -64,7 +66,7 @@ class AppState:
     ) -> None:
         self.store, self.sharing = store, sharing
         self.files, self.results = files, results
-        self.jobs = Jobs()
+        self.jobs, self.quotes = Jobs(), Quotes()
         self.browsers: BrowserShelves | None = None
         if sharing == "browser" and "://" not in store:  # object storage has lifecycle rules
             self.browsers = BrowserShelves(os.path.join(store, "browsers"), keep_days=keep_days)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from apps.demo.jobs import Job
+from apps.demo.quotes import Quotes, Talk
+from apps.demo.recalling import announced, check_recall
 from apps.demo.shelf import Shelf
 
 if TYPE_CHECKING:
@@ -15,8 +17,6 @@ if TYPE_CHECKING:
 MAX_MESSAGE = 8_000  # characters; a message is read in one step, for which others wait
 MAX_TOKENS = 1000
 SHOWN_TOKENS = 4096  # newest tokens whose turns are shown
-
-Talk = list[dict[str, str]]  # see `Session.transcript`
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,20 @@ def reply(
     sampling: Sampling,
     max_tokens: int,
     checkpoint: Checkpoint,
+    quotes: Quotes,
     seed: int | None = None,
+    recall: int = 0,
 ) -> None:
     """Answer a message; emits ReplyStarted, pieces of text, and finally ReplyFinished.
 
-    ReplyFinished is missing if the job is cancelled; the session then keeps the reply so far.
+    A Recollection comes before the first piece if `recall` is not 0. ReplyFinished is missing if
+    the job is cancelled; the session then keeps the reply so far.
+
+    Args:
+        recall: up to so many passages are put before the message.
 
     Raises:
-        ValueError: the message is too long.
+        ValueError: the message is too long, or `recall` is out of range.
         Refused: see `Shelf.open`; or the model does not chat.
         Cancelled: by the visitor.
     """
@@ -61,6 +67,7 @@ def reply(
             f"The message has {len(message):,} characters; allowed: at most {MAX_MESSAGE:,}. "
             "The Read tab reads longer texts."
         )
+    check_recall(recall, message)
     with shelf.open(name, checkpoint, create=True) as session, job.turn():
         pieces = session.reply(
             message,
@@ -70,9 +77,13 @@ def reply(
             top_p=sampling.top_p,
             repetition_penalty=sampling.repetition_penalty,
             seed=seed,
+            recall=recall,
         )
         snapshot = session.save()
-        job.emit(ReplyStarted(snapshot.seq, session.transcript(tokens=SHOWN_TOKENS)))
+        before = quotes.transcript(session, shelf, name, tokens=SHOWN_TOKENS)
+        job.emit(ReplyStarted(snapshot.seq, before))
+        if recall:
+            pieces = announced(job, session, message, pieces, position=snapshot.position)
         for piece in pieces:
             job.emit(piece)
             job.yield_turn()
@@ -81,7 +92,7 @@ def reply(
         job.emit(ReplyFinished(session.position, whole))
 
 
-def talk_of(shelf: Shelf, name: str, checkpoint: Checkpoint) -> Talk:
+def talk_of(shelf: Shelf, name: str, *, checkpoint: Checkpoint, quotes: Quotes) -> Talk:
     """The newest turns of a session; none if it does not exist.
 
     Raises:
@@ -90,11 +101,13 @@ def talk_of(shelf: Shelf, name: str, checkpoint: Checkpoint) -> Talk:
     if not shelf.has(name):
         return []
     with shelf.open(name, checkpoint, readonly=True) as session:
-        return session.transcript(tokens=SHOWN_TOKENS)
+        return quotes.transcript(session, shelf, name, tokens=SHOWN_TOKENS)
 
 
-def undo(job: Job, shelf: Shelf, name: str, *, snapshot: int, checkpoint: Checkpoint) -> Talk:
+def undo(
+    job: Job, shelf: Shelf, name: str, *, snapshot: int, checkpoint: Checkpoint, quotes: Quotes
+) -> Talk:
     """Rewind to a snapshot; returns the talk before it."""
     with shelf.open(name, checkpoint) as session:
         session.rewind(snapshot=snapshot)
-        return session.transcript(tokens=SHOWN_TOKENS)
+        return quotes.transcript(session, shelf, name, tokens=SHOWN_TOKENS)

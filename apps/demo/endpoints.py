@@ -2,9 +2,10 @@
 
 import gradio as gr
 
-from apps.demo import chatting, reading, uploads, writing
+from apps.demo import chatting, reading, recalling, uploads, writing
 from apps.demo.app_state import LONG, QUICK, AppState, visitor_id
 from apps.demo.jobs import Job
+from apps.demo.render.recall_html import Recollection
 from apps.demo.shelf import Refused
 from streamlm.runtime.reports import TokenLogprob
 
@@ -54,6 +55,7 @@ def add_endpoints(app: AppState) -> None:
         top_p: float = 0.95,
         seed: int = -1,
         stop: str = "",
+        recall: int = 0,
         request: gr.Request = None,
     ) -> str:
         """Continue a session: generate text from its current state. The text becomes part of it.
@@ -66,6 +68,7 @@ def add_endpoints(app: AppState) -> None:
             top_p: sample from the likeliest tokens whose probabilities add up to this.
             seed: of the random generator; -1 continues the session's own.
             stop: stop strings, one per line, in which \\n stands for a line break.
+            recall: put up to so many passages that answer the prompt before it, at most 3.
 
         Returns:
             The generated text.
@@ -91,6 +94,7 @@ def add_endpoints(app: AppState) -> None:
                     stops=writing.parse_stops(stop),
                     seed=None if seed < 0 else seed,
                     checkpoint=checkpoint,
+                    recall=recall,
                 )
 
             for events in app.jobs.stream(work, visitor=visitor_id(request)):
@@ -105,6 +109,7 @@ def add_endpoints(app: AppState) -> None:
         temperature: float = 0.2,
         top_p: float = 0.9,
         seed: int = -1,
+        recall: int = 0,
         request: gr.Request = None,
     ) -> str:
         """Say something to a session's model and return its reply. Both become part of the session.
@@ -117,6 +122,7 @@ def add_endpoints(app: AppState) -> None:
             temperature: 0 always chooses the likeliest token.
             top_p: sample from the likeliest tokens whose probabilities add up to this.
             seed: of the random generator; -1 continues the session's own.
+            recall: put up to so many passages that answer the message before it, at most 3.
 
         Returns:
             The reply.
@@ -141,7 +147,9 @@ def add_endpoints(app: AppState) -> None:
                     sampling=sampling,
                     max_tokens=max_tokens,
                     checkpoint=checkpoint,
+                    quotes=app.quotes,
                     seed=None if seed < 0 else seed,
+                    recall=recall,
                 )
 
             for events in app.jobs.stream(work, visitor=visitor_id(request)):
@@ -169,6 +177,31 @@ def add_endpoints(app: AppState) -> None:
 
             bits: float = app.jobs.run(work, visitor=visitor_id(request))
             return bits
+
+    def recall(session: str, text: str, k: int = 1, request: gr.Request = None) -> list[dict]:
+        """Find the passages that answer a question, among all that has left a session's memory.
+
+        Args:
+            session: its name, NAME or NAME@BRANCH.
+            text: a question, or the beginning of the sentence that is looked for.
+            k: the maximum number of passages, 1 to 3.
+
+        Returns:
+            Best first: text, start and stop in tokens, score from 0 to 1, sure (whether it is taken
+            to answer), saved (ISO 8601, or null).
+        """
+        with _gradio_errors():
+            shelf = _shelf(request)
+            checkpoint = app.checkpoint_of(shelf, session)
+
+            def work(job: Job) -> Recollection:
+                return recalling.find(shelf, session, text, checkpoint=checkpoint, k=k)
+
+            found: Recollection = app.jobs.run(work, visitor=visitor_id(request))
+            return [
+                {**vars(each), "saved": each.saved.isoformat() if each.saved else None}
+                for each in found.passages
+            ]
 
     def inspect_memory(session: str, request: gr.Request) -> dict:
         """Inspect a session's memory: its slots, the text behind each, and how much of it is lost.
@@ -234,7 +267,7 @@ def add_endpoints(app: AppState) -> None:
     _shelf = app.shelf
     for long in (read_text, generate_text, chat, score_text):
         gr.api(long, api_name=long.__name__, **LONG)
-    for quick in (list_sessions, inspect_memory, rewind, fork):
+    for quick in (list_sessions, recall, inspect_memory, rewind, fork):
         gr.api(quick, api_name=quick.__name__, **QUICK)
 
 

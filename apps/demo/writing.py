@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from apps.demo.jobs import Job
+from apps.demo.recalling import announced, check_recall
 from apps.demo.shelf import Shelf
 from streamlm.runtime.reports import TokenLogprob
 
@@ -63,18 +64,23 @@ def write(
     stops: Sequence[str] = (),
     seed: int | None,
     checkpoint: Checkpoint,
+    recall: int = 0,
 ) -> None:
     """Continue a session; emits WriteStarted, a TokenLogprob per token, and finally WriteFinished.
 
-    WriteFinished is missing if the job is cancelled.
+    A Recollection comes before the first token if `recall` is not 0. WriteFinished is missing if
+    the job is cancelled.
 
     Args:
         stops: stop strings; the text ends before the first of them.
+        recall: up to so many passages are put before the prompt.
 
     Raises:
+        ValueError: `recall` is out of range, or there is no prompt to recall for.
         Refused: see `Shelf.open`.
         Cancelled: by the visitor.
     """
+    check_recall(recall, prompt)
     with shelf.open(name, checkpoint, create=True) as session, job.turn():
         snapshot = session.save()
         job.emit(WriteStarted(snapshot.seq, _context(session)))
@@ -85,7 +91,10 @@ def write(
             top_logprobs=ALTERNATIVES,
             stop=stops,
             seed=seed,
+            recall=recall,
         )
+        if recall:
+            tokens = announced(job, session, prompt, tokens, position=snapshot.position)
         for token in tokens:
             job.emit(token)
             job.yield_turn()

@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import pytest
 
 import streamlm
 from streamlm.checkpoints.checkpoint import Checkpoint
-from tests.support.chats import chat_folder
+from tests.support.chats import CHAT_WINDOWS, chat_folder
 from tests.support.demo_server import ROOT, DemoServer
+from tests.support.recalls import FACT, QUESTION, session_with_fact
 
 httpx = pytest.importorskip("httpx", reason="needs gradio: pip install 'streamlm[demo]'")
 gradio_client = pytest.importorskip(
@@ -24,6 +26,7 @@ TOOLS = {
     "generate_text",
     "chat",
     "score_text",
+    "recall",
     "inspect_memory",
     "rewind",
     "fork",
@@ -64,6 +67,9 @@ def test_refusals_reach_the_client(client: Any) -> None:
         (("a", ""), "/read_text", "is empty"),
         (("a", "a\x00b"), "/read_text", "looks binary"),
         (("nobody",), "/inspect_memory", "has read nothing yet"),
+        (("nobody", "Who?"), "/recall", "nobody has read nothing yet"),
+        (("a", "Who?", 0), "/recall", "k = 0; allowed: 1 to 3"),
+        (("a", "", 5, 0.8, 0.95, 1, "", 1), "/generate_text", "Recall needs a prompt"),
         (("nobody", 5), "/rewind", "no session 'nobody'"),
         (("a", "", 5000), "/generate_text", "max_tokens = 5000; allowed: 0 to 1000"),
         (("a", "Who?"), "/chat", "models that chat: smollm2"),
@@ -103,6 +109,25 @@ def test_a_chat(tmp_path: Path) -> None:
         turns = [(one["role"], one["content"]) for one in session.transcript()]
     assert turns[:2] == [("system", "Be a whale."), ("user", "Who?")] and turns[3][1] == "Why?"
     assert turns[2][1].removesuffix("\ufffd") == first and len(turns) == 5
+
+
+def test_recall(tmp_path: Path) -> None:
+    """A question finds what left memory, and a message is answered with it."""
+    folder = chat_folder(tmp_path / "chatty")
+    store = tmp_path / "sessions" / "log.zarr"
+    session_with_fact(store, folder)
+    with DemoServer(tmp_path / "sessions", folder) as server:
+        client = gradio_client.Client(server.address, verbose=False)
+        best, other = client.predict("log", QUESTION, 2, api_name="/recall")
+        assert FACT in best["text"] and best["sure"] and not other["sure"]
+        assert datetime.fromisoformat(best["saved"]) <= datetime.now().astimezone()
+        with pytest.raises(Exception, match="recall = 4; allowed: 0 to 3"):
+            client.predict("log", QUESTION, recall=4, api_name="/chat")
+        client.predict("log", QUESTION, max_tokens=2, recall=1, api_name="/chat")
+    with streamlm.open(store, folder, device="cpu", settings=CHAT_WINDOWS) as session:
+        assert [(span.start, span.stop) for span in session.recalled] == [
+            (best["start"], best["stop"])
+        ]
 
 
 def test_only_the_named_functions_are_public(client: Any) -> None:

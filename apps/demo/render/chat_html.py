@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from apps.demo.render.recall_html import TITLE
 from apps.demo.render.text_html import escape
 
 SHOWN = 90  # characters shown of each end of a text that was read between turns
@@ -12,7 +13,7 @@ def chat_html(messages: Sequence[dict[str, str]], *, writing: bool = False) -> s
     """The messages of a chat; the page's script keeps its end in view.
 
     Args:
-        messages: see `Session.transcript`.
+        messages: see `Quotes.transcript`.
         writing: whether the last one is still being generated.
     """
     if not messages:
@@ -36,4 +37,6 @@ def _turn(message: dict[str, str], *, writing: bool) -> str:
             content = f"{content[:SHOWN]} … {content[-SHOWN:]}"
     kind = f"{role} writing" if writing else role
     name = NAMES.get(role, role)
-    return f'<div class="turn {kind}"><b>{name}</b><p>{escape(content)}</p></div>'
+    quote = message.get("recalled", "").strip()
+    recalled = f"<details><summary>{TITLE}</summary>{escape(quote)}</details>" if quote else ""
+    return f'<div class="turn {kind}"><b>{name}</b>{recalled}<p>{escape(content)}</p></div>'

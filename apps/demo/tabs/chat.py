@@ -9,13 +9,16 @@ import gradio as gr
 from apps.demo import chatting
 from apps.demo.app_state import LONG, QUICK, AppState, visitor_id
 from apps.demo.jobs import Job
+from apps.demo.quotes import Talk
 from apps.demo.render.chat_html import chat_html
+from apps.demo.render.recall_html import Recollection, recalled_html
 from apps.demo.render.text_html import message
 from apps.demo.tabs.frame import (
     Frame,
     collect_errors,
     model_choice,
     position_html,
+    recall_choice,
     saved_position_html,
     session_choices,
     then_memory,
@@ -31,6 +34,7 @@ def chat_tab(app: AppState, frame: Frame) -> gr.Tab:
     with gr.Tab("Chat", id="chat") as tab:
         page = gr.HTML(elem_id="chat-page")
         status = gr.HTML(elem_id="chat-status")
+        recalled = gr.HTML(elem_id="chat-recalled")
         said = gr.Textbox(
             label="Message",
             lines=1,  # so that Enter sends
@@ -42,6 +46,7 @@ def chat_tab(app: AppState, frame: Frame) -> gr.Tab:
             send = gr.Button("Send", variant="primary", elem_id="send")
             stop = gr.Button("Stop", interactive=False, elem_id="stop-reply")
             undo = gr.Button("Undo", interactive=False, elem_id="undo-turn")
+        recall = recall_choice(1, "message", "chat-recall")
         with gr.Accordion("System prompt and sampling", open=False):
             system = gr.Textbox(
                 label="System prompt",
@@ -66,7 +71,8 @@ def chat_tab(app: AppState, frame: Frame) -> gr.Tab:
         drawn = gr.State("")  # the session that is shown
 
     buttons = [send, stop, undo]
-    outputs = [page, status, said, frame.position, frame.model, frame.session, *buttons, turns]
+    outputs = [page, status, said, frame.position, frame.model, frame.session, *buttons]
+    outputs += [turns, recalled]
 
     def talk(
         name: str,
@@ -76,20 +82,21 @@ def chat_tab(app: AppState, frame: Frame) -> gr.Tab:
         temperature: float,
         top_p: float,
         penalty: float,
+        recall: int,
         snapshots: list[tuple[str, int]],
         request: gr.Request,
     ) -> Iterator[Any]:
         busy = [gr.update(interactive=on) for on in (False, True, False)]
         idle = [gr.update(interactive=on) for on in (True, False)]
-        before: chatting.Talk | None = None
+        before: Talk | None = None
         finished: chatting.ReplyFinished | None = None
-        written, updated = "", 0.0
+        written, updated, panel = "", 0.0, ""
 
         def shown() -> str:
             turn = [{"role": "user", "content": text}, {"role": "assistant", "content": written}]
             return chat_html([*(before or []), *turn], writing=True)
 
-        yield gr.skip(), message("Opening the session…"), *[gr.skip()] * 4, *busy, gr.skip()
+        yield gr.skip(), message("Opening the session…"), *[gr.skip()] * 4, *busy, *[gr.skip()] * 2
         with collect_errors() as errors:
             from streamlm.runtime.sampling import Sampling  # needs torch
 
@@ -109,6 +116,8 @@ def chat_tab(app: AppState, frame: Frame) -> gr.Tab:
                     sampling=sampling,
                     max_tokens=min(int(max_tokens), chatting.MAX_TOKENS),
                     checkpoint=checkpoint,
+                    quotes=app.quotes,
+                    recall=recall,
                 )
 
             for events in app.jobs.stream(work, visitor=visitor):
@@ -118,6 +127,8 @@ def chat_tab(app: AppState, frame: Frame) -> gr.Tab:
                         snapshots = [*snapshots, (name, event.snapshot)]
                     elif isinstance(event, chatting.ReplyFinished):
                         finished = event
+                    elif isinstance(event, Recollection):
+                        panel = recalled_html(event)
                     else:
                         written += event
                 if before is not None and time.monotonic() - updated > UPDATE_INTERVAL:
@@ -126,26 +137,27 @@ def chat_tab(app: AppState, frame: Frame) -> gr.Tab:
                     yield (
                         *(shown(), "", cleared),
                         *([gr.skip()] * 3),
-                        *(*busy, snapshots),
+                        *(*busy, snapshots, panel),
                     )
         undoable = gr.update(interactive=bool(snapshots))
         if before is None:  # refused: the message stays in its field
             status = errors[0] if errors else message("Stopped before the message was read.")
-            yield gr.skip(), status, *[gr.skip()] * 4, *idle, undoable, snapshots
+            yield gr.skip(), status, *[gr.skip()] * 4, *idle, undoable, snapshots, gr.skip()
             return
         summary = errors[0] if errors else message(_summary(finished))
         choices = session_choices(shelf, name)
         position = saved_position_html(shelf, name)
-        page = chat_html(chatting.talk_of(shelf, name, checkpoint))
+        talk = chatting.talk_of(shelf, name, checkpoint=checkpoint, quotes=app.quotes)
         yield (
-            *(page, summary, gr.skip(), position, model_choice(app, shelf, name), choices),
-            *(*idle, undoable, snapshots),
+            *(chat_html(talk), summary, gr.skip(), position),
+            *(model_choice(app, shelf, name), choices),
+            *(*idle, undoable, snapshots, panel),
         )
 
     said_something = gr.on(
         [send.click, said.submit],
         talk,
-        [frame.session, said, system, length, temperature, top_p, penalty, turns],
+        [frame.session, said, system, length, temperature, top_p, penalty, recall, turns],
         outputs,
         **LONG,
         show_progress="hidden",
@@ -160,14 +172,16 @@ def chat_tab(app: AppState, frame: Frame) -> gr.Tab:
 
     def undo_last(snapshots: list[tuple[str, int]], request: gr.Request) -> Any:
         if not snapshots:
-            return gr.skip(), message("There is nothing to undo."), *[gr.skip()] * 7, []
+            return gr.skip(), message("There is nothing to undo."), *[gr.skip()] * 7, [], gr.skip()
         *earlier, (name, snapshot) = snapshots
         with collect_errors() as errors:
             shelf, visitor = app.shelf(request), visitor_id(request)
             checkpoint = app.checkpoint_of(shelf, name)
 
-            def work(job: Job) -> chatting.Talk:
-                return chatting.undo(job, shelf, name, snapshot=snapshot, checkpoint=checkpoint)
+            def work(job: Job) -> Talk:
+                return chatting.undo(
+                    job, shelf, name, snapshot=snapshot, checkpoint=checkpoint, quotes=app.quotes
+                )
 
             turns = app.jobs.run(work, visitor=visitor)
             position = shelf.history(name)[-1].position
@@ -181,8 +195,9 @@ def chat_tab(app: AppState, frame: Frame) -> gr.Tab:
                 *[gr.skip()] * 2,
                 gr.update(interactive=bool(earlier)),
                 earlier,
+                "",
             )
-        return gr.skip(), errors[0], *[gr.skip()] * 8
+        return gr.skip(), errors[0], *[gr.skip()] * 9
 
     undone = undo.click(
         undo_last, turns, outputs, api_visibility="private", **QUICK, show_progress="hidden"
@@ -190,32 +205,35 @@ def chat_tab(app: AppState, frame: Frame) -> gr.Tab:
     then_memory(app, frame, undone)
 
     def show(name: str, request: gr.Request, model: str | None = None) -> tuple[Any, ...]:
-        """Updates of page, status, button and session; `model` is that of a new session."""
+        """Updates of `views`; `model` is that of a new session."""
         with collect_errors() as errors:
             if not name:  # the page is still loading; this runs again with a name
-                return "", "", gr.skip(), ""
+                return "", "", gr.skip(), "", ""
             shelf = app.shelf(request)
             if model is None or shelf.store(name) is not None:
                 model = app.model_of(shelf, name)
             if not app.models.chats(model):
-                return "", message(_no_chat(app, model)), gr.update(interactive=False), name
-            talk = chatting.talk_of(shelf, name, app.checkpoint_of(shelf, name))
+                return "", message(_no_chat(app, model)), gr.update(interactive=False), name, ""
+            checkpoint = app.checkpoint_of(shelf, name)
+            talk = chatting.talk_of(shelf, name, checkpoint=checkpoint, quotes=app.quotes)
             about = message("" if talk else ABOUT)
-            return chat_html(talk), about, gr.update(interactive=True), name
-        return "", errors[0], gr.skip(), name
+            return chat_html(talk), about, gr.update(interactive=True), name, ""
+        return "", errors[0], gr.skip(), name, ""
 
     def open_tab(name: str, shown: str, request: gr.Request) -> tuple[Any, ...]:
-        page, status, button, name = show(name, request)
-        return page, gr.skip() if page and name == shown else status, button, name
+        page, status, button, name, panel = show(name, request)
+        if page and name == shown:
+            status = panel = gr.skip()
+        return page, status, button, name, panel
 
     def change_session(name: str, shown: str, request: gr.Request) -> tuple[Any, ...]:
         # A turn updates the list of sessions too, and has already shown the talk.
-        return (gr.skip(),) * 4 if name == shown else show(name, request)
+        return (gr.skip(),) * 5 if name == shown else show(name, request)
 
     def change_model(name: str, model: str, request: gr.Request) -> tuple[Any, ...]:
         return show(name, request, model)
 
-    views = [page, status, send, drawn]
+    views = [page, status, send, drawn, recalled]
     private: dict[str, Any] = {**QUICK, "show_progress": "hidden", "api_visibility": "private"}
     tab.select(open_tab, [frame.session, drawn], views, **private)
     frame.session.change(change_session, [frame.session, drawn], views, **private)

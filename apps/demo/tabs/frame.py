@@ -8,6 +8,7 @@ import gradio as gr
 
 from apps.demo.app_state import QUICK, AppState, visitor_id
 from apps.demo.jobs import Cancelled
+from apps.demo.recalling import MAX_PASSAGES
 from apps.demo.render.text_html import escape, message
 from apps.demo.shelf import Refused, Shelf
 
@@ -113,6 +114,18 @@ def session_choices(shelf: Shelf, name: str) -> gr.Dropdown:
 def optional_integer(label: str, placeholder: str, *, value: str = "") -> gr.Textbox:
     """A field for a whole number or nothing; `placeholder` says what nothing means."""
     return gr.Textbox(value, label=label, placeholder=placeholder, max_lines=1, min_width=120)
+
+
+def recall_choice(value: int, what: str, id: str) -> gr.Radio:
+    """How many passages of what was read may be put before a message or a prompt."""
+    choices = [("Off", 0), *((str(k), k) for k in range(1, MAX_PASSAGES + 1))]
+    return gr.Radio(
+        choices,
+        value=value,
+        label="Recall",
+        info=f"Passages that have left memory and may be put before the {what}.",
+        elem_id=id,
+    )
 
 
 def parse_optional_integer(text: str | None, what: str) -> int | None:

@@ -1,9 +1,14 @@
-"""The Remember tab: every slot of every layer, and how much of the text is retained by age."""
+"""The Remember tab: what left memory, every slot of every layer, and what is retained by age."""
+
+from typing import Any
 
 import gradio as gr
 
+from apps.demo import recalling
 from apps.demo.app_state import QUICK, AppState, visitor_id
+from apps.demo.jobs import Job
 from apps.demo.render.memory_svg import retention_curve
+from apps.demo.render.recall_html import Recollection, found_html
 from apps.demo.render.text_html import message
 from apps.demo.shelf import Shelf
 from apps.demo.tabs.frame import EMPTY_MEMORY, Frame, collect_errors
@@ -18,6 +23,18 @@ LEGEND = (
 def remember_tab(app: AppState, frame: Frame) -> gr.Tab:
     """Build the tab; its contents are drawn when it is opened."""
     with gr.Tab("Remember", id="remember") as tab:
+        with gr.Row(elem_classes="ends"):
+            asked = gr.Textbox(
+                label="Recall",
+                info="The best passages for a question, among all that has left memory.",
+                placeholder="What was the ship called?",
+                max_lines=1,
+                elem_id="asked",
+                scale=5,
+            )
+            find = gr.Button("Find", scale=1, min_width=100, elem_id="find")
+        found = gr.HTML(elem_id="found")
+        found_in = gr.State("")  # the session that was searched
         status = gr.HTML(message(LEGEND), elem_id="remember-status")
         frame.layers.render()
         curve = gr.HTML(elem_id="curve")
@@ -38,6 +55,34 @@ def remember_tab(app: AppState, frame: Frame) -> gr.Tab:
         **QUICK,
         show_progress="minimal",
         api_visibility="private",
+    )
+
+    def search(name: str, text: str, request: gr.Request) -> tuple[str, str]:
+        with collect_errors() as errors:
+            shelf, visitor = app.shelf(request), visitor_id(request)
+            checkpoint = app.checkpoint_of(shelf, name)
+
+            def work(job: Job) -> Recollection:
+                return recalling.find(shelf, name, text or "", checkpoint=checkpoint)
+
+            return found_html(app.jobs.run(work, visitor=visitor)), name
+        return errors[0] if errors else "", name
+
+    def change_session(name: str, searched: str) -> Any:
+        # A turn of a chat updates the list of sessions too.
+        return gr.skip() if name == searched else ""
+
+    private: dict[str, Any] = {**QUICK, "api_visibility": "private"}
+    gr.on(
+        [find.click, asked.submit],
+        search,
+        [frame.session, asked],
+        [found, found_in],
+        show_progress="minimal",
+        **private,
+    )
+    frame.session.change(
+        change_session, [frame.session, found_in], found, show_progress="hidden", **private
     )
     return tab
 

@@ -9,6 +9,7 @@ import gradio as gr
 from apps.demo import writing
 from apps.demo.app_state import LONG, QUICK, AppState, visitor_id
 from apps.demo.jobs import Job
+from apps.demo.render.recall_html import Recollection, recalled_html
 from apps.demo.render.text_html import generated_html, message
 from apps.demo.tabs.frame import (
     Frame,
@@ -17,6 +18,7 @@ from apps.demo.tabs.frame import (
     optional_integer,
     parse_optional_integer,
     position_html,
+    recall_choice,
     saved_position_html,
     session_choices,
     then_memory,
@@ -38,6 +40,7 @@ def write_tab(app: AppState, frame: Frame) -> None:
         start = gr.Button("Generate", variant="primary", elem_id="write")
         stop = gr.Button("Stop", interactive=False, elem_id="stop-writing")
         undo = gr.Button("Undo", interactive=False, elem_id="undo")
+    recall = recall_choice(0, "prompt", "write-recall")
     with gr.Accordion("Sampling", open=False):
         with gr.Row():
             length = _slider("Tokens", 1, writing.MAX_TOKENS, value=120, step=1)
@@ -56,9 +59,10 @@ def write_tab(app: AppState, frame: Frame) -> None:
         )
     status = gr.HTML(elem_id="write-status")
     page = gr.HTML(elem_id="write-page")
+    recalled = gr.HTML(elem_id="write-recalled")
     history = gr.State([])  # (session, snapshot) before each generation, for undo
     outputs = [status, page, frame.position, frame.model]
-    outputs += [frame.session, start, stop, undo, history]
+    outputs += [frame.session, start, stop, undo, history, recalled]
 
     def write(
         name: str,
@@ -71,14 +75,15 @@ def write_tab(app: AppState, frame: Frame) -> None:
         penalty: float,
         seed: str | None,
         stops: str | None,
+        recall: int,
         snapshots: list[tuple[str, int]],
         request: gr.Request,
     ) -> Iterator[Any]:
         busy = [gr.update(interactive=on) for on in (False, True, False)]
-        yield (message("Opening the session…"), "", *[gr.skip()] * 3, *busy, gr.skip())
+        yield (message("Opening the session…"), "", *[gr.skip()] * 3, *busy, gr.skip(), "")
         generated: list[TokenLogprob] = []
         started, finished = writing.WriteStarted(0, ""), writing.WriteFinished(0)
-        updated = 0.0
+        updated, panel = 0.0, ""
         position_update: Any = gr.skip()
         with collect_errors() as messages:
             from streamlm.runtime.sampling import Sampling  # needs torch
@@ -106,12 +111,15 @@ def write_tab(app: AppState, frame: Frame) -> None:
                     stops=stop_strings,
                     seed=fixed_seed,
                     checkpoint=checkpoint,
+                    recall=recall,
                 )
 
             for events in app.jobs.stream(work, visitor=visitor_id(request)):
                 for event in events:
                     if isinstance(event, TokenLogprob):
                         generated.append(event)
+                    elif isinstance(event, Recollection):
+                        panel = recalled_html(event)
                     elif isinstance(event, writing.WriteStarted):
                         started = event
                         snapshots = [*snapshots, (name, started.snapshot)]
@@ -120,7 +128,7 @@ def write_tab(app: AppState, frame: Frame) -> None:
                 if finished.position or time.monotonic() - updated > UPDATE_INTERVAL:
                     updated = time.monotonic()
                     text = generated_html(generated, before=started.before, prompt=prompt)
-                    yield ("", text, *[gr.skip()] * 3, *busy, snapshots)
+                    yield ("", text, *[gr.skip()] * 3, *busy, snapshots, panel)
             messages.append(message(_summary(len(generated), int(max_tokens), finished)))
             position_update = saved_position_html(shelf, name)
         changed = bool(started.before or generated)
@@ -138,9 +146,10 @@ def write_tab(app: AppState, frame: Frame) -> None:
             session_choices(shelf, name) if changed else gr.skip(),
             *idle,
             snapshots,
+            panel,
         )
 
-    controls = [length, temperature, top_p, top_k, min_p, penalty, seed, stops]
+    controls = [length, temperature, top_p, top_k, min_p, penalty, seed, stops, recall]
     written = gr.on(
         [start.click, prompt.submit],
         write,
@@ -159,7 +168,7 @@ def write_tab(app: AppState, frame: Frame) -> None:
 
     def undo_last(snapshots: list[tuple[str, int]], request: gr.Request) -> Any:
         if not snapshots:
-            return (message("There is nothing to undo."), *[gr.skip()] * 7, [])
+            return (message("There is nothing to undo."), *[gr.skip()] * 7, [], gr.skip())
         *earlier, (name, snapshot) = snapshots
         with collect_errors() as errors:
             shelf = app.shelf(request)
@@ -179,8 +188,9 @@ def write_tab(app: AppState, frame: Frame) -> None:
                 gr.skip(),
                 gr.update(interactive=bool(earlier)),
                 earlier,
+                "",
             )
-        return (errors[0], *[gr.skip()] * 8)
+        return (errors[0], *[gr.skip()] * 9)
 
     undone = undo.click(
         undo_last, history, outputs, api_visibility="private", **QUICK,
