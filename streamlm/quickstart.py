@@ -61,7 +61,8 @@ def with_a_pretrained_model(name: str) -> None:
     run("feed", str(_chapter()), *model)
     sampling = ("--temperature", "0.3", "--repetition-penalty", "1.1", "--seed", "7")
     run("generate", *model, "--prompt", PROMPT, "--max-tokens", "70", *sampling, "--no-keep")
-    run("chat", *model, "--prompt", REQUEST, "--max-tokens", "200", "--seed", "7")
+    options = ("--max-tokens", "200", "--seed", "7", "--recall", "0")
+    run("chat", *model, "--prompt", REQUEST, *options)
 
 
 def _chapter() -> Path:

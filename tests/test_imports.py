@@ -47,6 +47,7 @@ ROOMS: dict[str, tuple[set[str], ...]] = {
     ),
     "apps.demo": (
         {"jobs", "models", "render", "shelf", "uploads"},
+        {"quotes", "recalling"},
         {"chatting", "expiry", "reading"},
         {"app_state", "writing"},
         {"endpoints", "tabs"},
