@@ -47,8 +47,8 @@ ROOMS: dict[str, tuple[set[str], ...]] = {
     ),
     "apps.demo": (
         {"jobs", "models", "render", "shelf", "uploads"},
-        {"chatting", "expiry", "reading"},
-        {"app_state", "writing"},
+        {"expiry", "quotes", "reading", "recalling"},
+        {"app_state", "chatting", "writing"},
         {"endpoints", "tabs"},
         {"page"},
         {"serving"},
