@@ -51,7 +51,7 @@ def test_a_chat_shows_what_was_recalled(visit: Visit) -> None:
     other.tab("Chat")  # a page that was open before
     other.page.locator(".turn.user").nth(1).wait_for()
     assert other.page.locator(".turn.user details").count() == 1
-    assert other.page.locator("#chat-recalled").inner_text() == ""
+    assert other.page.locator("#chat-recalled").inner_text().strip() == ""
     page.locator("#undo-turn").click()
     visitor.wait_for("chat-status", "Undone: log is back at token")
     assert page.locator(".turn.user p").all_inner_texts() == [QUESTION]
@@ -89,4 +89,4 @@ def test_writing_shows_what_was_recalled(visit: Visit) -> None:
     assert page.locator("#write-page b").inner_text() == QUESTION
     page.locator("#undo").click()
     visitor.wait_for("write-status", "Undone: log is back at token")
-    assert page.locator("#write-recalled").inner_text() == ""
+    assert page.locator("#write-recalled").inner_text().strip() == ""

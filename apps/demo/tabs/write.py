@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
@@ -120,6 +121,8 @@ def write_tab(app: AppState, frame: Frame) -> None:
                         generated.append(event)
                     elif isinstance(event, Recollection):
                         panel = recalled_html(event)
+                        if event.passages:  # they stand between the text and the prompt
+                            started = replace(started, before=f"{started.before}\n\n…\n\n")
                     elif isinstance(event, writing.WriteStarted):
                         started = event
                         snapshots = [*snapshots, (name, started.snapshot)]
