@@ -69,7 +69,7 @@ def test_a_question_about_what_was_read(visit: Visit) -> None:
     assert visitor.page.locator("#found .recall").count() == 3
     visitor.page.locator("#new").click()
     visitor.wait_for("position", "has read nothing yet")
-    visitor.wait_for("found", "^\\s*$")
+    visitor.page.locator("#found .recall").first.wait_for(state="detached")
     visitor.page.locator("#find").click()
     visitor.wait_for("found", "has read nothing yet")
 
