@@ -182,7 +182,8 @@ def _score(attention: float, tokens: float, runs: float) -> float:
     if attention <= 0:
         return 0.0
     weight = TOKENS_WEIGHT * (tokens - 1) + RUNS_WEIGHT * (runs - 1)
-    return math.exp((math.log(attention) + weight) / (TOKENS_WEIGHT + RUNS_WEIGHT))
+    score = math.exp((math.log(attention) + weight) / (TOKENS_WEIGHT + RUNS_WEIGHT))
+    return min(1.0, score)  # masses may round to more than 1
 
 
 def passage_around(
