@@ -9,11 +9,12 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, TypeVar
 
 from apps.demo.jobs import Job
-from apps.demo.render.recall_html import Passage, Recollection
+from apps.demo.render.recall_html import Recollection
 from apps.demo.shelf import Shelf
 
 if TYPE_CHECKING:
     from streamlm.checkpoints.checkpoint import Checkpoint
+    from streamlm.sessions.recall import Recalled
     from streamlm.sessions.session import Session
 
 Piece = TypeVar("Piece")
@@ -53,11 +54,7 @@ def find(
         raise ValueError(f"{name} has read nothing yet.")
     with shelf.open(name, checkpoint, readonly=True) as session:
         position = session.position
-        passages = [
-            Passage(each.start, each.stop, each.score, each.sure, each.text, each.saved)
-            for each in session.recall(text, k=k)
-        ]
-        return _recollection(session, text, passages, position=position)
+        return _recollection(session, text, session.recall(text, k=k), position=position)
 
 
 def announced(
@@ -75,18 +72,14 @@ def announced(
 
 def _put_before(session: Session, prompt: str, *, position: int) -> Recollection:
     """What was put before the prompt that a session has just read."""
-    from streamlm.sessions.search import first_after  # needs torch
+    from streamlm.sessions.recall import passages_of  # needs torch
 
-    history = session.history()
-    passages = []
-    for start, stop, score in session.recalled:
-        content = session.text(start, stop).strip()
-        passages.append(Passage(start, stop, score, True, content, first_after(history, stop)))
+    passages = passages_of(session.recalled, session.text, session.history())
     return _recollection(session, prompt, passages, position=position)
 
 
 def _recollection(
-    session: Session, text: str, passages: Sequence[Passage], *, position: int
+    session: Session, text: str, passages: Sequence[Recalled], *, position: int
 ) -> Recollection:
     rare = rare_words(session, text, position=position) if passages else frozenset[str]()
     return Recollection(passages, position, rare, session.checkpoint.retrieval is None)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.archive_parts.stream import Asked, Planted
-from streamlm.sessions.recall import Question, Recalled, passage_around, quoted, recall
+from streamlm.sessions.recall import Recalled, passage_around, quoted, recall
 from streamlm.sessions.session import Session
 
 FORMS = ("cue", "question", "told")
@@ -84,11 +84,9 @@ def _passages(session: Session, prompt: str, way: str, *, k: int) -> list[Recall
     if way == "recall":
         return session.recall(prompt, k=k)
     if way == "without heads":
-        question = Question(prompt, session.checkpoint.tokenizer)
-        return recall(question, bound.tokens, stop, history=[], k=k)
+        return recall(prompt, session.checkpoint.tokenizer, bound.tokens, stop, k=k)
     if way == "heads alone":
-        attention = live.question(prompt).attention(stop + 1)
-        places = attention.best(k) if attention is not None else []
+        places = live.ask(prompt, stop + 1).best(k)
         return [_at(session, place.position - 1, place.score) for place in places]
     if way == "BM25":
         found = session.search(prompt, k=k)

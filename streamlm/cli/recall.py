@@ -107,16 +107,9 @@ def facts_of(found: "Recalled") -> Facts:
 
 def recalled_facts(session: "Session") -> list[Facts]:
     """The passages that were put before the newest prompt, best first."""
-    from streamlm.sessions.search import first_after
+    from streamlm.sessions.recall import passages_of
 
-    history = session.history()
-    found = []
-    for span in session.recalled:
-        saved = first_after(history, span.stop)
-        text = session.text(span.start, span.stop).strip()
-        facts = {**span._asdict(), "saved": saved and saved.timestamp(), "text": text}
-        found.append(facts)
-    return found
+    return list(map(facts_of, passages_of(session.recalled, session.text, session.history())))
 
 
 def with_recalled(session: "Session", prompt: str, *, k: int) -> tuple[str, list[Facts]]:

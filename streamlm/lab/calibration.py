@@ -15,7 +15,7 @@ from torch import Tensor
 
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.lab.tasks.facts import Fact, facts, planted
-from streamlm.memory.recall import WIDTH
+from streamlm.memory.recall import WIDTH, place_scores
 from streamlm.models.cache import Cache
 from streamlm.models.llama import LlamaModel
 from streamlm.models.retrieval import RetrievalHeads, question_queries
@@ -181,9 +181,7 @@ def _places(
         keys = read.keys[layer, :stop, head // group].float()
         scores = query @ keys.T
         scores[:, : max(1, config.pinned_len)] = -torch.inf
-        summed = torch.nn.functional.pad(scores.softmax(dim=1).cumsum(dim=1), (WIDTH, 0))
-        mass = (summed[:, WIDTH:] - summed[:, :-WIDTH]).clamp(min=0)  # ends at each key
-        found.append(mass.sqrt().mean(dim=0).roll(-(WIDTH // 2)))
+        found.append(place_scores(scores.softmax(dim=1)).float())
     return torch.stack(found)
 
 

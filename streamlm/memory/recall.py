@@ -32,6 +32,14 @@ class Place:
     score: float
 
 
+def place_scores(attention: Tensor) -> Tensor:
+    """Scores of the places around consecutive keys: attention [queries, n] → [n] float64."""
+    sums = F.pad(attention.double().cumsum(dim=1), (1, 0))
+    key, reach, n = torch.arange(attention.shape[1]), WIDTH // 2, attention.shape[1]
+    mass = sums[:, (key + reach + 1).clamp(max=n)] - sums[:, (key - reach).clamp(min=0)]
+    return mass.clamp(min=0).sqrt().mean(dim=0)
+
+
 class KeySearch:
     """The attention of one question over the keys of a stream.
 
@@ -90,10 +98,7 @@ class KeySearch:
         reach = WIDTH // 2
         low, high = max(self._start, start - reach), min(self._stop, stop + reach)
         for first, keys in _whole(self._read(low, high)) if low < high else ():
-            share = (self._scores(keys) - self._total).exp()
-            box = share.new_ones(1, 1, WIDTH)
-            mass = F.conv1d(share[:, None], box, padding=reach)[:, 0]
-            score = mass.sqrt_().mean(dim=0)
+            score = place_scores((self._scores(keys) - self._total).exp())
             middle = torch.arange(first, first + len(keys), device=score.device)
             score = score.masked_fill((middle < start) | (middle >= stop), -1.0)
             for _ in range(k):

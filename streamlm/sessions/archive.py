@@ -8,14 +8,18 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from memory_store import LogRows, MemoryStore, Ref
 from streamlm.checkpoints.checkpoint import Checkpoint
+from streamlm.memory.recall import KeySearch, ReadKeys
 from streamlm.models.llama import LlamaModel
-from streamlm.models.retrieval import pack_keys, segment_keys, unpack_keys
+from streamlm.models.retrieval import pack_keys, question_queries, segment_keys, unpack_keys
 from streamlm.state import State
+from streamlm.transfer import send
+from tokenizer import Tokenizer
 
 Piece = tuple[int, Tensor]  # position of the first key, and [n, K, E]
 
@@ -43,22 +47,24 @@ class Archive:
 
     def close_segment(self, state: State) -> None:
         """Keep the keys of a segment that is about to be closed."""
+        self._closed.append(self._of(state))
+
+    def _of(self, state: State) -> tuple[Tensor, Tensor]:
+        """The position and the keys of an open segment."""
         keys = segment_keys(self._model, state, self.heads)
-        self._closed.append((state.position - len(keys), keys))
+        return state.position - len(keys), keys
 
     def unsaved(self, state: State, start: int) -> list[Piece]:
         """Keys from `start` to the position of `state`, as far as they are known, ascending."""
         pieces: list[Piece] = []
+        known = list(self._closed)
         if state.phase:
-            keys = segment_keys(self._model, state, self.heads)
-            self._closed.append((state.position - len(keys), keys))
-        for place, keys in self._closed:
+            known.append(self._of(state))
+        for place, keys in known:
             first = int(place)
             while pieces and pieces[-1][0] >= first:  # of a future that was rewound
                 pieces.pop()
             pieces.append((first, keys))
-        if state.phase:
-            self._closed.pop()
         stop = int(state.position)
         cut = ((first, keys[: stop - first]) for first, keys in pieces if first < stop)
         return [
@@ -96,7 +102,26 @@ class Archive:
         if saved is not None and start < end:
             for first, rows in store.log(saved, self.name, start, min(stop, end)):
                 yield first, unpack_keys(rows, self._model)
-        for first, keys in self.unsaved(state, max(start, end)):
+        for first, keys in self.unsaved(state, max(start, end)) if stop > end else ():
             if first < stop:
                 packed = pack_keys(keys[: stop - first])  # as they will be read when saved
                 yield first, unpack_keys(packed, self._model)
+
+    def ask(
+        self, text: str, tokenizer: Tokenizer, read: ReadKeys, state: State, *, stop: int
+    ) -> KeySearch:
+        """The attention of a text over all keys before a position.
+
+        Args:
+            text: that the stream would read next.
+            read: see `read`.
+            state: of the stream; it is not changed.
+        """
+        before = len(tokenizer.encode("\n\n"))
+        ids = tokenizer.encode(f"\n\n{text}").astype(np.int64)
+        tokens = send(torch.from_numpy(ids)[None], self._model.device)
+        queries = question_queries(self._model, tokens, state, self.heads.heads)[:, before:]
+        config = self._model.config
+        # The first inputs of a stream receive the attention that goes nowhere.
+        start = min(stop, max(1, config.pinned_len))
+        return KeySearch(queries, self.heads.which_keys(config), read, start=start, stop=stop)

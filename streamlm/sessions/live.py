@@ -2,20 +2,19 @@
 
 from dataclasses import replace
 from functools import partial
-from typing import cast
 
 import numpy as np
 
 from memory_store import MemoryStore, Ref, Retention
 from streamlm.checkpoints.checkpoint import Checkpoint
+from streamlm.memory.recall import KeySearch
 from streamlm.models.cache import Cache
-from streamlm.models.llama import LlamaModel
 from streamlm.runtime.conversation import conversation_after
 from streamlm.runtime.memory_report import window
 from streamlm.runtime.reports import ReadReport
 from streamlm.runtime.text_stream import RecalledSpan, TextStream
 from streamlm.sessions.archive import Archive
-from streamlm.sessions.recall import Question, Recalled, quoted, recall
+from streamlm.sessions.recall import Recalled, quoted, recall
 from streamlm.sessions.recent_tokens import RecentTokens, TokenLog
 from streamlm.sessions.saving import SessionStore
 from streamlm.sessions.sources import FeedCursor
@@ -130,8 +129,10 @@ class LiveStream:
             ids,
             later=later.conversation if later is not None else None,
         )
+        recalled = () if len(ids) else stream.recalled  # among the ids may be another prompt
         stream = stream.read_ids(self.checkpoint, ids, cache=cache)
-        return replace(stream.without_held_text(self.checkpoint), conversation=conversation)
+        stream = stream.without_held_text(self.checkpoint)
+        return replace(stream, conversation=conversation, recalled=recalled)
 
     def move(self, stream: TextStream, ids: np.ndarray, cursor: FeedCursor | None) -> None:
         """Make `stream` the current value; `ids` are the tokens that it adds."""
@@ -175,25 +176,24 @@ class LiveStream:
             memory_store.NotFound: old tokens were deleted.
         """
         bound = self.require_store("recall")
-        history = bound.store.refs(bound.branch)
-        question = self.question(text)
-        return recall(question, bound.tokens, self.recall_stop, history=history, k=k)
-
-    def question(self, text: str) -> Question:
-        """A text, ready to be asked: with the archive, if there is one."""
-        bound, archive = self.require_store("recall"), self.archive
-        question = Question(text, self.checkpoint.tokenizer)
-        bound.try_settle()
-        if archive is None:
-            return question
-        state = self.stream.state
-        return replace(
-            question,
-            model=cast(LlamaModel, self.checkpoint.model),
-            state=state,
-            heads=archive.heads,
-            read_keys=partial(archive.read, bound.store, bound.saved, state),
+        return recall(
+            text,
+            self.checkpoint.tokenizer,
+            bound.tokens,
+            self.recall_stop,
+            ask=None if self.archive is None else partial(self.ask, text),
+            history=bound.store.refs(bound.branch),
+            k=k,
         )
+
+    def ask(self, text: str, stop: int) -> KeySearch:
+        """The attention of a text over the archive; see `Archive.ask`."""
+        bound, archive = self.require_store("recall"), self.archive
+        assert archive is not None
+        bound.try_settle()
+        state = self.stream.state
+        read = partial(archive.read, bound.store, bound.saved, state)
+        return archive.ask(text.strip(), self.checkpoint.tokenizer, read, state, stop=stop)
 
     @property
     def recall_stop(self) -> int:

@@ -13,17 +13,15 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import numpy as np
-import torch
 
 from memory_store import Ref
 from streamlm.memory.lexical import Chunks, Passage, Terms, best_passages, chunks_of_runs, runs
-from streamlm.memory.recall import KeySearch, ReadKeys
-from streamlm.models.llama import LlamaModel
-from streamlm.models.retrieval import RetrievalHeads, question_queries
+from streamlm.memory.recall import KeySearch
+from streamlm.runtime.text_stream import RecalledSpan
 from streamlm.sessions.search import CHUNK, SPAN, first_after
-from streamlm.state import State
-from streamlm.transfer import send
 from tokenizer import Tokenizer
+
+ReadTokens = Callable[[int, int], np.ndarray]  # (start, stop) → ids
 
 PROPOSED = 8  # passages that each search proposes
 BEFORE, AFTER = 24, 40  # tokens of a passage before and behind its middle
@@ -57,51 +55,23 @@ class Recalled:
     saved: datetime | None
 
 
-@dataclass(frozen=True)
-class Question:
-    """A text that asks, and the stream in which it asks.
-
-    Attributes:
-        text: not empty.
-        model, state, heads: of a stream that could read it; None without retrieval heads.
-        read_keys: the archive; see `Archive.read`.
-    """
-
-    text: str
-    tokenizer: Tokenizer
-    model: LlamaModel | None = None
-    state: State | None = None
-    heads: RetrievalHeads | None = None
-    read_keys: ReadKeys | None = None
-
-    def attention(self, stop: int) -> KeySearch | None:
-        """Its attention over the keys before a position; None without retrieval heads."""
-        if self.model is None or self.state is None or self.heads is None:
-            return None
-        assert self.read_keys is not None
-        before = len(self.tokenizer.encode("\n\n"))
-        ids = self.tokenizer.encode(f"\n\n{self.text}").astype(np.int64)
-        tokens = send(torch.from_numpy(ids)[None], self.model.device)
-        queries = question_queries(self.model, tokens, self.state, self.heads.heads)[:, before:]
-        keys = self.heads.which_keys(self.model.config)
-        # The first inputs of a stream receive the attention that goes nowhere.
-        begin = min(stop, max(1, self.model.config.pinned_len))
-        return KeySearch(queries, keys, self.read_keys, start=begin, stop=stop)
-
-
 def recall(
-    question: Question,
-    read: Callable[[int, int], np.ndarray],
+    text: str,
+    tokenizer: Tokenizer,
+    read: ReadTokens,
     stop: int,
     *,
-    history: Sequence[Ref],
+    ask: Callable[[int], KeySearch] | None = None,
+    history: Sequence[Ref] = (),
     k: int = 1,
 ) -> list[Recalled]:
-    """The k best passages, best first; they do not overlap.
+    """The k best passages for a text, best first; they do not overlap.
 
     Args:
         read: returns the token ids from one position to another.
         stop: the position at which the search ends.
+        ask: returns the attention of the text over the keys before a position; None without an
+            archive.
         history: the snapshots of the stream, oldest first.
 
     Raises:
@@ -110,10 +80,10 @@ def recall(
     """
     if k < 1:
         raise ValueError(f"k = {k}; allowed: at least 1")
-    text = question.text.strip()
+    text = text.strip()
     if not text:
         raise ValueError("nothing to recall; allowed: a text with at least one word")
-    tokenizer, step = question.tokenizer, CHUNK // SPAN * SPAN
+    step = CHUNK // SPAN * SPAN
 
     def chunks() -> Iterator[np.ndarray]:
         for begin in range(0, stop, step):
@@ -124,9 +94,9 @@ def recall(
         (each.start + each.stop) // 2 - (AFTER - BEFORE) // 2
         for each in lexical.best(max(k, PROPOSED))
     ]
-    attention = question.attention(stop + 1)
     proposed = [(middle, 1.0) for middle in middles]
-    if attention is not None:
+    if ask is not None:
+        attention = ask(stop + 1)  # key i is that of token i - 1
         near = [attention.near(middle + 1 - NEAR, middle + 2 + NEAR) for middle in middles]
         best = attention.best(max(k, PROPOSED))
         proposed = list(zip(middles, near, strict=True))
@@ -143,6 +113,21 @@ def recall(
             sure = score >= SURE and lexical.tokens.surprise(read(start, end)) > 0
             found.append(Recalled(start, end, score, sure, passage, saved))
     return found[:k]
+
+
+def passages_of(
+    spans: Sequence[RecalledSpan], text: Callable[[int, int], str], history: Sequence[Ref]
+) -> list[Recalled]:
+    """The passages that were put before a prompt; see `Session.recalled`.
+
+    Args:
+        text: returns the text of the tokens from one position to another.
+        history: as in `recall`.
+    """
+    return [
+        Recalled(start, stop, score, True, text(start, stop).strip(), first_after(history, stop))
+        for start, stop, score in spans
+    ]
 
 
 def quoted(passages: Sequence[str], prompt: str) -> str:
@@ -187,7 +172,7 @@ def _score(attention: float, tokens: float, runs: float) -> float:
 
 
 def passage_around(
-    read: Callable[[int, int], np.ndarray], middle: int, stop: int, tokenizer: Tokenizer
+    read: ReadTokens, middle: int, stop: int, tokenizer: Tokenizer
 ) -> tuple[int, int, str]:
     """The tokens around a middle, grown to whole sentences that end near: start, stop, text."""
     start, end = max(0, middle - BEFORE), min(stop, middle + AFTER)

@@ -14,11 +14,12 @@ from apps.demo import chatting, recalling, writing
 from apps.demo.jobs import Job, Jobs
 from apps.demo.quotes import Quotes, Talk
 from apps.demo.render.chat_html import chat_html
-from apps.demo.render.recall_html import Passage, Recollection, found_html, recalled_html
+from apps.demo.render.recall_html import Recollection, found_html, recalled_html
 from apps.demo.shelf import Shelf
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.runtime.reports import TokenLogprob
 from streamlm.runtime.sampling import Sampling
+from streamlm.sessions.recall import Recalled
 from tests.support.chats import chat_folder, load_chat
 from tests.support.html_tags import Tags
 from tests.support.recalls import COMMON, FACT, QUESTION, session_with_fact
@@ -174,7 +175,7 @@ def test_writing_recalls(shelf: Shelf, checkpoint: Checkpoint) -> None:
 def test_passages_are_no_markup() -> None:
     nasty = "<script>x</script> ${a} {{b}} `Straße` Quayle's ledger"
     passages = [
-        Passage(start, start + 50, 0.876, sure, nasty, saved)
+        Recalled(start, start + 50, 0.876, sure, nasty, saved)
         for start, sure, saved in (
             (0, True, datetime(2026, 7, 30, 12, 4)),
             (4_000, False, None),
@@ -196,6 +197,6 @@ def test_passages_are_no_markup() -> None:
     assert found_html(found).count("· sure<") == 2 and found_html(found).count("· not sure<") == 1
     assert "· sure" not in recalled_html(found)
     assert "Nothing was found" in found_html(Recollection([], 10))
-    two = Passage(0, 5, 0.5, True, "the Zebulon Quayle", None)
+    two = Recalled(0, 5, 0.5, True, "the Zebulon Quayle", None)
     together = recalled_html(Recollection([two], 9, frozenset({"zebulon", "quayle"})))
     assert "the <mark>Zebulon Quayle</mark></p>" in together

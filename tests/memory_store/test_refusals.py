@@ -1,4 +1,7 @@
-"""Refusals: invalid snapshots, forged attributes and refs, links and special files."""
+"""Refusals: invalid snapshots, forged attributes and refs, links and special files.
+
+The file is long because its tables hold a case for each rule.
+"""
 
 import json
 import math

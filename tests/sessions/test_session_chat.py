@@ -1,4 +1,7 @@
-"""`Session.reply`: a chat as a part of a stream, which is saved, forked and rewound with it."""
+"""`Session.reply`: a chat as a part of a stream, which is saved, forked and rewound with it.
+
+The file is long because every promise of a session is tried in the middle of a chat.
+"""
 
 import json
 import os

@@ -1,11 +1,16 @@
 """Recalled passages as HTML: the text, what it shares with the question, and its place."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from typing import TYPE_CHECKING
 
 from apps.demo.render.text_html import escape, message
+
+if TYPE_CHECKING:  # it needs torch
+    from streamlm.sessions.recall import Recalled
 
 TITLE = "Recalled from what was read"
 BEST = "The best passages of what was read"
@@ -13,23 +18,6 @@ NONE = "Recalled: none. Nothing that has left memory surely answers this."
 NOTHING_FOUND = "Nothing was found. Only what has left memory is searched."
 LEXICAL = "This model has no retrieval heads, so passages are found by rare words alone."
 WIDTH, HEIGHT, LEAST = 400, 6, 3  # of the stream's bar, and the least width of a mark
-
-
-@dataclass(frozen=True)
-class Passage:
-    """A passage of the stream: tokens start ≤ i < stop.
-
-    Attributes:
-        score: 0 to 1; sure: whether it is taken to answer; see `Session.recall`.
-        saved: when it was first saved; None if it was not.
-    """
-
-    start: int
-    stop: int
-    score: float
-    sure: bool
-    text: str
-    saved: datetime | None
 
 
 @dataclass(frozen=True)
@@ -43,7 +31,7 @@ class Recollection:
         lexical: whether passages are found by rare words alone.
     """
 
-    passages: Sequence[Passage]
+    passages: Sequence[Recalled]
     position: int
     rare: frozenset[str] = frozenset()
     lexical: bool = False
@@ -79,7 +67,7 @@ def _panel(title: str, found: Recollection, facts: Sequence[str]) -> str:
     return f'<section class="recalled" aria-label="{title}"><b>{title}</b>{figures}</section>'
 
 
-def _facts(passage: Passage, position: int) -> str:
+def _facts(passage: Recalled, position: int) -> str:
     saved = f"saved {passage.saved:%d %b %Y, %H:%M}" if passage.saved else "not saved yet"
     return f"token {passage.start:,} of {position:,} · {saved} · score {passage.score:.2f}"
 
@@ -96,7 +84,7 @@ def _lit(text: str, rare: frozenset[str]) -> str:
     )
 
 
-def _bar(passage: Passage, position: int) -> str:
+def _bar(passage: Recalled, position: int) -> str:
     """The stream from its beginning to `position`, with the passage's place in it."""
     scale = WIDTH / max(position, 1)
     width = max((passage.stop - passage.start) * scale, LEAST)

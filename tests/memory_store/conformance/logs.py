@@ -1,4 +1,7 @@
-"""Logs: rows by position, from any commit on the way back, kept as long as token ids."""
+"""Logs: rows by position, from any commit on the way back, kept as long as token ids.
+
+The file is long because one class holds what every medium must keep of a log.
+"""
 
 import math
 from collections.abc import Iterable
