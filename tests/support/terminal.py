@@ -56,6 +56,18 @@ class Terminal:
         self._seen = found.end()
         return found[0]
 
+    def interrupt(self, pattern: str) -> None:
+        """Press Ctrl-C at a prompt until a text is shown.
+
+        Python notices one that arrives between its prompt and its wait for a key at the next key.
+        """
+        deadline = time.monotonic() + LIMIT
+        while not re.compile(pattern).search(self.text, self._seen):
+            assert time.monotonic() < deadline, f"no {pattern!r} in {self.text!r}"
+            self.type("\x03")
+            self._read(2.0)
+        self.wait_for(pattern)
+
     def end(self) -> int:
         """Read the rest, and return the exit status."""
         while self._read(LIMIT):
