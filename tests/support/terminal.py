@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 from tests.support.command_line import COMMAND, ROOT
 
+PATIENCE = 5.0  # seconds before a key is pressed again
 LIMIT = 120.0  # seconds to wait for an output, on a busy machine
 
 
@@ -61,11 +62,15 @@ class Terminal:
 
         Python notices one that arrives between its prompt and its wait for a key at the next key.
         """
+        shown, pressed = re.compile(pattern), -PATIENCE
         deadline = time.monotonic() + LIMIT
-        while not re.compile(pattern).search(self.text, self._seen):
-            assert time.monotonic() < deadline, f"no {pattern!r} in {self.text!r}"
-            self.type("\x03")
-            self._read(2.0)
+        while not shown.search(self.text, self._seen):
+            now = time.monotonic()
+            assert now < deadline, f"no {pattern!r} in {self.text!r}"
+            if now - pressed >= PATIENCE:
+                self.type("\x03")
+                pressed = now
+            self._read(0.1)
         self.wait_for(pattern)
 
     def end(self) -> int:
