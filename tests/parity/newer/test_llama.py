@@ -72,7 +72,9 @@ def test_logits(shape: str, tmp_path: Path, compare: Compare) -> None:
     tokens = tokens_for(theirs)
     wanted = wanted_logits(theirs, tokens)
     for name, windows in WINDOWS.items():
-        ours = load_model(tmp_path, device="cpu", settings={**windows, "slots": "weights"})
+        ours = load_model(
+            tmp_path, device="cpu", dtype=None, settings={**windows, "slots": "weights"}
+        )
         compare(f"{shape}, {name}", logits(ours, tokens), wanted, tolerance=TOLERANCE)
         one = logits(ours, tokens, [1] * N)
         compare(f"{shape}, {name}, token by token", one, wanted, tolerance=TOLERANCE)
@@ -90,7 +92,7 @@ def test_steps_of_theirs(tmp_path: Path, compare: Compare) -> None:
             out = theirs(tokens[:, at : at + 1], past_key_values=cache, use_cache=True)
             cache = out.past_key_values
             found.append(out.logits)
-    ours = load_model(tmp_path, device="cpu", settings={**CLOSED, "slots": "weights"})
+    ours = load_model(tmp_path, device="cpu", dtype=None, settings={**CLOSED, "slots": "weights"})
     one = logits(ours, tokens, [1] * 40)
     compare("steps of both", one, torch.cat(found, dim=1), tolerance=TOLERANCE)
 
@@ -101,7 +103,7 @@ def test_shards_of_theirs(shards: str, tmp_path: Path, compare: Compare) -> None
     theirs.save_pretrained(tmp_path, max_shard_size=shards)
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
     tokens = tokens_for(theirs)
-    ours = load_model(tmp_path, device="cpu", settings={**WHOLE, "slots": "weights"})
+    ours = load_model(tmp_path, device="cpu", dtype=None, settings={**WHOLE, "slots": "weights"})
     wanted = wanted_logits(theirs, tokens)
     compare("shards", logits(ours, tokens), wanted, tolerance=TOLERANCE)
 
@@ -113,7 +115,7 @@ def test_gguf_files(shape: str, tmp_path: Path, compare: Compare) -> None:
     path = write_gguf(tmp_path / "model.gguf", values, weights(values))
     theirs = peer_model(shape)
     tokens = tokens_for(theirs)
-    ours = load_model(path, device="cpu", settings={**CLOSED, "slots": "weights"})
+    ours = load_model(path, device="cpu", dtype=None, settings={**CLOSED, "slots": "weights"})
     wanted = wanted_logits(theirs, tokens)
     compare(f"GGUF, {shape}", logits(ours, tokens), wanted, tolerance=TOLERANCE)
 
@@ -128,7 +130,7 @@ def test_gguf_files_of_llama_3_1(tmp_path: Path, compare: Compare) -> None:
     write_gguf(path, values, weights(values), wavelengths=(plain / scaled).numpy())
     theirs = peer_model("llama", **options)
     tokens = tokens_for(theirs)
-    ours = load_model(path, device="cpu", settings={**CLOSED, "slots": "weights"})
+    ours = load_model(path, device="cpu", dtype=None, settings={**CLOSED, "slots": "weights"})
     wanted = wanted_logits(theirs, tokens)
     compare("GGUF, llama 3.1", logits(ours, tokens), wanted, tolerance=TOLERANCE)
 
@@ -156,7 +158,7 @@ def test_half_precision(dtype: torch.dtype, tmp_path: Path, compare: Compare) ->
     """Both round, in different places."""
     theirs = peer_model("llama").to(dtype)
     theirs.save_pretrained(tmp_path)
-    ours = load_model(tmp_path, device="cpu", settings={**CLOSED, "slots": "weights"})
+    ours = load_model(tmp_path, device="cpu", dtype=None, settings={**CLOSED, "slots": "weights"})
     assert {weight.dtype for weight in ours.parameters()} == {dtype}
     tokens = tokens_for(theirs)
     wanted, found = wanted_logits(theirs, tokens).float(), logits(ours, tokens).float()
