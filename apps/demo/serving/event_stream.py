@@ -12,7 +12,9 @@ from urllib.parse import parse_qs
 
 import gradio as gr
 
-IDLE = 20.0  # seconds without requests after which a stream closes
+# Seconds without requests after which a stream closes. A browser opens six connections to a host,
+# for all its tabs: with idle streams of three tabs, the requests of the third had to wait.
+IDLE = 2.0
 POLL = 0.02  # seconds between two checks for requests
 CLOSE = b'"close_stream"'
 

@@ -15,6 +15,7 @@ from apps.demo.render.recall_html import Recollection, recalled_html
 from apps.demo.render.text_html import message
 from apps.demo.tabs.frame import (
     Frame,
+    cancels_jobs,
     collect_errors,
     model_choice,
     position_html,
@@ -165,10 +166,7 @@ def chat_tab(app: AppState, frame: Frame) -> gr.Tab:
     )
     then_memory(app, frame, said_something)
 
-    def cancel(request: gr.Request) -> str:
-        return message("Stopping…") if app.jobs.cancel(visitor_id(request)) else ""
-
-    stop.click(cancel, None, status, queue=False, api_visibility="private")
+    cancels_jobs(app, stop, status)
 
     def undo_last(snapshots: list[tuple[str, int]], request: gr.Request) -> Any:
         if not snapshots:

@@ -1,5 +1,6 @@
 """What all tabs share: the components above them, common fields, and error messages."""
 
+import json
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -91,6 +92,23 @@ def then_memory(app: AppState, frame: Frame, event: Any, *, layers: bool = False
     outputs = [frame.strip, frame.layers] if layers else [frame.strip]
     viewed = event.then(view, frame.session, frame.viewed, **hidden)
     viewed.then(show, [frame.session, frame.viewed], outputs, **hidden)
+
+
+def cancels_jobs(app: AppState, stop: gr.Button, status: gr.HTML) -> None:
+    """Let a button cancel the visitor's jobs.
+
+    The browser itself says "Stopping…": said by the server, it could come after the last word of
+    the job, and stay.
+    """
+
+    def cancel(request: gr.Request) -> Any:
+        if app.jobs.cancel(visitor_id(request)):
+            return gr.skip()
+        return message("There was nothing to stop.")
+
+    private: dict[str, Any] = {"queue": False, "api_visibility": "private"}
+    stop.click(None, None, status, js=f"() => {json.dumps(message('Stopping…'))}", **private)
+    stop.click(cancel, None, status, **private)
 
 
 def model_choice(app: AppState, shelf: Shelf, name: str) -> gr.Dropdown:

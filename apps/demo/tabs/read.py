@@ -16,6 +16,7 @@ from apps.demo.render.memory_svg import MemoryView
 from apps.demo.render.text_html import ScoredToken, message, surprise_html
 from apps.demo.tabs.frame import (
     Frame,
+    cancels_jobs,
     collect_errors,
     model_choice,
     position_html,
@@ -122,10 +123,7 @@ def read_tab(app: AppState, frame: Frame) -> None:
     )
     then_memory(app, frame, done, layers=True)
 
-    def cancel(request: gr.Request) -> str:
-        return message("Stopping…") if app.jobs.cancel(visitor_id(request)) else ""
-
-    stop.click(cancel, None, status, queue=False, api_visibility="private")
+    cancels_jobs(app, stop, status)
 
 
 def _memory_updates(view: MemoryView | None) -> list[Any]:

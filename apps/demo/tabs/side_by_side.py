@@ -10,7 +10,13 @@ from apps.demo import writing
 from apps.demo.app_state import LONG, AppState, visitor_id
 from apps.demo.jobs import Job
 from apps.demo.render.text_html import generated_html, message
-from apps.demo.tabs.frame import Frame, collect_errors, optional_integer, parse_optional_integer
+from apps.demo.tabs.frame import (
+    Frame,
+    cancels_jobs,
+    collect_errors,
+    optional_integer,
+    parse_optional_integer,
+)
 from streamlm.runtime.reports import TokenLogprob
 
 UPDATE_INTERVAL = 0.2  # seconds between two updates of the page
@@ -103,7 +109,4 @@ def side_by_side(app: AppState, frame: Frame) -> None:
         api_visibility="private",
     )
 
-    def cancel(request: gr.Request) -> str:
-        return message("Stopping…") if app.jobs.cancel(visitor_id(request)) else ""
-
-    stop.click(cancel, None, status, queue=False, api_visibility="private")
+    cancels_jobs(app, stop, status)

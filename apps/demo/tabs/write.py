@@ -14,6 +14,7 @@ from apps.demo.render.recall_html import Recollection, recalled_html
 from apps.demo.render.text_html import generated_html, message
 from apps.demo.tabs.frame import (
     Frame,
+    cancels_jobs,
     collect_errors,
     model_choice,
     optional_integer,
@@ -164,10 +165,7 @@ def write_tab(app: AppState, frame: Frame) -> None:
     )
     then_memory(app, frame, written)
 
-    def cancel(request: gr.Request) -> str:
-        return message("Stopping…") if app.jobs.cancel(visitor_id(request)) else ""
-
-    stop.click(cancel, None, status, queue=False, api_visibility="private")
+    cancels_jobs(app, stop, status)
 
     def undo_last(snapshots: list[tuple[str, int]], request: gr.Request) -> Any:
         if not snapshots:
