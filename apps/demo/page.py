@@ -13,6 +13,7 @@ from apps.demo.tabs.frame import (
     EMPTY_MEMORY,
     Frame,
     collect_errors,
+    cumulative,
     model_choice,
     saved_position_html,
     saved_strip_html,
@@ -101,6 +102,7 @@ def build(app: AppState) -> gr.Blocks:
                 return model_choice(app, shelf, name), gr.skip()
             return gr.skip(), errors[0]
 
+        @cumulative
         def show_session(name: str, request: gr.Request) -> Iterator[Any]:
             with collect_errors() as errors:
                 shelf, visitor = app.shelf(request), visitor_id(request)

@@ -17,12 +17,7 @@ from tests.support.html_tags import Tags
 def test_one_text_after_two_histories(visit: Visit, prose: Any) -> None:
     visitor = visit()
     visitor.read(prose(80))
-    visitor.tab("Compare")
-    for side in "ab":  # both sides default to this session, shortly after the tab opens
-        visitor.page.wait_for_function(
-            "([side, name]) => document.querySelector(`#compare-${side} input`).value === name",
-            arg=[side, visitor.session],
-        )
+    visitor.compare_tab()
     visitor.page.get_by_label("Text", exact=True).last.fill("<i>whale</i> and the sea")
     visitor.page.get_by_label("B: up to token").fill("5")
     visitor.page.locator("button#compare").click()

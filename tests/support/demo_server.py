@@ -153,6 +153,15 @@ class Visitor:
     def tab(self, name: str) -> None:
         self.page.get_by_role("tab", name=name).click()
 
+    def compare_tab(self) -> None:
+        """Open the Compare tab; shortly after, both sides default to this session."""
+        self.tab("Compare")
+        for side in "ab":
+            self.page.wait_for_function(
+                "([side, name]) => document.querySelector(`#compare-${side} input`).value === name",
+                arg=[side, self.session],
+            )
+
     def wait_for(self, id: str, pattern: str) -> str:
         """Wait until an element's text matches, and return the text."""
         from playwright.sync_api import TimeoutError as TookTooLong

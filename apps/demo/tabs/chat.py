@@ -92,6 +92,7 @@ def chat_tab(app: AppState, frame: Frame) -> gr.Tab:
         before: Talk | None = None
         finished: chatting.ReplyFinished | None = None
         written, updated, panel = "", 0.0, ""
+        cleared, cleared_at = gr.skip(), 0.0
 
         def shown() -> str:
             turn = [{"role": "user", "content": text}, {"role": "assistant", "content": written}]
@@ -135,6 +136,7 @@ def chat_tab(app: AppState, frame: Frame) -> gr.Tab:
                 if before is not None and time.monotonic() - updated > UPDATE_INTERVAL:
                     cleared = "" if not updated else gr.skip()
                     updated = time.monotonic()
+                    cleared_at = cleared_at or updated
                     yield (
                         *(shown(), "", cleared),
                         *([gr.skip()] * 3),
@@ -146,11 +148,13 @@ def chat_tab(app: AppState, frame: Frame) -> gr.Tab:
             yield gr.skip(), status, *[gr.skip()] * 4, *idle, undoable, snapshots, gr.skip()
             return
         summary = errors[0] if errors else message(_summary(finished))
+        # A browser that is given two updates at once shows the second only.
+        cleared = "" if time.monotonic() - cleared_at < 1 else gr.skip()
         choices = session_choices(shelf, name)
         position = saved_position_html(shelf, name)
         talk = chatting.talk_of(shelf, name, checkpoint=checkpoint, quotes=app.quotes)
         yield (
-            *(chat_html(talk), summary, gr.skip(), position),
+            *(chat_html(talk), summary, cleared, position),
             *(model_choice(app, shelf, name), choices),
             *(*idle, undoable, snapshots, panel),
         )

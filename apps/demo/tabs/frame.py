@@ -1,7 +1,9 @@
 """What all tabs share: the components above them, common fields, and error messages."""
 
+import functools
 import json
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +15,7 @@ from apps.demo.recalling import MAX_PASSAGES
 from apps.demo.render.text_html import escape, message
 from apps.demo.shelf import Refused, Shelf
 
+NOTHING = gr.skip()
 EMPTY_MEMORY = message("The memory is empty. Read something to fill it.")
 
 
@@ -109,6 +112,27 @@ def cancels_jobs(app: AppState, stop: gr.Button, status: gr.HTML) -> None:
     private: dict[str, Any] = {"queue": False, "api_visibility": "private"}
     stop.click(None, None, status, js=f"() => {json.dumps(message('Stopping…'))}", **private)
     stop.click(cancel, None, status, **private)
+
+
+def cumulative(events: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+    """Let every update of an event repeat what the ones before it have set.
+
+    A browser that is given two updates at once shows the second only. Fields that visitors type in
+    must not be among the outputs: what they type would be overwritten.
+    """
+
+    @functools.wraps(events)
+    def all_of_them(*inputs: Any) -> Iterator[Any]:
+        shown: list[Any] = []
+        for values in events(*inputs):
+            before = shown or [NOTHING] * len(values)
+            shown = [
+                old if new == NOTHING else new for old, new in zip(before, values, strict=True)
+            ]
+            # Copies: Gradio takes updates apart.
+            yield tuple(dict(each) if isinstance(each, dict) else each for each in shown)
+
+    return all_of_them
 
 
 def model_choice(app: AppState, shelf: Shelf, name: str) -> gr.Dropdown:

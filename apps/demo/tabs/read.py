@@ -18,6 +18,7 @@ from apps.demo.tabs.frame import (
     Frame,
     cancels_jobs,
     collect_errors,
+    cumulative,
     model_choice,
     position_html,
     saved_position_html,
@@ -59,6 +60,7 @@ def read_tab(app: AppState, frame: Frame) -> None:
     memory = [frame.strip, frame.layers]
     outputs = [status, bar, page, frame.position, *memory, frame.session, frame.model, start, stop]
 
+    @cumulative
     def read(
         name: str, chosen: str, pasted: str, uploaded: str | None, request: gr.Request
     ) -> Iterator[Any]:

@@ -43,7 +43,7 @@ def side_by_side(app: AppState, frame: Frame) -> None:
         length = gr.Slider(1, 300, value=60, step=1, label="Tokens each")
         with gr.Row():
             start = gr.Button("Generate both", elem_id="write-both")
-            stop = gr.Button("Stop", elem_id="stop-both")
+            stop = gr.Button("Stop", elem_id="stop-both", interactive=False)
         status = gr.HTML(elem_id="both-status")
 
     def write_both(
@@ -64,7 +64,11 @@ def side_by_side(app: AppState, frame: Frame) -> None:
         def shown() -> list[str]:
             return [generated_html(side, prompt=prompt) for side in generated]
 
-        yield message("Opening the session…"), "", ""
+        busy, idle = (
+            [gr.update(interactive=on) for on in (start_on, not start_on)]
+            for start_on in (False, True)
+        )
+        yield message("Opening the session…"), "", "", *busy
         with collect_errors() as messages:
             shelf = app.shelf(request)
             checkpoint = app.checkpoint_of(shelf, name)
@@ -96,14 +100,14 @@ def side_by_side(app: AppState, frame: Frame) -> None:
                     generated[index].append(token)
                 if time.monotonic() - updated > UPDATE_INTERVAL:
                     updated = time.monotonic()
-                    yield ("", *shown())
+                    yield ("", *shown(), *busy)
             messages.append(message("The session itself is unchanged."))
-        yield (messages[0], *shown()) if generated[0] else (messages[0], "", "")
+        yield messages[0], *(shown() if generated[0] else ["", ""]), *idle
 
     start.click(
         write_both,
         [frame.session, prompt, length, *settings],
-        [status, *pages],
+        [status, *pages, start, stop],
         **LONG,
         show_progress="hidden",
         api_visibility="private",

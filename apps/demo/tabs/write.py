@@ -16,6 +16,7 @@ from apps.demo.tabs.frame import (
     Frame,
     cancels_jobs,
     collect_errors,
+    cumulative,
     model_choice,
     optional_integer,
     parse_optional_integer,
@@ -66,6 +67,7 @@ def write_tab(app: AppState, frame: Frame) -> None:
     outputs = [status, page, frame.position, frame.model]
     outputs += [frame.session, start, stop, undo, history, recalled]
 
+    @cumulative
     def write(
         name: str,
         prompt: str,
