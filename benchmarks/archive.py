@@ -2,7 +2,8 @@
 
 python -m benchmarks.archive text --out runs/planted.txt        # books with things in them
 streamlm feed runs/planted.txt --session planted --model smollm2    # an hour of one core
-python -m benchmarks.archive ask --text runs/planted.txt --session sessions/planted.zarr
+python -m benchmarks.archive ask --session sessions/planted.zarr --out runs/asked.jsonl
+python -m benchmarks.archive segments --session sessions/planted.zarr --out runs/segments.jsonl
 """
 
 import argparse
@@ -20,6 +21,8 @@ from benchmarks.archive_parts.asking import FORMS, ask
 from benchmarks.archive_parts.books import book_questions
 from benchmarks.archive_parts.costs import question_costs, reading_costs
 from benchmarks.archive_parts.report import draw, figures_of, read_outcomes, show
+from benchmarks.archive_parts.segments import Places, differences, read_scored, show_differences
+from benchmarks.archive_parts.segments import measure as measure_segments
 from benchmarks.archive_parts.stream import Asked, build
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.cli.display import bar, output
@@ -83,6 +86,28 @@ def measure_costs(options: argparse.Namespace, checkpoint: Checkpoint, text: str
     output.print_json(json.dumps(found))
 
 
+def recall_at_segments(options: argparse.Namespace, checkpoint: Checkpoint) -> None:
+    """Score what follows places of a session, with what is recalled there and without."""
+    torch.set_num_threads(options.threads)
+    size = {"each": options.each, "stride": options.stride}
+    with (
+        streamlm.open(options.session, checkpoint, readonly=True) as session,
+        bar("scoring", total=options.places) as (progress, task),
+    ):
+        places = Places(session, question=options.question, ahead=options.ahead, **size)
+        measure_segments(
+            places, options.out, n=options.places, advance=lambda n: progress.advance(task, n)
+        )
+
+
+def report_segments(options: argparse.Namespace) -> None:
+    """Show what recall at each segment changes, and write it to the results."""
+    found = differences(read_scored(options.outcomes))
+    figures = {"differences": found}
+    write_results(options.out / "archive-segments.json", settings={}, figures=figures)
+    show_differences(found)
+
+
 def report(options: argparse.Namespace) -> None:
     """Show the outcomes, and write them with their costs to the results."""
     outcomes = read_outcomes(options.outcomes)
@@ -124,7 +149,22 @@ def main(arguments: list[str] | None = None) -> None:
     reporting.add_argument("outcomes", type=Path, nargs="+")
     reporting.add_argument("--costs", type=Path)
     reporting.add_argument("--out", type=Path, default=Path("benchmarks/results"))
-    for each in (text, asking, costs):
+    segments = commands.add_parser("segments", help="recall at each segment while reading")
+    segments.add_argument("--session", type=Path, required=True, help="its store")
+    for name, default, about in (
+        ("--threads", 1, "of torch"),
+        ("--places", 60, "spread over the session"),
+        ("--each", 1, "places behind each snapshot"),
+        ("--stride", 1024, "tokens between them"),
+        ("--question", 64, "tokens that ask"),
+        ("--ahead", 256, "tokens that are scored"),
+    ):
+        segments.add_argument(name, type=int, default=default, help=about)
+    segments.add_argument("--out", type=Path, required=True, help="places in it are left out")
+    differing = commands.add_parser("segments-report", help="what recall at each segment changes")
+    differing.add_argument("outcomes", type=Path, nargs="+")
+    differing.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    for each in (text, asking, costs, segments):
         each.add_argument("--data", type=Path, default=Path("data/books/test.txt.xz"))
         each.add_argument("--model", default="smollm2")
         each.add_argument("--tokens", type=int, default=1_000_000, help="of books")
@@ -133,7 +173,13 @@ def main(arguments: list[str] | None = None) -> None:
     if options.command == "report":
         report(options)
         return
+    if options.command == "segments-report":
+        report_segments(options)
+        return
     checkpoint = streamlm.load(options.model)
+    if options.command == "segments":
+        recall_at_segments(options, checkpoint)
+        return
     size = {"tokens": options.tokens, "n": options.n}
     planted, asked = build(options.data, checkpoint.tokenizer, **size)
     if options.command == "text":

@@ -1,6 +1,7 @@
 """The archive's benchmark: what is planted stands where it says, is asked about, and is counted."""
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +13,11 @@ from benchmarks import archive
 from benchmarks.archive_parts import stream as planting
 from benchmarks.archive_parts.asking import ask, holds
 from benchmarks.archive_parts.report import figures_of, shares
+from benchmarks.archive_parts.segments import NOTHING, WAYS, Places, differences
 from benchmarks.archive_parts.stream import BANDS, TASKS, build, things
 from streamlm.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from streamlm.models.retrieval import RetrievalHeads
+from streamlm.runtime.reports import ReadReport
 from tokenizer import Tokenizer
 
 
@@ -107,7 +110,7 @@ def test_the_command_asks_and_reports(
     size = ["--data", str(book), "--tokens", "4000", "--n", "1"]
     text = tmp_path / "planted.txt"
     archive.main(["text", *size, "--out", str(text)])
-    with streamlm.open(tmp_path / "s.zarr", llama) as session:
+    with streamlm.open(tmp_path / "s.zarr", llama, save_every=1000) as session:
         session.feed(text)
     outcomes = tmp_path / "asked.jsonl"
     session_of = ["--session", str(tmp_path / "s.zarr")]
@@ -116,8 +119,69 @@ def test_the_command_asks_and_reports(
     once = ["--rounds", "1", "--folder", folder]
     archive.main(["costs", *size, *session_of, *once, "--out", costs])
     archive.main(["report", str(outcomes), "--costs", costs, "--out", folder])
+    scored = str(tmp_path / "segments.jsonl")
+    few = ["--places", "2", "--question", "16", "--ahead", "32", "--each", "3", "--stride", "96"]
+    archive.main(["segments", *session_of, *few, "--out", scored])
+    once_more = Path(scored).read_text()
+    archive.main(["segments", *session_of, *few, "--out", scored])
+    assert Path(scored).read_text() == once_more
+    archive.main(["segments-report", scored, "--out", folder])
+    rows = json.loads((tmp_path / "archive-segments.json").read_text())["figures"]["differences"]
+    assert {row["places"] for row in rows} == {2}
     found = json.loads((tmp_path / "archive.json").read_text())["figures"]
     lines = [json.loads(line) for line in outcomes.read_text().splitlines()]
     assert found == {**figures_of(lines), "costs": found["costs"]}
     assert found["costs"]["reading"]["bytes_per_token"] > 0
     assert (tmp_path / "archive.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("heads", [True, False], ids=["heads", "rare words"])
+def test_what_follows_a_place_is_scored_with_passages_and_without(
+    heads: bool, book: Path, llama: Checkpoint, tmp_path: Path
+) -> None:
+    checkpoint = llama if heads else replace(llama, retrieval=None)
+    with streamlm.open(tmp_path / "s.zarr", checkpoint, save_every=400) as session:
+        session.feed(book)
+        places = Places(session, each=2, stride=150, question=32, ahead=48)
+        place = places.positions()[5]
+        digest = session.state.digest()
+        rows = {each.way: each for each in places.score(place)}
+        assert session.state.digest() == digest
+        bound = session._live.require_store("test")
+        ids = bound.tokens(place, place + 48)
+        stop = place - place % llama.model.config.segment_len
+        for each in rows.values():
+            assert each.passage in session.text(0, stop) and (each.read > 0) == bool(each.passage)
+        tail = bound.tokens(place - 16, place)  # a question has at least so many tokens
+        text = checkpoint.tokenizer.encode(f"\n\n{rows['passage'].passage}\n\n")
+        # A session that was fed so far knows what the others are compared to.
+        fork = session.fork(tokens=place)._live.stream
+    report = ReadReport()
+    fork.read_ids(checkpoint, ids, report=report)
+    assert list(rows) == [NOTHING, *WAYS]
+    assert rows[NOTHING].nats == pytest.approx(report.nats, rel=1e-4)
+    assert rows[NOTHING].n_bytes == report.n_bytes
+    assert rows["passage alone"].read == len(text)
+    assert len(text) + len(tail) <= rows["passage"].read <= len(text) + 32
+    assert rows["passage"].nats != rows[NOTHING].nats
+
+
+def test_differences_of_places_are_paired() -> None:
+    one = {"model": "m", "n_bytes": 100, "sure": False}
+    rows = []
+    for place in range(40):
+        rows.append({**one, "place": place, "way": NOTHING, "nats": 50.0 + place})
+        for at, way in enumerate(WAYS):
+            nats = 50.0 + place + (-1) ** at * (2 + place % 2)
+            rows.append({**one, "place": place, "way": way, "nats": nats, "sure": place < 10})
+    found = differences(rows)
+    assert [(each["way"], each["sure"]) for each in found] == [
+        (way, sure) for way in WAYS for sure in (False, True)
+    ]
+    first, if_sure, second = found[:3]
+    assert first["difference"] == pytest.approx(2.5 / 100 / math.log(2))
+    assert first["low"] <= first["difference"] <= first["high"] and first["better"] == 0
+    assert second["difference"] == pytest.approx(-first["difference"]) and second["better"] == 40
+    assert (if_sure["put back"], if_sure["places"]) == (10, 40)
+    mean = sum(2 + place % 2 for place in range(10)) / 40
+    assert if_sure["difference"] == pytest.approx(mean / 100 / math.log(2))
