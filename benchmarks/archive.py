@@ -39,6 +39,9 @@ PLANS = {
         ("question", way, way in ("no recall", "recall", "in plain sight"))
         for way in ("no recall", "recall", "in plain sight", "heads alone", "without heads", "BM25")
     ),
+    "prompts": tuple(
+        ("cue", way, True) for way in ("no recall", "recall", "in plain sight", "another's passage")
+    ),
     "others": (
         ("cue", "no recall", True),
         *((form, way, False) for way in ("heads alone", "without heads", "BM25") for form in FORMS),
@@ -66,10 +69,18 @@ def measure(options: argparse.Namespace, checkpoint: Checkpoint, asked: Sequence
         for each in chosen:
             for form, way, answer in PLANS[options.plan]:
                 if getattr(each.thing, form):
-                    found = ask(session, each, form, way, k=options.k, answer=answer)
+                    size = {"k": options.k, "answer": answer}
+                    found = ask(session, each, form, way, other=like(each, asked), **size)
                     file.write(json.dumps(asdict(found)) + "\n")
             file.flush()
             progress.advance(task)
+
+
+def like(each: Asked, asked: Sequence[Asked]) -> Asked | None:
+    """Another thing of the same task in the same band, the next one; None if there is none."""
+    same = [one for one in asked if (one.band, one.thing.task) == (each.band, each.thing.task)]
+    following = same[(same.index(each) + 1) % len(same)]
+    return None if following == each else following
 
 
 def measure_costs(options: argparse.Namespace, checkpoint: Checkpoint, text: str) -> None:

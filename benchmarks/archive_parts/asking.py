@@ -10,8 +10,11 @@ from streamlm.sessions.session import Session
 
 FORMS = ("cue", "question", "told")
 # What comes before the prompt: nothing; what is recalled; what each half of recall finds by itself;
-# what BM25 over tokens finds; or the passage with the answer.
-WAYS = ("no recall", "recall", "heads alone", "without heads", "BM25", "in plain sight")
+# what BM25 over tokens finds; the passage with the answer; or one with that to a like question.
+WAYS = (
+    *("no recall", "recall", "heads alone", "without heads", "BM25"),
+    *("in plain sight", "another's passage"),
+)
 CUE_TOKENS, REPLY_TOKENS = 8, 32
 
 
@@ -22,6 +25,7 @@ class Outcome:
     Attributes:
         found: whether all that is needed stands in what came before the prompt.
         answered: whether the answer is in what the model wrote; None if it was not asked to.
+        nats: of the answer behind the sentence's beginning; None where it was not scored.
         sure: whether the best passage was taken to answer; seconds: that the search took.
     """
 
@@ -32,17 +36,28 @@ class Outcome:
     way: str
     found: bool
     answered: bool | None
+    nats: float | None
     sure: bool
     score: float
     seconds: float
 
 
-def ask(session: Session, asked: Asked, form: str, way: str, *, k: int, answer: bool) -> Outcome:
+def ask(
+    session: Session,
+    asked: Asked,
+    form: str,
+    way: str,
+    *,
+    k: int,
+    answer: bool,
+    other: Asked | None = None,
+) -> Outcome:
     """Ask a fork of a session, so that the session is not changed.
 
     Args:
         k: passages to recall.
         answer: whether the model is to write.
+        other: whose passage "another's passage" is.
     """
     thing = asked.thing
     prompt, began = getattr(thing, form), time.perf_counter()
@@ -52,8 +67,11 @@ def ask(session: Session, asked: Asked, form: str, way: str, *, k: int, answer: 
     texts = [each.text for each in passages]
     if way == "in plain sight":
         texts = _in_plain_sight(session, asked)
+    elif way == "another's passage":
+        assert other is not None
+        texts = _in_plain_sight(session, other)
     context, found = quoted(texts, prompt), holds(thing, texts)
-    answered = None
+    answered = nats = None
     if answer:
         wanted = thing.answer.lower()
         fork = session.fork()
@@ -62,7 +80,9 @@ def ask(session: Session, asked: Asked, form: str, way: str, *, k: int, answer: 
             text = "".join(fork.reply(context, max_tokens=REPLY_TOKENS, temperature=0))
             answered = wanted in text.lower()
         else:
-            pieces = fork.generate(f"\n\n{context}", max_tokens=CUE_TOKENS, temperature=0)
+            list(fork.generate(f"\n\n{context}", max_tokens=0))
+            nats = fork.score(f" {thing.answer}").nats
+            pieces = fork.generate(max_tokens=CUE_TOKENS, temperature=0)
             answered = "".join(pieces).strip().lower().startswith(wanted)
     return Outcome(
         thing.task,
@@ -72,6 +92,7 @@ def ask(session: Session, asked: Asked, form: str, way: str, *, k: int, answer: 
         way,
         found,
         answered,
+        nats,
         any(each.sure for each in passages),
         max((each.score for each in passages), default=0.0),
         seconds,

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.table import Table
 
 from benchmarks.archive_parts.stream import BANDS
@@ -20,6 +21,7 @@ COLORS = {
     "no recall": GREY,
     "in plain sight": DARK,
 }
+SHOWN = ("no recall", "in plain sight", "another's passage")  # nothing is looked for
 
 
 def read_outcomes(paths: Sequence[Path]) -> list[dict[str, Any]]:
@@ -42,6 +44,9 @@ def shares(outcomes: Sequence[dict[str, Any]], *names: str) -> list[dict[str, An
                 low, high = binomial_interval(sum(values), len(values))
                 row[what] = {"n": sum(values), "share": sum(values) / len(values)}
                 row[what] |= {"low": low, "high": high}
+        nats = [each["nats"] for each in some if each.get("nats") is not None]
+        if nats:
+            row["nats"] = float(np.mean(nats))
         row["seconds"] = sorted(each["seconds"] for each in some)[len(some) // 2]
         rows.append(row)
     return rows
@@ -67,10 +72,10 @@ def show(figures: dict[str, Any]) -> None:
             table.add_column(column, justify="right" if column in bands else "left")
         keys = dict.fromkeys((row["form"], row["way"]) for row in rows if what in row)
         for form, way in keys:
-            if what == "found" and way in ("no recall", "in plain sight"):
+            if what == "found" and way in SHOWN:
                 continue
             here = {r["band"]: r for r in rows if (r["form"], r["way"]) == (form, way)}
-            cells = [f"{here[b][what]['n']}/{here[b]['cases']}" for b in bands]
+            cells = [f"{here[b][what]['n']}/{here[b]['cases']}" if b in here else "" for b in bands]
             table.add_row(form, way, *cells)
         output.print(table)
 
@@ -90,7 +95,7 @@ def draw(figures: dict[str, Any], path: Path) -> None:
     for axis, (what, form, title) in zip(axes, wanted, strict=True):
         for way in COLORS:
             here = {r["band"]: r for r in rows if (r["form"], r["way"]) == (form, way)}
-            if what == "found" and way in ("no recall", "in plain sight"):
+            if what == "found" and way in SHOWN:
                 continue
             at = [n for n, band in enumerate(bands) if band in here and what in here[band]]
             if not at:

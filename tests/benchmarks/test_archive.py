@@ -81,9 +81,34 @@ def test_a_session_is_asked_and_stays_as_it_is(
         assert session.state.digest() == digest
     assert all(each.found for each in sight)
     assert not any(each.found for each in found if each.way == "no recall")
+    assert all(each.nats is not None and each.nats > 0 for each in sight)
     by_runs = [each for each in found if each.way == "without heads" and each.task != "tracking"]
     assert sum(each.found for each in by_runs) >= 0.7 * len(by_runs)
     assert {each.answered is None for each in found if each.way == "BM25"} == {True}
+
+
+@pytest.mark.usefixtures("near")
+def test_a_like_question_is_another_of_its_task(
+    book: Path, llama: Checkpoint, tmp_path: Path
+) -> None:
+    text, asked = build(book, llama.tokenizer, tokens=4000, n=2)
+    others = [archive.like(each, asked) for each in asked]
+    assert [archive.like(each, asked) for each in others if each is not None] == asked
+    for each, other in zip(asked, others, strict=True):
+        assert other is not None and other != each
+        assert (other.band, other.thing.task) == (each.band, each.thing.task)
+    assert archive.like(asked[0], asked[:1]) is None
+    with streamlm.open(tmp_path / "s.zarr", llama) as session:
+        session.feed(text)
+        first, size = asked[0], {"k": 1, "answer": True}
+        found = ask(session, first, "cue", "another's passage", other=others[0], **size)
+        own = ask(session, first, "cue", "in plain sight", **size)
+        # What is said is the answer's, in both; only what comes before it differs.
+        fork = session.fork()
+        list(fork.generate(f"\n\n{first.thing.cue}", max_tokens=0))
+        plain = ask(session, first, "cue", "no recall", **size)
+    assert not found.found and own.found and found.nats != own.nats
+    assert plain.nats == pytest.approx(fork.score(f" {first.thing.answer}").nats)
 
 
 def test_a_thing_is_found_when_all_of_it_is_there() -> None:
