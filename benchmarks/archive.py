@@ -20,6 +20,7 @@ import streamlm
 from benchmarks.archive_parts.asking import FORMS, ask
 from benchmarks.archive_parts.books import book_questions
 from benchmarks.archive_parts.costs import question_costs, reading_costs
+from benchmarks.archive_parts.levels import figures_of_levels, measure_levels, show_levels
 from benchmarks.archive_parts.report import draw, figures_of, read_outcomes, show
 from benchmarks.archive_parts.segments import Places, differences, read_scored, show_differences
 from benchmarks.archive_parts.segments import measure as measure_segments
@@ -49,17 +50,23 @@ PLANS = {
 }
 
 
-def measure(options: argparse.Namespace, checkpoint: Checkpoint, asked: Sequence[Asked]) -> None:
-    """Ask, and write each outcome to a file as it comes; see `report`."""
-    torch.set_num_threads(options.threads)
-    part, parts = map(int, options.part.split("/"))
+def first_cases(asked: Sequence[Asked], n: int) -> list[Asked]:
+    """The first n things of each task in each band."""
     taken: Counter[tuple[str, str]] = Counter()
     chosen = []
     for each in asked:
         taken[each.band, each.thing.task] += 1
-        if options.plan == "books" or taken[each.band, each.thing.task] <= options.cases:
+        if taken[each.band, each.thing.task] <= n:
             chosen.append(each)
-    chosen = chosen[part - 1 :: parts]
+    return chosen
+
+
+def measure(options: argparse.Namespace, checkpoint: Checkpoint, asked: Sequence[Asked]) -> None:
+    """Ask, and write each outcome to a file as it comes; see `report`."""
+    torch.set_num_threads(options.threads)
+    part, parts = map(int, options.part.split("/"))
+    cases = len(asked) if options.plan == "books" else options.cases
+    chosen = first_cases(asked, cases)[part - 1 :: parts]
     options.out.parent.mkdir(parents=True, exist_ok=True)
     with (
         streamlm.open(options.session, checkpoint, readonly=True) as session,
@@ -109,6 +116,23 @@ def recall_at_segments(options: argparse.Namespace, checkpoint: Checkpoint) -> N
         measure_segments(
             places, options.out, n=options.places, advance=lambda n: progress.advance(task, n)
         )
+
+
+def two_levels(options: argparse.Namespace, checkpoint: Checkpoint, asked: Sequence[Asked]) -> None:
+    """Measure what summaries of groups of keys find, and write it to the results."""
+    torch.set_num_threads(options.threads)
+    chosen = first_cases(asked, options.cases)
+    with (
+        streamlm.open(options.session, checkpoint, readonly=True) as session,
+        bar("asking", total=len(chosen)) as (progress, task),
+    ):
+        measure_levels(session, chosen, options.out, advance=lambda n: progress.advance(task, n))
+    found = figures_of_levels(read_scored([options.out]))
+    settings = {"model": checkpoint.name, "cases": len(chosen)}
+    write_results(
+        options.results / "archive-levels.json", settings=settings, figures={"levels": found}
+    )
+    show_levels(found)
 
 
 def report_segments(options: argparse.Namespace) -> None:
@@ -172,10 +196,16 @@ def main(arguments: list[str] | None = None) -> None:
     ):
         segments.add_argument(name, type=int, default=default, help=about)
     segments.add_argument("--out", type=Path, required=True, help="places in it are left out")
+    levels = commands.add_parser("levels", help="what summaries of keys find")
+    levels.add_argument("--session", type=Path, required=True, help="its store")
+    levels.add_argument("--threads", type=int, default=1)
+    levels.add_argument("--cases", type=int, default=5, help="of each task in each band")
+    levels.add_argument("--out", type=Path, required=True)
+    levels.add_argument("--results", type=Path, default=Path("benchmarks/results"))
     differing = commands.add_parser("segments-report", help="what recall at each segment changes")
     differing.add_argument("outcomes", type=Path, nargs="+")
     differing.add_argument("--out", type=Path, default=Path("benchmarks/results"))
-    for each in (text, asking, costs, segments):
+    for each in (text, asking, costs, segments, levels):
         each.add_argument("--data", type=Path, default=Path("data/books/test.txt.xz"))
         each.add_argument("--model", default="smollm2")
         each.add_argument("--tokens", type=int, default=1_000_000, help="of books")
@@ -200,6 +230,8 @@ def main(arguments: list[str] | None = None) -> None:
         if options.plan == "books":
             asked = book_questions(planted, checkpoint.tokenizer)
         measure(options, checkpoint, asked)
+    elif options.command == "levels":
+        two_levels(options, checkpoint, asked)
     else:
         measure_costs(options, checkpoint, planted)
 
