@@ -7,15 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 import streamlm
 from benchmarks import archive
 from benchmarks.archive_parts import stream as planting
 from benchmarks.archive_parts.asking import ask, holds
+from benchmarks.archive_parts.levels import WAYS as WAYS_OF_LEVELS
+from benchmarks.archive_parts.levels import _of_bounds, _of_keys, _of_spread, _reads, summaries
 from benchmarks.archive_parts.report import figures_of, shares
 from benchmarks.archive_parts.segments import NOTHING, WAYS, Places, differences
 from benchmarks.archive_parts.stream import BANDS, TASKS, build, things
 from streamlm.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from streamlm.memory.recall import GROUP
 from streamlm.models.retrieval import RetrievalHeads
 from streamlm.runtime.reports import ReadReport
 from tokenizer import Tokenizer
@@ -143,6 +147,14 @@ def test_the_command_asks_and_reports(
     costs, folder = str(tmp_path / "costs.json"), str(tmp_path)
     once = ["--rounds", "1", "--folder", folder]
     archive.main(["costs", *size, *session_of, *once, "--out", costs])
+    levels = ["--out", str(tmp_path / "levels.jsonl"), "--results", folder]
+    archive.main(["levels", *size, *session_of, *levels, "--cases", "1"])
+    found = json.loads((tmp_path / "archive-levels.json").read_text())["figures"]["levels"]
+    assert [row["summary"] for row in found] == ["exact", *WAYS_OF_LEVELS]
+    assert all(row["questions"] == 2 * 2 * len(TASKS) for row in found)
+    for row in found:  # random heads attend to everything a little
+        by_share = list(row["best"].values())
+        assert by_share == sorted(by_share) and 0 < row["needed for 0.99 of the best"] <= 1
     archive.main(["report", str(outcomes), "--costs", costs, "--out", folder])
     scored = str(tmp_path / "segments.jsonl")
     few = ["--places", "2", "--question", "16", "--ahead", "32", "--each", "3", "--stride", "96"]
@@ -210,3 +222,29 @@ def test_differences_of_places_are_paired() -> None:
     assert (if_sure["put back"], if_sure["places"]) == (10, 40)
     mean = sum(2 + place % 2 for place in range(10)) / 40
     assert if_sure["difference"] == pytest.approx(mean / 100 / math.log(2))
+
+
+def test_summaries_estimate_the_mass_of_groups() -> None:
+    torch.manual_seed(0)
+    keys = torch.randn(5, GROUP, 2, 8) * 0.3 + torch.randn(5, 1, 2, 8)
+    queries = torch.randn(2, 3, 8)
+    scores = torch.einsum("hwe,gnhe->hwgn", queries, keys)
+    exact, kept = scores.logsumexp(dim=3), summaries(keys)
+    bounds = _of_bounds(queries, kept["lowest and highest"])
+    assert (bounds >= scores.amax(dim=3) - 1e-5).all()
+    spread = _of_spread(queries, kept["mean and variance"]) + math.log(GROUP)
+    means = _of_keys(queries, kept["mean"]) + math.log(GROUP)
+    quarters = _of_keys(queries, kept["means of 16"]) + math.log(GROUP / 4)
+    # The mean of an exponential is above the exponential of the mean.
+    assert (means < quarters).all() and (quarters < exact).all()
+    assert (spread - exact).abs().max() < (means - exact).abs().max() / 2
+    largest = kept["4 largest"][0].norm(dim=3).amin(dim=2)
+    assert torch.allclose(largest, keys.norm(dim=3).permute(2, 0, 1).sort(dim=2).values[..., -4])
+
+
+def test_groups_are_read_in_the_order_of_their_pairs() -> None:
+    mass = torch.tensor([[0.0, 0.1, 0.0, 0.0, 0.7, 0.2, 0.0, 0.0]])
+    # Pairs by their mass: (4, 5), (3, 4), (5, 6), then (0, 1) or (1, 2).
+    assert _reads(mass, [4]) == [2 / 8] and _reads(mass, [3]) == [3 / 8]
+    assert _reads(mass, [5, 4]) == [4 / 8, 2 / 8]
+    assert _reads(mass, [1])[0] >= 6 / 8 and _reads(mass, [7]) <= [1.0]
