@@ -24,7 +24,7 @@ from benchmarks.archive_parts.levels import figures_of_levels, measure_levels, s
 from benchmarks.archive_parts.report import draw, figures_of, read_outcomes, show
 from benchmarks.archive_parts.segments import Places, differences, read_scored, show_differences
 from benchmarks.archive_parts.segments import measure as measure_segments
-from benchmarks.archive_parts.stream import Asked, build
+from benchmarks.archive_parts.stream import TASKS, Asked, build
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.cli.display import bar, output
 from streamlm.lab.results import write_results
@@ -40,6 +40,7 @@ PLANS = {
         ("question", way, way in ("no recall", "recall", "in plain sight"))
         for way in ("no recall", "recall", "in plain sight", "heads alone", "without heads", "BM25")
     ),
+    "cues": (("cue", "recall", True), ("cue", "in plain sight", True)),
     "prompts": tuple(
         ("cue", way, True) for way in ("no recall", "recall", "in plain sight", "another's passage")
     ),
@@ -65,8 +66,10 @@ def measure(options: argparse.Namespace, checkpoint: Checkpoint, asked: Sequence
     """Ask, and write each outcome to a file as it comes; see `report`."""
     torch.set_num_threads(options.threads)
     part, parts = map(int, options.part.split("/"))
-    cases = len(asked) if options.plan == "books" else options.cases
-    chosen = first_cases(asked, cases)[part - 1 :: parts]
+    if options.plan != "books":
+        wanted = [each for each in asked if each.thing.task in options.tasks]
+        asked = first_cases(wanted, options.cases)
+    chosen = asked[part - 1 :: parts]
     options.out.parent.mkdir(parents=True, exist_ok=True)
     with (
         streamlm.open(options.session, checkpoint, readonly=True) as session,
@@ -172,6 +175,9 @@ def main(arguments: list[str] | None = None) -> None:
     ):
         asking.add_argument(name, type=int, default=default, help=about)
     asking.add_argument("--plan", choices=PLANS, default="recall", help="what is asked, and how")
+    asking.add_argument(
+        "--tasks", nargs="+", choices=TASKS, default=TASKS, help="what is asked for"
+    )
     asking.add_argument("--part", default="1/1", help="i/n asks every n-th thing from the i-th")
     asking.add_argument("--out", type=Path, required=True)
     costs = commands.add_parser("costs", help="what the archive costs")

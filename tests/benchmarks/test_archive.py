@@ -144,6 +144,12 @@ def test_the_command_asks_and_reports(
     outcomes = tmp_path / "asked.jsonl"
     session_of = ["--session", str(tmp_path / "s.zarr")]
     archive.main(["ask", *size, *session_of, "--out", str(outcomes), "--part", "1/2"])
+    pairs = tmp_path / "pairs.jsonl"
+    some = ["--plan", "cues", "--tasks", "pairs", "--cases", "1", "--k", "2"]
+    archive.main(["ask", *size, *session_of, *some, "--out", str(pairs)])
+    lines = [json.loads(line) for line in pairs.read_text().splitlines()]
+    assert {(each["task"], each["form"]) for each in lines} == {("pairs", "cue")}
+    assert len(lines) == 2 * 2  # of each band, one pair, in two ways
     costs, folder = str(tmp_path / "costs.json"), str(tmp_path)
     once = ["--rounds", "1", "--folder", folder]
     archive.main(["costs", *size, *session_of, *once, "--out", costs])
