@@ -22,8 +22,9 @@ from benchmarks.archive_parts.books import book_questions
 from benchmarks.archive_parts.costs import question_costs, reading_costs
 from benchmarks.archive_parts.levels import figures_of_levels, measure_levels, show_levels
 from benchmarks.archive_parts.report import draw, figures_of, read_outcomes, show
-from benchmarks.archive_parts.segments import Places, differences, read_scored, show_differences
+from benchmarks.archive_parts.segments import Places, read_scored
 from benchmarks.archive_parts.segments import measure as measure_segments
+from benchmarks.archive_parts.segments_report import differences, show_differences
 from benchmarks.archive_parts.stream import TASKS, Asked, build
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.cli.display import bar, output

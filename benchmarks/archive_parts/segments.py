@@ -6,19 +6,15 @@ first, and without.
 """
 
 import json
-import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.table import Table
 
-from benchmarks.tools.positions import interval
 from memory_store import Ref
-from streamlm.cli.display import output
 from streamlm.memory.recall import KeySearch, ReadKeys
 from streamlm.models.cache import Cache
 from streamlm.runtime.reports import ReadReport
@@ -192,63 +188,3 @@ def read_scored(paths: Iterable[Path]) -> list[dict[str, Any]]:
     """The rows that `measure` wrote."""
     lines = (line for path in paths for line in path.read_text(encoding="utf-8").splitlines())
     return [json.loads(line) for line in lines]
-
-
-def differences(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Bits per byte of each way less those of nothing, with 95 % intervals over places.
-
-    "sure": passages that were not sure count as nothing.
-    """
-    found = []
-    for model in dict.fromkeys(row["model"] for row in rows):
-        by_way: dict[str, dict[int, dict[str, Any]]] = {}
-        for row in rows:
-            if row["model"] == model:
-                by_way.setdefault(row["way"], {})[row["place"]] = row
-        plain = by_way[NOTHING]
-        for way in WAYS:
-            for only_sure in (False, True):
-                pairs = [(by_way[way][place], plain[place]) for place in sorted(plain)]
-                change = [
-                    (one["nats"] - other["nats"]) / math.log(2)
-                    if one["sure"] or not only_sure
-                    else 0.0
-                    for one, other in pairs
-                ]
-                sizes = np.array([[float(other["n_bytes"])] for _, other in pairs])
-                top = np.array(change)[:, None]
-                low, high = interval(top, sizes)[:, 0]
-                found.append(
-                    {
-                        "model": model,
-                        "way": way,
-                        "sure": only_sure,
-                        "places": len(pairs),
-                        "put back": sum(one["sure"] or not only_sure for one, _ in pairs),
-                        "better": int((top < 0).sum()),
-                        "bits_per_byte_without": sum(other["nats"] for _, other in pairs)
-                        / math.log(2)
-                        / float(sizes.sum()),
-                        "difference": float(top.sum() / sizes.sum()),
-                        "low": float(low),
-                        "high": float(high),
-                    }
-                )
-    return found
-
-
-def show_differences(rows: Sequence[dict[str, Any]]) -> None:
-    """The differences as a table."""
-    table = Table(title="bits per byte of the next tokens, less those with nothing read again")
-    for column in ("model", "read again", "put back", "difference", "95 % interval", "better"):
-        table.add_column(column, justify="left" if column in ("model", "read again") else "right")
-    for row in rows:
-        table.add_row(
-            f"{row['model']} ({row['bits_per_byte_without']:.3f})",
-            f"{row['way']}{', if sure' if row['sure'] else ''}",
-            f"{row['put back']} of {row['places']}",
-            f"{row['difference']:+.4f}",
-            f"{row['low']:+.4f} to {row['high']:+.4f}",
-            str(row["better"]),
-        )
-    output.print(table)

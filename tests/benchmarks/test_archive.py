@@ -16,7 +16,8 @@ from benchmarks.archive_parts.asking import ask, holds
 from benchmarks.archive_parts.levels import WAYS as WAYS_OF_LEVELS
 from benchmarks.archive_parts.levels import _of_bounds, _of_keys, _of_spread, _reads, summaries
 from benchmarks.archive_parts.report import figures_of, shares
-from benchmarks.archive_parts.segments import NOTHING, WAYS, Places, differences
+from benchmarks.archive_parts.segments import BY_WORDS, NOTHING, PASSAGE, RANDOM, WAYS, Places
+from benchmarks.archive_parts.segments_report import COMPARED, differences
 from benchmarks.archive_parts.stream import BANDS, TASKS, build, things
 from streamlm.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from streamlm.memory.recall import GROUP
@@ -213,21 +214,22 @@ def test_differences_of_places_are_paired() -> None:
     one = {"model": "m", "n_bytes": 100, "sure": False}
     rows = []
     for place in range(40):
-        rows.append({**one, "place": place, "way": NOTHING, "nats": 50.0 + place})
+        rows.append({**one, "place": place, "way": NOTHING, "nats": 50.0 + place, "read": 0})
         for at, way in enumerate(WAYS):
             nats = 50.0 + place + (-1) ** at * (2 + place % 2)
-            rows.append({**one, "place": place, "way": way, "nats": nats, "sure": place < 10})
+            how = {"way": way, "nats": nats, "sure": place < 10, "read": 80}
+            rows.append({**one, "place": place, **how})
     found = differences(rows)
-    assert [(each["way"], each["sure"]) for each in found] == [
-        (way, sure) for way in WAYS for sure in (False, True)
-    ]
-    first, if_sure, second = found[:3]
+    by = {(each["way"], each["than"], each["only sure"]): each for each in found}
+    assert list(by) == list(COMPARED)
+    first, second = by[PASSAGE, NOTHING, False], by[WAYS[1], NOTHING, False]
     assert first["difference"] == pytest.approx(2.5 / 100 / math.log(2))
     assert first["low"] <= first["difference"] <= first["high"] and first["better"] == 0
     assert second["difference"] == pytest.approx(-first["difference"]) and second["better"] == 40
+    if_sure = by[PASSAGE, NOTHING, True]
     assert (if_sure["put back"], if_sure["places"]) == (10, 40)
-    mean = sum(2 + place % 2 for place in range(10)) / 40
-    assert if_sure["difference"] == pytest.approx(mean / 100 / math.log(2))
+    assert if_sure["difference"] == pytest.approx(first["difference"] / 4)
+    assert by[BY_WORDS, RANDOM, False]["difference"] == pytest.approx(2 * first["difference"])
 
 
 def test_summaries_estimate_the_mass_of_groups() -> None:
