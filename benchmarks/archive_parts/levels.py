@@ -94,9 +94,11 @@ class Levels:
         n = self._kept["mean"][0].shape[1]
         shares = {"exact": _reads((search._mass - search._total).exp()[:, :n], groups)}
         for name, (estimate, _) in WAYS.items():
-            kept = [each[search._key_heads] for each in self._kept[name]]
-            mass = estimate(search._queries, kept).flatten(0, 1).softmax(dim=1)
-            shares[name] = _reads(mass, groups)
+            of_head = [
+                estimate(queries[None], [each[head, None] for each in self._kept[name]])[0]
+                for head, queries in search._queries.items()
+            ]
+            shares[name] = _reads(torch.cat(of_head).softmax(dim=1), groups)
         return {"score": places[0].score, "shares": shares}
 
 

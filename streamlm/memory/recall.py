@@ -59,7 +59,12 @@ class KeySearch:
         start: int,
         stop: int,
     ) -> None:
-        self._queries, self._key_heads, self._read = queries, list(key_heads), read
+        self._read = read
+        # The queries of each of the K heads: its keys are multiplied where they lie.
+        of_head: dict[int, list[Tensor]] = {}
+        for head, some in zip(key_heads, queries, strict=True):
+            of_head.setdefault(head, []).append(some)
+        self._queries = {head: torch.cat(some) for head, some in sorted(of_head.items())}
         self._start, self._stop = start, stop
         masses: list[Tensor] = []
         self._firsts: list[int] = []  # position of each group's first key
@@ -125,9 +130,8 @@ class KeySearch:
             yield held
 
     def _scores(self, keys: Tensor) -> Tensor:
-        """[n, K, E] → [H·w, n]."""
-        chosen = keys[:, self._key_heads].permute(1, 2, 0)
-        return torch.bmm(self._queries, chosen).flatten(0, 1)
+        """[n, K, E] → [H·w, n], head by head of the K."""
+        return torch.cat([some @ keys[:, head].mT for head, some in self._queries.items()])
 
 
 def _whole(pieces: Iterator[tuple[int, Tensor]]) -> list[tuple[int, Tensor]]:
