@@ -21,6 +21,7 @@ from benchmarks.archive_parts.asking import FORMS, ask
 from benchmarks.archive_parts.books import book_questions
 from benchmarks.archive_parts.costs import question_costs, reading_costs
 from benchmarks.archive_parts.levels import figures_of_levels, measure_levels, show_levels
+from benchmarks.archive_parts.prompts_report import answer_nats, show_answer_nats
 from benchmarks.archive_parts.report import draw, figures_of, read_outcomes, show
 from benchmarks.archive_parts.segments import Places, read_scored
 from benchmarks.archive_parts.segments import measure as measure_segments
@@ -67,10 +68,11 @@ def measure(options: argparse.Namespace, checkpoint: Checkpoint, asked: Sequence
     """Ask, and write each outcome to a file as it comes; see `report`."""
     torch.set_num_threads(options.threads)
     part, parts = map(int, options.part.split("/"))
+    chosen = list(asked)
     if options.plan != "books":
         wanted = [each for each in asked if each.thing.task in options.tasks]
-        asked = first_cases(wanted, options.cases)
-    chosen = asked[part - 1 :: parts]
+        chosen = first_cases(wanted, options.cases)
+    chosen = chosen[part - 1 :: parts]
     options.out.parent.mkdir(parents=True, exist_ok=True)
     with (
         streamlm.open(options.session, checkpoint, readonly=True) as session,
@@ -147,6 +149,13 @@ def report_segments(options: argparse.Namespace) -> None:
     show_differences(found)
 
 
+def report_prompts(options: argparse.Namespace) -> None:
+    """Show what recall before prompts changes, and write it to the results."""
+    found = answer_nats(read_outcomes(options.outcomes))
+    write_results(options.out / "archive-prompts.json", settings={}, figures={"answers": found})
+    show_answer_nats(found)
+
+
 def report(options: argparse.Namespace) -> None:
     """Show the outcomes, and write them with their costs to the results."""
     outcomes = read_outcomes(options.outcomes)
@@ -209,9 +218,13 @@ def main(arguments: list[str] | None = None) -> None:
     levels.add_argument("--cases", type=int, default=5, help="of each task in each band")
     levels.add_argument("--out", type=Path, required=True)
     levels.add_argument("--results", type=Path, default=Path("benchmarks/results"))
-    differing = commands.add_parser("segments-report", help="what recall at each segment changes")
-    differing.add_argument("outcomes", type=Path, nargs="+")
-    differing.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    for name, about in (
+        ("segments-report", "what recall at each segment changes"),
+        ("prompts-report", "what recall before prompts changes, of `ask --plan prompts`"),
+    ):
+        each = commands.add_parser(name, help=about)
+        each.add_argument("outcomes", type=Path, nargs="+")
+        each.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     for each in (text, asking, costs, segments, levels):
         each.add_argument("--data", type=Path, default=Path("data/books/test.txt.xz"))
         each.add_argument("--model", default="smollm2")
@@ -221,8 +234,8 @@ def main(arguments: list[str] | None = None) -> None:
     if options.command == "report":
         report(options)
         return
-    if options.command == "segments-report":
-        report_segments(options)
+    if options.command in ("segments-report", "prompts-report"):
+        (report_segments if options.command == "segments-report" else report_prompts)(options)
         return
     checkpoint = streamlm.load(options.model)
     if options.command == "segments":

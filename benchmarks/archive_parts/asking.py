@@ -68,7 +68,8 @@ def ask(
     if way == "in plain sight":
         texts = _in_plain_sight(session, asked)
     elif way == "another's passage":
-        assert other is not None
+        if other is None:
+            raise ValueError("one thing of a task in a band; allowed: two or more, --n 2")
         texts = _in_plain_sight(session, other)
     context, found = quoted(texts, prompt), holds(thing, texts)
     answered = nats = None

@@ -15,6 +15,7 @@ from benchmarks.archive_parts import stream as planting
 from benchmarks.archive_parts.asking import ask, holds
 from benchmarks.archive_parts.levels import WAYS as WAYS_OF_LEVELS
 from benchmarks.archive_parts.levels import _of_bounds, _of_keys, _of_spread, _reads, summaries
+from benchmarks.archive_parts.prompts_report import ANOTHER, answer_nats
 from benchmarks.archive_parts.report import figures_of, shares
 from benchmarks.archive_parts.segments import BY_WORDS, NOTHING, PASSAGE, RANDOM, WAYS, Places
 from benchmarks.archive_parts.segments_report import COMPARED, differences
@@ -137,14 +138,20 @@ def test_the_command_asks_and_reports(
 ) -> None:
     monkeypatch.setattr(streamlm, "load", lambda *_, **__: llama)
     monkeypatch.setattr("sys.argv", ["benchmarks/archive.py"])
-    size = ["--data", str(book), "--tokens", "4000", "--n", "1"]
+    size = ["--data", str(book), "--tokens", "4000", "--n", "2"]
     text = tmp_path / "planted.txt"
     archive.main(["text", *size, "--out", str(text)])
     with streamlm.open(tmp_path / "s.zarr", llama, save_every=1000) as session:
         session.feed(text)
     outcomes = tmp_path / "asked.jsonl"
     session_of = ["--session", str(tmp_path / "s.zarr")]
-    archive.main(["ask", *size, *session_of, "--out", str(outcomes), "--part", "1/2"])
+    few = ["--cases", "1", "--part", "1/2"]
+    archive.main(["ask", *size, *session_of, "--out", str(outcomes), *few])
+    prompts = str(tmp_path / "prompts.jsonl")
+    archive.main(["ask", *size, *session_of, "--plan", "prompts", *few, "--out", prompts])
+    archive.main(["prompts-report", prompts, "--out", str(tmp_path)])
+    found = json.loads((tmp_path / "archive-prompts.json").read_text())["figures"]["answers"]
+    assert {row["way"] for row in found} == {"recall", "in plain sight", "another's passage"}
     pairs = tmp_path / "pairs.jsonl"
     some = ["--plan", "cues", "--tasks", "pairs", "--cases", "1", "--k", "2"]
     archive.main(["ask", *size, *session_of, *some, "--out", str(pairs)])
@@ -230,6 +237,25 @@ def test_differences_of_places_are_paired() -> None:
     assert (if_sure["put back"], if_sure["places"]) == (10, 40)
     assert if_sure["difference"] == pytest.approx(first["difference"] / 4)
     assert by[BY_WORDS, RANDOM, False]["difference"] == pytest.approx(2 * first["difference"])
+
+
+def test_answers_are_compared_thing_by_thing() -> None:
+    nats = {"no recall": 20.0, "recall": 15.0, "in plain sight": 14.0, ANOTHER: 16.0}
+    rows = []
+    for thing in range(30):
+        for way, mean in nats.items():
+            row = {"task": "pairs", "band": "2k", "distance": thing, "way": way, "answered": False}
+            found = way != ANOTHER or thing < 10  # a neighbour's passage may hold it too
+            # Less for all, and far less where another's passage holds it.
+            value = mean + thing / 10 - (30.0 if way == ANOTHER and found else 0.0)
+            rows.append({**row, "found": found, "nats": value})
+    by = {(each["task"], each["way"], each["than"]): each for each in answer_nats(rows)}
+    assert {task for task, *_ in by} == {"pairs", "all"}
+    assert by["all", "recall", "no recall"]["things"] == 30
+    assert by["all", "recall", "no recall"]["difference"] == pytest.approx(-5.0)
+    another = by["pairs", "recall", ANOTHER]
+    assert another["things"] == 20 and another["difference"] == pytest.approx(-1.0)
+    assert another["low"] == pytest.approx(-1.0) == another["high"]
 
 
 def test_summaries_estimate_the_mass_of_groups() -> None:
