@@ -19,7 +19,7 @@ import torch
 import streamlm
 from benchmarks.archive_parts.asking import FORMS, ask
 from benchmarks.archive_parts.books import book_questions
-from benchmarks.archive_parts.costs import question_costs, reading_costs
+from benchmarks.archive_parts.costs import question_costs, reading_costs, search_costs
 from benchmarks.archive_parts.levels import figures_of_levels, measure_levels, show_levels
 from benchmarks.archive_parts.prompts_report import answer_nats, show_answer_nats
 from benchmarks.archive_parts.report import draw, figures_of, read_outcomes, show
@@ -102,6 +102,7 @@ def measure_costs(options: argparse.Namespace, checkpoint: Checkpoint, text: str
     options.folder.mkdir(parents=True, exist_ok=True)
     with streamlm.open(options.session, checkpoint, readonly=True) as session:
         question = question_costs(session, rounds=options.rounds)
+        question["key_search_cpu_seconds"] = search_costs(session, times=10, rounds=options.rounds)
     with tempfile.TemporaryDirectory(prefix="archive-", dir=options.folder) as folder:
         few = text[:40_000]
         reading = reading_costs(checkpoint, few, Path(folder), rounds=options.rounds)

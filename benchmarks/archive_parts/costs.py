@@ -1,14 +1,19 @@
 """What an archive costs: bytes a token, a question's time, and reading with it and without."""
 
 import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 import streamlm
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.lab.results import peak_memory, reset_peak_memory
+from streamlm.memory.recall import ReadKeys
+from streamlm.sessions.recall import PROPOSED
 from streamlm.sessions.session import Session
 
 QUESTIONS = (
@@ -35,6 +40,43 @@ def question_costs(session: Session, *, rounds: int) -> dict[str, Any]:
         "slowest_cpu_seconds": max(seconds),
         "growth_bytes": peak_memory() - before,
     }
+
+
+def search_costs(session: Session, *, times: int, rounds: int) -> dict[str, Any]:
+    """Seconds to search the keys alone, and as many times over, as in a session so much longer."""
+    live = session._live
+    archive, stop = live.archive, live.recall_stop
+    assert archive is not None
+    read = partial(archive.read, live.require_store("recall").store, session.saved, session.state)
+    found: dict[str, Any] = {}
+    for n in (1, times):
+        seconds = []
+        for question in QUESTIONS[:rounds]:
+            began = time.process_time()
+            search = archive.ask(
+                question,
+                session.checkpoint.tokenizer,
+                repeated(read, stop, n),
+                session.state,
+                stop=n * stop,
+            )
+            search.best(PROPOSED)
+            seconds.append(time.process_time() - began)
+        found[str(n * stop)] = float(np.median(seconds))
+    return found
+
+
+def repeated(read: ReadKeys, length: int, n: int) -> ReadKeys:
+    """The first `length` keys n times over."""
+
+    def read_all(start: int, stop: int) -> Iterator[tuple[int, Tensor]]:
+        for begin in range(0, n * length, length):
+            low, high = max(start, begin), min(stop, begin + length)
+            if low < high:
+                for first, keys in read(low - begin, high - begin):
+                    yield first + begin, keys
+
+    return read_all
 
 
 def reading_costs(

@@ -34,7 +34,8 @@ def _of_keys(queries: Tensor, kept: Sequence[Tensor]) -> Tensor:
 def _of_spread(queries: Tensor, kept: Sequence[Tensor]) -> Tensor:
     """As if a group's numbers were independent and normal (a cumulant expansion of the sum)."""
     mean, variance = kept
-    return queries @ mean.mT + (queries**2) @ variance.mT / 2
+    scores = torch.einsum("hwe,hgme->hwgm", queries, mean)
+    return (scores + torch.einsum("hwe,hgme->hwgm", queries**2, variance) / 2).logsumexp(dim=3)
 
 
 def _of_bounds(queries: Tensor, kept: Sequence[Tensor]) -> Tensor:
@@ -52,9 +53,17 @@ def summaries(keys: Tensor) -> dict[str, tuple[Tensor, ...]]:
         "means of 16": (keys.unflatten(2, (4, -1)).mean(dim=3),),
         "4 largest": (keys.gather(2, largest),),
         "every 16th": (keys[:, :, 8::16],),
-        "mean and variance": (keys.mean(dim=2), keys.var(dim=2, correction=0)),
+        "mean and variance": _spread(keys, 1),
+        "2 means and variances": _spread(keys, 2),
+        "4 means and variances": _spread(keys, 4),
         "lowest and highest": (keys.amin(dim=2), keys.amax(dim=2)),
     }
+
+
+def _spread(keys: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Means and variances of n parts of each group [K, g, GROUP, E]: twice [K, g, n, E]."""
+    parts = keys.unflatten(2, (n, -1))
+    return parts.mean(dim=3), parts.var(dim=3, correction=0)
 
 
 # How each summary is used, and the vectors that it has for each GROUP keys.
@@ -64,6 +73,8 @@ WAYS: dict[str, tuple[Estimate, int]] = {
     "4 largest": (_of_keys, 4),
     "every 16th": (_of_keys, 4),
     "mean and variance": (_of_spread, 2),
+    "2 means and variances": (_of_spread, 4),
+    "4 means and variances": (_of_spread, 8),
     "lowest and highest": (_of_bounds, 2),
 }
 

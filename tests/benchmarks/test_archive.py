@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import streamlm
 from benchmarks import archive
 from benchmarks.archive_parts import stream as planting
 from benchmarks.archive_parts.asking import ask, holds
+from benchmarks.archive_parts.costs import repeated
 from benchmarks.archive_parts.levels import WAYS as WAYS_OF_LEVELS
 from benchmarks.archive_parts.levels import _of_bounds, _of_keys, _of_spread, _reads, summaries
 from benchmarks.archive_parts.prompts_report import ANOTHER, answer_nats
@@ -183,6 +184,8 @@ def test_the_command_asks_and_reports(
     lines = [json.loads(line) for line in outcomes.read_text().splitlines()]
     assert found == {**figures_of(lines), "costs": found["costs"]}
     assert found["costs"]["reading"]["bytes_per_token"] > 0
+    one, ten = map(int, found["costs"]["question"]["key_search_cpu_seconds"])
+    assert ten == 10 * one > 0
     assert (tmp_path / "archive.png").stat().st_size > 10_000
 
 
@@ -258,6 +261,20 @@ def test_answers_are_compared_thing_by_thing() -> None:
     assert another["low"] == pytest.approx(-1.0) == another["high"]
 
 
+def test_keys_are_read_several_times_over() -> None:
+    keys = torch.arange(10.0)[:, None, None]
+
+    def read(start: int, stop: int) -> Iterator[tuple[int, torch.Tensor]]:
+        for first in range(start, stop, 4):
+            yield first, keys[first : min(first + 4, stop)]
+
+    pieces = list(repeated(read, 10, 3)(7, 25))
+    positions = [first + n for first, some in pieces for n in range(len(some))]
+    assert positions == list(range(7, 25))
+    found = torch.cat([some for _, some in pieces]).flatten().tolist()
+    assert found == [position % 10 for position in positions]
+
+
 def test_summaries_estimate_the_mass_of_groups() -> None:
     torch.manual_seed(0)
     keys = torch.randn(5, GROUP, 2, 8) * 0.3 + torch.randn(5, 1, 2, 8)
@@ -272,6 +289,8 @@ def test_summaries_estimate_the_mass_of_groups() -> None:
     # The mean of an exponential is above the exponential of the mean.
     assert (means < quarters).all() and (quarters < exact).all()
     assert (spread - exact).abs().max() < (means - exact).abs().max() / 2
+    four = _of_spread(queries, kept["4 means and variances"]) + math.log(GROUP / 4)
+    assert (four - exact).abs().mean() < (spread - exact).abs().mean()
     largest = kept["4 largest"][0].norm(dim=3).amin(dim=2)
     assert torch.allclose(largest, keys.norm(dim=3).permute(2, 0, 1).sort(dim=2).values[..., -4])
 
