@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 import streamlm
-from benchmarks.archive_parts.asking import FORMS, ask
+from benchmarks.archive_parts.asking import PLANS, ask
 from benchmarks.archive_parts.books import book_questions
 from benchmarks.archive_parts.costs import question_costs, reading_costs, search_costs
 from benchmarks.archive_parts.levels import figures_of_levels, measure_levels, show_levels
@@ -30,27 +30,6 @@ from benchmarks.archive_parts.stream import TASKS, Asked, build
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.cli.display import bar, output
 from streamlm.lab.results import write_results
-
-# (form, way, whether the model writes)
-PLANS = {
-    "recall": (
-        *(("cue", way, True) for way in ("recall", "in plain sight")),
-        *(("question", way, True) for way in ("recall", "in plain sight")),
-        ("told", "recall", False),
-    ),
-    "books": tuple(
-        ("question", way, way in ("no recall", "recall", "in plain sight"))
-        for way in ("no recall", "recall", "in plain sight", "heads alone", "without heads", "BM25")
-    ),
-    "cues": (("cue", "recall", True), ("cue", "in plain sight", True)),
-    "prompts": tuple(
-        ("cue", way, True) for way in ("no recall", "recall", "in plain sight", "another's passage")
-    ),
-    "others": (
-        ("cue", "no recall", True),
-        *((form, way, False) for way in ("heads alone", "without heads", "BM25") for form in FORMS),
-    ),
-}
 
 
 def first_cases(asked: Sequence[Asked], n: int) -> list[Asked]:

@@ -16,6 +16,26 @@ WAYS = (
     *("in plain sight", "another's passage"),
 )
 CUE_TOKENS, REPLY_TOKENS = 8, 32
+# (form, way, whether the model writes)
+PLANS = {
+    "recall": (
+        *(("cue", way, True) for way in ("recall", "in plain sight")),
+        *(("question", way, True) for way in ("recall", "in plain sight")),
+        ("told", "recall", False),
+    ),
+    "books": tuple(
+        ("question", way, way in ("no recall", "recall", "in plain sight"))
+        for way in ("no recall", "recall", "in plain sight", "heads alone", "without heads", "BM25")
+    ),
+    "cues": (("cue", "recall", True), ("cue", "in plain sight", True)),
+    "prompts": tuple(
+        ("cue", way, True) for way in ("no recall", "recall", "in plain sight", "another's passage")
+    ),
+    "others": (
+        ("cue", "no recall", True),
+        *((form, way, False) for way in ("heads alone", "without heads", "BM25") for form in FORMS),
+    ),
+}
 
 
 @dataclass(frozen=True)
