@@ -375,6 +375,10 @@ class SegmentedModel(Model):
         pair: Pair = layer.attention.project(layer.read(slots))
         return pair
 
+    def fill(self, state: State, cache: Cache) -> None:
+        """Compute the keys and values of a state from it alone, unless the cache has them."""
+        self._cache_of(state, cache)
+
     def _cache_of(self, state: State, cache: Cache | None) -> Cache:
         """The caller's cache or a temporary one, filled for `state`."""
         cache = Cache() if cache is None else cache

@@ -211,7 +211,7 @@ class TextStream:
     ) -> tuple["TextStream", int, str]:
         """Draw one token; return the new stream, the token, and the characters it completes."""
         drawn = self._draw(checkpoint, sampling, checkpoint.suppressed, self.recent, cache)
-        return self._accept(checkpoint, drawn)
+        return self.accept(checkpoint, drawn)
 
     @torch.no_grad()
     def reply_token(
@@ -236,15 +236,26 @@ class TextStream:
         """
         if self.conversation is None or not self.conversation.open:
             raise ValueError("no reply has begun")
-        said = self.recent[max(0, len(self.recent) - n_said) :]
+        said = self.newest(n_said)
         drawn = self._draw(checkpoint, sampling, checkpoint.suppressed_in_replies, said, cache)
+        return self.accept_in_reply(checkpoint, drawn)
+
+    def newest(self, n: int) -> np.ndarray:
+        """The ids of `recent` that are among the newest n tokens."""
+        return self.recent[max(0, len(self.recent) - n) :]
+
+    def accept_in_reply(
+        self, checkpoint: Checkpoint, accepted: Accepted
+    ) -> tuple["TextStream", int, str]:
+        """`accept` within a reply that is open; see `reply_token`."""
+        assert self.conversation is not None
         template = checkpoint.chat
-        if drawn.token not in template.stop_ids:
-            return self._accept(checkpoint, drawn)
+        if accepted.token not in template.stop_ids:
+            return self.accept(checkpoint, accepted)
         decoder = StreamDecoder(checkpoint.tokenizer, state=self.cut)
         left = decoder.flush()
         ended = replace(self, cut=decoder.state, conversation=self.conversation.closed())
-        stream, token, _ = ended._accept(checkpoint, replace(drawn, token=template.reply_end))
+        stream, token, _ = ended.accept(checkpoint, replace(accepted, token=template.reply_end))
         return stream, token, left
 
     def _draw(
@@ -260,7 +271,7 @@ class TextStream:
         tokens = torch.full((1, 1), self.pending, device=model.device)
         hidden, state = advance(model, tokens, self.state, cache)
         logits = model.logits(hidden)[0].masked_fill(suppressed, -math.inf)
-        bits = self._generator()
+        bits = self.generator()
         chosen = sample(logits, sampling, random=np.random.Generator(bits), recent=recent)
         return Accepted(chosen, state, hidden, cast(Any, bits.state), False)
 
@@ -296,11 +307,11 @@ class TextStream:
             hidden=self.hidden,
             sampling=sampling,
             recent=self.recent,
-            random=self._generator(),
+            random=self.generator(),
             suppressed=checkpoint.suppressed,
             limit=limit,
         ):
-            stream, chosen, text = stream._accept(checkpoint, accepted)
+            stream, chosen, text = stream.accept(checkpoint, accepted)
             yield stream, chosen, text
 
     @torch.no_grad()
@@ -325,12 +336,13 @@ class TextStream:
             tuple((checkpoint.tokenizer.decode([id]), value) for id, value in likeliest),
         )
 
-    def _generator(self) -> np.random.PCG64:
+    def generator(self) -> np.random.PCG64:
+        """A copy of the random generator."""
         bits = np.random.PCG64()
         bits.state = cast(Any, dict(self.random))
         return bits
 
-    def _accept(self, checkpoint: Checkpoint, accepted: Accepted) -> tuple["TextStream", int, str]:
+    def accept(self, checkpoint: Checkpoint, accepted: Accepted) -> tuple["TextStream", int, str]:
         """The stream after a token, the token, and the characters that it completes."""
         decoder = StreamDecoder(checkpoint.tokenizer, state=self.cut)
         text = decoder.decode([accepted.token])

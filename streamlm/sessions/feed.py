@@ -1,7 +1,7 @@
 """Feed: one call that reads sources block by block, and its report."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from streamlm.runtime.reports import Progress, ProgressCallback, ReadReport
@@ -43,45 +43,75 @@ class Feed:
         self._logprobs = logprobs
         self._progress = progress
         self._report = ReadReport()
+        self._by_segment = False
         self._started = time.perf_counter()
 
     def feed(self, *, score: bool) -> ReadReport:
         """Read the sources, from where an interrupted call stopped, and save."""
-        live, report, score = self._live, self._report, score or self._logprobs
+        for _ in self.feeding(score=score, by_segment=False):
+            pass
+        if self._live.store is not None:
+            self._live.save(None)
+        return self.ended()
+
+    def feeding(self, *, score: bool, by_segment: bool = True) -> Iterator[None]:
+        """`feed` in steps, without the save at the end; `ended` returns the report.
+
+        Args:
+            by_segment: as in `LiveStream.reading`.
+        """
+        live, score = self._live, score or self._logprobs
+        self._by_segment = by_segment
         live.end_turn()
+        yield from self._feeding(score)
+        if live.store is not None:
+            live.version += 1
+
+    def _feeding(self, score: bool) -> Iterator[None]:
+        live, report = self._live, self._report
         done = resume_sources(live.cursor, self._sources).done
         report.skipped_bytes = sum(source.n_bytes for source in self._sources)
         if report.skipped_bytes:  # the text ahead came from these bytes but is still to be read
             lengths = live.checkpoint.tokenizer.token_lengths
             report.skipped_bytes -= int(lengths[live.stream.ahead].sum())
         if len(live.stream.ahead):
-            self._read(live.stream, live.cursor, score=score)
+            yield from self._reading(live.stream, live.cursor, score=score)
         for source in self._sources[len(done) :]:
             for block in source:
                 cursor = FeedCursor(done, source.n_bytes, source.digest) if source.is_file else None
-                self._read(self._with_block(source, block), cursor, score=score)
+                yield from self._reading(self._with_block(source, block), cursor, score=score)
                 self._update_times()
                 report.position = live.position
                 self._show_progress(source)
             done = [*done, source.digest]
         if not any(source.n_bytes for source in self._sources):
             raise ValueError(f"nothing to read: {self._names()} is empty")
-        if live.store is not None:
-            live.version += 1
-            live.save(None)
-        live.cursor = None
+
+    def ended(self) -> ReadReport:
+        """The report of a feed that has ended and was saved."""
+        self._live.cursor = None
         self._update_times()
-        report.position = live.position
-        return report
+        self._report.position = self._live.position
+        return self._report
 
     def score(self) -> ReadReport:
         """Score the sources to their last character; `live` is a fork made for this call."""
+        for _ in self.scoring(by_segment=False):
+            pass
+        return self._report
+
+    def scoring(self, *, by_segment: bool = True) -> Iterator[None]:
+        """`score` in steps.
+
+        Args:
+            by_segment: as in `LiveStream.reading`.
+        """
         live, report = self._live, self._report
-        position = live.position
+        position, self._by_segment = live.position, by_segment
         live.end_text()
         for source in self._sources:
             for block in source:
-                self._read(self._with_block(source, block), None, score=True)
+                yield from self._reading(self._with_block(source, block), None, score=True)
                 self._update_times()
                 self._show_progress(source)
         live.end_text(report, keep=self._logprobs)
@@ -89,10 +119,23 @@ class Feed:
             raise ValueError(f"nothing to score: {self._names()} is empty")
         self._update_times()
         report.position = position
-        return report
 
-    def _read(self, stream: TextStream, cursor: FeedCursor | None, *, score: bool) -> None:
-        self._live.read(stream, cursor, self._report, score=score, keep=self._logprobs)
+    @property
+    def report(self) -> ReadReport:
+        """What was read so far."""
+        return self._report
+
+    def _reading(
+        self, stream: TextStream, cursor: FeedCursor | None, *, score: bool
+    ) -> Iterator[None]:
+        return self._live.reading(
+            stream,
+            cursor,
+            self._report,
+            score=score,
+            keep=self._logprobs,
+            by_segment=self._by_segment,
+        )
 
     def _with_block(self, source: OpenSource, block: str | bytes) -> TextStream:
         """The stream with a block to be read."""

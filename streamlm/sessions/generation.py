@@ -13,10 +13,42 @@ from streamlm.runtime.text_stream import RecalledSpan, TextStream
 from streamlm.sessions.live import LiveStream
 
 
+class HeldLogprobs:
+    """Passes tokens through until a stop string; holds back those that may begin one."""
+
+    def __init__(self, stops: Stops) -> None:
+        self._stops = stops
+        self._held = deque[TokenLogprob]()
+        self._ready = 0  # characters of the held tokens that are not part of a stop string
+
+    def push(self, token: TokenLogprob) -> tuple[list[TokenLogprob], bool]:
+        """Add a token; return those that are ready, and whether a stop string was found.
+
+        The last one then has only the characters before the stop string.
+        """
+        held, passed = self._held, list[TokenLogprob]()
+        held.append(token)
+        text, found = self._stops.push(token.text)
+        self._ready += len(text)
+        while held and len(held[0].text) <= self._ready and not (found and self._ready == 0):
+            self._ready -= len(held[0].text)
+            passed.append(held.popleft())
+        if found and self._ready:
+            passed.append(replace(held[0], text=held[0].text[: self._ready]))
+        return passed, found
+
+    def left(self) -> list[TokenLogprob]:
+        """The tokens held back, once no more follow."""
+        return list(self._held)
+
+
 class Generation:
     """One call of `Session.generate` or `Session.generate_logprobs`.
 
     Only one of its methods may be called, once.
+
+    Attributes:
+        sampling, max_tokens, stops: what was asked for.
 
     Args:
         live: the stream to continue.
@@ -45,38 +77,33 @@ class Generation:
             drafter.check(live.checkpoint)
         self._live = live
         self._prompt = prompt
-        self._sampling = sampling
-        self._max_tokens = max_tokens
-        self._stops = Stops.at(stop)
+        self.sampling = sampling
+        self.max_tokens = max_tokens
+        self.stops = Stops.at(stop)
         self._seed = seed
         self._drafter = drafter
         self._recall = recall
 
     def pieces(self) -> Iterator[str]:
         """The generated text, in pieces that never split a character."""
-        return self._stops.until(piece for _, piece in self._tokens())
+        return self.stops.until(piece for _, piece in self._tokens())
 
     def logprobs(self, top: int) -> Iterator[TokenLogprob]:
         """The generated tokens; see `Session.generate_logprobs`."""
-        held = deque[TokenLogprob]()
-        ready = 0  # characters of the held tokens that are not part of a stop string
+        held = HeldLogprobs(self.stops)
         for stream, piece in self._tokens():
-            held.append(stream.token_logprob(self._live.checkpoint, piece, top=top))
-            text, found = self._stops.push(piece)
-            ready += len(text)
-            while held and len(held[0].text) <= ready and not (found and ready == 0):
-                ready -= len(held[0].text)
-                yield held.popleft()
+            token = stream.token_logprob(self._live.checkpoint, piece, top=top)
+            ready, found = held.push(token)
+            yield from ready
             if found:
-                if ready:
-                    yield replace(held[0], text=held[0].text[:ready])
                 return
-        yield from held
+        yield from held.left()
 
-    def _tokens(self) -> Iterator[tuple[TextStream, str]]:
-        """Read the prompt and generate: the stream after each token, and the token's characters.
+    def reading(self, *, by_segment: bool = True) -> Iterator[None]:
+        """Read the prompt in steps, up to the first token to generate.
 
-        The session may be fed, or closed, between two tokens.
+        Args:
+            by_segment: as in `LiveStream.reading`.
         """
         live, prompt = self._live, self._prompt
         spans: tuple[RecalledSpan, ...] = ()
@@ -86,15 +113,25 @@ class Generation:
             prompt = f"\n\n{prompt}" if spans else prompt
         if prompt:
             stream = live.stream.take_text(live.checkpoint, prompt, errors="replace")
-            live.read(replace(stream, recalled=spans), live.cursor)
+            stream = replace(stream, recalled=spans)
+            yield from live.reading(stream, live.cursor, by_segment=by_segment)
         live.end_text()
         if self._seed is not None:
             live.stream, live.version = live.stream.seeded(self._seed), live.version + 1
-        left = self._max_tokens
+
+    def _tokens(self) -> Iterator[tuple[TextStream, str]]:
+        """Read the prompt and generate: the stream after each token, and the token's characters.
+
+        The session may be fed, or closed, between two tokens.
+        """
+        live = self._live
+        for _ in self.reading(by_segment=False):
+            pass
+        left = self.max_tokens
         while left:
             before = live.stream
             for stream, id, piece in before.generate_tokens(
-                live.checkpoint, self._sampling, self._drafter, limit=left, cache=live.cache
+                live.checkpoint, self.sampling, self._drafter, limit=left, cache=live.cache
             ):
                 live.require_writable("generate")
                 if live.stream is not before:

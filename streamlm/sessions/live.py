@@ -1,5 +1,6 @@
 """LiveStream: the mutable part of a session, shared by feeding, generating and saving."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -90,13 +91,33 @@ class LiveStream:
             cursor: the progress of the call of `feed` after this text.
             report, score, keep: as in `TextStream.read_ids`.
         """
+        for _ in self.reading(stream, cursor, report, score=score, keep=keep, by_segment=False):
+            pass
+
+    def reading(
+        self,
+        stream: TextStream,
+        cursor: FeedCursor | None,
+        report: ReadReport | None = None,
+        *,
+        score: bool = True,
+        keep: bool = False,
+        by_segment: bool = True,
+    ) -> Iterator[None]:
+        """`read` in steps: yields after each.
+
+        Args:
+            by_segment: a step ends where a segment does, and otherwise where a save is due.
+        """
+        length = self.checkpoint.model.config.segment_len
         while True:
-            limit = self._tokens_until_save()
+            limit = length - self.position % length if by_segment else self._tokens_until_save()
             stream, ids = stream.read_ahead(
                 self.checkpoint, limit, cache=self.cache, report=report, score=score, keep=keep
             )
             self.move(stream, ids, cursor)
             self.save_if_due()
+            yield
             if not len(stream.ahead):
                 return
             stream = self.stream
@@ -261,22 +282,38 @@ class LiveStream:
             memory_store.StoreError: as `MemoryStore.commit`.
         """
         store = self.require_store("save")
-        self.require_writable("save")
-        store.try_settle()
-        if store.saved is None or self.version != store.version:
-            self._begin_save(store, cursor)
+        if self.begin_save(cursor):
             store.settle()
         self.cursor = cursor
         assert store.saved is not None
         return store.saved
 
+    def begin_save(self, cursor: FeedCursor | None) -> bool:
+        """Start to commit everything since the last snapshot; False if there is nothing new.
+
+        Raises:
+            ValueError: as `save`.
+        """
+        store = self.require_store("save")
+        self.require_writable("save")
+        store.try_settle()
+        if store.saved is not None and self.version == store.version:
+            return False
+        self._begin_save(store, cursor)
+        return True
+
     def save_if_due(self) -> None:
         """Start a save if `save_every` tokens have been read since the last."""
         store = self.store
-        if store is not None and self.position - store.newest_position >= self.save_every:
+        if store is not None and self.save_is_due(self.position):
             self.require_writable("save")
             store.settle()
             self._begin_save(store, self.cursor)
+
+    def save_is_due(self, position: int) -> bool:
+        """Whether a save is due at a position."""
+        store = self.store
+        return store is not None and position - store.newest_position >= self.save_every
 
     def _begin_save(self, store: SessionStore, cursor: FeedCursor | None) -> None:
         # From here on this session and one resumed from the snapshot compute the same bits.

@@ -13,6 +13,9 @@ from streamlm.sessions.live import LiveStream
 class Reply:
     """One call of `Session.reply`.
 
+    Attributes:
+        sampling, max_tokens, stops: what was asked for.
+
     Args:
         live: the stream to continue.
         message, sampling, system, max_tokens, stop, seed, recall: as in `Session.reply`.
@@ -40,16 +43,38 @@ class Reply:
         live.check_recall(recall, message)
         self._live = live
         self._message = message
-        self._sampling = sampling
+        self.sampling = sampling
         self._system = system
-        self._max_tokens = max_tokens
-        self._stops = Stops.at(stop)
+        self.max_tokens = max_tokens
+        self.stops = Stops.at(stop)
         self._seed = seed
         self._recall = recall
 
     def pieces(self) -> Iterator[str]:
         """The reply, in pieces that never split a character."""
-        return self._stops.until(self._tokens())
+        return self.stops.until(self._tokens())
+
+    def reading(self) -> Iterator[None]:
+        """Read the message segment by segment, up to the reply.
+
+        Nothing of it is read before all of it is.
+        """
+        live = self._live
+        live.require_writable("reply")
+        live.end_text()
+        message, spans = live.with_recalled(self._message, k=self._recall)
+        stream = live.stream if self._seed is None else live.stream.seeded(self._seed)
+        ids, conversation = next_turn(
+            live.checkpoint.chat, stream.conversation, message, system=self._system
+        )
+        length, start = live.checkpoint.model.config.segment_len, 0
+        while start < len(ids):
+            stop = start + length - stream.position % length
+            stream = stream.read_ids(live.checkpoint, ids[start:stop], cache=live.cache)
+            start = stop
+            yield
+        live.move(replace(stream, conversation=conversation, recalled=spans), ids, live.cursor)
+        live.save_if_due()
 
     def _tokens(self) -> Iterator[str]:
         """Read the message and generate: the characters of each token.
@@ -58,18 +83,11 @@ class Reply:
         has ended.
         """
         live = self._live
-        live.require_writable("reply")
-        live.end_text()
-        message, spans = live.with_recalled(self._message, k=self._recall)
-        before = live.stream if self._seed is None else live.stream.seeded(self._seed)
-        stream, ids = before.read_turn(
-            live.checkpoint, message, system=self._system, cache=live.cache
-        )
-        live.move(replace(stream, recalled=spans), ids, live.cursor)
-        live.save_if_due()
-        for n_said in range(self._max_tokens):
+        for _ in self.reading():
+            pass
+        for n_said in range(self.max_tokens):
             stream, id, piece = live.stream.reply_token(
-                live.checkpoint, self._sampling, live.cache, n_said=n_said
+                live.checkpoint, self.sampling, live.cache, n_said=n_said
             )
             live.require_writable("reply")
             live.move(stream, np.array([id], np.int32), live.cursor)

@@ -1,7 +1,7 @@
 """Saving: the branch of a store that a session is saved to, and what of it is not saved yet.
 
-A worker thread writes each commit, so the model reads on while a disk or a network is busy. The
-thread is given immutable values only.
+Worker threads write the commits, so the model reads on while a disk or a network is busy. They are
+given immutable values only.
 """
 
 import os
@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,21 @@ from streamlm.sessions.archive import Archive
 from streamlm.sessions.recent_tokens import TokenLog
 from streamlm.sessions.snapshots import stream_from_snapshot, stream_to_snapshot
 from streamlm.sessions.sources import FeedCursor
+
+COMMITTERS = 4  # commits that run at once
+
+
+@cache
+def committers() -> ThreadPoolExecutor:
+    """The threads that commit, for all sessions of this process.
+
+    They are kept: starting one takes as long as reading part of a segment.
+    """
+    return ThreadPoolExecutor(COMMITTERS, thread_name_prefix="streamlm commit")
+
+
+if hasattr(os, "register_at_fork"):  # a forked child has none of its parent's threads
+    os.register_at_fork(after_in_child=committers.cache_clear)
 
 
 class PendingCommit:
@@ -56,6 +72,11 @@ class PendingCommit:
         # Held by the committing thread. It is reentrant, so that a thread interrupted just before
         # releasing it can take it again.
         self._lock = threading.RLock()
+
+    @property
+    def done(self) -> bool:
+        """Whether the commit has ended."""
+        return self.ref is not None or self.error is not None
 
     def run(self) -> None:
         """Commit, unless another thread is doing so."""
@@ -123,8 +144,6 @@ class SessionStore:
         self._archive = archive
         self._seed = seed
         self._pending: PendingCommit | None = None
-        # One thread for all commits: starting one takes as long as reading part of a segment.
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="streamlm commit")
         self._resources = ExitStack()
         if discard_empty:
             self._resources.callback(self._discard_empty)
@@ -136,8 +155,9 @@ class SessionStore:
                 raise
 
     def close(self) -> None:
-        """Finish the commits that were started, end the thread and release the lock."""
-        self._thread.shutdown()
+        """Finish the commit that was started, and release the lock."""
+        if self._pending is not None:
+            self._pending.wait()
         self._resources.close()
 
     def _discard_empty(self) -> None:
@@ -188,7 +208,7 @@ class SessionStore:
         # Recorded first, then started: an unrecorded commit would conflict with the next one.
         self._pending = PendingCommit(commit, position, version)
         with suppress(RuntimeError):  # the interpreter is ending; the waiting thread commits
-            self._thread.submit(self._pending.run)
+            committers().submit(self._pending.run)
 
     def fill_log(
         self,
@@ -229,6 +249,11 @@ class SessionStore:
         tokens = np.zeros(0, np.int32)
         model = self._checkpoint.model
         return stream_to_snapshot(stream, model, tokens=tokens, attributes={"reading": None})
+
+    @property
+    def committing(self) -> bool:
+        """Whether a commit was started and has not ended: `settle` would wait."""
+        return self._pending is not None and not self._pending.done
 
     def settle(self) -> None:
         """Wait for the pending commit, if any, and record its outcome.

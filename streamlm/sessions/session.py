@@ -57,6 +57,11 @@ class Session(Chatting):
         return self._live.position
 
     @property
+    def live(self) -> LiveStream:
+        """The stream and its workspace, for code that reads step by step, such as an engine."""
+        return self._live
+
+    @property
     def state(self) -> State:
         """The state of the model, an immutable value."""
         return self._live.stream.state

@@ -1,0 +1,7 @@
+"""Many sessions at once on one model: `Engine`."""
+
+from streamlm.engine.engine import Engine
+from streamlm.engine.handle import Cancelled, Handle
+from streamlm.engine.scheduler import Busy
+
+__all__ = ["Busy", "Cancelled", "Engine", "Handle"]

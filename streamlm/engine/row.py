@@ -1,0 +1,89 @@
+"""Row: a session's stream while it is decoded in a row of a batch."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from torch import Tensor
+
+from streamlm.engine.batch import Batch
+from streamlm.runtime.row_sampling import Draw
+from streamlm.runtime.sampling import Sampling
+from streamlm.runtime.speculation import Accepted
+from streamlm.sessions.live import LiveStream
+
+SYNC_EVERY = 1024  # tokens that a row may be ahead of its session
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """A row's new token, and the output layer's input that it was drawn from, [1, D]."""
+
+    token: int
+    hidden: Tensor
+
+
+class Row:
+    """A stream in a row. Its session lags behind until `sync`.
+
+    Attributes:
+        index: of the row in the batch.
+        stream: the stream, but for its `state`, which is that of the last `sync`.
+    """
+
+    def __init__(self, batch: Batch, live: LiveStream) -> None:
+        self._batch, self._live = batch, live
+        self._ids: list[int] = []
+        self.stream = live.stream
+        self._bits = self.stream.generator()
+        self._random = np.random.Generator(self._bits)
+        self.index = batch.put(live.stream.state, on_close=live.cache.on_close)
+
+    def draw(self, sampling: Sampling, *, n_said: int | None = None) -> Draw:
+        """What the next token is drawn with.
+
+        Args:
+            n_said: tokens of the reply so far; None outside of one.
+        """
+        checkpoint, stream = self._live.checkpoint, self.stream
+        if n_said is None:
+            return Draw(sampling, self._random, stream.recent, checkpoint.suppressed)
+        said = stream.newest(n_said)
+        return Draw(sampling, self._random, said, checkpoint.suppressed_in_replies)
+
+    def accept(self, drawn: Drawn, *, in_reply: bool = False) -> str:
+        """Append a token to the stream; returns the characters that it completes."""
+        checkpoint, stream = self._live.checkpoint, self.stream
+        random = dict(self._bits.state)
+        accepted = Accepted(drawn.token, stream.state, drawn.hidden, random, drafted=False)
+        accept = stream.accept_in_reply if in_reply else stream.accept
+        self.stream, token, piece = accept(checkpoint, accepted)
+        self._ids.append(token)
+        if len(self._ids) >= SYNC_EVERY:
+            self.sync()
+        return piece
+
+    def sync(self) -> None:
+        """Bring the session up to date."""
+        if self._ids:
+            live = self._live
+            stream = replace(self.stream, state=self._batch.take(self.index))
+            ids, self._ids = np.array(self._ids, np.int32), []
+            live.move(stream, ids, live.cursor)
+            self.stream = live.stream
+
+    def save_if_due(self) -> None:
+        """Start a save if `save_every` tokens have been read since the last."""
+        live = self._live
+        if live.save_is_due(live.position + len(self._ids)):
+            self.sync()
+            live.save_if_due()
+            self.stream = live.stream
+            # As a session that is resumed from this save.
+            self._batch.settle(self.index)
+
+    def close(self) -> None:
+        """Bring the session up to date, and free the row."""
+        try:
+            self.sync()
+        finally:
+            self._batch.free(self.index)
