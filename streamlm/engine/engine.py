@@ -57,6 +57,8 @@ class Engine:
         max_waiting: int = 256,
         max_running: int | None = None,
     ) -> None:
+        if rows < 1:
+            raise ValueError(f"{rows} rows; allowed: at least 1")
         model = checkpoint.model
         if model.frozen is None:
             model.freeze()

@@ -1,0 +1,310 @@
+"""The engine: sessions beside each other get what they get alone, and nobody waits for long."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import streamlm
+from streamlm.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from streamlm.engine import Busy, Cancelled, Engine
+from streamlm.runtime.sampling import Sampling
+from streamlm.sessions.session import Session
+from tests.support.chats import chat_folder, load_chat
+
+SEGMENT = 16
+ROWS = 6
+MODELS: dict[str, dict[str, Any]] = {
+    "mean": {"compression": "mean"},
+    "most-used": {"compression": "most-used"},
+    "select": {"compression": "select"},
+    "window": {"compressed_len": 0},
+    "llama": {"head": "llama"},
+    "linformer": {"head": "linformer", "compressed_len": 0},
+}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def checkpoint(request: pytest.FixtureRequest, tiny_folder: Callable[..., Path]) -> Checkpoint:
+    return load_checkpoint(tiny_folder(**MODELS[request.param]), device="cpu")
+
+
+@pytest.fixture
+def engine(tiny: Checkpoint) -> Iterator[Engine]:
+    with Engine(tiny, rows=ROWS) as engine:
+        yield engine
+
+
+def written(
+    checkpoint: Checkpoint, texts: dict[int, str], *, rows: int = ROWS
+) -> dict[int, tuple[str, str]]:
+    """What sessions write beside each other, and the digests of their states."""
+    with Engine(checkpoint, rows=rows) as engine:
+        sessions = {seed: Session(checkpoint) for seed in texts}
+        handles = {
+            seed: engine.generate(session, texts[seed], max_tokens=3 * SEGMENT, seed=seed)
+            for seed, session in sessions.items()
+        }
+        found = {seed: "".join(handle) for seed, handle in handles.items()}
+        return {seed: (found[seed], sessions[seed].state.digest()) for seed in texts}
+
+
+def test_alone_and_beside_others(checkpoint: Checkpoint, prose: Callable[..., str]) -> None:
+    """The same text and the same state, bit for bit, also for more sessions than rows."""
+    texts = {seed: prose(3 * seed, seed=seed) for seed in range(2 * ROWS)}
+    beside = written(checkpoint, texts)
+    backwards = written(checkpoint, dict(reversed(texts.items())))
+    assert beside == backwards
+    for seed in (0, 3, 11):
+        assert written(checkpoint, {seed: texts[seed]})[seed] == beside[seed]
+    assert len({text for text, _ in beside.values()}) == len(texts)
+
+
+def test_texts_are_those_of_a_session(tiny: Checkpoint, prose: Callable[..., str]) -> None:
+    """Where rounding cannot matter: what is likeliest is so by far."""
+    texts = {seed: prose(5 * seed, seed=seed) for seed in range(4)}
+    for rows in (1, ROWS):
+        with Engine(tiny, rows=rows) as engine:
+            for text in texts.values():
+                alone, served = Session(tiny), Session(tiny)
+                greedy = Sampling(temperature=0)
+                wanted = list(alone.generate_logprobs(text, greedy, max_tokens=40, top_logprobs=2))
+                found = list(engine.generate(served, text, greedy, max_tokens=40, top_logprobs=2))
+                for here, there in zip(found, wanted, strict=True):
+                    first, second = (value for _, value in there.top)
+                    if first - second < 1e-3:
+                        break  # as likely as another: either may be written
+                    assert here.text == there.text
+                    assert here.logprob == pytest.approx(there.logprob, abs=1e-3)
+
+
+def test_a_session_goes_on_after_it_was_served(
+    tiny: Checkpoint, engine: Engine, tmp_path: Path, prose: Callable[..., str]
+) -> None:
+    """Saved when the request ends; a later process goes on to the bit."""
+    with streamlm.open(tmp_path / "s.zarr", tiny) as session:
+        session.save_every = 20
+        n_tokens = engine.generate(session, prose(9), max_tokens=70, seed=5).result()
+        assert n_tokens == 70 and session.saved is not None
+        assert session.saved.position == session.position
+        assert len(session.history()) > 3  # saved while it was written, too
+        wanted = session.state.digest(), session.text()
+        with streamlm.open(tmp_path / "s.zarr", tiny, readonly=True) as other:
+            assert (other.state.digest(), other.text()) == wanted
+        more = "".join(engine.generate(session, max_tokens=20))
+    with streamlm.open(tmp_path / "s.zarr", tiny) as again:
+        assert again.text().endswith(more)
+
+
+def test_a_save_in_between_changes_nothing(tiny: Checkpoint, tmp_path: Path) -> None:
+    """A session that was resumed at a save writes what one that went on writes."""
+    with Engine(tiny, rows=ROWS) as engine:
+        with streamlm.open(tmp_path / "one.zarr", tiny) as one:
+            one.save_every = 10
+            whole = "".join(engine.generate(one, "Call me", max_tokens=40, seed=1))
+            digest = one.state.digest()
+        parts = []
+        for n in range(4):
+            with streamlm.open(tmp_path / "two.zarr", tiny) as two:
+                start = {"prompt": "Call me", "seed": 1} if not n else {}
+                parts.append("".join(engine.generate(two, max_tokens=10, **start)))
+        assert "".join(parts) == whole and two.state.digest() == digest
+
+
+def test_feed_and_score(engine: Engine, tiny: Checkpoint, prose: Callable[..., str]) -> None:
+    text, alone, served = prose(300), Session(tiny), Session(tiny)
+    wanted = alone.feed(text, score=True)
+    handle = engine.feed(served, text, score=True)
+    reports = list(handle)
+    assert reports and handle.result().tokens == wanted.tokens
+    assert handle.result().bits_per_byte == wanted.bits_per_byte
+    assert served.state.digest() == alone.state.digest()
+    digest = served.state.digest()
+    scored = engine.score(served, "And so it was.").result()
+    assert scored.bits_per_byte == alone.score("And so it was.").bits_per_byte
+    assert served.state.digest() == digest
+
+
+def test_a_long_text_does_not_stop_those_who_write(
+    engine: Engine, tiny: Checkpoint, prose: Callable[..., str]
+) -> None:
+    """By steps, not by time: what is read while a token is written is one segment at most."""
+    reader, writer = Session(tiny), Session(tiny)
+    read = engine.feed(reader, prose(20_000))
+    while not reader.position:
+        time.sleep(0.001)
+    before = reader.position
+    "".join(engine.generate(writer, max_tokens=30))
+    assert not read.done
+    assert reader.position - before <= 35 * SEGMENT
+    read.cancel()
+    with pytest.raises(Cancelled):
+        read.result(60)
+
+
+def test_a_cancelled_request_keeps_what_it_has(
+    engine: Engine, tiny: Checkpoint, tmp_path: Path
+) -> None:
+    with streamlm.open(tmp_path / "s.zarr", tiny) as session:
+        handle, pieces = engine.generate(session, "Call me", max_tokens=10_000), []
+        for piece in handle:
+            pieces.append(piece)
+            if len(pieces) == 5:
+                handle.cancel()
+                break
+        with pytest.raises(Cancelled, match="was cancelled"):
+            handle.result(60)
+        assert engine.batch is not None and engine.batch.n_free == ROWS
+        assert session.saved is not None and session.saved.position == session.position
+        assert "".join(pieces) in session.text()
+        engine.generate(session, max_tokens=3).result(60)
+
+
+def test_requests_of_one_session_run_in_order(engine: Engine, tiny: Checkpoint) -> None:
+    session = Session(tiny)
+    handles = [engine.feed(session, f"Number {n}. ") for n in range(8)]
+    handles.append(engine.call(session, lambda session: session.position))
+    position = handles.pop().result(60)
+    assert position == session.position
+    wanted = Session(tiny)
+    for n in range(8):
+        wanted.feed(f"Number {n}. ")
+    assert session.state.digest() == wanted.state.digest()
+
+
+def test_errors_reach_the_caller_and_nobody_else(engine: Engine, tiny: Checkpoint) -> None:
+    session, other = Session(tiny), Session(tiny)
+    writing = engine.generate(other, "Call me", max_tokens=60, seed=3)
+    with pytest.raises(ValueError, match="max_tokens = -1; allowed"):
+        engine.generate(session, max_tokens=-1).result(60)
+    with pytest.raises(ValueError, match="nothing to read"):
+        engine.feed(session, "").result(60)
+    with pytest.raises(FileNotFoundError):
+        engine.feed(session, Path("no such file")).result(60)
+    with pytest.raises(ZeroDivisionError):
+        engine.call(session, lambda session: 1 // 0).result(60)
+
+    def broken(session: Session) -> None:
+        raise KeyboardInterrupt  # whatever it is, the engine's thread lives on
+
+    with pytest.raises(KeyboardInterrupt):
+        engine.call(session, broken).result(60)
+    assert writing.result(60) == 60
+    assert engine.generate(session, max_tokens=2).result(60) == 2
+
+
+def test_a_step_that_fails_ends_those_who_write(
+    engine: Engine, tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sessions = [Session(tiny) for _ in range(3)]
+    handles = [engine.generate(session, max_tokens=10_000) for session in sessions]
+    while not all(
+        session.live.stream is not None and handle._events
+        for session, handle in zip(sessions, handles, strict=True)
+    ):
+        time.sleep(0.001)
+    real = engine.batch.step
+
+    def fail(tokens: Any) -> Any:
+        monkeypatch.setattr(engine.batch, "step", real)
+        raise MemoryError("no memory left")
+
+    monkeypatch.setattr(engine.batch, "step", fail)
+    for handle in handles:
+        with pytest.raises(MemoryError):
+            handle.result(60)
+    assert engine.batch.n_free == ROWS
+    for session in sessions:
+        assert session.position
+        assert engine.generate(session, max_tokens=2).result(60) == 2
+
+
+def test_more_requests_than_may_wait(tiny: Checkpoint) -> None:
+    with Engine(tiny, rows=1, max_waiting=2, max_running=1) as engine:
+        go_on = threading.Event()
+        first = engine.call(Session(tiny), lambda session: go_on.wait(60))
+        while engine.load != (1, 0):
+            time.sleep(0.001)
+        others = [engine.generate(Session(tiny), max_tokens=1) for _ in range(2)]
+        with pytest.raises(Busy, match="2 requests are waiting; allowed: 2"):
+            engine.generate(Session(tiny), max_tokens=1)
+        others[0].cancel()
+        go_on.set()
+        assert first.result(60)
+        with pytest.raises(Cancelled):
+            others[0].result(60)
+        assert others[1].result(60) == 1
+
+
+def test_closing_saves_what_is_written(tiny: Checkpoint, tmp_path: Path) -> None:
+    with streamlm.open(tmp_path / "s.zarr", tiny) as session:
+        engine = Engine(tiny, rows=2)
+        handle = engine.generate(session, "Call me", max_tokens=100_000)
+        assert next(iter(handle))
+        assert engine.close(60)
+        with pytest.raises(Cancelled):
+            handle.result(60)
+        assert session.saved is not None and session.saved.position == session.position > 2
+        with pytest.raises(Cancelled, match="the engine is closed"):
+            engine.generate(session)
+
+
+def test_events_in_a_coroutine(engine: Engine, tiny: Checkpoint) -> None:
+    async def pieces(seed: int) -> str:
+        handle = engine.generate(Session(tiny), "Call me", max_tokens=20, seed=seed)
+        return "".join([piece async for piece in handle])
+
+    async def both() -> list[str]:
+        return await asyncio.gather(pieces(1), pieces(2))
+
+    one, two = asyncio.run(both())
+    assert one != two
+    again = engine.generate(Session(tiny), "Call me", max_tokens=20, seed=1)
+    assert "".join(again) == one
+
+
+def test_replies(tmp_path: Path) -> None:
+    chat = load_chat(chat_folder(tmp_path))
+    with Engine(chat, rows=3) as engine:
+        served = [Session(chat) for _ in range(3)]
+        handles = [
+            engine.reply(session, "Who are you? " * n, system="Be a whale.", max_tokens=9, seed=n)
+            for n, session in enumerate(served, 1)
+        ]
+        texts = ["".join(handle) for handle in handles]
+        for n, session in enumerate(served, 1):
+            alone = Session(chat)
+            handle = engine.reply(
+                alone, "Who are you? " * n, system="Be a whale.", max_tokens=9, seed=n
+            )
+            assert "".join(handle) == texts[n - 1]
+            assert alone.state.digest() == session.state.digest()
+            assert alone.conversation == session.conversation
+        engine.reply(served[0], "And now?", max_tokens=3).result(60)
+        with pytest.raises(ValueError, match="another system prompt"):
+            engine.reply(served[0], "And now?", system="Be a man.").result(60)
+
+
+def test_stop_strings(engine: Engine, tiny: Checkpoint) -> None:
+    """As a session's own, with text and with log-probabilities."""
+    whole = "".join(engine.generate(Session(tiny), "Call me", max_tokens=60, seed=2))
+    stop = whole[20:24]
+    until = whole[: whole.index(stop)]
+    session = Session(tiny)
+    assert "".join(engine.generate(session, "Call me", max_tokens=60, seed=2, stop=stop)) == until
+    tokens = engine.generate(
+        Session(tiny), "Call me", max_tokens=60, seed=2, stop=stop, top_logprobs=1
+    )
+    assert "".join(token.text for token in tokens) == until
+
+
+def test_another_checkpoint_is_refused(engine: Engine, tiny_folder: Callable[..., Path]) -> None:
+    other = Session(load_checkpoint(tiny_folder(seed=2), device="cpu"))
+    with pytest.raises(ValueError, match="a session of another checkpoint"):
+        engine.generate(other)
+    with pytest.raises(ValueError, match="0 rows; allowed: at least 1"):
+        Engine(engine.checkpoint, rows=0)
