@@ -32,6 +32,7 @@ from streamlm.sessions.reply import Reply
 from streamlm.sessions.session import Session
 from streamlm.sessions.sources import Source
 
+TURN = 8  # tokens that a turn counts as, at least
 POLL = 0.002  # seconds between two looks at commits, when there is nothing else to do
 
 
@@ -271,15 +272,28 @@ class Engine:
         for request in list(scheduler.running):
             if request.handle.cancelled and not request.told:
                 self._advance(request, None)
-        reader = scheduler.next_reader()
-        if reader is not None:
-            self._advance(reader, None)
+        read = self._read()
         writers = list(scheduler.writers())
         if writers:
             self._decode(writers)
         for request in scheduler.waiters():
             self._advance(request, None)
-        return bool(reader or writers)
+        return bool(read or writers)
+
+    def _read(self) -> bool:
+        """Give turns to tasks that read, until they have read a segment; False if there are none.
+
+        A turn counts as some tokens even if nothing was read in it: other work was done.
+        """
+        left = self.checkpoint.model.config.segment_len
+        while left > 0:
+            request = self._scheduler.next_reader()
+            if request is None:
+                return left < self.checkpoint.model.config.segment_len
+            before = request.session.position
+            self._advance(request, None)
+            left -= max(request.session.position - before, TURN)
+        return True
 
     def _decode(self, writers: list[tuple[Request, Decode]]) -> None:
         """One token for every row that is written."""

@@ -5,11 +5,12 @@ that run, tasks that read take turns of one segment; all that write take each st
 """
 
 from collections import deque
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from streamlm.engine.handle import Handle
 from streamlm.engine.tasks import Decode, Task, Want
+from streamlm.sessions.live import LiveStream
 
 
 class Busy(Exception):
@@ -21,14 +22,14 @@ class Request:
     """A task with its handle.
 
     Attributes:
-        session: what only one request at a time may use.
+        session: the stream, which only one request at a time may use.
         want: what the task asked for last; None before its first step.
         told: the task knows that it was cancelled.
     """
 
     task: Task
     handle: Handle
-    session: Hashable
+    session: LiveStream
     want: Want | Decode | None = None
     told: bool = False
 
@@ -47,7 +48,7 @@ class Scheduler:
         self.max_waiting, self.max_running = max_waiting, max_running
         self.waiting: deque[Request] = deque()
         self.running: deque[Request] = deque()
-        self._in_use: set[Hashable] = set()
+        self._in_use: set[LiveStream] = set()
 
     def __len__(self) -> int:
         return len(self.waiting) + len(self.running)

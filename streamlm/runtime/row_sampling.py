@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from streamlm.runtime.sampling import SHORT_LIST, Sampling, sample
+from streamlm.runtime.sampling import SHORT_LIST, Sampling
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,14 +84,9 @@ def _draw(ranked: np.ndarray, ids: np.ndarray, scores: Tensor, draw: Draw) -> in
         return int(ids[0])
     limit = min(int(sampling.top_k) or len(scores), len(scores))
     if limit > len(ranked) and (sampling.top_k or float(ranked.sum()) <= sampling.top_p):
-        # Already adjusted: only the settings that shape the distribution are left to apply.
-        plain = Sampling(
-            temperature=sampling.temperature,
-            top_k=sampling.top_k,
-            top_p=sampling.top_p,
-            min_p=sampling.min_p,
-        )
-        return sample(scores, plain, random=draw.random, recent=np.zeros(0, np.int32))
+        cooled = ((scores.double() - scores.max()) / sampling.temperature).exp_()
+        top, order = (cooled / cooled.sum()).sort(descending=True)
+        ranked, ids = top.numpy(), order.numpy()
     shares = ranked[:limit]
     mass = shares.sum() if sampling.top_k else 1.0
     total = shares.cumsum()

@@ -24,7 +24,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "select": {"compression": "select"},
     "window": {"compressed_len": 0},
     "llama": {"head": "llama"},
-    "linformer": {"head": "linformer", "compressed_len": 0},
+    "linformer": {"head": "linformer", "compressed_len": 0, "projected_len": 4},
 }
 
 
@@ -101,18 +101,21 @@ def test_a_session_goes_on_after_it_was_served(
 
 
 def test_a_save_in_between_changes_nothing(tiny: Checkpoint, tmp_path: Path) -> None:
-    """A session that was resumed at a save writes what one that went on writes."""
+    """A session that was closed and opened again at its saves writes what one that went on does."""
+    n = len(tiny.tokenizer.encode("Call me"))
     with Engine(tiny, rows=ROWS) as engine:
         with streamlm.open(tmp_path / "one.zarr", tiny) as one:
             one.save_every = 10
-            whole = "".join(engine.generate(one, "Call me", max_tokens=40, seed=1))
-            digest = one.state.digest()
+            whole = "".join(engine.generate(one, "Call me", max_tokens=40 - n, seed=1))
+            assert [ref.position for ref in one.history()] == [0, 10, 20, 30, 40]
         parts = []
-        for n in range(4):
+        for part in range(4):
             with streamlm.open(tmp_path / "two.zarr", tiny) as two:
-                start = {"prompt": "Call me", "seed": 1} if not n else {}
-                parts.append("".join(engine.generate(two, max_tokens=10, **start)))
-        assert "".join(parts) == whole and two.state.digest() == digest
+                start: dict[str, Any] = {} if part else {"prompt": "Call me", "seed": 1}
+                n_tokens = 10 if part else 10 - n
+                parts.append("".join(engine.generate(two, max_tokens=n_tokens, **start)))
+        assert "".join(parts) == whole
+        assert two.state.digest() == one.state.digest()
 
 
 def test_feed_and_score(engine: Engine, tiny: Checkpoint, prose: Callable[..., str]) -> None:
