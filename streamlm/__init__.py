@@ -17,15 +17,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from streamlm.checkpoints.checkpoint import Checkpoint
     from streamlm.checkpoints.checkpoint import load_checkpoint as load
+    from streamlm.engine.engine import Engine
     from streamlm.sessions.opening import open_session as open
     from streamlm.sessions.session import Session
 
 __version__ = "0.1.0"
-__all__ = ["Checkpoint", "Session", "load", "open"]
+__all__ = ["Checkpoint", "Engine", "Session", "load", "open"]
 
 # Not imported above: they need torch, which takes longer than many a command.
 _LATER = {
     "Checkpoint": ("streamlm.checkpoints.checkpoint", "Checkpoint"),
+    "Engine": ("streamlm.engine.engine", "Engine"),
     "Session": ("streamlm.sessions.session", "Session"),
     "load": ("streamlm.checkpoints.checkpoint", "load_checkpoint"),
     "open": ("streamlm.sessions.opening", "open_session"),

@@ -29,7 +29,7 @@ ROOMS: dict[str, tuple[set[str], ...]] = {
         {"runtime"},
         {"sessions", "training"},
         {"plots"},
-        {"lab", "forecast"},
+        {"engine", "lab", "forecast"},
         {"streamlm"},
         {"cli"},
         {"__main__", "quickstart"},

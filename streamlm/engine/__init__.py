@@ -2,6 +2,7 @@
 
 from streamlm.engine.engine import Engine
 from streamlm.engine.handle import Cancelled, Handle
+from streamlm.engine.open_sessions import OpenSessions
 from streamlm.engine.scheduler import Busy
 
-__all__ = ["Busy", "Cancelled", "Engine", "Handle"]
+__all__ = ["Busy", "Cancelled", "Engine", "Handle", "OpenSessions"]

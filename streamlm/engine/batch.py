@@ -13,8 +13,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from streamlm.models.base import Model
 from streamlm.models.cache import Cache
+from streamlm.models.segmented import SegmentedModel
 from streamlm.state import State
 
 OnClose = Callable[[State], None]
@@ -36,14 +36,14 @@ class Batch:
     """A fixed number of rows, of which any may be occupied.
 
     Args:
-        model: frozen; its `reads_any_phase` must be set.
+        model: frozen.
         rows: R ≥ 1.
 
     Raises:
         ValueError: the model cannot decode rows of different phases in one batch.
     """
 
-    def __init__(self, model: Model, rows: int) -> None:
+    def __init__(self, model: SegmentedModel, rows: int) -> None:
         if rows < 1:
             raise ValueError(f"{rows} rows; allowed: at least 1")
         if not model.reads_any_phase:
@@ -52,12 +52,14 @@ class Batch:
             )
         self.model = model
         self._cache = Cache()
-        state = model.init_state(rows)
         kind = State if rows == 1 else RaggedState
-        self._state = kind(**vars(state))
+        self._state = kind(**vars(model.init_state(rows)))
+        model.fill(self._state, self._cache)
+        assert self._cache.segment is not None
+        self._bind(replace(self._state, segment=self._cache.segment))
         self._free = list(range(rows))[::-1]
         self._on_close: list[OnClose | None] = [None] * rows
-        self._full: set[int] = set()
+        self._broken: set[int] = set()
 
     @property
     def rows(self) -> int:
@@ -76,12 +78,11 @@ class Batch:
     # -- rows -------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def put(self, state: State, *, on_close: OnClose | None = None) -> int:
-        """Occupy a free row with a state of one row.
-
-        Its keys and values are computed from the state alone, so it goes on as one that was loaded.
+    def put(self, state: State, cache: Cache, *, on_close: OnClose | None = None) -> int:
+        """Occupy a free row with a state of one row, which goes on as one that was loaded.
 
         Args:
+            cache: the workspace of its stream, of which a copy is made; see `Model.settle`.
             on_close: called with the row's state before its segment is closed.
 
         Returns:
@@ -94,7 +95,9 @@ class Batch:
             raise ValueError(f"all {self.rows} rows are occupied; allowed: wait for a free one")
         row = self._free.pop()
         try:
-            self._write(row, state, self._cache_for(state))
+            self.model.settle(state, cache)
+            self.model.fill(state, cache)
+            self._write(row, state, cache)
         except BaseException:
             self._free.append(row)
             raise
@@ -107,12 +110,14 @@ class Batch:
 
     def settle(self, row: int) -> None:
         """Compute the keys and values of a row anew, as if it had just been put."""
-        state = self.take(row)
-        self._write(row, state, self._cache_for(state))
+        state, cache = self.take(row), Cache()
+        self.model.fill(state, cache)
+        self._write(row, state, cache)
 
     def free(self, row: int) -> None:
         """Give a row back. Its values stay until it is occupied again; no other row sees them."""
         self._on_close[row] = None
+        self._broken.discard(row)
         self._free.append(row)
 
     # -- decoding ---------------------------------------------------------------------------------
@@ -126,7 +131,22 @@ class Batch:
 
         Returns:
             The output layer's input, [R, D].
+
+        Raises:
+            Exception: whatever fails; all occupied rows are broken then.
         """
+        try:
+            return self._step(tokens)
+        except BaseException:
+            self._broken = set(range(self.rows)) - set(self._free)
+            self._bind(self._state)
+            raise
+
+    def is_broken(self, row: int) -> bool:
+        """Whether a step has failed since the row was occupied: its values are worth nothing."""
+        return row in self._broken
+
+    def _step(self, tokens: Sequence[int]) -> Tensor:
         model, free = self.model, set(self._free)
         before = self._state.length
         ids = torch.tensor(tokens).to(model.device, non_blocking=True)[:, None]
@@ -152,19 +172,9 @@ class Batch:
         self._write(row, committed, own)
         return self._state
 
-    def _cache_for(self, state: State) -> Cache:
-        """Keys and values of a state of one row, computed from it alone."""
-        cache = Cache()
-        self.model.fill(state, cache)
-        return cache
-
     def _write(self, row: int, state: State, cache: Cache) -> None:
         """Overwrite a row in place."""
         batch, mine = self._state, self._cache
-        if mine.segment is None:  # the first row
-            self.model.fill(batch, mine)
-            assert mine.segment is not None
-            batch = replace(batch, segment=mine.segment)
         batch.past[:, row] = state.past[:, 0]
         batch.segment[:, row] = state.segment[:, 0]
         batch.usage[:, row] = state.usage[:, 0]

@@ -24,6 +24,7 @@ from streamlm.engine.tasks import (
     scoring,
     serving,
 )
+from streamlm.models.segmented import SegmentedModel
 from streamlm.runtime.row_sampling import Draw, sample_rows
 from streamlm.runtime.sampling import Sampling
 from streamlm.sessions.feed import Errors, Feed
@@ -65,7 +66,11 @@ class Engine:
             model.freeze()
         self.checkpoint = checkpoint
         self.rows = rows
-        self.batch = Batch(model, rows) if model.reads_any_phase else None
+        self.batch = (
+            Batch(model, rows)
+            if isinstance(model, SegmentedModel) and model.reads_any_phase
+            else None
+        )
         self._scheduler = Scheduler(max_waiting=max_waiting, max_running=max_running or 2 * rows)
         self._changed = threading.Condition()
         self._closing = False
@@ -323,7 +328,8 @@ class Engine:
         Args:
             error: to raise in the task.
         """
-        if request.handle.cancelled and not request.told:
+        # What was drawn belongs to the row, which has read the token before it: first that.
+        if request.handle.cancelled and not request.told and drawn is None:
             request.told = True
             error = error or Cancelled("the request was cancelled")
         try:

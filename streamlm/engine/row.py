@@ -36,7 +36,8 @@ class Row:
         self.stream = live.stream
         self._bits = self.stream.generator()
         self._random = np.random.Generator(self._bits)
-        self.index = batch.put(live.stream.state, on_close=live.cache.on_close)
+        self.index = batch.put(live.stream.state, live.cache, on_close=live.cache.on_close)
+        live.cache.release()
 
     def draw(self, sampling: Sampling, *, n_said: int | None = None) -> Draw:
         """What the next token is drawn with.
@@ -64,12 +65,16 @@ class Row:
 
     def sync(self) -> None:
         """Bring the session up to date."""
-        if self._ids:
-            live = self._live
-            stream = replace(self.stream, state=self._batch.take(self.index))
-            ids, self._ids = np.array(self._ids, np.int32), []
-            live.move(stream, ids, live.cursor)
-            self.stream = live.stream
+        if not self._ids:
+            return
+        live = self._live
+        ids, self._ids = np.array(self._ids, np.int32), []
+        if self._batch.is_broken(self.index):
+            state = live.stream.read_ids(live.checkpoint, ids, cache=live.cache).state
+        else:
+            state = self._batch.take(self.index)
+        live.move(replace(self.stream, state=state), ids, live.cursor)
+        self.stream = live.stream
 
     def save_if_due(self) -> None:
         """Start a save if `save_every` tokens have been read since the last."""

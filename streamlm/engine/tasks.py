@@ -21,6 +21,7 @@ from streamlm.sessions.feed import Feed
 from streamlm.sessions.generation import Generation, HeldLogprobs
 from streamlm.sessions.live import LiveStream
 from streamlm.sessions.reply import Reply
+from streamlm.sessions.saving import SessionStore
 
 
 class Want(Enum):
@@ -73,12 +74,16 @@ def saving(live: LiveStream, *, whole_feed: bool = False) -> Task:
     store = live.store
     if store is None or live.readonly or live.closed:
         return
+    yield from _committing(store)
+    if live.begin_save(None if whole_feed else live.cursor):
+        yield from _committing(store)
+        store.settle()
+
+
+def _committing(store: SessionStore) -> Task:
+    """Wait for the commit that was started, if any."""
     while store.committing:
         yield Want.WAIT
-    if live.begin_save(None if whole_feed else live.cursor):
-        while store.committing:
-            yield Want.WAIT
-        store.settle()
 
 
 def generating(

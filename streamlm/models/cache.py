@@ -69,6 +69,12 @@ class Cache:
             other._weights, other._past, other._slots = self._weights, self._past, self._slots
         return other
 
+    def release(self) -> None:
+        """Free the memory of the keys and values; the next call recomputes them."""
+        self.clear()
+        self.keys, self.values, self.segment = [], [], None
+        self._past, self._slots, self._row = None, None, []
+
     def clear(self) -> None:
         """Invalidate: the next call recomputes all keys and values."""
         self._weights = None

@@ -53,16 +53,16 @@ def sample_rows(logits: Tensor, draws: Sequence[Draw | None]) -> list[int]:
     for row in rows:
         _adjust(scores[row], draws[row])
     top, order = scores.topk(min(SHORT_LIST, scores.shape[1]), dim=1)
-    heat = [1.0 if draw is None else draw.sampling.temperature or 1.0 for draw in draws]
-    cooled = (scores - top[:, :1]) / torch.tensor(heat)[:, None]
-    whole = cooled.exp_().sum(dim=1).double().numpy()
-    first = top[:, :1].double()
-    shares = ((top.double() - first) / torch.tensor(heat, dtype=torch.float64)[:, None]).exp_()
-    ranked, ids = shares.numpy() / whole[:, None], order.numpy()
+    heat = torch.ones(len(draws))
+    for row, draw in enumerate(draws):
+        heat[row] = (draw.sampling.temperature or 1.0) if draw is not None else 1.0
+    shares = ((scores - top[:, :1]) / heat[:, None]).exp_()
+    shares /= shares.sum(dim=1, keepdim=True)
+    ranked, ids, every = shares.gather(1, order).numpy(), order.numpy(), shares.numpy()
     for row in rows:
         draw = draws[row]
         assert draw is not None
-        found[row] = _draw(ranked[row], ids[row], scores[row], draw)
+        found[row] = _draw(every[row], ranked[row], ids[row], draw)
     return found
 
 
@@ -77,25 +77,27 @@ def _adjust(scores: Tensor, draw: Draw | None) -> None:
         scores[seen] = torch.where(found > 0, found / penalty, found * penalty)
 
 
-def _draw(ranked: np.ndarray, ids: np.ndarray, scores: Tensor, draw: Draw) -> int:
-    """Draw from the shares of the likeliest tokens, or from all if those are too few."""
+def _draw(shares: np.ndarray, ranked: np.ndarray, ids: np.ndarray, draw: Draw) -> int:
+    """Draw a token.
+
+    Args:
+        shares: [V] probabilities; ranked: the largest of them, ids: whose they are.
+    """
     sampling = draw.sampling
     if sampling.temperature == 0:
         return int(ids[0])
-    limit = min(int(sampling.top_k) or len(scores), len(scores))
-    if limit > len(ranked) and (sampling.top_k or float(ranked.sum()) <= sampling.top_p):
-        cooled = ((scores.double() - scores.max()) / sampling.temperature).exp_()
-        top, order = (cooled / cooled.sum()).sort(descending=True)
-        ranked, ids = top.numpy(), order.numpy()
-    shares = ranked[:limit]
-    mass = shares.sum() if sampling.top_k else 1.0
-    total = shares.cumsum()
-    kept = (total - shares < sampling.top_p * mass) & (shares >= sampling.min_p * shares[0])
-    kept[0] = True
-    shares, tokens = shares[kept], ids[:limit][kept]
+    limit = min(int(sampling.top_k) or len(shares), len(shares))
+    listed = limit <= len(ranked) or not (sampling.top_k or float(ranked.sum()) <= sampling.top_p)
+    # Tokens are found in the short list, or else by the smallest share that is kept.
+    best = ranked[:limit] if listed else np.sort(shares)[::-1][:limit]
+    mass = best.sum(dtype=float) if sampling.top_k else 1.0
+    total = best.cumsum(dtype=float)
+    n_kept = max(1, int(np.searchsorted(total - best, sampling.top_p * mass, side="left")))
+    if sampling.min_p:
+        n_kept = max(1, min(n_kept, int((best >= sampling.min_p * best[0]).sum())))
+    tokens = np.sort(ids[:n_kept]) if listed else np.flatnonzero(shares >= best[n_kept - 1])
     # In the order of ids, as `sample` draws.
-    in_order = np.argsort(tokens)
-    cumulative = shares[in_order].cumsum()
+    cumulative = shares[tokens].cumsum(dtype=float)
     drawn = draw.random.random() * cumulative[-1]
     index = int(np.searchsorted(cumulative, drawn, side="right"))
-    return int(tokens[in_order][min(index, len(in_order) - 1)])
+    return int(tokens[min(index, len(tokens) - 1)])

@@ -205,24 +205,28 @@ def test_a_step_that_fails_ends_those_who_write(
 ) -> None:
     sessions = [Session(tiny) for _ in range(3)]
     handles = [engine.generate(session, max_tokens=10_000) for session in sessions]
-    while not all(
-        session.live.stream is not None and handle._events
-        for session, handle in zip(sessions, handles, strict=True)
-    ):
-        time.sleep(0.001)
-    real = engine.batch.step
+    begun = [next(iter(handle)) for handle in handles]
+    real, batch = engine.batch._step, engine.batch
 
     def fail(tokens: Any) -> Any:
-        monkeypatch.setattr(engine.batch, "step", real)
+        monkeypatch.setattr(batch, "_step", real)
+        real(tokens)  # some of the rows have gone on
         raise MemoryError("no memory left")
 
-    monkeypatch.setattr(engine.batch, "step", fail)
-    for handle in handles:
+    monkeypatch.setattr(batch, "_step", fail)
+    shown = [[first] for first in begun]
+    for handle, pieces in zip(handles, shown, strict=True):
         with pytest.raises(MemoryError):
-            handle.result(60)
-    assert engine.batch.n_free == ROWS
-    for session in sessions:
-        assert session.position
+            pieces.extend(handle)
+    assert batch.n_free == ROWS
+    for pieces, session in zip(shown, sessions, strict=True):
+        assert int(session.state.position) == session.position
+        # Nothing that was shown is lost: as if the session had read it.
+        ids = session.live.log.take(0, session.position)
+        again = Session(tiny)
+        again.live.move(again.live.stream.read_ids(tiny, ids), ids, None)
+        assert again.state.position == session.position
+        assert tiny.tokenizer.decode(ids).startswith("".join(pieces))
         assert engine.generate(session, max_tokens=2).result(60) == 2
 
 
