@@ -15,7 +15,7 @@ from torch import Tensor
 
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.models.cache import Cache
-from streamlm.runtime.conversation import Conversation, next_turn
+from streamlm.runtime.conversation import Conversation
 from streamlm.runtime.drafter import LONGEST, Drafter
 from streamlm.runtime.reports import ReadReport, TokenLogprob
 from streamlm.runtime.sampling import Sampling, sample
@@ -173,30 +173,6 @@ class TextStream:
             cut=StreamDecoder(tokenizer).state,
             hidden=hidden,
         )
-
-    def read_turn(
-        self,
-        checkpoint: Checkpoint,
-        message: str,
-        *,
-        system: str | None = None,
-        cache: Cache | None = None,
-    ) -> tuple["TextStream", np.ndarray]:
-        """Read a message of a chat, up to the model's reply, in one step.
-
-        Args:
-            system: see `next_turn`.
-            cache: the caller's workspace for this stream; see `Model.hidden`.
-
-        Returns:
-            The new stream, and the ids that were read.
-
-        Raises:
-            ValueError: the model has no chat template; or as `next_turn`.
-        """
-        ids, conversation = next_turn(checkpoint.chat, self.conversation, message, system=system)
-        stream = self.read_ids(checkpoint, ids, cache=cache)
-        return replace(stream, conversation=conversation), ids
 
     def without_held_text(self, checkpoint: Checkpoint) -> "TextStream":
         """The same stream without the text that has not been read."""

@@ -18,7 +18,7 @@ import pytest
 import streamlm
 from memory_store import Corrupt, DirectoryStore
 from streamlm.checkpoints.checkpoint import Checkpoint
-from streamlm.runtime.conversation import LONGEST_SYSTEM, Conversation
+from streamlm.runtime.conversation import LONGEST_SYSTEM, Conversation, next_turn
 from streamlm.runtime.sampling import Sampling
 from streamlm.runtime.text_stream import TextStream
 from streamlm.sessions.session import Session
@@ -78,8 +78,9 @@ def test_turns_continue_the_stream(session: Session, chat: Checkpoint) -> None:
 
 def test_both_ends_of_a_text_end_a_reply(chat: Checkpoint) -> None:
     """The stream reads the template's token, whichever the model has chosen."""
-    stream, _ = TextStream.begin(chat).read_turn(chat, "Who are you?")
-    stream = replace(stream, cut={"bytes": "e28098"[:4]})
+    ids, conversation = next_turn(chat.chat, None, "Who are you?")
+    stream = TextStream.begin(chat).read_ids(chat, ids)
+    stream = replace(stream, conversation=conversation, cut={"bytes": "e28098"[:4]})
     drawn = {0: 0, END: 0}
     probabilities = Sampling(**WILD).probabilities(
         chat.model.logits(stream.generate_token(chat, Sampling())[0].hidden)[0], stream.recent
