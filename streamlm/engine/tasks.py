@@ -5,6 +5,7 @@ tasks get their turns.
 """
 
 from collections.abc import Callable, Generator, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
@@ -44,25 +45,24 @@ OnToken = Callable[[TextStream, str], bool]
 
 
 def serving(live: LiveStream, body: Task) -> Task:
-    """A task whose session is saved when it ends, however it ends.
+    """A task that has its session for itself, and saves it when it ends, however it ends.
 
     Returns:
         The body's result.
 
     Raises:
+        InUse: another thread uses the session.
         Exception: that of the body, else that of the save.
     """
-    try:
-        result = yield from body
-    except Exception:
+    with live.one_thread.use("serve a request"):
         try:
-            yield from saving(live)
-        except Exception as error:
-            # The body's error is the one to report; a later save commits everything.
-            error.__suppress_context__ = True
-        raise
-    yield from saving(live)
-    return result
+            result = yield from body
+        except Exception:
+            with suppress(Exception):  # the body's is the one to report
+                yield from saving(live)
+            raise
+        yield from saving(live)
+        return result
 
 
 def saving(live: LiveStream, *, whole_feed: bool = False) -> Task:

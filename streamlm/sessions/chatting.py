@@ -79,7 +79,7 @@ class Chatting:
             seed=seed,
             recall=recall,
         )
-        return reply.pieces()
+        return self._live.one_thread.each(reply.pieces(), "reply")
 
     def transcript(self, *, tokens: int = 4096) -> list[dict[str, str]]:
         """The newest turns of the chat, oldest first, as messages with "role" and "content".

@@ -15,6 +15,7 @@ from streamlm.runtime.memory_report import window
 from streamlm.runtime.reports import ReadReport
 from streamlm.runtime.text_stream import RecalledSpan, TextStream
 from streamlm.sessions.archive import Archive
+from streamlm.sessions.one_thread import OneThread
 from streamlm.sessions.recall import Recalled, quoted, recall
 from streamlm.sessions.recent_tokens import RecentTokens, TokenLog
 from streamlm.sessions.saving import SessionStore
@@ -35,6 +36,7 @@ class LiveStream:
         archive: keys of what is read into the store; None without a store or retrieval heads.
         save_every: tokens between automatic saves.
         readonly, closed: changes are refused.
+        one_thread: what callers hold while they use the stream.
     """
 
     def __init__(self, checkpoint: Checkpoint, *, seed: int = 0) -> None:
@@ -42,6 +44,7 @@ class LiveStream:
             checkpoint.model.freeze()
         self.checkpoint = checkpoint
         self.seed = seed
+        self.one_thread = OneThread()
         self.save_every = 1 << 14
         self.readonly = False
         self.closed = False

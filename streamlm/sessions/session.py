@@ -24,6 +24,7 @@ from streamlm.sessions.feed import Errors, Feed
 from streamlm.sessions.generation import Generation
 from streamlm.sessions.indexing import IndexProgress, index
 from streamlm.sessions.live import LiveStream
+from streamlm.sessions.one_thread import OneThread, by_one_thread
 from streamlm.sessions.recall import Recalled
 from streamlm.sessions.search import SPAN, Found, search_log
 from streamlm.sessions.sources import Source
@@ -35,7 +36,7 @@ class Session(Chatting):
     """Reads, scores and generates text as one continuous stream. `streamlm.open` returns one.
 
     A session without a store lives in memory: it can feed, score, generate and fork, but not save
-    or rewind. Only one thread may use a session at a time.
+    or rewind. One thread at a time may read, generate, save or rewind; another one gets `InUse`.
 
     Args:
         checkpoint: the model.
@@ -60,6 +61,11 @@ class Session(Chatting):
     def live(self) -> LiveStream:
         """The stream and its workspace, for code that reads step by step, such as an engine."""
         return self._live
+
+    @property
+    def one_thread(self) -> OneThread:
+        """What keeps other threads out while one uses the session."""
+        return self._live.one_thread
 
     @property
     def state(self) -> State:
@@ -104,6 +110,7 @@ class Session(Chatting):
         """The newest snapshot that is known to be saved, None before the first."""
         return self._live.store.saved if self._live.store is not None else None
 
+    @by_one_thread
     def history(self) -> list[Ref]:
         """All snapshots that the branch has pointed at, oldest first."""
         bound = self._live.require_store("show a history")
@@ -116,6 +123,7 @@ class Session(Chatting):
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    @by_one_thread
     def close(self) -> None:
         """Save, and release the branch to other writers.
 
@@ -125,6 +133,7 @@ class Session(Chatting):
 
     # -- reading ----------------------------------------------------------------------------------
 
+    @by_one_thread
     def feed(
         self,
         *sources: Source,
@@ -183,7 +192,8 @@ class Session(Chatting):
         Raises:
             As `feed`.
         """
-        live = self._live.fork()
+        with self.one_thread.use("score"):
+            live = self._live.fork()
         feed = Feed(live, sources, errors=errors, logprobs=logprobs, progress=progress)
         return feed.score()
 
@@ -228,6 +238,7 @@ class Session(Chatting):
             span=span,
         )
 
+    @by_one_thread
     def recall(self, text: str, *, k: int = 1) -> list[Recalled]:
         """Find the passages that answer a text, among all that has left memory.
 
@@ -244,6 +255,7 @@ class Session(Chatting):
         """
         return self._live.recall(text, k=k)
 
+    @by_one_thread
     def index(self, *, progress: IndexProgress = lambda done, total: None) -> int:
         """Read again what the archive has no keys of, and save them; see `sessions.indexing`.
 
@@ -262,6 +274,7 @@ class Session(Chatting):
         """
         return index(self._live, progress)
 
+    @by_one_thread
     def memory_report(self, *, between: Callable[[], None] = lambda: None) -> MemoryReport:
         """What the model still remembers of the stream, slot by slot.
 
@@ -340,7 +353,7 @@ class Session(Chatting):
             drafter=drafter,
             recall=recall,
         )
-        return generation.pieces()
+        return self.one_thread.each(generation.pieces(), "generate")
 
     def generate_logprobs(
         self,
@@ -375,10 +388,11 @@ class Session(Chatting):
             seed=seed,
             recall=recall,
         )
-        return generation.logprobs(top_logprobs)
+        return self.one_thread.each(generation.logprobs(top_logprobs), "generate")
 
     # -- forks and snapshots ----------------------------------------------------------------------
 
+    @by_one_thread
     def fork(self, branch: str | None = None, *, tokens: int | None = None) -> "Session":
         """An independent session that continues from here. Nothing is copied.
 
@@ -422,6 +436,7 @@ class Session(Chatting):
             raise ValueError(f"tokens = {tokens}; allowed: 0 to {head.position}")
         return self._live.fork_at(head, tokens)
 
+    @by_one_thread
     def save(self) -> Ref:
         """Commit everything since the last snapshot, and return once it is safe on disk.
 
@@ -431,6 +446,7 @@ class Session(Chatting):
         """
         return self._live.save(self._live.cursor)
 
+    @by_one_thread
     def rewind(
         self,
         *,
