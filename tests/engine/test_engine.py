@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import pairwise, repeat
 from pathlib import Path
 from typing import Any
 
@@ -142,17 +143,24 @@ def test_feed_and_score(engine: Engine, tiny: Checkpoint, prose: Callable[..., s
 
 
 def test_a_long_text_does_not_stop_those_who_write(
-    engine: Engine, tiny: Checkpoint, prose: Callable[..., str]
+    engine: Engine, tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By steps, not by time: what is read while a token is written is one segment at most."""
-    reader, writer = Session(tiny), Session(tiny)
-    read = engine.feed(reader, prose(20_000))
-    while not reader.position:
-        time.sleep(0.001)
-    before = reader.position
-    "".join(engine.generate(writer, max_tokens=30))
-    assert not read.done
-    assert reader.position - before <= 35 * SEGMENT
+    """Between two tokens a text without end is read for about a segment."""
+    reader, positions = Session(tiny), []
+    batch = engine.batch
+    assert batch is not None
+    real = batch.step
+
+    def step(tokens: Any) -> Any:
+        positions.append(reader.position)
+        return real(tokens)
+
+    monkeypatch.setattr(batch, "step", step)
+    read = engine.feed(reader, repeat("It was the whale. "))
+    engine.generate(Session(tiny), max_tokens=60).result(60)
+    steps = [after - before for before, after in pairwise(positions)]
+    assert len(steps) == 59 and max(steps) <= 2 * SEGMENT
+    assert sum(steps) >= 30 * SEGMENT / 2  # and it is read meanwhile
     read.cancel()
     with pytest.raises(Cancelled):
         read.result(60)
@@ -162,7 +170,7 @@ def test_a_cancelled_request_keeps_what_it_has(
     engine: Engine, tiny: Checkpoint, tmp_path: Path
 ) -> None:
     with streamlm.open(tmp_path / "s.zarr", tiny) as session:
-        handle, pieces = engine.generate(session, "Call me", max_tokens=10_000), []
+        handle, pieces = engine.generate(session, "Call me", max_tokens=10**6), []
         for piece in handle:
             pieces.append(piece)
             if len(pieces) == 5:
@@ -213,7 +221,7 @@ def test_a_step_that_fails_ends_those_who_write(
     engine: Engine, tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sessions = [Session(tiny) for _ in range(3)]
-    handles = [engine.generate(session, max_tokens=10_000) for session in sessions]
+    handles = [engine.generate(session, max_tokens=10**6) for session in sessions]
     begun = [next(iter(handle)) for handle in handles]
     real, batch = engine.batch._step, engine.batch
 
