@@ -26,10 +26,28 @@ NEWER = {
 }
 
 
+MOST = 2**31 - 1  # of what is counted: tokens, passages
+
+
 def require(condition: bool, name: str, given: object, allowed: str) -> None:
     """Raise a ValueError with the given and the allowed value unless `condition` is true."""
     if not condition:
         raise ValueError(f"{name} = {given!r}; allowed: {allowed}")
+
+
+def is_whole(value: object) -> bool:
+    """Whether a value is an integer, of Python or numpy; 1.0 and True are not."""
+    return hasattr(value, "__index__") and not isinstance(value, bool)
+
+
+def check_whole(name: str, value: Any, *, least: int = 0, most: int = MOST) -> None:
+    """Raise a ValueError unless a value is a whole number within limits.
+
+    A fraction, NaN or infinity would pass a comparison, and count down past 0 without end.
+    """
+    if not is_whole(value) or not least <= value <= most:
+        lowest = "at least 1" if least == 1 else f"{least} or more"
+        raise ValueError(f"{name} = {value!r}; allowed: {lowest}, a whole number up to {most:,}")
 
 
 class Config:

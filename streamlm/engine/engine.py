@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 from streamlm.checkpoints.checkpoint import Checkpoint
+from streamlm.config import check_whole
 from streamlm.engine.batch import Batch
 from streamlm.engine.handle import Cancelled, Handle
 from streamlm.engine.row import Drawn
@@ -59,8 +60,7 @@ class Engine:
         max_waiting: int = 256,
         max_running: int | None = None,
     ) -> None:
-        if rows < 1:
-            raise ValueError(f"{rows} rows; allowed: at least 1")
+        check_whole("rows", rows, least=1)
         model = checkpoint.model
         if model.frozen is None:
             model.freeze()
@@ -139,6 +139,8 @@ class Engine:
                 seed=seed,
                 recall=recall,
             )
+            if top_logprobs is not None:
+                check_whole("top_logprobs", top_logprobs)
             return generating(
                 self.batch, live, generation, handle=handle, top_logprobs=top_logprobs
             )

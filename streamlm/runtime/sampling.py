@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from streamlm.config import check_whole
+
 SHORT_LIST = 512  # tokens ranked before a full sort is tried
 ESCAPED = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\"}
 
@@ -152,9 +154,9 @@ class Stops:
 
 def check_request(max_tokens: int, seed: int | None) -> None:
     """Raise ValueError, with what is allowed, unless a call to generate may have these values."""
-    for name, value in (("max_tokens", max_tokens), ("seed", seed)):
-        if value is not None and value < 0:
-            raise ValueError(f"{name} = {value}; allowed: 0 or more")
+    check_whole("max_tokens", max_tokens)
+    if seed is not None:
+        check_whole("seed", seed, most=2**64 - 1)
 
 
 def unescaped(text: str) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from streamlm.checkpoints.checkpoint import Checkpoint
+from streamlm.config import check_whole
 from streamlm.runtime.conversation import Conversation
 from streamlm.runtime.sampling import Sampling
 from streamlm.sessions.live import LiveStream
@@ -93,8 +94,7 @@ class Chatting:
         Raises:
             ValueError: the model has no chat template, or the session has no store.
         """
-        if tokens < 1:
-            raise ValueError(f"tokens = {tokens}; allowed: at least 1")
+        check_whole("tokens", tokens, least=1)
         bound = self._live.require_store("return its transcript")
         ids = bound.tokens(max(0, self._live.position - tokens), self._live.position)
         return messages_of(self.checkpoint.chat, ids)

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
+from streamlm.config import check_whole
 from streamlm.runtime.reports import Progress, ProgressCallback, ReadReport
 from streamlm.runtime.text_stream import TextStream
 from streamlm.sessions.live import LiveStream
@@ -33,8 +34,8 @@ class Feed:
         block_bytes: int | None = None,
         progress: ProgressCallback | None = None,
     ) -> None:
-        if block_bytes is not None and block_bytes < 1:
-            raise ValueError(f"block_bytes = {block_bytes}; allowed: at least 1")
+        if block_bytes is not None:
+            check_whole("block_bytes", block_bytes, least=1)
         if not sources:
             raise ValueError("no source given; allowed: paths, texts, file objects, iterators")
         self._live = live

@@ -8,6 +8,7 @@ import numpy as np
 
 from memory_store import MemoryStore, Ref, Retention
 from streamlm.checkpoints.checkpoint import Checkpoint
+from streamlm.config import check_whole
 from streamlm.memory.recall import KeySearch
 from streamlm.models.cache import Cache
 from streamlm.runtime.conversation import conversation_after
@@ -228,8 +229,7 @@ class LiveStream:
 
     def check_recall(self, k: int, prompt: str) -> None:
         """Raise ValueError, with what is allowed, unless a prompt may come with `recall=k`."""
-        if k < 0:
-            raise ValueError(f"recall = {k}; allowed: 0 or more")
+        check_whole("recall", k)
         if k and not prompt.strip():
             raise ValueError("recall without a prompt; allowed: with a prompt that asks")
         if k:

@@ -7,6 +7,7 @@ from typing import Any
 
 from memory_store import Corrupt, Mismatch, NotFound, Retention
 from streamlm.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from streamlm.config import check_whole
 from streamlm.sessions.live import LiveStream
 from streamlm.sessions.session import Session
 from streamlm.sessions.windows import (
@@ -64,8 +65,7 @@ def open_session(
     """
     from memory_store.places import create_store, occupied, open_store  # imported when used
 
-    if save_every < 1:
-        raise ValueError(f"save_every = {save_every}; allowed: at least 1")
+    check_whole("save_every", save_every, least=1)
     if isinstance(model, Checkpoint) and settings:
         raise ValueError("settings for a model that is loaded; allowed: for one to be loaded")
     new = create and not readonly and branch == "main" and not occupied(path)

@@ -15,6 +15,7 @@ from datetime import datetime
 import numpy as np
 
 from memory_store import Ref
+from streamlm.config import check_whole
 from streamlm.memory.lexical import Chunks, Passage, Terms, best_passages, chunks_of_runs, runs
 from streamlm.memory.recall import KeySearch
 from streamlm.runtime.text_stream import RecalledSpan
@@ -78,8 +79,7 @@ def recall(
         ValueError: `k` is below 1, or the text is empty.
         memory_store.NotFound: old tokens were deleted.
     """
-    if k < 1:
-        raise ValueError(f"k = {k}; allowed: at least 1")
+    check_whole("k", k, least=1)
     text = text.strip()
     if not text:
         raise ValueError("nothing to recall; allowed: a text with at least one word")

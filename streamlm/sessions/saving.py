@@ -29,6 +29,7 @@ from memory_store import (
     StoreError,
 )
 from streamlm.checkpoints.checkpoint import Checkpoint
+from streamlm.config import is_whole
 from streamlm.runtime.text_stream import REPETITION_WINDOW, TextStream
 from streamlm.sessions.archive import Archive
 from streamlm.sessions.recent_tokens import TokenLog
@@ -366,7 +367,7 @@ class SessionStore:
         Raises:
             ValueError: the position is negative, or after `head`.
         """
-        if not 0 <= position <= head.position:
+        if not is_whole(position) or not 0 <= position <= head.position:
             raise ValueError(f"tokens = {position}; allowed: 0 to {head.position}")
         commit = self.store.nearest(head, position)
         return commit, self.store.tokens(head, commit.position, position)

@@ -8,6 +8,7 @@ import numpy as np
 
 from memory_store import Mismatch, Ref
 from memory_store.store import Store
+from streamlm.config import check_whole
 from streamlm.memory.lexical import search
 from tokenizer import Tokenizer
 
@@ -59,8 +60,7 @@ def search_log(
         memory_store.NotFound: old tokens were deleted.
     """
     for name, value in (("k", k), ("span", span)):
-        if value < 1:
-            raise ValueError(f"{name} = {value}; allowed: at least 1")
+        check_whole(name, value, least=1)
     wanted = text.strip()
     if not wanted:
         raise ValueError("nothing to search for; allowed: a text with at least one word")

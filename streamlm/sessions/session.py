@@ -14,6 +14,7 @@ import torch
 
 from memory_store import Ref
 from streamlm.checkpoints.checkpoint import Checkpoint
+from streamlm.config import check_whole, is_whole
 from streamlm.runtime.drafter import Drafter
 from streamlm.runtime.memory_report import MemoryReport, observe
 from streamlm.runtime.reports import ProgressCallback, ReadReport, TokenLogprob
@@ -93,6 +94,7 @@ class Session(Chatting):
 
     @save_every.setter
     def save_every(self, tokens: int) -> None:
+        check_whole("save_every", tokens, least=1)
         self._live.save_every = tokens
 
     @property
@@ -211,7 +213,8 @@ class Session(Chatting):
         """
         bound = self._live.require_store("return its text")
         stop = self.position if stop is None else stop
-        if not 0 <= start <= stop <= self.position:
+        whole = is_whole(start) and is_whole(stop)
+        if not whole or not 0 <= start <= stop <= self.position:
             raise ValueError(f"tokens {start} to {stop}; allowed: a part of 0 to {self.position}")
         return self.checkpoint.tokenizer.decode(bound.tokens(start, stop))
 
@@ -377,8 +380,7 @@ class Session(Chatting):
         Raises:
             ValueError: immediately, if a value is not allowed.
         """
-        if top_logprobs < 0:
-            raise ValueError(f"top_logprobs = {top_logprobs}; allowed: 0 or more")
+        check_whole("top_logprobs", top_logprobs)
         generation = Generation(
             self._live,
             prompt,
@@ -404,7 +406,7 @@ class Session(Chatting):
         Raises:
             ValueError: the branch exists, the session has no store, or tokens is out of range.
         """
-        if tokens is not None and not 0 <= tokens <= self.position:
+        if tokens is not None and not (is_whole(tokens) and 0 <= tokens <= self.position):
             raise ValueError(f"tokens = {tokens}; allowed: 0 to {self.position}")
         if branch is None:
             live = self._fork_live() if tokens is None else self._fork_live_at(tokens)

@@ -358,5 +358,5 @@ def test_another_checkpoint_is_refused(engine: Engine, tiny_folder: Callable[...
     other = Session(load_checkpoint(tiny_folder(seed=2), device="cpu"))
     with pytest.raises(ValueError, match="a session of another checkpoint"):
         engine.generate(other)
-    with pytest.raises(ValueError, match="0 rows; allowed: at least 1"):
+    with pytest.raises(ValueError, match="rows = 0; allowed: at least 1"):
         Engine(engine.checkpoint, rows=0)

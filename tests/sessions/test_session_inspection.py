@@ -158,8 +158,24 @@ def test_feed_reports_every_token(open_: Open, prose: Callable[..., str]) -> Non
     assert seen == sorted(seen) and seen[-1] == len(report.ids) == report.tokens == plain.position
     assert report.nats == pytest.approx(-sum(report.logprobs), rel=1e-5)
     assert report.nats == pytest.approx(expected.nats, rel=1e-4)
-    with pytest.raises(ValueError, match="block_bytes = 0; allowed"):
-        session.feed([text], block_bytes=0)
+    for size in (0, 0.5, math.inf):
+        with pytest.raises(ValueError, match=f"block_bytes = {size}; allowed"):
+            session.feed([text], block_bytes=size)  # type: ignore[arg-type]
+
+
+def test_positions_are_whole_numbers(open_: Callable[..., Session], text: str) -> None:
+    session = open_()
+    session.feed(text)
+    before = session.state.digest()
+    for tokens in (1.5, math.nan, math.inf, "3", True):
+        for use in (session.rewind, session.fork):
+            with pytest.raises(ValueError, match=f"tokens = {tokens}; allowed: 0 to"):
+                use(tokens=tokens)  # type: ignore[operator]
+        with pytest.raises(ValueError, match="allowed: a part of 0 to"):
+            session.text(tokens)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=r"save_every = .*; allowed: at least 1, a whole"):
+            session.save_every = tokens  # type: ignore[assignment]
+    assert session.state.digest() == before
 
 
 def test_feed_resumes_after_progress_raises(
