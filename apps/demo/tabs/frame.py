@@ -16,6 +16,7 @@ from apps.demo.render.text_html import escape, message
 from apps.demo.shelf import Refused, Shelf
 
 NOTHING = gr.skip()
+SHOWN = (Refused, ValueError, OverflowError)  # errors that visitors see: int(inf) is the last
 EMPTY_MEMORY = message("The memory is empty. Read something to fill it.")
 
 
@@ -194,6 +195,6 @@ class collect_errors:
         return self._messages
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        if isinstance(error, (Refused, ValueError)):
+        if isinstance(error, SHOWN):
             self._messages.append(message(str(error), kind="error"))
-        return isinstance(error, (Refused, ValueError, Cancelled))
+        return isinstance(error, (*SHOWN, Cancelled))

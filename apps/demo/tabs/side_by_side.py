@@ -91,7 +91,7 @@ def side_by_side(app: AppState, frame: Frame) -> None:
                     shelf,
                     points,
                     prompt=prompt,
-                    max_tokens=int(max_tokens),
+                    max_tokens=min(int(max_tokens), writing.MAX_TOKENS),
                     checkpoint=checkpoint,
                 )
 
