@@ -34,7 +34,7 @@ from tests.support.command_line import (
     [
         (
             "score text.txt --session s",
-            "streamlm.sessions.live.LiveStream.read",
+            "streamlm.runtime.text_stream.TextStream.read_ahead",
             "nothing was chang",
         ),
         (
@@ -50,7 +50,7 @@ from tests.support.command_line import (
         ("feed text.txt --session new", "streamlm.cli.feed.open_named", "nothing was read"),
         (
             "feed text.txt --session new",
-            "streamlm.sessions.live.LiveStream.read",
+            "streamlm.runtime.text_stream.TextStream.read_ahead",
             "nothing was read",
         ),
         (
