@@ -13,9 +13,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from streamlm.config import check_whole
 from streamlm.models.cache import Cache
 from streamlm.models.segmented import SegmentedModel
 from streamlm.state import State
+from streamlm.transfer import send
 
 OnClose = Callable[[State], None]
 
@@ -44,15 +46,14 @@ class Batch:
     """
 
     def __init__(self, model: SegmentedModel, rows: int) -> None:
-        if rows < 1:
-            raise ValueError(f"{rows} rows; allowed: at least 1")
+        check_whole("rows", rows, least=1)
         if not model.reads_any_phase:
             raise ValueError(
                 f"a batch of head {model.config.head!r}; allowed: heads that read rows of any phase"
             )
         self.model = model
         self._cache = Cache()
-        kind = State if rows == 1 else RaggedState
+        kind = State if rows == 1 else RaggedState  # one row has no others, and a faster way
         self._state = kind(**vars(model.init_state(rows)))
         model.fill(self._state, self._cache)
         assert self._cache.segment is not None
@@ -69,11 +70,6 @@ class Batch:
     def n_free(self) -> int:
         """Rows that are not occupied."""
         return len(self._free)
-
-    @property
-    def nbytes(self) -> int:
-        """Size of the states and of their keys and values, in bytes."""
-        return self._state.nbytes + self._cache.nbytes
 
     # -- rows -------------------------------------------------------------------------------------
 
@@ -149,7 +145,7 @@ class Batch:
     def _step(self, tokens: Sequence[int]) -> Tensor:
         model, free = self.model, set(self._free)
         before = self._state.length
-        ids = torch.tensor(tokens).to(model.device, non_blocking=True)[:, None]
+        ids = send(torch.tensor(tokens), model.device)[:, None]
         hidden, after = model.hidden(ids, self._state, self._cache)
         segment = model.config.segment_len
         for row, n in enumerate(after.length):

@@ -1,8 +1,8 @@
 """Engine: many sessions at once on one model.
 
-One thread owns the model. Each round reads at most one segment for one session, and then decodes
-one token for all that write, in a batch of fixed shape: a long document never stops those who
-write, and what a session writes does not depend on who else is being served.
+One thread owns the model. Each round reads about one segment, of one session or of several, and
+then decodes one token for all that write, in a batch of fixed shape: a long document never stops
+those who write, and what a session writes does not depend on who else is being served.
 """
 
 import threading
@@ -65,13 +65,14 @@ class Engine:
         if model.frozen is None:
             model.freeze()
         self.checkpoint = checkpoint
-        self.rows = rows
         self.batch = (
             Batch(model, rows)
             if isinstance(model, SegmentedModel) and model.reads_any_phase
             else None
         )
-        self._scheduler = Scheduler(max_waiting=max_waiting, max_running=max_running or 2 * rows)
+        self._scheduler = Scheduler(
+            max_waiting=max_waiting, max_running=2 * rows if max_running is None else max_running
+        )
         self._changed = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="streamlm engine", daemon=True)

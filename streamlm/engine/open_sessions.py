@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from streamlm.config import check_whole
 from streamlm.sessions.session import Session
 
 LIMIT = 1 << 30  # bytes
+MOST_BYTES = 1 << 63
 
 
 @dataclass(eq=False)
@@ -42,8 +44,7 @@ class OpenSessions:
     """
 
     def __init__(self, open: Callable[[str], Session], *, limit: int = LIMIT) -> None:
-        if limit < 0:
-            raise ValueError(f"limit = {limit}; allowed: bytes, 0 or more")
+        check_whole("limit", limit, most=MOST_BYTES)
         self._open = open
         self._limit = limit
         self._guard = threading.Lock()

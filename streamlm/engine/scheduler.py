@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from streamlm.config import check_whole
 from streamlm.engine.handle import Handle
 from streamlm.engine.tasks import Decode, Task, Want
 from streamlm.sessions.live import LiveStream
@@ -43,8 +44,7 @@ class Scheduler:
 
     def __init__(self, *, max_waiting: int, max_running: int) -> None:
         for name, value in (("max_waiting", max_waiting), ("max_running", max_running)):
-            if value < 1:
-                raise ValueError(f"{name} = {value}; allowed: at least 1")
+            check_whole(name, value, least=1)
         self.max_waiting, self.max_running = max_waiting, max_running
         self.waiting: deque[Request] = deque()
         self.running: deque[Request] = deque()

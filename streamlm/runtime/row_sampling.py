@@ -20,7 +20,7 @@ class Draw:
     Attributes:
         sampling: its settings; random: its generator, which is advanced.
         recent: ids that the repetition penalty applies to.
-        suppressed: [V] bool, tokens that are never drawn.
+        suppressed: [V] bool, tokens that are never drawn; on the device of the logits.
     """
 
     sampling: Sampling
@@ -42,34 +42,30 @@ def sample_rows(logits: Tensor, draws: Sequence[Draw | None]) -> list[int]:
     Returns:
         R tokens; 0 for a row that draws nothing.
     """
-    rows = [row for row, draw in enumerate(draws) if draw is not None]
+    drawing = [(row, draw) for row, draw in enumerate(draws) if draw is not None]
     found = [0] * len(draws)
-    if not rows:
+    if not drawing:
         return found
     # All rows take part, so that the shapes do not depend on how many draw.
-    scores = logits.detach().float().cpu()
-    if scores.data_ptr() == logits.data_ptr():
-        scores = scores.clone()
-    for row in rows:
-        _adjust(scores[row], draws[row])
-    top, order = scores.topk(min(SHORT_LIST, scores.shape[1]), dim=1)
+    suppressed = torch.zeros_like(logits, dtype=torch.bool)
     heat = torch.ones(len(draws))
-    for row, draw in enumerate(draws):
-        heat[row] = (draw.sampling.temperature or 1.0) if draw is not None else 1.0
+    for row, draw in drawing:
+        suppressed[row] = draw.suppressed
+        heat[row] = draw.sampling.temperature or 1.0
+    scores = logits.detach().float().masked_fill(suppressed, -torch.inf).cpu()
+    for row, draw in drawing:
+        _penalize(scores[row], draw)
+    top, order = scores.topk(min(SHORT_LIST, scores.shape[1]), dim=1)
     shares = ((scores - top[:, :1]) / heat[:, None]).exp_()
     shares /= shares.sum(dim=1, keepdim=True)
     ranked, ids, every = shares.gather(1, order).numpy(), order.numpy(), shares.numpy()
-    for row in rows:
-        draw = draws[row]
-        assert draw is not None
+    for row, draw in drawing:
         found[row] = _draw(every[row], ranked[row], ids[row], draw)
     return found
 
 
-def _adjust(scores: Tensor, draw: Draw | None) -> None:
-    """Apply suppression and the repetition penalty in place."""
-    assert draw is not None
-    scores.masked_fill_(draw.suppressed, -torch.inf)
+def _penalize(scores: Tensor, draw: Draw) -> None:
+    """Apply the repetition penalty in place."""
     penalty = draw.sampling.repetition_penalty
     if penalty != 1 and len(draw.recent):
         seen = torch.from_numpy(np.unique(draw.recent).astype(np.int64))
