@@ -26,7 +26,7 @@ NEWER = {
 }
 
 
-MOST = 2**31 - 1  # of what is counted: tokens, passages
+MOST = 2**53 - 1  # of what is counted: tokens, passages; JSON holds no larger whole number
 
 
 def require(condition: bool, name: str, given: object, allowed: str) -> None:

@@ -208,8 +208,10 @@ class SessionStore:
 
         # Recorded first, then started: an unrecorded commit would conflict with the next one.
         self._pending = PendingCommit(commit, position, version)
-        with suppress(RuntimeError):  # the interpreter is ending; the waiting thread commits
+        try:
             committers().submit(self._pending.run)
+        except RuntimeError:  # the interpreter is ending, and starts no thread any more
+            self._pending.run()
 
     def fill_log(
         self,
