@@ -106,6 +106,11 @@ class Engine:
         return not self._thread.is_alive()
 
     @property
+    def running(self) -> bool:
+        """Whether requests are served: the engine was not closed."""
+        return self._thread.is_alive() and not self._closing
+
+    @property
     def load(self) -> tuple[int, int]:
         """The numbers of requests that run and that wait."""
         scheduler = self._scheduler
