@@ -1,7 +1,7 @@
 """Choices: several texts that are written at once for one request."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import anyio
 
@@ -27,14 +27,14 @@ class Positions:
     """Where the session of a request stands after it; None without a session."""
 
     name: str | None = None
-    after: int | None = field(default=None)
+    after: int | None = None
 
     def to_json(self) -> dict[str, object]:
         """What is added to an answer: nothing without a session."""
         return {} if self.name is None else {"session": {"name": self.name, "position": self.after}}
 
 
-async def all_of(works: Sequence[Callable[[], Awaitable[None]]]) -> None:
+async def all_of(works: Sequence[Callable[[], Awaitable[object]]]) -> None:
     """Do all at once; the first that fails ends the others.
 
     Raises:
@@ -46,7 +46,7 @@ async def all_of(works: Sequence[Callable[[], Awaitable[None]]]) -> None:
     failures: list[Exception] = []
     async with anyio.create_task_group() as group:
 
-        async def run(work: Callable[[], Awaitable[None]]) -> None:
+        async def run(work: Callable[[], Awaitable[object]]) -> None:
             try:
                 await work()
             except Exception as error:

@@ -19,6 +19,7 @@ from apps.server.fields import Fields
 from apps.server.logprobs import TextLogprobs, prompt_logprobs
 from apps.server.service import Service, ending, service_of
 from apps.server.sse import Emit, Streamed, unless_hung_up
+from streamlm.engine import Written
 from streamlm.runtime.reports import TokenLogprob
 from streamlm.runtime.sampling import Sampling
 from streamlm.sessions.session import Session
@@ -140,9 +141,7 @@ async def completions(request: Request) -> Response:
     return JSONResponse({**answer, **positions.to_json()})
 
 
-async def _stream(
-    request: Request, wanted: Completion, head: dict[str, Any], emit: Emit
-) -> None:
+async def _stream(request: Request, wanted: Completion, head: dict[str, Any], emit: Emit) -> None:
     usage, positions = Usage(), Positions(wanted.asked.session)
     unknown = {"usage": None} if wanted.stream_usage else {}
 
@@ -187,8 +186,8 @@ async def _write_all(
         async with shelf.use(wanted.asked.session, create=True) as session:
             if wanted.echo:
                 await choice.add_prompt(None)
-            await _write(request, session, choice, usage, prompt=choice.prompt)
-            positions.after = session.position
+            written = await _write(request, session, choice, usage, prompt=choice.prompt)
+            positions.after = written.position
         return
     groups = [choices[at : at + wanted.n] for at in range(0, len(choices), wanted.n)]
     await all_of([partial(_write_group, request, wanted, group, usage) for group in groups])
@@ -214,13 +213,14 @@ async def _write_group(
     n_read = handle.result().n_read
     service.count(request, read=n_read)
     usage.read += n_read
-    works = [partial(_write, request, session.fork(), choice, usage) for choice in group]
-    await all_of(works)
+    forks = [session.fork() for _ in group]
+    works = zip(forks, group, strict=True)
+    await all_of([partial(_write, request, fork, choice, usage) for fork, choice in works])
 
 
 async def _write(
     request: Request, session: Session, choice: _Choice, usage: Usage, *, prompt: str = ""
-) -> None:
+) -> Written:
     service = service_of(request)
     handle = service.engine.generate(
         session, prompt, choice.asked.sampling, **choice.asked.engine()
@@ -229,6 +229,7 @@ async def _write(
     choice.reason = written.reason
     usage.read += written.n_read
     usage.wrote += int(written)
+    return written
 
 
 ROUTES = [Route("/v1/completions", completions, methods=["POST"])]
