@@ -10,13 +10,13 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from apps.server import completions, status
+from apps.server import chat, completions, status
 from apps.server.errors import ApiError
 from apps.server.guard import Guard
 from apps.server.middleware import Requests
 from apps.server.service import Service
 
-ROUTES = [*status.ROUTES, *completions.ROUTES]
+ROUTES = [*status.ROUTES, *completions.ROUTES, *chat.ROUTES]
 
 
 def build(service: Service) -> Starlette:

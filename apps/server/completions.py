@@ -130,9 +130,7 @@ async def completions(request: Request) -> Response:
     }
     if wanted.stream:
         work = partial(_stream, request, wanted, head)
-        owner = request.scope["streamlm"].owner
-        error = lambda failure: service.error(failure, owner).to_json()  # noqa: E731
-        return Streamed(work, error=error, done=True)
+        return Streamed(work, error=service.error_of(request), done=True)
     usage, positions = Usage(), Positions(wanted.asked.session)
     choices = _choices(wanted, None)
     work = partial(_write_all, request, wanted, choices, usage, positions)

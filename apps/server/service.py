@@ -71,6 +71,11 @@ class Service:
             found.status, message, param=found.param, code=found.code, headers=found.headers
         )
 
+    def error_of(self, request: Request) -> Callable[[Exception], Any]:
+        """What to send for an error behind the beginning of an answer."""
+        owner = request.scope["streamlm"].owner
+        return lambda error: self.error(error, owner).to_json()
+
     def check_model(self, model: str | None) -> None:
         """Raise ApiError if a request asks for another model."""
         if model is not None and model != self.name:
