@@ -10,13 +10,20 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from apps.server import chat, completions, status
+from apps.server import chat, completions, sessions, status, texts, transfer
 from apps.server.errors import ApiError
 from apps.server.guard import Guard
 from apps.server.middleware import Requests
 from apps.server.service import Service
 
-ROUTES = [*status.ROUTES, *completions.ROUTES, *chat.ROUTES]
+ROUTES = [
+    *status.ROUTES,
+    *completions.ROUTES,
+    *chat.ROUTES,
+    *sessions.ROUTES,
+    *texts.ROUTES,
+    *transfer.ROUTES,
+]
 
 
 def build(service: Service) -> Starlette:

@@ -41,6 +41,12 @@ def folder_of(store: str, owner: str | None) -> str:
     return os.path.join(store, "keys", owner)
 
 
+def make_folder(folder: str) -> None:
+    """Make the folder of a shelf; object storage needs none."""
+    if not is_url(folder):
+        os.makedirs(folder, exist_ok=True)
+
+
 def open_sessions(
     store: str, checkpoint: Checkpoint, *, limit: int, save_every: int
 ) -> OpenSessions:
@@ -49,8 +55,7 @@ def open_sessions(
     def open(key: str) -> Session:
         owner, _, name = key.partition("/")
         folder = folder_of(store, owner or None)
-        if not is_url(folder):
-            os.makedirs(folder, exist_ok=True)
+        make_folder(folder)
         return open_named(folder, name, checkpoint, create=True, save_every=save_every)
 
     return OpenSessions(open, limit=limit)
@@ -125,6 +130,10 @@ class Shelf:
         if store.head(branch) is None:
             raise missing_branch(store, name)
         return store, branch
+
+    def make(self) -> None:
+        """Make the folder."""
+        make_folder(self.folder)
 
     def close(self, name: str) -> None:
         """Close a session and its branches.
