@@ -65,8 +65,8 @@ class Service:
             return found
         if found.status >= 500 and not isinstance(error, (Busy, Cancelled)):
             log("failed", level=logging.ERROR, exception=error)
-        message = self._shelf_of(owner).shown(str(found))
-        message = re.sub(rf"{re.escape(self.settings.spool)}\S*", "the body", message)
+        spooled = rf"{re.escape(self.settings.spool)}/\w+/\w+"
+        message = self._shelf_of(owner).shown(re.sub(spooled, "the body", str(found)))
         return ApiError(
             found.status, message, param=found.param, code=found.code, headers=found.headers
         )

@@ -4,11 +4,9 @@ All shelves share the memory for open sessions. Whatever waits for a disk runs i
 """
 
 import os
-import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 import anyio
@@ -170,4 +168,4 @@ class Shelf:
             return message.replace(f"{self.folder}/", "").replace(self.folder, "the store")
         for folder in (os.path.realpath(self.folder), os.path.abspath(self.folder), self.folder):
             message = message.replace(folder + os.sep, "").replace(folder, "the store")
-        return message.replace(str(Path(tempfile.gettempdir())) + os.sep, "")
+        return message

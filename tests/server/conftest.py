@@ -31,7 +31,7 @@ def serve(tmp_path: Path, tiny: Checkpoint) -> Iterator[Callable[..., TestClient
             spool.mkdir(exist_ok=True)
             chosen: dict[str, Any] = {
                 **{"store": str(tmp_path / "sessions"), "spool": str(spool), "rows": 4},
-                **{"hosts": loopback_hosts("127.0.0.1"), "save_every": 64},
+                **{"hosts": loopback_hosts("127.0.0.1")},
                 **settings,
             }
             service = Service(checkpoint, Settings(**chosen))

@@ -192,7 +192,9 @@ def test_a_client_that_hangs_up_frees_its_row(
     client = serve()
     service = client.app.state.service
     fields = {"prompt": "Call me", "max_tokens": 60_000, "session": "moby", "stream": stream}
-    parts = asyncio.run(hang_up(client.app, PATH, fields, behind=5 if stream else 0))
+    parts = asyncio.run(
+        hang_up(client.app, PATH, json.dumps(fields).encode(), behind=5 if stream else 0)
+    )
     assert service.engine.load == (0, 0) and service.engine.batch.n_free == 4
     assert b"[DONE]" not in b"".join(parts)
     shown = "".join(chunk["choices"][0]["text"] for chunk in events(b"".join(parts).decode()))

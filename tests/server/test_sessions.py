@@ -45,7 +45,7 @@ def test_a_session_from_beginning_to_end(
     found = ok(client.get("/sessions/moby"))
     assert found["position"] == report["position"] and found["branches"] == ["main"]
     assert found["parent"]["snapshot"] == found["saved"]["snapshot"] - 1
-    assert found["snapshots"] > 3 and found["bytes"] > 0
+    assert found["snapshots"] == 2 and found["bytes"] > 0
     shown = ok(client.get("/sessions/moby/tokens?start=10&stop=40"))
     assert shown["text"] == part and len(shown["ids"]) == 30
     memory = ok(client.get("/sessions/moby/memory"))
@@ -89,7 +89,7 @@ def test_scores_change_nothing(client: TestClient, tiny: Checkpoint, tmp_path: P
 
 @pytest.mark.parametrize("kind", ["application/x-ndjson", "text/event-stream"])
 def test_progress(client: TestClient, prose: Callable[..., str], kind: str) -> None:
-    text = prose(3000).encode()
+    text = prose(700).encode()
     answer = client.post("/sessions/s/feed", content=text, headers={"Accept": kind})
     assert answer.headers["content-type"].startswith(kind)
     if kind == "text/event-stream":
@@ -123,18 +123,12 @@ def test_a_long_body_is_on_disk_before_it_is_read(
 
 
 def test_an_interrupted_feed_goes_on(
-    serve: Callable[..., TestClient], tiny: Checkpoint, prose: Callable[..., str]
+    serve: Callable[..., TestClient], prose: Callable[..., str]
 ) -> None:
     """The client hung up; it sends the same body again, and nothing is read twice."""
-    client = serve(save_every=16)
-    text = prose(20_000)
-
-    async def interrupted() -> None:
-        scope_text = text
-        await hang_up(client.app, "/sessions/s/feed", scope_text, behind=0)
-
-    asyncio.run(interrupted())
-    body = json.dumps(text).encode()  # what `hang_up` sends
+    client, body = serve(), prose(2_000).encode()
+    kind = "application/x-ndjson"
+    asyncio.run(hang_up(client.app, "/sessions/s/feed", body, behind=3, accept=kind))
     assert client.app.state.service.engine.load == (0, 0)
     before = ok(client.get("/sessions/s"))["position"]
     report = ok(client.post("/sessions/s/feed", content=body))
@@ -146,10 +140,7 @@ def test_an_interrupted_feed_goes_on(
 
 def test_bad_requests(client: TestClient, prose: Callable[..., str]) -> None:
     ok(client.post("/sessions/s/feed", content=prose(30).encode()))
-    for path in ("/sessions", "/sessions/x/import"):
-        name = "s" if path == "/sessions" else None
-        if name:
-            refused(client.post(path, json={"name": "s"}), 409, "'s' exists already")
+    refused(client.post("/sessions", json={"name": "s"}), 409, "'s' exists already")
     refused(client.post("/sessions/s/import", content=b"x"), 409, "'s' exists already")
     refused(client.post("/sessions/x/import", content=b"x"), 400, "the body: not an exported")
     refused(client.post("/sessions", json={"name": "a/b"}), 400, "allowed: NAME")

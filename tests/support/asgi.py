@@ -6,16 +6,16 @@ from typing import Any
 
 
 async def hang_up(
-    app: Any, path: str, body: Any, *, behind: int = 0, method: str = "POST"
+    app: Any, path: str, body: bytes, *, behind: int = 0, accept: str = "*/*"
 ) -> list[bytes]:
-    """Send a JSON body, and hang up once so many parts of the answer have come.
+    """Send a body, and hang up once so many parts of the answer have come.
 
     Returns:
         The parts that were sent, those behind the hang-up included.
     """
     parts: list[bytes] = []
     gone = asyncio.Event()
-    messages = [{"type": "http.request", "body": json.dumps(body).encode()}]
+    messages = [{"type": "http.request", "body": body}]
     if not behind:
         asyncio.get_running_loop().call_later(0.2, gone.set)
 
@@ -31,9 +31,10 @@ async def hang_up(
             if behind and len(parts) >= behind:
                 gone.set()
 
+    headers = [(b"host", b"127.0.0.1"), (b"accept", accept.encode())]
     scope = {
-        **{"type": "http", "method": method, "path": path, "raw_path": path.encode()},
-        **{"headers": [(b"host", b"127.0.0.1")], "query_string": b"", "root_path": ""},
+        **{"type": "http", "method": "POST", "path": path, "raw_path": path.encode()},
+        **{"headers": headers, "query_string": b"", "root_path": ""},
         **{"scheme": "http", "server": ("127.0.0.1", 8000), "client": ("127.0.0.1", 1)},
         **{"http_version": "1.1", "asgi": {"version": "3.0", "spec_version": "2.3"}},
         **{"app": app, "state": {}},
