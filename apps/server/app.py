@@ -10,7 +10,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from apps.server import chat, completions, sessions, status, texts, transfer
+from apps.server import chat, completions, responses, sessions, status, texts, transfer
 from apps.server.errors import ApiError
 from apps.server.guard import Guard
 from apps.server.middleware import Requests
@@ -20,6 +20,7 @@ ROUTES = [
     *status.ROUTES,
     *completions.ROUTES,
     *chat.ROUTES,
+    *responses.ROUTES,
     *sessions.ROUTES,
     *texts.ROUTES,
     *transfer.ROUTES,

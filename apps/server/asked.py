@@ -40,11 +40,13 @@ class Asked:
         *,
         limits: tuple[str, ...] = ("max_tokens",),
         default_limit: int,
+        session: str | None = None,
     ) -> "Asked":
         """Take the fields that all ways of writing share.
 
         Args:
             defaults: of the sampling; limits: the names of the field for `max_tokens`.
+            session: where it is known; None takes the field.
 
         Raises:
             ApiError: a value is not allowed.
@@ -63,7 +65,8 @@ class Asked:
         if not all(stop):
             raise ApiError(400, "stop has an empty string; allowed: others", param="stop")
         seed = fields.optional_whole("seed", least=-(1 << 63), most=SEEDS - 1)
-        session = fields.text("session")
+        if session is None:
+            session = fields.text("session")
         recall = fields.whole("recall", 0, most=MOST_RECALLED)
         if recall and session is None:
             raise ApiError(400, "recall without a session; allowed: with one", param="recall")

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
+from weakref import WeakValueDictionary
 
 import anyio
 from anyio import to_thread
@@ -45,6 +46,7 @@ class Service:
         )
         self.metrics = Metrics(self.engine, self.sessions, rows=settings.rows)
         self._closing = threading.Lock()
+        self._locks: WeakValueDictionary[str, anyio.Lock] = WeakValueDictionary()
 
     @property
     def ready(self) -> bool:
@@ -75,6 +77,10 @@ class Service:
         """What to send for an error behind the beginning of an answer."""
         owner = request.scope["streamlm"].owner
         return lambda error: self.error(error, owner).to_json()
+
+    def lock(self, key: str) -> anyio.Lock:
+        """The lock of a session, by `Shelf.key`, for what must not be done twice at once."""
+        return self._locks.setdefault(key, anyio.Lock())
 
     def check_model(self, model: str | None) -> None:
         """Raise ApiError if a request asks for another model."""
