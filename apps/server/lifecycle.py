@@ -48,6 +48,9 @@ class Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """As uvicorn's, which sends itself the signal again in the end, and so dies of it."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # whoever started the thread ends it
+            return
         numbers = (signal.SIGTERM, signal.SIGINT)
         before = {number: signal.signal(number, self.handle_exit) for number in numbers}
         try:
