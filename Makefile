@@ -48,7 +48,7 @@ quickstart: $(STAMP) ## Run the README's quick start, on a CPU
 	@$(RUN) -m streamlm.quickstart $(ARGS)
 
 test: $(STAMP) ## Run the test suite (ARGS="-m 'not slow'" passes options to pytest)
-	@$(RUN) $(PYTEST) -n auto --dist loadfile -m 'not browser' tests/ $(ARGS)
+	@$(RUN) $(PYTEST) -n auto --dist loadfile -m 'not browser' tests/ integrations/ $(ARGS)
 
 # What depends on the last bits of products. Processors round differently; a test must not care. Of the
 # invariants, which take long, those whose promise is to the bit.
