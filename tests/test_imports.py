@@ -69,7 +69,7 @@ FORBIDDEN = {
 HEAVY = {
     *("zarr", "google_crc32c", "obstore", "gradio", "matplotlib"),
     *("sentencepiece", "typer", "rich", "pandas", "bs4", "pypdf"),
-    *("tokenizers", "jinja2"),
+    *("tokenizers", "jinja2", "tensorboard"),
 }
 
 # Home folders and work folders of one machine; written so that this line does not match itself.
