@@ -7,7 +7,7 @@ rounding.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Self, cast
 
 import torch
@@ -89,7 +89,7 @@ class StepLayer(nn.Module):
 class StepLayers(nn.Module):
     """All blocks, one after the other."""
 
-    def __init__(self, layers: list[StepLayer]) -> None:
+    def __init__(self, layers: Sequence[StepLayer]) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
 
