@@ -205,6 +205,10 @@ class SegmentedModel(Model):
 
     # -- reading ----------------------------------------------------------------------------------
 
+    def rows_step(self, rows: int) -> Any:
+        """A fast way to read single tokens in so many rows, for `Cache.step`; None without one."""
+        return None
+
     def read(
         self,
         x: Tensor,
