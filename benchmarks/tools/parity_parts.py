@@ -14,7 +14,7 @@ from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.config import ModelConfig
 from streamlm.forecast.config import ForecastConfig
 from streamlm.forecast.series import Batch
-from streamlm.forecast.training import MODELS
+from streamlm.forecast.forecaster import MODELS
 from streamlm.models.base import Model
 from streamlm.models.encoder import Encoder, EncoderConfig, masked_windows
 from streamlm.runtime.drafter import DrafterConfig

@@ -27,7 +27,7 @@ from benchmarks.tools.reads import NONE, RECENT, WHOLE, encode_books, read_books
 from benchmarks.tools.timing import median_interval, ratio, side_by_side
 from streamlm.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from streamlm.forecast.config import ForecastConfig
-from streamlm.forecast.series import Series
+from streamlm.forecast.reading import load
 from streamlm.runtime.drafter import Drafter, DrafterConfig, save_drafter
 from streamlm.sessions.session import Session
 
@@ -245,7 +245,7 @@ def test_forecast_compares_what_it_trained(tmp_path: Path, monkeypatch: pytest.M
         errors = row["mse"]
         assert errors["low"] <= errors["mean"] <= errors["high"] and len(errors["seeds"]) == 2
     config = ForecastConfig(input_len=16, label_len=8, horizon=24)
-    one = forecast.unchanged(Series.load(data), config)
+    one = forecast.unchanged(load(data), config)
     assert one["mse"] == pytest.approx(found[2]["mse"]["mean"]) and one["mse"] > 0.5
     assert (tmp_path / "forecast.png").stat().st_size > 5000
     trained = list((tmp_path / "runs").iterdir())

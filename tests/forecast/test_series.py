@@ -7,26 +7,28 @@ import numpy as np
 import pytest
 import torch
 
-from streamlm.forecast.series import Scale, Series, Windows, time_marks
+from streamlm.forecast.reading import load
+from streamlm.forecast.series import Scale, Windows, time_marks
+from streamlm.forecast.steps import Step
 from tests.support.waves import CPU, write
 
 
 def test_a_series_is_loaded(csv: Path, tmp_path: Path) -> None:
-    series = Series.load(csv)
+    series = load(csv)
     assert series.names == ("a", "b") and series.values.shape == (400, 2)
     assert series.ends == (280, 320, 400) and series.step == np.timedelta64(3600, "s")
     assert series.only(["b"]).values[:, 0].tolist() == series.values[:, 1].tolist()
     assert str(series.following(2)[1]) == str(series.dates[-1] + np.timedelta64(2, "h"))
     other = tmp_path / "other.csv"
     other.write_text("x, Timestamp\n1,2016/07/01 00:00\n\n2,2016/07/02 00:00\n4,2016/07/04 00:00\n")
-    found = Series.load(other)
+    found = load(other)
     assert found.values.tolist() == [[1], [2], [4]] and found.names == ("x",)
 
 
 @pytest.mark.parametrize(("minutes", "rows"), [(60, 24), (15, 96)])
 def test_the_papers_splits(minutes: int, rows: int, tmp_path: Path) -> None:
     n = 20 * 30 * rows + 7
-    series = Series.load(write(tmp_path / "ETTx.csv", n, minutes=minutes))
+    series = load(write(tmp_path / "ETTx.csv", n, minutes=minutes))
     assert series.ends == (12 * 30 * rows, 16 * 30 * rows, 20 * 30 * rows)
 
 
@@ -49,7 +51,7 @@ def test_invalid_series_are_refused(text: str, message: str, tmp_path: Path) -> 
     path = tmp_path / "bad.csv"
     path.write_text(text)
     with pytest.raises(ValueError, match=message):
-        Series.load(path)
+        load(path)
 
 
 def test_time_marks_agree_with_the_calendar() -> None:
@@ -71,7 +73,7 @@ def test_time_marks_agree_with_the_calendar() -> None:
 
 
 def test_windows_of_different_parts_do_not_overlap(csv: Path) -> None:
-    series = Series.load(csv)
+    series = load(csv)
     scale = Scale.of(series)
     train_part = scale.apply(series.values[:280])
     assert train_part.mean(axis=0) == pytest.approx(0, abs=1e-5)
