@@ -90,6 +90,11 @@ class Reading:
     layout: Layout
     notes: list[str]
 
+    def texts(self, rows: slice) -> list[str]:
+        """The dates of rows as the file writes them."""
+        dates, instants = self.series.dates[rows], self.series.instants
+        return self.layout.texts(dates, None if instants is None else dates - instants[rows])
+
 
 def load(path: Path, options: CsvOptions | None = None) -> Series:
     """The series of a CSV file; see `read`."""

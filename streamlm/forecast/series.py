@@ -104,11 +104,6 @@ def splits(name: str, n: int, step: Step) -> tuple[int, int, int]:
     return round(n * SHARES[0]), round(n * (SHARES[0] + SHARES[1])), n
 
 
-def default_input(series: Series, horizon: int, most: int = 96) -> int:
-    """Rows of input that leave half of the train part to forecast: at most `most`."""
-    return max(1, min(most, (series.reserving(horizon).ends[0] - horizon) // 2))
-
-
 def time_marks(dates: np.ndarray, step: Step) -> np.ndarray:
     """Date features, each from −0.5 to 0.5: [n, features] float32.
 
