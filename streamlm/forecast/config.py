@@ -8,7 +8,7 @@ from typing import Any
 
 from streamlm.config import require
 
-MODELS = ("informer", "transformer", "dlinear", "nlinear")
+MODELS = ("nlinear", "dlinear", "informer", "transformer")
 LAZY = ("sum", "mean")
 RATES = {"informer": 1e-4, "transformer": 1e-4, "dlinear": 5e-3, "nlinear": 5e-3}
 

@@ -10,13 +10,15 @@ import numpy as np
 
 from streamlm.forecast.columns import filled, value_columns
 from streamlm.forecast.date_column import date_column
-from streamlm.forecast.dates import Dates
+from streamlm.forecast.dates import Dates, readings
+from streamlm.forecast.numbers import numbers
 from streamlm.forecast.series import Series, splits
-from streamlm.forecast.steps import DAY, Step, infer
+from streamlm.forecast.steps import DAY, MOST_MISSING, Step, infer
 from streamlm.forecast.table import Table, read_table
 from streamlm.forecast.zones import to_utc, to_wall
 
 SHORTEST = 3  # rows of a series
+MOST_FILLED = 9.0  # rows filled for each that is there
 FILLS = ("linear", "previous", "zero")
 
 
@@ -125,19 +127,20 @@ def read(
     table = read_table(path, options.delimiter)
     if len(table.lines) < SHORTEST:
         raise ValueError(f"{path}: {len(table.lines)} rows; allowed: at least {SHORTEST}")
+    _check_names(table)
     timeline = _timeline(table, options, step)
     values = value_columns(table, options.decimal, columns, timeline.used, constant=constant)
     notes = [*table.notes, *timeline.notes, *values.notes]
-    dates, instants, numbers = timeline.dates, timeline.instants, values.values
+    dates, instants, data = timeline.dates, timeline.instants, values.values
     if timeline.reverse:
-        numbers = numbers[::-1]
+        data = data[::-1]
     if options.fill:
         clock = dates if instants is None or timeline.step.unit != "time" else instants
         grid = timeline.step.through(clock[0], clock[-1])
-        n_values = int(np.isnan(numbers).sum())
-        full = np.full((len(grid), numbers.shape[1]), np.nan)
-        full[np.searchsorted(grid, clock)] = numbers
-        numbers = filled(full, options.fill)
+        n_values = int(np.isnan(data).sum())
+        full = np.full((len(grid), data.shape[1]), np.nan)
+        full[np.searchsorted(grid, clock)] = data
+        data = filled(full, options.fill)
         if n_rows := len(grid) - len(clock):
             assert instants is None or timeline.zone is not None
             if instants is None:
@@ -157,7 +160,7 @@ def read(
             notes.append(_missing(table, timeline))
     series = Series(
         dates,
-        numbers,
+        data,
         values.names,
         splits(path.name, len(dates), timeline.step),
         timeline.step,
@@ -173,6 +176,20 @@ def read(
         values.digits,
     )
     return Reading(series, layout, notes)
+
+
+def _check_names(table: Table) -> None:
+    """Refuse a first line that holds data instead of names."""
+    for name in table.header:
+        try:
+            readings([name])
+        except ValueError:
+            if numbers([name], ".").wrong or not name:
+                return
+    raise ValueError(
+        f"{table.path}, line {table.header_line}: no names, but {', '.join(table.header)}; "
+        "allowed: a first line of names"
+    )
 
 
 @dataclass(frozen=True)
@@ -197,13 +214,14 @@ def _timeline(table: Table, options: CsvOptions, step: Step | None) -> _Timeline
     if options.no_date:
         return _Timeline("row", (), None, np.arange(n), Step("row"), 0)
     column = date_column(table, options.date_column, options.date_format)
+    most = MOST_FILLED if options.fill else MOST_MISSING
     found: list[_Timeline] = []
     errors: list[ValueError] = []
     for form in column.found:
         try:
             placed = _placed(table, form, options.timezone)
             try:
-                size, missing = infer(placed.dates, placed.instants, wanted=step)
+                size, missing = infer(placed.dates, placed.instants, wanted=step, most=most)
             except ValueError as error:
                 raise ValueError(f"{table.path}: {error}") from None
         except ValueError as error:
@@ -236,7 +254,7 @@ def _placed(table: Table, form: Dates, zone: str | None) -> _Timeline:
     offset = timedelta(0)
     numbered = wall.dtype.kind == "i"
     clock = wall if offsets is None else wall - offsets
-    reverse = bool(clock[-1] < clock[0])
+    reverse = bool(2 * (np.diff(clock.astype(np.int64)) < 0).sum() > len(clock))
     if reverse:
         wall, clock = wall[::-1], clock[::-1]
         notes.append(f"{table.path}: the newest row is first; read in the order of dates")

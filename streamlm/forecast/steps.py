@@ -16,6 +16,8 @@ DAY = 86_400_000_000  # in microseconds, the unit of all dates
 HOUR, MINUTE, SECOND = DAY // 24, 60_000_000, 1_000_000
 WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 BUSINESS = "1111100"
+MOST_MISSING = 0.5  # rows missing for each that is there; more say that the step is another
+MOST_OF_DAYS = 0.25  # the same, where a day has several rows at times of its own
 TWO_WEEKS = 14  # days that a series must span before missing weekdays mean something
 
 
@@ -147,7 +149,8 @@ class Step:
             offs = (dates - first).astype(np.int64)
             return None if (offs % self.n).any() else int(offs[-1]) // self.n + 1 - len(dates)
         grid = self.through(first, last)
-        return len(grid) - len(dates) if np.isin(dates, grid).all() else None
+        holds = len(grid) >= len(dates) and np.isin(dates, grid).all()
+        return len(grid) - len(dates) if holds else None
 
     def through(self, first: Any, last: Any) -> np.ndarray:
         """All dates of the grid from `first` to `last`."""
@@ -164,7 +167,11 @@ class Step:
 
 
 def infer(
-    dates: np.ndarray, instants: np.ndarray | None = None, *, wanted: Step | None = None
+    dates: np.ndarray,
+    instants: np.ndarray | None = None,
+    *,
+    wanted: Step | None = None,
+    most: float = MOST_MISSING,
 ) -> tuple[Step, int]:
     """The step of rising dates, and the number of rows that are missing from it.
 
@@ -172,9 +179,10 @@ def infer(
         dates: [n] of the clock on the wall, or integers; at least two.
         instants: [n] the same in UTC, if clocks change within them.
         wanted: taken where it misses no more rows than the best.
+        most: rows that may be missing, for each that is given.
 
     Raises:
-        ValueError: no step holds all dates without more rows missing than given.
+        ValueError: no step holds all dates without more rows missing.
     """
     clock = dates if instants is None else instants
     if dates.dtype.kind == "i":
@@ -185,14 +193,14 @@ def infer(
     found = []
     for rank, step in enumerate(candidates):
         missing = step.missing(clock if step.unit == "time" else dates)
-        if missing is not None:
+        if missing is not None and (not step.times or missing <= MOST_OF_DAYS * len(dates)):
             found.append((missing, rank, step))
     missing, _, best = min(found, key=lambda entry: entry[:2])
     if wanted is not None and (wanted.unit == "row") == (dates.dtype.kind == "i"):
         fits = wanted.missing(clock if wanted.unit == "time" else dates)
         if fits is not None and fits <= missing:
             return wanted, fits
-    if missing > len(dates):
+    if missing > most * len(dates):
         raise ValueError(_irregular(dates, clock))
     return best, missing
 
@@ -203,8 +211,11 @@ def _candidates(dates: np.ndarray, clock: np.ndarray) -> Iterator[Step]:
     times = np.unique((dates - days).astype("timedelta64[us]").astype(np.int64))
     single = len(times) == 1
     if single:
+        monthly = list(_monthly(days))
+        plain = [step for step in monthly if step.rule.split(" ")[0] in ("start", "end", "day")]
+        yield from plain  # before days: three years can be 365 days apart
         yield from (Step("day", n) for n in _sizes(np.diff(days).astype(np.int64)))
-        yield from _monthly(days)
+        yield from (step for step in monthly if step not in plain)
     yield from (Step("time", n) for n in _sizes(np.diff(clock).astype(np.int64)))
     if single:
         yield from (Step("weekday", 1, mask) for mask in _masks(days))
@@ -267,7 +278,7 @@ def _irregular(dates: np.ndarray, clock: np.ndarray) -> str:
         texts = [_duration(int(steps.min())), _duration(int(steps.max()))]
     return (
         f"its dates keep no step: {texts[0]} to {texts[1]} apart; allowed: equal steps of time, "
-        "days, weekdays or months, with fewer rows missing than given; --no-date numbers the rows"
+        "days, weekdays or months with at most a third of the rows missing; --no-date numbers the rows"
     )
 
 

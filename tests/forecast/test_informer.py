@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from streamlm.forecast.attention import Attention, few, prob_sparse, sparsity
 from streamlm.forecast.config import ForecastConfig
+from streamlm.forecast.forecaster import MODELS
 from streamlm.forecast.informer import Distil, Encoder, Informer
 from streamlm.forecast.series import Batch
-from streamlm.forecast.forecaster import MODELS
 from tests.support.waves import SMALL
 
 

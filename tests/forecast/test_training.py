@@ -82,5 +82,5 @@ def test_forecasts_are_in_the_units_of_the_series(csv: Path, tmp_path: Path) -> 
     with pytest.raises(ValueError, match="the series has 9 rows; allowed: at least 16"):
         found.forecast(short)
     daily = load(write(tmp_path / "daily.csv", 40, minutes=1440))
-    with pytest.raises(ValueError, match="gives 3 features of a date; the forecaster was trained"):
+    with pytest.raises(ValueError, match="the step of the series is 1 day; allowed: 1 hour"):
         found.forecast(daily)
