@@ -14,6 +14,7 @@ from benchmarks import (
     compressors,
     drift,
     forecast,
+    forecast_defaults,
     linformer,
     speculative,
     store,
@@ -251,6 +252,15 @@ def test_forecast_compares_what_it_trained(tmp_path: Path, monkeypatch: pytest.M
     trained = list((tmp_path / "runs").iterdir())
     forecast.main(options)  # nothing is trained twice
     assert len(trained) == 8 and trained == list((tmp_path / "runs").iterdir())
+
+
+def test_forecast_defaults_compares_with_the_baseline(tmp_path: Path) -> None:
+    options = ["--ett", "--models", "nlinear", "--epochs", "1", "--threads", "1"]
+    forecast_defaults.main([*options, "--device", "cpu", "--out", str(tmp_path)])
+    found = json.loads((tmp_path / "forecast-defaults.json").read_text())["figures"]["rows"]
+    assert [row["season"] for row in found] == [12, 1, 7, 168]
+    assert all(0.5 < row["coverage"] <= 1 and row["mae"] < 1 for row in found)
+    assert found[0]["mae"] < found[0]["naive_mae"]  # it follows the trend
 
 
 def test_linformer_trains_twins(
