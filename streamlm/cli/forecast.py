@@ -244,13 +244,13 @@ def predict(
         from streamlm.plots.forecast import draw_forecast
 
         series, rows = reading.series, slice(-found.config.input_len, None)
-        band = (forecast.low, forecast.high) if forecast.low is not None else None
+        ends = forecast.low, forecast.high
         draw_forecast(
             series.names,
             (series.dates[rows], series.values[rows]),
             (forecast.dates, forecast.values),
             plot,
-            band=band,
+            band=None if ends[0] is None or ends[1] is None else (ends[0], ends[1]),
             baseline=forecast.baseline,
             level=level,
         )

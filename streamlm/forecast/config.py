@@ -22,8 +22,8 @@ class ForecastConfig:
     Attributes:
         model: "nlinear", "dlinear", "informer" or "transformer" (full attention, no distilling).
         columns: names of the columns to read and forecast.
-        step: the `spec` of the series' step; filled in by `train`.
-        n_marks: the number of date features; see `series.time_marks`.
+        step: the `spec` of the series' step; n_marks: the number of date features, see
+            `series.time_marks`. `train` fills in both.
         input_len: rows of the input; label_len: its last rows, which start the decoder; horizon:
             rows to forecast.
         d_model, n_heads, d_ff, dropout: as in a Transformer.

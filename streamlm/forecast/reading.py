@@ -13,7 +13,7 @@ from streamlm.forecast.date_column import date_column
 from streamlm.forecast.dates import Dates, readings
 from streamlm.forecast.numbers import numbers
 from streamlm.forecast.series import Series, splits
-from streamlm.forecast.steps import DAY, MOST_MISSING, Step, infer
+from streamlm.forecast.steps import DAY, MOST_MISSING, Step, StepError, infer
 from streamlm.forecast.table import Table, read_table
 from streamlm.forecast.zones import to_utc, to_wall
 
@@ -222,8 +222,9 @@ def _timeline(table: Table, options: CsvOptions, step: Step | None) -> _Timeline
             placed = _placed(table, form, options.timezone)
             try:
                 size, missing = infer(placed.dates, placed.instants, wanted=step, most=most)
-            except ValueError as error:
-                raise ValueError(f"{table.path}: {error}") from None
+            except StepError as error:
+                row = len(table.lines) - 1 - error.index if placed.reverse else error.index
+                raise table.error(row, str(error)) from None
         except ValueError as error:
             errors.append(error)
             continue
@@ -308,10 +309,17 @@ def _missing(table: Table, timeline: _Timeline) -> str:
     text = when.replace("T00:00:00", "").replace("T", " ")
     zone = " UTC" if by_time else ""
     hint = ""
-    if timeline.zone is None and timeline.step.unit == "time" and n <= 3 * (len(clock) // 8000 + 1):
+    if timeline.zone is None and timeline.step.unit == "time" and _may_be_skipped(grid[gap]):
         hint = "; where clocks went forward, --timezone NAME says so"
     return (
         f"{table.where(row)}: {n:,} row{'s are' if n > 1 else ' is'} missing, the first after this "
         f"line ({text}{zone}); rows are read as if they followed each other, --fill fills them"
         f"{hint}"
     )
+
+
+def _may_be_skipped(when: np.datetime64) -> bool:
+    """Whether clocks go forward at such times in many zones: in the night to a Sunday or after."""
+    day = when.astype("datetime64[D]")
+    hour = (when - day) // np.timedelta64(1, "h")
+    return bool((day.astype(int) + 3) % 7 == 6 and hour < 4)

@@ -40,6 +40,8 @@ class Series:
     instants: np.ndarray | None = None
 
     def __post_init__(self) -> None:
+        if self.dates.dtype.kind == "M":
+            object.__setattr__(self, "dates", self.dates.astype("datetime64[us]"))
         if self.step.n == 0:
             object.__setattr__(self, "step", infer(self.dates, self.instants)[0])
 

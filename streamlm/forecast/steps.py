@@ -4,7 +4,7 @@ Calendar steps are pandas' offsets. A step is found by trial: each candidate spa
 first date to the last, and of those that hold every date the one with the fewest other dates wins.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import reduce
 from math import gcd
@@ -33,6 +33,18 @@ def pandas() -> Any:
         message = "calendar steps need pandas: pip install 'streamlm[forecast]'"
         raise ValueError(message) from None
     return pandas
+
+
+class StepError(ValueError):
+    """Dates that keep no step.
+
+    Attributes:
+        index: of the date that is furthest from the one before it.
+    """
+
+    def __init__(self, index: int, message: str) -> None:
+        super().__init__(message)
+        self.index = index
 
 
 @dataclass(frozen=True)
@@ -182,7 +194,7 @@ def infer(
         most: rows that may be missing, for each that is given.
 
     Raises:
-        ValueError: no step holds all dates without more rows missing.
+        StepError: no step holds all dates without more rows missing.
     """
     clock = dates if instants is None else instants
     if dates.dtype.kind == "i":
@@ -201,7 +213,7 @@ def infer(
         if fits is not None and fits <= missing:
             return wanted, fits
     if missing > most * len(dates):
-        raise ValueError(_irregular(dates, clock))
+        raise _irregular(dates, clock)
     return best, missing
 
 
@@ -270,15 +282,14 @@ def _monthly(days: np.ndarray) -> Iterator[Step]:
         yield Step("month", 1, "half end")
 
 
-def _irregular(dates: np.ndarray, clock: np.ndarray) -> str:
+def _irregular(dates: np.ndarray, clock: np.ndarray) -> StepError:
     steps = np.diff(clock).astype(np.int64)
-    if dates.dtype.kind == "i":
-        texts: Sequence[str] = [str(steps.min()), str(steps.max())]
-    else:
-        texts = [_duration(int(steps.min())), _duration(int(steps.max()))]
-    return (
-        f"its dates keep no step: {texts[0]} to {texts[1]} apart; allowed: equal steps of time, "
-        "days, weekdays or months with at most a third of the rows missing; --no-date numbers the rows"
+    text = str if dates.dtype.kind == "i" else _duration
+    return StepError(
+        int(steps.argmax()) + 1,
+        f"{text(int(steps.max()))} after the row before, and others from {text(int(steps.min()))}: "
+        "the dates keep no step; allowed: equal steps of time, days, weekdays or months with at "
+        "most a third of the rows missing; --no-date numbers the rows",
     )
 
 

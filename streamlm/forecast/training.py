@@ -54,7 +54,7 @@ def train(
         FloatingPointError: the loss is not finite.
     """
     series = series.only(config.columns).reserving(config.horizon)
-    config = replace(config, step=series.step.spec)
+    config = replace(config, step=series.step.spec, n_marks=series.n_marks)
     data = _fingerprint(series)
     if resume and (folder / LAST).exists():
         _check_same(folder, config)

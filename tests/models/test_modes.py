@@ -83,8 +83,9 @@ def forecaster(folder: Path) -> tuple[Forecaster, Series]:
     (folder / "wave.csv").write_text("\n".join(["date,a", *rows]) + "\n", encoding="utf-8")
     series = load(folder / "wave.csv")
     config = ForecastConfig(
-        columns=("a",), input_len=16, label_len=8, horizon=4, d_model=16, n_heads=2, d_ff=32
-    )
+        model="informer", columns=("a",), input_len=16, label_len=8, horizon=4,
+        d_model=16, n_heads=2, d_ff=32,
+    )  # fmt: skip
     return Forecaster(MODELS[config.model](config), config, Scale.of(series)), series
 
 
