@@ -12,9 +12,9 @@ from torch import nn
 
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.forecast.config import ForecastConfig
+from streamlm.forecast.forecaster import MODELS, Forecaster
 from streamlm.forecast.reading import load
 from streamlm.forecast.series import Scale, Series
-from streamlm.forecast.forecaster import MODELS, Forecaster
 from streamlm.lab.tasks.alphabet import Alphabet
 from streamlm.lab.tasks.recall import recall
 from streamlm.lab.tasks.scoring import answer
