@@ -169,7 +169,11 @@ def evaluate(
     found = Forecaster.load(run, device=choose_device(device))
     reading = read_for_run(file, run, found, options)
     show_notes(reading, file)
-    _report(found.calibrated(reading.series), run, as_json, {})
+    if found.calibration is None:
+        found = found.calibrated(reading.series)
+    else:
+        found = found.measured(reading.series, found.calibration.widths)
+    _report(found, run, as_json, {})
 
 
 def _report(found: Forecaster, run: Path, as_json: bool, facts: dict[str, Any]) -> None:

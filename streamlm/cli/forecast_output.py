@@ -61,7 +61,7 @@ def show_forecast(
 def coverage_text(held: Calibration, level: float) -> str:
     """How often the intervals of a level held."""
     return (
-        f"on the test part of the run, {100 * held.covered(level):.1f} % of the values lay in "
+        f"on the test part, {100 * held.covered(level):.1f} % of the values lay in "
         f"their {100 * level:g}% intervals ({held.windows:,} windows)"
     )
 

@@ -156,9 +156,12 @@ class Forecaster:
 
     def calibrated(self, series: Series) -> "Forecaster":
         """The forecaster with intervals from the valid part, measured on the test part."""
+        return self.measured(series, half_widths(self.residuals(self.windows(series, "valid"))))
+
+    def measured(self, series: Series, widths: np.ndarray) -> "Forecaster":
+        """The forecaster with intervals of these widths, measured on the test part."""
         config = self.config
         windows = self.windows(series, "test")
-        widths = half_widths(self.residuals(self.windows(series, "valid")))
         within = (self.residuals(windows)[None] <= widths[:, None]).mean(axis=(1, 2, 3))
         errors = self.errors(windows)
         known = series.only(config.columns).reserving(config.horizon)

@@ -111,8 +111,6 @@ class Step:
 
     def _offset(self) -> Any:
         offsets, kind = pandas().offsets, self.rule.split(" ")
-        if self.unit == "day":
-            return offsets.Day(self.n)
         if self.unit == "weekday":
             return offsets.CustomBusinessDay(weekmask=self.rule)
         if kind[0] == "week":
@@ -130,6 +128,8 @@ class Step:
 
     def _days(self, first: np.datetime64, n: int) -> np.ndarray:
         """n days of the grid from `first`, which is one of them: [n] datetime64[D]."""
+        if self.unit == "day":
+            return first + np.arange(n) * self.n
         if self.rule.startswith("day "):
             months = first.astype("datetime64[M]") + np.arange(n) * self.n
             last = (months + 1).astype("datetime64[D]") - months.astype("datetime64[D]")

@@ -48,6 +48,9 @@ def test_intervals_hold_on_noise_as_often_as_they_say(tmp_path: Path) -> None:
     again = Forecaster.load(tmp_path, device=CPU).calibration
     assert again is not None and again.widths.tolist() == held.widths.tolist()
     assert replace(again, widths=held.widths) == held
+    noisier = replace(series, values=2 * series.values)
+    wider = found.measured(noisier, held.widths).calibration
+    assert wider is not None and wider.covered(0.9) < 0.7 and (wider.widths == held.widths).all()
     forecast = found.predict(series, level=0.8)
     assert forecast.low is not None and forecast.high is not None
     half = held.width(0.8) * found.scale.deviation

@@ -1,5 +1,7 @@
 """Steps agree with pandas' offsets, and survive being written."""
 
+import sys
+
 import numpy as np
 import pandas
 import pytest
@@ -65,3 +67,11 @@ def test_how_much_may_be_missing() -> None:
     with pytest.raises(ValueError, match="8 days after the row before, and others from 1 day"):
         infer(sales)
     assert infer(sales, most=4) == (Step("day"), 34)
+
+
+def test_only_calendar_steps_need_pandas(monkeypatch: pytest.MonkeyPatch) -> None:
+    days, months = dates_of("D", 40), dates_of("ME", 40)
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    assert infer(days)[0].after(days[-1], 1)[0] == days[-1] + np.timedelta64(1, "D")
+    with pytest.raises(ValueError, match=r"need pandas: pip install 'streamlm\[forecast\]'"):
+        infer(months)
