@@ -12,6 +12,7 @@ from streamlm.cli.options import (
     Files,
     Json,
     OnError,
+    Separator,
     SessionModel,
     SessionName,
     Settings,
@@ -28,6 +29,7 @@ def score(
     model: SessionModel = None,
     setting: Settings = None,
     device: Device = "auto",
+    separator: Separator = None,
     errors: OnError = Errors.STRICT,
     lines: Annotated[
         bool, typer.Option("--lines", help="Print one JSON object for each line of the text.")
@@ -39,7 +41,7 @@ def score(
         raise typer.BadParameter("--lines prints JSON itself; allowed: --lines or --json")
     with (
         interruptible(lambda: "nothing was changed"),
-        open_sources(files, errors) as sources,
+        open_sources(files, errors, separator=separator) as sources,
         open_optional(store, session, model, device, settings=setting, readonly=True) as opened,
         reading_bar("scoring", files) as progress,
     ):
