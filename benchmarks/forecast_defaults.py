@@ -21,9 +21,9 @@ from streamlm.checkpoints.checkpoint import choose_device
 from streamlm.cli.display import bar, output
 from streamlm.forecast.config import MODELS
 from streamlm.forecast.defaults import default_config
+from streamlm.forecast.inference import infer
 from streamlm.forecast.reading import load
 from streamlm.forecast.series import Series, splits
-from streamlm.forecast.steps import infer
 from streamlm.forecast.training import train
 from streamlm.lab.results import usable_cores, write_results
 

@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from streamlm.cli.display import note
+from streamlm.forecast.csv_options import CsvOptions
 from streamlm.forecast.forecaster import Forecaster
-from streamlm.forecast.reading import CsvOptions, Reading, read
+from streamlm.forecast.reading import Reading, read
 from streamlm.forecast.steps import Step
 
 READING = "reading.json"  # in the folder of a run: how its file was read

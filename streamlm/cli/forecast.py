@@ -20,10 +20,11 @@ from streamlm.cli.forecast_output import (
     warn_if_useless,
 )
 from streamlm.cli.options import Device, Json
+from streamlm.forecast.csv_options import CsvOptions
 from streamlm.forecast.defaults import default_config
 from streamlm.forecast.forecaster import Forecaster
 from streamlm.forecast.intervals import LEVELS
-from streamlm.forecast.reading import CsvOptions, read
+from streamlm.forecast.reading import read
 from streamlm.forecast.training import LAST, Epoch, train
 
 app = typer.Typer(

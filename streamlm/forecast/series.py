@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from streamlm.forecast.steps import Step, infer
+from streamlm.forecast.inference import infer
+from streamlm.forecast.steps import Step
 from streamlm.forecast.zones import offsets_of, to_wall
 from streamlm.transfer import send
 

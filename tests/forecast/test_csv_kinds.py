@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from streamlm.forecast.reading import CsvOptions, read
+from streamlm.forecast.csv_options import CsvOptions
+from streamlm.forecast.reading import read
 from tests.support.csv_kinds import KINDS, Kind
 
 

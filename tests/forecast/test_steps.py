@@ -6,7 +6,8 @@ import numpy as np
 import pandas
 import pytest
 
-from streamlm.forecast.steps import HOUR, Step, infer
+from streamlm.forecast.inference import infer
+from streamlm.forecast.steps import HOUR, Step
 
 
 def dates_of(offset: str, n: int, begin: str = "2022-01-03") -> np.ndarray:
