@@ -86,11 +86,11 @@ def ask(
     passages.sort(key=lambda each: each.start)
     texts = [each.text for each in passages]
     if way == "in plain sight":
-        texts = _in_plain_sight(session, asked)
+        texts = plain_sight(session, asked)
     elif way == "another's passage":
         if other is None:
             raise ValueError("one thing of a task in a band; allowed: two or more, --n 2")
-        texts = _in_plain_sight(session, other)
+        texts = plain_sight(session, other)
     context, found = quoted(texts, prompt), holds(thing, texts)
     answered = nats = None
     if answer:
@@ -144,7 +144,7 @@ def _at(session: Session, middle: int, score: float) -> Recalled:
     return Recalled(start, stop, score, False, text, None)
 
 
-def _in_plain_sight(session: Session, asked: Asked) -> list[str]:
+def plain_sight(session: Session, asked: Asked) -> list[str]:
     """The passages around the paragraphs of a thing, as if they had been found."""
     live, tokenizer = session._live, session.checkpoint.tokenizer
     read, texts = live.require_store("recall").tokens, []

@@ -1,4 +1,4 @@
-"""The words of a text as phrases: they are found however a text writes and the tokenizer cuts them."""
+"""The words of a text as phrases: they are found however a text writes or a tokenizer cuts them."""
 
 import numpy as np
 import pytest
