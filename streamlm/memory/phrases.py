@@ -47,6 +47,17 @@ def occurrences(phrases: Sequence[Phrase], chunks: Chunks, edges: Edges) -> Chun
     return read
 
 
+def share_within(ids: np.ndarray, phrases: Sequence[Phrase], edges: Edges) -> float:
+    """The share of the phrases that stand in a passage, of its tokens; 1 without phrases."""
+    if not phrases:
+        return 1.0
+    there = sum(  # one by one: where several begin at one token, each counts
+        any((part == 0).any() for part in occurrences([each], lambda: iter([ids]), edges)())
+        for each in phrases
+    )
+    return there / len(phrases)
+
+
 def _begin(phrases: Sequence[Phrase], ids: np.ndarray, n: int, edges: Edges) -> np.ndarray:
     """What begins at ids[1 : n + 1]; further tokens follow, at least as many as a phrase has."""
     found = np.full(n, -1, np.int64)

@@ -17,11 +17,11 @@ import numpy as np
 from memory_store import Ref
 from streamlm.config import check_whole
 from streamlm.memory.lexical import Chunks, Passage, Terms, best_passages
-from streamlm.memory.phrases import Edges, Phrase, occurrences
+from streamlm.memory.phrases import Edges, Phrase, occurrences, share_within
 from streamlm.memory.recall import KeySearch
 from streamlm.runtime.text_stream import RecalledSpan
 from streamlm.sessions.search import CHUNK, SPAN, first_after
-from streamlm.sessions.words import edges, phrases
+from streamlm.sessions.words import edges, names, phrases
 from tokenizer import Tokenizer
 
 ReadTokens = Callable[[int, int], np.ndarray]  # (start, stop) → ids
@@ -33,7 +33,9 @@ NEAR = 8  # tokens around the middle of a lexical proposal in which attention ma
 ENDS = (".", "!", "?", "\n", "”", '"')
 # What the shares of rare words and of rare pairs count, in units of the logarithm of attention.
 WORDS_WEIGHT, PAIRS_WEIGHT = 4.0, 2.0
-SURE = 0.4  # score from which a passage is taken to answer, unless it matches by chance
+# What a passage that is taken to answer has at least: its score, the nats by which the words that
+# it shares with the text are rarer than chance, and the share of the text's names and numbers.
+SURE, SURPRISE, NAMED = 0.3, 2.0, 0.75
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,8 @@ class Recalled:
     Attributes:
         start, stop: its tokens, start ≤ i < stop.
         score: how well it answers, 0 to 1.
-        sure: whether it is taken to answer: its score is high, and it has more rare tokens of the
-            text than a passage would have by chance.
+        sure: whether it is taken to answer: it has the names and numbers of the text, and more of
+            its rare words than a passage would have by chance.
         text: of these tokens.
         saved: when the first snapshot after it was saved; None if none was.
     """
@@ -91,6 +93,7 @@ def recall(
             yield read(begin, min(begin + step, stop))
 
     words, pairs = (_Phrases.of(text, tokenizer, chunks, n) for n in (1, 2))
+    named = names(text, tokenizer)
     middles = [
         (each.start + each.stop) // 2 - (AFTER - BEFORE) // 2
         for lexical in (words, pairs)
@@ -113,8 +116,12 @@ def recall(
         start, end, passage = passage_around(read, middle, stop, tokenizer)
         if all(end <= other.start or other.stop <= start for other in found):
             saved = first_after(history, end)
-            surprise = words.terms.surprise(words.within(read(start, end)))
-            sure = score >= SURE and surprise > 0
+            ids = read(start, end)
+            sure = (
+                score >= SURE
+                and words.terms.surprise(words.within(ids)) > SURPRISE
+                and share_within(ids, named, words.edges) >= NAMED
+            )
             found.append(Recalled(start, end, score, sure, passage, saved))
     return found[:k]
 

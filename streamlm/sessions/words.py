@@ -11,6 +11,9 @@ from tokenizer import Tokenizer
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _RUN = re.compile(f"[{_UNSPACED}]+")
 _WORD = re.compile(rf"\d+|(?:(?![{_UNSPACED}])[^\W\d_])+")
+_BEGINNING = re.compile(
+    r"""(?:^|[.!?:]["'”’)]*|\n)\s*["'“‘(]*$"""
+)  # of a sentence, up to its first word
 _EDGES: dict[str, Edges] = {}  # by the fingerprint of the tokenizer
 
 
@@ -31,6 +34,21 @@ def phrases(text: str, tokenizer: Tokenizer, n: int) -> list[Phrase]:
         for at in range(len(ids) - n + 1):
             some = tuple(ids[at : at + n])
             found.setdefault(some, (some,))
+    return list(found.values())
+
+
+def names(text: str, tokenizer: Tokenizer) -> list[Phrase]:
+    """The names and numbers of a text, without repetitions, as phrases.
+
+    A name is a word with a capital letter that begins no sentence, longer than one letter.
+    """
+    found: dict[str, Phrase] = {}
+    for word in _WORD.finditer(text):
+        written = word.group()
+        begins = _BEGINNING.search(text[: word.start()]) is not None
+        named = len(written) > 1 and written[0].isupper() and not begins
+        if written.isdecimal() or named:
+            found.setdefault(written.lower(), _spellings(written, tokenizer))
     return list(found.values())
 
 

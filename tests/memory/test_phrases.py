@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from streamlm.memory.phrases import DIGIT, LETTER, OTHER, Edges, occurrences
+from streamlm.memory.phrases import DIGIT, LETTER, OTHER, Edges, occurrences, share_within
 
 TEXTS = ["a", "b", " ", "1", "2", "ab", " a", "12", "."]  # the vocabulary
 FIRST = [OTHER if t[0] in " ." else DIGIT if t[0].isdigit() else LETTER for t in TEXTS]
@@ -61,3 +61,10 @@ def test_a_word_is_found_behind_a_space_and_without_one() -> None:
     assert found(np.array([8, 0, 8, 6, 8]), 10) == [-1, 0, -1, 0, -1]
     assert found(np.array([5, 6, 1]), 10) == [1, 1, -1]
     assert found(np.array([0, 5]), 10) == [-1, -1]  # "aab"
+
+
+def test_the_share_of_phrases_counts_those_that_begin_at_one_token() -> None:
+    ids = np.array([8, 0, 2, 1, 8])  # ".a b."
+    both = [[(0,)], [(0, 2, 1)], [(7,)], [(3, 4)]]
+    assert share_within(ids, both, EDGES) == 0.5
+    assert share_within(ids, both[:2], EDGES) == share_within(ids, [], EDGES) == 1.0

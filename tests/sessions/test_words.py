@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from streamlm.memory.phrases import DIGIT, LETTER, OTHER, occurrences
-from streamlm.sessions.words import edges, phrases
+from streamlm.sessions.words import edges, names, phrases
 from tokenizer import Tokenizer
 
 
@@ -60,3 +60,23 @@ def test_edges_are_kinds_of_characters(books_tokenizer: Tokenizer) -> None:
     assert kinds.last[ids].tolist() == [LETTER, DIGIT, OTHER]
     assert kinds.first.dtype == kinds.last.dtype == np.int8
     assert len(kinds.first) == books_tokenizer.vocab_size
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("What is the pass key for gate 471?", ["471"]),
+        ("Where was Silas Finch born? Who is he?", ["Silas", "Finch"]),
+        (
+            'Of London, she said. "Paris is nicer."\nRome too, Rome and ROME: Bonn',
+            ["London", "Rome"],
+        ),
+        ("How do I boil an egg?", []),
+        ("東京の海", []),
+    ],
+)
+def test_names_are_words_with_capitals_that_begin_no_sentence(
+    text: str, wanted: list[str], books_tokenizer: Tokenizer
+) -> None:
+    found = names(text, books_tokenizer)
+    assert found == [phrases(each, books_tokenizer, 1)[0] for each in wanted]
