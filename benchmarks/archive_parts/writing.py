@@ -26,7 +26,7 @@ from streamlm.runtime.text_stream import TextStream
 from streamlm.sessions.recall import Recalled, quoted
 from streamlm.sessions.session import Session
 
-EVERY, QUESTION = 16, 32  # tokens between two questions, and of each
+EVERY, QUESTION = 4, 32  # tokens between two questions, and of each
 LIMIT = 40  # tokens that are written
 ONE, TWO, AGAIN, SIGHT = "one passage", "two passages", "one, and while writing", "in plain sight"
 WAYS = {

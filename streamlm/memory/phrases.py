@@ -47,15 +47,15 @@ def occurrences(phrases: Sequence[Phrase], chunks: Chunks, edges: Edges) -> Chun
     return read
 
 
-def share_within(ids: np.ndarray, phrases: Sequence[Phrase], edges: Edges) -> float:
-    """The share of the phrases that stand in a passage, of its tokens; 1 without phrases."""
-    if not phrases:
+def share_within(ids: np.ndarray, groups: Sequence[Sequence[Phrase]], edges: Edges) -> float:
+    """The share of groups of which a passage, of its tokens, has every phrase; 1 without groups."""
+    if not groups:
         return 1.0
-    there = sum(  # one by one: where several begin at one token, each counts
-        any((part == 0).any() for part in occurrences([each], lambda: iter([ids]), edges)())
-        for each in phrases
-    )
-    return there / len(phrases)
+    return sum(all(_has(ids, each, edges) for each in group) for group in groups) / len(groups)
+
+
+def _has(ids: np.ndarray, phrase: Phrase, edges: Edges) -> bool:
+    return any((part == 0).any() for part in occurrences([phrase], lambda: iter([ids]), edges)())
 
 
 def _begin(phrases: Sequence[Phrase], ids: np.ndarray, n: int, edges: Edges) -> np.ndarray:

@@ -35,7 +35,7 @@ ENDS = (".", "!", "?", "\n", "”", '"')
 WORDS_WEIGHT, PAIRS_WEIGHT = 4.0, 2.0
 # What a passage that is taken to answer has at least: its score, the nats by which the words that
 # it shares with the text are rarer than chance, and the share of the text's names and numbers.
-SURE, SURPRISE, NAMED = 0.3, 2.0, 0.75
+SURE, SURPRISE, NAMED = 0.3, 2.0, 0.5
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Recalled:
     Attributes:
         start, stop: its tokens, start ≤ i < stop.
         score: how well it answers, 0 to 1.
-        sure: whether it is taken to answer: it has the names and numbers of the text, and more of
-            its rare words than a passage would have by chance.
+        sure: whether it is taken to answer: it has half of the names and numbers of the text, and
+            more of its rare words than a passage would have by chance.
         text: of these tokens.
         saved: when the first snapshot after it was saved; None if none was.
     """

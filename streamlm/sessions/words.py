@@ -14,6 +14,7 @@ _WORD = re.compile(rf"\d+|(?:(?![{_UNSPACED}])[^\W\d_])+")
 _BEGINNING = re.compile(
     r"""(?:^|[.!?:]["'”’)]*|\n)\s*["'“‘(]*$"""
 )  # of a sentence, up to its first word
+_JOIN = re.compile(r"[\s_-]")  # between the words of a name
 _EDGES: dict[str, Edges] = {}  # by the fingerprint of the tokenizer
 
 
@@ -37,19 +38,31 @@ def phrases(text: str, tokenizer: Tokenizer, n: int) -> list[Phrase]:
     return list(found.values())
 
 
-def names(text: str, tokenizer: Tokenizer) -> list[Phrase]:
-    """The names and numbers of a text, without repetitions, as phrases.
+def names(text: str, tokenizer: Tokenizer) -> list[list[Phrase]]:
+    """The names and numbers of a text, without repetitions; each is the words that it consists of.
 
-    A name is a word with a capital letter that begins no sentence, longer than one letter.
+    The words of a name have capital letters and are longer than one letter. A word that begins a
+    sentence is none of them.
     """
-    found: dict[str, Phrase] = {}
-    for word in _WORD.finditer(text):
-        written = word.group()
-        begins = _BEGINNING.search(text[: word.start()]) is not None
-        named = len(written) > 1 and written[0].isupper() and not begins
-        if written.isdecimal() or named:
-            found.setdefault(written.lower(), _spellings(written, tokenizer))
+    found: dict[str, list[Phrase]] = {}
+    parts: list[re.Match[str]] = []
+    for word in [*_WORD.finditer(text), None]:
+        if parts and not (
+            word and _named(word) and _JOIN.fullmatch(text[parts[-1].end() : word.start()])
+        ):
+            written = text[parts[0].start() : parts[-1].end()]
+            words = [_spellings(part.group(), tokenizer) for part in parts]
+            found.setdefault(written.lower(), words)
+            parts = []
+        if word and _named(word):
+            parts.append(word)
     return list(found.values())
+
+
+def _named(word: re.Match[str]) -> bool:
+    written = word.group()
+    begins = _BEGINNING.search(word.string[: word.start()]) is not None
+    return written.isdecimal() or (len(written) > 1 and written[0].isupper() and not begins)
 
 
 def _spellings(phrase: str, tokenizer: Tokenizer) -> Phrase:

@@ -63,8 +63,9 @@ def test_a_word_is_found_behind_a_space_and_without_one() -> None:
     assert found(np.array([0, 5]), 10) == [-1, -1]  # "aab"
 
 
-def test_the_share_of_phrases_counts_those_that_begin_at_one_token() -> None:
+def test_a_group_is_there_with_all_its_phrases() -> None:
     ids = np.array([8, 0, 2, 1, 8])  # ".a b."
-    both = [[(0,)], [(0, 2, 1)], [(7,)], [(3, 4)]]
-    assert share_within(ids, both, EDGES) == 0.5
-    assert share_within(ids, both[:2], EDGES) == share_within(ids, [], EDGES) == 1.0
+    a, a_b, twelve = [(0,)], [(0, 2, 1)], [(7,), (3, 4)]
+    assert share_within(ids, [[a], [a_b], [twelve], [a, a_b]], EDGES) == 0.75
+    assert share_within(ids, [[a, twelve]], EDGES) == 0.0
+    assert share_within(ids, [], EDGES) == 1.0

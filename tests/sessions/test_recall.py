@@ -208,7 +208,7 @@ def test_a_passage_without_the_names_and_numbers_of_a_text_is_not_sure(
 ) -> None:
     llama = replace(llama, retrieval=heads)
     with streamlm.open(tmp_path / "s.zarr", llama) as session:
-        session.feed(f"{prose(60)}\n\n{SECRET}\n\nGate 471 is shut.\n\n{prose(200)}")
+        session.feed(f"{prose(60)}\n\n{SECRET}\n\n{prose(90)}\n\nGate 471 is shut.\n\n{prose(200)}")
         for text, answer in (
             ("Which number does the parrot Esmeralda know?", SECRET),
             ("Esmeralda is the parrot with the number 7319?", SECRET),
@@ -216,6 +216,8 @@ def test_a_passage_without_the_names_and_numbers_of_a_text_is_not_sure(
         ):
             (found,) = session.recall(text)
             assert found.sure and answer in found.text
+        both = session.recall("What of the parrot Esmeralda, and of gate 471?", k=2)
+        assert [each.sure for each in both] == [True, True]
         for text in (
             "Which number does the parrot Ferdinand know?",
             "Which parrot knows the number 7310?",

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from streamlm.memory.phrases import DIGIT, LETTER, OTHER, occurrences
+from streamlm.memory.phrases import DIGIT, LETTER, OTHER, occurrences, share_within
 from streamlm.sessions.words import edges, names, phrases
 from tokenizer import Tokenizer
 
@@ -66,11 +66,13 @@ def test_edges_are_kinds_of_characters(books_tokenizer: Tokenizer) -> None:
     ("text", "wanted"),
     [
         ("What is the pass key for gate 471?", ["471"]),
-        ("Where was Silas Finch born? Who is he?", ["Silas", "Finch"]),
+        ("Where was Silas Finch born? Who is he?", ["Silas Finch"]),
+        ("Are Jean-Luc and Silas Finch, Amos Pym's friends, 20?", ["Jean Luc", "Silas Finch"]),
         (
             'Of London, she said. "Paris is nicer."\nRome too, Rome and ROME: Bonn',
             ["London", "Rome"],
         ),
+        ("And VAR_SEA_2 = 15", ["VAR SEA 2", "15"]),
         ("How do I boil an egg?", []),
         ("東京の海", []),
     ],
@@ -79,4 +81,16 @@ def test_names_are_words_with_capitals_that_begin_no_sentence(
     text: str, wanted: list[str], books_tokenizer: Tokenizer
 ) -> None:
     found = names(text, books_tokenizer)
-    assert found == [phrases(each, books_tokenizer, 1)[0] for each in wanted]
+    assert found[: len(wanted)] == [phrases(each, books_tokenizer, 1) for each in wanted]
+    assert len(found) == len(wanted) + 2 * ("Jean" in text)  # Amos Pym, 20
+
+
+def test_a_name_is_there_if_all_its_words_are(books_tokenizer: Tokenizer) -> None:
+    named = names("Do Silas Finch and Amos Pym sail?", books_tokenizer)
+    for text, share in (
+        ("Silas, said old Finch.", 0.5),
+        ("Silas and Pym.", 0.0),
+        ("Amos Pym, Silas Finch.", 1.0),
+    ):
+        ids = books_tokenizer.encode(text)
+        assert share_within(ids, named, edges(books_tokenizer)) == share
