@@ -41,8 +41,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "n_kv_heads": 1,
         "compression": "select",
         "compression_loss": "joint-attention-reconstruction",
+        "slots": "weights",
     },
-    "llama-most-used": {"head": "llama", "compression": "most-used", "slots": "int8"},
+    "llama-most-used": {"head": "llama", "compression": "most-used", "slots": "weights"},
+}
+# Their slots round: on another processor a last bit of float32 may become another slot.
+COARSE: dict[str, dict[str, Any]] = {
+    "bfloat16-slots": {**VARIANTS["llama"], "slots": "bfloat16"},
+    "int8-slots": {**VARIANTS["llama-most-used"], "slots": "int8"},
 }
 SENTENCE = "The whale, the whale! Up helm, up helm! "
 BOOK = SENTENCE * 20
@@ -50,7 +56,7 @@ BOOK = SENTENCE * 20
 
 def config_of(variant: str, **options: Any) -> ModelConfig:
     """The small model of a variant; ids from 0 to 95 unless `vocab_size` differs."""
-    values = {**SHAPE, **VARIANTS[variant], **options}
+    values = {**SHAPE, **{**VARIANTS, **COARSE}[variant], **options}
     if values.get("cutoffs") and values["vocab_size"] > SHAPE["vocab_size"]:
         values["cutoffs"] = (1000, 4000)
     head = MODELS[values.get("head", "relative")]
