@@ -8,8 +8,10 @@ those who write, and what a session writes does not depend on who else is being 
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from typing import Any, Self
 
+from memory_store import Ref
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.config import check_whole
 from streamlm.engine.batch import Batch
@@ -19,19 +21,24 @@ from streamlm.engine.scheduler import Request, Scheduler
 from streamlm.engine.tasks import (
     Decode,
     Task,
+    Turn,
     calling,
     calling_aside,
     feeding,
     generating,
     replying,
+    saving,
     scoring,
     serving,
+    stepping,
 )
 from streamlm.models.segmented import SegmentedModel
 from streamlm.runtime.row_sampling import Draw, sample_rows
 from streamlm.runtime.sampling import Sampling
 from streamlm.sessions.feed import Errors, Feed
+from streamlm.sessions.forking import forking, rewinding
 from streamlm.sessions.generation import Generation
+from streamlm.sessions.inspection import memory_reporting
 from streamlm.sessions.reply import Reply
 from streamlm.sessions.session import Session
 from streamlm.sessions.sources import Source
@@ -80,8 +87,7 @@ class Engine:
         self._changed = threading.Condition()
         self._closing = False
         self._aside = ThreadPoolExecutor(ASIDE, thread_name_prefix="streamlm aside")
-        self._thread = threading.Thread(target=self._run, name="streamlm engine", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None  # there is one while there are requests
 
     def __enter__(self) -> Self:
         return self
@@ -101,9 +107,9 @@ class Engine:
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        self._thread.join(timeout)
+            ended = self._changed.wait_for(lambda: self._thread is None, timeout)
         self._aside.shutdown(wait=False)
-        return not self._thread.is_alive()
+        return ended
 
     @property
     def load(self) -> tuple[int, int]:
@@ -205,8 +211,14 @@ class Engine:
         errors: Errors = "strict",
         score: bool = False,
         logprobs: bool = False,
+        token_events: bool = False,
+        block_bytes: int | None = None,
     ) -> Handle:
         """As `Session.feed`: the events are the report so far, the result is the report.
+
+        Args:
+            token_events: the events are reports with the ids and log-probabilities of the tokens
+                since the event before; the result has none of them.
 
         Raises:
             Busy: too many requests are waiting.
@@ -214,8 +226,16 @@ class Engine:
 
         def body(handle: Handle) -> Task:
             session.live.require_writable("feed")
-            feed = Feed(session.live, sources, errors=errors, logprobs=logprobs)
-            return feeding(session.live, feed, handle=handle, score=score)
+            feed = Feed(
+                session.live,
+                sources,
+                errors=errors,
+                logprobs=logprobs or token_events,
+                block_bytes=block_bytes,
+            )
+            return feeding(
+                session.live, feed, handle=handle, score=score, token_events=token_events
+            )
 
         return self._submit(session, body)
 
@@ -238,10 +258,76 @@ class Engine:
 
         return self._submit(session, body)
 
+    def save(self, session: Session) -> Handle:
+        """As `Session.save`, while others go on; the result is the snapshot.
+
+        Raises:
+            Busy: too many requests are waiting.
+        """
+
+        def body(handle: Handle) -> Task:
+            store = session.live.require_store("save")
+            session.live.require_writable("save")
+            yield from saving(session.live)
+            return store.saved
+
+        return self._submit(session, body)
+
+    def fork(
+        self, session: Session, branch: str | None = None, *, tokens: int | None = None
+    ) -> Handle:
+        """As `Session.fork`; the result is the fork.
+
+        Raises:
+            Busy: too many requests are waiting.
+        """
+
+        def body(handle: Handle) -> Task:
+            live = yield from stepping(forking(session.live, branch, tokens))
+            return Session(self.checkpoint, live=live)
+
+        return self._submit(session, body)
+
+    def rewind(
+        self,
+        session: Session,
+        *,
+        tokens: int | None = None,
+        snapshot: Ref | int | None = None,
+        time: datetime | float | None = None,
+    ) -> Handle:
+        """As `Session.rewind`; the result is None.
+
+        A request that is cancelled may leave the session at the snapshot before the position.
+
+        Raises:
+            Busy: too many requests are waiting.
+        """
+
+        def body(handle: Handle) -> Task:
+            yield from saving(session.live)
+            yield from stepping(
+                rewinding(session.live, tokens=tokens, snapshot=snapshot, time=time)
+            )
+
+        return self._submit(session, body)
+
+    def memory_report(self, session: Session) -> Handle:
+        """As `Session.memory_report`; the result is the report.
+
+        It does not wait for other requests of the session: while one reads, it reports on what was
+        read until now; while one writes, on what was there when it was last saved, or began.
+
+        Raises:
+            Busy: too many requests are waiting.
+        """
+        steps = memory_reporting(session.live)
+        return self._submit(session, lambda handle: stepping(steps), serve=False, looks=True)
+
     def call(
         self, session: Session, function: Callable[[Session], Any], *, aside: bool = False
     ) -> Handle:
-        """Call a function with the session: to fork, to rewind, to report.
+        """Call a function with the session.
 
         The result is what it returns.
 
@@ -258,9 +344,19 @@ class Engine:
         return self._submit(session, lambda handle: calling(lambda: function(session)))
 
     def _submit(
-        self, session: Session, body: Callable[[Handle], Task], *, serve: bool = True
+        self,
+        session: Session,
+        body: Callable[[Handle], Task],
+        *,
+        serve: bool = True,
+        looks: bool = False,
     ) -> Handle:
-        """Let a request wait; `serve` has the session for the engine's thread while it runs."""
+        """Let a request wait.
+
+        Args:
+            serve: have the session for the engine's thread while it runs.
+            looks: run beside other requests of the session.
+        """
         if session.checkpoint is not self.checkpoint:
             raise ValueError(
                 f"a session of another checkpoint than the engine's, {self.checkpoint.name}; "
@@ -270,12 +366,17 @@ class Engine:
         # The body is begun on the engine's thread, once the session is free.
         begun = _begun(body, handle)
         task = serving(session.live, begun) if serve else begun
-        request = Request(task, handle, session.live)
+        request = Request(task, handle, None if looks else session.live)
         with self._changed:
             if self._closing:
                 raise Cancelled("the engine is closed")
             self._scheduler.add(request)
             handle.on_cancel(self._wake)
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, name="streamlm engine", daemon=True
+                )
+                self._thread.start()
             self._changed.notify_all()
         return handle
 
@@ -289,8 +390,9 @@ class Engine:
         scheduler = self._scheduler
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._closing or len(scheduler))
-                if self._closing and not len(scheduler):
+                if not len(scheduler):  # the thread ends, so that an engine can be forgotten
+                    self._thread = None
+                    self._changed.notify_all()
                     return
                 if self._closing:
                     for request in (*scheduler.waiting, *scheduler.running):
@@ -322,15 +424,15 @@ class Engine:
 
         A turn counts as some tokens even if nothing was read in it: other work was done.
         """
-        left = self.checkpoint.model.config.segment_len
+        segment = left = self.checkpoint.model.config.segment_len
         while left > 0:
             request = self._scheduler.next_reader()
             if request is None:
-                return left < self.checkpoint.model.config.segment_len
-            before = request.session.position
+                break
             self._advance(request, None)
-            left -= max(request.session.position - before, TURN)
-        return True
+            read = request.want.tokens if isinstance(request.want, Turn) else 0
+            left -= max(read, TURN)
+        return left < segment
 
     def _decode(self, writers: list[tuple[Request, Decode]]) -> None:
         """One token for every row that is written."""
@@ -373,6 +475,7 @@ class Engine:
             self._end(request, None, failure)
 
     def _end(self, request: Request, result: Any, error: BaseException | None) -> None:
+        request.want = None
         with self._changed:
             self._scheduler.remove(request)
         request.handle.end(result, error)

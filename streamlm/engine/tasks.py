@@ -19,6 +19,7 @@ from streamlm.engine.row import Drawn, Row
 from streamlm.engine.written import Reason, Written
 from streamlm.runtime.row_sampling import Draw
 from streamlm.runtime.sampling import Sampling
+from streamlm.runtime.steps import Steps
 from streamlm.runtime.text_stream import TextStream
 from streamlm.sessions.feed import Feed
 from streamlm.sessions.generation import Generation, HeldLogprobs
@@ -27,10 +28,20 @@ from streamlm.sessions.reply import Reply
 from streamlm.sessions.saving import SessionStore
 
 
-class Want(Enum):
-    """What a task needs to go on: another turn, or something that others have to finish first."""
+@dataclass(frozen=True)
+class Turn:
+    """A task wants another turn.
 
-    TURN = auto()
+    Attributes:
+        tokens: read in the last one.
+    """
+
+    tokens: int = 0
+
+
+class Want(Enum):
+    """A task waits for something that others have to finish first."""
+
     WAIT = auto()
 
 
@@ -42,7 +53,7 @@ class Decode:
     draw: Draw
 
 
-Task = Generator["Want | Decode", "Drawn | None", Any]
+Task = Generator["Turn | Want | Decode", "Drawn | None", Any]
 OnToken = Callable[[TextStream, str], bool]
 
 
@@ -65,6 +76,20 @@ def serving(live: LiveStream, body: Task) -> Task:
             raise
         yield from saving(live)
         return result
+
+
+def stepping(steps: Steps[Any]) -> Task:
+    """Take steps, each in a turn.
+
+    Returns:
+        Their result.
+    """
+    while True:
+        try:
+            n_tokens = next(steps)
+        except StopIteration as ended:
+            return ended.value
+        yield Turn(n_tokens)
 
 
 def saving(live: LiveStream, *, whole_feed: bool = False) -> Task:
@@ -106,8 +131,7 @@ def generating(
         What was written.
     """
     before = live.position
-    for _ in generation.reading():
-        yield Want.TURN
+    yield from stepping(generation.reading())
     n_read = live.position - before
     stops, n_tokens, stopped = generation.stops, 0, False
     held = HeldLogprobs(stops)
@@ -149,8 +173,7 @@ def replying(
         What was written, the token of its end included.
     """
     before = live.position
-    for _ in reply.reading():
-        yield Want.TURN
+    yield from stepping(reply.reading())
     n_read = live.position - before
     stops, n_tokens, stopped, closed = reply.stops, 0, False, False
     held = HeldLogprobs(stops)
@@ -223,18 +246,26 @@ def _writing_alone(
         live.save_if_due()
         if on_token(stream, piece):
             return
-        yield Want.TURN
+        yield Turn()
 
 
-def feeding(live: LiveStream, feed: Feed, *, handle: Handle, score: bool) -> Task:
+def feeding(
+    live: LiveStream, feed: Feed, *, handle: Handle, score: bool, token_events: bool
+) -> Task:
     """Read sources: emits the report so far, the newest only.
+
+    Args:
+        token_events: emit all reports, each with the tokens since the one before.
 
     Returns:
         The report.
     """
-    for _ in feed.feeding(score=score):
-        handle.emit(feed.report, newest_only=True)
-        yield Want.TURN
+    for n_tokens in feed.feeding(score=score):
+        if token_events:
+            handle.emit(feed.report.take())
+        else:
+            handle.emit(feed.report.sums(), newest_only=True)
+        yield Turn(n_tokens)
     yield from saving(live, whole_feed=True)
     return feed.ended()
 
@@ -245,9 +276,9 @@ def scoring(feed: Feed, *, handle: Handle) -> Task:
     Returns:
         The report.
     """
-    for _ in feed.scoring():
-        handle.emit(feed.report, newest_only=True)
-        yield Want.TURN
+    for n_tokens in feed.scoring():
+        handle.emit(feed.report.sums(), newest_only=True)
+        yield Turn(n_tokens)
     return feed.report
 
 
@@ -257,7 +288,7 @@ def calling(function: Callable[[], Any]) -> Task:
     Returns:
         Its result.
     """
-    yield Want.TURN
+    yield Turn()
     return function()
 
 
