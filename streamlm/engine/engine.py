@@ -19,9 +19,6 @@ from streamlm.engine.handle import Cancelled, Handle
 from streamlm.engine.row import Drawn
 from streamlm.engine.scheduler import Request, Scheduler
 from streamlm.engine.tasks import (
-    Decode,
-    Task,
-    Turn,
     calling,
     calling_aside,
     feeding,
@@ -32,6 +29,8 @@ from streamlm.engine.tasks import (
     serving,
     stepping,
 )
+from streamlm.engine.wants import Decode, Task, Turn, Want
+from streamlm.engine.writing import Writers
 from streamlm.models.segmented import SegmentedModel
 from streamlm.runtime.row_sampling import Draw, sample_rows
 from streamlm.runtime.sampling import Sampling
@@ -61,6 +60,8 @@ class Engine:
             and beside others, for a given number of rows.
         max_waiting: requests that may wait; further ones are refused.
         max_running: requests that run at once, reading or writing; None is twice the rows.
+        lone: decode a session by itself while no other writes, which is faster. What it writes
+            then depends, by rounding, on when others write.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Engine:
         rows: int = 16,
         max_waiting: int = 256,
         max_running: int | None = None,
+        lone: bool = False,
     ) -> None:
         check_whole("rows", rows, least=1)
         model = checkpoint.model
@@ -81,6 +83,7 @@ class Engine:
             if isinstance(model, SegmentedModel) and model.reads_any_phase
             else None
         )
+        self._writers = Writers(self.batch, lone=lone)
         self._scheduler = Scheduler(
             max_waiting=max_waiting, max_running=2 * rows if max_running is None else max_running
         )
@@ -155,7 +158,7 @@ class Engine:
             if top_logprobs is not None:
                 check_whole("top_logprobs", top_logprobs)
             return generating(
-                self.batch, live, generation, handle=handle, top_logprobs=top_logprobs
+                self._writers, live, generation, handle=handle, top_logprobs=top_logprobs
             )
 
         return self._submit(session, body)
@@ -200,7 +203,7 @@ class Engine:
             )
             if top_logprobs is not None:
                 check_whole("top_logprobs", top_logprobs)
-            return replying(self.batch, live, reply, handle=handle, top_logprobs=top_logprobs)
+            return replying(self._writers, live, reply, handle=handle, top_logprobs=top_logprobs)
 
         return self._submit(session, body)
 
@@ -415,9 +418,10 @@ class Engine:
         writers = list(scheduler.writers())
         if writers:
             self._decode(writers)
-        for request in scheduler.waiters():
+        lone = scheduler.wanting(Want.TOKEN)
+        for request in (*lone, *scheduler.wanting(Want.WAIT)):
             self._advance(request, None)
-        return bool(read or writers)
+        return bool(read or writers or lone)
 
     def _read(self) -> bool:
         """Give turns to tasks that read, until they have read a segment; False if there are none.

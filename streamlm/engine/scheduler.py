@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from streamlm.config import check_whole
 from streamlm.engine.handle import Busy, Handle
-from streamlm.engine.tasks import Decode, Task, Turn, Want
+from streamlm.engine.wants import Decode, Task, Turn, Want
 from streamlm.sessions.live import LiveStream
 
 
@@ -101,6 +101,6 @@ class Scheduler:
             if isinstance(request.want, Decode):
                 yield request, request.want
 
-    def waiters(self) -> list[Request]:
-        """The requests that wait for a commit or for a row."""
-        return [request for request in self.running if request.want is Want.WAIT]
+    def wanting(self, want: Want) -> list[Request]:
+        """The requests whose tasks want this."""
+        return [request for request in self.running if request.want is want]
