@@ -59,7 +59,7 @@ class Models:
                     self._loaded.move_to_end(key)
                     return found
             checkpoint = load_checkpoint(name, device=self.device, settings=windows)
-            found = Engine(checkpoint, rows=ROWS, max_running=MOST_REQUESTS, lone=True)
+            found = Engine(checkpoint, rows=ROWS, max_running=MOST_REQUESTS, narrow=True)
             self._loaded[f"{name}\n{sorted(windows.items())}"] = found
             while len(self._loaded) > MOST_LOADED:
                 self._loaded.popitem(last=False)

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from itertools import chain
 from typing import Any, Self
 
 from memory_store import Ref
@@ -60,8 +61,8 @@ class Engine:
             and beside others, for a given number of rows.
         max_waiting: requests that may wait; further ones are refused.
         max_running: requests that run at once, reading or writing; None is twice the rows.
-        lone: decode a session by itself while no other writes, which is faster. What it writes
-            then depends, by rounding, on when others write.
+        narrow: decode in no more rows than are needed, and a session by itself while no other
+            writes: faster for few. What one writes then depends, by rounding, on when others do.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class Engine:
         rows: int = 16,
         max_waiting: int = 256,
         max_running: int | None = None,
-        lone: bool = False,
+        narrow: bool = False,
     ) -> None:
         check_whole("rows", rows, least=1)
         model = checkpoint.model
@@ -83,7 +84,7 @@ class Engine:
             if isinstance(model, SegmentedModel) and model.reads_any_phase
             else None
         )
-        self._writers = Writers(self.batch, lone=lone)
+        self._writers = Writers(self.batch, narrow=narrow)
         self._scheduler = Scheduler(
             max_waiting=max_waiting, max_running=2 * rows if max_running is None else max_running
         )
@@ -415,9 +416,13 @@ class Engine:
             if request.handle.cancelled and not request.told:
                 self._advance(request, None)
         read = self._read()
-        writers = list(scheduler.writers())
-        if writers:
-            self._decode(writers)
+        writers: dict[Batch, list[tuple[Request, Decode]]] = {}
+        for request, decode in scheduler.writers():
+            writers.setdefault(decode.row.batch, []).append((request, decode))
+        # All batches take their step before a session may move from one to another.
+        decoded = [self._decode(batch, rows) for batch, rows in writers.items()]
+        for request, drawn, error in chain(*decoded):
+            self._advance(request, drawn, error=error)
         lone = scheduler.wanting(Want.TOKEN)
         for request in (*lone, *scheduler.wanting(Want.WAIT)):
             self._advance(request, None)
@@ -438,10 +443,10 @@ class Engine:
             left -= max(read, TURN)
         return left < segment
 
-    def _decode(self, writers: list[tuple[Request, Decode]]) -> None:
-        """One token for every row that is written."""
-        batch = self.batch
-        assert batch is not None
+    def _decode(
+        self, batch: Batch, writers: list[tuple[Request, Decode]]
+    ) -> list[tuple[Request, Drawn | None, Exception | None]]:
+        """One token for every row of a batch that is written, or the error for all of them."""
         tokens = [0] * batch.rows
         draws: list[Draw | None] = [None] * batch.rows
         for _, decode in writers:
@@ -451,12 +456,9 @@ class Engine:
             hidden = batch.step(tokens)
             drawn = sample_rows(self.checkpoint.model.logits(hidden), draws)
         except Exception as error:  # out of memory, say: those who write end, the engine does not
-            for request, _ in writers:
-                self._advance(request, None, error=error)
-            return
-        for request, decode in writers:
-            row = decode.row.index
-            self._advance(request, Drawn(drawn[row], hidden[row : row + 1]))
+            return [(request, None, error) for request, _ in writers]
+        rows = ((request, decode.row.index) for request, decode in writers)
+        return [(request, Drawn(drawn[row], hidden[row : row + 1]), None) for request, row in rows]
 
     def _advance(
         self, request: Request, drawn: Drawn | None, *, error: Exception | None = None

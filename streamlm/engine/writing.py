@@ -23,18 +23,28 @@ class Writers:
         n: sessions that write, or wait for a row.
 
     Args:
-        lone: decode a session by itself while no other writes.
+        narrow: use a batch of 2, 4, 8 … rows while they suffice, and none for one session.
     """
 
-    def __init__(self, batch: Batch | None, *, lone: bool) -> None:
+    def __init__(self, batch: Batch | None, *, narrow: bool) -> None:
         self.batch = batch
         self.n = 0
-        self._lone = lone
+        self._narrow = narrow
+        self._narrower: dict[int, Batch] = {}
 
     @property
     def together(self) -> Batch | None:
         """The batch to decode in now; None decodes each session by itself."""
-        return None if self._lone and self.n < 2 else self.batch
+        if self.batch is None or not self._narrow:
+            return self.batch
+        if self.n < 2:
+            return None
+        rows = 1 << (self.n - 1).bit_length()
+        if rows >= self.batch.rows:
+            return self.batch
+        if rows not in self._narrower:
+            self._narrower[rows] = Batch(self.batch.model, rows)
+        return self._narrower[rows]
 
 
 def writing(
@@ -79,6 +89,8 @@ class _Tokens:
         """Generate in a row of the batch."""
         while not batch.n_free:
             yield Want.WAIT
+            if self._writers.together is not batch:
+                return
         row = Row(batch, self._live)
         try:
             while not self.ended and self._writers.together is batch:

@@ -15,6 +15,7 @@ import pytest
 import streamlm
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.engine import Cancelled, Engine
+from streamlm.engine.batch import Batch
 from streamlm.sessions.session import Session
 from tests.support.chats import chat_folder, load_chat
 
@@ -140,6 +141,7 @@ def test_a_report_while_the_session_reads(engine: Engine, tiny: Checkpoint) -> N
     feed.cancel()
     with pytest.raises(Cancelled):
         feed.result(60)
+    session.feed("It was the whale. ")  # also the rest of a sentence that was cut
     while plain.position < session.position:
         plain.feed("It was the whale. ")
     assert session.state.digest() == plain.state.digest()
@@ -162,37 +164,50 @@ def test_events_with_tokens(engine: Engine, tiny: Checkpoint, prose: Callable[..
     assert result.nats == pytest.approx(wanted.nats)
 
 
-def test_who_writes_alone_is_decoded_alone(
+def test_a_batch_is_no_wider_than_needed(
     tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """As without an engine; another one who comes and goes takes nothing away."""
-    with Engine(tiny, rows=2, lone=True) as engine:
-        meter = Meter(engine, monkeypatch)
+    """Who writes alone, writes as without an engine; others come and go, and nothing is lost."""
+    with Engine(tiny, rows=4, narrow=True) as engine:
+        widths, step = list[int](), Batch.step
+
+        def note(batch: Batch, tokens: Any) -> Any:
+            widths.append(batch.rows)
+            return step(batch, tokens)
+
+        monkeypatch.setattr(Batch, "step", note)
         wanted, served = Session(tiny), Session(tiny)
         handle = engine.generate(served, "Call me", max_tokens=40, seed=3)
         assert "".join(handle) == "".join(wanted.generate("Call me", max_tokens=40, seed=3))
-        assert served.state.digest() == wanted.state.digest() and not meter.steps
+        assert served.state.digest() == wanted.state.digest() and not widths
         with streamlm.open(tmp_path / "s.zarr", tiny, save_every=SEGMENT) as session:
             one = engine.generate(session, "Call me", max_tokens=10**6, top_logprobs=0)
             tokens = [next(iter(one)) for _ in range(5)]
-            others = [engine.generate(Session(tiny), max_tokens=30, seed=n) for n in range(3)]
-            assert [other.result(60) for other in others] == [30] * 3
-            n_steps = len(meter.steps)
-            assert n_steps >= 30
-            tokens += [next(iter(one)) for _ in range(n_steps + 60)]
-            assert len(meter.steps) <= n_steps + 1  # alone again
+            for n_others, width in ((1, 2), (3, 4), (5, 4), (1, 2)):
+                widths.clear()
+                others = [
+                    engine.generate(Session(tiny), max_tokens=30, seed=n) for n in range(n_others)
+                ]
+                assert [other.result(60) for other in others] == [30] * n_others
+                assert widths[len(widths) // 4] == width
+            n_steps = len(widths)
+            tokens += [next(iter(one)) for _ in range(60)]
+            while len(tokens) < session.position:  # what is shown now was written alone
+                tokens.append(next(iter(one)))
+            assert len(widths) <= n_steps + 1
             one.cancel()
             with pytest.raises(Cancelled):
-                tokens += one
-            n_prompt = len(tiny.tokenizer.encode("Call me"))
-            ids = session.live.store.tokens(n_prompt, session.position)  # type: ignore[union-attr]
+                tokens.extend(one)
+            n_prompt, store = len(tiny.tokenizer.encode("Call me")), session.live.store
+            assert store is not None and store.saved is not None
+            ids = store.tokens(n_prompt, session.position)
             assert ids.tolist() == [token.id for token in tokens]
-            assert session.state.position == session.position == session.saved.position  # type: ignore[union-attr]
+            assert session.state.position == session.position == store.saved.position
 
 
 def test_replies_alone_and_beside_others(tmp_path: Path) -> None:
     chat = load_chat(chat_folder(tmp_path))
-    with Engine(chat, rows=2, lone=True) as engine:
+    with Engine(chat, rows=2, narrow=True) as engine:
         wanted, served = Session(chat), Session(chat)
         handle = engine.reply(served, "Who are you?", max_tokens=9, seed=1)
         options: dict[str, Any] = {"temperature": 0.8, "top_p": 1.0, "repetition_penalty": 1.0}
