@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from memory_store import StoreError
-from streamlm.cli.allocator import return_freed_memory
+from streamlm.cli.allocator import keep_few_kernels, return_freed_memory
 from streamlm.cli.chat import chat
 from streamlm.cli.demo import demo
 from streamlm.cli.display import note
@@ -54,6 +54,7 @@ def _top(
     ] = False,
 ) -> None:
     return_freed_memory()
+    keep_few_kernels()
 
 
 def _interrupt(*_: object) -> None:
