@@ -116,6 +116,11 @@ class Engine:
         return ended
 
     @property
+    def running(self) -> bool:
+        """Whether requests are served: the engine was not closed."""
+        return not self._closing
+
+    @property
     def load(self) -> tuple[int, int]:
         """The numbers of requests that run and that wait."""
         scheduler = self._scheduler
