@@ -40,6 +40,8 @@ def serving(live: LiveStream, body: Task) -> Task:
                 yield from saving(live)
             raise
         yield from saving(live)
+        if isinstance(result, Written) and live.store is not None:
+            result.saved = live.store.saved
         return result
 
 

@@ -2,6 +2,8 @@
 
 from typing import Literal, Self
 
+from memory_store import Ref
+
 Reason = Literal["stop", "length"]
 
 
@@ -13,11 +15,13 @@ class Written(int):
         position: of the session after them.
         reason: "stop" if a stop string was found or the model ended its turn, "length" if
             `max_tokens` were generated.
+        saved: the snapshot that holds them; None for a session without a store.
     """
 
     n_read: int
     position: int
     reason: Reason
+    saved: Ref | None = None
 
     def __new__(cls, n_tokens: int, *, n_read: int, position: int, reason: Reason) -> Self:
         written = super().__new__(cls, n_tokens)

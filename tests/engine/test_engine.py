@@ -372,6 +372,19 @@ def test_what_came_of_a_request_that_wrote(engine: Engine, tiny: Checkpoint) -> 
     stop = text[10:12]
     written = engine.generate(session, max_tokens=30, seed=2, stop=stop).result(60)
     assert written.reason == "stop" and 0 < written < 30 and written.n_read == 0
+    assert written.saved is None
+
+
+def test_the_snapshot_of_a_request_is_its_own(
+    engine: Engine, open_: Callable[..., Session]
+) -> None:
+    """Also when others have gone on with the session before anybody looks."""
+    session = open_()
+    handles = [engine.generate(session, "Call me", max_tokens=5, seed=n) for n in range(3)]
+    written = [handle.result(60) for handle in handles]
+    for each in written:
+        assert each.saved is not None and each.saved.position == each.position
+    assert written[-1].saved == session.saved
 
 
 def test_a_function_that_is_called_aside_stops_nobody(
