@@ -86,6 +86,7 @@ HEAVY = {
     *("zarr", "google_crc32c", "obstore", "gradio", "matplotlib"),
     *("sentencepiece", "typer", "rich", "pandas", "bs4", "pypdf"),
     *("tokenizers", "jinja2", "starlette", "uvicorn", "prometheus_client", "anyio"),
+    "tensorboard",
 }
 
 # Home folders and work folders of one machine; written so that this line does not match itself.

@@ -24,6 +24,9 @@ SEGMENT = 16
 ROWS = 4
 MODELS: dict[str, dict[str, Any]] = {
     "mean": {"compression": "mean"},
+    "max": {"compression": "max"},
+    "conv": {"compression": "conv"},
+    "dilated": {"compression": "dilated"},
     "most-used": {"compression": "most-used"},
     "select": {"compression": "select"},
     "window": {"compressed_len": 0},
