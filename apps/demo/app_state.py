@@ -7,31 +7,44 @@ import os
 import re
 import threading
 from collections import OrderedDict
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import gradio as gr
 
 from apps.demo.expiry import BrowserShelves
-from apps.demo.jobs import Cancelled, Job, Jobs
+from apps.demo.jobs import Jobs
 from apps.demo.models import Models
 from apps.demo.quotes import Quotes
 from apps.demo.render.memory_svg import MemoryView
 from apps.demo.shelf import Refused, Shelf
 from streamlm.checkpoints.catalogue import present
+from streamlm.engine import Handle
 
 if TYPE_CHECKING:
-    from streamlm.checkpoints.checkpoint import Checkpoint
+    from streamlm.engine import Engine
 
 COOKIE = "streamlm-visitor"  # identifies a browser
 MAX_BROWSER_SESSIONS = 20  # sessions on the shelf of an anonymous browser
 KEEP_DAYS = 30  # days after which an unused browser shelf expires
 KEPT_CHOICES = 1024  # models chosen for sessions that do not exist yet
 CACHED_VIEWS = 32  # memory views kept, the most recent ones
+PATIENCE = 0.2  # seconds between two looks at whether a memory view should give way
 # Long reads and writes must not block quick requests. Each job holds one of the server's 40
 # threads while it runs.
 LONG: dict[str, Any] = {"concurrency_id": "long", "concurrency_limit": 24}
 QUICK: dict[str, Any] = {"concurrency_id": "quick", "concurrency_limit": 8}
 Sharing = Literal["shared", "user", "browser"]
+
+
+@dataclass(eq=False)
+class _CachedView:
+    """A memory view once it is made."""
+
+    making: threading.Lock = field(default_factory=threading.Lock)
+    made: bool = False
+    view: MemoryView | None = None
 
 
 class AppState:
@@ -73,7 +86,7 @@ class AppState:
         self.models = Models(model or present()[0], device=device)
         self._chosen: OrderedDict[tuple[str, str], str] = OrderedDict()
         self._warm = threading.Event()
-        self._views: OrderedDict[str, MemoryView | None] = OrderedDict()
+        self._views: OrderedDict[str, _CachedView] = OrderedDict()
 
     def choose(self, shelf: Shelf, name: str, model: str) -> None:
         """Set the model of a session that does not exist yet.
@@ -104,8 +117,8 @@ class AppState:
             )
         return found
 
-    def checkpoint_of(self, shelf: Shelf, name: str) -> Checkpoint:
-        """The model of a session, loaded on first use.
+    def engine_of(self, shelf: Shelf, name: str) -> Engine:
+        """The engine of a session's model, loaded on first use.
 
         Raises:
             Refused: as `model_of`.
@@ -133,7 +146,7 @@ class AppState:
 
         Views are cached: each one needs the tokens since the last full snapshot to be read again,
         up to 16,384 of them for a session that the command line has written. A large model takes
-        seconds, in which other jobs take turns.
+        seconds, in which others go on.
 
         Args:
             gives_way: give up as soon as a job of this visitor runs.
@@ -146,25 +159,25 @@ class AppState:
         if not history:
             return None
         commit = history[-1].commit.id  # a hash of the whole history
-        checkpoint = self.checkpoint_of(shelf, name)
-        if commit not in self._views:
+        cached = self._views.setdefault(commit, _CachedView())
+        while len(self._views) > CACHED_VIEWS:
+            self._views.popitem(last=False)
 
-            def work(job: Job) -> MemoryView | None:
-                if commit in self._views:  # another visitor's job was faster
-                    return self._views[commit]
+        def result(report: Handle) -> Any:
+            while gives_way and not report.done:
+                if self.jobs.runs(visitor):
+                    report.cancel()
+                with suppress(TimeoutError):
+                    report.result(PATIENCE)
+            return report.result()
 
-                def between() -> None:
-                    if gives_way and self.jobs.runs(visitor):
-                        raise Cancelled
-                    job.yield_turn()
-
-                with shelf.open(name, checkpoint, readonly=True) as session:
-                    return MemoryView.of(session, between=between)
-
-            self._views[commit] = self.jobs.run(work, visitor=visitor)
-            while len(self._views) > CACHED_VIEWS:
-                self._views.popitem(last=False)
-        return self._views[commit]
+        with cached.making:  # several parts of a page ask for the same view at once
+            if not cached.made:
+                engine = self.engine_of(shelf, name)
+                with shelf.open(name, engine.checkpoint, readonly=True) as session:
+                    cached.view = MemoryView.of(engine, session, result=result)
+                cached.made = True
+        return cached.view
 
     def shelf(self, request: gr.Request | None) -> Shelf:
         """The shelf of the visitor who sent a request.

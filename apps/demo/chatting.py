@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from apps.demo.jobs import Job
 from apps.demo.quotes import Quotes, Talk
@@ -12,9 +13,10 @@ from apps.demo.shelf import Shelf
 
 if TYPE_CHECKING:
     from streamlm.checkpoints.checkpoint import Checkpoint
+    from streamlm.engine import Engine
     from streamlm.runtime.sampling import Sampling
 
-MAX_MESSAGE = 8_000  # characters; a message is read in one step, for which others wait
+MAX_MESSAGE = 8_000  # characters
 MAX_TOKENS = 1000
 SHOWN_TOKENS = 4096  # newest tokens whose turns are shown
 
@@ -44,7 +46,7 @@ def reply(
     system: str | None,
     sampling: Sampling,
     max_tokens: int,
-    checkpoint: Checkpoint,
+    engine: Engine,
     quotes: Quotes,
     seed: int | None = None,
     recall: int = 0,
@@ -68,25 +70,21 @@ def reply(
             "The Read tab reads longer texts."
         )
     check_recall(recall, message)
-    with shelf.open(name, checkpoint, create=True) as session, job.turn():
-        pieces = session.reply(
-            message,
-            system=system,
-            max_tokens=max_tokens,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            repetition_penalty=sampling.repetition_penalty,
-            seed=seed,
-            recall=recall,
-        )
-        snapshot = session.save()
+    from streamlm.sessions.reply import Reply  # needs torch
+
+    with shelf.open(name, engine.checkpoint, create=True) as session:
+        options: dict[str, Any] = {"max_tokens": max_tokens, "seed": seed, "recall": recall}
+        options["system"] = system
+        Reply(session.live, message, sampling, stop=(), **options)  # refused before it is shown
+        snapshot = job.result(engine.save(session))
         before = quotes.transcript(session, shelf, name, tokens=SHOWN_TOKENS)
         job.emit(ReplyStarted(snapshot.seq, before))
-        if recall:
-            pieces = announced(job, session, message, pieces, position=snapshot.position)
-        for piece in pieces:
-            job.emit(piece)
-            job.yield_turn()
+        with job.request(engine.reply(session, message, sampling, **options)) as pieces:
+            events: Iterable[Any] = pieces
+            if recall:
+                events = announced(pieces, session, shelf, name, message, before=snapshot)
+            for event in events:
+                job.emit(event)
         conversation = session.conversation
         whole = conversation is not None and not conversation.open
         job.emit(ReplyFinished(session.position, whole))
@@ -104,10 +102,8 @@ def talk_of(shelf: Shelf, name: str, *, checkpoint: Checkpoint, quotes: Quotes) 
         return quotes.transcript(session, shelf, name, tokens=SHOWN_TOKENS)
 
 
-def undo(
-    job: Job, shelf: Shelf, name: str, *, snapshot: int, checkpoint: Checkpoint, quotes: Quotes
-) -> Talk:
+def undo(shelf: Shelf, name: str, *, snapshot: int, engine: Engine, quotes: Quotes) -> Talk:
     """Rewind to a snapshot; returns the talk before it."""
-    with shelf.open(name, checkpoint) as session:
-        session.rewind(snapshot=snapshot)
+    with shelf.open(name, engine.checkpoint) as session:
+        engine.rewind(session, snapshot=snapshot).result()
         return quotes.transcript(session, shelf, name, tokens=SHOWN_TOKENS)

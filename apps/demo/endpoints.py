@@ -5,8 +5,8 @@ import gradio as gr
 from apps.demo import chatting, reading, recalling, uploads, writing
 from apps.demo.app_state import LONG, QUICK, AppState, visitor_id
 from apps.demo.jobs import Job
-from apps.demo.render.recall_html import Recollection
 from apps.demo.shelf import Refused
+from streamlm.engine import Busy
 from streamlm.runtime.reports import TokenLogprob
 
 
@@ -35,10 +35,10 @@ def add_endpoints(app: AppState) -> None:
         with _gradio_errors():
             content = uploads.checked(text, "The text")
             shelf = _shelf(request)
-            checkpoint = app.checkpoint_of(shelf, session)
+            engine = app.engine_of(shelf, session)
 
             def work(job: Job) -> None:
-                reading.read(job, shelf, session, text=content, checkpoint=checkpoint)
+                reading.read(job, shelf, session, text=content, engine=engine)
 
             for events in app.jobs.stream(work, visitor=visitor_id(request)):
                 progress += events
@@ -78,7 +78,7 @@ def add_endpoints(app: AppState) -> None:
             from streamlm.runtime.sampling import Sampling  # needs torch
 
             shelf = _shelf(request)
-            checkpoint = app.checkpoint_of(shelf, session)
+            engine = app.engine_of(shelf, session)
             sampling = Sampling(temperature=temperature, top_p=top_p)
             if not 0 <= max_tokens <= writing.MAX_TOKENS:
                 raise ValueError(f"max_tokens = {max_tokens}; allowed: 0 to {writing.MAX_TOKENS}")
@@ -93,7 +93,7 @@ def add_endpoints(app: AppState) -> None:
                     max_tokens=max_tokens,
                     stops=writing.parse_stops(stop),
                     seed=None if seed < 0 else seed,
-                    checkpoint=checkpoint,
+                    engine=engine,
                     recall=recall,
                 )
 
@@ -132,7 +132,7 @@ def add_endpoints(app: AppState) -> None:
             from streamlm.runtime.sampling import Sampling  # needs torch
 
             shelf = _shelf(request)
-            checkpoint = app.checkpoint_of(shelf, session)
+            engine = app.engine_of(shelf, session)
             sampling = Sampling(temperature=temperature, top_p=top_p, repetition_penalty=1.1)
             if not 0 <= max_tokens <= chatting.MAX_TOKENS:
                 raise ValueError(f"max_tokens = {max_tokens}; allowed: 0 to {chatting.MAX_TOKENS}")
@@ -146,7 +146,7 @@ def add_endpoints(app: AppState) -> None:
                     system=system.strip() or None,
                     sampling=sampling,
                     max_tokens=max_tokens,
-                    checkpoint=checkpoint,
+                    engine=engine,
                     quotes=app.quotes,
                     seed=None if seed < 0 else seed,
                     recall=recall,
@@ -168,15 +168,16 @@ def add_endpoints(app: AppState) -> None:
         """
         with _gradio_errors():
             shelf = _shelf(request)
-            checkpoint = app.checkpoint_of(shelf, session)
+            engine = app.engine_of(shelf, session)
             content = uploads.checked(text, "The text")
 
-            def work(job: Job) -> float:
-                with shelf.open(session, checkpoint, readonly=True) as opened:
-                    return opened.score(content).bits_per_byte or 0.0
+            def work(job: Job) -> None:
+                with shelf.open(session, engine.checkpoint, readonly=True) as opened:
+                    job.emit(job.result(engine.score(opened, content)))
 
-            bits: float = app.jobs.run(work, visitor=visitor_id(request))
-            return bits
+            for (report,) in app.jobs.stream(work, visitor=visitor_id(request)):
+                return report.bits_per_byte or 0.0
+        raise gr.Error("The job was cancelled.")
 
     def recall(session: str, text: str, k: int = 1, request: gr.Request = None) -> list[dict]:
         """Find the passages that answer a question, among all that has left a session's memory.
@@ -192,12 +193,9 @@ def add_endpoints(app: AppState) -> None:
         """
         with _gradio_errors():
             shelf = _shelf(request)
-            checkpoint = app.checkpoint_of(shelf, session)
+            engine = app.engine_of(shelf, session)
 
-            def work(job: Job) -> Recollection:
-                return recalling.find(shelf, session, text, checkpoint=checkpoint, k=k)
-
-            found: Recollection = app.jobs.run(work, visitor=visitor_id(request))
+            found = recalling.find(shelf, session, text, engine=engine, k=k)
             return [
                 {**vars(each), "saved": each.saved.isoformat() if each.saved else None}
                 for each in found.passages
@@ -234,15 +232,10 @@ def add_endpoints(app: AppState) -> None:
         """
         with _gradio_errors():
             shelf = _shelf(request)
-            checkpoint = app.checkpoint_of(shelf, session)
+            engine = app.engine_of(shelf, session)
 
-            def work(job: Job) -> int:
-                with shelf.open(session, checkpoint) as opened:
-                    opened.rewind(tokens=position)
-                    return opened.position
-
-            new: int = app.jobs.run(work, visitor=visitor_id(request))
-            return new
+            shelf.rewind(session, engine, tokens=position)
+            return position
 
     def fork(session: str, branch: str, request: gr.Request) -> str:
         """Create a branch at a session's current position; nothing is copied.
@@ -256,13 +249,8 @@ def add_endpoints(app: AppState) -> None:
         """
         with _gradio_errors():
             shelf = _shelf(request)
-            checkpoint = app.checkpoint_of(shelf, session)
-
-            def work(job: Job) -> str:
-                return shelf.fork(session, branch, checkpoint, tokens=None)
-
-            name: str = app.jobs.run(work, visitor=visitor_id(request))
-            return name
+            engine = app.engine_of(shelf, session)
+            return shelf.fork(session, branch, engine, tokens=None)
 
     _shelf = app.shelf
     for long in (read_text, generate_text, chat, score_text):
@@ -278,5 +266,5 @@ class _gradio_errors:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, (Refused, ValueError)):
+        if isinstance(error, (Refused, ValueError, Busy)):
             raise gr.Error(str(error), print_exception=False) from None

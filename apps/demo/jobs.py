@@ -1,8 +1,8 @@
-"""Background jobs: each in its own thread, taking turns at the model, cancelled when abandoned.
+"""Background jobs: each in its own thread, cancelled when abandoned.
 
-A job owns its session from opening to closing and puts its events into a queue, from which the
-visitor's page is updated. A slow page therefore blocks nobody, and closing the page cancels the
-job at the next boundary, after everything read until then is saved.
+A job opens a session, follows its requests to the model's engine, and closes the session. Its
+events go into a queue, from which the visitor's page is updated. A slow page therefore blocks
+nobody, and closing the page cancels the requests, after which everything read until then is saved.
 """
 
 import queue
@@ -10,94 +10,61 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
 from typing import Any
 
-TIME_SLICE = 0.1  # seconds that a turn lasts, at least, while others wait
+from streamlm.engine import Cancelled, Handle
 
 
-class Cancelled(Exception):
-    """The visitor stopped the job, or left."""
-
-
-class FairLock:
-    """A lock granted in the order of requests, so that no visitor starves."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._requested = 0
-        self._released = 0
-
-    def acquire(self) -> None:
-        """Wait for this thread's turn."""
-        with self._changed:
-            ticket = self._requested
-            self._requested += 1
-            self._changed.wait_for(lambda: self._released == ticket)
-
-    def release(self) -> None:
-        """Let the next thread proceed."""
-        with self._changed:
-            self._released += 1
-            self._changed.notify_all()
-
-
-@dataclass(eq=False)
 class Job:
     """A job as its own thread sees it.
 
     Attributes:
-        lock: guards the model, across all jobs; events: what the job has emitted.
-        cancel: set when the job should end; turn_started: a monotonic time in seconds.
+        events: what the job has emitted.
     """
 
-    lock: FairLock
-    events: "queue.SimpleQueue[Any]" = field(default_factory=queue.SimpleQueue)
-    cancel: threading.Event = field(default_factory=threading.Event)
-    turn_started: float = 0.0
+    def __init__(self) -> None:
+        self.events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._guard = threading.Lock()
+        self._requests: set[Handle] = set()
+        self._cancelled = False
 
     def emit(self, event: object) -> None:
         """Send an event to the page."""
         self.events.put(event)
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Hold the model while the other jobs wait.
+    def request(self, handle: Handle) -> Iterator[Handle]:
+        """Let a request be cancelled with the job, and at the end of the block if it goes on.
 
-        Raises:
-            Cancelled: the job was cancelled meanwhile.
+        It has ended after the block, and its session can be closed.
         """
-        self._acquire()
+        with self._guard:
+            self._requests.add(handle)
+            cancelled = self._cancelled
+        if cancelled:
+            handle.cancel()
         try:
-            self.check_cancelled()
-            yield
+            yield handle
         finally:
-            self.lock.release()
+            handle.cancel()
+            with suppress(Exception):  # of interest to the block only
+                handle.result()
+            with self._guard:
+                self._requests.discard(handle)
 
-    def yield_turn(self) -> None:
-        """Within a turn: let waiting jobs go first, once the time slice is used up.
+    def result(self, handle: Handle) -> Any:
+        """The result of a request, which is cancelled with the job."""
+        with self.request(handle):
+            return handle.result()
 
-        Jobs share the model by time, not by step: writing a token is much faster than reading a
-        block.
-
-        Raises:
-            Cancelled: the job was cancelled; it still holds the turn.
-        """
-        self.check_cancelled()
-        if time.monotonic() - self.turn_started >= TIME_SLICE:
-            self.lock.release()
-            self._acquire()
-            self.check_cancelled()
-
-    def _acquire(self) -> None:
-        self.lock.acquire()
-        self.turn_started = time.monotonic()
-
-    def check_cancelled(self) -> None:
-        """Raise Cancelled if the job was cancelled."""
-        if self.cancel.is_set():
-            raise Cancelled
+    def cancel(self) -> None:
+        """Cancel the requests of the job, those to come too."""
+        with self._guard:
+            self._cancelled = True
+            requests = list(self._requests)
+        for handle in requests:
+            handle.cancel()
 
 
 class _End:
@@ -111,7 +78,6 @@ class Jobs:
     """All running jobs, by visitor."""
 
     def __init__(self) -> None:
-        self.lock = FairLock()
         self._guard = threading.Lock()
         self._running: defaultdict[str, set[Job]] = defaultdict(set)
 
@@ -123,7 +89,7 @@ class Jobs:
         Raises:
             Exception: whatever the work raises, except Cancelled, which ends the iteration.
         """
-        job = Job(self.lock)
+        job = Job()
 
         def main() -> None:
             end = _End()
@@ -153,13 +119,7 @@ class Jobs:
                         raise end.error
                     return
         finally:
-            job.cancel.set()
-
-    def run(self, work: Callable[[Job], Any], *, visitor: str) -> Any:
-        """Run `work` in this thread, in one turn, and return its result."""
-        job = Job(self.lock)
-        with job.turn():
-            return work(job)
+            job.cancel()
 
     def runs(self, visitor: str) -> bool:
         """Whether a job of a visitor is running."""
@@ -171,7 +131,7 @@ class Jobs:
         with self._guard:
             jobs = list(self._running.get(visitor, ()))
         for job in jobs:
-            job.cancel.set()
+            job.cancel()
         return bool(jobs)
 
     def shut_down(self, seconds: float = 30.0) -> None:
@@ -179,7 +139,7 @@ class Jobs:
         with self._guard:
             jobs = [job for jobs in self._running.values() for job in jobs]
         for job in jobs:
-            job.cancel.set()
+            job.cancel()
         deadline = time.monotonic() + seconds
         while self.running and time.monotonic() < deadline:
             time.sleep(0.05)

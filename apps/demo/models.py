@@ -1,4 +1,4 @@
-"""The models of a demo: loaded when they are used, and few of them kept."""
+"""The models of a demo, each with its engine: loaded when used, and few of them kept."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from streamlm.checkpoints.catalogue import BUNDLED, DOWNLOADABLE, present
 
 if TYPE_CHECKING:
     from memory_store.store import Store
-    from streamlm.checkpoints.checkpoint import Checkpoint
+    from streamlm.engine import Engine
 
 MOST_LOADED = 2  # models in memory, the ones used last
+ROWS = 4  # sessions of a model that write at once
+MOST_REQUESTS = 64  # that an engine serves at once, so that nobody waits for a book to be read
 
 
 class Models:
@@ -31,28 +33,33 @@ class Models:
         self.default, self.device = default, device
         self.names = list(dict.fromkeys([default, *present()]))
         self._loading = threading.Lock()
-        self._loaded: OrderedDict[str, Checkpoint] = OrderedDict()
+        self._loaded: OrderedDict[str, Engine] = OrderedDict()
         self._digests: dict[str, str] = {}
         self._chats: dict[str, bool] = {}
 
-    def get(self, name: str, store: Store | None = None) -> Checkpoint:
-        """The model of a name, with the windows that a session was begun with.
+    def get(self, name: str, store: Store | None = None) -> Engine:
+        """The engine of a model, with the windows that a session was begun with.
+
+        One that is no longer kept serves those who hold it.
 
         Args:
             store: the session's; None for one that does not exist yet.
         """
         from streamlm.checkpoints.checkpoint import load_checkpoint  # torch takes seconds
+        from streamlm.engine import Engine
         from streamlm.sessions.windows import own_windows, recorded_attributes, windows_for
 
         windows = {} if store is None else windows_for(name, store)
         windows = windows or own_windows(name)
         with self._loading:
             for key, found in self._loaded.items():
-                known: Mapping[str, Any] = recorded_attributes(found).get("windows", {})
+                recorded = recorded_attributes(found.checkpoint)
+                known: Mapping[str, Any] = recorded.get("windows", {})
                 if key.partition("\n")[0] == name and windows.items() <= known.items():
                     self._loaded.move_to_end(key)
                     return found
-            found = load_checkpoint(name, device=self.device, settings=windows)
+            checkpoint = load_checkpoint(name, device=self.device, settings=windows)
+            found = Engine(checkpoint, rows=ROWS, max_running=MOST_REQUESTS, narrow=True)
             self._loaded[f"{name}\n{sorted(windows.items())}"] = found
             while len(self._loaded) > MOST_LOADED:
                 self._loaded.popitem(last=False)

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import TYPE_CHECKING, TypeVar
 
-from apps.demo.jobs import Job
 from apps.demo.render.recall_html import Recollection
 from apps.demo.shelf import Shelf
 
 if TYPE_CHECKING:
+    from memory_store import Ref
     from streamlm.checkpoints.checkpoint import Checkpoint
+    from streamlm.engine import Engine
     from streamlm.sessions.recall import Recalled
     from streamlm.sessions.session import Session
 
-Piece = TypeVar("Piece")
+Event = TypeVar("Event")
+Text = Callable[[int, int], str]  # the text of the tokens from one position to another
 MAX_PASSAGES = 3
 MAX_QUESTION = 2_000  # characters
 RARE = 1_000  # a word is rare if it is at most one in so many of the stream's
@@ -33,7 +35,7 @@ def check_recall(k: int, prompt: str) -> None:
 
 
 def find(
-    shelf: Shelf, name: str, text: str, *, checkpoint: Checkpoint, k: int = MAX_PASSAGES
+    shelf: Shelf, name: str, text: str, *, engine: Engine, k: int = MAX_PASSAGES
 ) -> Recollection:
     """The k passages that answer a question best, whether they surely do or not.
 
@@ -52,41 +54,60 @@ def find(
         )
     if not shelf.has(name):
         raise ValueError(f"{name} has read nothing yet.")
-    with shelf.open(name, checkpoint, readonly=True) as session:
-        position = session.position
-        return _recollection(session, text, session.recall(text, k=k), position=position)
+    with shelf.open(name, engine.checkpoint, readonly=True) as session:
+        recalled = engine.call(session, lambda session: session.recall(text, k=k), aside=True)
+        return _recollection(
+            engine.checkpoint, session.text, text, recalled.result(), position=session.position
+        )
 
 
 def announced(
-    job: Job, session: Session, prompt: str, pieces: Iterator[Piece], *, position: int
-) -> Iterator[Piece]:
-    """The same pieces; emits a Recollection as soon as the prompt has been read.
+    events: Iterable[Event], session: Session, shelf: Shelf, name: str, prompt: str, *, before: Ref
+) -> Iterator[Event | Recollection]:
+    """The events of a request that recalls, behind a Recollection.
+
+    The first of them comes when the prompt has been read.
 
     Args:
-        pieces: what is generated behind the prompt; position: of the session before it.
+        session: is being written; before: its snapshot before the prompt.
     """
-    first = list(islice(pieces, 1))
-    job.emit(_put_before(session, prompt, position=position))
-    yield from chain(first, pieces)
+    rest = iter(events)
+    first = list(islice(rest, 1))
+    yield _put_before(session, shelf, name, prompt, before=before)
+    yield from chain(first, rest)
 
 
-def _put_before(session: Session, prompt: str, *, position: int) -> Recollection:
+def _put_before(
+    session: Session, shelf: Shelf, name: str, prompt: str, *, before: Ref
+) -> Recollection:
     """What was put before the prompt that a session has just read."""
     from streamlm.sessions.recall import passages_of  # needs torch
 
-    passages = passages_of(session.recalled, session.text, session.history())
-    return _recollection(session, prompt, passages, position=position)
+    store = shelf.store(name)
+    assert store is not None
+    decode = session.checkpoint.tokenizer.decode
+
+    def text(start: int, stop: int) -> str:
+        return decode(store.tokens(before, start, stop))  # the session itself is in use
+
+    passages = passages_of(session.recalled, text, store.refs(session.branch))
+    return _recollection(session.checkpoint, text, prompt, passages, position=before.position)
 
 
 def _recollection(
-    session: Session, text: str, passages: Sequence[Recalled], *, position: int
+    checkpoint: Checkpoint,
+    text: Text,
+    asked: str,
+    passages: Sequence[Recalled],
+    *,
+    position: int,
 ) -> Recollection:
-    rare = rare_words(session, text, position=position) if passages else frozenset[str]()
-    return Recollection(passages, position, rare, session.checkpoint.retrieval is None)
+    rare = rare_words(text, asked, position=position) if passages else frozenset[str]()
+    return Recollection(passages, position, rare, checkpoint.retrieval is None)
 
 
-def rare_words(session: Session, text: str, *, position: int) -> frozenset[str]:
-    """The words of a text that are rare in what was read before a position, in lower case.
+def rare_words(text: Text, asked: str, *, position: int) -> frozenset[str]:
+    """The words of a question that are rare in what was read before a position, in lower case.
 
     Words are counted in parts that are spread evenly, so that a long stream takes no longer.
     """
@@ -94,9 +115,9 @@ def rare_words(session: Session, text: str, *, position: int) -> frozenset[str]:
     counts: Counter[str] = Counter()
     for part in range(parts):
         start = position * part // parts
-        counts.update(_words(session.text(start, min(start + SAMPLE, position))))
+        counts.update(_words(text(start, min(start + SAMPLE, position))))
     limit = max(1.0, counts.total() / RARE)
-    return frozenset(word for word in _words(text) if counts[word] <= limit)
+    return frozenset(word for word in _words(asked) if counts[word] <= limit)
 
 
 def _words(text: str) -> list[str]:

@@ -21,6 +21,7 @@ from streamlm.sessions.shelf import Branch, branches, find, free_place, locate, 
 if TYPE_CHECKING:
     from memory_store.store import Store
     from streamlm.checkpoints.checkpoint import Checkpoint
+    from streamlm.engine import Engine
     from streamlm.sessions.session import Session
 
 # Tokens between automatic saves while reading. Viewing a memory reads the tokens since the last
@@ -115,17 +116,19 @@ class Shelf:
             store, branch = find(self.folder, name)
             return store.refs(branch)
 
-    def fork(self, name: str, branch: str, checkpoint: Checkpoint, *, tokens: int | None) -> str:
+    def fork(self, name: str, branch: str, engine: Engine, *, tokens: int | None) -> str:
         """Create a branch at `tokens`, or at the current position; returns its full name."""
         with self.refusing(name):
             forked = f"{name.partition('@')[0]}@{branch}"
             locate(self.folder, forked)
-            with (
-                self.open(name, checkpoint) as session,
-                session.fork(branch, tokens=tokens) as other,
-            ):
-                other.save()
+            with self.open(name, engine.checkpoint) as session:
+                engine.fork(session, branch, tokens=tokens).result().close()
             return forked
+
+    def rewind(self, name: str, engine: Engine, *, tokens: int) -> None:
+        """Rewind a session to an earlier position."""
+        with self.open(name, engine.checkpoint) as session:
+            engine.rewind(session, tokens=tokens).result()
 
     def rename(self, name: str, new: str) -> str:
         """Rename a session with all its branches; returns the full new name."""

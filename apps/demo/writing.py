@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from apps.demo.jobs import Job
 from apps.demo.recalling import announced, check_recall
 from apps.demo.shelf import Shelf
-from streamlm.runtime.reports import TokenLogprob
 
 if TYPE_CHECKING:
-    from streamlm.checkpoints.checkpoint import Checkpoint
+    from streamlm.engine import Engine
     from streamlm.runtime.sampling import Sampling
     from streamlm.sessions.session import Session
 
 CONTEXT_TOKENS = 60  # tokens of earlier text shown before the generated text
 ALTERNATIVES = 8  # likely tokens reported with each generated one
 MAX_TOKENS = 1000
+MAX_PROMPT = 100_000  # characters
 MAX_STOPS = 20
 
 
@@ -63,7 +64,7 @@ def write(
     max_tokens: int,
     stops: Sequence[str] = (),
     seed: int | None,
-    checkpoint: Checkpoint,
+    engine: Engine,
     recall: int = 0,
 ) -> None:
     """Continue a session; emits WriteStarted, a TokenLogprob per token, and finally WriteFinished.
@@ -76,15 +77,18 @@ def write(
         recall: up to so many passages are put before the prompt.
 
     Raises:
-        ValueError: `recall` is out of range, or there is no prompt to recall for.
+        ValueError: the prompt is too long, `recall` is out of range, or there is no prompt to
+            recall for.
         Refused: see `Shelf.open`.
         Cancelled: by the visitor.
     """
+    check_prompt(prompt)
     check_recall(recall, prompt)
-    with shelf.open(name, checkpoint, create=True) as session, job.turn():
-        snapshot = session.save()
+    with shelf.open(name, engine.checkpoint, create=True) as session:
+        snapshot = job.result(engine.save(session))
         job.emit(WriteStarted(snapshot.seq, _context(session)))
-        tokens = session.generate_logprobs(
+        request = engine.generate(
+            session,
             prompt,
             sampling,
             max_tokens=max_tokens,
@@ -93,12 +97,22 @@ def write(
             seed=seed,
             recall=recall,
         )
-        if recall:
-            tokens = announced(job, session, prompt, tokens, position=snapshot.position)
-        for token in tokens:
-            job.emit(token)
-            job.yield_turn()
+        with job.request(request) as tokens:
+            events: Iterable[Any] = tokens
+            if recall:
+                events = announced(tokens, session, shelf, name, prompt, before=snapshot)
+            for event in events:
+                job.emit(event)
         job.emit(WriteFinished(session.position))
+
+
+def check_prompt(prompt: str) -> None:
+    """Raise ValueError if a prompt is too long."""
+    if len(prompt) > MAX_PROMPT:
+        raise ValueError(
+            f"The prompt has {len(prompt):,} characters; allowed: at most {MAX_PROMPT:,}. "
+            "The Read tab reads longer texts."
+        )
 
 
 def parse_stops(text: str) -> list[str]:
@@ -115,12 +129,10 @@ def parse_stops(text: str) -> list[str]:
     return stops
 
 
-def undo(
-    job: Job, shelf: Shelf, name: str, *, snapshot: int, checkpoint: Checkpoint
-) -> tuple[int, str]:
+def undo(shelf: Shelf, name: str, *, snapshot: int, engine: Engine) -> tuple[int, str]:
     """Rewind to a snapshot; returns the position, and the text before it."""
-    with shelf.open(name, checkpoint) as session:
-        session.rewind(snapshot=snapshot)
+    with shelf.open(name, engine.checkpoint) as session:
+        engine.rewind(session, snapshot=snapshot).result()
         return session.position, _context(session)
 
 
@@ -137,7 +149,7 @@ def write_forks(
     *,
     prompt: str,
     max_tokens: int,
-    checkpoint: Checkpoint,
+    engine: Engine,
 ) -> None:
     """Continue temporary forks from one prompt, in parallel; emits (index, TokenLogprob).
 
@@ -149,30 +161,30 @@ def write_forks(
     """
     from streamlm.runtime.sampling import Sampling  # needs torch
 
-    with job.turn():
-        writers = [
-            fork.generate_logprobs(
+    check_prompt(prompt)
+    with ExitStack() as stack:
+        writers = []
+        for point, fork in zip(points, _forks(shelf, points, engine), strict=True):
+            request = engine.generate(
+                fork,
                 prompt,
                 Sampling(temperature=point.temperature),
                 max_tokens=max_tokens,
                 top_logprobs=ALTERNATIVES,
                 seed=point.seed,
             )
-            for point, fork in zip(points, _forks(shelf, points, checkpoint), strict=True)
-        ]
-        for _ in range(max_tokens):
-            for index, writer in enumerate(writers):
-                token: TokenLogprob = next(writer)
-                job.emit((index, token))
-            job.yield_turn()
+            writers.append(stack.enter_context(job.request(request)))
+        for tokens in zip(*writers, strict=True):
+            for event in enumerate(tokens):
+                job.emit(event)
 
 
-def _forks(shelf: Shelf, points: list[ForkPoint], checkpoint: Checkpoint) -> list[Session]:
+def _forks(shelf: Shelf, points: list[ForkPoint], engine: Engine) -> list[Session]:
     """Sessions without a store, one at each fork point."""
     forks = []
     for point in points:
-        with shelf.open(point.name, checkpoint, readonly=True) as session:
-            forks.append(session.fork(tokens=point.tokens))
+        with shelf.open(point.name, engine.checkpoint, readonly=True) as session:
+            forks.append(engine.fork(session, tokens=point.tokens).result())
     return forks
 
 
@@ -188,21 +200,17 @@ class Comparison:
     tokens: list[tuple[str, float, float]]
 
 
-def compare(
-    job: Job, shelf: Shelf, points: list[ForkPoint], *, text: str, checkpoint: Checkpoint
-) -> Comparison:
+def compare(shelf: Shelf, points: list[ForkPoint], *, text: str, engine: Engine) -> Comparison:
     """Score a text given everything that each of two sessions has read up to its fork point.
 
     Raises:
         Refused: see `Shelf.open`; or the session has no such position.
     """
     with shelf.refusing(points[0].name):
-        reports = []
-        for fork in _forks(shelf, points, checkpoint):
-            reports.append(fork.score(text, logprobs=True))
-            job.yield_turn()
-        first, second = reports
-        tokenizer = checkpoint.tokenizer
+        forks = _forks(shelf, points, engine)
+        requests = [engine.score(fork, text, logprobs=True) for fork in forks]
+        first, second = (request.result() for request in requests)
+        tokenizer = engine.checkpoint.tokenizer
         tokens = [
             (tokenizer.decode([id]), -a / math.log(2), -b / math.log(2))
             for id, a, b in zip(first.ids, first.logprobs, second.logprobs, strict=True)

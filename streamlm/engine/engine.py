@@ -8,36 +8,40 @@ those who write, and what a session writes does not depend on who else is being 
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from typing import Any, Self
 
+from memory_store import Ref
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.config import check_whole
 from streamlm.engine.batch import Batch
 from streamlm.engine.handle import Cancelled, Handle
-from streamlm.engine.row import Drawn
+from streamlm.engine.rounds import Rounds
 from streamlm.engine.scheduler import Request, Scheduler
 from streamlm.engine.tasks import (
-    Decode,
-    Task,
     calling,
     calling_aside,
     feeding,
     generating,
     replying,
+    saving,
     scoring,
     serving,
+    stepping,
 )
+from streamlm.engine.wants import Task
+from streamlm.engine.writing import Writers
 from streamlm.models.segmented import SegmentedModel
-from streamlm.runtime.row_sampling import Draw, sample_rows
 from streamlm.runtime.sampling import Sampling
 from streamlm.sessions.feed import Errors, Feed
+from streamlm.sessions.forking import forking, rewinding
 from streamlm.sessions.generation import Generation
+from streamlm.sessions.inspection import memory_reporting
 from streamlm.sessions.reply import Reply
 from streamlm.sessions.session import Session
 from streamlm.sessions.sources import Source
 from tokenizer.chat import Message
 
-TURN = 8  # tokens that a turn counts as, at least
 ASIDE = 8  # threads of functions that are called aside
 POLL = 0.002  # seconds between two looks at commits, when there is nothing else to do
 
@@ -54,6 +58,8 @@ class Engine:
             and beside others, for a given number of rows.
         max_waiting: requests that may wait; further ones are refused.
         max_running: requests that run at once, reading or writing; None is twice the rows.
+        narrow: decode in no more rows than are needed, and a session by itself while no other
+            writes: faster for few. What one writes then depends, by rounding, on when others do.
     """
 
     def __init__(
@@ -63,6 +69,7 @@ class Engine:
         rows: int = 16,
         max_waiting: int = 256,
         max_running: int | None = None,
+        narrow: bool = False,
     ) -> None:
         check_whole("rows", rows, least=1)
         model = checkpoint.model
@@ -74,14 +81,15 @@ class Engine:
             if isinstance(model, SegmentedModel) and model.reads_any_phase
             else None
         )
+        self._writers = Writers(self.batch, narrow=narrow)
         self._scheduler = Scheduler(
             max_waiting=max_waiting, max_running=2 * rows if max_running is None else max_running
         )
         self._changed = threading.Condition()
+        self._rounds = Rounds(checkpoint, self._scheduler, self._changed)
         self._closing = False
         self._aside = ThreadPoolExecutor(ASIDE, thread_name_prefix="streamlm aside")
-        self._thread = threading.Thread(target=self._run, name="streamlm engine", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None  # there is one while there are requests
 
     def __enter__(self) -> Self:
         return self
@@ -101,14 +109,14 @@ class Engine:
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        self._thread.join(timeout)
+            ended = self._changed.wait_for(lambda: self._thread is None, timeout)
         self._aside.shutdown(wait=False)
-        return not self._thread.is_alive()
+        return ended
 
     @property
     def running(self) -> bool:
         """Whether requests are served: the engine was not closed."""
-        return self._thread.is_alive() and not self._closing
+        return not self._closing
 
     @property
     def load(self) -> tuple[int, int]:
@@ -154,7 +162,7 @@ class Engine:
             if top_logprobs is not None:
                 check_whole("top_logprobs", top_logprobs)
             return generating(
-                self.batch, live, generation, handle=handle, top_logprobs=top_logprobs
+                self._writers, live, generation, handle=handle, top_logprobs=top_logprobs
             )
 
         return self._submit(session, body)
@@ -199,7 +207,7 @@ class Engine:
             )
             if top_logprobs is not None:
                 check_whole("top_logprobs", top_logprobs)
-            return replying(self.batch, live, reply, handle=handle, top_logprobs=top_logprobs)
+            return replying(self._writers, live, reply, handle=handle, top_logprobs=top_logprobs)
 
         return self._submit(session, body)
 
@@ -210,8 +218,14 @@ class Engine:
         errors: Errors = "strict",
         score: bool = False,
         logprobs: bool = False,
+        token_events: bool = False,
+        block_bytes: int | None = None,
     ) -> Handle:
         """As `Session.feed`: the events are the report so far, the result is the report.
+
+        Args:
+            token_events: the events are reports with the ids and log-probabilities of the tokens
+                since the event before; the result has none of them.
 
         Raises:
             Busy: too many requests are waiting.
@@ -219,8 +233,16 @@ class Engine:
 
         def body(handle: Handle) -> Task:
             session.live.require_writable("feed")
-            feed = Feed(session.live, sources, errors=errors, logprobs=logprobs)
-            return feeding(session.live, feed, handle=handle, score=score)
+            feed = Feed(
+                session.live,
+                sources,
+                errors=errors,
+                logprobs=logprobs or token_events,
+                block_bytes=block_bytes,
+            )
+            return feeding(
+                session.live, feed, handle=handle, score=score, token_events=token_events
+            )
 
         return self._submit(session, body)
 
@@ -243,10 +265,76 @@ class Engine:
 
         return self._submit(session, body)
 
+    def save(self, session: Session) -> Handle:
+        """As `Session.save`, while others go on; the result is the snapshot.
+
+        Raises:
+            Busy: too many requests are waiting.
+        """
+
+        def body(handle: Handle) -> Task:
+            store = session.live.require_store("save")
+            session.live.require_writable("save")
+            yield from saving(session.live)
+            return store.saved
+
+        return self._submit(session, body)
+
+    def fork(
+        self, session: Session, branch: str | None = None, *, tokens: int | None = None
+    ) -> Handle:
+        """As `Session.fork`; the result is the fork.
+
+        Raises:
+            Busy: too many requests are waiting.
+        """
+
+        def body(handle: Handle) -> Task:
+            live = yield from stepping(forking(session.live, branch, tokens))
+            return Session(self.checkpoint, live=live)
+
+        return self._submit(session, body)
+
+    def rewind(
+        self,
+        session: Session,
+        *,
+        tokens: int | None = None,
+        snapshot: Ref | int | None = None,
+        time: datetime | float | None = None,
+    ) -> Handle:
+        """As `Session.rewind`; the result is None.
+
+        A request that is cancelled may leave the session at the snapshot before the position.
+
+        Raises:
+            Busy: too many requests are waiting.
+        """
+
+        def body(handle: Handle) -> Task:
+            yield from saving(session.live)
+            yield from stepping(
+                rewinding(session.live, tokens=tokens, snapshot=snapshot, time=time)
+            )
+
+        return self._submit(session, body)
+
+    def memory_report(self, session: Session) -> Handle:
+        """As `Session.memory_report`; the result is the report.
+
+        It does not wait for other requests of the session: while one reads, it reports on what was
+        read until now; while one writes, on what was there when it was last saved, or began.
+
+        Raises:
+            Busy: too many requests are waiting.
+        """
+        steps = memory_reporting(session.live)
+        return self._submit(session, lambda handle: stepping(steps), serve=False, looks=True)
+
     def call(
         self, session: Session, function: Callable[[Session], Any], *, aside: bool = False
     ) -> Handle:
-        """Call a function with the session: to fork, to rewind, to report.
+        """Call a function with the session.
 
         The result is what it returns.
 
@@ -263,9 +351,19 @@ class Engine:
         return self._submit(session, lambda handle: calling(lambda: function(session)))
 
     def _submit(
-        self, session: Session, body: Callable[[Handle], Task], *, serve: bool = True
+        self,
+        session: Session,
+        body: Callable[[Handle], Task],
+        *,
+        serve: bool = True,
+        looks: bool = False,
     ) -> Handle:
-        """Let a request wait; `serve` has the session for the engine's thread while it runs."""
+        """Let a request wait.
+
+        Args:
+            serve: have the session for the engine's thread while it runs.
+            looks: run beside other requests of the session.
+        """
         if session.checkpoint is not self.checkpoint:
             raise ValueError(
                 f"a session of another checkpoint than the engine's, {self.checkpoint.name}; "
@@ -275,12 +373,17 @@ class Engine:
         # The body is begun on the engine's thread, once the session is free.
         begun = _begun(body, handle)
         task = serving(session.live, begun) if serve else begun
-        request = Request(task, handle, session.live)
+        request = Request(task, handle, None if looks else session.live)
         with self._changed:
             if self._closing:
                 raise Cancelled("the engine is closed")
             self._scheduler.add(request)
             handle.on_cancel(self._wake)
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, name="streamlm engine", daemon=True
+                )
+                self._thread.start()
             self._changed.notify_all()
         return handle
 
@@ -294,8 +397,9 @@ class Engine:
         scheduler = self._scheduler
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._closing or len(scheduler))
-                if self._closing and not len(scheduler):
+                if not len(scheduler):  # the thread ends, so that an engine can be forgotten
+                    self._thread = None
+                    self._changed.notify_all()
                     return
                 if self._closing:
                     for request in (*scheduler.waiting, *scheduler.running):
@@ -304,83 +408,9 @@ class Engine:
                     request.task.close()
                     request.handle.end(None, Cancelled("the request was cancelled"))
                 scheduler.admit()
-            if not self._round():
+            if not self._rounds.take():
                 with self._changed:
                     self._changed.wait(POLL)
-
-    def _round(self) -> bool:
-        """One segment for one reader, and one token for all writers; False if all wait."""
-        scheduler = self._scheduler
-        for request in list(scheduler.running):
-            if request.handle.cancelled and not request.told:
-                self._advance(request, None)
-        read = self._read()
-        writers = list(scheduler.writers())
-        if writers:
-            self._decode(writers)
-        for request in scheduler.waiters():
-            self._advance(request, None)
-        return bool(read or writers)
-
-    def _read(self) -> bool:
-        """Give turns to tasks that read, until they have read a segment; False if there are none.
-
-        A turn counts as some tokens even if nothing was read in it: other work was done.
-        """
-        left = self.checkpoint.model.config.segment_len
-        while left > 0:
-            request = self._scheduler.next_reader()
-            if request is None:
-                return left < self.checkpoint.model.config.segment_len
-            before = request.session.position
-            self._advance(request, None)
-            left -= max(request.session.position - before, TURN)
-        return True
-
-    def _decode(self, writers: list[tuple[Request, Decode]]) -> None:
-        """One token for every row that is written."""
-        batch = self.batch
-        assert batch is not None
-        tokens = [0] * batch.rows
-        draws: list[Draw | None] = [None] * batch.rows
-        for _, decode in writers:
-            tokens[decode.row.index] = decode.row.stream.pending
-            draws[decode.row.index] = decode.draw
-        try:
-            hidden = batch.step(tokens)
-            drawn = sample_rows(self.checkpoint.model.logits(hidden), draws)
-        except Exception as error:  # out of memory, say: those who write end, the engine does not
-            for request, _ in writers:
-                self._advance(request, None, error=error)
-            return
-        for request, decode in writers:
-            row = decode.row.index
-            self._advance(request, Drawn(drawn[row], hidden[row : row + 1]))
-
-    def _advance(
-        self, request: Request, drawn: Drawn | None, *, error: Exception | None = None
-    ) -> None:
-        """Run a task to its next step, and end the request with it.
-
-        Args:
-            error: to raise in the task.
-        """
-        # What was drawn belongs to the row, which has read the token before it: first that.
-        if request.handle.cancelled and not request.told and drawn is None:
-            request.told = True
-            error = error or Cancelled("the request was cancelled")
-        try:
-            task = request.task
-            request.want = task.send(drawn) if error is None else task.throw(error)
-        except StopIteration as ended:
-            self._end(request, ended.value, None)
-        except BaseException as failure:  # it is the caller's, who gets it from the handle
-            self._end(request, None, failure)
-
-    def _end(self, request: Request, result: Any, error: BaseException | None) -> None:
-        with self._changed:
-            self._scheduler.remove(request)
-        request.handle.end(result, error)
 
 
 def _begun(body: Callable[[Handle], Task], handle: Handle) -> Task:

@@ -7,6 +7,10 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 
+class Busy(Exception):
+    """Too many requests are waiting; try again later."""
+
+
 class Cancelled(Exception):
     """The request was cancelled, or the engine was stopped."""
 

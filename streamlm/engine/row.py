@@ -26,12 +26,13 @@ class Row:
     """A stream in a row. Its session lags behind until `sync`.
 
     Attributes:
+        batch: it is decoded in.
         index: of the row in the batch.
         stream: the stream, but for its `state`, which is that of the last `sync`.
     """
 
     def __init__(self, batch: Batch, live: LiveStream) -> None:
-        self._batch, self._live = batch, live
+        self.batch, self._live = batch, live
         self._ids: list[int] = []
         self.stream = live.stream
         self._bits = self.stream.generator()
@@ -69,10 +70,10 @@ class Row:
             return
         live = self._live
         ids, self._ids = np.array(self._ids, np.int32), []
-        if self._batch.is_broken(self.index):
+        if self.batch.is_broken(self.index):
             state = live.stream.read_ids(live.checkpoint, ids, cache=live.cache).state
         else:
-            state = self._batch.take(self.index)
+            state = self.batch.take(self.index)
         live.move(replace(self.stream, state=state), ids, live.cursor)
         self.stream = live.stream
 
@@ -84,11 +85,11 @@ class Row:
             live.save_if_due()
             self.stream = live.stream
             # As a session that is resumed from this save.
-            self._batch.settle(self.index)
+            self.batch.settle(self.index)
 
     def close(self) -> None:
         """Bring the session up to date, and free the row."""
         try:
             self.sync()
         finally:
-            self._batch.free(self.index)
+            self.batch.free(self.index)

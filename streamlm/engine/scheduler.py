@@ -9,13 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from streamlm.config import check_whole
-from streamlm.engine.handle import Handle
-from streamlm.engine.tasks import Decode, Task, Want
+from streamlm.engine.handle import Busy, Handle
+from streamlm.engine.wants import Decode, Task, Turn, Want
 from streamlm.sessions.live import LiveStream
-
-
-class Busy(Exception):
-    """Too many requests are waiting; try again later."""
 
 
 @dataclass(eq=False)
@@ -23,15 +19,15 @@ class Request:
     """A task with its handle.
 
     Attributes:
-        session: the stream, which only one request at a time may use.
-        want: what the task asked for last; None before its first step.
+        session: the stream, which only one request at a time may use; None if it only looks.
+        want: what the task asked for last; None before its first step and after its last.
         told: the task knows that it was cancelled.
     """
 
     task: Task
     handle: Handle
-    session: LiveStream
-    want: Want | Decode | None = None
+    session: LiveStream | None
+    want: Turn | Want | Decode | None = None
     told: bool = False
 
 
@@ -71,7 +67,8 @@ class Scheduler:
             if request.session in self._in_use:
                 passed.append(request)
                 continue
-            self._in_use.add(request.session)
+            if request.session is not None:
+                self._in_use.add(request.session)
             self.running.append(request)
         passed.extend(self.waiting)
         self.waiting = passed
@@ -79,7 +76,8 @@ class Scheduler:
     def remove(self, request: Request) -> None:
         """Forget a request that has ended."""
         self.running.remove(request)
-        self._in_use.discard(request.session)
+        if request.session is not None:
+            self._in_use.discard(request.session)
 
     def drop_waiting(self) -> list[Request]:
         """Forget the cancelled requests that have not started, and return them."""
@@ -93,7 +91,7 @@ class Scheduler:
         for _ in range(len(self.running)):
             request = self.running[0]
             self.running.rotate(-1)
-            if request.want is None or request.want is Want.TURN:
+            if request.want is None or isinstance(request.want, Turn):
                 return request
         return None
 
@@ -103,6 +101,6 @@ class Scheduler:
             if isinstance(request.want, Decode):
                 yield request, request.want
 
-    def waiters(self) -> list[Request]:
-        """The requests that wait for a commit or for a row."""
-        return [request for request in self.running if request.want is Want.WAIT]
+    def wanting(self, want: Want) -> list[Request]:
+        """The requests whose tasks want this."""
+        return [request for request in self.running if request.want is want]

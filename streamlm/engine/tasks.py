@@ -4,46 +4,22 @@ A task runs on the engine's thread alone. At each `yield` it says what it wants 
 tasks get their turns.
 """
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from contextlib import suppress
-from dataclasses import dataclass
-from enum import Enum, auto
 from typing import Any
 
-import numpy as np
-
-from streamlm.engine.batch import Batch
 from streamlm.engine.handle import Cancelled, Handle
-from streamlm.engine.row import Drawn, Row
+from streamlm.engine.wants import Task, Turn, Want
+from streamlm.engine.writing import Writers, writing
 from streamlm.engine.written import Reason, Written
-from streamlm.runtime.row_sampling import Draw
-from streamlm.runtime.sampling import Sampling
+from streamlm.runtime.steps import Steps
 from streamlm.runtime.text_stream import TextStream
 from streamlm.sessions.feed import Feed
 from streamlm.sessions.generation import Generation, HeldLogprobs
 from streamlm.sessions.live import LiveStream
 from streamlm.sessions.reply import Reply
 from streamlm.sessions.saving import SessionStore
-
-
-class Want(Enum):
-    """What a task needs to go on: another turn, or something that others have to finish first."""
-
-    TURN = auto()
-    WAIT = auto()
-
-
-@dataclass(frozen=True, eq=False)
-class Decode:
-    """A task wants the newest token of its row to be read, and a token to be drawn."""
-
-    row: Row
-    draw: Draw
-
-
-Task = Generator["Want | Decode", "Drawn | None", Any]
-OnToken = Callable[[TextStream, str], bool]
 
 
 def serving(live: LiveStream, body: Task) -> Task:
@@ -69,6 +45,21 @@ def serving(live: LiveStream, body: Task) -> Task:
         return result
 
 
+def stepping(steps: Steps[Any]) -> Task:
+    """Take steps, each in a turn.
+
+    Returns:
+        Their result.
+    """
+    try:
+        while True:
+            yield Turn(next(steps))
+    except StopIteration as ended:
+        return ended.value
+    finally:
+        steps.close()
+
+
 def saving(live: LiveStream, *, whole_feed: bool = False) -> Task:
     """Commit what is not saved yet, and wait for it while others go on.
 
@@ -91,7 +82,7 @@ def _committing(store: SessionStore) -> Task:
 
 
 def generating(
-    batch: Batch | None,
+    writers: Writers,
     live: LiveStream,
     generation: Generation,
     *,
@@ -101,15 +92,13 @@ def generating(
     """Read a prompt and generate: emits pieces of text, or each token with its log-probabilities.
 
     Args:
-        batch: None decodes the session by itself.
         top_logprobs: the number of likeliest tokens to emit with each; None emits text.
 
     Returns:
         What was written.
     """
     before = live.position
-    for _ in generation.reading():
-        yield Want.TURN
+    yield from stepping(generation.reading())
     n_read = live.position - before
     stops, n_tokens, stopped = generation.stops, 0, False
     held = HeldLogprobs(stops)
@@ -128,7 +117,7 @@ def generating(
                 handle.emit(each)
         return stopped
 
-    yield from _writing(batch, live, generation.sampling, generation.max_tokens, on_token)
+    yield from writing(writers, live, generation.sampling, generation.max_tokens, on_token)
     left: Iterable[Any] = held.left() if top_logprobs is not None else [stops.held]
     for event in () if stopped else left:
         if event:
@@ -138,7 +127,7 @@ def generating(
 
 
 def replying(
-    batch: Batch | None,
+    writers: Writers,
     live: LiveStream,
     reply: Reply,
     *,
@@ -151,8 +140,7 @@ def replying(
         What was written, the token of its end included.
     """
     before = live.position
-    for _ in reply.reading():
-        yield Want.TURN
+    yield from stepping(reply.reading())
     n_read = live.position - before
     stops, n_tokens, stopped, closed = reply.stops, 0, False, False
     held = HeldLogprobs(stops)
@@ -172,7 +160,7 @@ def replying(
                 handle.emit(each)
         return stopped or closed
 
-    yield from _writing(batch, live, reply.sampling, reply.max_tokens, on_token, in_reply=True)
+    yield from writing(writers, live, reply.sampling, reply.max_tokens, on_token, in_reply=True)
     left: Iterable[Any] = held.left() if top_logprobs is not None else [stops.held]
     for event in () if stopped else left:
         if event:
@@ -181,62 +169,23 @@ def replying(
     return Written(n_tokens, n_read=n_read, position=live.position, reason=reason)
 
 
-def _writing(
-    batch: Batch | None,
-    live: LiveStream,
-    sampling: Sampling,
-    limit: int,
-    on_token: OnToken,
-    *,
-    in_reply: bool = False,
+def feeding(
+    live: LiveStream, feed: Feed, *, handle: Handle, score: bool, token_events: bool
 ) -> Task:
-    """Generate at most `limit` tokens, until `on_token` returns True."""
-    if batch is None:
-        yield from _writing_alone(live, sampling, limit, on_token, in_reply=in_reply)
-        return
-    if not limit:
-        return
-    while not batch.n_free:
-        yield Want.WAIT
-    row = Row(batch, live)
-    try:
-        for n in range(limit):
-            drawn = yield Decode(row, row.draw(sampling, n_said=n if in_reply else None))
-            assert drawn is not None
-            piece = row.accept(drawn, in_reply=in_reply)
-            row.save_if_due()
-            if on_token(row.stream, piece):
-                return
-    finally:
-        row.close()
-
-
-def _writing_alone(
-    live: LiveStream, sampling: Sampling, limit: int, on_token: OnToken, *, in_reply: bool
-) -> Task:
-    """`_writing` without a batch, for heads that cannot read rows of any phase."""
-    for n in range(limit):
-        stream, checkpoint, cache = live.stream, live.checkpoint, live.cache
-        if in_reply:
-            stream, token, piece = stream.reply_token(checkpoint, sampling, cache, n_said=n)
-        else:
-            stream, token, piece = stream.generate_token(checkpoint, sampling, cache)
-        live.move(stream, np.array([token], np.int32), live.cursor)
-        live.save_if_due()
-        if on_token(stream, piece):
-            return
-        yield Want.TURN
-
-
-def feeding(live: LiveStream, feed: Feed, *, handle: Handle, score: bool) -> Task:
     """Read sources: emits the report so far, the newest only.
+
+    Args:
+        token_events: emit all reports, each with the tokens since the one before.
 
     Returns:
         The report.
     """
-    for _ in feed.feeding(score=score):
-        handle.emit(feed.report, newest_only=True)
-        yield Want.TURN
+    for n_tokens in feed.feeding(score=score):
+        if token_events:
+            handle.emit(feed.report.take())
+        else:
+            handle.emit(feed.report.sums(), newest_only=True)
+        yield Turn(n_tokens)
     yield from saving(live, whole_feed=True)
     return feed.ended()
 
@@ -247,9 +196,9 @@ def scoring(feed: Feed, *, handle: Handle) -> Task:
     Returns:
         The report.
     """
-    for _ in feed.scoring():
-        handle.emit(feed.report, newest_only=True)
-        yield Want.TURN
+    for n_tokens in feed.scoring():
+        handle.emit(feed.report.sums(), newest_only=True)
+        yield Turn(n_tokens)
     return feed.report
 
 
@@ -259,7 +208,7 @@ def calling(function: Callable[[], Any]) -> Task:
     Returns:
         Its result.
     """
-    yield Want.TURN
+    yield Turn()
     return function()
 
 

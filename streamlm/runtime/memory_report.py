@@ -4,7 +4,6 @@ Nothing is measured while text is read, so reading stays fast. The newest tokens
 an earlier state, and the attention weights are observed.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -19,6 +18,7 @@ from streamlm.memory.selection import HeadSelect
 from streamlm.models.base import Model
 from streamlm.models.cache import Cache
 from streamlm.models.layers.block import Layer
+from streamlm.runtime.steps import Steps, finish
 from streamlm.runtime.stream import pieces
 from streamlm.state import State
 
@@ -98,22 +98,24 @@ def window(config: ModelConfig) -> int:
     return (commits + 1) * t
 
 
-@torch.no_grad()
-def observe(
-    model: Model, tokens: Tensor, state: State, *, between: Callable[[], None] = lambda: None
-) -> MemoryReport:
+def observe(model: Model, tokens: Tensor, state: State) -> MemoryReport:
     """Read tokens, and report on the slots after the last.
 
     Args:
         tokens: [1, n] ids, the pending one first; at least `window` of them, unless the state is
             empty.
         state: before them.
-        between: called after each segment; an exception that it raises ends the call.
 
     Raises:
         ValueError: there are too few tokens to know what the oldest slots represent, or the model
             has no memory of slots.
     """
+    return finish(observing(model, tokens, state))
+
+
+@torch.no_grad()
+def observing(model: Model, tokens: Tensor, state: State) -> Steps[MemoryReport]:
+    """`observe` in steps."""
     config, n = model.config, tokens.shape[1]
     if not model.reports_memory:
         raise ValueError(
@@ -131,7 +133,7 @@ def observe(
         if state.phase == config.segment_len:
             state, eviction = model.commit(state, cache)
             seen = seen.commit(model, eviction)
-            between()
+        yield t
     columns = np.arange(config.past_len + state.phase)
     columns = columns[config.past_len - int(state.filled) :]
     queries = np.maximum(seen.queries[columns], 1)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -54,6 +54,16 @@ class ReadReport:
         if keep:
             self.ids += ids.tolist()
             self.logprobs += logprobs.tolist()
+
+    def sums(self) -> "ReadReport":
+        """A copy, without ids and log-probabilities."""
+        return replace(self, ids=[], logprobs=[])
+
+    def take(self) -> "ReadReport":
+        """A copy, to which the ids and log-probabilities are moved."""
+        taken = replace(self)
+        self.ids, self.logprobs = [], []
+        return taken
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON; the lists per token only if they were kept."""

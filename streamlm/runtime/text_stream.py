@@ -20,6 +20,7 @@ from streamlm.runtime.drafter import LONGEST, Drafter
 from streamlm.runtime.reports import ReadReport, TokenLogprob
 from streamlm.runtime.sampling import Sampling, sample
 from streamlm.runtime.speculation import Accepted, generate_pass
+from streamlm.runtime.steps import Steps
 from streamlm.runtime.stream import advance
 from streamlm.runtime.stream import score as score_tokens
 from streamlm.state import State
@@ -173,6 +174,18 @@ class TextStream:
             cut=StreamDecoder(tokenizer).state,
             hidden=hidden,
         )
+
+    def reading_ids(
+        self, checkpoint: Checkpoint, ids: np.ndarray, *, cache: Cache | None = None
+    ) -> Steps["TextStream"]:
+        """`read_ids` in steps, each to the end of a segment."""
+        length, stream, start = checkpoint.model.config.segment_len, self, 0
+        while start < len(ids):
+            part = ids[start : start + length - stream.position % length]
+            stream = stream.read_ids(checkpoint, part, cache=cache)
+            start += len(part)
+            yield len(part)
+        return stream
 
     def without_held_text(self, checkpoint: Checkpoint) -> "TextStream":
         """The same stream without the text that has not been read."""

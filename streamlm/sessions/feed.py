@@ -1,11 +1,12 @@
 """Feed: one call that reads sources block by block, and its report."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 from streamlm.config import check_whole
 from streamlm.runtime.reports import Progress, ProgressCallback, ReadReport
+from streamlm.runtime.steps import Steps, finish
 from streamlm.runtime.text_stream import TextStream
 from streamlm.sessions.live import LiveStream
 from streamlm.sessions.sources import FeedCursor, OpenSource, Source, resume_sources
@@ -49,13 +50,12 @@ class Feed:
 
     def feed(self, *, score: bool) -> ReadReport:
         """Read the sources, from where an interrupted call stopped, and save."""
-        for _ in self.feeding(score=score, by_segment=False):
-            pass
+        finish(self.feeding(score=score, by_segment=False))
         if self._live.store is not None:
             self._live.save(None)
         return self.ended()
 
-    def feeding(self, *, score: bool, by_segment: bool = True) -> Iterator[None]:
+    def feeding(self, *, score: bool, by_segment: bool = True) -> Steps[None]:
         """`feed` in steps, without the save at the end; `ended` returns the report.
 
         Args:
@@ -64,11 +64,13 @@ class Feed:
         live, score = self._live, score or self._logprobs
         self._by_segment = by_segment
         live.end_turn()
-        yield from self._feeding(score)
+        for n_tokens in self._feeding(score):
+            self._report.position = live.position
+            yield n_tokens
         if live.store is not None:
             live.version += 1
 
-    def _feeding(self, score: bool) -> Iterator[None]:
+    def _feeding(self, score: bool) -> Steps[None]:
         live, report = self._live, self._report
         done = resume_sources(live.cursor, self._sources).done
         report.skipped_bytes = sum(source.n_bytes for source in self._sources)
@@ -81,8 +83,6 @@ class Feed:
             for block in source:
                 cursor = FeedCursor(done, source.n_bytes, source.digest) if source.is_file else None
                 yield from self._reading(self._with_block(source, block), cursor, score=score)
-                self._update_times()
-                report.position = live.position
                 self._show_progress(source)
             done = [*done, source.digest]
         if not any(source.n_bytes for source in self._sources):
@@ -97,11 +97,10 @@ class Feed:
 
     def score(self) -> ReadReport:
         """Score the sources to their last character; `live` is a fork made for this call."""
-        for _ in self.scoring(by_segment=False):
-            pass
+        finish(self.scoring(by_segment=False))
         return self._report
 
-    def scoring(self, *, by_segment: bool = True) -> Iterator[None]:
+    def scoring(self, *, by_segment: bool = True) -> Steps[None]:
         """`score` in steps.
 
         Args:
@@ -109,13 +108,12 @@ class Feed:
         """
         live, report = self._live, self._report
         position, self._by_segment = live.position, by_segment
-        live.end_text()
+        yield from live.ending_text(by_segment=by_segment)
         for source in self._sources:
             for block in source:
                 yield from self._reading(self._with_block(source, block), None, score=True)
-                self._update_times()
                 self._show_progress(source)
-        live.end_text(report, keep=self._logprobs)
+        yield from live.ending_text(report, keep=self._logprobs, by_segment=by_segment)
         if not report.tokens:
             raise ValueError(f"nothing to score: {self._names()} is empty")
         self._update_times()
@@ -128,15 +126,17 @@ class Feed:
 
     def _reading(
         self, stream: TextStream, cursor: FeedCursor | None, *, score: bool
-    ) -> Iterator[None]:
-        return self._live.reading(
+    ) -> Steps[None]:
+        for n_tokens in self._live.reading(
             stream,
             cursor,
             self._report,
             score=score,
             keep=self._logprobs,
             by_segment=self._by_segment,
-        )
+        ):
+            self._update_times()
+            yield n_tokens
 
     def _with_block(self, source: OpenSource, block: str | bytes) -> TextStream:
         """The stream with a block to be read."""

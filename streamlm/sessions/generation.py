@@ -9,8 +9,10 @@ import numpy as np
 from streamlm.runtime.drafter import Drafter
 from streamlm.runtime.reports import TokenLogprob
 from streamlm.runtime.sampling import Sampling, Stops, check_request
+from streamlm.runtime.steps import Steps, finish
 from streamlm.runtime.text_stream import RecalledSpan, TextStream
 from streamlm.sessions.live import LiveStream
+from streamlm.sessions.sources import OpenSource
 
 
 class HeldLogprobs:
@@ -99,7 +101,7 @@ class Generation:
                 return
         yield from held.left()
 
-    def reading(self, *, by_segment: bool = True) -> Iterator[None]:
+    def reading(self, *, by_segment: bool = True) -> Steps[None]:
         """Read the prompt in steps, up to the first token to generate.
 
         Args:
@@ -108,14 +110,14 @@ class Generation:
         live, prompt = self._live, self._prompt
         spans: tuple[RecalledSpan, ...] = ()
         if self._recall:
-            live.end_text()
+            yield from live.ending_text(by_segment=by_segment)
             prompt, spans = live.with_recalled(prompt, k=self._recall)
             prompt = f"\n\n{prompt}" if spans else prompt
-        if prompt:
-            stream = live.stream.take_text(live.checkpoint, prompt, errors="replace")
+        for block in OpenSource(prompt):  # encoding a long prompt at once would take long
+            stream = live.stream.take_text(live.checkpoint, block, errors="replace")
             stream = replace(stream, recalled=spans)
             yield from live.reading(stream, live.cursor, by_segment=by_segment)
-        live.end_text()
+        yield from live.ending_text(by_segment=by_segment)
         if self._seed is not None:
             live.stream, live.version = live.stream.seeded(self._seed), live.version + 1
 
@@ -125,8 +127,7 @@ class Generation:
         The session may be fed, or closed, between two tokens.
         """
         live = self._live
-        for _ in self.reading(by_segment=False):
-            pass
+        finish(self.reading(by_segment=False))
         left = self.max_tokens
         while left:
             before = live.stream

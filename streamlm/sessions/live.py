@@ -1,6 +1,5 @@
 """LiveStream: the mutable part of a session, shared by feeding, generating and saving."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -14,6 +13,7 @@ from streamlm.models.cache import Cache
 from streamlm.runtime.conversation import conversation_after
 from streamlm.runtime.memory_report import window
 from streamlm.runtime.reports import ReadReport
+from streamlm.runtime.steps import Steps, finish
 from streamlm.runtime.text_stream import RecalledSpan, TextStream
 from streamlm.sessions.archive import Archive
 from streamlm.sessions.one_thread import OneThread
@@ -95,8 +95,7 @@ class LiveStream:
             cursor: the progress of the call of `feed` after this text.
             report, score, keep: as in `TextStream.read_ids`.
         """
-        for _ in self.reading(stream, cursor, report, score=score, keep=keep, by_segment=False):
-            pass
+        finish(self.reading(stream, cursor, report, score=score, keep=keep, by_segment=False))
 
     def reading(
         self,
@@ -107,8 +106,8 @@ class LiveStream:
         score: bool = True,
         keep: bool = False,
         by_segment: bool = True,
-    ) -> Iterator[None]:
-        """`read` in steps: yields after each.
+    ) -> Steps[None]:
+        """`read` in steps.
 
         Args:
             by_segment: a step ends where a segment does, and otherwise where a save is due.
@@ -121,15 +120,22 @@ class LiveStream:
             )
             self.move(stream, ids, cursor)
             self.save_if_due()
-            yield
+            yield len(ids)
             if not len(stream.ahead):
                 return
             stream = self.stream
 
-    def end_text(self, report: ReadReport | None = None, *, keep: bool = False) -> None:
-        """Read all text that is held back; what follows begins a new word."""
+    def ending_text(
+        self, report: ReadReport | None = None, *, keep: bool = False, by_segment: bool = True
+    ) -> Steps[None]:
+        """Read all text that is held back, in steps; what follows begins a new word.
+
+        Args:
+            by_segment: as in `reading`.
+        """
         if self.stream.holds_text:
-            self.read(self.stream.end_text(self.checkpoint), self.cursor, report, keep=keep)
+            stream = self.stream.end_text(self.checkpoint)
+            yield from self.reading(stream, self.cursor, report, keep=keep, by_segment=by_segment)
 
     def end_turn(self) -> None:
         """End a turn of a chat that is open, so that text can follow it."""
@@ -139,10 +145,10 @@ class LiveStream:
             stream = self.stream.read_ids(self.checkpoint, ids, cache=self.cache)
             self.move(replace(stream, conversation=conversation.closed()), ids, self.cursor)
 
-    def replayed(
+    def replaying(
         self, stream: TextStream, ids: np.ndarray, *, later: TextStream | None, cache: Cache
-    ) -> TextStream:
-        """A stream of the past after `ids` of its log, without the text that it held.
+    ) -> Steps[TextStream]:
+        """Steps to a stream of the past after `ids` of its log, without the text that it held.
 
         Args:
             later: the same stream further on, where it is known; see `conversation_after`.
@@ -155,7 +161,7 @@ class LiveStream:
             later=later.conversation if later is not None else None,
         )
         recalled = () if len(ids) else stream.recalled  # among the ids may be another prompt
-        stream = stream.read_ids(self.checkpoint, ids, cache=cache)
+        stream = yield from stream.reading_ids(self.checkpoint, ids, cache=cache)
         stream = stream.without_held_text(self.checkpoint)
         return replace(stream, conversation=conversation, recalled=recalled)
 
@@ -261,8 +267,8 @@ class LiveStream:
             other.cache = self.cache.copy()
         return other
 
-    def fork_at(self, head: Ref, tokens: int) -> "LiveStream":
-        """A stream in memory at an earlier position, replayed from the store.
+    def forking_at(self, head: Ref, tokens: int) -> Steps["LiveStream"]:
+        """Steps to a stream in memory at an earlier position, replayed from the store.
 
         Args:
             head: a snapshot at or after `tokens`.
@@ -272,7 +278,7 @@ class LiveStream:
         stream, ids = store.replay(head, tokens - length, tokens)
         other = LiveStream(self.checkpoint)
         other.recent, other.log = self._recent_from(stream), TokenLog(stream.position, ids)
-        other.stream = self.replayed(stream, ids, later=self.stream, cache=other.cache)
+        other.stream = yield from self.replaying(stream, ids, later=self.stream, cache=other.cache)
         return other
 
     # -- saving -----------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import numpy as np
 
 from streamlm.runtime.conversation import next_turn
 from streamlm.runtime.sampling import Sampling, Stops, check_request
+from streamlm.runtime.steps import Steps, finish
 from streamlm.sessions.live import LiveStream
 from tokenizer.chat import Message
 
@@ -59,14 +60,14 @@ class Reply:
         """The reply, in pieces that never split a character."""
         return self.stops.until(self._tokens())
 
-    def reading(self) -> Iterator[None]:
-        """Read the message segment by segment, up to the reply.
+    def reading(self) -> Steps[None]:
+        """Read the message in steps, up to the reply.
 
         Nothing of it is read before all of it is.
         """
         live = self._live
         live.require_writable("reply")
-        live.end_text()
+        yield from live.ending_text()
         message, spans = live.with_recalled(self._message, k=self._recall)
         stream = live.stream if self._seed is None else live.stream.seeded(self._seed)
         ids, conversation = next_turn(
@@ -76,12 +77,7 @@ class Reply:
             system=self._system,
             history=self._history,
         )
-        length, start = live.checkpoint.model.config.segment_len, 0
-        while start < len(ids):
-            stop = start + length - stream.position % length
-            stream = stream.read_ids(live.checkpoint, ids[start:stop], cache=live.cache)
-            start = stop
-            yield
+        stream = yield from stream.reading_ids(live.checkpoint, ids, cache=live.cache)
         live.move(replace(stream, conversation=conversation, recalled=spans), ids, live.cursor)
         live.save_if_due()
 
@@ -92,8 +88,7 @@ class Reply:
         has ended.
         """
         live = self._live
-        for _ in self.reading():
-            pass
+        finish(self.reading())
         for n_said in range(self.max_tokens):
             stream, id, piece = live.stream.reply_token(
                 live.checkpoint, self.sampling, live.cache, n_said=n_said

@@ -1,36 +1,34 @@
 """Session: a stream of text in a store, the one mutable object of the API.
 
 Its length is that of its docstrings, which are the reference of the API; the work is done in
-`live`, `feed`, `generation`, `reply`, `search` and `saving`.
+`live`, `feed`, `generation`, `reply`, `search`, `forking` and `saving`.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Self
-
-import numpy as np
-import torch
 
 from memory_store import Ref
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.config import check_whole, is_whole
 from streamlm.runtime.drafter import Drafter
-from streamlm.runtime.memory_report import MemoryReport, observe
+from streamlm.runtime.memory_report import MemoryReport
 from streamlm.runtime.reports import ProgressCallback, ReadReport, TokenLogprob
 from streamlm.runtime.sampling import Sampling
+from streamlm.runtime.steps import finish
 from streamlm.runtime.text_stream import RecalledSpan
 from streamlm.sessions.chatting import Chatting
 from streamlm.sessions.feed import Errors, Feed
+from streamlm.sessions.forking import forking, rewinding
 from streamlm.sessions.generation import Generation
 from streamlm.sessions.indexing import IndexProgress, index
+from streamlm.sessions.inspection import memory_reporting
 from streamlm.sessions.live import LiveStream
 from streamlm.sessions.one_thread import OneThread, by_one_thread
 from streamlm.sessions.recall import Recalled
 from streamlm.sessions.search import SPAN, Found, search_log
 from streamlm.sessions.sources import Source
 from streamlm.state import State
-from streamlm.transfer import send
 
 
 class Session(Chatting):
@@ -278,29 +276,16 @@ class Session(Chatting):
         return index(self._live, progress)
 
     @by_one_thread
-    def memory_report(self, *, between: Callable[[], None] = lambda: None) -> MemoryReport:
+    def memory_report(self) -> MemoryReport:
         """What the model still remembers of the stream, slot by slot.
 
         The newest tokens, hundreds to thousands, are read again for it. The session is not
         modified.
 
-        Args:
-            between: called after each segment that is read; an exception that it raises ends the
-                call.
-
         Raises:
             ValueError: nothing was read, or the model has no memory of slots.
         """
-        live = self._live
-        live.extend_recent()
-        if live.recent is None or live.recent.start == self.position:
-            raise ValueError("nothing was read yet")
-        stream = live.recent.starts[0]
-        ids = live.log.take(stream.position, self.position)
-        inputs = np.concatenate([[stream.pending], ids[:-1]]).astype(np.int64)
-        tokens = send(torch.from_numpy(inputs)[None], self.checkpoint.model.device)
-        report = observe(self.checkpoint.model, tokens, stream.state, between=between)
-        return replace(report, first=stream.position, ids=ids)
+        return finish(memory_reporting(self._live))
 
     # -- generation -------------------------------------------------------------------------------
 
@@ -406,37 +391,8 @@ class Session(Chatting):
         Raises:
             ValueError: the branch exists, the session has no store, or tokens is out of range.
         """
-        if tokens is not None and not (is_whole(tokens) and 0 <= tokens <= self.position):
-            raise ValueError(f"tokens = {tokens}; allowed: 0 to {self.position}")
-        if branch is None:
-            live = self._fork_live() if tokens is None else self._fork_live_at(tokens)
-            return Session(self.checkpoint, live=live)
-        bound = self._live.require_store("fork to a branch")
-        if bound.store.head(branch) is not None:
-            raise ValueError(f"branch {branch!r} exists already; allowed: a new name")
-        saved = self.save()
-        live = LiveStream(self.checkpoint)
-        live.save_every = self.save_every
-        ref = bound.store.publish(saved, branch=branch)
-        live.bind(bound.store, branch, ref, retention=bound.retention)
-        other = Session(self.checkpoint, live=live)
-        if tokens is not None:
-            other.rewind(tokens=tokens)
-        return other
-
-    def _fork_live(self) -> LiveStream:
-        self._live.extend_recent()
-        other = self._live.fork()
-        other.recent, other.log = self._live.recent, self._live.log.copy()
-        return other
-
-    def _fork_live_at(self, tokens: int) -> LiveStream:
-        self._live.require_store("fork at a position")
-        head = self.saved if self.readonly else self.save()
-        assert head is not None
-        if tokens > head.position:  # a read-only session has read on without saving
-            raise ValueError(f"tokens = {tokens}; allowed: 0 to {head.position}")
-        return self._live.fork_at(head, tokens)
+        live = finish(forking(self._live, branch, tokens))
+        return Session(self.checkpoint, live=live)
 
     @by_one_thread
     def save(self) -> Ref:
@@ -467,30 +423,4 @@ class Session(Chatting):
         Raises:
             ValueError: not exactly one is given, or it is out of range; nothing is changed.
         """
-        if sum(goal is not None for goal in (tokens, snapshot, time)) != 1:
-            raise ValueError("allowed: one of tokens=…, snapshot=… and time=…")
-        live = self._live
-        bound = live.require_store("rewind")
-        live.require_writable("rewind")
-        head, later = self.save(), None
-        if tokens is not None:
-            commit, ids = bound.path_to(head, tokens)
-            later = live.stream
-        else:
-            ref = bound.find(snapshot, time)
-            commit, ids = ref.commit, None
-            if not bound.store.is_loadable(commit):  # deleted, but its tokens are kept
-                commit, ids = bound.path_to(ref, ref.position)
-        if commit != head.commit:
-            loaded = bound.load(commit)  # before publishing, as it may be corrupt
-            try:
-                bound.store.publish(commit, branch=self.branch)
-            finally:  # interrupted or not, the session follows the branch
-                moved = bound.store.head(self.branch)
-                if moved is not None and moved != bound.saved and moved.commit == commit:
-                    live.restore(bound, moved, loaded)
-        if ids is not None and (len(ids) or live.stream.holds_text):
-            # The replayed tokens include the snapshot's tail; its `feed` is not resumed.
-            stream = live.replayed(live.stream, ids, later=later, cache=live.cache)
-            live.move(stream, ids, None)
-            self.save()
+        finish(rewinding(self._live, tokens=tokens, snapshot=snapshot, time=time))

@@ -29,7 +29,9 @@ def test_models_are_loaded_once_and_few_are_kept(
     first = models.get(chatty)
     assert models.get(chatty) is first and models.chats(chatty) and not models.chats("books")
     others = [str(tiny_folder(seed=seed)) for seed in range(5, 5 + MOST_LOADED)]
-    assert [models.get(other).name for other in others] == [Path(other).name for other in others]
+    assert [models.get(other).checkpoint.name for other in others] == [
+        Path(other).name for other in others
+    ]
     assert not models.chats(others[0])
     assert models.get(chatty) is not first
 
@@ -43,10 +45,11 @@ def test_a_session_keeps_its_windows(chatty: str, tmp_path: Path) -> None:
             session.feed("It was the whale. ")
     app = AppState(str(tmp_path), files="", model=chatty, device="cpu")
     shelf = Shelf(str(tmp_path))
-    own, default = (app.checkpoint_of(shelf, name) for name in ("own", "default"))
-    assert own.model.config.memory_len == 32 != default.model.config.memory_len
-    assert app.checkpoint_of(shelf, "new") is default and app.checkpoint_of(shelf, "own") is own
-    with shelf.open("own", own) as session:
+    own, default = (app.engine_of(shelf, name) for name in ("own", "default"))
+    lengths = [engine.checkpoint.model.config.memory_len for engine in (own, default)]
+    assert lengths[0] == 32 != lengths[1]
+    assert app.engine_of(shelf, "new") is default and app.engine_of(shelf, "own") is own
+    with shelf.open("own", own.checkpoint) as session:
         assert session.position
 
 
@@ -60,7 +63,7 @@ def test_the_model_of_a_session(
     assert app.model_of(shelf, "new") == "books" and app.model_of(shelf, "other") == chatty
     with pytest.raises(ValueError, match=r"model 'x'; allowed: .*books"):
         app.choose(shelf, "new", "x")
-    with shelf.open("new", app.checkpoint_of(shelf, "new"), create=True) as session:
+    with shelf.open("new", app.engine_of(shelf, "new").checkpoint, create=True) as session:
         session.feed("It was the whale. ")
     app.choose(shelf, "new", chatty)
     assert app.model_of(shelf, "new") == "books"
@@ -68,7 +71,7 @@ def test_the_model_of_a_session(
     with streamlm.open(tmp_path / "alien.zarr", tiny_folder(seed=9), device="cpu") as session:
         session.feed("It was the whale. ")
     with pytest.raises(Refused, match="alien was written with a different model from those here"):
-        app.checkpoint_of(shelf, "alien")
+        app.engine_of(shelf, "alien")
 
 
 def test_messages_are_no_markup() -> None:

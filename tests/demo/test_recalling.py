@@ -16,7 +16,7 @@ from apps.demo.quotes import Quotes, Talk
 from apps.demo.render.chat_html import chat_html
 from apps.demo.render.recall_html import Recollection, found_html, recalled_html
 from apps.demo.shelf import Shelf
-from streamlm.checkpoints.checkpoint import Checkpoint
+from streamlm.engine import Engine
 from streamlm.runtime.reports import TokenLogprob
 from streamlm.runtime.sampling import Sampling
 from streamlm.sessions.recall import Recalled
@@ -33,8 +33,8 @@ def chatty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def checkpoint(chatty: Path) -> Checkpoint:
-    return load_chat(chatty)
+def engine(chatty: Path) -> Engine:
+    return Engine(load_chat(chatty), rows=2)
 
 
 @pytest.fixture
@@ -44,19 +44,15 @@ def shelf(tmp_path: Path, chatty: Path) -> Shelf:
     return Shelf(str(tmp_path))
 
 
-def find(
-    shelf: Shelf, name: str, text: str, checkpoint: Checkpoint, **options: Any
-) -> Recollection:
-    return recalling.find(shelf, name, text, checkpoint=checkpoint, **options)
+def find(shelf: Shelf, name: str, text: str, engine: Engine, **options: Any) -> Recollection:
+    return recalling.find(shelf, name, text, engine=engine, **options)
 
 
 def events(work: Callable[[Job], None]) -> list[Any]:
     return [event for batch in Jobs().stream(work, visitor="v") for event in batch]
 
 
-def say(
-    shelf: Shelf, text: str, quotes: Quotes, checkpoint: Checkpoint, *, recall: int = 1
-) -> list[Any]:
+def say(shelf: Shelf, text: str, quotes: Quotes, engine: Engine, *, recall: int = 1) -> list[Any]:
     def work(job: Job) -> None:
         chatting.reply(
             job,
@@ -66,7 +62,7 @@ def say(
             system=None,
             sampling=GREEDY,
             max_tokens=3,
-            checkpoint=checkpoint,
+            engine=engine,
             quotes=quotes,
             recall=recall,
         )
@@ -74,16 +70,16 @@ def say(
     return events(work)
 
 
-def test_a_question_finds_what_left_memory(shelf: Shelf, checkpoint: Checkpoint) -> None:
-    found = find(shelf, "log", QUESTION, checkpoint)
+def test_a_question_finds_what_left_memory(shelf: Shelf, engine: Engine) -> None:
+    found = find(shelf, "log", QUESTION, engine)
     best, *others = found.passages
     assert FACT in best.text and best.sure and best.saved is not None
     assert 0 < best.start < best.stop < found.position and len(others) == 2
     assert not any(other.sure for other in others)
     assert {"zebulon", "quayle", "ledger"} <= found.rare
-    assert not {"the", "whale"} & find(shelf, "log", COMMON, checkpoint).rare
+    assert not {"the", "whale"} & find(shelf, "log", COMMON, engine).rare
     assert found.lexical and "by rare words alone" in found_html(found)
-    assert len(find(shelf, "log", QUESTION, checkpoint, k=1).passages) == 1
+    assert len(find(shelf, "log", QUESTION, engine, k=1).passages) == 1
 
 
 @pytest.mark.parametrize(
@@ -96,30 +92,30 @@ def test_a_question_finds_what_left_memory(shelf: Shelf, checkpoint: Checkpoint)
     ],
 )
 def test_what_cannot_be_asked(
-    shelf: Shelf, checkpoint: Checkpoint, name: str, text: str, options: Any, problem: str
+    shelf: Shelf, engine: Engine, name: str, text: str, options: Any, problem: str
 ) -> None:
     with pytest.raises(ValueError, match=re.escape(problem)):
-        find(shelf, name, text, checkpoint, **options)
+        find(shelf, name, text, engine, **options)
 
 
-def test_a_message_is_shown_as_typed(shelf: Shelf, checkpoint: Checkpoint) -> None:
+def test_a_message_is_shown_as_typed(shelf: Shelf, engine: Engine) -> None:
     quotes = Quotes()
 
     def talk(quotes: Quotes) -> Talk:
-        return chatting.talk_of(shelf, "log", checkpoint=checkpoint, quotes=quotes)
+        return chatting.talk_of(shelf, "log", checkpoint=engine.checkpoint, quotes=quotes)
 
-    started, recalled, *_ = say(shelf, QUESTION, quotes, checkpoint)
+    started, recalled, *_ = say(shelf, QUESTION, quotes, engine)
     assert isinstance(started, chatting.ReplyStarted) and isinstance(recalled, Recollection)
     (passage,) = recalled.passages
     assert FACT in passage.text and passage.sure and "zebulon" in recalled.rare
-    with shelf.open("log", checkpoint, readonly=True) as session:
+    with shelf.open("log", engine.checkpoint, readonly=True) as session:
         (turn,) = (each for each in session.transcript() if each["role"] == "user")
         assert turn["content"] == f"{passage.text}\n\n{QUESTION}"
         assert [tuple(span)[:2] for span in session.recalled] == [(passage.start, passage.stop)]
-    nothing = say(shelf, COMMON, quotes, checkpoint)[1]
+    nothing = say(shelf, COMMON, quotes, engine)[1]
     assert nothing == Recollection([], nothing.position, lexical=True)
     assert recalled_html(nothing).startswith('<p class="message note" role="status">Recalled: none')
-    assert not any(isinstance(one, Recollection) for one in say(shelf, "a", quotes, checkpoint,
+    assert not any(isinstance(one, Recollection) for one in say(shelf, "a", quotes, engine,
                                                                 recall=0))  # fmt: skip
     users = [each for each in talk(quotes) if each["role"] == "user"]
     assert [each["content"] for each in users] == [QUESTION, COMMON, "a"]
@@ -128,22 +124,18 @@ def test_a_message_is_shown_as_typed(shelf: Shelf, checkpoint: Checkpoint) -> No
     html = chat_html(users)
     assert html.count("<details>") == 1 and FACT in Tags(html).text and "<b>ledger" not in html
 
-    def undo(job: Job) -> Talk:
-        return chatting.undo(
-            job, shelf, "log", snapshot=started.snapshot, checkpoint=checkpoint, quotes=quotes
-        )
-
-    assert not any(each["role"] == "user" for each in Jobs().run(undo, visitor="v"))
+    before = chatting.undo(shelf, "log", snapshot=started.snapshot, engine=engine, quotes=quotes)
+    assert not any(each["role"] == "user" for each in before)
 
 
-def test_another_server_knows_the_newest_quote(shelf: Shelf, checkpoint: Checkpoint) -> None:
-    say(shelf, QUESTION, Quotes(), checkpoint)
-    talk = chatting.talk_of(shelf, "log", checkpoint=checkpoint, quotes=Quotes())
+def test_another_server_knows_the_newest_quote(shelf: Shelf, engine: Engine) -> None:
+    say(shelf, QUESTION, Quotes(), engine)
+    talk = chatting.talk_of(shelf, "log", checkpoint=engine.checkpoint, quotes=Quotes())
     (turn,) = (each for each in talk if each["role"] == "user")
     assert turn["content"] == QUESTION and FACT in turn["recalled"]
 
 
-def test_writing_recalls(shelf: Shelf, checkpoint: Checkpoint) -> None:
+def test_writing_recalls(shelf: Shelf, engine: Engine) -> None:
     def write(prompt: str, recall: int) -> list[Any]:
         def work(job: Job) -> None:
             writing.write(
@@ -154,7 +146,7 @@ def test_writing_recalls(shelf: Shelf, checkpoint: Checkpoint) -> None:
                 sampling=GREEDY,
                 max_tokens=2,
                 seed=None,
-                checkpoint=checkpoint,
+                engine=engine,
                 recall=recall,
             )
 

@@ -10,6 +10,7 @@ from apps.demo.render import text_html
 from apps.demo.render.memory_svg import MemoryView, retention_curve
 from apps.demo.render.text_html import ScoredToken
 from streamlm.checkpoints.checkpoint import Checkpoint
+from streamlm.engine import Engine
 from streamlm.runtime.reports import TokenLogprob
 from streamlm.sessions.session import Session
 from tests.support.html_tags import Tags
@@ -17,11 +18,16 @@ from tests.support.html_tags import Tags
 NASTY = "<script>alert(1)</script>\" onload='x' {{this}} ${value} `a` \\ & \x1f ]]>"
 
 
-def test_text_never_becomes_markup(tiny: Checkpoint) -> None:
+@pytest.fixture(scope="module")
+def engine(tiny: Checkpoint) -> Engine:
+    return Engine(tiny, rows=1)
+
+
+def test_text_never_becomes_markup(tiny: Checkpoint, engine: Engine) -> None:
     choice = TokenLogprob(1, NASTY, -0.7, ((NASTY, -0.7),))
     session = Session(tiny)
     session.feed([NASTY * 30])
-    view = MemoryView.of(session)
+    view = MemoryView.of(engine, session)
     assert view is not None
     for source, shows_text in (
         (text_html.surprise_html([ScoredToken(NASTY, 3.0)], before=NASTY), True),
@@ -38,12 +44,13 @@ def test_text_never_becomes_markup(tiny: Checkpoint) -> None:
         assert (NASTY in parsed.text) == shows_text
 
 
-def test_every_slot_is_drawn(tiny: Checkpoint, prose: Callable) -> None:
+def test_every_slot_is_drawn(tiny: Checkpoint, engine: Engine, prose: Callable) -> None:
     session = Session(tiny)
-    assert MemoryView.of(session) is None
+    assert MemoryView.of(engine, session) is None
     session.feed([prose(100)])
-    view = MemoryView.of(session)
+    view = MemoryView.of(engine, session)
     assert view is not None and "".join(view.pieces) in prose(100)
+    assert view.segment == session.state.phase > 0
     n, layers = len(view.report), tiny.model.config.n_layers
     assert view.svg().count('width="1" height=') - 1 == n * layers  # one is the marker
     assert view.svg(layers=False).count('width="1" height=') - 1 == n

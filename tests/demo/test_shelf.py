@@ -9,6 +9,7 @@ pytest.importorskip("gradio", reason="needs gradio: pip install 'streamlm[demo]'
 
 from apps.demo.shelf import Refused, Shelf
 from streamlm.checkpoints.checkpoint import Checkpoint
+from streamlm.engine import Engine
 
 
 def test_refusals_name_the_reason_and_no_paths(
@@ -16,7 +17,7 @@ def test_refusals_name_the_reason_and_no_paths(
 ) -> None:
     from streamlm.checkpoints.checkpoint import load_checkpoint
 
-    shelf = Shelf(str(tmp_path), max_sessions=2)
+    shelf, engine = Shelf(str(tmp_path), max_sessions=2), Engine(tiny, rows=1)
     with shelf.open("a", tiny, create=True) as session:
         session.feed(["one two three "])
         for forbidden in (
@@ -39,8 +40,10 @@ def test_refusals_name_the_reason_and_no_paths(
         assert str(tmp_path) not in str(caught.value)
     with pytest.raises(Refused, match="a different model"):
         shelf.open("a", load_checkpoint(tiny_folder(seed=2), device="cpu")).__enter__()
-    assert shelf.fork("a", "side", tiny, tokens=2) == "a@side"
+    assert shelf.fork("a", "side", engine, tokens=2) == "a@side"
     assert [(row.name, row.position) for row in shelf.rows()][1] == ("a@side", 2)
+    shelf.rewind("a@side", engine, tokens=1)
+    assert [(row.name, row.position) for row in shelf.rows()][1] == ("a@side", 1)
     file = shelf.export("a@side", tmp_path)
     assert shelf.import_(file, "b") == "b" and shelf.names() == ["a", "a@side", "b", "b@side"]
     for other in (

@@ -21,6 +21,7 @@ from memory_store import Corrupt, DirectoryStore
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.runtime.conversation import LONGEST_SYSTEM, Conversation, next_turn
 from streamlm.runtime.sampling import Sampling
+from streamlm.runtime.steps import finish
 from streamlm.runtime.text_stream import TextStream
 from streamlm.sessions.session import Session
 from tests.support.chats import CHAT_WINDOWS, chat_folder, load_chat
@@ -323,7 +324,7 @@ def test_resuming_in_another_process(
 def test_every_position_can_be_rewound_to(session: Session, chat: Checkpoint) -> None:
     """A turn is open at the positions within it, and the next message ends it."""
     session.feed("It was the whale. ")
-    session._live.end_text()
+    finish(session._live.ending_text())
     places = {session.position: False}
     for n, message in enumerate(("Who?", "Why?", "When?")):
         list(session.reply(message, system="Be a whale.", max_tokens=5, seed=n))
@@ -331,7 +332,7 @@ def test_every_position_can_be_rewound_to(session: Session, chat: Checkpoint) ->
         places[session.position] = session.conversation.open  # unless the model ended its turn
         if n == 1:
             session.feed("So it goes. ")
-            session._live.end_text()
+            finish(session._live.ending_text())
             places[session.position] = False
         session.save()
     ids = ids_of(session)

@@ -12,6 +12,7 @@ import streamlm
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.runtime.reports import Progress, TokenLogprob
 from streamlm.runtime.sampling import Sampling
+from streamlm.runtime.steps import finish
 from streamlm.sessions.session import Session
 
 Open = Callable[..., Session]
@@ -44,7 +45,7 @@ def test_logprobs_are_the_models_own(tiny: Checkpoint) -> None:
     greedy, warm = (first(temperature, top_logprobs=8192, seed=1) for temperature in (0, 5))
     assert greedy.top == warm.top and greedy.logprob == greedy.top[0][1]
     assert sum(math.exp(logprob) for _, logprob in greedy.top) == pytest.approx(1)
-    session._live.end_text()
+    finish(session._live.ending_text())
     generated = first(2, seed=5)
     report = session.score([generated.text], logprobs=True)
     assert report.ids[0] == generated.id  # a token of the vocabulary, not a byte

@@ -11,14 +11,16 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from apps.demo.render.text_html import escape
+from streamlm.engine import Handle
 from tokenizer import StreamDecoder
 
 if TYPE_CHECKING:
+    from streamlm.engine import Engine
     from streamlm.runtime.memory_report import MemoryReport
     from streamlm.sessions.session import Session
 
@@ -48,20 +50,24 @@ class MemoryView:
 
     @classmethod
     def of(
-        cls, session: Session, *, between: Callable[[], None] = lambda: None
+        cls,
+        engine: Engine,
+        session: Session,
+        *,
+        result: Callable[[Handle], Any] = Handle.result,
     ) -> MemoryView | None:
         """View a session's memory; None if nothing was read, or the head has no slots.
 
         Args:
-            between: see `Session.memory_report`.
+            result: waits for a request.
         """
         try:
-            report = session.memory_report(between=between)
+            report: MemoryReport = result(engine.memory_report(session))
         except ValueError:
             return None
-        decoder = StreamDecoder(session.checkpoint.tokenizer)
+        decoder = StreamDecoder(engine.checkpoint.tokenizer)
         pieces = [decoder.decode([id]) for id in report.ids]
-        return cls(report, pieces, session.state.phase)
+        return cls(report, pieces, report.position % engine.checkpoint.model.config.segment_len)
 
     def svg(self, *, layers: bool = True) -> str:
         """Draw a row per layer; without `layers`, their mean as one narrow strip."""

@@ -105,7 +105,7 @@ def chat_tab(app: AppState, frame: Frame) -> gr.Tab:
             if not text.strip():
                 raise ValueError("Type a message first.")
             shelf, visitor = app.shelf(request), visitor_id(request)
-            checkpoint = app.checkpoint_of(shelf, name)
+            engine = app.engine_of(shelf, name)
             sampling = Sampling(temperature=temperature, top_p=top_p, repetition_penalty=penalty)
 
             def work(job: Job) -> None:
@@ -117,7 +117,7 @@ def chat_tab(app: AppState, frame: Frame) -> gr.Tab:
                     system=(system or "").strip() or None,  # None while its section is closed
                     sampling=sampling,
                     max_tokens=min(int(max_tokens), chatting.MAX_TOKENS),
-                    checkpoint=checkpoint,
+                    engine=engine,
                     quotes=app.quotes,
                     recall=recall,
                 )
@@ -152,7 +152,7 @@ def chat_tab(app: AppState, frame: Frame) -> gr.Tab:
         cleared = "" if time.monotonic() - cleared_at < 1 else gr.skip()
         choices = session_choices(shelf, name)
         position = saved_position_html(shelf, name)
-        talk = chatting.talk_of(shelf, name, checkpoint=checkpoint, quotes=app.quotes)
+        talk = chatting.talk_of(shelf, name, checkpoint=engine.checkpoint, quotes=app.quotes)
         yield (
             *(chat_html(talk), summary, cleared, position),
             *(model_choice(app, shelf, name), choices),
@@ -177,15 +177,9 @@ def chat_tab(app: AppState, frame: Frame) -> gr.Tab:
             return gr.skip(), message("There is nothing to undo."), *[gr.skip()] * 7, [], gr.skip()
         *earlier, (name, snapshot) = snapshots
         with collect_errors() as errors:
-            shelf, visitor = app.shelf(request), visitor_id(request)
-            checkpoint = app.checkpoint_of(shelf, name)
-
-            def work(job: Job) -> Talk:
-                return chatting.undo(
-                    job, shelf, name, snapshot=snapshot, checkpoint=checkpoint, quotes=app.quotes
-                )
-
-            turns = app.jobs.run(work, visitor=visitor)
+            shelf = app.shelf(request)
+            engine = app.engine_of(shelf, name)
+            turns = chatting.undo(shelf, name, snapshot=snapshot, engine=engine, quotes=app.quotes)
             position = shelf.history(name)[-1].position
             return (
                 chat_html(turns),
@@ -216,8 +210,8 @@ def chat_tab(app: AppState, frame: Frame) -> gr.Tab:
                 model = app.model_of(shelf, name)
             if not app.models.chats(model):
                 return "", message(_no_chat(app, model)), gr.update(interactive=False), name, ""
-            checkpoint = app.checkpoint_of(shelf, name)
-            talk = chatting.talk_of(shelf, name, checkpoint=checkpoint, quotes=app.quotes)
+            engine = app.engine_of(shelf, name)
+            talk = chatting.talk_of(shelf, name, checkpoint=engine.checkpoint, quotes=app.quotes)
             about = message("" if talk else ABOUT)
             return chat_html(talk), about, gr.update(interactive=True), name, ""
         return "", errors[0], gr.skip(), name, ""

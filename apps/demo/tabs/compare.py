@@ -7,8 +7,7 @@ from typing import Any
 import gradio as gr
 
 from apps.demo import writing
-from apps.demo.app_state import QUICK, AppState, visitor_id
-from apps.demo.jobs import Job
+from apps.demo.app_state import QUICK, AppState
 from apps.demo.render.curves import comparison_curves
 from apps.demo.render.text_html import comparison_html, escape, message
 from apps.demo.tabs.frame import Frame, collect_errors, optional_integer, parse_optional_integer
@@ -77,16 +76,12 @@ def compare_tab(app: AppState, frame: Frame) -> gr.Tab:
                     f"{a} is a session of {models[0]}, {b} of {models[1]}; allowed: two of one "
                     "model."
                 )
-            checkpoint = app.checkpoint_of(shelf, a)
+            engine = app.engine_of(shelf, a)
             points = [
                 writing.ForkPoint(a, parse_optional_integer(token_a, "Token")),
                 writing.ForkPoint(b, parse_optional_integer(token_b, "Token")),
             ]
-
-            def work(job: Job) -> writing.Comparison:
-                return writing.compare(job, shelf, points, text=text, checkpoint=checkpoint)
-
-            comparison: writing.Comparison = app.jobs.run(work, visitor=visitor_id(request))
+            comparison = writing.compare(shelf, points, text=text, engine=engine)
             return _verdict_html(comparison), comparison_html(comparison.tokens)
         return errors[0], ""
 

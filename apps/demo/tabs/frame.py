@@ -10,13 +10,13 @@ from typing import Any
 import gradio as gr
 
 from apps.demo.app_state import QUICK, AppState, visitor_id
-from apps.demo.jobs import Cancelled
 from apps.demo.recalling import MAX_PASSAGES
 from apps.demo.render.text_html import escape, message
 from apps.demo.shelf import Refused, Shelf
+from streamlm.engine import Busy, Cancelled
 
 NOTHING = gr.skip()
-SHOWN = (Refused, ValueError, OverflowError)  # errors that visitors see: int(inf) is the last
+SHOWN = (Refused, ValueError, OverflowError, Busy)  # errors that visitors see; int(inf) overflows
 EMPTY_MEMORY = message("The memory is empty. Read something to fill it.")
 
 

@@ -74,11 +74,11 @@ def read_tab(app: AppState, frame: Frame) -> None:
         with collect_errors() as errors:
             shelf, visitor = app.shelf(request), visitor_id(request)
             content = _content(chosen, pasted, uploaded)
-            checkpoint = app.checkpoint_of(shelf, name)
+            engine = app.engine_of(shelf, name)
             bar = ""
 
             def work(job: Job) -> None:
-                reading.read(job, shelf, name, text=content, checkpoint=checkpoint)
+                reading.read(job, shelf, name, text=content, engine=engine)
 
             for events in app.jobs.stream(work, visitor=visitor):
                 for event in events:

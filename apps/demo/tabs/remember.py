@@ -6,9 +6,8 @@ import gradio as gr
 
 from apps.demo import recalling
 from apps.demo.app_state import QUICK, AppState, visitor_id
-from apps.demo.jobs import Job
 from apps.demo.render.memory_svg import retention_curve
-from apps.demo.render.recall_html import Recollection, found_html
+from apps.demo.render.recall_html import found_html
 from apps.demo.render.text_html import message
 from apps.demo.shelf import Shelf
 from apps.demo.tabs.frame import EMPTY_MEMORY, Frame, collect_errors
@@ -59,13 +58,9 @@ def remember_tab(app: AppState, frame: Frame) -> gr.Tab:
 
     def search(name: str, text: str, request: gr.Request) -> tuple[str, str]:
         with collect_errors() as errors:
-            shelf, visitor = app.shelf(request), visitor_id(request)
-            checkpoint = app.checkpoint_of(shelf, name)
-
-            def work(job: Job) -> Recollection:
-                return recalling.find(shelf, name, text or "", checkpoint=checkpoint)
-
-            return found_html(app.jobs.run(work, visitor=visitor)), name
+            shelf = app.shelf(request)
+            engine = app.engine_of(shelf, name)
+            return found_html(recalling.find(shelf, name, text or "", engine=engine)), name
         return errors[0] if errors else "", name
 
     def change_session(name: str, searched: str) -> Any:

@@ -8,7 +8,6 @@ from typing import Any
 import gradio as gr
 
 from apps.demo.app_state import QUICK, AppState, visitor_id
-from apps.demo.jobs import Job
 from apps.demo.render.text_html import escape, message
 from apps.demo.shelf import Shelf
 from apps.demo.tabs.frame import (
@@ -24,8 +23,8 @@ from memory_store import Ref
 SNAPSHOTS = 6  # newest snapshots in the timeline
 PASSAGE_TOKENS = 80  # tokens of text shown before the chosen point
 
-# An action on a shelf, for a visitor: returns the session to show next, and a message.
-Action = Callable[[Shelf, str], tuple[str, str]]
+# An action on a shelf: returns the session to show next, and a message.
+Action = Callable[[Shelf], tuple[str, str]]
 
 
 def sessions_tab(app: AppState, frame: Frame) -> gr.Tab:
@@ -87,7 +86,7 @@ def sessions_tab(app: AppState, frame: Frame) -> gr.Tab:
         """Perform an action, then show its session and its message."""
         with collect_errors() as errors:
             shelf, visitor = app.shelf(request), visitor_id(request)
-            name, text = action(shelf, visitor)
+            name, text = action(shelf)
             return (message(text), *show(shelf, name, visitor=visitor))
         return (errors[0], *[gr.skip()] * 8)
 
@@ -108,32 +107,23 @@ def sessions_tab(app: AppState, frame: Frame) -> gr.Tab:
         return errors[0]
 
     def rewind_session(name: str, token: float, request: gr.Request) -> tuple[Any, ...]:
-        def action(shelf: Shelf, visitor: str) -> tuple[str, str]:
-            checkpoint = app.checkpoint_of(shelf, name)
-
-            def work(job: Job) -> None:
-                with shelf.open(name, checkpoint) as session:
-                    session.rewind(tokens=int(token))
-
-            app.jobs.run(work, visitor=visitor)
+        def action(shelf: Shelf) -> tuple[str, str]:
+            engine = app.engine_of(shelf, name)
+            shelf.rewind(name, engine, tokens=int(token))
             return name, f"{name} is back at token {int(token):,}. Its history keeps the rest."
 
         return act(request, action)
 
     def fork_session(name: str, token: float, branch: str, request: gr.Request) -> tuple[Any, ...]:
-        def action(shelf: Shelf, visitor: str) -> tuple[str, str]:
-            checkpoint = app.checkpoint_of(shelf, name)
-
-            def work(job: Job) -> str:
-                return shelf.fork(name, branch.strip(), checkpoint, tokens=int(token))
-
-            new = app.jobs.run(work, visitor=visitor)
+        def action(shelf: Shelf) -> tuple[str, str]:
+            engine = app.engine_of(shelf, name)
+            new = shelf.fork(name, branch.strip(), engine, tokens=int(token))
             return new, f"{new} starts at token {int(token):,} and is now the current session."
 
         return act(request, action)
 
     def rename_session(name: str, new: str, request: gr.Request) -> tuple[Any, ...]:
-        def action(shelf: Shelf, visitor: str) -> tuple[str, str]:
+        def action(shelf: Shelf) -> tuple[str, str]:
             renamed = shelf.rename(name, new.strip())
             return renamed, f"{name} is now {renamed}."
 
@@ -148,7 +138,7 @@ def sessions_tab(app: AppState, frame: Frame) -> gr.Tab:
         return errors[0], gr.skip()
 
     def import_session(path: str | None, name: str, request: gr.Request) -> tuple[Any, ...]:
-        def action(shelf: Shelf, visitor: str) -> tuple[str, str]:
+        def action(shelf: Shelf) -> tuple[str, str]:
             if path is None:
                 raise ValueError("Choose a file first.")
             return shelf.import_(path, name.strip()), f"Imported {name.strip()}."
@@ -156,7 +146,7 @@ def sessions_tab(app: AppState, frame: Frame) -> gr.Tab:
         return act(request, action)
 
     def delete_session(name: str, request: gr.Request) -> tuple[Any, ...]:
-        def action(shelf: Shelf, visitor: str) -> tuple[str, str]:
+        def action(shelf: Shelf) -> tuple[str, str]:
             shelf.delete(name)
             remaining = shelf.names()
             following = remaining[0] if remaining else shelf.new_name()
@@ -217,7 +207,7 @@ def _passage_html(app: AppState, shelf: Shelf, name: str, token: int) -> str:
     """The text that leads to a position."""
     if not token or not shelf.has(name):
         return ""
-    with shelf.open(name, app.checkpoint_of(shelf, name), readonly=True) as session:
+    with shelf.open(name, app.engine_of(shelf, name).checkpoint, readonly=True) as session:
         token = min(token, session.position)
         text = session.text(max(0, token - PASSAGE_TOKENS), token)
     return f'<p class="passage">…{escape(text)}<b>▏</b></p>'

@@ -71,7 +71,7 @@ def side_by_side(app: AppState, frame: Frame) -> None:
         yield message("Opening the session…"), "", "", *busy
         with collect_errors() as messages:
             shelf = app.shelf(request)
-            checkpoint = app.checkpoint_of(shelf, name)
+            engine = app.engine_of(shelf, name)
             points = [
                 writing.ForkPoint(
                     name,
@@ -92,7 +92,7 @@ def side_by_side(app: AppState, frame: Frame) -> None:
                     points,
                     prompt=prompt,
                     max_tokens=min(int(max_tokens), writing.MAX_TOKENS),
-                    checkpoint=checkpoint,
+                    engine=engine,
                 )
 
             for events in app.jobs.stream(work, visitor=visitor_id(request)):

@@ -93,7 +93,7 @@ def write_tab(app: AppState, frame: Frame) -> None:
             from streamlm.runtime.sampling import Sampling  # needs torch
 
             shelf = app.shelf(request)
-            checkpoint = app.checkpoint_of(shelf, name)
+            engine = app.engine_of(shelf, name)
             fixed_seed = parse_optional_integer(seed, "Seed")
             stop_strings = writing.parse_stops(stops or "")  # None while its section is closed
             sampling = Sampling(
@@ -114,7 +114,7 @@ def write_tab(app: AppState, frame: Frame) -> None:
                     max_tokens=min(int(max_tokens), writing.MAX_TOKENS),
                     stops=stop_strings,
                     seed=fixed_seed,
-                    checkpoint=checkpoint,
+                    engine=engine,
                     recall=recall,
                 )
 
@@ -175,12 +175,8 @@ def write_tab(app: AppState, frame: Frame) -> None:
         *earlier, (name, snapshot) = snapshots
         with collect_errors() as errors:
             shelf = app.shelf(request)
-            checkpoint = app.checkpoint_of(shelf, name)
-
-            def work(job: Job) -> tuple[int, str]:
-                return writing.undo(job, shelf, name, snapshot=snapshot, checkpoint=checkpoint)
-
-            position, text = app.jobs.run(work, visitor=visitor_id(request))
+            engine = app.engine_of(shelf, name)
+            position, text = writing.undo(shelf, name, snapshot=snapshot, engine=engine)
             return (
                 message(f"Undone: {name} is back at token {position:,}."),
                 generated_html([], before=text),
@@ -211,6 +207,8 @@ def _slider(label: str, low: float, high: float, *, value: float, step: float = 
 def _summary(n: int, max_tokens: int, finished: writing.WriteFinished) -> str:
     """A sentence on a generation of `n` tokens."""
     if not finished.position:
+        if not n:
+            return "Stopped. The session keeps what was read of the prompt."
         return f"Stopped. The session keeps the {n} tokens generated so far."
     if n < max_tokens:
         return f"Generated {n} tokens, up to a stop string."
