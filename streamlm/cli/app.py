@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from memory_store import StoreError
-from streamlm.cli.allocator import return_freed_memory
+from streamlm.cli.allocator import keep_few_kernels, return_freed_memory
 from streamlm.cli.chat import chat
 from streamlm.cli.demo import demo
 from streamlm.cli.display import note
@@ -18,6 +18,7 @@ from streamlm.cli.feed import feed
 from streamlm.cli.generate import generate
 from streamlm.cli.lazy import LazyGroup
 from streamlm.cli.score import score
+from streamlm.cli.serve import serve
 from streamlm.cli.sessions import app as sessions_app
 from streamlm.cli.train import train
 
@@ -30,7 +31,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Language models that read without end in bounded memory.",
 )
-for command in (feed, generate, score, chat, demo, train):
+for command in (feed, generate, score, chat, demo, serve, train):
     app.command()(command)
 app.command("eval")(evaluate)
 app.add_typer(sessions_app, name="sessions")
@@ -54,6 +55,7 @@ def _top(
     ] = False,
 ) -> None:
     return_freed_memory()
+    keep_few_kernels()
 
 
 def _interrupt(*_: object) -> None:

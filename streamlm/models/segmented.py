@@ -2,7 +2,7 @@
 
 Key columns are [past | open segment]; some models have no past columns. Without gradients, keys and
 values are kept in the caller's cache. With gradients, all of them are recomputed in each call,
-because the projections are trained.
+because the projections are trained. The file is long because reading and closing are one for all.
 """
 
 from abc import abstractmethod
@@ -222,8 +222,8 @@ class SegmentedModel(Model):
         writer = None if training else CacheWriter(self._cache_of(state, cache), state, x.shape[1])
         past_len, t = self._past_columns(state, writer), x.shape[1]
         n_keys = n_real = past_len + max(state.length) + t
-        if writer is not None and self.reads_any_phase and (t == 1 or not state.aligned):
-            n_keys = past_len + self.config.segment_len  # fixed shape for single tokens
+        if writer is not None and self.reads_any_phase and self.fixes_columns(state, t):
+            n_keys = past_len + self.config.segment_len
         call = Call(
             state, t, n_keys, self.derived(), want_weights=self.config.wants_usage or bool(observe)
         )
@@ -258,14 +258,15 @@ class SegmentedModel(Model):
             usage=state.usage + torch.stack(received) if received else state.usage,
             position=state.position + t,
             length=tuple(n + t for n in state.length),
-            carried={
-                **state.carried,
-                **{name: torch.stack(parts) for name, parts in updates.items()},
-            },
+            carried={**state.carried, **{key: torch.stack(new) for key, new in updates.items()}},
         )
         if writer is not None:
             writer.cache.follow(after, self.frozen)
         return x, after
+
+    def fixes_columns(self, state: State, t: int) -> bool:
+        """Whether t tokens attend over all columns, so that products have the same shape."""
+        return t == 1 or not state.aligned
 
     def _received(self, weights: Tensor, past_len: int) -> Tensor:
         """Attention received by memory slots, mean over heads, sum over queries: [B, M]."""
