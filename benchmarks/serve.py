@@ -14,6 +14,7 @@ import argparse
 import os
 import statistics
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -43,14 +44,16 @@ def prompts(checkpoint: Checkpoint, n: int, text: str, *, read: int) -> list[lis
     return [ids[start : start + read + index] for index, start in enumerate(starts)]
 
 
-def prepared(checkpoint: Checkpoint, n: int, text: str, *, read: int = READ) -> list[Session]:
+def preparing(checkpoint: Checkpoint, n: int, text: str, *, read: int = READ) -> Iterator[Session]:
     """Sessions that have read different parts of a book."""
-    sessions = []
     for ids in prompts(checkpoint, n, text, read=read):
         session = Session(checkpoint)
         session.feed(checkpoint.tokenizer.decode(ids))
-        sessions.append(session)
-    return sessions
+        yield session
+
+
+def prepared(checkpoint: Checkpoint, n: int, text: str) -> list[Session]:
+    return list(preparing(checkpoint, n, text))
 
 
 def one_by_one(sessions: list[Session], tokens: int) -> float:
@@ -81,7 +84,11 @@ def throughput(
     found, tokens, rounds, read = [], options.tokens, options.rounds, options.read
     with bar("writing", total=len(counts) * rounds) as (progress, task):
         for n in counts:
-            sessions = prepared(checkpoint, n, text, read=read)
+            # Without the older states that a session also keeps.
+            sessions = [
+                Session(checkpoint, live=each.live.fork())
+                for each in preparing(checkpoint, n, text, read=read)
+            ]
             asked = prompts(checkpoint, n, text, read=read)
             alone, served, peer = list[float](), list[float](), list[float]()
             with ExitStack() as stack:
