@@ -28,6 +28,7 @@ from benchmarks.archive_parts.segments import Places, read_scored
 from benchmarks.archive_parts.segments import measure as measure_segments
 from benchmarks.archive_parts.segments_report import differences, show_differences
 from benchmarks.archive_parts.stream import TASKS, Asked, build
+from benchmarks.archive_parts.untold import untold
 from benchmarks.archive_parts.writing import (
     cases,
     figures_of_writing,
@@ -56,7 +57,7 @@ def measure(options: argparse.Namespace, checkpoint: Checkpoint, asked: Sequence
     torch.set_num_threads(options.threads)
     part, parts = map(int, options.part.split("/"))
     chosen = list(asked)
-    if options.plan != "books":
+    if options.plan != "books" and not options.never_told:
         wanted = [each for each in asked if each.thing.task in options.tasks]
         chosen = first_cases(wanted, options.cases)
     chosen = chosen[part - 1 :: parts]
@@ -195,6 +196,9 @@ def main(arguments: list[str] | None = None) -> None:
     asking.add_argument(
         "--tasks", nargs="+", choices=TASKS, default=TASKS, help="what is asked for"
     )
+    asking.add_argument(
+        "--never-told", action="store_true", help="ask about things that were not planted"
+    )
     asking.add_argument("--part", default="1/1", help="i/n asks every n-th thing from the i-th")
     asking.add_argument("--out", type=Path, required=True)
     costs = commands.add_parser("costs", help="what the archive costs")
@@ -262,6 +266,8 @@ def main(arguments: list[str] | None = None) -> None:
     elif options.command == "ask":
         if options.plan == "books":
             asked = book_questions(planted, checkpoint.tokenizer)
+        elif options.never_told:
+            asked = untold(asked, options.n, options.cases)
         measure(options, checkpoint, asked)
     elif options.command == "writing":
         recall_while_writing(options, checkpoint, asked)

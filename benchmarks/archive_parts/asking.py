@@ -31,6 +31,7 @@ PLANS = {
     "prompts": tuple(
         ("cue", way, True) for way in ("no recall", "recall", "in plain sight", "another's passage")
     ),
+    "sure": tuple((form, way, False) for way in ("recall", "without heads") for form in FORMS),
     "others": (
         ("cue", "no recall", True),
         *((form, way, False) for way in ("heads alone", "without heads", "BM25") for form in FORMS),

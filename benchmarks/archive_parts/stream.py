@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from streamlm.lab.tasks.facts import NUMBER, facts
+from streamlm.lab.tasks.facts import NUMBER, Fact, facts
 from streamlm.training.documents import read_documents
 from tokenizer import Tokenizer
 
@@ -58,18 +58,16 @@ def things(n: int, *, seed: int = 0) -> Iterator[list[Planted]]:
     random = np.random.default_rng(seed)
     by_task: dict[str, list[Planted]] = {"numbers": [], "names": []}
     for fact in facts(2 * n * len(BANDS), use="evaluation", seed=seed):
-        task = "numbers" if fact.kind == NUMBER else "names"
-        by_task[task].append(
-            Planted(task, (fact.statement,), fact.cue, fact.question, fact.told, fact.answer)
-        )
+        thing = planted_of(fact)
+        by_task[thing.task].append(thing)
     gates = iter(random.permutation(np.arange(100, 1000)).tolist())
     pairs = iter(random.permutation(len(WORDS) ** 2).tolist())
     names = iter(random.permutation(len(WORDS) ** 2).tolist())
     for band in range(len(BANDS)):
         chosen = [thing for task in by_task for thing in by_task[task][band * n : (band + 1) * n]]
         for _ in range(n):
-            chosen.append(_pass_key(next(gates), _number(random)))
-            chosen.append(_pair(*_words(next(pairs)), _number(random)))
+            chosen.append(pass_key(next(gates), _number(random)))
+            chosen.append(pair(*_words(next(pairs)), _number(random)))
             chosen.append(_tracking(*_words(next(names)), _number(random)))
         yield [chosen[i] for i in random.permutation(len(chosen))]
 
@@ -82,7 +80,14 @@ def _words(at: int) -> tuple[str, str]:
     return WORDS[at // len(WORDS)], WORDS[at % len(WORDS)]
 
 
-def _pass_key(gate: int, key: str) -> Planted:
+def planted_of(fact: Fact) -> Planted:
+    """A fact about a person."""
+    task = "numbers" if fact.kind == NUMBER else "names"
+    return Planted(task, (fact.statement,), fact.cue, fact.question, fact.told, fact.answer)
+
+
+def pass_key(gate: int, key: str) -> Planted:
+    """The key of a gate."""
     cue = f"The pass key for gate {gate} is"
     return Planted(
         "pass keys",
@@ -94,7 +99,7 @@ def _pass_key(gate: int, key: str) -> Planted:
     )
 
 
-def _pair(one: str, other: str, value: str) -> Planted:
+def pair(one: str, other: str, value: str) -> Planted:
     """A key of two words and its value: associative recall (Arora et al. 2023), in books."""
     cue = f"{one} {other} ="
     return Planted(

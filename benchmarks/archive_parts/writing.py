@@ -1,6 +1,6 @@
 """Recall while writing: does a model answer more if what it writes is asked for again?
 
-Every `EVERY` tokens, the newest tokens that were written are taken for a question. A passage that
+Every `EVERY` tokens, the sentence that is being written is taken for a question. A passage that
 surely answers it, and that was not put back before, is read in the middle of the text, and behind
 it the sentence that was interrupted. What was written stays; the passage is not shown.
 """
@@ -26,7 +26,7 @@ from streamlm.runtime.text_stream import TextStream
 from streamlm.sessions.recall import Recalled, quoted
 from streamlm.sessions.session import Session
 
-EVERY, QUESTION = 4, 32  # tokens between two questions, and of each
+EVERY, QUESTION = 4, 32  # tokens between two questions, and of one at most
 LIMIT = 40  # tokens that are written
 ONE, TWO, AGAIN, SIGHT = "one passage", "two passages", "one, and while writing", "in plain sight"
 WAYS = {
@@ -168,13 +168,13 @@ class _Writer:
         self.text += piece
 
     def newest(self) -> str:
-        """The newest words that were written."""
-        return self._tokenizer.decode(self._ids[-QUESTION:])
+        """The sentence that is being written, or the newest words of it."""
+        text = self._tokenizer.decode(self._ids[-QUESTION:])
+        return text.rsplit(". ", 1)[-1].rsplit("\n", 1)[-1]
 
     def put_back(self, passage: str) -> int:
         """Read a passage and the interrupted sentence again; returns how many tokens."""
-        sentence = self.newest().rsplit(". ", 1)[-1].rsplit("\n", 1)[-1]
-        ids = self._tokenizer.encode(f"\n\n{passage}\n\n{sentence}")
+        ids = self._tokenizer.encode(f"\n\n{passage}\n\n{self.newest()}")
         conversation = self._stream.conversation
         self._stream = replace(self._read(self._stream, ids), conversation=conversation)
         return len(ids)

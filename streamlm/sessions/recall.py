@@ -32,7 +32,8 @@ MARGIN = 24  # tokens by which a passage may grow to whole sentences
 NEAR = 8  # tokens around the middle of a lexical proposal in which attention may peak
 ENDS = (".", "!", "?", "\n", "”", '"')
 # What the shares of rare words and of rare pairs count, in units of the logarithm of attention.
-WORDS_WEIGHT, PAIRS_WEIGHT = 4.0, 2.0
+# Where no attention tells, pairs of common words must not outweigh a rare word.
+WITH_HEADS, WITHOUT_HEADS = (4.0, 2.0), (6.0, 1.0)
 # What a passage that is taken to answer has at least: its score, the nats by which the words that
 # it shares with the text are rarer than chance, and the share of the text's names and numbers.
 SURE, SURPRISE, NAMED = 0.3, 2.0, 0.5
@@ -109,8 +110,8 @@ def recall(
     scored = []
     for at, seen in proposed:
         ids = read(max(0, at - BEFORE), min(stop, at + AFTER))
-        shares = (each.terms.share(each.within(ids)) for each in (words, pairs))
-        scored.append((_score(seen, *shares), at))
+        shares = [each.terms.share(each.within(ids)) for each in (words, pairs)]
+        scored.append((_score(seen, shares, WITHOUT_HEADS if ask is None else WITH_HEADS), at))
     found: list[Recalled] = []
     for score, middle in sorted(scored, key=lambda each: (-each[0], each[1])):
         start, end, passage = passage_around(read, middle, stop, tokenizer)
@@ -172,12 +173,12 @@ class _Phrases:
         return np.concatenate(parts)
 
 
-def _score(attention: float, words: float, pairs: float) -> float:
+def _score(attention: float, shares: Sequence[float], weights: Sequence[float]) -> float:
     """0 to 1, from a place's attention and the shares of rare words and pairs in its passage."""
     if attention <= 0:
         return 0.0
-    weight = WORDS_WEIGHT * (words - 1) + PAIRS_WEIGHT * (pairs - 1)
-    score = math.exp((math.log(attention) + weight) / (WORDS_WEIGHT + PAIRS_WEIGHT))
+    missing = sum(weight * (share - 1) for share, weight in zip(shares, weights, strict=True))
+    score = math.exp((math.log(attention) + missing) / sum(weights))
     return min(1.0, score)  # masses may round to more than 1
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from benchmarks.archive_parts.report import figures_of, shares
 from benchmarks.archive_parts.segments import BY_WORDS, NOTHING, PASSAGE, RANDOM, WAYS, Places
 from benchmarks.archive_parts.segments_report import COMPARED, differences
 from benchmarks.archive_parts.stream import BANDS, TASKS, Asked, Planted, build, things
+from benchmarks.archive_parts.untold import untold
 from benchmarks.archive_parts.writing import AGAIN, ONE, Case, figures_of_writing, write
 from benchmarks.archive_parts.writing import WAYS as WAYS_OF_WRITING
 from streamlm.checkpoints.checkpoint import Checkpoint, load_checkpoint
@@ -50,6 +52,16 @@ def test_nothing_is_planted_twice() -> None:
     assert len({thing.cue for thing in every}) == len(every)
     for band in things(20):
         assert sorted(thing.task for thing in band) == sorted(TASKS * 20)
+
+
+def test_what_was_never_told_was_not_planted() -> None:
+    told = [Asked("2k", (0,), thing) for some in things(5) for thing in some]
+    never = [each.thing for each in untold(told, 5, 4)]
+    assert not {each.thing.cue for each in told} & {each.cue for each in never if each.cue}
+    people = {each.thing.cue.split("'s")[0] for each in told if each.thing.task == "numbers"}
+    assert not people & {each.cue.split("'s")[0] for each in never if each.task == "numbers"}
+    tasks = Counter(each.task for each in never)
+    assert tasks == {"numbers": 4, "names": 4, "pass keys": 4, "pairs": 4, "general": 20}
 
 
 @pytest.mark.usefixtures("near")
