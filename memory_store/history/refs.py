@@ -168,6 +168,19 @@ def all_pins(backend: Backend) -> dict[str, Commit]:
     return {name: _read_pin(backend, name) for name in sorted(filter(BRANCH.fullmatch, names))}
 
 
+def pinned(backend: Backend, name: str) -> Commit:
+    """The commit that a pin protects.
+
+    Raises:
+        ValueError: not a valid pin name.
+        NotFound: no pin has that name.
+        Corrupt: the pin is damaged.
+    """
+    if not backend.exists(pin_key(name)):
+        raise _no_pin(backend, name)
+    return _read_pin(backend, name)
+
+
 def add_pin(backend: Backend, name: str, commit: Commit) -> None:
     """Pin a commit.
 
@@ -201,8 +214,12 @@ def remove_pin(backend: Backend, name: str) -> None:
     """
     key = pin_key(name)
     if not backend.exists(key):
-        raise NotFound(f"{backend.name(key)}: no such pin. See pins().")
+        raise _no_pin(backend, name)
     backend.discard(key)
+
+
+def _no_pin(backend: Backend, name: str) -> NotFound:
+    return NotFound(f"{backend.name(pin_key(name))}: no such pin. See pins().")
 
 
 def _read_pin(backend: Backend, name: str) -> Commit:
