@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from streamlm.models.layers.llama_block import BLOCK, padding
 from streamlm.models.cache import Cache
+from streamlm.models.layers.llama_block import BLOCK, padding
 from streamlm.models.layers.packed import Digits, Int8Embedding, Int8Linear, has_int8_kernels
 from streamlm.models.llama import LlamaModel
 from streamlm.models.precision import add_step, choose_precision, is_packed, set_precision
