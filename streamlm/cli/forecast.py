@@ -107,19 +107,22 @@ def train_forecaster(
     reading = read(file, options, columns=columns)
     series = reading.series
     show_notes(reading, file)
-    config = default_config(
-        series,
-        model=model.value,
-        input_len=input_len,
-        label_len=label_len,
-        horizon=horizon,
-        d_model=d_model,
-        d_ff=d_ff,
-        learning_rate=learning_rate,
-        epochs=epochs,
-        patience=patience,
-        seed=seed,
-    )
+    try:
+        config = default_config(
+            series,
+            model=model.value,
+            input_len=input_len,
+            label_len=label_len,
+            horizon=horizon,
+            d_model=d_model,
+            d_ff=d_ff,
+            learning_rate=learning_rate,
+            epochs=epochs,
+            patience=patience,
+            seed=seed,
+        )
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
     reported: list[Epoch] = []
     windows = series.reserving(horizon).ends[0] - config.input_len - horizon + 1
     with (

@@ -67,7 +67,7 @@ def test_the_commands_refuse(
         ),
         (
             ["train", csv, "--out", tmp_path / "x", "--horizon", 300],
-            "too few for a horizon of 300",
+            "waves.csv: the series has 400 rows, too few for a horizon of 300",
         ),
         (["train", tmp_path / "no.csv", "--out", tmp_path / "x"], "no.csv"),
     ):
