@@ -110,11 +110,12 @@ class Load:
 
     def _undo(self) -> None:
         """Return to what was acknowledged; count it as lost if it is not there."""
-        if self.snapshot is None:
-            return
         path = f"/sessions/{self.name}"
         while True:
             try:
+                if self.snapshot is None:  # the first answer was lost: all of it is to be read
+                    self.client.delete(path)
+                    return
                 now = self.client.ask(path)["saved"]
                 if now["snapshot"] < self.snapshot:
                     self.lost += 1

@@ -118,6 +118,18 @@ class Client:
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise self._down(path, error) from None
 
+    def delete(self, path: str) -> None:
+        """Delete what may not be there.
+
+        Raises:
+            ServerDown, RuntimeError: as `ask`.
+        """
+        try:
+            self._open(path, None, method="DELETE").close()
+        except (OSError, http.client.HTTPException) as error:
+            if not isinstance(error, urllib.error.HTTPError) or error.code != 404:
+                raise self._down(path, error) from None
+
     def hang_up(self, fields: Any) -> None:
         """Begin a stream, and hang up behind its first event."""
         try:
@@ -126,10 +138,10 @@ class Client:
         except (OSError, http.client.HTTPException) as error:
             raise self._down("/v1/completions", error) from None
 
-    def _open(self, path: str, body: Any) -> Any:
+    def _open(self, path: str, body: Any, *, method: str | None = None) -> Any:
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         headers = {"Authorization": f"Bearer {self._key}"}
-        request = urllib.request.Request(self._address + path, data, headers)
+        request = urllib.request.Request(self._address + path, data, headers, method=method)
         return urllib.request.urlopen(request, timeout=TIMEOUT)
 
     def _down(self, path: str, error: Exception) -> Exception:

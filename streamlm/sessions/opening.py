@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from memory_store import Corrupt, Mismatch, NotFound, Retention
+from memory_store import Corrupt, Mismatch, NotFound, Retention, StoreError
 from streamlm.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from streamlm.config import check_whole
 from streamlm.sessions.live import LiveStream
@@ -68,8 +68,16 @@ def open_session(
     check_whole("save_every", save_every, least=1)
     if isinstance(model, Checkpoint) and settings:
         raise ValueError("settings for a model that is loaded; allowed: for one to be loaded")
-    new = create and not readonly and branch == "main" and not occupied(path)
-    existing = None if new else open_store(path)
+    may_begin = create and not readonly and branch == "main"
+    existing, nothing = None, None
+    if not may_begin or occupied(path):
+        try:
+            existing = open_store(path)
+        except NotFound as error:  # perhaps what a creation has left that was killed
+            if not may_begin:
+                raise
+            nothing = error
+    new = existing is None
     if isinstance(model, Checkpoint):
         checkpoint = model
     else:
@@ -82,7 +90,10 @@ def open_session(
     if existing is None:
         attributes: dict[str, Any] = recorded_attributes(checkpoint)
         attributes |= {"retention": asdict(retention)} if retention is not None else {}
-        store = create_store(path, attributes=attributes, fingerprints=checkpoint.fingerprints)
+        try:
+            store = create_store(path, attributes=attributes, fingerprints=checkpoint.fingerprints)
+        except StoreError as error:
+            raise nothing or error from None
     else:
         store = existing
     ref = store.head(branch)

@@ -146,9 +146,14 @@ def open_named(
     """
     path, branch = locate(shelf, name)
     if not create or branch != "main" or occupied(path):
-        store, _ = find(shelf, name)
-        if store.head(branch) is None and not (create and branch == "main"):
-            raise missing_branch(store, name)
+        begins = create and branch == "main"
+        try:
+            store, _ = find(shelf, name)
+            if store.head(branch) is None and not begins:
+                raise missing_branch(store, name)
+        except NotFound:  # perhaps what a creation has left that was killed
+            if not begins:
+                raise
     from streamlm.sessions.opening import RETENTION, open_session  # needs torch
 
     try:

@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
@@ -69,6 +70,17 @@ def test_a_store_that_fails(client: TestClient, monkeypatch: pytest.MonkeyPatch)
     position = begun.json()["session"]["position"]
     saved = client.post("/v1/completions", json=fields).json()
     assert saved["session"]["position"] == position + 9
+
+
+def test_what_a_killed_creation_has_left(client: TestClient, tmp_path: Path) -> None:
+    """An empty folder of the session's name is no obstacle; one with commits is not overwritten."""
+    (tmp_path / "sessions" / "s.zarr" / "commits").mkdir(parents=True)
+    assert client.get("/sessions/s").status_code == 404
+    assert client.post("/sessions/s/feed", content=b"Call me Ishmael. ").status_code == 200
+    damaged = tmp_path / "sessions" / "t.zarr" / "commits" / "one"
+    damaged.mkdir(parents=True)
+    answer = client.post("/sessions/t/feed", content=b"Call me Ishmael. ")
+    assert answer.status_code == 404 and "no session here" in answer.text and damaged.exists()
 
 
 def test_recall(client: TestClient, prose: Callable[..., str]) -> None:
