@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from memory_store.backend import Backend
-from memory_store.errors import os_errors
+from memory_store.errors import StoreError, os_errors
 from memory_store.format.header import Header, read_header
 from memory_store.format.names import branch_folder
 from memory_store.history import walk
@@ -88,7 +88,10 @@ class Store:
         fingerprints: Mapping[str, str] | None = None,
     ) -> Ref:
         """Write a snapshot and move the branch from `parent` to it; see `MemoryStore.commit`."""
-        with os_errors("committing", self.name):
+        # The lock keeps `gc` from what is written, and the session from being deleted meanwhile.
+        with os_errors("committing", self.name), self._backend.commits_lock(exclusive=False):
+            if parent is None:
+                self._check_same_session()
             return commit_snapshot(
                 snapshot,
                 self._commits,
@@ -96,6 +99,15 @@ class Store:
                 branch=branch,
                 parent=parent,
                 fingerprints=self.fingerprints if fingerprints is None else fingerprints,
+            )
+
+    def _check_same_session(self) -> None:
+        """Refuse to begin a branch in a session that was created in place of this one."""
+        found = read_header(self._backend).session
+        if found != self.session:
+            raise StoreError(
+                f"{self.name}: another session now: {found[:12]}…, not {self.session[:12]}…; "
+                "this one was deleted. Open it again."
             )
 
     def load(
@@ -233,6 +245,7 @@ class Store:
         with ExitStack() as stack, os_errors("deleting", self.name):
             for branch in self.branches():
                 stack.enter_context(self.writer(branch))
+            stack.enter_context(self._backend.commits_lock(exclusive=True))  # no commit meanwhile
             self._backend.delete()
 
 

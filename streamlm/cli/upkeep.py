@@ -6,10 +6,17 @@ from typing import Annotated
 
 import typer
 
-from memory_store import Retention, places
+from memory_store import NotFound, Retention, places
 from streamlm.cli.display import note, output
 from streamlm.cli.options import Json, Name, Store, check_store
-from streamlm.sessions.shelf import find, free_place, locate, missing_branch, place_of
+from streamlm.sessions.shelf import (
+    find,
+    free_place,
+    full_path,
+    locate,
+    missing_branch,
+    place_of,
+)
 from streamlm.units import size_text
 
 
@@ -178,6 +185,11 @@ def verify(name: Name, store: Store = "sessions", as_json: Json = False) -> None
 def recover(name: Name, store: Store = "sessions", as_json: Json = False) -> None:
     """Restore a damaged session to its newest intact state."""
     path, _ = locate(store, name)
+    if places.is_vacant_folder(path):
+        raise NotFound(
+            f"{full_path(path)} holds no session, only what an interrupted creation left; nothing "
+            f"was saved in it: feed {name.partition('@')[0]} again, or delete it"
+        )
     mended = places.repair_header(path) if places.occupied(path) else None
     opened, branch = find(store, name)
     found = opened.recover(branch)
