@@ -142,7 +142,7 @@ class Backend(Protocol):
         """Temporary files of interrupted writes, except drafts of commits."""
 
     def commits_lock(self, *, exclusive: bool) -> AbstractContextManager[object]:
-        """A lock on the set of commits: shared to reference one, `exclusive` to delete some.
+        """A lock on the set of commits: shared to write or reference one, `exclusive` to delete.
 
         A medium without locks returns one that excludes nobody.
         """

@@ -9,9 +9,11 @@ from shutil import rmtree
 from memory_store.backend import Backend
 from memory_store.backends.directory import DirectoryBackend, Durability
 from memory_store.backends.directory_draft import temporary
+from memory_store.backends.files import make_folder
 from memory_store.backends.object_client import is_url
 from memory_store.backends.object_storage import ObjectBackend
 from memory_store.errors import NotFound, StoreError, os_errors
+from memory_store.format.names import REFS
 from memory_store.media import DirectoryStore, ObjectStore
 from memory_store.store import Store
 from memory_store.types import JSON
@@ -141,10 +143,16 @@ def rename(where: Place, to: Place) -> None:
 def repair_header(where: Place) -> str | None:
     """Rewrite a damaged or missing `session.json`; see `recovery.recover_header`.
 
+    A missing folder of refs is created, for `Store.recover` to fill.
+
     Returns:
         A description of the damage, or None if there was none.
     """
-    return recover_header(_backend(where))
+    backend = _backend(where)
+    if isinstance(backend, DirectoryBackend):
+        with os_errors("repairing", backend.root):
+            make_folder(backend.root / REFS)
+    return recover_header(backend)
 
 
 def occupied(where: Place) -> bool:

@@ -4,6 +4,7 @@ import io
 import os
 import signal
 import sys
+import warnings
 from typing import Annotated
 
 import typer
@@ -60,8 +61,13 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
+def _warn(message: Warning | str, *_: object, **__: object) -> None:
+    note(_one_line(message), word="warning: ", style="yellow")
+
+
 def main() -> None:
     """Run the command line. An error is one line on standard error and a non-zero exit status."""
+    warnings.showwarning = _warn
     for number in (signal.SIGTERM, signal.SIGHUP):  # so that a running `feed` saves the session
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, _interrupt)
@@ -92,7 +98,7 @@ def _drop_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: Exception | str) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     text = " ".join(str(error).split()) or type(error).__name__

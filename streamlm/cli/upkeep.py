@@ -180,6 +180,14 @@ def verify(name: Name, store: Store = "sessions", as_json: Json = False) -> None
             f"{name}: verified {found.commits} commits and {found.refs} refs "
             f"({size_text(found.bytes)})"
         )
+    if found.unreferenced:
+        note(
+            f"{name}: no ref leads to {len(found.unreferenced)} of its newest commits: refs are "
+            f"lost, or a writer was killed; streamlm sessions recover {name} restores them",
+            word="error: ",
+            style="bold red",
+        )
+        raise typer.Exit(1)
 
 
 def recover(name: Name, store: Store = "sessions", as_json: Json = False) -> None:
@@ -195,9 +203,12 @@ def recover(name: Name, store: Store = "sessions", as_json: Json = False) -> Non
     found = opened.recover(branch)
     damage = [*([mended] if mended else []), *found.damage]
     if as_json:
-        print(json.dumps({"name": name, "position": found.head.position, "damage": damage}))
+        facts = {"position": found.head.position, "damage": damage, "found": found.found}
+        print(json.dumps({"name": name, **facts}))
         return
     for text in damage:
         note(text, word="lost: ", style="bold red")
-    state = "restored to" if damage else "intact, at"
+    for text in found.found:
+        note(text, word="found: ", style="bold")
+    state = "restored to" if damage or found.found else "intact, at"
     output.print(f"{name}: {state} token {found.head.position:,}")

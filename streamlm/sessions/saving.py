@@ -6,6 +6,7 @@ given immutable values only.
 
 import os
 import threading
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +38,7 @@ from streamlm.sessions.snapshots import stream_from_snapshot, stream_to_snapshot
 from streamlm.sessions.sources import FeedCursor
 
 COMMITTERS = 4  # commits that run at once
+SETTLING = 0.1  # seconds; longer than it takes to create the ref of a commit that is written
 
 
 @cache
@@ -323,6 +325,38 @@ class SessionStore:
         except StoreError as error:  # the commit itself has succeeded
             warnings.warn(f"old snapshots were not deleted: {error}", RuntimeWarning, stacklevel=2)
 
+    def newest(self, *, readonly: bool) -> Ref | None:
+        """The head of the branch; says so if commits after it are not reached by any ref.
+
+        Unless the session is read-only, they are taken up where it is plain that they belong here:
+        a writer was killed before it could create their refs, or the refs were lost.
+
+        Raises:
+            Corrupt: the branch "main" has lost its refs, and cannot be continued before `recover`.
+        """
+        if readonly:
+            taken, left = 0, self.store.continuing(self.branch)
+            if left:  # or they were just being written
+                time.sleep(SETTLING)
+                left = self.store.continuing(self.branch)
+        else:
+            result = self.store.take_up(self.branch)
+            taken, left = len(result.refs), list(result.left)
+        head = self.store.head(self.branch)
+        if taken and head is not None:
+            self._say(f"no ref led to {_snapshots(taken)}; restored, at token {head.position:,}")
+        if left:
+            at = 0 if head is None else head.position
+            self._say(
+                f"no ref leads to {_snapshots(len(left))} after token {at:,}: refs are lost, or a "
+                "writer was killed; `streamlm sessions recover` restores them"
+            )
+        return head
+
+    def _say(self, what: str) -> None:
+        name = getattr(self.store, "name", "session")
+        warnings.warn(f"{name}: branch {self.branch!r}: {what}", RuntimeWarning, stacklevel=3)
+
     # -- reading back -----------------------------------------------------------------------------
 
     def tokens(self, start: int, stop: int) -> np.ndarray:
@@ -394,6 +428,10 @@ class SessionStore:
             allowed = f"0 to {len(refs) - 1}, or an entry of history()"
             raise ValueError(f"snapshot = {snapshot}; allowed: {allowed}")
         return found
+
+
+def _snapshots(n: int) -> str:
+    return "1 snapshot" if n == 1 else f"{n} snapshots"
 
 
 def gc_is_due(seq: int, retention: Retention) -> bool:
