@@ -235,7 +235,8 @@ def _set_aside(backend: Backend, key: str, name: str) -> None:
 def recover_header(backend: Backend) -> str | None:
     """Rewrite a damaged or missing `session.json` from the newest commit of any branch.
 
-    If there are no refs, it is rewritten from the newest commit. The attributes of the session are lost; its id and its fingerprints are in every commit.
+    If there are no refs, it is rewritten from the newest commit of all. The attributes of the
+    session are lost; its id and its fingerprints are in every commit.
 
     Returns:
         A description of the damage, or None if there was none.

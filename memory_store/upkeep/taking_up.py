@@ -54,15 +54,10 @@ def _openable(commits: Commits, tip: Commit, base: Commit | None) -> list[Commit
     return line
 
 
-def damage_of(commits: Commits, commit: Commit, *, recent: int = RECENT) -> StoreError | None:
+def damage_of(commits: Commits, commit: Commit) -> StoreError | None:
     """What prevents a session from being opened at a commit, or None.
 
-    Opening needs the snapshot, and the ids of the newest tokens before it.
-
-    Args:
-        commits: the stored commits.
-        commit: the address of the snapshot.
-        recent: how many tokens must be readable, unless `gc` deleted them.
+    Opening needs the snapshot, and the ids of the newest tokens unless `gc` deleted them.
 
     Returns:
         `NotFound` if the snapshot was deleted by `gc`.
@@ -72,7 +67,7 @@ def damage_of(commits: Commits, commit: Commit, *, recent: int = RECENT) -> Stor
     except StoreError as error:
         return error
     try:
-        walk.tokens(commit, max(0, commit.position - recent), commit.position, commits)
+        walk.tokens(commit, max(0, commit.position - RECENT), commit.position, commits)
     except NotFound:  # deleted by gc, not damaged
         return None
     except StoreError as error:
