@@ -6,6 +6,7 @@ its names are never used as paths, and sizes are checked before memory is alloca
 
 import errno
 import os
+import stat
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -86,6 +87,8 @@ def import_session(path: str | os.PathLike[str], target: Backend) -> None:
     """
     source = Path(path).absolute()
     with os_errors("importing", source):
+        if not stat.S_ISREG(os.stat(source).st_mode):  # a device may have no end
+            raise NotFound(f"{source}: no session here, it is no regular file. Check the path.")
         try:
             with zipfile.ZipFile(source) as archive:
                 content = ZipBackend(archive, str(source))

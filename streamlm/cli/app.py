@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import warnings
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -68,6 +68,7 @@ def _warn(message: Warning | str, *_: object, **__: object) -> None:
 def main() -> None:
     """Run the command line. An error is one line on standard error and a non-zero exit status."""
     warnings.showwarning = _warn
+    _fill_descriptors()
     for number in (signal.SIGTERM, signal.SIGHUP):  # so that a running `feed` saves the session
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, _interrupt)
@@ -85,9 +86,30 @@ def main() -> None:
         _drop_output()
         sys.exit(1)
     except (StoreError, ValueError, TypeError, OSError, FloatingPointError) as error:
-        note(_one_line(error), word="error: ", style="bold red")
-        _drop_output()
-        sys.exit(1)
+        _fail(_one_line(error))
+    except MemoryError:
+        _fail("not enough memory")
+    except RuntimeError as error:  # of torch, which has no type for it on a CPU
+        if "allocate memory" not in str(error) and "out of memory" not in str(error):
+            raise
+        _fail("not enough memory for the model or its windows")
+
+
+def _fail(message: str) -> NoReturn:
+    note(message, word="error: ", style="bold red")
+    _drop_output()
+    sys.exit(1)
+
+
+def _fill_descriptors() -> None:
+    """Open closed standard streams on nothing: a file of a session must not take their numbers."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+    if sys.stdout is None:  # commands do their work although nobody reads what they print
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")
 
 
 def _drop_output() -> None:
