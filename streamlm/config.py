@@ -27,7 +27,7 @@ NEWER = {
 
 
 LENGTHS = ("segment_len", "memory_len", "compressed_len", "pinned_len", "projected_len", "factor")
-MOST_SLOTS = 2**24  # tokens of a window; the tables of positions are as long
+MOST_SLOTS = 2**20  # tokens of a window; the tables of positions are as long
 MOST_SIZE = 2**31 - 1  # of any other size; products of two fit 64 bits
 MOST_BINS = 64  # of an adaptive vocabulary
 MOST = 2**53 - 1  # of what is counted: tokens, passages; JSON holds no larger whole number

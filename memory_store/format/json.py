@@ -147,7 +147,7 @@ class Fields:
 
     def seconds(self, key: str) -> float:
         """A time, in seconds since 1970."""
-        value = self.value.get(key)
+        value: Any = self.value.get(key)
         if type(value) not in (int, float) or not 0 <= value <= MAX_TIME:
             raise self.corrupt(key, f"should be a time from 0 to {MAX_TIME} seconds")
         return float(value)
