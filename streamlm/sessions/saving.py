@@ -21,6 +21,7 @@ import numpy as np
 from memory_store import (
     Commit,
     Conflict,
+    Corrupt,
     Locked,
     LogRows,
     MemoryStore,
@@ -36,8 +37,11 @@ from streamlm.sessions.archive import Archive
 from streamlm.sessions.recent_tokens import TokenLog
 from streamlm.sessions.snapshots import stream_from_snapshot, stream_to_snapshot
 from streamlm.sessions.sources import FeedCursor
+from tokenizer.stream import StreamDecoder, StreamEncoder
 
 COMMITTERS = 4  # commits that run at once
+# What a forged or a foreign state raises where it is put together.
+NO_STATE = (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError)
 SETTLING = 0.1  # seconds; longer than it takes to create the ref of a commit that is written
 
 
@@ -359,23 +363,49 @@ class SessionStore:
 
     # -- reading back -----------------------------------------------------------------------------
 
+    def _ids(self, source: Ref | Commit, start: int, stop: int) -> np.ndarray:
+        """Stored token ids, int32; Corrupt if one is not of the vocabulary."""
+        ids = self.store.tokens(source, start, stop)
+        if len(ids) and not 0 <= ids.min() <= ids.max() < self._checkpoint.model.config.vocab_size:
+            place = getattr(self.store, "name", "the store")
+            raise Corrupt(
+                f"{place}: the tokens {start} to {stop} are not of this vocabulary. Open it with "
+                "the version that wrote it."
+            )
+        return ids
+
     def tokens(self, start: int, stop: int) -> np.ndarray:
         """The token ids at [start, stop), saved or not, int32."""
         saved = self.saved.position if self.saved is not None else 0
         unsaved = self.log.take(max(start, saved), stop)
         if self.saved is None or start >= saved:
             return unsaved
-        stored = self.store.tokens(self.saved, start, min(stop, saved))
+        stored = self._ids(self.saved, start, min(stop, saved))
         return np.concatenate([stored, unsaved])
 
     def load(self, source: Ref | Commit) -> tuple[TextStream, FeedCursor | None]:
-        """The stream of a commit, and the cursor of the `feed` that it interrupted, if any."""
+        """The stream of a commit, and the cursor of the `feed` that it interrupted, if any.
+
+        Raises:
+            memory_store.Corrupt: also if the snapshot is sound, but holds no state of a session.
+        """
         snapshot = self.store.load(source, fingerprints=self._checkpoint.fingerprints)
-        cursor: Any = snapshot.attributes["reading"]
         start = max(0, snapshot.position - REPETITION_WINDOW)
-        recent = self.store.tokens(source, start, snapshot.position)
-        stream = stream_from_snapshot(snapshot, self._checkpoint.model, recent=recent)
-        return stream, FeedCursor(**cursor) if cursor else None
+        recent = self._ids(source, start, snapshot.position)
+        tokenizer = self._checkpoint.tokenizer
+        try:
+            cursor: Any = snapshot.attributes["reading"]
+            stream = stream_from_snapshot(snapshot, self._checkpoint.model, recent=recent)
+            StreamEncoder(tokenizer, state=stream.tail)
+            StreamDecoder(tokenizer, state=stream.cut)
+            stream.generator()
+            return stream, FeedCursor.from_json(cursor) if cursor else None
+        except NO_STATE as error:
+            place = getattr(self.store, "name", "the store")
+            raise Corrupt(
+                f"{place}: branch {self.branch!r} does not hold a state of this kind of session "
+                f"({error!r}). Open it with the version that wrote it."
+            ) from error
 
     def replay(self, head: Ref, start: int, stop: int) -> tuple[TextStream, np.ndarray]:
         """The stream at the last snapshot at or before `start`, and the ids from there to `stop`.
@@ -384,7 +414,7 @@ class SessionStore:
             head: a snapshot at or after `stop`.
         """
         commit = self.store.nearest(head, max(0, start))
-        return self.load(commit)[0], self.store.tokens(head, commit.position, stop)
+        return self.load(commit)[0], self._ids(head, commit.position, stop)
 
     def replay_recent(self, position: int, length: int) -> tuple[TextStream, np.ndarray]:
         """`replay` from `length` tokens before the newest snapshot to the session's `position`."""
@@ -406,7 +436,7 @@ class SessionStore:
         if not is_whole(position) or not 0 <= position <= head.position:
             raise ValueError(f"tokens = {position}; allowed: 0 to {head.position}")
         commit = self.store.nearest(head, position)
-        return commit, self.store.tokens(head, commit.position, position)
+        return commit, self._ids(head, commit.position, position)
 
     def find(self, snapshot: Ref | int | None, time: datetime | float | None) -> Ref:
         """The entry of the branch's history given by itself, by its number or by a time.
