@@ -4,6 +4,7 @@ import io
 import os
 import signal
 import sys
+import time
 import warnings
 from typing import Annotated, NoReturn
 
@@ -57,8 +58,32 @@ def _top(
     return_freed_memory()
 
 
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
+BURST = 0.5  # seconds; further signals within them are part of the first
+
+
+class _Interrupts:
+    """The handler of signals: the first of a burst is a KeyboardInterrupt, so that `feed` saves."""
+
+    def __init__(self) -> None:
+        self._newest = -BURST
+        self._ending = False
+
+    def __call__(self, *_: object) -> None:
+        now = time.monotonic()
+        if not self._ending and now - self._newest >= BURST:
+            self._newest = now
+            raise KeyboardInterrupt
+
+    def install(self) -> None:
+        """Handle the signals that nobody handles or ignores."""
+        unhandled = (signal.SIG_DFL, signal.default_int_handler)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) in unhandled:
+                signal.signal(number, self)
+
+    def end(self) -> None:
+        """Ignore signals while the process ends: everything is saved."""
+        self._ending = True
 
 
 def _warn(message: Warning | str, *_: object, **__: object) -> None:
@@ -69,15 +94,15 @@ def main() -> None:
     """Run the command line. An error is one line on standard error and a non-zero exit status."""
     warnings.showwarning = _warn
     _fill_descriptors()
-    for number in (signal.SIGTERM, signal.SIGHUP):  # so that a running `feed` saves the session
-        if signal.getsignal(number) == signal.SIG_DFL:
-            signal.signal(number, _interrupt)
+    interrupts = _Interrupts()
+    interrupts.install()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # the terminal may lack characters
     try:
         try:
             app()
         finally:
+            interrupts.end()
             if sys.stdout:  # report a full disk or a closed pipe now, not as Python exits
                 sys.stdout.flush()
     except KeyboardInterrupt:

@@ -25,6 +25,7 @@ from tokenizer import load_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = "Call me Ishmael. Some years ago, never mind how long precisely, I went to sea. "
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LIMIT = 60  # seconds that a command may take on a busy machine
 
 
@@ -80,6 +81,7 @@ def command(*arguments: object, stdin: bytes = b"") -> Outcome:
     """Run `streamlm` with arguments, as a shell would."""
     out, err, fault, status = io.StringIO(), io.StringIO(), None, 0
     given = io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8")
+    handled = {number: signal.getsignal(number) for number in SIGNALS}
     with (
         patch.object(sys, "argv", ["streamlm", *map(str, arguments)]),
         patch.object(sys, "stdin", given),
@@ -95,6 +97,8 @@ def command(*arguments: object, stdin: bytes = b"") -> Outcome:
             fault = f"endless after {LIMIT} s"
         except BaseException:
             fault = traceback.format_exc()
+    for number, handler in handled.items():
+        signal.signal(number, handler)
     if fault is None and "Traceback" in err.getvalue():
         fault = err.getvalue()
     return Outcome(status, out.getvalue(), err.getvalue(), fault)
