@@ -17,7 +17,7 @@ NEWER_STAMP := $(NEWER)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help .venv .venv-parity quickstart demo test test-rounding test-browser parity lint format bench clean FORCE
+.PHONY: help .venv .venv-parity quickstart demo test test-rounding test-browser soak parity lint format bench clean FORCE
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[.a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -65,7 +65,10 @@ test-rounding: $(STAMP) ## Run the numerical tests as other processors would rou
 test-browser: $(STAMP) ## Visit the demo with a Chromium, where there is one
 	@$(RUN) $(PYTEST) -m browser tests/ $(ARGS)
 
-.venv-parity: $(PARITY_STAMP)
+.venv-soak: $(STAMP) ## Kill, race, damage and forge sessions for an hour or more (ARGS="--kills 100")
+	@$(RUN) -m tests.soak $(ARGS)
+
+parity: $(PARITY_STAMP)
 
 $(PARITY_STAMP): parity-requirements.txt
 	@echo "==> Creating $(PARITY) with the implementations to compare with (a minute or two)"
