@@ -17,10 +17,10 @@ NEWER_STAMP := $(NEWER)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help .venv .venv-parity quickstart demo test test-rounding test-browser soak parity lint format bench clean FORCE
+.PHONY: help .venv .venv-parity quickstart demo test test-benchmarks test-rounding test-browser soak parity lint format bench clean FORCE
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[.a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[.a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
 
 .venv: $(STAMP) ## Create .venv and install streamlm into it (PYTHON=python3.12 to choose)
 
@@ -48,7 +48,10 @@ quickstart: $(STAMP) ## Run the README's quick start, on a CPU
 	@$(RUN) -m streamlm.quickstart $(ARGS)
 
 test: $(STAMP) ## Run the test suite (ARGS="-m 'not slow'" passes options to pytest)
-	@$(RUN) $(PYTEST) -n auto --dist loadfile -m 'not browser' tests/ $(ARGS)
+	@$(RUN) $(PYTEST) -n auto --dist loadfile -m 'not browser' --ignore tests/benchmarks tests/ $(ARGS)
+
+test-benchmarks: $(STAMP) ## Run the tests of the benchmark commands, in small
+	@$(RUN) $(PYTEST) tests/benchmarks $(ARGS)
 
 # What depends on the last bits of products. Processors round differently; a test must not care. Of the
 # invariants, which take long, those whose promise is to the bit.

@@ -1,9 +1,10 @@
-"""Settings of glibc's allocator for large freed blocks, such as tensors.
+"""Settings for constant memory: of glibc's allocator, and of oneDNN's cache of kernels.
 
 They affect the whole process, so programs call them, and the library does not.
 """
 
 import ctypes
+import os
 
 # Parameters of glibc's mallopt(3), from its malloc.h.
 TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD, MMAP_MAX = -1, -2, -3, -4
@@ -33,6 +34,15 @@ def return_freed_memory() -> bool:
         False without glibc, where nothing is changed.
     """
     return _set((MMAP_THRESHOLD, 1 << 23), (TRIM_THRESHOLD, 1 << 25))
+
+
+def keep_few_kernels() -> None:
+    """Make oneDNN keep the last 128 kernels it compiled, not 1,024. Call it before torch computes.
+
+    A model in bfloat16 has a few kernels for each number of tokens that is read at once, of up to
+    1 MB each: without this, the process grows by some hundred MB as it meets one after the other.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
 
 
 def _set(*settings: tuple[int, int]) -> bool:

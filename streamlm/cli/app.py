@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from memory_store import StoreError
-from streamlm.cli.allocator import return_freed_memory
+from streamlm.cli.allocator import keep_few_kernels, return_freed_memory
 from streamlm.cli.chat import chat
 from streamlm.cli.demo import demo
 from streamlm.cli.display import note
@@ -56,6 +56,7 @@ def _top(
     ] = False,
 ) -> None:
     return_freed_memory()
+    keep_few_kernels()
 
 
 BURST = 0.5  # seconds; further signals within them are part of the first

@@ -327,7 +327,10 @@ class Model(nn.Module, ABC):
             result = result.float().masked_fill(send(wanted < 0, hidden.device), 0)
         else:
             logits, wanted = self.logits(rows).float(), send(wanted, hidden.device)
-            result = -F.cross_entropy(logits, wanted, ignore_index=-100, reduction="none")
+            if torch.is_grad_enabled():
+                result = -F.cross_entropy(logits, wanted, ignore_index=-100, reduction="none")
+            else:
+                result = _log_softmax_at(wanted, logits)
         return result.view(targets.shape)
 
     def hidden(
@@ -423,3 +426,14 @@ def _inverse(order: Sequence[int]) -> list[int]:
     for place, row in enumerate(order):
         places[row] = place
     return places
+
+
+def _log_softmax_at(ids: Tensor, logits: Tensor) -> Tensor:
+    """Log-softmax of `logits` [N, V] at `ids` [N], 0 at -100: [N]. Overwrites `logits`.
+
+    Without a second [N, V], which is the largest tensor of scoring: allocated and freed for every
+    segment, it makes the heap grow and shrink, and each page of it is zeroed anew.
+    """
+    logits -= logits.amax(dim=-1, keepdim=True)
+    chosen = logits.gather(1, ids.clamp(min=0)[:, None])[:, 0]
+    return (chosen - logits.exp_().sum(dim=-1).log_()).masked_fill_(ids < 0, 0)

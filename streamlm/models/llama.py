@@ -240,6 +240,11 @@ class LlamaModel(CompressedModel):
         bias = bias.masked_fill(~mask, -torch.inf)
         return bias.repeat(1, 1, self.config.n_heads // self.config.n_kv_heads, 1)
 
+    def fixes_columns(self, state: State, t: int) -> bool:
+        """Also where each shape of a product is compiled: see `llama_block.padding`."""
+        compiled = self.attention_dtype == torch.bfloat16 and self.device.type == "cpu"
+        return compiled or super().fixes_columns(state, t)
+
     def project_new(self, index: int, x: Tensor, call: Call) -> Projected:
         """Rotated queries, slots, and rotated keys and values."""
         block, context = cast(LlamaBlock, self.layers[index]), call.context

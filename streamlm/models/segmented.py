@@ -218,8 +218,8 @@ class SegmentedModel(Model):
         writer = None if training else CacheWriter(self._cache_of(state, cache), state, x.shape[1])
         past_len, t = self._past_columns(state, writer), x.shape[1]
         n_keys = n_real = past_len + max(state.length) + t
-        if writer is not None and self.reads_any_phase and (t == 1 or not state.aligned):
-            n_keys = past_len + self.config.segment_len  # fixed shape for single tokens
+        if writer is not None and self.reads_any_phase and self.fixes_columns(state, t):
+            n_keys = past_len + self.config.segment_len
         call = Call(
             state, t, n_keys, self.derived(), want_weights=self.config.wants_usage or bool(observe)
         )
@@ -262,6 +262,10 @@ class SegmentedModel(Model):
         if writer is not None:
             writer.cache.follow(after, self.frozen)
         return x, after
+
+    def fixes_columns(self, state: State, t: int) -> bool:
+        """Whether t tokens attend over all columns, so that products have the same shape."""
+        return t == 1 or not state.aligned
 
     def _received(self, weights: Tensor, past_len: int) -> Tensor:
         """Attention received by memory slots, mean over heads, sum over queries: [B, M]."""

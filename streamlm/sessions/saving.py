@@ -203,11 +203,12 @@ class SessionStore:
         if self._archive is not None:
             snapshot = replace(snapshot, logs=self._archive.rows(stream.state, start))
 
+        # The empty beginning is a snapshot too: any position can be rewound to. Made here: threads
+        # that commit do not use the model.
+        empty = self._empty() if parent is None and position else None
+
         def commit() -> Ref:
-            before = parent
-            if before is None and position:
-                # The empty beginning is a snapshot too: any position can be rewound to.
-                before = self._commit(self._empty(), None)
+            before = parent if empty is None else self._commit(empty, None)
             ref = self._commit(snapshot, before)
             self._collect_garbage(ref)
             return ref

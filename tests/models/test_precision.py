@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
+from streamlm.models.layers.llama_block import BLOCK, padding
 from streamlm.models.layers.packed import Digits, Int8Embedding, Int8Linear, has_int8_kernels
 from streamlm.models.llama import LlamaModel
 from streamlm.models.precision import add_step, choose_precision, is_packed, set_precision
@@ -208,6 +210,32 @@ def test_bfloat16_and_float32_convert_in_place() -> None:
     assert 0 < largest_difference(found.float(), wanted) < 0.25 * float(wanted.std())
     assert set_precision(model, "float32") == "float32"
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+
+
+def test_attention_in_bfloat16_has_few_shapes() -> None:
+    """oneDNN keeps a kernel for each: pieces of all lengths must not add up to hundreds."""
+    assert len({n + padding(n) for n in range(1, BLOCK + 1)}) <= 26
+    assert all(0 <= 4 * padding(n) <= n for n in range(1, BLOCK + 1))
+    shape = {**LLAMAS["mean"], "segment_len": 32, "memory_len": 32, "compressed_len": 8}
+    model: LlamaModel = tiny_model(dtype=torch.float32, **shape)
+    set_precision(model, "bfloat16")
+    shapes: set[tuple[torch.Size, ...]] = set()
+
+    class Record(TorchFunctionMode):
+        def __torch_function__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            if func in (torch.baddbmm, torch.bmm):
+                shapes.add(tuple(each.shape for each in args if isinstance(each, Tensor)))
+            return func(*args, **(kwargs or {}))
+
+    with torch.no_grad(), Record():
+        for n in range(1, 32):
+            state = model.init_state(1)
+            for piece in (n, 32 - n):
+                _, state = model(random_tokens(model, piece), state)
+    pairs = 2 * len({2 * n + padding(2 * n) for n in range(1, 33)})
+    assert shapes and len(shapes) <= pairs < 2 * 31
 
 
 def test_auto_is_a_precision_of_this_processor() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import streamlm
 from memory_store import Corrupt, DirectoryStore
@@ -277,11 +278,12 @@ def talk(session):
 """
 RESUME = """
 import json, sys
-import streamlm
+import streamlm, torch
 from tests.support import shape_rounding
 from tests.support.chats import load_chat
 shape_rounding.inherit()
-path, folder = sys.argv[1:]
+path, folder, threads = sys.argv[1:]
+torch.set_num_threads(int(threads))
 with streamlm.open(path, load_chat(folder), create=False) as session:
     print(json.dumps([session.conversation.to_json(), talk(session)]))
 """
@@ -305,7 +307,10 @@ def test_resuming_in_another_process(
             assert names["talk"](other) == wanted[1]
         session.rewind(snapshot=saved)
     ended = subprocess.run(
-        [sys.executable, "-c", TALK + RESUME, str(tmp_path / "s.zarr"), str(folder)],
+        [
+            *(sys.executable, "-c", TALK + RESUME),
+            *(str(tmp_path / "s.zarr"), str(folder), str(torch.get_num_threads())),
+        ],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
