@@ -68,10 +68,7 @@ test-rounding: $(STAMP) ## Run the numerical tests as other processors would rou
 test-browser: $(STAMP) ## Visit the demo with a Chromium, where there is one
 	@$(RUN) $(PYTEST) -m browser tests/ $(ARGS)
 
-.venv-soak: $(STAMP) ## Kill, race, damage and forge sessions for an hour or more (ARGS="--kills 100")
-	@$(RUN) -m tests.soak $(ARGS)
-
-parity: $(PARITY_STAMP)
+.venv-parity: $(PARITY_STAMP)
 
 $(PARITY_STAMP): parity-requirements.txt
 	@echo "==> Creating $(PARITY) with the implementations to compare with (a minute or two)"
@@ -88,6 +85,9 @@ $(NEWER_STAMP): parity-newer-requirements.txt constraints.txt
 	@$(NEWER)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile \
 	    --only-binary :all: -r parity-newer-requirements.txt
 	@touch $@
+
+soak: $(STAMP) ## Kill, race, damage and forge sessions for an hour or more (ARGS="--kills 100")
+	@$(RUN) -m tests.soak $(ARGS)
 
 parity: $(PARITY_STAMP) $(NEWER_STAMP) ## Compare with other implementations: tensors, token ids
 	@STREAMLM_PARITY=1 $(PARITY)/bin/python $(PYTEST) -p no:cacheprovider \
