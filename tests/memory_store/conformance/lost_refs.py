@@ -245,9 +245,9 @@ class LostRefsConformance:
             rival._refs.publish(branch, seq, commit, through=rival._backend)
             return publish(branch, seq, commit, through=rival._backend)
 
-        monkeypatch.setattr(store._refs, "publish", late)
-        ref = following(store, refs[-1])
-        monkeypatch.undo()
+        with monkeypatch.context() as patch:
+            patch.setattr(store._refs, "publish", late)
+            ref = following(store, refs[-1])
         assert store.head("main") == ref
         assert place.open().verify().commits == 3
         with pytest.raises(Conflict):
