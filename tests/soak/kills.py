@@ -15,7 +15,7 @@ from tests.soak.commands import TEXT, Tally, limited
 ROUNDS = 400  # feeds that a process makes unless it is killed before
 
 
-def kills(folder: Path, model: Checkpoint, count: int, seed: int, *, most: float = 0.2) -> Tally:
+def kills(folder: Path, model: Checkpoint, count: int, seed: int, *, most: float = 1.0) -> Tally:
     """Kill `count` processes, each within `most` seconds of its start; half of them at creation.
 
     What was acknowledged is there afterwards; the name is free, or the session goes on.
