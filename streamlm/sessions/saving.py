@@ -25,6 +25,7 @@ from memory_store import (
     Locked,
     LogRows,
     MemoryStore,
+    NotFound,
     Ref,
     Retention,
     Snapshot,
@@ -364,6 +365,21 @@ class SessionStore:
 
     # -- reading back -----------------------------------------------------------------------------
 
+    def _newest_ids(self, source: Ref | Commit, position: int) -> np.ndarray:
+        """The ids that the repetition penalty applies to; fewer if `gc` deleted older ones."""
+        low, high = max(0, position - REPETITION_WINDOW), position
+        start = low
+        while True:
+            try:
+                ids = self._ids(source, start, position)
+            except NotFound:
+                low = start + 1
+            else:
+                if start == low:
+                    return ids
+                high = start
+            start = (low + high) // 2
+
     def _ids(self, source: Ref | Commit, start: int, stop: int) -> np.ndarray:
         """Stored token ids, int32; Corrupt if one is not of the vocabulary."""
         ids = self.store.tokens(source, start, stop)
@@ -391,8 +407,7 @@ class SessionStore:
             memory_store.Corrupt: also if the snapshot is sound, but holds no state of a session.
         """
         snapshot = self.store.load(source, fingerprints=self._checkpoint.fingerprints)
-        start = max(0, snapshot.position - REPETITION_WINDOW)
-        recent = self._ids(source, start, snapshot.position)
+        recent = self._newest_ids(source, snapshot.position)
         tokenizer = self._checkpoint.tokenizer
         try:
             cursor: Any = snapshot.attributes["reading"]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import streamlm
-from memory_store import Corrupt, DirectoryStore, Snapshot
+from memory_store import Corrupt, DirectoryStore, Retention, Snapshot
 from streamlm.checkpoints.checkpoint import Checkpoint
 from tests.support.command_line import CommandLine
 from tests.support.stores import where
@@ -170,3 +170,16 @@ def test_a_date_that_no_calendar_has(kept: CommandLine, tmp_path: Path) -> None:
     found = kept("sessions", "list")
     assert found.status == 1 and found.out.splitlines()[1].startswith("s ")
     assert "created should be a time" in found.err
+
+
+@pytest.mark.parametrize("tokens", [1, 5, 40])
+def test_a_session_that_forgot_its_tokens_opens(path: Path, tiny: Checkpoint, tokens: int) -> None:
+    with streamlm.open(path, tiny) as session:
+        before = session.position
+        list(session.generate(max_tokens=tokens))
+        digest, position = session.state.digest(), session.position
+    DirectoryStore.open(path).gc(Retention(last=1, log=False))
+    with streamlm.open(path, tiny) as session:
+        assert (session.position, session.state.digest()) == (position, digest)
+        assert 0 < len(session._live.stream.recent) <= position - before + 32
+        list(session.generate(max_tokens=2, repetition_penalty=1.2))
