@@ -48,7 +48,8 @@ quickstart: $(STAMP) ## Run the README's quick start, on a CPU
 	@$(RUN) -m streamlm.quickstart $(ARGS)
 
 test: $(STAMP) ## Run the test suite (ARGS="-m 'not slow'" passes options to pytest)
-	@$(RUN) $(PYTEST) -n auto --dist loadfile -m 'not browser' --ignore tests/benchmarks tests/ $(ARGS)
+	@$(RUN) $(PYTEST) -n auto --dist loadfile -m 'not browser' --ignore tests/benchmarks \
+	    tests/ integrations/ $(ARGS)
 
 test-benchmarks: $(STAMP) ## Run the tests of the benchmark commands, in small
 	@$(RUN) $(PYTEST) tests/benchmarks $(ARGS)

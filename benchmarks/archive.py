@@ -4,6 +4,7 @@ python -m benchmarks.archive text --out runs/planted.txt        # books with thi
 streamlm feed runs/planted.txt --session planted --model smollm2    # an hour of one core
 python -m benchmarks.archive ask --session sessions/planted.zarr --out runs/asked.jsonl
 python -m benchmarks.archive segments --session sessions/planted.zarr --out runs/segments.jsonl
+python -m benchmarks.archive writing --session sessions/planted.zarr --out runs/writing.jsonl
 """
 
 import argparse
@@ -27,6 +28,13 @@ from benchmarks.archive_parts.segments import Places, read_scored
 from benchmarks.archive_parts.segments import measure as measure_segments
 from benchmarks.archive_parts.segments_report import differences, show_differences
 from benchmarks.archive_parts.stream import TASKS, Asked, build
+from benchmarks.archive_parts.writing import (
+    cases,
+    figures_of_writing,
+    measure_writing,
+    read_rows,
+    show_writing,
+)
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.cli.display import bar, output
 from streamlm.lab.results import write_results
@@ -102,6 +110,25 @@ def recall_at_segments(options: argparse.Namespace, checkpoint: Checkpoint) -> N
         measure_segments(
             places, options.out, n=options.places, advance=lambda n: progress.advance(task, n)
         )
+
+
+def recall_while_writing(
+    options: argparse.Namespace, checkpoint: Checkpoint, asked: Sequence[Asked]
+) -> None:
+    """Let a model write with recall before the prompt and while it writes; report the answers."""
+    torch.set_num_threads(options.threads)
+    chosen = cases(asked, options.cases)
+    with (
+        streamlm.open(options.session, checkpoint, readonly=True) as session,
+        bar("writing", total=len(chosen)) as (progress, task),
+    ):
+        measure_writing(session, chosen, options.out, advance=lambda n: progress.advance(task, n))
+    found = figures_of_writing(read_rows([options.out]))
+    settings = {"model": checkpoint.name, "cases": options.cases}
+    write_results(
+        options.results / "archive-writing.json", settings=settings, figures={"writing": found}
+    )
+    show_writing(found)
 
 
 def two_levels(options: argparse.Namespace, checkpoint: Checkpoint, asked: Sequence[Asked]) -> None:
@@ -198,6 +225,12 @@ def main(arguments: list[str] | None = None) -> None:
     levels.add_argument("--cases", type=int, default=5, help="of each task in each band")
     levels.add_argument("--out", type=Path, required=True)
     levels.add_argument("--results", type=Path, default=Path("benchmarks/results"))
+    writing = commands.add_parser("writing", help="recall while writing")
+    writing.add_argument("--session", type=Path, required=True, help="its store")
+    writing.add_argument("--threads", type=int, default=1)
+    writing.add_argument("--cases", type=int, default=10, help="of each kind")
+    writing.add_argument("--out", type=Path, required=True, help="cases in it are left out")
+    writing.add_argument("--results", type=Path, default=Path("benchmarks/results"))
     for name, about in (
         ("segments-report", "what recall at each segment changes"),
         ("prompts-report", "what recall before prompts changes, of `ask --plan prompts`"),
@@ -205,7 +238,7 @@ def main(arguments: list[str] | None = None) -> None:
         each = commands.add_parser(name, help=about)
         each.add_argument("outcomes", type=Path, nargs="+")
         each.add_argument("--out", type=Path, default=Path("benchmarks/results"))
-    for each in (text, asking, costs, segments, levels):
+    for each in (text, asking, costs, segments, levels, writing):
         each.add_argument("--data", type=Path, default=Path("data/books/test.txt.xz"))
         each.add_argument("--model", default="smollm2")
         each.add_argument("--tokens", type=int, default=1_000_000, help="of books")
@@ -230,6 +263,8 @@ def main(arguments: list[str] | None = None) -> None:
         if options.plan == "books":
             asked = book_questions(planted, checkpoint.tokenizer)
         measure(options, checkpoint, asked)
+    elif options.command == "writing":
+        recall_while_writing(options, checkpoint, asked)
     elif options.command == "levels":
         two_levels(options, checkpoint, asked)
     else:

@@ -23,8 +23,10 @@ from torch.nn import functional as F
 from streamlm.checkpoints.checkpoint import choose_device
 from streamlm.cli.display import bar, note, output
 from streamlm.forecast.config import MODELS, ForecastConfig
-from streamlm.forecast.series import Scale, Series, Windows, time_marks
-from streamlm.forecast.training import Epoch, Forecaster, train
+from streamlm.forecast.forecaster import Forecaster
+from streamlm.forecast.reading import load
+from streamlm.forecast.series import Scale, Series, Windows
+from streamlm.forecast.training import Epoch, train
 from streamlm.lab.results import usable_cores, write_results
 from streamlm.plots.style import BLUE, GREEN, GREY, ORANGE, SKY, panels, save
 
@@ -60,7 +62,7 @@ def config_of(
     return ForecastConfig(
         model=model,
         columns=names,
-        n_marks=time_marks(series.dates[:1], series.step).shape[1],
+        n_marks=series.n_marks,
         input_len=input_len,
         label_len=label_len,
         horizon=horizon,
@@ -224,7 +226,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads or usable_cores())
     device = choose_device(options.device)
-    rows = cells(options, Series.load(options.data), device)
+    rows = cells(options, load(options.data), device)
     settings = {
         "full": options.full,
         "seeds": options.seeds,

@@ -1,16 +1,20 @@
 """Many sessions on one model: tokens a second together, latency beside a reader, memory.
 
     python -m benchmarks.serve                  # the bundled model, 1 to 64 sessions
-    python -m benchmarks.serve --model smollm2 --sessions 1 4 16 --tokens 32
+    python -m benchmarks.serve --model smollm2 --read 128 --tokens 32 --parts throughput \
+        --llama-server llama-server --out benchmarks/results/serve-smollm2.json
 
 Sessions have each read another part of a book, and so stand in different phases. Each count writes
 with the engine and, in turns with it, one session after the other without. Time is processor time.
+llama.cpp's server, with the same file, threads, sampling and tokens, writes as many sequences in as
+many slots in the same rounds; its time is that of its process, HTTP included.
 """
 
 import argparse
 import os
 import statistics
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +22,9 @@ import torch
 from rich.table import Table
 
 import streamlm
+from benchmarks.tools.llama_server import LlamaServer
 from streamlm.checkpoints.checkpoint import Checkpoint
+from streamlm.checkpoints.sources import find_model
 from streamlm.cli.display import bar, output
 from streamlm.engine import Engine
 from streamlm.lab.results import write_results
@@ -26,17 +32,23 @@ from streamlm.sessions.session import Session
 
 BOOK = Path(streamlm.__file__).parent / "assets" / "books" / "beyond-the-city.txt"
 READ = 400  # tokens that session n has read, and n more
+PARTS = ("memory", "throughput", "latency")
 LATENCY_ROWS, LATENCY_TOKENS = 16, 16
 
 
-def prepared(checkpoint: Checkpoint, n: int, text: str) -> list[Session]:
+def prompts(checkpoint: Checkpoint, n: int, text: str, *, read: int) -> list[list[int]]:
+    """Token ids of different parts of a book, each of another length."""
+    ids = checkpoint.tokenizer.encode(text).tolist()
+    starts = [37 * index % (len(ids) - read - n) for index in range(n)]
+    return [ids[start : start + read + index] for index, start in enumerate(starts)]
+
+
+def prepared(checkpoint: Checkpoint, n: int, text: str, *, read: int = READ) -> list[Session]:
     """Sessions that have read different parts of a book."""
     sessions = []
-    ids = checkpoint.tokenizer.encode(text)
-    for index in range(n):
+    for ids in prompts(checkpoint, n, text, read=read):
         session = Session(checkpoint)
-        start = 37 * index % (len(ids) - READ - n)
-        session.feed(checkpoint.tokenizer.decode(ids[start : start + READ + index]))
+        session.feed(checkpoint.tokenizer.decode(ids))
         sessions.append(session)
     return sessions
 
@@ -63,30 +75,53 @@ def together(engine: Engine, sessions: list[Session], tokens: int) -> float:
 
 
 def throughput(
-    checkpoint: Checkpoint, counts: list[int], tokens: int, rounds: int, text: str
+    checkpoint: Checkpoint, counts: list[int], text: str, options: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """Both ways, in turns, for each count of sessions."""
-    found = []
+    """All ways, in turns, for each count of sessions."""
+    found, tokens, rounds, read = [], options.tokens, options.rounds, options.read
     with bar("writing", total=len(counts) * rounds) as (progress, task):
         for n in counts:
-            sessions, alone, served = prepared(checkpoint, n, text), [], []
-            with Engine(checkpoint, rows=n) as engine:
+            sessions = prepared(checkpoint, n, text, read=read)
+            asked = prompts(checkpoint, n, text, read=read)
+            alone, served, peer = list[float](), list[float](), list[float]()
+            with ExitStack() as stack:
+                engine = stack.enter_context(Engine(checkpoint, rows=n))
+                server = None
+                if options.llama_server is not None:
+                    server = stack.enter_context(
+                        LlamaServer(
+                            options.llama_server,
+                            find_model(options.model).path,
+                            threads=options.threads,
+                            slots=n,
+                            context=len(asked[-1]) + tokens + 8,
+                        )
+                    )
+                    server.write(asked, 2)
                 together(engine, sessions[:1], 2)
                 for _ in range(rounds):
                     # A few of many are enough: each takes as long as the others.
                     alone.append(one_by_one(sessions[:8], tokens))
                     served.append(together(engine, sessions, tokens))
+                    if server is not None:
+                        peer.append(server.write(asked, tokens))
                     progress.advance(task)
-            ratios = [b / a for a, b in zip(alone, served, strict=True)]
-            found.append(
-                {
-                    "sessions": n,
-                    "one_by_one": statistics.median(alone),
-                    "engine": statistics.median(served),
-                    "ratio": [min(ratios), statistics.median(ratios), max(ratios)],
-                }
-            )
+            row: dict[str, Any] = {
+                "sessions": n,
+                "one_by_one": statistics.median(alone),
+                "engine": statistics.median(served),
+                "ratio": spread(served, alone),
+            }
+            if peer:
+                row |= {"llama.cpp": statistics.median(peer), "to_peer": spread(served, peer)}
+            found.append(row)
     return found
+
+
+def spread(mine: list[float], theirs: list[float]) -> list[float]:
+    """The least, the median and the greatest ratio of the same rounds."""
+    ratios = [a / b for a, b in zip(mine, theirs, strict=True)]
+    return [min(ratios), statistics.median(ratios), max(ratios)]
 
 
 def latency(checkpoint: Checkpoint, text: str, *, requests: int) -> dict[str, Any]:
@@ -142,45 +177,56 @@ def memory(checkpoint: Checkpoint, text: str, *, n: int) -> dict[str, Any]:
     return {"sessions": n, "state": sessions[0].state.nbytes, "process": grown / n}
 
 
+def show_throughput(rows: list[dict[str, Any]]) -> None:
+    table = Table("sessions", "one by one", "engine", "÷ one by one", "llama.cpp", "÷ llama.cpp")
+    for row in rows:
+        peer, ratio = row.get("llama.cpp"), row.get("to_peer")
+        table.add_row(
+            *(str(row["sessions"]), f"{row['one_by_one']:.1f}", f"{row['engine']:.1f}"),
+            ", ".join(f"{each:.2f}" for each in row["ratio"]),
+            "" if peer is None else f"{peer:.1f}",
+            "" if ratio is None else ", ".join(f"{each:.2f}" for each in ratio),
+        )
+    output.print("tokens a second of processor time; ratios: least, median, most")
+    output.print(table)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", default="books")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--sessions", type=int, nargs="+", default=[1, 4, 16, 64])
+    parser.add_argument("--read", type=int, default=READ, help="tokens read before, and more")
     parser.add_argument("--tokens", type=int, default=100, help="that each session writes")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--requests", type=int, default=600, help="whose latency is measured")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument(
+        "--llama-server", metavar="PROGRAM", help="llama.cpp's, for a model in a .gguf file"
+    )
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/serve.json"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     checkpoint = streamlm.load(options.model, device=options.device)
     text = BOOK.read_text(encoding="utf-8")
-    # First: later, the process has memory to spare.
-    figures: dict[str, Any] = {
-        "memory": memory(checkpoint, text, n=200),
-        "throughput": throughput(
-            checkpoint, options.sessions, options.tokens, options.rounds, text
-        ),
-        "latency": latency(checkpoint, text, requests=options.requests),
-    }
-    table = Table("sessions", "one by one", "engine", "ratio (least, median, most)")
-    for row in figures["throughput"]:
-        ratio = ", ".join(f"{each:.2f}" for each in row["ratio"])
-        table.add_row(
-            str(row["sessions"]), f"{row['one_by_one']:.0f}", f"{row['engine']:.0f}", ratio
-        )
-    output.print(table)
-    for what, found in figures["latency"].items():
+    figures: dict[str, Any] = {}
+    if "memory" in options.parts:  # first: later, the process has memory to spare
+        figures["memory"] = found = memory(checkpoint, text, n=200)
         output.print(
-            f"first token of {LATENCY_ROWS - 1} sessions that ask at once, {what}: median "
-            f"{1e3 * found['p50']:.0f} ms, 99th percentile {1e3 * found['p99']:.0f} ms"
+            f"an idle session: {found['state'] / 1e6:.2f} MB of state, "
+            f"{found['process'] / 1e6:.2f} MB of the process"
         )
-    found = figures["memory"]
-    output.print(
-        f"an idle session: {found['state'] / 1e6:.2f} MB of state, "
-        f"{found['process'] / 1e6:.2f} MB of the process"
-    )
+    if "throughput" in options.parts:
+        figures["throughput"] = throughput(checkpoint, options.sessions, text, options)
+        show_throughput(figures["throughput"])
+    if "latency" in options.parts:
+        figures["latency"] = latency(checkpoint, text, requests=options.requests)
+        for what, found in figures["latency"].items():
+            output.print(
+                f"first token of {LATENCY_ROWS - 1} sessions that ask at once, {what}: median "
+                f"{1e3 * found['p50']:.0f} ms, 99th percentile {1e3 * found['p99']:.0f} ms"
+            )
     write_results(
         options.out,
         settings={name: value for name, value in vars(options).items() if name != "out"},

@@ -175,6 +175,13 @@ class MemoryStore(Protocol):
     def pins(self) -> dict[str, Commit]:
         """The pinned commits, by the names of the pins."""
 
+    def pinned(self, name: str) -> Commit:
+        """The commit that a pin protects.
+
+        Raises:
+            NotFound: no pin has that name.
+        """
+
     def pin(self, ref: Ref | Commit, name: str) -> None:
         """Protect the snapshot at `ref` from garbage collection.
 

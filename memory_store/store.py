@@ -14,7 +14,7 @@ from memory_store.format.names import branch_folder
 from memory_store.history import walk
 from memory_store.history.loading import load_snapshot, snapshot_deleted
 from memory_store.history.logs import Logs
-from memory_store.history.pins import add_pin, all_pins, check_pins, remove_pin
+from memory_store.history.pins import add_pin, all_pins, check_pins, pinned, remove_pin
 from memory_store.history.reading import Commits
 from memory_store.history.refs import Refs, no_branch
 from memory_store.history.unreferenced import continuing, unreferenced
@@ -189,6 +189,10 @@ class Store:
     def pins(self) -> dict[str, Commit]:
         """The pinned commits, by the names of the pins."""
         return all_pins(self._backend)
+
+    def pinned(self, name: str) -> Commit:
+        """The commit that a pin protects; see `MemoryStore.pinned`."""
+        return pinned(self._backend, name)
 
     def pin(self, ref: Ref | Commit, name: str) -> None:
         """Protect the snapshot at `ref` from garbage collection; see `MemoryStore.pin`."""

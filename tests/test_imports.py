@@ -55,6 +55,22 @@ ROOMS: dict[str, tuple[set[str], ...]] = {
         {"serving"},
         {"demo"},
     ),
+    "apps.server": (
+        {"errors", "keys", "logs", "metrics"},
+        {"settings"},
+        {"shelves"},
+        {"service"},
+        {"fields", "guard", "middleware", "sse"},
+        {"bodies"},
+        {"asked", "choices", "logprobs", "messages", "status"},
+        {"response_shapes"},
+        {"chat", "completions", "sessions", "texts"},
+        {"responses", "transfer"},
+        {"app"},
+        {"lifecycle"},
+        {"launch"},
+        {"server"},
+    ),
 }
 
 # What the packages must not import: the others above them, and the libraries below them.
@@ -69,7 +85,8 @@ FORBIDDEN = {
 HEAVY = {
     *("zarr", "google_crc32c", "obstore", "gradio", "matplotlib"),
     *("sentencepiece", "typer", "rich", "pandas", "bs4", "pypdf"),
-    *("tokenizers", "jinja2"),
+    *("tokenizers", "jinja2", "starlette", "uvicorn", "prometheus_client", "anyio"),
+    "tensorboard",
 }
 
 # Home folders and work folders of one machine; written so that this line does not match itself.
@@ -228,6 +245,7 @@ LIGHT = (
     "from streamlm.cli.app import main; sys.argv[1:] = ['sessions', 'list']; main()",
     "from streamlm.cli.app import main; sys.argv[1:] = ['demo', '--mcp', '--auth', 'a:b']; main()",
     "from apps.demo.serving import server",
+    "from streamlm.cli.app import main; sys.argv[1:] = ['serve', '--host', '0.0.0.0']; main()",
 )
 
 

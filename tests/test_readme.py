@@ -49,7 +49,8 @@ def commands(*program: str) -> Iterator[list[str]]:
 
 # -- Python -------------------------------------------------------------------------------------
 
-WITH_PYTHON = [page for page in (README, *DOCS) if blocks("python", page=page)]
+SERVER = ROOT / "docs" / "server.md"  # its Python needs a server: see tests/server/test_docs.py
+WITH_PYTHON = [page for page in (README, *DOCS) if blocks("python", page=page) and page != SERVER]
 
 
 def test_the_main_pages_have_python() -> None:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.archive_parts.stream import Asked, Planted
+from benchmarks.archive_parts.stream import REMEMBER, Asked, Planted
 from streamlm.sessions.recall import Recalled, passage_around, quoted, recall
 from streamlm.sessions.session import Session
 
@@ -86,11 +86,11 @@ def ask(
     passages.sort(key=lambda each: each.start)
     texts = [each.text for each in passages]
     if way == "in plain sight":
-        texts = _in_plain_sight(session, asked)
+        texts = plain_sight(session, asked)
     elif way == "another's passage":
         if other is None:
             raise ValueError("one thing of a task in a band; allowed: two or more, --n 2")
-        texts = _in_plain_sight(session, other)
+        texts = plain_sight(session, other)
     context, found = quoted(texts, prompt), holds(thing, texts)
     answered = nats = None
     if answer:
@@ -144,7 +144,7 @@ def _at(session: Session, middle: int, score: float) -> Recalled:
     return Recalled(start, stop, score, False, text, None)
 
 
-def _in_plain_sight(session: Session, asked: Asked) -> list[str]:
+def plain_sight(session: Session, asked: Asked) -> list[str]:
     """The passages around the paragraphs of a thing, as if they had been found."""
     live, tokenizer = session._live, session.checkpoint.tokenizer
     read, texts = live.require_store("recall").tokens, []
@@ -157,6 +157,6 @@ def _in_plain_sight(session: Session, asked: Asked) -> list[str]:
 
 
 def holds(thing: Planted, texts: Sequence[str]) -> bool:
-    """Whether all paragraphs of a thing stand in passages."""
+    """Whether all paragraphs of a thing stand in passages, as far as they are needed."""
     joined = " ".join(" ".join(text.split()) for text in texts)
-    return all(paragraph in joined for paragraph in thing.paragraphs)
+    return all(paragraph.removesuffix(REMEMBER) in joined for paragraph in thing.paragraphs)

@@ -20,6 +20,7 @@ BANDS: dict[str, tuple[int, int]] = {
     "1M": (980_000, 1_000_000),
 }
 TASKS = ("numbers", "names", "pass keys", "pairs", "tracking")
+REMEMBER = " Remember it."  # said behind a pass key, and no part of the answer
 # fmt: off
 WORDS = [
     "amber", "anchor", "basket", "beacon", "candle", "carpet", "cedar", "copper", "cradle",
@@ -85,7 +86,7 @@ def _pass_key(gate: int, key: str) -> Planted:
     cue = f"The pass key for gate {gate} is"
     return Planted(
         "pass keys",
-        (f"{cue} {key}. Remember it.",),
+        (f"{cue} {key}.{REMEMBER}",),
         cue,
         f"What is the pass key for gate {gate}?",
         f"Whoever wants to go through gate {gate} has to enter",

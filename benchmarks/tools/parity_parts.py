@@ -13,8 +13,8 @@ from benchmarks.tools.parity import distance, exact, seeded_model, small_config,
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.config import ModelConfig
 from streamlm.forecast.config import ForecastConfig
+from streamlm.forecast.forecaster import MODELS
 from streamlm.forecast.series import Batch
-from streamlm.forecast.training import MODELS
 from streamlm.models.base import Model
 from streamlm.models.encoder import Encoder, EncoderConfig, masked_windows
 from streamlm.runtime.drafter import DrafterConfig

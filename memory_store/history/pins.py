@@ -31,6 +31,23 @@ def all_pins(backend: Backend) -> dict[str, Commit]:
     return {name: _parsed(backend, name) for name in pin_names(backend)}
 
 
+def pinned(backend: Backend, name: str) -> Commit:
+    """The commit that a pin protects.
+
+    Raises:
+        ValueError: not a valid pin name.
+        NotFound: no pin has that name.
+        Corrupt: the pin is damaged.
+    """
+    if not any(map(backend.exists, (pin_key(name), pinned_key(name)))):
+        raise _no_pin(backend, name)
+    return _parsed(backend, name)
+
+
+def _no_pin(backend: Backend, name: str) -> NotFound:
+    return NotFound(f"{backend.name(pin_key(name))}: no such pin. See pins().")
+
+
 def check_pins(commits: Commits) -> list[Commit]:
     """The pinned commits, which must be loadable.
 
@@ -118,7 +135,7 @@ def remove_pin(backend: Backend, name: str) -> None:
     """
     keys = pinned_key(name), pin_key(name)  # the copy first: alone, it is evidence of a loss
     if not any(map(backend.exists, keys)):
-        raise NotFound(f"{backend.name(pin_key(name))}: no such pin. See pins().")
+        raise _no_pin(backend, name)
     for key in keys:
         backend.discard(key)
 

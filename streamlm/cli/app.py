@@ -20,6 +20,7 @@ from streamlm.cli.feed import feed
 from streamlm.cli.generate import generate
 from streamlm.cli.lazy import LazyGroup
 from streamlm.cli.score import score
+from streamlm.cli.serve import serve
 from streamlm.cli.sessions import app as sessions_app
 from streamlm.cli.train import train
 
@@ -32,7 +33,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Language models that read without end in bounded memory.",
 )
-for command in (feed, generate, score, chat, demo, train):
+for command in (feed, generate, score, chat, demo, serve, train):
     app.command()(command)
 app.command("eval")(evaluate)
 app.add_typer(sessions_app, name="sessions")

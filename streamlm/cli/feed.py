@@ -12,6 +12,7 @@ from streamlm.cli.options import (
     Files,
     Json,
     OnError,
+    Separator,
     SessionModel,
     Settings,
     Store,
@@ -41,6 +42,7 @@ def feed(
     model: SessionModel = None,
     setting: Settings = None,
     device: Device = "auto",
+    separator: Separator = None,
     errors: OnError = Errors.STRICT,
     as_json: Json = False,
 ) -> None:
@@ -55,7 +57,7 @@ def feed(
 
     with (
         interruptible(left_behind),
-        open_sources(files, errors) as sources,
+        open_sources(files, errors, separator=separator) as sources,
         open_named(
             store,
             session,

@@ -15,7 +15,7 @@ LAZY = {
     ),
     "forecast": (
         "streamlm.cli.forecast:app",
-        "Forecast time series with the Informer and its baselines.",
+        "Forecast time series with linear maps, the Informer or a Transformer.",
     ),
     "calibrate": (
         "streamlm.cli.calibrate:calibrate",

@@ -7,11 +7,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from memory_store.backends.object_client import is_url, split
+from streamlm.cli.unpacked import unpacked
 from streamlm.sessions.shelf import open_named
 from streamlm.sessions.sources import Source
 
@@ -79,7 +81,15 @@ SessionName = Annotated[
     ),
 ]
 Files = Annotated[
-    list[str], typer.Argument(metavar="FILE", help="Text files; - is standard input.")
+    list[str],
+    typer.Argument(
+        metavar="FILE",
+        help="Text files, also in folders, .zip, .gz, .xz and .bz2; - is standard input.",
+    ),
+]
+Separator = Annotated[
+    str | None,
+    typer.Option(metavar="TEXT", help=r"Text to read between two files; \n and \t are escapes."),
 ]
 
 
@@ -143,13 +153,20 @@ def open_optional(
 
 
 @contextmanager
-def open_sources(files: Sequence[str], errors: Errors) -> Iterator[list[Source]]:
-    """The sources for FILE…; refuses a file that is not text before anything is read."""
+def open_sources(
+    files: Sequence[str], errors: Errors, *, separator: str | None = None
+) -> Iterator[list[Source]]:
+    """The sources for FILE…; refuses a file that is not text before anything is read.
+
+    Args:
+        separator: text between two sources; escapes as for --stop.
+    """
     if files.count("-") > 1:
         raise ValueError("standard input (-) given twice; allowed: once")
     if "-" in files and sys.stdin is None:
         raise ValueError("standard input (-) is closed; allowed: files")
     sources: list[Source] = []
+    folder: Path | None = None
     with ExitStack() as stack:
         for file in files:
             path = Path(file)
@@ -157,15 +174,32 @@ def open_sources(files: Sequence[str], errors: Errors) -> Iterator[list[Source]]
                 sources.append(sys.stdin.buffer)
             elif path.is_fifo() or path.is_char_device():  # readable only once
                 sources.append(stack.enter_context(open(path, "rb")))
+            elif path.exists():
+                if folder is None:
+                    folder = Path(stack.enter_context(TemporaryDirectory(prefix="streamlm-")))
+                for each in unpacked(path, folder):
+                    if errors is Errors.STRICT:
+                        check_text(each, shown=path)
+                    sources.append(each)
             else:
-                if path.is_file() and errors is Errors.STRICT:
-                    check_text(path)
-                sources.append(path)
+                raise FileNotFoundError(f"no file {file!r}")
+        if separator:
+            from streamlm.runtime.sampling import unescaped
+
+            # A file, since files alone are recognised when an interrupted command resumes.
+            between = Path(stack.enter_context(TemporaryDirectory(prefix="streamlm-")), "separator")
+            between.write_text(unescaped(separator), encoding="utf-8")
+            sources = [each for source in sources for each in (between, source)][1:]
         yield sources
 
 
-def check_text(path: Path) -> None:
-    """Raise ValueError with the position of the first byte that is not UTF-8 text."""
+def check_text(path: Path, *, shown: Path | None = None) -> None:
+    """Raise ValueError with the position of the first byte that is not UTF-8 text.
+
+    Args:
+        shown: the file or folder that `path` was unpacked from, for the message.
+    """
+    name = f"{path.name} in {shown}" if shown is not None and shown != path else str(path)
     remedy = "; --errors replace reads it anyway"
     decoder, start = codecs.getincrementaldecoder("utf-8")(), 0
     with open(path, "rb") as file:
@@ -177,11 +211,11 @@ def check_text(path: Path) -> None:
             except UnicodeDecodeError as error:
                 at = start - held + error.start
                 raise ValueError(
-                    f"{path} is not UTF-8 text: {error.reason} at byte {at:,}{remedy}"
+                    f"{name} is not UTF-8 text: {error.reason} at byte {at:,}{remedy}"
                 ) from None
             if b"\0" in block:
                 at = start + block.index(b"\0")
-                raise ValueError(f"{path} looks binary: NUL at byte {at:,}{remedy}")
+                raise ValueError(f"{name} looks binary: NUL at byte {at:,}{remedy}")
             if not block:
                 return
             start += len(block)

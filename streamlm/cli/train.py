@@ -39,6 +39,10 @@ def train(
         Only | None,
         typer.Option(help="Train the compressors alone; the other weights stay as they are."),
     ] = None,
+    tensorboard: Annotated[
+        Path | None,
+        typer.Option(file_okay=False, help="A folder for TensorBoard's event files as well."),
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Train a model. Writes the checkpoint to OUT/model and the log to OUT/log.jsonl."""
@@ -49,7 +53,7 @@ def train(
     with interruptible(left_behind):
         from streamlm.training.trainer import trainer_for
 
-        trainer = trainer_for(chosen, folder, device=device, progress=note)
+        trainer = trainer_for(chosen, folder, device=device, progress=note, tensorboard=tensorboard)
         if resume:
             trainer.resume()
         n_parameters = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)

@@ -53,6 +53,7 @@ class Batch:
             )
         self.model = model
         self._cache = Cache()
+        self._cache.step = model.rows_step(rows)
         kind = State if rows == 1 else RaggedState  # one row has no others, and a faster way
         self._state = kind(**vars(model.init_state(rows)))
         model.fill(self._state, self._cache)

@@ -7,6 +7,7 @@ those who write, and what a session writes does not depend on who else is being 
 
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
 from streamlm.checkpoints.checkpoint import Checkpoint
@@ -19,6 +20,7 @@ from streamlm.engine.tasks import (
     Decode,
     Task,
     calling,
+    calling_aside,
     feeding,
     generating,
     replying,
@@ -33,8 +35,10 @@ from streamlm.sessions.generation import Generation
 from streamlm.sessions.reply import Reply
 from streamlm.sessions.session import Session
 from streamlm.sessions.sources import Source
+from tokenizer.chat import Message
 
 TURN = 8  # tokens that a turn counts as, at least
+ASIDE = 8  # threads of functions that are called aside
 POLL = 0.002  # seconds between two looks at commits, when there is nothing else to do
 
 
@@ -75,6 +79,7 @@ class Engine:
         )
         self._changed = threading.Condition()
         self._closing = False
+        self._aside = ThreadPoolExecutor(ASIDE, thread_name_prefix="streamlm aside")
         self._thread = threading.Thread(target=self._run, name="streamlm engine", daemon=True)
         self._thread.start()
 
@@ -97,7 +102,13 @@ class Engine:
             self._closing = True
             self._changed.notify_all()
         self._thread.join(timeout)
+        self._aside.shutdown(wait=False)
         return not self._thread.is_alive()
+
+    @property
+    def running(self) -> bool:
+        """Whether requests are served: the engine was not closed."""
+        return self._thread.is_alive() and not self._closing
 
     @property
     def load(self) -> tuple[int, int]:
@@ -119,7 +130,7 @@ class Engine:
         recall: int = 0,
         top_logprobs: int | None = None,
     ) -> Handle:
-        """As `Session.generate`: the events are pieces of text, the result a number of tokens.
+        """As `Session.generate`: the events are pieces of text, the result is a `Written`.
 
         Args:
             top_logprobs: the events are tokens as of `Session.generate_logprobs`, each with so
@@ -159,8 +170,15 @@ class Engine:
         stop: str | Sequence[str] = (),
         seed: int | None = None,
         recall: int = 0,
+        history: Sequence[Message] = (),
+        top_logprobs: int | None = None,
     ) -> Handle:
-        """As `Session.reply`: the events are pieces of text, the result a number of tokens.
+        """As `Session.reply`: the events are pieces of text, the result is a `Written`.
+
+        Args:
+            history: earlier messages, which are read first if the chat has not begun; skipped if
+                it has.
+            top_logprobs: as in `generate`.
 
         Raises:
             Busy: too many requests are waiting.
@@ -177,8 +195,11 @@ class Engine:
                 stop=stop,
                 seed=seed,
                 recall=recall,
+                history=history,
             )
-            return replying(self.batch, live, reply, handle=handle)
+            if top_logprobs is not None:
+                check_whole("top_logprobs", top_logprobs)
+            return replying(self.batch, live, reply, handle=handle, top_logprobs=top_logprobs)
 
         return self._submit(session, body)
 
@@ -222,17 +243,29 @@ class Engine:
 
         return self._submit(session, body)
 
-    def call(self, session: Session, function: Callable[[Session], Any]) -> Handle:
-        """Call a function with the session, on the engine's thread: to fork, to rewind, to report.
+    def call(
+        self, session: Session, function: Callable[[Session], Any], *, aside: bool = False
+    ) -> Handle:
+        """Call a function with the session: to fork, to rewind, to report.
 
-        It holds up everybody while it runs. The result is what it returns.
+        The result is what it returns.
+
+        Args:
+            aside: call it on another thread, while others go on: for what waits for a disk, or
+                takes long. Otherwise it holds up everybody while it runs.
 
         Raises:
             Busy: too many requests are waiting.
         """
+        if aside:
+            task = calling_aside(session.live, lambda: function(session), self._aside)
+            return self._submit(session, lambda handle: task, serve=False)
         return self._submit(session, lambda handle: calling(lambda: function(session)))
 
-    def _submit(self, session: Session, body: Callable[[Handle], Task]) -> Handle:
+    def _submit(
+        self, session: Session, body: Callable[[Handle], Task], *, serve: bool = True
+    ) -> Handle:
+        """Let a request wait; `serve` has the session for the engine's thread while it runs."""
         if session.checkpoint is not self.checkpoint:
             raise ValueError(
                 f"a session of another checkpoint than the engine's, {self.checkpoint.name}; "
@@ -240,7 +273,8 @@ class Engine:
             )
         handle = Handle()
         # The body is begun on the engine's thread, once the session is free.
-        task = serving(session.live, _begun(body, handle))
+        begun = _begun(body, handle)
+        task = serving(session.live, begun) if serve else begun
         request = Request(task, handle, session.live)
         with self._changed:
             if self._closing:

@@ -93,6 +93,15 @@ class Handle:
                 self._wakers.remove(wake)
         self.result()
 
+    async def ended(self) -> None:
+        """Wait for the end, however it comes; events that were not fetched are dropped."""
+        try:
+            async for _ in self:
+                pass
+        except BaseException as error:
+            if error is not self._error:  # the caller's own, such as its cancellation
+                raise
+
     # -- for the engine ---------------------------------------------------------------------------
 
     def on_cancel(self, call: Callable[[], None]) -> None:

@@ -59,6 +59,11 @@ class OpenSessions:
         with self._guard:
             return self._total()
 
+    def names(self) -> list[str]:
+        """The names of the sessions in memory, the least recently used first."""
+        with self._guard:
+            return list(self._sessions)
+
     @contextmanager
     def use(self, name: str) -> Iterator[Session]:
         """The session of a name, opened if it is not; it stays open within the block.

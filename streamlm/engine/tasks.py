@@ -5,6 +5,7 @@ tasks get their turns.
 """
 
 from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -13,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from streamlm.engine.batch import Batch
-from streamlm.engine.handle import Handle
+from streamlm.engine.handle import Cancelled, Handle
 from streamlm.engine.row import Drawn, Row
+from streamlm.engine.written import Reason, Written
 from streamlm.runtime.row_sampling import Draw
 from streamlm.runtime.sampling import Sampling
 from streamlm.runtime.text_stream import TextStream
@@ -62,6 +64,8 @@ def serving(live: LiveStream, body: Task) -> Task:
                 yield from saving(live)
             raise
         yield from saving(live)
+        if isinstance(result, Written) and live.store is not None:
+            result.saved = live.store.saved
         return result
 
 
@@ -101,10 +105,12 @@ def generating(
         top_logprobs: the number of likeliest tokens to emit with each; None emits text.
 
     Returns:
-        The number of tokens generated.
+        What was written.
     """
+    before = live.position
     for _ in generation.reading():
         yield Want.TURN
+    n_read = live.position - before
     stops, n_tokens, stopped = generation.stops, 0, False
     held = HeldLogprobs(stops)
 
@@ -127,31 +133,52 @@ def generating(
     for event in () if stopped else left:
         if event:
             handle.emit(event)
-    return n_tokens
+    reason: Reason = "stop" if stopped else "length"
+    return Written(n_tokens, n_read=n_read, position=live.position, reason=reason)
 
 
-def replying(batch: Batch | None, live: LiveStream, reply: Reply, *, handle: Handle) -> Task:
-    """Read a message and write the model's reply: emits pieces of text.
+def replying(
+    batch: Batch | None,
+    live: LiveStream,
+    reply: Reply,
+    *,
+    handle: Handle,
+    top_logprobs: int | None = None,
+) -> Task:
+    """Read a message and write the model's reply: emits as `generating`.
 
     Returns:
-        The number of tokens generated, that of its end included.
+        What was written, the token of its end included.
     """
+    before = live.position
     for _ in reply.reading():
         yield Want.TURN
-    stops, n_tokens, stopped = reply.stops, 0, False
+    n_read = live.position - before
+    stops, n_tokens, stopped, closed = reply.stops, 0, False, False
+    held = HeldLogprobs(stops)
 
     def on_token(stream: TextStream, piece: str) -> bool:
-        nonlocal n_tokens, stopped
+        nonlocal n_tokens, stopped, closed
         n_tokens += 1
-        ready, stopped = stops.push(piece)
-        if ready:
-            handle.emit(ready)
-        return stopped or stream.conversation is None or not stream.conversation.open
+        closed = stream.conversation is None or not stream.conversation.open
+        if top_logprobs is None:
+            ready, stopped = stops.push(piece)
+            if ready:
+                handle.emit(ready)
+        elif piece or not closed:  # the token of the end is no part of the reply
+            token = stream.token_logprob(live.checkpoint, piece, top=top_logprobs, in_reply=True)
+            tokens, stopped = held.push(token)
+            for each in tokens:
+                handle.emit(each)
+        return stopped or closed
 
     yield from _writing(batch, live, reply.sampling, reply.max_tokens, on_token, in_reply=True)
-    if stops.held and not stopped:
-        handle.emit(stops.held)
-    return n_tokens
+    left: Iterable[Any] = held.left() if top_logprobs is not None else [stops.held]
+    for event in () if stopped else left:
+        if event:
+            handle.emit(event)
+    reason: Reason = "stop" if stopped or closed else "length"
+    return Written(n_tokens, n_read=n_read, position=live.position, reason=reason)
 
 
 def _writing(
@@ -234,3 +261,21 @@ def calling(function: Callable[[], Any]) -> Task:
     """
     yield Want.TURN
     return function()
+
+
+def calling_aside(live: LiveStream, function: Callable[[], Any], threads: Executor) -> Task:
+    """Call a function on another thread while others go on, and save its session then.
+
+    It is waited for even if the request is cancelled.
+
+    Returns:
+        Its result.
+    """
+    called = threads.submit(function)
+    while not called.done():
+        with suppress(Cancelled):
+            yield Want.WAIT
+    result = called.result()
+    with live.one_thread.use("save"):
+        yield from saving(live)
+    return result

@@ -8,18 +8,22 @@ from typing import Any
 
 from streamlm.config import require
 
-MODELS = ("informer", "transformer", "dlinear", "nlinear")
+MODELS = ("nlinear", "dlinear", "informer", "transformer")
 LAZY = ("sum", "mean")
+RATES = {"informer": 1e-4, "transformer": 1e-4, "dlinear": 5e-3, "nlinear": 5e-3}
 
 
 @dataclass(frozen=True)
 class ForecastConfig:
-    """Settings of a forecaster and its training. The defaults are those of the authors' code.
+    """Settings of a forecaster and its training.
+
+    Sizes and rates of the Transformers are by default those of the authors' code.
 
     Attributes:
-        model: "informer", "transformer" (full attention, no distilling), "dlinear" or "nlinear".
+        model: "nlinear", "dlinear", "informer" or "transformer" (full attention, no distilling).
         columns: names of the columns to read and forecast.
-        n_marks: the number of date features; see `series.time_marks`.
+        step: the `spec` of the series' step; n_marks: the number of date features, see
+            `series.time_marks`. `train` fills in both.
         input_len: rows of the input; label_len: its last rows, which start the decoder; horizon:
             rows to forecast.
         d_model, n_heads, d_ff, dropout: as in a Transformer.
@@ -30,14 +34,17 @@ class ForecastConfig:
         lazy: output of the decoder's lazy queries; see `attention.prob_sparse`.
         batch_size, learning_rate, epochs, patience: training with Adam; the learning rate halves
             every epoch, and training stops after `patience` epochs in a row without improvement.
+            The default of the learning rate is the model's in `RATES`.
+        passes: times that an epoch goes through the train part.
         seed: of weights, order, dropout and sampled keys.
 
     Raises:
         ValueError: says what was given and what is allowed.
     """
 
-    model: str = "informer"
+    model: str = "nlinear"
     columns: tuple[str, ...] = ("OT",)
+    step: str = ""
     n_marks: int = 4
     input_len: int = 96
     label_len: int = 48
@@ -52,8 +59,9 @@ class ForecastConfig:
     distil: bool = True
     lazy: str = "sum"
     batch_size: int = 32
-    learning_rate: float = 1e-4
+    learning_rate: float | None = None
     epochs: int = 6
+    passes: int = 1
     patience: int = 3
     seed: int = 0
 
@@ -65,7 +73,7 @@ class ForecastConfig:
         require(bool(self.columns), "columns", self.columns, "at least one name")
         for name in (
             *("n_marks", "input_len", "horizon", "d_model", "n_heads", "d_ff", "decoder_layers"),
-            *("factor", "batch_size", "epochs", "patience"),
+            *("factor", "batch_size", "epochs", "passes", "patience"),
         ):
             value = getattr(self, name)
             require(type(value) is int and value > 0, name, value, "an integer of at least 1")
@@ -80,7 +88,10 @@ class ForecastConfig:
         name = "encoder_layers"
         require(shortest > 0, name, self.encoder_layers, f"fewer for input_len = {self.input_len}")
         require(0 <= self.dropout < 1, "dropout", self.dropout, "a number in [0, 1)")
-        require(self.learning_rate > 0, "learning_rate", self.learning_rate, "a number above 0")
+        if self.learning_rate is None:
+            object.__setattr__(self, "learning_rate", RATES[self.model])
+        good = self.learning_rate is not None and self.learning_rate > 0
+        require(good, "learning_rate", self.learning_rate, "a number above 0")
         if self.model == "transformer":
             object.__setattr__(self, "distil", False)
 

@@ -1,80 +1,55 @@
-"""Time series from CSV files: split by time, scaled, cut into windows."""
+"""Time series: split by time, scaled, cut into windows."""
 
-import csv
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from streamlm.forecast.inference import infer
+from streamlm.forecast.steps import Step
+from streamlm.forecast.zones import offsets_of, to_wall
 from streamlm.transfer import send
 
-DATES = ("date", "time", "datetime", "timestamp")  # names of a date column
 MONTH = 30 * 24  # hours; the unit of the papers' splits of the ETT series
 ETT_MONTHS = (12, 4, 4)  # train, valid, test
 SHARES = (0.7, 0.1, 0.2)  # of any other series
+SPARE = 9  # windows beyond the first that a short part should have
 
 
 @dataclass(frozen=True)
 class Series:
-    """Columns of numbers at equal time steps.
+    """Columns of numbers at equal steps.
 
     Attributes:
-        dates: [n] datetime64[s], rising.
+        dates: [n] datetime64, rising, as clocks on the wall show them; or integers.
         values: [n, C] float64.
         names: of the C columns.
         ends: end rows of the train, valid and test parts.
+        step: between two rows; found from the dates if it is not given.
+        zone: the time zone of the dates, if it is known.
+        instants: [n] the dates in UTC, with a zone.
     """
 
     dates: np.ndarray
     values: np.ndarray
     names: tuple[str, ...]
     ends: tuple[int, int, int]
+    step: Step = field(default=Step("row", 0))
+    zone: str | None = None
+    instants: np.ndarray | None = None
 
-    @classmethod
-    def load(cls, path: Path) -> "Series":
-        """Read a CSV file with a header line and one column of dates.
-
-        Files named ETT… are split as in the papers, others 70 : 10 : 20 by time.
-
-        Raises:
-            ValueError: names the wrong line and says what is allowed.
-        """
-        dates: list[np.datetime64] = []
-        rows: list[list[float]] = []
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            lines = csv.reader(file)
-            header = [name.strip() for name in next(lines, [])]
-            column = next((i for i, name in enumerate(header) if name.lower() in DATES), None)
-            if column is None or len(header) < 2:
-                raise ValueError(
-                    f"{path}: columns {', '.join(header) or 'none'}; allowed: one named "
-                    f"{' or '.join(DATES)}, and at least one of numbers"
-                )
-            for number, line in enumerate(lines, start=2):
-                if not line:
-                    continue
-                where = f"{path}, line {number}"
-                if len(line) != len(header):
-                    raise ValueError(f"{where}: {len(line)} fields; allowed: {len(header)}")
-                dates.append(_date(line.pop(column), where))
-                rows.append([_number(text, where) for text in line])
-        names = tuple(header[:column] + header[column + 1 :])
-        times = np.array(dates, "datetime64[s]")
-        steps = np.diff(times)
-        if len(times) < 3 or not (steps > np.timedelta64(0, "s")).all():
-            wrong = int(np.argmax(steps <= np.timedelta64(0, "s"))) + 3 if len(times) > 2 else 2
-            raise ValueError(f"{path}, line {wrong}: dates must rise, and there must be three rows")
-        values = np.array(rows)
-        return cls(times, values, names, _ends(path, times))
+    def __post_init__(self) -> None:
+        if self.dates.dtype.kind == "M":
+            object.__setattr__(self, "dates", self.dates.astype("datetime64[us]"))
+        if self.step.n == 0:
+            object.__setattr__(self, "step", infer(self.dates, self.instants)[0])
 
     @property
-    def step(self) -> np.timedelta64:
-        """The median time between two rows."""
-        return np.timedelta64(int(np.median(np.diff(self.dates).astype(np.int64))), "s")
+    def n_marks(self) -> int:
+        """The number of date features; see `time_marks`."""
+        return time_marks(self.dates[:1], self.step).shape[1]
 
     def column(self, name: str) -> int:
         """The index of a column.
@@ -89,58 +64,68 @@ class Series:
     def only(self, names: Sequence[str]) -> "Series":
         """The series with only these columns."""
         columns = [self.column(name) for name in names]
-        return Series(self.dates, self.values[:, columns], tuple(names), self.ends)
+        return replace(self, values=self.values[:, columns], names=tuple(names))
+
+    def reserving(self, horizon: int) -> "Series":
+        """The series with valid and test parts that hold some windows of `horizon` rows.
+
+        Raises:
+            ValueError: too few rows.
+        """
+        n, (train, valid, test) = len(self.dates), self.ends
+        least = max(horizon, min(horizon + SPARE, n // 5))
+        tested, validated = max(test - valid, least), max(valid - train, least)
+        begin = test - tested - validated
+        if begin < horizon + 1:
+            raise ValueError(
+                f"the series has {n} rows, too few for a horizon of {horizon}; allowed: at most "
+                f"{max(1, n // 6)} here, as the last two parts hold back a horizon each"
+            )
+        return replace(self, ends=(begin, test - tested, test))
 
     def following(self, n: int) -> np.ndarray:
         """The n dates after the last one: [n]."""
-        return self.dates[-1] + self.step * np.arange(1, n + 1)
+        return self.following_with_offsets(n)[0]
+
+    def following_with_offsets(self, n: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """The n dates after the last one, and their offsets from UTC if the zone is known."""
+        if self.zone is None or self.instants is None:
+            return self.step.after(self.dates[-1], n), None
+        if self.step.unit == "time":
+            return to_wall(self.step.after(self.instants[-1], n), self.zone)
+        wall = self.step.after(self.dates[-1], n)
+        return wall, offsets_of(wall, self.zone)
 
 
-def _date(text: str, where: str) -> np.datetime64:
-    try:
-        return np.datetime64(text.strip().replace("/", "-").removesuffix("Z"), "s")
-    except ValueError:
-        raise ValueError(f"{where}: date {text!r}; allowed: 2016-07-01 00:15:00") from None
-
-
-def _number(text: str, where: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise ValueError(f"{where}: {text!r}; allowed: numbers, none missing")
-    return number
-
-
-def _ends(path: Path, dates: np.ndarray) -> tuple[int, int, int]:
-    n = len(dates)
-    if path.name.startswith("ETT"):
-        hour = round(3600 / float((dates[1] - dates[0]).astype(np.int64)))
+def splits(name: str, n: int, step: Step) -> tuple[int, int, int]:
+    """End rows of the train, valid and test parts of n rows from a file of this name."""
+    if name.startswith("ETT") and step.unit == "time":
+        hour = round(np.timedelta64(1, "h") / step.length)
         train, valid, test = np.cumsum(ETT_MONTHS) * MONTH * hour
-        if test <= n:
+        if 0 < test <= n:
             return int(train), int(valid), int(test)
-    train = round(n * SHARES[0])
-    return train, round(n * (SHARES[0] + SHARES[1])), n
+    return round(n * SHARES[0]), round(n * (SHARES[0] + SHARES[1])), n
 
 
-def time_marks(dates: np.ndarray, step: np.timedelta64) -> np.ndarray:
+def time_marks(dates: np.ndarray, step: Step) -> np.ndarray:
     """Date features, each from −0.5 to 0.5: [n, features] float32.
 
     Hour, weekday, day of the month and day of the year; preceded by the minute for steps below an
-    hour, and without the hour for steps of a day or more.
+    hour, and without the hour for steps of a day or more. Rows without dates have one feature, 0.
     """
+    if step.unit == "row":
+        return np.zeros((len(dates), 1), np.float32)
     days = dates.astype("datetime64[D]")
-    seconds = (dates - days).astype(np.int64)
+    seconds = (dates - days).astype("timedelta64[s]").astype(np.int64)
     month, year = dates.astype("datetime64[M]"), dates.astype("datetime64[Y]")
     marks = [
         (days.astype(np.int64) + 3) % 7 / 6,  # 1970-01-01 was a Thursday; Monday is 0
         (days - month).astype(np.int64) / 30,
         (days - year).astype(np.int64) / 365,
     ]
-    if step < np.timedelta64(1, "D"):
+    if step.length < np.timedelta64(1, "D"):
         marks.insert(0, seconds // 3600 / 23)
-    if step < np.timedelta64(1, "h"):
+    if step.length < np.timedelta64(1, "h"):
         marks.insert(0, seconds // 60 % 60 / 59)
     return (np.stack(marks, axis=1) - 0.5).astype(np.float32)
 

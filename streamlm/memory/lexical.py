@@ -64,29 +64,6 @@ class Terms:
         return float(self.weights[np.isin(self.ids, ids)].sum()) / total if total else 0.0
 
 
-def runs(ids: np.ndarray, n: int) -> np.ndarray:
-    """Each n consecutive ids as one number: [m] → [m - n + 1] int64; ids below 2 ** (63 / n)."""
-    base = 1 << (63 // n)
-    count = max(0, len(ids) - n + 1)
-    found = np.zeros(count, np.int64)
-    for at in range(n):
-        found = found * base + ids[at : at + count]
-    return found
-
-
-def chunks_of_runs(chunks: Chunks, n: int) -> Chunks:
-    """`runs` of a stream, in chunks; run i begins at token i."""
-
-    def read() -> Iterator[np.ndarray]:
-        held = np.zeros(0, np.int64)
-        for ids in chunks():
-            joined = np.concatenate([held, ids])
-            yield runs(joined, n)
-            held = joined[max(0, len(joined) - n + 1) :]
-
-    return read
-
-
 def search(query: np.ndarray, chunks: Chunks, *, k: int, span: int) -> list[Passage]:
     """The k best passages that do not overlap, best first; fewer if fewer match.
 

@@ -11,6 +11,7 @@ with the stream.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,10 +37,12 @@ class Cache:
         length: valid columns of the open segment, per row.
         calls: number of calls that wrote these columns.
         on_close: called with a state whose segment is about to be closed; not copied.
+        step: the fast way to read a token in each of its rows, if its owner has one; not copied.
     """
 
     def __init__(self) -> None:
         self.on_close: Callable[[State], None] | None = None
+        self.step: Any = None
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
         self.segment: Tensor | None = None

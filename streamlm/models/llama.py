@@ -25,6 +25,7 @@ from streamlm.models.base import Observer
 from streamlm.models.cache import Cache, CacheWriter, Pair, joined
 from streamlm.models.compressed import CompressedModel
 from streamlm.models.layers.attention import attention_mask
+from streamlm.models.layers.int8_rows import Int8Rows
 from streamlm.models.layers.int8_step import Int8Step
 from streamlm.models.layers.llama_block import LlamaBlock
 from streamlm.models.layers.packed import Frozen
@@ -279,10 +280,15 @@ class LlamaModel(CompressedModel):
         cache: Cache | None = None,
         observe: Observer | None = None,
     ) -> tuple[Tensor, State]:
-        """All layers; see `Model.read`. Single tokens take `Int8Step` if the model has one."""
+        """All layers; see `Model.read`.
+
+        Single tokens take `Int8Step` if the model has one, and those of rows the cache's step.
+        """
         step, config = self.step, self.config
         slow = torch.is_grad_enabled() or config.wants_usage or observe is not None
         slow = slow or QUERIES in state.carried  # which the step does not record
+        if not slow and cache is not None and cache.step is not None and x.shape[1] == 1:
+            return self._read_rows(x, state, cache)
         if step is None or slow or x.shape[:2] != (1, 1):
             return super().read(x, state, cache=cache, observe=observe)
         writer = CacheWriter(self._cache_of(state, cache), state, 1)
@@ -300,6 +306,41 @@ class LlamaModel(CompressedModel):
         after = replace(state, segment=writer.segment, position=state.position + 1, length=length)
         writer.cache.follow(after, self.frozen)
         return hidden[None].clone(), after
+
+    def rows_step(self, rows: int) -> "Int8Rows | None":
+        """`Int8Rows` if the model has a `step`; see `SegmentedModel.rows_step`."""
+        if self.step is None or rows == 1:
+            return None
+        return Int8Rows(
+            self.layers,
+            rows=rows,
+            eps=self.config.norm_eps,
+            columns=self.config.columns,
+            dtype=self.attention_dtype,
+            as_slots=self.as_slots,
+        )
+
+    def _read_rows(self, x: Tensor, state: State, cache: Cache) -> tuple[Tensor, State]:
+        config = self.config
+        writer = CacheWriter(self._cache_of(state, cache), state, 1)
+        context = self.call_context(Call(state, 1, config.columns, self.derived()))
+        length = torch.tensor(state.length)
+        hidden, slots = cache.step(
+            x[:, 0],
+            rotation=(context.cos[:, 0], context.sin[:, 0]),
+            bias=context.bias,
+            pairs=list(zip(cache.keys, cache.values, strict=True)),
+            columns=length + config.columns - config.segment_len,
+        )
+        writer.segment[:, torch.arange(len(length)), length] = slots
+        after = replace(
+            state,
+            segment=writer.segment,
+            position=state.position + 1,
+            length=tuple(n + 1 for n in state.length),
+        )
+        cache.follow(after, self.frozen)
+        return hidden[:, None].clone(), after
 
     # -- closing a segment ------------------------------------------------------------------------
 

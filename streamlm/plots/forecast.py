@@ -1,11 +1,12 @@
-"""The plot of a forecast: the end of the series and the rows that follow."""
+"""The plot of a forecast: the end of the series, the rows that follow, interval and baseline."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.dates import ConciseDateFormatter
 
-from streamlm.plots.style import BLUE, GREY, panels_of, save
+from streamlm.plots.style import BLUE, DARK, ORANGE, panels_of, save
 
 
 def draw_forecast(
@@ -13,22 +14,40 @@ def draw_forecast(
     past: tuple[np.ndarray, np.ndarray],
     future: tuple[np.ndarray, np.ndarray],
     path: Path,
+    *,
+    band: tuple[np.ndarray, np.ndarray] | None = None,
+    baseline: np.ndarray | None = None,
+    level: float = 0.9,
 ) -> None:
     """Draw a panel for each column.
 
     Args:
         past, future: dates [n] and values [n, C] of the input and of the forecast.
+        band: [horizon, C] low and high ends of the interval of `level`; baseline: [horizon, C].
     """
     (read_dates, read), (dates, values) = past, future
-    rows = len(names)
-    figure, axes = panels_of(rows, 1, size=(8, 1 + 1.6 * rows))
+    figure, axes = panels_of(len(names), 1, size=(8, 1.2 + 1.8 * len(names)))
+    joined_dates = np.concatenate([read_dates[-1:], dates])
     for index, name in enumerate(names):
-        axis = axes[index][0]
-        known = read[:, index]
-        axis.plot(read_dates, known, color=GREY, label="read")
+        axis, known = axes[index][0], read[:, index]
+        axis.plot(read_dates, known, color=DARK, linewidth=1.2, label="read")
+        if band is not None:
+            axis.fill_between(
+                dates, band[0][:, index], band[1][:, index], color=BLUE, alpha=0.18, linewidth=0,
+                label=f"{100 * level:g} % interval",
+            )  # fmt: skip
+        if baseline is not None:
+            joined = np.concatenate([known[-1:], baseline[:, index]])
+            axis.plot(
+                joined_dates, joined, color=ORANGE, linestyle="--", linewidth=1, label="baseline"
+            )
         joined = np.concatenate([known[-1:], values[:, index]])
-        axis.plot(np.concatenate([read_dates[-1:], dates]), joined, color=BLUE, label="forecast")
+        axis.plot(joined_dates, joined, color=BLUE, linewidth=1.6, label="forecast")
         axis.set_ylabel(name)
-    axes[0][0].legend(loc="upper left", frameon=False, ncols=2)
-    axes[-1][0].tick_params(axis="x", rotation=20)
+        axis.yaxis.set_major_formatter("{x:,g}")
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=4, frameon=False)
+    if dates.dtype.kind == "M":
+        axis = axes[-1][0].xaxis
+        axis.set_major_formatter(ConciseDateFormatter(axis.get_major_locator()))
     save(figure, path)

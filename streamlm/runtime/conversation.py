@@ -4,13 +4,13 @@ A stream forgets, so nothing here grows with the number of turns. A chat templat
 system prompt and one earlier exchange: what it writes for a new message does not depend on more.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
 
-from tokenizer.chat import ChatTemplate
+from tokenizer.chat import ChatTemplate, Message
 from tokenizer.tokenizer import valid_text
 
 LONGEST_SYSTEM = 16_384  # characters; it is part of every snapshot
@@ -60,12 +60,15 @@ def next_turn(
     message: str,
     *,
     system: str | None = None,
+    history: Sequence[Message] = (),
 ) -> tuple[np.ndarray, Conversation]:
     """What a stream reads for a message of the user, up to the model's reply: [n] int32.
 
     Args:
         conversation: where it stands; None before the first message.
         system: the system prompt; None for the template's own, or for the one that was given.
+        history: earlier messages, which are read first if the chat has not begun; skipped if it
+            has.
 
     Returns:
         The ids, and the conversation after them.
@@ -85,8 +88,12 @@ def next_turn(
             )
     if conversation is None:
         before = [] if system is None else [{"role": "system", "content": system}]
-        ids = template.turn_ids(before, {"role": "user", "content": message})
-        return ids, Conversation(system, open=True)
+        user = {"role": "user", "content": message}
+        if not history:
+            return template.turn_ids(before, user), Conversation(system, open=True)
+        ids = template.conversation_ids([*before, *history, user], generation_prompt=True)
+        has_bos = ids[:1].tolist() == [template.tokenizer.bos_id]  # a stream begins with it anyway
+        return ids[1:] if has_bos else ids, Conversation(system, open=True)
     if system not in (None, conversation.system):
         known = repr(conversation.system)[:100] if conversation.system is not None else "none"
         raise ValueError(

@@ -291,17 +291,19 @@ class TextStream:
             yield stream, chosen, text
 
     @torch.no_grad()
-    def token_logprob(self, checkpoint: Checkpoint, text: str, *, top: int) -> TokenLogprob:
+    def token_logprob(
+        self, checkpoint: Checkpoint, text: str, *, top: int, in_reply: bool = False
+    ) -> TokenLogprob:
         """The log-probability of the token that `generate_token` has just drawn.
 
         Args:
             text: the characters that the token completes.
             top: the number of likeliest tokens to include.
+            in_reply: the token was drawn by `reply_token`, for which other tokens are suppressed.
         """
         assert self.hidden is not None
-        logits = checkpoint.model.logits(self.hidden)[0].masked_fill(
-            checkpoint.suppressed, -math.inf
-        )
+        suppressed = checkpoint.suppressed_in_replies if in_reply else checkpoint.suppressed
+        logits = checkpoint.model.logits(self.hidden)[0].masked_fill(suppressed, -math.inf)
         logprobs = logits.cpu().double().log_softmax(0)
         ranked, ids = logprobs.topk(min(top, len(logprobs)))
         likeliest = zip(ids.tolist(), ranked.tolist(), strict=True)

@@ -1,10 +1,10 @@
 """Recall: the passages that a session has read and that a text asks for, however long ago.
 
 Three searches propose passages: the attention of the model's retrieval heads over the archive of
-keys, and BM25 over the tokens of the log and over its runs of three. Each proposal is scored by all
-of them: attention knows what is meant, rare tokens tell similar things apart, and runs tell apart
-what has the same tokens in another order, such as numbers. A model without retrieval heads has BM25
-alone.
+keys, and BM25 over the words of the log and over its pairs of words. Each proposal is scored by all
+of them: attention knows what is meant, rare words tell similar things apart, and pairs tell apart
+what has the same words in another order (Metzler & Croft 2005). A model without retrieval heads has
+BM25 alone.
 """
 
 import math
@@ -16,10 +16,12 @@ import numpy as np
 
 from memory_store import Ref
 from streamlm.config import check_whole
-from streamlm.memory.lexical import Chunks, Passage, Terms, best_passages, chunks_of_runs, runs
+from streamlm.memory.lexical import Chunks, Passage, Terms, best_passages
+from streamlm.memory.phrases import Edges, Phrase, occurrences, share_within
 from streamlm.memory.recall import KeySearch
 from streamlm.runtime.text_stream import RecalledSpan
 from streamlm.sessions.search import CHUNK, SPAN, first_after
+from streamlm.sessions.words import edges, names, phrases
 from tokenizer import Tokenizer
 
 ReadTokens = Callable[[int, int], np.ndarray]  # (start, stop) → ids
@@ -29,10 +31,11 @@ BEFORE, AFTER = 24, 40  # tokens of a passage before and behind its middle
 MARGIN = 24  # tokens by which a passage may grow to whole sentences
 NEAR = 8  # tokens around the middle of a lexical proposal in which attention may peak
 ENDS = (".", "!", "?", "\n", "”", '"')
-RUN = 3  # tokens
-# What the shares of rare tokens and of rare runs count, in units of the logarithm of attention.
-TOKENS_WEIGHT, RUNS_WEIGHT = 2.0, 4.0
-SURE = 0.4  # score from which a passage is taken to answer, unless it matches by chance
+# What the shares of rare words and of rare pairs count, in units of the logarithm of attention.
+WORDS_WEIGHT, PAIRS_WEIGHT = 4.0, 2.0
+# What a passage that is taken to answer has at least: its score, the nats by which the words that
+# it shares with the text are rarer than chance, and the share of the text's names and numbers.
+SURE, SURPRISE, NAMED = 0.3, 2.0, 0.5
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,8 @@ class Recalled:
     Attributes:
         start, stop: its tokens, start ≤ i < stop.
         score: how well it answers, 0 to 1.
-        sure: whether it is taken to answer: its score is high, and it has more rare tokens of the
-            text than a passage would have by chance.
+        sure: whether it is taken to answer: it has half of the names and numbers of the text, and
+            more of its rare words than a passage would have by chance.
         text: of these tokens.
         saved: when the first snapshot after it was saved; None if none was.
     """
@@ -89,9 +92,11 @@ def recall(
         for begin in range(0, stop, step):
             yield read(begin, min(begin + step, stop))
 
-    lexical = _Lexical.of(tokenizer, text, chunks)
+    words, pairs = (_Phrases.of(text, tokenizer, chunks, n) for n in (1, 2))
+    named = names(text, tokenizer)
     middles = [
         (each.start + each.stop) // 2 - (AFTER - BEFORE) // 2
+        for lexical in (words, pairs)
         for each in lexical.best(max(k, PROPOSED))
     ]
     proposed = [(middle, 1.0) for middle in middles]
@@ -101,16 +106,22 @@ def recall(
         best = attention.best(max(k, PROPOSED))
         proposed = list(zip(middles, near, strict=True))
         proposed += [(place.position - 1, place.score) for place in best]
-    scored = [
-        (_score(seen, *lexical.shares(read(max(0, at - BEFORE), min(stop, at + AFTER)))), at)
-        for at, seen in proposed
-    ]
+    scored = []
+    for at, seen in proposed:
+        ids = read(max(0, at - BEFORE), min(stop, at + AFTER))
+        shares = (each.terms.share(each.within(ids)) for each in (words, pairs))
+        scored.append((_score(seen, *shares), at))
     found: list[Recalled] = []
     for score, middle in sorted(scored, key=lambda each: (-each[0], each[1])):
         start, end, passage = passage_around(read, middle, stop, tokenizer)
         if all(end <= other.start or other.stop <= start for other in found):
             saved = first_after(history, end)
-            sure = score >= SURE and lexical.tokens.surprise(read(start, end)) > 0
+            ids = read(start, end)
+            sure = (
+                score >= SURE
+                and words.terms.surprise(words.within(ids)) > SURPRISE
+                and share_within(ids, named, words.edges) >= NAMED
+            )
             found.append(Recalled(start, end, score, sure, passage, saved))
     return found[:k]
 
@@ -136,38 +147,37 @@ def quoted(passages: Sequence[str], prompt: str) -> str:
 
 
 @dataclass(frozen=True)
-class _Lexical:
-    """The tokens of a text and its runs of tokens, and how rare they are in a stream."""
+class _Phrases:
+    """The words of a text, or its pairs of words, and how rare each is in a stream."""
 
-    tokens: Terms
-    runs: Terms
+    phrases: Sequence[Phrase]
+    edges: Edges
+    terms: Terms
     chunks: Chunks
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer, text: str, chunks: Chunks) -> "_Lexical":
-        # A word has other tokens at the beginning of a text than behind a space.
-        queries = [tokenizer.encode(text), tokenizer.encode(f" {text}")]
-        tokens = Terms.of(np.concatenate(queries), chunks, span=SPAN)
-        of_three = np.concatenate([runs(query, RUN) for query in queries])
-        return cls(tokens, Terms.of(of_three, chunks_of_runs(chunks, RUN), span=SPAN), chunks)
+    def of(cls, text: str, tokenizer: Tokenizer, chunks: Chunks, n: int) -> "_Phrases":
+        """Each n words in a row."""
+        found, kinds = phrases(text, tokenizer, n), edges(tokenizer)
+        numbers = occurrences(found, chunks, kinds)
+        return cls(found, kinds, Terms.of(np.arange(len(found)), numbers, span=SPAN), numbers)
 
     def best(self, k: int) -> list[Passage]:
-        """The k best passages by tokens, and the k best by runs."""
-        found = best_passages(self.tokens, self.chunks, k=k, span=SPAN)
-        chunks = chunks_of_runs(self.chunks, RUN)
-        return [*found, *best_passages(self.runs, chunks, k=k, span=SPAN)]
+        """The k best passages by these alone."""
+        return best_passages(self.terms, self.chunks, k=k, span=SPAN)
 
-    def shares(self, ids: np.ndarray) -> tuple[float, float]:
-        """The shares of rare tokens and of rare runs that a passage has."""
-        return self.tokens.share(ids), self.runs.share(runs(ids, RUN))
+    def within(self, ids: np.ndarray) -> np.ndarray:
+        """The numbers of those that stand in a passage, of its tokens."""
+        [*parts] = occurrences(self.phrases, lambda: iter([ids]), self.edges)()
+        return np.concatenate(parts)
 
 
-def _score(attention: float, tokens: float, runs: float) -> float:
-    """0 to 1, from a place's attention and the shares of rare tokens and runs in its passage."""
+def _score(attention: float, words: float, pairs: float) -> float:
+    """0 to 1, from a place's attention and the shares of rare words and pairs in its passage."""
     if attention <= 0:
         return 0.0
-    weight = TOKENS_WEIGHT * (tokens - 1) + RUNS_WEIGHT * (runs - 1)
-    score = math.exp((math.log(attention) + weight) / (TOKENS_WEIGHT + RUNS_WEIGHT))
+    weight = WORDS_WEIGHT * (words - 1) + PAIRS_WEIGHT * (pairs - 1)
+    score = math.exp((math.log(attention) + weight) / (WORDS_WEIGHT + PAIRS_WEIGHT))
     return min(1.0, score)  # masses may round to more than 1
 
 

@@ -1,6 +1,6 @@
 """Reply: one call that reads a message of a chat and generates the model's reply."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +8,7 @@ import numpy as np
 from streamlm.runtime.conversation import next_turn
 from streamlm.runtime.sampling import Sampling, Stops, check_request
 from streamlm.sessions.live import LiveStream
+from tokenizer.chat import Message
 
 
 class Reply:
@@ -19,6 +20,7 @@ class Reply:
     Args:
         live: the stream to continue.
         message, sampling, system, max_tokens, stop, seed, recall: as in `Session.reply`.
+        history: as in `next_turn`.
 
     Raises:
         ValueError: the model has no chat template, a value is not allowed, or the session may not
@@ -36,10 +38,12 @@ class Reply:
         stop: str | Iterable[str],
         seed: int | None,
         recall: int = 0,
+        history: Sequence[Message] = (),
     ) -> None:
         check_request(max_tokens, seed)
         live.require_writable("reply")
-        next_turn(live.checkpoint.chat, live.stream.conversation, message, system=system)
+        template, conversation = live.checkpoint.chat, live.stream.conversation
+        next_turn(template, conversation, message, system=system, history=history)
         live.check_recall(recall, message)
         self._live = live
         self._message = message
@@ -49,6 +53,7 @@ class Reply:
         self.stops = Stops.at(stop)
         self._seed = seed
         self._recall = recall
+        self._history = history
 
     def pieces(self) -> Iterator[str]:
         """The reply, in pieces that never split a character."""
@@ -65,7 +70,11 @@ class Reply:
         message, spans = live.with_recalled(self._message, k=self._recall)
         stream = live.stream if self._seed is None else live.stream.seeded(self._seed)
         ids, conversation = next_turn(
-            live.checkpoint.chat, stream.conversation, message, system=self._system
+            live.checkpoint.chat,
+            stream.conversation,
+            message,
+            system=self._system,
+            history=self._history,
         )
         length, start = live.checkpoint.model.config.segment_len, 0
         while start < len(ids):

@@ -35,6 +35,7 @@ from streamlm.training.recipe import Recipe
 from streamlm.training.run_folder import check_unchanged, last_folder, put_in_place
 from streamlm.training.schedule import scheduled_rate
 from streamlm.training.step import BegunStep, Pace, Step
+from streamlm.training.tensorboard import EventLog, load_writer
 from streamlm.transfer import Fetch, send
 from tokenizer import Tokenizer
 
@@ -45,6 +46,9 @@ class Trainer:
     The loss of a step is the mean over all its targets, however they are split into groups and
     segments. A resumed run ends with the same weights as an uninterrupted one, on the same machine
     with the same number of threads.
+
+    Args:
+        tensorboard: a folder for event files as well; needs the extra `tensorboard`.
     """
 
     def __init__(
@@ -58,13 +62,18 @@ class Trainer:
         folder: str | Path,
         device: str = "auto",
         base: Checkpoint | None = None,
+        tensorboard: str | Path | None = None,
     ) -> None:
+        if tensorboard is not None:
+            load_writer()  # what is missing is missing before anything is trained
         if model_config.compression_loss == "bptt" and config.unroll < 2:
             raise ValueError("unroll = 1; allowed with compression_loss 'bptt': at least 2")
         self.config, self.tokenizer, self.valid = config, tokenizer, valid
         self.folder, self.device = Path(folder), choose_device(device)
         torch.manual_seed(config.seed)
         self._base = base
+        self._tensorboard = tensorboard
+        self._events: EventLog | None = None
         if base is None:
             self.model = build_model(model_config).to(self.device)
             self.model.prepare(tokenizer)
@@ -121,9 +130,19 @@ class Trainer:
         On CUDA a step is yielded after the next one is queued, so that the device never idles.
         Steps that are saved or evaluated, and the last one, are yielded before the next is queued.
         """
-        config = self.config
         self.folder.mkdir(parents=True, exist_ok=True)
-        pace = Pace()
+        if self._tensorboard is not None:
+            self._events = EventLog(self._tensorboard, step=self.step)
+        try:
+            yield from self._steps()
+        finally:
+            if self._events is not None:
+                self._events.close()
+                self._events = None
+        self._save_weights(self.folder / "model")
+
+    def _steps(self) -> Iterator[Step]:
+        config, pace = self.config, Pace()
         running: BegunStep | None = None
         while self.step < config.steps:
             with in_mode(self.model, training=True):
@@ -148,7 +167,6 @@ class Trainer:
             if evaluates:
                 pace.restart()
             yield report
-        self._save_weights(self.folder / "model")
 
     def _save_weights(self, folder: Path) -> None:
         """A checkpoint; of a base model whose compression alone is trained, the gates."""
@@ -180,6 +198,8 @@ class Trainer:
         if report.step % self.config.log_steps == 0 or report.valid_bits_per_byte or last:
             with open(self.folder / "log.jsonl", "a", encoding="utf-8") as log:
                 log.write(json.dumps(report.__dict__) + "\n")
+            if self._events is not None:
+                self._events.add(report)
 
     def validate(self) -> float:
         """Bits per byte of the first `eval_tokens` validation tokens."""
@@ -325,8 +345,13 @@ def trainer_for(
     *,
     device: str = "auto",
     progress: Callable[[str], None] = lambda message: None,
+    tensorboard: str | Path | None = None,
 ) -> Trainer:
-    """Load the tokenizer, the data and, if there is one, the base model of a recipe."""
+    """Load the tokenizer, the data and, if there is one, the base model of a recipe.
+
+    Args:
+        tensorboard: see `Trainer`.
+    """
     cache = Path(folder).parent / "cache"
     if recipe.base is not None:
         base = load_checkpoint(
@@ -342,6 +367,7 @@ def trainer_for(
             folder=folder,
             device=device,
             base=base,
+            tensorboard=tensorboard,
         )
     tokenizer = recipe.own_tokenizer()
     values = {"vocab_size": tokenizer.vocab_size, **recipe.model}
@@ -360,4 +386,5 @@ def trainer_for(
         valid=valid,
         folder=folder,
         device=device,
+        tensorboard=tensorboard,
     )

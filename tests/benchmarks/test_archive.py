@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ import torch
 import streamlm
 from benchmarks import archive
 from benchmarks.archive_parts import stream as planting
+from benchmarks.archive_parts import writing
 from benchmarks.archive_parts.asking import ask, holds
 from benchmarks.archive_parts.costs import repeated
 from benchmarks.archive_parts.levels import WAYS as WAYS_OF_LEVELS
@@ -20,7 +21,9 @@ from benchmarks.archive_parts.prompts_report import ANOTHER, answer_nats
 from benchmarks.archive_parts.report import figures_of, shares
 from benchmarks.archive_parts.segments import BY_WORDS, NOTHING, PASSAGE, RANDOM, WAYS, Places
 from benchmarks.archive_parts.segments_report import COMPARED, differences
-from benchmarks.archive_parts.stream import BANDS, TASKS, build, things
+from benchmarks.archive_parts.stream import BANDS, TASKS, Asked, Planted, build, things
+from benchmarks.archive_parts.writing import AGAIN, ONE, Case, figures_of_writing, write
+from benchmarks.archive_parts.writing import WAYS as WAYS_OF_WRITING
 from streamlm.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from streamlm.memory.recall import GROUP
 from streamlm.models.retrieval import RetrievalHeads
@@ -170,6 +173,16 @@ def test_the_command_asks_and_reports(
     for row in found:  # random heads attend to everything a little
         by_share = list(row["best"].values())
         assert by_share == sorted(by_share) and 0 < row["needed for 0.99 of the best"] <= 1
+    wrote = str(tmp_path / "writing.jsonl")
+    for _ in range(2):  # what is done is not done again
+        archive.main(
+            ["writing", *size, *session_of, "--cases", "2", "--out", wrote, "--results", folder]
+        )
+    found = json.loads((tmp_path / "archive-writing.json").read_text())["figures"]["writing"]
+    assert [(row["kind"], row["way"]) for row in found] == [
+        (kind, way) for kind, ways in WAYS_OF_WRITING.items() for way in ways
+    ]
+    assert {row["cases"] for row in found} == {2}
     archive.main(["report", str(outcomes), "--costs", costs, "--out", folder])
     scored = str(tmp_path / "segments.jsonl")
     few = ["--places", "2", "--question", "16", "--ahead", "32", "--each", "3", "--stride", "96"]
@@ -301,3 +314,24 @@ def test_groups_are_read_in_the_order_of_their_pairs() -> None:
     assert _reads(mass, [4]) == [2 / 8] and _reads(mass, [3]) == [3 / 8]
     assert _reads(mass, [5, 4]) == [4 / 8, 2 / 8]
     assert _reads(mass, [1])[0] >= 6 / 8 and _reads(mass, [7]) <= [1.0]
+
+
+def test_a_passage_that_what_was_written_asks_for_is_put_back_once(
+    book: Path, llama: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is written is not changed by it up to there, and passages are no part of it."""
+    monkeypatch.setattr(writing, "EVERY", 8)
+    fact = "The parrot Esmeralda knows the number 7319."
+    thing = Planted("numbers", (fact,), "The parrot Esmeralda knows the number", "", "", "7319")
+    case = Case("variables", "Then they went home and", (Asked("2k", (0,), thing),), False)
+    with streamlm.open(tmp_path / "s.zarr", llama) as session:
+        session.feed(f"{book.read_text()[:2000]}\n\n{fact}\n\n{book.read_text()[2000:8000]}")
+        without = write(session, case, ONE, 0)
+        monkeypatch.setattr(writing._Writer, "newest", lambda writer: "The parrot Esmeralda")
+        found = write(session, case, AGAIN, 0)
+    assert (without.put_back, without.tokens) == (0, 0)
+    assert found.put_back == 1 and found.tokens >= 20
+    assert fact not in found.text
+    assert found.text[:12] == without.text[:12] and found.text != without.text
+    (row,) = figures_of_writing([asdict(found)])
+    assert (row["answers"], row["put_back"], row["cases"]) == (1, 1, 1)

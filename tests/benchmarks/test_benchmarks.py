@@ -14,6 +14,7 @@ from benchmarks import (
     compressors,
     drift,
     forecast,
+    forecast_defaults,
     linformer,
     speculative,
     store,
@@ -27,7 +28,7 @@ from benchmarks.tools.reads import NONE, RECENT, WHOLE, encode_books, read_books
 from benchmarks.tools.timing import median_interval, ratio, side_by_side
 from streamlm.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from streamlm.forecast.config import ForecastConfig
-from streamlm.forecast.series import Series
+from streamlm.forecast.reading import load
 from streamlm.runtime.drafter import Drafter, DrafterConfig, save_drafter
 from streamlm.sessions.session import Session
 
@@ -245,12 +246,21 @@ def test_forecast_compares_what_it_trained(tmp_path: Path, monkeypatch: pytest.M
         errors = row["mse"]
         assert errors["low"] <= errors["mean"] <= errors["high"] and len(errors["seeds"]) == 2
     config = ForecastConfig(input_len=16, label_len=8, horizon=24)
-    one = forecast.unchanged(Series.load(data), config)
+    one = forecast.unchanged(load(data), config)
     assert one["mse"] == pytest.approx(found[2]["mse"]["mean"]) and one["mse"] > 0.5
     assert (tmp_path / "forecast.png").stat().st_size > 5000
     trained = list((tmp_path / "runs").iterdir())
     forecast.main(options)  # nothing is trained twice
     assert len(trained) == 8 and trained == list((tmp_path / "runs").iterdir())
+
+
+def test_forecast_defaults_compares_with_the_baseline(tmp_path: Path) -> None:
+    options = ["--ett", "--models", "nlinear", "--epochs", "1", "--threads", "1"]
+    forecast_defaults.main([*options, "--device", "cpu", "--out", str(tmp_path)])
+    found = json.loads((tmp_path / "forecast-defaults.json").read_text())["figures"]["rows"]
+    assert [row["season"] for row in found] == [12, 1, 7, 168]
+    assert all(0.5 < row["coverage"] <= 1 and row["mae"] < 1 for row in found)
+    assert found[0]["mae"] < found[0]["naive_mae"]  # it follows the trend
 
 
 def test_linformer_trains_twins(

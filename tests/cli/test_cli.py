@@ -1,5 +1,7 @@
 """The command line: what commands print, and what they leave in the store."""
 
+import json
+import math
 import re
 import shutil
 from collections.abc import Callable
@@ -93,6 +95,30 @@ def test_feed_and_score_report(kept: CommandLine) -> None:
     assert left(Path("[bold] :whale:")) == before
     alone = kept.works("score", "text.txt", "--json").json
     assert alone.keys() == READ_KEYS and alone["position"] == 0
+
+
+def test_lines_are_scored(kept: CommandLine) -> None:
+    Path("a.log").write_bytes("one two\n\nthrée four\r\nlast".encode())
+    Path("b.log").write_bytes(b"five six\n")
+    out = kept.works("score", "a.log", "b.log", "--session", "s", "--lines").out
+    found = [json.loads(line) for line in out.splitlines()]
+    assert [(row["file"], row["line"]) for row in found] == [
+        *(("a.log", n) for n in (1, 2, 3, 4)),
+        ("b.log", 1),
+    ]
+    assert [row["text"] for row in found] == ["one two", "", "thrée four", "last", "five six"]
+    whole = kept.works("score", "a.log", "b.log", "--session", "s", "--json").json
+    for name in ("tokens", "bytes"):
+        assert sum(row[name] for row in found) == whole[name]
+    assert sum(row["nats"] or 0 for row in found) == pytest.approx(whole["nats"])
+    first = found[0]
+    assert first["bits_per_byte"] == pytest.approx(first["nats"] / math.log(2) / first["bytes"])
+    piped = kept.works("score", "-", "--lines", stdin=b"one two\n").out
+    assert json.loads(piped)["line"] == 1 and piped.count("\n") == 1
+    wrong = kept("score", "-", "--lines", stdin=b"one\n\xff\n")
+    assert wrong.status == 1 and "is not UTF-8 text: invalid start byte in line" in wrong.err
+    assert kept.works("score", "-", "--lines", "--errors", "replace", stdin=b"one\n\xff\n").out
+    assert kept("score", "a.log", "--lines", "--json").status == 2
 
 
 def test_standard_input_and_replaced_bytes(kept: CommandLine) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import streamlm
 from benchmarks.tools.parity import distance
@@ -68,7 +69,9 @@ def test_a_session_goes_from_one_device_to_the_other(tmp_path: Path, variant: st
         assert found["text"] == wanted["text"] and found["tail"] == wanted["tail"]
         for name in ("fed", "scored", "logprob"):
             assert found[name] == pytest.approx(wanted[name], rel=1e-5), name
-        assert distance(found["past"], wanted["past"]) < 1e-5
+        # Slots in bfloat16 round what differs in float32's last bit to another number.
+        rounding = 1e-3 if found["past"].dtype == torch.bfloat16 else 1e-5
+        assert distance(found["past"], wanted["past"]) < rounding
         with streamlm.open(paths[0], moved) as session:  # saved on the CPU
             assert session.state.past.device.type == "cuda"
             assert session.state.digest() == digest  # bit for bit

@@ -24,6 +24,9 @@ SEGMENT = 16
 ROWS = 4
 MODELS: dict[str, dict[str, Any]] = {
     "mean": {"compression": "mean"},
+    "max": {"compression": "max"},
+    "conv": {"compression": "conv"},
+    "dilated": {"compression": "dilated"},
     "most-used": {"compression": "most-used"},
     "select": {"compression": "select"},
     "window": {"compressed_len": 0},
@@ -360,3 +363,92 @@ def test_another_checkpoint_is_refused(engine: Engine, tiny_folder: Callable[...
         engine.generate(other)
     with pytest.raises(ValueError, match="rows = 0; allowed: at least 1"):
         Engine(engine.checkpoint, rows=0)
+
+
+def test_what_came_of_a_request_that_wrote(engine: Engine, tiny: Checkpoint) -> None:
+    session = Session(tiny)
+    n_prompt = len(tiny.tokenizer.encode("Call me Ishmael."))
+    written = engine.generate(session, "Call me Ishmael.", max_tokens=9, seed=1).result(60)
+    assert (written, written.n_read, written.reason) == (9, n_prompt, "length")
+    assert written.position == session.position == n_prompt + 9
+    text = "".join(engine.generate(session.fork(), max_tokens=30, seed=2))
+    stop = text[10:12]
+    written = engine.generate(session, max_tokens=30, seed=2, stop=stop).result(60)
+    assert written.reason == "stop" and 0 < written < 30 and written.n_read == 0
+    assert written.saved is None
+
+
+def test_the_snapshot_of_a_request_is_its_own(
+    engine: Engine, open_: Callable[..., Session]
+) -> None:
+    """Also when others have gone on with the session before anybody looks."""
+    session = open_()
+    handles = [engine.generate(session, "Call me", max_tokens=5, seed=n) for n in range(3)]
+    written = [handle.result(60) for handle in handles]
+    for each in written:
+        assert each.saved is not None and each.saved.position == each.position
+    assert written[-1].saved == session.saved
+
+
+def test_a_function_that_is_called_aside_stops_nobody(
+    engine: Engine, tiny: Checkpoint, open_: Callable[..., Session]
+) -> None:
+    """Others write meanwhile; those of the same session wait; a cancelled one is waited for."""
+    session, go_on, inside = open_(), threading.Event(), threading.Event()
+    engine.feed(session, "Call me Ishmael. ").result(60)
+
+    def wait(session: Session) -> int:
+        inside.set()
+        assert go_on.wait(60)
+        with session.fork("side", tokens=2) as other:
+            return other.position
+
+    aside = engine.call(session, wait, aside=True)
+    assert inside.wait(60)
+    after = engine.generate(session, max_tokens=3)
+    assert engine.generate(Session(tiny), max_tokens=5).result(60) == 5
+    aside.cancel()
+    assert not after.done and not aside.done
+    go_on.set()
+    assert aside.result(60) == 2 and after.result(60) == 3
+    with pytest.raises(ZeroDivisionError):
+        engine.call(session, lambda session: 1 // 0, aside=True).result(60)
+    assert engine.generate(session, max_tokens=1).result(60) == 1
+
+
+def test_waiting_for_the_end_in_a_coroutine(engine: Engine, tiny: Checkpoint) -> None:
+    async def ends() -> list[bool]:
+        handles = [
+            engine.generate(Session(tiny), max_tokens=3),
+            engine.feed(Session(tiny), ""),  # fails
+            engine.generate(Session(tiny), max_tokens=10**6),
+        ]
+        handles[2].cancel()
+        for handle in handles:
+            await handle.ended()
+        return [handle.done for handle in handles]
+
+    assert asyncio.run(ends()) == [True] * 3
+
+
+def test_a_chat_that_began_elsewhere(tmp_path: Path) -> None:
+    """Earlier messages are read before the first; a chat that goes on has read its own."""
+    chat = load_chat(chat_folder(tmp_path))
+    messages = [
+        {"role": "user", "content": "Who are you?"},
+        {"role": "assistant", "content": "A whale."},
+    ]
+    with Engine(chat, rows=2) as engine:
+        session, without = Session(chat), Session(chat)
+        written = engine.reply(session, "Why?", max_tokens=4, seed=1, history=messages).result(60)
+        whole = [*messages, {"role": "user", "content": "Why?"}]
+        ids = chat.chat.conversation_ids(whole, generation_prompt=True)
+        assert written.n_read == len(ids) - (ids[0] == chat.tokenizer.bos_id)
+        alone = engine.reply(without, "Why?", max_tokens=4, seed=1).result(60)
+        assert alone.n_read < written.n_read
+        again = engine.reply(session, "Why?", max_tokens=4, history=messages).result(60)
+        assert again.n_read <= alone.n_read + 2
+        tokens = list(engine.reply(Session(chat), "Why?", max_tokens=4, seed=1, top_logprobs=2))
+        text = "".join(engine.reply(Session(chat), "Why?", max_tokens=4, seed=1))
+        assert "".join(token.text for token in tokens) == text
+        assert all(token.logprob <= 0 and len(token.top) == 2 for token in tokens)

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from streamlm.forecast.attention import Attention, few, prob_sparse, sparsity
 from streamlm.forecast.config import ForecastConfig
+from streamlm.forecast.forecaster import MODELS
 from streamlm.forecast.informer import Distil, Encoder, Informer
 from streamlm.forecast.series import Batch
-from streamlm.forecast.training import MODELS
 from tests.support.waves import SMALL
 
 
@@ -126,7 +126,7 @@ def test_an_informer_without_sampling_is_a_transformer() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"model": "lstm"}, "model = 'lstm'; allowed: informer or transformer or"),
+        ({"model": "lstm"}, "model = 'lstm'; allowed: nlinear or dlinear or"),
         ({"label_len": 17}, "label_len = 17; allowed: 0 to input_len = 16"),
         ({"d_model": 10}, "d_model = 10; allowed: a multiple of 2 · n_heads = 4"),
         ({"horizon": 0}, "horizon = 0; allowed: an integer of at least 1"),

@@ -7,14 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from streamlm.memory.lexical import (
-    SATURATION,
-    Passage,
-    Terms,
-    chunks_of_runs,
-    runs,
-    search,
-)
+from streamlm.memory.lexical import SATURATION, Passage, Terms, search
 
 
 def in_chunks(ids: np.ndarray, size: int) -> Callable[[], Iterator[np.ndarray]]:
@@ -86,22 +79,6 @@ def test_nothing_matches() -> None:
     assert search(np.array([0]), in_chunks(ids[:1], 16), k=3, span=8) == [
         Passage(0, 1, pytest.approx(math.log1p(0.5 / 1.5)))
     ]
-
-
-def test_runs_of_a_stream_do_not_depend_on_its_chunks() -> None:
-    ids = np.random.default_rng(0).integers(0, 2**21, 50)
-    wanted = runs(ids, 3)
-    assert len(wanted) == 48 and len(set(wanted.tolist())) == 48
-    for size in (1, 2, 3, 7, 50, 60):
-        chunks = chunks_of_runs(in_chunks(ids, size), 3)
-        assert np.array_equal(np.concatenate(list(chunks())), wanted)
-    assert len(runs(ids[:2], 3)) == 0
-
-
-def test_runs_tell_the_order_of_tokens() -> None:
-    assert runs(np.array([1, 2, 3]), 3) != runs(np.array([1, 3, 2]), 3)
-    largest = np.full(3, 2**21 - 1)
-    assert runs(largest, 3) == 2**63 - 1
 
 
 def test_share_and_surprise_count_rare_tokens_more() -> None:

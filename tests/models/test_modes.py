@@ -12,8 +12,9 @@ from torch import nn
 
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.forecast.config import ForecastConfig
+from streamlm.forecast.forecaster import MODELS, Forecaster
+from streamlm.forecast.reading import load
 from streamlm.forecast.series import Scale, Series
-from streamlm.forecast.training import MODELS, Forecaster
 from streamlm.lab.tasks.alphabet import Alphabet
 from streamlm.lab.tasks.recall import recall
 from streamlm.lab.tasks.scoring import answer
@@ -80,10 +81,11 @@ def forecaster(folder: Path) -> tuple[Forecaster, Series]:
     dates = np.datetime64("2016-07-01T00:00:00") + np.arange(200) * np.timedelta64(60, "m")
     rows = [f"{date},{math.sin(n / 3)}".replace("T", " ") for n, date in enumerate(dates)]
     (folder / "wave.csv").write_text("\n".join(["date,a", *rows]) + "\n", encoding="utf-8")
-    series = Series.load(folder / "wave.csv")
+    series = load(folder / "wave.csv")
     config = ForecastConfig(
-        columns=("a",), input_len=16, label_len=8, horizon=4, d_model=16, n_heads=2, d_ff=32
-    )
+        model="informer", columns=("a",), input_len=16, label_len=8, horizon=4,
+        d_model=16, n_heads=2, d_ff=32,
+    )  # fmt: skip
     return Forecaster(MODELS[config.model](config), config, Scale.of(series)), series
 
 

@@ -9,12 +9,20 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from streamlm.models.cache import Cache
 from streamlm.models.layers.llama_block import BLOCK, padding
 from streamlm.models.layers.packed import Digits, Int8Embedding, Int8Linear, has_int8_kernels
 from streamlm.models.llama import LlamaModel
 from streamlm.models.precision import add_step, choose_precision, is_packed, set_precision
+from streamlm.state import State
 from tests.support import invariants
-from tests.support.invariants import largest_difference, random_tokens, read, tiny_model
+from tests.support.invariants import (
+    assert_same_state,
+    largest_difference,
+    random_tokens,
+    read,
+    tiny_model,
+)
 from tests.support.threads import check_threads
 
 needs_int8 = pytest.mark.skipif(
@@ -194,9 +202,57 @@ def test_single_tokens_match_the_blocks(name: str) -> None:
     assert largest_difference(state.segment.float(), end.segment.float()) < 0.05
 
 
+def ragged_rows(model: LlamaModel, step: Any, *, seed: int = 5) -> tuple[Tensor, State]:
+    """Three rows in different phases that read two tokens: logits [3, 2, V], and the state.
+
+    Args:
+        step: of the rows' cache.
+        seed: of what the second row reads.
+    """
+    starts = []
+    for row, n in enumerate((9, 12, 22)):
+        tokens = random_tokens(model, n, seed=seed if row == 1 else row)
+        starts.append(read(model, tokens, model.init_state(1))[1])
+    state, cache = State.stack(starts), Cache()
+    assert not state.aligned
+    cache.step = step
+    with torch.no_grad():
+        first, state = model.hidden(torch.tensor([[1], [seed], [3]]), state, cache)
+        second, state = model.hidden(torch.tensor([[4], [5], [6]]), state, cache)
+    return model.logits(torch.cat([first, second], dim=1)), state
+
+
+@needs_int8
+@pytest.mark.parametrize("name", ["mean", "select", "int8-slots"])
+def test_rows_of_single_tokens_match_the_blocks(name: str) -> None:
+    model = in_float32(int8_model(name))
+    model.freeze()
+    with torch.no_grad():
+        logits, state = ragged_rows(model, model.rows_step(3))
+        wanted, end = ragged_rows(model, None)
+    assert not torch.equal(logits, wanted)  # so there were two ways
+    assert largest_difference(logits, wanted) < 0.02
+    assert_same_state(state, end, tolerance=0.05)
+
+
+@needs_int8
+@pytest.mark.parametrize("name", ["mean", "select", "int8-slots"])
+def test_a_row_of_single_tokens_does_not_depend_on_its_neighbours(name: str) -> None:
+    model = int8_model(name)
+    model.freeze()
+    step = model.rows_step(3)
+    with torch.no_grad():
+        (one, state), (other, end) = (ragged_rows(model, step, seed=seed) for seed in (5, 6))
+    assert not torch.equal(one[1], other[1])
+    for row in (0, 2):
+        assert torch.equal(one[row], other[row])
+        assert state.rows(row).digest() == end.rows(row).digest()
+
+
 @needs_int8
 def test_blocks_with_biases_have_no_step() -> None:
-    assert int8_model("qwen").step is None
+    model = int8_model("qwen")
+    assert model.step is None and model.rows_step(3) is None
 
 
 def test_bfloat16_and_float32_convert_in_place() -> None:

@@ -202,6 +202,34 @@ def test_a_prompt_that_matches_nothing_stays_as_it_is(
         assert session.text(start).lstrip().startswith("Quxly vrotz!")
 
 
+@pytest.mark.parametrize("heads", [None, HEADS], ids=["rare words", "heads"])
+def test_a_passage_without_the_names_and_numbers_of_a_text_is_not_sure(
+    heads: RetrievalHeads | None, llama: Checkpoint, prose: Callable[..., str], tmp_path: Path
+) -> None:
+    llama = replace(llama, retrieval=heads)
+    with streamlm.open(tmp_path / "s.zarr", llama) as session:
+        session.feed(f"{prose(60)}\n\n{SECRET}\n\n{prose(90)}\n\nGate 471 is shut.\n\n{prose(200)}")
+        for text, answer in (
+            ("Which number does the parrot Esmeralda know?", SECRET),
+            ("Esmeralda is the parrot with the number 7319?", SECRET),
+            ("Is gate 471 shut?", "Gate 471 is shut."),
+        ):
+            (found,) = session.recall(text)
+            assert found.sure and answer in found.text
+        both = session.recall("What of the parrot Esmeralda, and of gate 471?", k=2)
+        assert [each.sure for each in both] == [True, True]
+        for text in (
+            "Which number does the parrot Ferdinand know?",
+            "Which parrot knows the number 7310?",
+            "Is gate 470 shut?",
+            "Is gate 47 shut?",
+        ):
+            assert not any(each.sure for each in session.recall(text, k=3))
+            start = session.position
+            list(session.generate(text, max_tokens=0, recall=2))
+            assert session.recalled == () and session.text(start).strip() == text
+
+
 def test_recall_refuses_what_it_cannot_do(
     llama: Checkpoint, prose: Callable[..., str], tmp_path: Path
 ) -> None:

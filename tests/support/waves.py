@@ -10,6 +10,7 @@ from streamlm.forecast.config import ForecastConfig
 
 CPU = torch.device("cpu")
 SMALL = ForecastConfig(
+    model="informer",
     columns=("a", "b"),
     input_len=16,
     label_len=8,

@@ -26,7 +26,7 @@ def corpus(books_tokenizer: Tokenizer) -> Corpus:
 def make(tmp_path: Path, corpus: Corpus, books_tokenizer: Tokenizer) -> MakeTrainer:
     """Makes trainers; options are settings of the model or of the training."""
 
-    def make(folder: str = "run", **options: object) -> Trainer:
+    def make(folder: str = "run", *, tensorboard: Path | None = None, **options: object) -> Trainer:
         settings = {"vocab_size": books_tokenizer.vocab_size, **MODEL}
         names = ModelConfig(vocab_size=1).to_dict()
         settings |= {name: value for name, value in options.items() if name in names}
@@ -39,6 +39,7 @@ def make(tmp_path: Path, corpus: Corpus, books_tokenizer: Tokenizer) -> MakeTrai
             valid=corpus,
             folder=tmp_path / folder,
             device="cpu",
+            tensorboard=tensorboard,
         )
 
     return make

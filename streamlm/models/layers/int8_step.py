@@ -7,7 +7,7 @@ rounding.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Self, cast
 
 import torch
@@ -22,7 +22,7 @@ from streamlm.models.layers.packed import TINY, Digits, Int8Linear
 Round = Callable[[Tensor], Tensor]
 
 
-class _Layer(nn.Module):
+class StepLayer(nn.Module):
     """A block; its packed weights are shared with the modules."""
 
     def __init__(self, block: LlamaBlock, *, eps: float, as_slots: Round) -> None:
@@ -86,8 +86,10 @@ class _Layer(nn.Module):
         return torch.addcmul(x, out, scale), slots
 
 
-class _Layers(nn.Module):
-    def __init__(self, layers: list[_Layer]) -> None:
+class StepLayers(nn.Module):
+    """All blocks, one after the other."""
+
+    def __init__(self, layers: Sequence[StepLayer]) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
 
@@ -130,22 +132,14 @@ class Int8Step:
         first = cast(Int8Attention, cast(LlamaBlock, blocks[0]).attention)
         self._heads, self._kv_heads = first.n_heads, first.n_kv_heads
         self._head_dim, self.dtype = first.head_dim, dtype
-        layers = [_Layer(cast(LlamaBlock, b), eps=eps, as_slots=as_slots) for b in blocks]
-        self._layers: Any = _Layers(layers).eval()
-        if hasattr(torch.jit, "trace"):
-            self._layers = self._traced(columns, first.projection.in_features)
-
-    def _traced(self, columns: int, width: int) -> Any:
-        heads, e, n = self._kv_heads, self._head_dim, len(self._layers.layers)
-        pairs = torch.zeros(2 * n, heads, columns, e, dtype=self.dtype)
-        table = torch.zeros(self._heads + 2 * heads, e)
-        bias = torch.zeros(1, self._heads // heads, columns, dtype=self.dtype)
+        layers = [StepLayer(cast(LlamaBlock, b), eps=eps, as_slots=as_slots) for b in blocks]
+        e, n, width = self._head_dim, len(layers), first.projection.in_features
+        pairs = torch.zeros(2 * n, self._kv_heads, columns, e, dtype=dtype)
+        table = torch.zeros(self._heads + 2 * self._kv_heads, e)
+        bias = torch.zeros(1, self._heads // self._kv_heads, columns, dtype=dtype)
         lists = list(pairs[:n].unbind()), list(pairs[n:].unbind())
         example = torch.ones(1, width), table, table, bias, *lists, torch.zeros(1, dtype=torch.long)
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
-            traced = torch.jit.trace(self._layers, example, check_trace=False)
-            return torch.jit.freeze(traced)
+        self._layers = traced(StepLayers(layers), example)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self  # nothing in it changes
@@ -172,19 +166,29 @@ class Int8Step:
         Returns:
             x after all blocks [1, D], and slots [L, W].
         """
-        cos, sin = self._tables(*rotation)
+        cos, sin = head_tables(*rotation, heads=self._heads, kv_heads=self._kv_heads)
         keys, values = ([pair[half] for pair in pairs] for half in (0, 1))
         found = self._layers(x, cos, sin, bias, keys, values, torch.tensor([column]))
         return cast("tuple[Tensor, Tensor]", found)
 
-    def _tables(self, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin of all heads of a projection, two [H + 2 · H_kv, E].
 
-        Queries are divided by √E, values stay.
-        """
-        tables = []
-        for turned, still in ((cos, 1.0), (sin, 0.0)):
-            query = (turned * self._head_dim**-0.5).expand(self._heads, -1)
-            pair = torch.cat([turned, torch.full_like(turned, still)])
-            tables.append(torch.cat([query, pair.repeat(self._kv_heads, 1)]))
-        return tables[0], tables[1]
+def traced(layers: StepLayers, example: tuple[Any, ...]) -> Any:
+    """The layers as TorchScript calls them, where there is TorchScript."""
+    if not hasattr(torch.jit, "trace"):
+        return layers.eval()
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        return torch.jit.freeze(torch.jit.trace(layers.eval(), example, check_trace=False))
+
+
+def head_tables(cos: Tensor, sin: Tensor, *, heads: int, kv_heads: int) -> Pair:
+    """cos and sin of all heads of a projection: two [..., 1, E] → two [..., H + 2 · H_kv, E].
+
+    Queries are divided by √E, values stay.
+    """
+    tables = []
+    for turned, still in ((cos, 1.0), (sin, 0.0)):
+        query = turned * turned.shape[-1] ** -0.5
+        pair = [turned, torch.full_like(turned, still)]
+        tables.append(torch.cat([query] * heads + pair * kv_heads, dim=-2))
+    return tables[0], tables[1]

@@ -106,6 +106,7 @@ class UpkeepConformance:
             assert_equal(store.load(refs[index]), snapshots[index])
         assert store.head("fork") == fork
         assert store.pins() == place.open().pins() == {"beginning": refs[3].commit}
+        assert store.pinned("beginning") == refs[3].commit
         with pytest.raises(StoreError, match="pins another commit"):
             store.pin(refs[29], "beginning")
         gone = next(ref for ref in refs if not store.is_loadable(ref))
@@ -116,6 +117,8 @@ class UpkeepConformance:
         store.unpin("beginning")
         with pytest.raises(NotFound, match="no such pin"):
             store.unpin("beginning")
+        with pytest.raises(NotFound, match="no such pin"):
+            store.pinned("beginning")
         store.gc(Retention(last=1))
         assert refs[2].position not in loadable(store, refs)
         assert_equal(store.load(fork), snapshots[11])

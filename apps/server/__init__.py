@@ -1,0 +1,1 @@
+"""HTTP over `streamlm.engine`: the OpenAI API, and sessions that last."""

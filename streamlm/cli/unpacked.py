@@ -1,0 +1,79 @@
+"""Folders and compressed files as sources of text: unpacked for the time of one command.
+
+Sources are recognised by content, so an interrupted command that unpacks the same files resumes.
+"""
+
+import bz2
+import gzip
+import lzma
+import shutil
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+MODULES: dict[bytes, Any] = {b"\x1f\x8b": gzip, b"\xfd7zXZ\x00": lzma, b"BZh": bz2}
+DAMAGE = (zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, OSError, RuntimeError)
+SUFFIXES = (".gz", ".xz", ".bz2")
+
+
+def unpacked(path: Path, folder: Path) -> list[Path]:
+    """The files of text that a path stands for, in reading order.
+
+    A directory stands for its files, those of its folders included, by name and without hidden
+    ones; a .zip file for its members, in its order; a gzip, xz or bzip2 file for its content.
+
+    Args:
+        folder: an empty one, for what is unpacked.
+
+    Raises:
+        ValueError: nothing is in it, or it is damaged.
+    """
+    found = list(_files(path, folder))
+    if not found:
+        raise ValueError(
+            f"{path} holds no files; allowed: text files, folders and archives of them"
+        )
+    return found
+
+
+def _files(path: Path, folder: Path) -> Iterator[Path]:
+    if path.is_dir():
+        for each in sorted(path.rglob("*")):
+            hidden = any(part.startswith(".") for part in each.relative_to(path).parts)
+            if each.is_file() and not hidden:
+                yield from _files(each, folder)
+        return
+    with open(path, "rb") as file:
+        start = file.read(6)
+    try:
+        if path.suffix.lower() == ".zip" and start.startswith(b"PK"):
+            with zipfile.ZipFile(path) as archive:
+                for member in archive.infolist():
+                    parts = PurePosixPath(member.filename).parts
+                    if not member.is_dir() and not any(p.startswith((".", "__")) for p in parts):
+                        with archive.open(member) as packed:
+                            yield _copied(packed, folder, parts[-1])
+            return
+        for magic, module in MODULES.items():
+            if start.startswith(magic):
+                name = path.stem if path.suffix.lower() in SUFFIXES else path.name
+                with module.open(path) as packed:
+                    yield _copied(packed, folder, name)
+                return
+    except DAMAGE as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # a full disk, say
+        raise ValueError(f"{path} is damaged or encrypted: {error}") from None
+    yield path
+
+
+def _copied(packed: IO[bytes], folder: Path, name: str) -> Path:
+    """Content in a file of its own, under its own name, which messages show."""
+    place = folder / str(len(list(folder.iterdir())))
+    place.mkdir()
+    target = place / name
+    with open(target, "wb") as file:
+        shutil.copyfileobj(packed, file, 1 << 20)
+    return target
