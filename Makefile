@@ -17,7 +17,7 @@ NEWER_STAMP := $(NEWER)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help .venv .venv-parity quickstart demo test test-benchmarks test-rounding test-browser parity lint format bench clean FORCE
+.PHONY: help .venv .venv-parity quickstart demo test test-benchmarks test-rounding test-browser soak parity lint format bench clean FORCE
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[.a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -86,6 +86,9 @@ $(NEWER_STAMP): parity-newer-requirements.txt constraints.txt
 	@$(NEWER)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile \
 	    --only-binary :all: -r parity-newer-requirements.txt
 	@touch $@
+
+soak: $(STAMP) ## Kill, race, damage and forge sessions for an hour or more (ARGS="--kills 100")
+	@$(RUN) -m tests.soak $(ARGS)
 
 parity: $(PARITY_STAMP) $(NEWER_STAMP) ## Compare with other implementations: tensors, token ids
 	@STREAMLM_PARITY=1 $(PARITY)/bin/python $(PYTEST) -p no:cacheprovider \

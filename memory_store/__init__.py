@@ -6,6 +6,7 @@
     log/<position>-<random>.zip       record, token ids and rows of logs of a deleted snapshot
     past/<position>-<random>.json     record alone: ids and rows were deleted too
     pins/<name>.json                  commits that garbage collection never deletes
+    pinned/<name>.json                a copy of each pin
     lost/                             damaged files that `recover` replaced
 
 A session lies in a folder, in object storage or in memory. Commits of schema 1 are folders.

@@ -113,11 +113,14 @@ class Backend(Protocol):
     def folders(self, folder: str) -> list[str]:
         """The names of the subfolders of a folder; empty if the folder is created on demand."""
 
+    def is_vacant(self) -> bool:
+        """Whether a session can begin here: there is nothing, or only what a creation left."""
+
     def begin(self, data: bytes) -> None:
-        """Create the session: write `data` as `session.json`.
+        """Create the session: write `data` as `session.json`, never over an existing one.
 
         Raises:
-            StoreError: the place is not empty.
+            StoreError: the place is not vacant.
         """
 
     def draft(self, key: str) -> AbstractContextManager[Draft]:
@@ -139,7 +142,7 @@ class Backend(Protocol):
         """Temporary files of interrupted writes, except drafts of commits."""
 
     def commits_lock(self, *, exclusive: bool) -> AbstractContextManager[object]:
-        """A lock on the set of commits: shared to reference one, `exclusive` to delete some.
+        """A lock on the set of commits: shared to write or reference one, `exclusive` to delete.
 
         A medium without locks returns one that excludes nobody.
         """

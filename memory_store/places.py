@@ -1,15 +1,19 @@
 """Sessions by path or URL: in a folder, or under a prefix of object storage."""
 
 import os
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from shutil import rmtree
 
 from memory_store.backend import Backend
 from memory_store.backends.directory import DirectoryBackend, Durability
+from memory_store.backends.directory_draft import temporary
+from memory_store.backends.files import make_folder
 from memory_store.backends.object_client import is_url
 from memory_store.backends.object_storage import ObjectBackend
-from memory_store.errors import NotFound, os_errors
+from memory_store.errors import NotFound, StoreError, os_errors
+from memory_store.format.names import REFS
 from memory_store.media import DirectoryStore, ObjectStore
 from memory_store.store import Store
 from memory_store.types import JSON
@@ -73,12 +77,41 @@ def export(where: Place, path: Place) -> int:
 
 def import_(path: Place, where: Place) -> None:
     """Create the session at `where` from an exported file; see `export.import_session`."""
-    import_session(path, _backend(where))
+    with _whole(where) as target:
+        import_session(path, target)
 
 
 def copy(where: Place, to: Place) -> None:
     """Copy a session with all its history; see `copying.copy_session`."""
-    copy_session(_backend(where), _backend(to))
+    source = _backend(where)
+    with _whole(to) as target:
+        copy_session(source, target)
+
+
+@contextmanager
+def _whole(where: Place) -> Iterator[Backend]:
+    """A backend to fill; a folder gets its name when it is complete, so a kill leaves no half.
+
+    In object storage the session is visible while it is filled.
+
+    Raises:
+        StoreError: the place is not vacant.
+    """
+    target = _backend(where)
+    if not isinstance(target, DirectoryBackend):
+        yield target
+        return
+    if not target.is_vacant():
+        raise StoreError(f"{target.root}: exists already. Give another name.")
+    with os_errors("creating the session", target.root):
+        target.root.parent.mkdir(parents=True, exist_ok=True)
+        draft = DirectoryBackend(temporary(target.root.parent), "full")
+        try:
+            yield draft
+            draft.move(target.root)
+        except BaseException:
+            rmtree(draft.root, ignore_errors=True)
+            raise
 
 
 def _backend(where: Place) -> Backend:
@@ -110,21 +143,47 @@ def rename(where: Place, to: Place) -> None:
 def repair_header(where: Place) -> str | None:
     """Rewrite a damaged or missing `session.json`; see `recovery.recover_header`.
 
+    A missing folder of refs is created, for `Store.recover` to fill.
+
     Returns:
         A description of the damage, or None if there was none.
     """
-    return recover_header(_backend(where))
+    backend = _backend(where)
+    if isinstance(backend, DirectoryBackend):
+        with os_errors("repairing", backend.root):
+            make_folder(backend.root / REFS)
+    return recover_header(backend)
 
 
 def occupied(where: Place) -> bool:
-    """Whether a path exists, or a prefix of object storage holds a session."""
+    """Whether anything is at a path, or a prefix of object storage holds a session.
+
+    A vacant folder is free: one that is empty, or holds only what an interrupted creation left.
+    """
     if not is_url(where):
-        return os.path.exists(where)
+        return not DirectoryBackend(where, "full").is_vacant()
     try:
         ObjectStore.open(str(where))
     except NotFound:
         return False
     return True
+
+
+def clear(where: Place) -> bool:
+    """Remove a vacant folder, which no session is in; False if there is none.
+
+    Raises:
+        StoreError: the medium refuses.
+    """
+    if not is_vacant_folder(where):
+        return False
+    DirectoryBackend(where, "full").clear()
+    return True
+
+
+def is_vacant_folder(where: Place) -> bool:
+    """Whether a path is a folder without a session in it; see `occupied`."""
+    return not is_url(where) and os.path.lexists(where) and not occupied(where)
 
 
 def session_names(where: Place) -> list[str]:
@@ -138,7 +197,7 @@ def session_names(where: Place) -> list[str]:
         names = ObjectBackend.at(str(where)).folders("")
     else:
         with os_errors("listing", where):
-            names = [path.name for path in Path(where).glob(f"*{SUFFIX}")]
+            names = [path.name for path in Path(where).glob(f"*{SUFFIX}") if occupied(path)]
     return [name.removesuffix(SUFFIX) for name in sorted(names) if name.endswith(SUFFIX)]
 
 

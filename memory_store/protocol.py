@@ -14,6 +14,7 @@ from memory_store.types import (
     Ref,
     Retention,
     Snapshot,
+    TakenUp,
     Verified,
 )
 
@@ -220,15 +221,33 @@ class MemoryStore(Protocol):
             Corrupt: a ref, a pin or a commit's record is damaged; the collection stops there.
         """
 
-    def recover(self, branch: str = "main") -> Recovered:
-        """Make the newest loadable snapshot of a branch its head, and report the damage.
+    def continuing(self, branch: str = "main") -> list[Commit]:
+        """The complete commits that continue the head of `branch`, though no ref leads to them.
 
-        This is the only operation that falls back to an older snapshot; all others raise on damage.
-        Nothing is deleted; unreadable refs move to `lost/`. Damaged rows of logs do not make a
-        snapshot unloadable.
+        Their writer was killed before their ref was created, or is about to create it, or the ref
+        was lost. Of "main" without refs, these are all commits that no ref names.
+        """
+
+    def take_up(self, branch: str = "main") -> TakenUp:
+        """Publish the commits of `continuing`, if they form one line and belong to no other branch.
+
+        Call it with the branch's `writer` lock held. What is left stays until `recover`.
 
         Raises:
-            NotFound: the branch does not exist, or none of its snapshots can be loaded.
+            Corrupt: "main" has no refs, and which commits are its own is not plain.
+        """
+
+    def recover(self, branch: str = "main") -> Recovered:
+        """Make the newest snapshot of a branch that can be opened its head; report the damage.
+
+        Opening needs the snapshot and the ids of the newest tokens. This is the only operation that
+        falls back to an older snapshot; all others raise on damage. Nothing is deleted: unreadable
+        refs and pins move to `lost/`. Commits that no ref leads to are used: they continue the
+        branch, or become branches `found-…` if it is not plain whose they are. Damaged rows of logs
+        do not make a snapshot unloadable.
+
+        Raises:
+            NotFound: the branch does not exist, or none of its snapshots can be opened.
             Locked: another writer holds the branch.
         """
 
@@ -242,7 +261,10 @@ class MemoryStore(Protocol):
         """
 
     def verify(self, ref: Ref | Commit | None = None) -> Verified:
-        """Read and check everything reachable from `ref` (default: from every ref).
+        """Read and check everything reachable from `ref` (default: from every ref and pin).
+
+        Commits that lost refs may have led to are reported, not raised: a killed writer may have
+        left them.
 
         Raises:
             Corrupt: names the first file that differs from what was written.

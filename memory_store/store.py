@@ -2,19 +2,22 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from memory_store.backend import Backend
-from memory_store.errors import os_errors
+from memory_store.errors import StoreError, os_errors
 from memory_store.format.header import Header, read_header
 from memory_store.format.names import branch_folder
 from memory_store.history import walk
 from memory_store.history.loading import load_snapshot, snapshot_deleted
 from memory_store.history.logs import Logs
+from memory_store.history.pins import add_pin, all_pins, check_pins, pinned, remove_pin
 from memory_store.history.reading import Commits
-from memory_store.history.refs import Refs, add_pin, all_pins, no_branch, pinned, remove_pin
+from memory_store.history.refs import Refs, no_branch
+from memory_store.history.unreferenced import continuing, unreferenced
 from memory_store.history.writing import commit_snapshot
 from memory_store.protocol import MemoryStore
 from memory_store.types import (
@@ -25,10 +28,12 @@ from memory_store.types import (
     Ref,
     Retention,
     Snapshot,
+    TakenUp,
     Verified,
 )
 from memory_store.upkeep.gc import GRACE, collect
 from memory_store.upkeep.recovery import recover
+from memory_store.upkeep.taking_up import take_up
 from memory_store.upkeep.verify import verify
 
 
@@ -88,7 +93,10 @@ class Store:
         fingerprints: Mapping[str, str] | None = None,
     ) -> Ref:
         """Write a snapshot and move the branch from `parent` to it; see `MemoryStore.commit`."""
-        with os_errors("committing", self.name):
+        # The lock keeps `gc` from what is written, and the session from being deleted meanwhile.
+        with os_errors("committing", self.name), self._backend.commits_lock(exclusive=False):
+            if parent is None:
+                self._check_same_session()
             return commit_snapshot(
                 snapshot,
                 self._commits,
@@ -96,6 +104,15 @@ class Store:
                 branch=branch,
                 parent=parent,
                 fingerprints=self.fingerprints if fingerprints is None else fingerprints,
+            )
+
+    def _check_same_session(self) -> None:
+        """Refuse to begin a branch in a session that was created in place of this one."""
+        found = read_header(self._backend).session
+        if found != self.session:
+            raise StoreError(
+                f"{self.name}: another session now: {found[:12]}…, not {self.session[:12]}…; "
+                "this one was deleted. Open it again."
             )
 
     def load(
@@ -207,9 +224,25 @@ class Store:
                 dry_run=dry_run,
             )
 
+    def continuing(self, branch: str = "main") -> list[Commit]:
+        """The commits after the head that no ref leads to; see `MemoryStore.continuing`."""
+        return continuing(self._commits, self._refs, branch)
+
+    def take_up(self, branch: str = "main") -> TakenUp:
+        """Publish the commits after the head that no ref leads to; see `MemoryStore.take_up`."""
+        if not self.continuing(branch):
+            return TakenUp()
+        # None is being written while the lock is held.
+        with self._backend.commits_lock(exclusive=True), os_errors("publishing", self.name):
+            return take_up(self._commits, self._refs, branch)
+
     def recover(self, branch: str = "main") -> Recovered:
-        """Make the newest loadable snapshot of a branch its head; see `MemoryStore.recover`."""
-        with self.writer(branch), os_errors("recovering", self.name):
+        """Make the newest snapshot that can be opened the head; see `MemoryStore.recover`."""
+        with (
+            self.writer(branch),
+            self._backend.commits_lock(exclusive=True),
+            os_errors("recovering", self.name),
+        ):
             return recover(self._commits, self._refs, branch)
 
     def writer(self, branch: str = "main") -> AbstractContextManager[object]:
@@ -222,8 +255,15 @@ class Store:
         if ref is not None:
             return verify(self._commits, [_commit(ref)], refs=0)
         read_header(self._backend)
+        listed = self._commits.names()  # first: refs published later must not be missed
         refs = [ref for branch in self.branches() for ref in self.refs(branch)]
-        return verify(self._commits, [ref.commit for ref in refs], refs=len(refs))
+        pinned = check_pins(self._commits)
+        starts = [*(ref.commit for ref in refs), *pinned]
+        found = verify(self._commits, starts, refs=len(refs))
+        # Last: a commit that was being written has its ref by now.
+        histories = {branch: self.refs(branch) for branch in self.branches()}
+        evidence = unreferenced(self._commits, histories, listed).evidence
+        return replace(found, unreferenced=tuple(commit.name for commit in evidence))
 
     def size(self, ref: Ref | Commit | None = None) -> int:
         """Bytes of all files of the session, or of the arrays stored in one commit."""
@@ -237,6 +277,7 @@ class Store:
         with ExitStack() as stack, os_errors("deleting", self.name):
             for branch in self.branches():
                 stack.enter_context(self.writer(branch))
+            stack.enter_context(self._backend.commits_lock(exclusive=True))  # no commit meanwhile
             self._backend.delete()
 
 

@@ -173,11 +173,19 @@ class Retention:
 
 @dataclass(frozen=True)
 class Verified:
-    """What `verify` has read and checked: refs, commits, and bytes of arrays."""
+    """What `verify` has read and checked.
+
+    Attributes:
+        refs, commits: how many.
+        bytes: of arrays.
+        unreferenced: names of commits that no ref leads to, though they continue a branch: refs
+            were lost, or a writer was killed before it created one.
+    """
 
     refs: int
     commits: int
     bytes: int
+    unreferenced: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -204,9 +212,24 @@ class Recovered:
     """The result of `recover`.
 
     Attributes:
-        head: the new head of the branch; its snapshot can be loaded.
-        damage: one message for each damaged ref or commit; empty if there was none.
+        head: the new head of the branch; a session can be opened at it.
+        damage: one message for each damaged ref, commit or pin; empty if there was none.
+        found: one message for each commit or pin that was restored.
     """
 
     head: Ref
     damage: tuple[str, ...]
+    found: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TakenUp:
+    """The result of `take_up`.
+
+    Attributes:
+        refs: the refs that were created, oldest first.
+        left: commits that continue the branch and were not taken up.
+    """
+
+    refs: tuple[Ref, ...] = ()
+    left: tuple[Commit, ...] = ()

@@ -1,5 +1,5 @@
 """`python -m streamlm` is the command line."""
 
-from streamlm.cli.app import main
+from streamlm.cli.start import main
 
 main()

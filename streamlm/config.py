@@ -26,6 +26,10 @@ NEWER = {
 }
 
 
+LENGTHS = ("segment_len", "memory_len", "compressed_len", "pinned_len", "projected_len", "factor")
+MOST_SLOTS = 2**20  # tokens of a window; the tables of positions are as long
+MOST_SIZE = 2**31 - 1  # of any other size; products of two fit 64 bits
+MOST_BINS = 64  # of an adaptive vocabulary
 MOST = 2**53 - 1  # of what is counted: tokens, passages; JSON holds no larger whole number
 
 
@@ -167,6 +171,12 @@ class ModelConfig(Config):
         if isinstance(cutoffs, list):  # from JSON or TOML
             object.__setattr__(self, "cutoffs", tuple(cutoffs))
         self._check_types()
+        for field in dataclasses.fields(self):  # before anything is computed or allocated
+            value = getattr(self, field.name)
+            if type(value) is int:
+                most = MOST_SLOTS if field.name in LENGTHS else MOST_SIZE
+                require(value <= most, field.name, value, f"an integer of at most {most:,}")
+        require(len(self.cutoffs) <= MOST_BINS, "cutoffs", "…", f"at most {MOST_BINS} of them")
         for name in ("vocab_size", "n_layers", "d_model", "n_heads", "head_dim", "d_ff"):
             value = getattr(self, name)
             require(value >= 1, name, value, "an integer of at least 1")

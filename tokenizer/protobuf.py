@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+LONGEST = 10  # bytes of a varint
+
 
 def fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
     """The number and value of each field of a message; ValueError if it is cut off or none."""
@@ -37,14 +39,16 @@ def message(number: int, value: int | bytes) -> bytes:
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
     value = shift = 0
-    while at < len(data):
+    end = min(len(data), at + LONGEST)
+    while at < end:
         byte = data[at]
         at += 1
         value |= (byte & 127) << shift
         shift += 7
         if byte < 128:
             return value, at
-    raise ValueError("the bytes are no protobuf message: it is cut off")
+    why = "it is cut off" if at == len(data) else "a number is too long"
+    raise ValueError(f"the bytes are no protobuf message: {why}")
 
 
 def _written(value: int) -> bytes:

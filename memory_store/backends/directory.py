@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from memory_store.backend import AlreadyExists, Backend, Extent
-from memory_store.backends.directory_draft import DirectoryDraft, PendingRef, create_only, temporary
+from memory_store.backends.directory_draft import (
+    PUBLISH_LOCK,
+    DirectoryDraft,
+    PendingRef,
+    create_only,
+    temporary,
+)
 from memory_store.backends.files import (
     check_size,
     make_folder,
@@ -110,22 +116,48 @@ class DirectoryBackend:
         source = temporary(self.root)
         try:
             write_new(source, [data], durable=self.durable)
-            os.rename(source, self.root / SESSION_FILE)
-        except BaseException:
+            # Never renamed over a header: another process may create the session at this moment.
+            create_only(source, self.root / SESSION_FILE)
+        except FileExistsError:
+            raise self._taken("a session") from None
+        finally:
             source.unlink(missing_ok=True)
-            raise
         if self.durable:
             sync_folder(self.root)
 
     def _check_vacant(self) -> None:
         """Accept the files of an interrupted creation; refuse anything else."""
         for name in os.listdir(self.root):
-            unfinished = name in (REFS, COMMITS) and not os.listdir(self.root / name)
-            if not unfinished and not name.startswith(".tmp-"):
-                what = "a session" if name == SESSION_FILE else repr(name)
-                raise StoreError(
-                    f"{self.root}: holds {what} already. Open it, or give another path."
-                )
+            if not self._is_leftover(name):
+                raise self._taken("a session" if name == SESSION_FILE else repr(name))
+
+    def _is_leftover(self, name: str) -> bool:
+        """Whether an interrupted creation may have left a file or folder of this name."""
+        if name in (REFS, COMMITS):
+            path = self._prefix + name
+            return os.path.isdir(path) and not os.path.islink(path) and not os.listdir(path)
+        return name.startswith(".tmp-") or name == PUBLISH_LOCK
+
+    def _taken(self, what: str) -> StoreError:
+        return StoreError(f"{self.root}: holds {what} already. Open it, or give another path.")
+
+    def is_vacant(self) -> bool:
+        if not os.path.lexists(self.root):
+            return True
+        try:
+            return all(map(self._is_leftover, os.listdir(self.root)))
+        except OSError:  # not a folder, or not readable: it holds something
+            return False
+
+    def clear(self) -> None:
+        """Remove the folder, which must be vacant."""
+        with os_errors("removing", self.root):
+            for name in os.listdir(self.root):
+                if name in (REFS, COMMITS):
+                    os.rmdir(self.root / name)  # refuses a folder that is not empty any more
+                else:
+                    (self.root / name).unlink(missing_ok=True)
+            os.rmdir(self.root)
 
     @contextmanager
     def draft(self, key: str) -> Iterator[DirectoryDraft]:
@@ -210,7 +242,10 @@ class DirectoryBackend:
         """Move the session within the file system."""
         root = Path(os.path.realpath(self.root))
         if os.path.lexists(target):
-            raise StoreError(f"{target}: exists already. Give another name.")
+            there = DirectoryBackend(target, "normal")
+            if not there.is_vacant():
+                raise StoreError(f"{target}: exists already. Give another name.")
+            there.clear()
         os.rename(root, target)  # refuses a non-empty folder that was created meanwhile
         if self.durable:
             for folder in {root.parent, target.parent}:

@@ -20,6 +20,7 @@ from memory_store.backends.files import Batch, make_folder, sync_folder
 from memory_store.errors import StoreError
 from memory_store.format.names import ref_key
 
+PUBLISH_LOCK = ".publish"  # of folders on filesystems without hard links
 NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)
 
 
@@ -148,7 +149,7 @@ def create_only(source: Path, target: Path) -> None:
 def _locked_rename(source: Path, target: Path) -> None:
     """`create_only` without hard links."""
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-    lock = os.open(target.parent / ".publish", flags, 0o666)
+    lock = os.open(target.parent / PUBLISH_LOCK, flags, 0o666)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if os.path.lexists(target):

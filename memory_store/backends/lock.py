@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 from memory_store.backend import locked
@@ -61,7 +62,7 @@ class WriterLock(_FileLock):
 
 
 class CommitsLock(_FileLock):
-    """A lock on the set of commits: shared to reference one, exclusive to delete some.
+    """A lock on the set of commits: shared to write or reference one, exclusive to delete some.
 
     Entering waits for conflicting holders, but not on filesystems without locks.
 
@@ -72,6 +73,13 @@ class CommitsLock(_FileLock):
     def __init__(self, folder: Path, *, exclusive: bool) -> None:
         self._folder = folder
         self._mode = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
+
+    def __exit__(self, *_: object) -> None:
+        if self._descriptor is not None:
+            # A process that was forked meanwhile shares the lock: closing would leave it locked.
+            with suppress(OSError):
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        super().__exit__()
 
     def __enter__(self) -> "CommitsLock":
         with os_errors("locking the session", self._folder):

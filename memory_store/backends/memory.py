@@ -77,6 +77,9 @@ class MemoryBackend:
         start = f"{folder}/" if folder else ""
         return [key.removeprefix(start) for key in list(self._files) if key.startswith(start)]
 
+    def is_vacant(self) -> bool:
+        return not self._files
+
     def begin(self, data: bytes) -> None:
         if self._files or self._files.setdefault(SESSION_FILE, data) is not data:
             raise StoreError(f"{self.name()}: in use already. Open it, or give another dict.")

@@ -139,6 +139,9 @@ class ObjectBackend:
             listing = self._client.list_with_delimiter(folder)
             return [each["path"] for each in listing["objects"]], list(listing["common_prefixes"])
 
+    def is_vacant(self) -> bool:
+        return not any(self._list(""))
+
     def begin(self, data: bytes) -> None:
         objects, folders = self._list("")
         if SESSION_FILE in objects:

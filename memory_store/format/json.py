@@ -20,6 +20,7 @@ from memory_store.errors import Corrupt
 ENCODER = json.JSONEncoder(
     sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
 )
+MAX_TIME = 2**37  # seconds since 1970, in the year 6325; the calendars of languages end in 9999
 LIMIT = 2**53  # some JSON readers lose digits of larger integers
 MAX_DEPTH = 64  # levels of nesting; far more than any state has, far less than Python's stack
 
@@ -119,7 +120,7 @@ def unsealed(document: dict[str, Any], path: object) -> dict[str, Any]:
 
 def now() -> float:
     """Seconds since 1970, rounded to milliseconds, so that every stored digit is significant."""
-    return max(0.0, round(time.time(), 3))  # an unset clock may be before 1970
+    return min(max(0.0, round(time.time(), 3)), MAX_TIME)  # an unset clock may be before 1970
 
 
 class Fields:
@@ -146,9 +147,9 @@ class Fields:
 
     def seconds(self, key: str) -> float:
         """A time, in seconds since 1970."""
-        value = self.value.get(key)
-        if not isinstance(value, int | float) or not 0 <= value <= LIMIT:
-            raise self.corrupt(key, "should be a time in seconds")
+        value: Any = self.value.get(key)
+        if type(value) not in (int, float) or not 0 <= value <= MAX_TIME:
+            raise self.corrupt(key, f"should be a time from 0 to {MAX_TIME} seconds")
         return float(value)
 
     def text(self, key: str, pattern: re.Pattern[str]) -> str:

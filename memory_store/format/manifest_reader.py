@@ -92,10 +92,7 @@ def read_manifest(backend: Backend, commit: Commit, session: str | None) -> Mani
     path = backend.name(key)
     document = parse(data, path)
     attributes = Fields(document.get("attributes"), path, "attributes")
-    try:
-        digest = sha256(canonical(attributes.value))
-    except (ValueError, RecursionError) as error:
-        raise attributes.corrupt("", f"are invalid: {error}") from error
+    digest = _digest(attributes)
     if digest != commit.id:
         raise Corrupt(
             f"{path}: not the commit that was published: its id is {digest[:12]}…, "
@@ -125,6 +122,26 @@ def read_manifest(backend: Backend, commit: Commit, session: str | None) -> Mani
                 "Restore the file from a copy."
             )
     return replace(manifest, arrays=arrays, retained=retained)
+
+
+def own_address(backend: Backend, name: str) -> Commit:
+    """The address of a commit that no ref names, according to its own manifest.
+
+    Raises:
+        Corrupt: there is no complete manifest.
+    """
+    key = document_key(name)
+    data = read_document(backend, key)[0] if is_packed(name) else backend.read(key)
+    path = backend.name(key)
+    attributes = Fields(parse(data, path).get("attributes"), path, "attributes")
+    return Commit(name, _digest(attributes), int(name[:12]))
+
+
+def _digest(attributes: Fields) -> str:
+    try:
+        return sha256(canonical(attributes.value))
+    except (ValueError, RecursionError) as error:
+        raise attributes.corrupt("", f"are invalid: {error}") from error
 
 
 def check_schema(schema: Any, path: object, supported: tuple[int, ...] = SUPPORTED_FILES) -> None:

@@ -23,6 +23,7 @@ LOG = "log"
 LOST = "lost"
 PAST = "past"
 PINS = "pins"
+PINNED = "pinned"  # a copy of each pin
 RECORD = "record.json"
 PACKED = ".zip"  # commits of schema 1 are folders
 
@@ -106,3 +107,8 @@ def pin_key(name: str) -> str:
             "does not begin with '.'"
         )
     return f"{PINS}/{name}.json"
+
+
+def pinned_key(name: str) -> str:
+    """The copy of a pin, which shows that the pin was set if its own file vanishes."""
+    return f"{PINNED}/{pin_key(name).removeprefix(f'{PINS}/')}"

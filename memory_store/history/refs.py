@@ -1,28 +1,29 @@
-"""Refs and pins: small create-only files that name commits.
+"""Refs: small create-only files that name commits.
 
-A ref records, under the next free number, the commit that a branch points at. A pin protects a
-commit from garbage collection. Creation is atomic on every backend, so two writers cannot both
-create the ref of one number.
+A ref records, under the next free number, the commit that a branch points at. Creation is atomic on
+every backend, so two writers cannot both create the ref of one number.
 """
 
+from collections.abc import Iterator
+from contextlib import suppress
 from functools import lru_cache
 
 from memory_store.backend import AlreadyExists, Backend, Draft, Extent, missing
-from memory_store.errors import Conflict, Corrupt, NotFound, StoreError
+from memory_store.errors import Conflict, Corrupt, NotFound, UnsupportedSchema
 from memory_store.format.json import Fields, now, parse, sealed, unsealed
 from memory_store.format.manifest import SCHEMA
 from memory_store.format.manifest_reader import check_schema, read_address
 from memory_store.format.names import (
     BRANCH,
     MAX_NUMBER,
-    PINS,
     REF_FILE,
     REFS,
     branch_folder,
-    pin_key,
     ref_key,
 )
 from memory_store.types import Commit, Ref
+
+BATCH = 64  # refs that are read ahead
 
 
 class Refs:
@@ -55,6 +56,17 @@ class Refs:
         wanted = [Extent(ref_key(branch, number), 0, None, whole=True) for number in numbers]
         with self._backend.prefetch(lambda: wanted) as backend:
             return [_read(backend, branch, number) for number in numbers]
+
+    def newest_first(self, branch: str) -> Iterator[Ref]:
+        """The refs of `branch` that can be read, newest first; gaps are not noticed."""
+        numbers = self._numbers(branch)[::-1]
+        for at in range(0, len(numbers), BATCH):
+            batch = numbers[at : at + BATCH]
+            wanted = [Extent(ref_key(branch, number), 0, None, whole=True) for number in batch]
+            with self._backend.prefetch(lambda wanted=wanted: wanted) as backend:  # type: ignore[misc]
+                for number in batch:
+                    with suppress(Corrupt, UnsupportedSchema):
+                        yield _read(backend, branch, number)
 
     def read(self, branch: str, seq: int) -> Ref:
         """Ref number `seq` of `branch`.
@@ -95,16 +107,29 @@ class Refs:
                 return True
         return self.read(ref.branch, ref.seq) == ref
 
-    def publish(self, branch: str, seq: int, commit: Commit, *, through: Backend | Draft) -> Ref:
+    def publish(
+        self,
+        branch: str,
+        seq: int,
+        commit: Commit,
+        *,
+        through: Backend | Draft,
+        at: float | None = None,
+    ) -> Ref:
         """Move the branch to `commit`.
 
+        Args:
+            branch, seq, commit: the content of the ref.
+            through: what creates the file.
+            at: when the branch was moved, in seconds since 1970; None for now.
+
         Raises:
-            Conflict: another writer published a ref of that number.
+            Conflict: another writer published a ref of that number to another commit.
             ValueError: the branch has no free number.
         """
         if seq > MAX_NUMBER:
             raise ValueError(f"branch {branch!r} is full: a branch has {MAX_NUMBER} refs at most")
-        ref = Ref(branch, seq, commit, now())
+        ref = Ref(branch, seq, commit, now() if at is None else at)
         data = sealed(
             {
                 "schema": SCHEMA,
@@ -119,9 +144,12 @@ class Refs:
         try:
             through.publish(branch, seq, data)
         except AlreadyExists as error:
-            head = self.head(branch)
-            assert head is not None
-            raise self._conflict(head, f"ref {seq - 1}") from error
+            # Another process may have taken the commit up; then it is published.
+            ref = self.read(branch, seq)
+            if ref.commit != commit:
+                head = self.head(branch)
+                assert head is not None
+                raise self._conflict(head, f"ref {seq - 1}") from error
         self._newest = ref, self._backend.stamp(ref_key(branch, seq))
         return ref
 
@@ -156,77 +184,3 @@ def _parsed(data: bytes, path: str, branch: str, seq: int) -> Ref:
 def no_branch(place: object, branch: str) -> NotFound:
     """The error for a branch that does not exist."""
     return NotFound(f"{place}: no branch {branch!r} in this session. See branches().")
-
-
-def all_pins(backend: Backend) -> dict[str, Commit]:
-    """The pinned commits by the names of the pins, sorted.
-
-    Raises:
-        Corrupt: a pin is damaged.
-    """
-    names = [name.removesuffix(".json") for name in backend.files(PINS) if name.endswith(".json")]
-    return {name: _read_pin(backend, name) for name in sorted(filter(BRANCH.fullmatch, names))}
-
-
-def pinned(backend: Backend, name: str) -> Commit:
-    """The commit that a pin protects.
-
-    Raises:
-        ValueError: not a valid pin name.
-        NotFound: no pin has that name.
-        Corrupt: the pin is damaged.
-    """
-    if not backend.exists(pin_key(name)):
-        raise _no_pin(backend, name)
-    return _read_pin(backend, name)
-
-
-def add_pin(backend: Backend, name: str, commit: Commit) -> None:
-    """Pin a commit.
-
-    Raises:
-        ValueError: not a valid pin name.
-        StoreError: the name pins another commit.
-    """
-    document = {
-        "schema": SCHEMA,
-        "pin": name,
-        "commit": commit.name,
-        "id": commit.id,
-        "position": commit.position,
-        "created": now(),
-    }
-    try:
-        backend.create(pin_key(name), sealed(document))
-    except AlreadyExists:
-        if _read_pin(backend, name) != commit:
-            raise StoreError(
-                f"{backend.name(pin_key(name))}: pins another commit. Unpin it, or use another "
-                "name."
-            ) from None
-
-
-def remove_pin(backend: Backend, name: str) -> None:
-    """Remove a pin; the commit stays until the next garbage collection.
-
-    Raises:
-        NotFound: no pin has that name.
-    """
-    key = pin_key(name)
-    if not backend.exists(key):
-        raise _no_pin(backend, name)
-    backend.discard(key)
-
-
-def _no_pin(backend: Backend, name: str) -> NotFound:
-    return NotFound(f"{backend.name(pin_key(name))}: no such pin. See pins().")
-
-
-def _read_pin(backend: Backend, name: str) -> Commit:
-    path = backend.name(pin_key(name))
-    document = parse(backend.read(pin_key(name)), path)
-    check_schema(document.get("schema"), path)
-    fields = Fields(unsealed(document, path), path)
-    if fields.text("pin", BRANCH) != name:
-        raise fields.corrupt("pin", "is another name")
-    return read_address(fields)

@@ -17,12 +17,14 @@ from memory_store.format.names import (
     log_key,
     past_key,
     pin_key,
+    pinned_key,
     record_key,
     ref_key,
 )
 from memory_store.format.packing import DOCUMENT, documents, packed, packed_log
+from memory_store.history.pins import all_pins, read_pin
 from memory_store.history.reading import Commits, array_folder
-from memory_store.history.refs import Refs, all_pins
+from memory_store.history.refs import Refs
 from memory_store.types import Commit
 
 
@@ -44,7 +46,8 @@ def copy_session(source: Backend, target: Backend) -> None:
             for commit in sorted(published, key=lambda commit: commit.name):
                 _copy_commit(commits, commit, target)
             for name in pins:
-                target.create(pin_key(name), source.read(pin_key(name)))
+                for key in (pin_key(name), pinned_key(name)):
+                    target.create(key, read_pin(source, name))
             for branch, history in histories.items():
                 for ref in history:
                     target.publish(branch, ref.seq, source.read(ref_key(branch, ref.seq)))

@@ -6,6 +6,7 @@ its names are never used as paths, and sizes are checked before memory is alloca
 
 import errno
 import os
+import stat
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -52,11 +53,29 @@ def export_session(source: Backend, path: str | os.PathLike[str]) -> int:
                     archive.writestr(zipfile.ZipInfo(CONTENTS, EPOCH), sealed(listing))
                 file.flush()
                 sync(file.fileno())
-            os.link(draft, target)  # fails if another process has created the file meanwhile
+            _publish(draft, target)
             sync_folder(target.parent)
             return target.stat().st_size
         finally:
             draft.unlink(missing_ok=True)
+
+
+def _publish(draft: Path, target: Path) -> None:
+    """Give a finished file its name; FileExistsError if another process has created it meanwhile.
+
+    Without hard links, an empty file reserves the name until it is replaced.
+    """
+    try:
+        os.link(draft, target)
+    except FileExistsError:
+        raise
+    except OSError:
+        os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+        try:
+            os.replace(draft, target)
+        except BaseException:
+            target.unlink(missing_ok=True)
+            raise
 
 
 def import_session(path: str | os.PathLike[str], target: Backend) -> None:
@@ -68,6 +87,8 @@ def import_session(path: str | os.PathLike[str], target: Backend) -> None:
     """
     source = Path(path).absolute()
     with os_errors("importing", source):
+        if not stat.S_ISREG(os.stat(source).st_mode):  # a device may have no end
+            raise NotFound(f"{source}: no session here, it is no regular file. Check the path.")
         try:
             with zipfile.ZipFile(source) as archive:
                 content = ZipBackend(archive, str(source))
@@ -180,6 +201,9 @@ class ZipBackend:
 
     def commits_lock(self, *, exclusive: bool) -> AbstractContextManager[None]:
         return nullcontext()
+
+    def is_vacant(self) -> bool:
+        return not self._members
 
     def begin(self, data: bytes) -> None:
         self._refuse()

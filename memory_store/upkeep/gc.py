@@ -4,7 +4,7 @@ A deleted snapshot leaves its record, its token ids and its rows of logs in `log
 alone in `past/`.
 The chain of ids stays complete, and any position whose token ids are kept can be recomputed from
 the nearest older snapshot. The record is written before the commit is removed, so an interrupted
-collection loses nothing.
+collection loses nothing. Commits that lost refs may have led to are spared.
 """
 
 from collections.abc import Iterable, Mapping
@@ -25,6 +25,7 @@ from memory_store.format.names import (
 )
 from memory_store.format.packing import packed_log
 from memory_store.history.reading import Commits
+from memory_store.history.unreferenced import unreferenced
 from memory_store.types import Collected, Commit, Ref, Retention
 
 GRACE = 3600.0  # seconds; longer than any write
@@ -49,7 +50,9 @@ def collect(
         retention: which other snapshots to keep.
         listed: names in the folder of commits, listed before `histories` was read, so that they do
             not include commits that are published later.
-        grace: seconds; younger files are never taken for those of an interrupted write.
+        grace: seconds; younger files are never taken for those of an interrupted write. A commit
+            that is being written is spared in any case: by the lock on the set of commits, or
+            because it continues a branch.
         dry_run: report only, and delete nothing.
 
     Raises:
@@ -64,6 +67,9 @@ def collect(
         begins = {refs[0].commit for refs in histories.values() if refs}
         kept |= {commit for commit in begins if commits.manifest(commit).parent is None}
     needed = {commit.name for commit in kept}.union(*commits.sources_of(kept))
+    listed = set(listed)
+    spared = unreferenced(commits, histories, listed)
+    needed |= spared.ancestors | {commit.name for commit in spared.evidence}
     horizon = None if retention.log else min((commit.position for commit in kept), default=0)
     deleted = tokens_deleted = leftovers = freed = 0
     for name in sorted(listed):

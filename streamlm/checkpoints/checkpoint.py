@@ -108,8 +108,15 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
         chosen = torch.device(device)
     except RuntimeError:
         raise ValueError(f"device {device!r}; allowed: auto, cpu, cuda or cuda:N") from None
+    if chosen.type not in ("cpu", "cuda") or (chosen.type == "cpu" and chosen.index):
+        raise ValueError(f"device {str(device)!r}; allowed: auto, cpu, cuda or cuda:N")
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {device!r}, but CUDA is not usable here; allowed: auto, cpu")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"device {str(device)!r}; allowed: auto, cpu, and cuda:0 to "
+            f"cuda:{torch.cuda.device_count() - 1}"
+        )
     return chosen
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from streamlm.checkpoints.json_file import read_json
 from streamlm.checkpoints.llama_tensors import fit
 from streamlm.checkpoints.safetensors_file import read_tensors
-from streamlm.checkpoints.stored import StoredModel
+from streamlm.checkpoints.stored import StoredModel, StoredTensor
 from streamlm.config import ModelConfig
 from streamlm.models.build import MODELS
 from streamlm.models.llama_config import LlamaConfig
@@ -36,8 +36,8 @@ def open_own(folder: Path, *, name: str = "") -> StoredModel:
     try:
         if isinstance(config, LlamaConfig):
             tensors = fit(config, tensors, "streamlm")
-        elif config.n_layers > len(tensors):  # before a billion layers are made
-            raise ValueError(f"{config.n_layers:,} layers, but {len(tensors):,} tensors")
+        else:
+            _check_sizes(config, tensors)
     except ValueError as error:
         raise ValueError(f"{folder}: weights and config.json do not agree: {error}") from None
 
@@ -59,6 +59,23 @@ def open_own(folder: Path, *, name: str = "") -> StoredModel:
         tensors=tensors,
         read_tokenizer=read_tokenizer,
     )
+
+
+def _check_sizes(config: ModelConfig, tensors: Mapping[str, StoredTensor]) -> None:
+    """Refuse sizes that the weights cannot have, before a model of them is made.
+
+    Raises:
+        ValueError: names the setting.
+    """
+    if config.n_layers > len(tensors):
+        raise ValueError(f"{config.n_layers:,} layers, but {len(tensors):,} tensors")
+    # Each size is an axis of a tensor, or, with an adaptive vocabulary, a sum of axes.
+    widest = sum(max(tensor.shape, default=0) for tensor in tensors.values())
+    sizes = {name: getattr(config, name) for name in ("vocab_size", "d_model", "d_ff", "embed_dim")}
+    sizes["n_heads · head_dim"] = config.n_heads * config.head_dim
+    for name, size in sizes.items():
+        if size > widest:
+            raise ValueError(f"{name} = {size:,}, but all axes of the tensors have {widest:,}")
 
 
 def own_config(values: Mapping[str, Any]) -> ModelConfig:

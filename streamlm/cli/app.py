@@ -4,7 +4,9 @@ import io
 import os
 import signal
 import sys
-from typing import Annotated
+import time
+import warnings
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -58,21 +60,51 @@ def _top(
     keep_few_kernels()
 
 
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
+BURST = 0.5  # seconds; further signals within them are part of the first
+
+
+class _Interrupts:
+    """The handler of signals: the first of a burst is a KeyboardInterrupt, so that `feed` saves."""
+
+    def __init__(self) -> None:
+        self._newest = -BURST
+        self._ending = False
+
+    def __call__(self, *_: object) -> None:
+        now = time.monotonic()
+        if not self._ending and now - self._newest >= BURST:
+            self._newest = now
+            raise KeyboardInterrupt
+
+    def install(self) -> None:
+        """Handle the signals that nobody handles or ignores."""
+        unhandled = (signal.SIG_DFL, signal.default_int_handler)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) in unhandled:
+                signal.signal(number, self)
+
+    def end(self) -> None:
+        """Ignore signals while the process ends: everything is saved."""
+        self._ending = True
+
+
+def _warn(message: Warning | str, *_: object, **__: object) -> None:
+    note(_one_line(message), word="warning: ", style="yellow")
 
 
 def main() -> None:
     """Run the command line. An error is one line on standard error and a non-zero exit status."""
-    for number in (signal.SIGTERM, signal.SIGHUP):  # so that a running `feed` saves the session
-        if signal.getsignal(number) == signal.SIG_DFL:
-            signal.signal(number, _interrupt)
+    warnings.showwarning = _warn
+    _fill_descriptors()
+    interrupts = _Interrupts()
+    interrupts.install()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # the terminal may lack characters
     try:
         try:
             app()
         finally:
+            interrupts.end()
             if sys.stdout:  # report a full disk or a closed pipe now, not as Python exits
                 sys.stdout.flush()
     except KeyboardInterrupt:
@@ -81,9 +113,30 @@ def main() -> None:
         _drop_output()
         sys.exit(1)
     except (StoreError, ValueError, TypeError, OSError, FloatingPointError) as error:
-        note(_one_line(error), word="error: ", style="bold red")
-        _drop_output()
-        sys.exit(1)
+        _fail(_one_line(error))
+    except MemoryError:
+        _fail("not enough memory")
+    except RuntimeError as error:  # of torch, which has no type for it on a CPU
+        if "allocate memory" not in str(error) and "out of memory" not in str(error):
+            raise
+        _fail("not enough memory for the model or its windows")
+
+
+def _fail(message: str) -> NoReturn:
+    note(message, word="error: ", style="bold red")
+    _drop_output()
+    sys.exit(1)
+
+
+def _fill_descriptors() -> None:
+    """Open closed standard streams on nothing: a file of a session must not take their numbers."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+    if sys.stdout is None:  # commands do their work although nobody reads what they print
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - as long as we run
 
 
 def _drop_output() -> None:
@@ -94,7 +147,7 @@ def _drop_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: Exception | str) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     text = " ".join(str(error).split()) or type(error).__name__

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from memory_store import StoreError
-from memory_store.places import named, open_store, session_names
+from memory_store.places import clear, named, open_store, session_names
 from streamlm.cli.display import console, note, output, show_table
 from streamlm.cli.options import Device, Json, Name, SessionModel, Store
 from streamlm.cli.recall import index, recall
@@ -159,15 +159,16 @@ def delete(
     """Delete a session with all its branches."""
     if "@" in name:
         raise ValueError(f"{name!r} is a branch; allowed: a session, with all its branches")
-    opened, _ = find(store, name)
-    if not yes:
-        console.print(
-            f"Delete {name} ({size_text(opened.size())})? This cannot be undone. [y/N] ", end=""
-        )
-        if not sys.stdin or sys.stdin.readline().strip().lower() not in ("y", "yes"):
-            note("nothing was deleted")
-            raise typer.Exit(1)
-    opened.delete()
+    if not clear(locate(store, name)[0]):  # what an interrupted creation left needs no question
+        opened, _ = find(store, name)
+        if not yes:
+            console.print(
+                f"Delete {name} ({size_text(opened.size())})? This cannot be undone. [y/N] ", end=""
+            )
+            if not sys.stdin or sys.stdin.readline().strip().lower() not in ("y", "yes"):
+                note("nothing was deleted")
+                raise typer.Exit(1)
+        opened.delete()
     if as_json:
         print(json.dumps({"name": name, "deleted": True}))
     else:

@@ -6,10 +6,17 @@ from typing import Annotated
 
 import typer
 
-from memory_store import Retention, places
+from memory_store import NotFound, Retention, places
 from streamlm.cli.display import note, output
 from streamlm.cli.options import Json, Name, Store, check_store
-from streamlm.sessions.shelf import find, free_place, locate, missing_branch, place_of
+from streamlm.sessions.shelf import (
+    find,
+    free_place,
+    full_path,
+    locate,
+    missing_branch,
+    place_of,
+)
 from streamlm.units import size_text
 
 
@@ -173,19 +180,35 @@ def verify(name: Name, store: Store = "sessions", as_json: Json = False) -> None
             f"{name}: verified {found.commits} commits and {found.refs} refs "
             f"({size_text(found.bytes)})"
         )
+    if found.unreferenced:
+        note(
+            f"{name}: no ref leads to {len(found.unreferenced)} of its newest commits: refs are "
+            f"lost, or a writer was killed; streamlm sessions recover {name} restores them",
+            word="error: ",
+            style="bold red",
+        )
+        raise typer.Exit(1)
 
 
 def recover(name: Name, store: Store = "sessions", as_json: Json = False) -> None:
     """Restore a damaged session to its newest intact state."""
     path, _ = locate(store, name)
+    if places.is_vacant_folder(path):
+        raise NotFound(
+            f"{full_path(path)} holds no session, only what an interrupted creation left; nothing "
+            f"was saved in it: feed {name.partition('@')[0]} again, or delete it"
+        )
     mended = places.repair_header(path) if places.occupied(path) else None
     opened, branch = find(store, name)
     found = opened.recover(branch)
     damage = [*([mended] if mended else []), *found.damage]
     if as_json:
-        print(json.dumps({"name": name, "position": found.head.position, "damage": damage}))
+        facts = {"position": found.head.position, "damage": damage, "found": found.found}
+        print(json.dumps({"name": name, **facts}))
         return
     for text in damage:
         note(text, word="lost: ", style="bold red")
-    state = "restored to" if damage else "intact, at"
+    for text in found.found:
+        note(text, word="found: ", style="bold")
+    state = "restored to" if damage or found.found else "intact, at"
     output.print(f"{name}: {state} token {found.head.position:,}")

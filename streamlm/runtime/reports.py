@@ -44,7 +44,16 @@ class ReadReport:
     def add(
         self, ids: np.ndarray, logprobs: np.ndarray | None, n_bytes: int, *, keep: bool
     ) -> None:
-        """Add tokens. Without `logprobs` they are not scored; `keep` appends to the lists."""
+        """Add tokens. Without `logprobs` they are not scored; `keep` appends to the lists.
+
+        Raises:
+            FloatingPointError: a log-probability is NaN or infinite.
+        """
+        if logprobs is not None and not np.isfinite(logprobs).all():
+            raise FloatingPointError(
+                "the model gives a probability that is no number: its weights hold NaN or "
+                "infinity, or overflow in this precision"
+            )
         self.tokens += len(ids)
         self.n_bytes += n_bytes
         if logprobs is None:

@@ -140,8 +140,8 @@ class Feed:
 
     def _with_block(self, source: OpenSource, block: str | bytes) -> TextStream:
         """The stream with a block to be read."""
-        strict, live = self._errors == "strict" and source.is_file, self._live
-        if strict and isinstance(block, bytes) and b"\0" in block:
+        strict, live = self._errors == "strict", self._live
+        if strict and isinstance(block, bytes) and b"\0" in block:  # also from a pipe or a device
             raise ValueError(
                 f"{source.name} looks binary: it has a NUL byte; allowed: UTF-8 text "
                 "(errors 'replace' reads it all the same)"
@@ -152,7 +152,7 @@ class Feed:
             size = len(block.encode()) if isinstance(block, str) else len(block)
             at = source.n_bytes - size
             raise ValueError(f"{source.name}, block at byte {at}: {error}") from None
-        if strict and stream.tail["bytes"]:
+        if strict and source.is_file and stream.tail["bytes"]:
             raise ValueError(f"{source.name} ends within a UTF-8 character")
         return stream
 

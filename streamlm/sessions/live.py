@@ -383,8 +383,9 @@ class LiveStream:
             archive=self.archive,
         )
         try:
+            newest = bound.newest(readonly=readonly)
             if not readonly:
-                ref = store.head(branch)  # the last writer may have moved it
+                ref = newest  # the last writer may have moved it
             if ref is not None:
                 self.restore(bound, ref, bound.load(ref))
             else:

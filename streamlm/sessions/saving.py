@@ -4,6 +4,7 @@ Worker threads write the commits, so the model reads on while a disk or a networ
 given immutable values only.
 """
 
+import time
 import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
@@ -16,9 +17,11 @@ import numpy as np
 from memory_store import (
     Commit,
     Conflict,
+    Corrupt,
     Locked,
     LogRows,
     MemoryStore,
+    NotFound,
     Ref,
     Retention,
     Snapshot,
@@ -32,6 +35,11 @@ from streamlm.sessions.pending_commit import PendingCommit, committers
 from streamlm.sessions.recent_tokens import TokenLog
 from streamlm.sessions.snapshots import stream_from_snapshot, stream_to_snapshot
 from streamlm.sessions.sources import FeedCursor
+from tokenizer.stream import StreamDecoder, StreamEncoder
+
+# What a forged or a foreign state raises where it is put together.
+NO_STATE = (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError)
+SETTLING = 0.1  # seconds; longer than it takes to create the ref of a commit that is written
 
 
 class SessionStore:
@@ -256,7 +264,65 @@ class SessionStore:
         except StoreError as error:  # the commit itself has succeeded
             warnings.warn(f"old snapshots were not deleted: {error}", RuntimeWarning, stacklevel=2)
 
+    def newest(self, *, readonly: bool) -> Ref | None:
+        """The head of the branch; says so if commits after it are not reached by any ref.
+
+        Unless the session is read-only, they are taken up where it is plain that they belong here:
+        a writer was killed before it could create their refs, or the refs were lost.
+
+        Raises:
+            Corrupt: the branch "main" has lost its refs, and cannot be continued before `recover`.
+        """
+        if readonly:
+            taken, left = 0, self.store.continuing(self.branch)
+            if left:  # or they were just being written
+                time.sleep(SETTLING)
+                left = self.store.continuing(self.branch)
+        else:
+            result = self.store.take_up(self.branch)
+            taken, left = len(result.refs), list(result.left)
+        head = self.store.head(self.branch)
+        if taken and head is not None:
+            self._say(f"no ref led to {_snapshots(taken)}; restored, at token {head.position:,}")
+        if left:
+            at = 0 if head is None else head.position
+            self._say(
+                f"no ref leads to {_snapshots(len(left))} after token {at:,}: refs are lost, or a "
+                "writer was killed; `streamlm sessions recover` restores them"
+            )
+        return head
+
+    def _say(self, what: str) -> None:
+        name = getattr(self.store, "name", "session")
+        warnings.warn(f"{name}: branch {self.branch!r}: {what}", RuntimeWarning, stacklevel=3)
+
     # -- reading back -----------------------------------------------------------------------------
+
+    def _newest_ids(self, source: Ref | Commit, position: int) -> np.ndarray:
+        """The ids that the repetition penalty applies to; fewer if `gc` deleted older ones."""
+        low, high = max(0, position - REPETITION_WINDOW), position
+        start = low
+        while True:
+            try:
+                ids = self._ids(source, start, position)
+            except NotFound:
+                low = start + 1
+            else:
+                if start == low:
+                    return ids
+                high = start
+            start = (low + high) // 2
+
+    def _ids(self, source: Ref | Commit, start: int, stop: int) -> np.ndarray:
+        """Stored token ids, int32; Corrupt if one is not of the vocabulary."""
+        ids = self.store.tokens(source, start, stop)
+        if len(ids) and not 0 <= ids.min() <= ids.max() < self._checkpoint.model.config.vocab_size:
+            place = getattr(self.store, "name", "the store")
+            raise Corrupt(
+                f"{place}: the tokens {start} to {stop} are not of this vocabulary. Open it with "
+                "the version that wrote it."
+            )
+        return ids
 
     def tokens(self, start: int, stop: int) -> np.ndarray:
         """The token ids at [start, stop), saved or not, int32."""
@@ -264,17 +330,31 @@ class SessionStore:
         unsaved = self.log.take(max(start, saved), stop)
         if self.saved is None or start >= saved:
             return unsaved
-        stored = self.store.tokens(self.saved, start, min(stop, saved))
+        stored = self._ids(self.saved, start, min(stop, saved))
         return np.concatenate([stored, unsaved])
 
     def load(self, source: Ref | Commit) -> tuple[TextStream, FeedCursor | None]:
-        """The stream of a commit, and the cursor of the `feed` that it interrupted, if any."""
+        """The stream of a commit, and the cursor of the `feed` that it interrupted, if any.
+
+        Raises:
+            memory_store.Corrupt: also if the snapshot is sound, but holds no state of a session.
+        """
         snapshot = self.store.load(source, fingerprints=self._checkpoint.fingerprints)
-        cursor: Any = snapshot.attributes["reading"]
-        start = max(0, snapshot.position - REPETITION_WINDOW)
-        recent = self.store.tokens(source, start, snapshot.position)
-        stream = stream_from_snapshot(snapshot, self._checkpoint.model, recent=recent)
-        return stream, FeedCursor(**cursor) if cursor else None
+        recent = self._newest_ids(source, snapshot.position)
+        tokenizer = self._checkpoint.tokenizer
+        try:
+            cursor: Any = snapshot.attributes["reading"]
+            stream = stream_from_snapshot(snapshot, self._checkpoint.model, recent=recent)
+            StreamEncoder(tokenizer, state=stream.tail)
+            StreamDecoder(tokenizer, state=stream.cut)
+            stream.generator()
+            return stream, FeedCursor.from_json(cursor) if cursor else None
+        except NO_STATE as error:
+            place = getattr(self.store, "name", "the store")
+            raise Corrupt(
+                f"{place}: branch {self.branch!r} does not hold a state of this kind of session "
+                f"({error!r}). Open it with the version that wrote it."
+            ) from error
 
     def replay(self, head: Ref, start: int, stop: int) -> tuple[TextStream, np.ndarray]:
         """The stream at the last snapshot at or before `start`, and the ids from there to `stop`.
@@ -283,7 +363,7 @@ class SessionStore:
             head: a snapshot at or after `stop`.
         """
         commit = self.store.nearest(head, max(0, start))
-        return self.load(commit)[0], self.store.tokens(head, commit.position, stop)
+        return self.load(commit)[0], self._ids(head, commit.position, stop)
 
     def replay_recent(self, position: int, length: int) -> tuple[TextStream, np.ndarray]:
         """`replay` from `length` tokens before the newest snapshot to the session's `position`."""
@@ -305,7 +385,7 @@ class SessionStore:
         if not is_whole(position) or not 0 <= position <= head.position:
             raise ValueError(f"tokens = {position}; allowed: 0 to {head.position}")
         commit = self.store.nearest(head, position)
-        return commit, self.store.tokens(head, commit.position, position)
+        return commit, self._ids(head, commit.position, position)
 
     def find(self, snapshot: Ref | int | None, time: datetime | float | None) -> Ref:
         """The entry of the branch's history given by itself, by its number or by a time.
@@ -327,6 +407,10 @@ class SessionStore:
             allowed = f"0 to {len(refs) - 1}, or an entry of history()"
             raise ValueError(f"snapshot = {snapshot}; allowed: {allowed}")
         return found
+
+
+def _snapshots(n: int) -> str:
+    return "1 snapshot" if n == 1 else f"{n} snapshots"
 
 
 def gc_is_due(seq: int, retention: Retention) -> bool:

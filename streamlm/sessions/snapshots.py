@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from memory_store import Snapshot, Window
+from streamlm.config import is_whole
 from streamlm.models.base import Model
 from streamlm.runtime.conversation import Conversation
 from streamlm.runtime.text_stream import RecalledSpan, TextStream
@@ -158,10 +159,13 @@ def stream_from_snapshot(snapshot: Snapshot, model: Model, *, recent: np.ndarray
     known = (ahead >= 0) & (ahead < model.config.vocab_size)
     if ahead.dtype != np.int32 or ahead.ndim != 1 or not known.all():
         raise ValueError(f"ahead of {ahead.dtype} {ahead.shape}: not ids of this vocabulary")
+    pending = attributes["pending"]
+    if not is_whole(pending) or not 0 <= pending < model.config.vocab_size:
+        raise ValueError(f"pending = {str(pending)[:80]}: not an id of this vocabulary")
     return TextStream(
         state=to_state(snapshot, model),
         position=snapshot.position,
-        pending=attributes["pending"],
+        pending=pending,
         recent=recent,
         ahead=ahead,
         tail=attributes["tail"],

@@ -2,10 +2,12 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TypeAlias, cast
+from typing import IO, Any, Self, TypeAlias, cast
+
+from streamlm.config import MOST, is_whole
 
 # A str is text, a path is a file; see `as_path`.
 Source: TypeAlias = "str | os.PathLike[str] | IO[str] | IO[bytes] | Iterable[str] | Iterable[bytes]"
@@ -29,6 +31,20 @@ class FeedCursor:
     done: list[str] = field(default_factory=list)
     n_bytes: int = 0
     digest: str = ""
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of `to_json`.
+
+        Raises:
+            TypeError, ValueError: a value is missing, unknown or of another type.
+        """
+        cursor = cls(**values)
+        texts = [*cursor.done, cursor.digest]
+        good = isinstance(cursor.done, list) and all(type(text) is str for text in texts)
+        if not good or not is_whole(cursor.n_bytes) or not 0 <= cursor.n_bytes <= MOST:
+            raise ValueError(f"{str(values)[:200]}: not how far a feed has read")
+        return cursor
 
     def to_json(self) -> dict[str, object]:
         return {"done": self.done, "n_bytes": self.n_bytes, "digest": self.digest}

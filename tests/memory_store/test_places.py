@@ -260,6 +260,7 @@ def test_rename(tmp_path: Path) -> None:
     with store.writer("side"), pytest.raises(Locked):
         places.rename(tmp_path / "a.zarr", tmp_path / "b.zarr")
     (tmp_path / "c.zarr").mkdir()
+    (tmp_path / "c.zarr" / "notes.txt").touch()  # an empty folder is free
     with pytest.raises(StoreError, match="already") as caught:
         places.rename(tmp_path / "a.zarr", tmp_path / "c.zarr")
     assert_helpful(caught.value)

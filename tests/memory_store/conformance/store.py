@@ -4,6 +4,7 @@ from tests.memory_store.conformance.branches import BranchConformance
 from tests.memory_store.conformance.commits import CommitConformance
 from tests.memory_store.conformance.damage import DamageConformance
 from tests.memory_store.conformance.logs import LogConformance
+from tests.memory_store.conformance.lost_refs import LostRefsConformance
 from tests.memory_store.conformance.sessions import SessionConformance
 from tests.memory_store.conformance.upkeep import UpkeepConformance
 
@@ -15,5 +16,6 @@ class StoreConformance(
     DamageConformance,
     UpkeepConformance,
     LogConformance,
+    LostRefsConformance,
 ):
     """Subclasses define a fixture `place`: an empty `Place`."""
