@@ -2,7 +2,8 @@
 
 One thread owns the model. Each round reads about one segment, of one session or of several, and
 then decodes one token for all that write, in a batch of fixed shape: a long document never stops
-those who write, and what a session writes does not depend on who else is being served.
+those who write, and what a session writes does not depend on who else is being served. The file is
+long because its docstrings are the reference of all requests.
 """
 
 import threading

@@ -6,7 +6,7 @@ positions: the slots that are visible are numbered without gaps, however much of
 forgotten between them. Positions thus never exceed those that the model was trained on.
 
 Pinned slots are the first tokens of the stream (Xiao et al. 2024); they become visible when they
-have left memory.
+have left memory. The file is long because one class is all that differs from other models.
 """
 
 from dataclasses import replace

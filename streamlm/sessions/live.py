@@ -1,4 +1,7 @@
-"""LiveStream: the mutable part of a session, shared by feeding, generating and saving."""
+"""LiveStream: the mutable part of a session, shared by feeding, generating and saving.
+
+The file is long because nothing else changes a stream.
+"""
 
 from dataclasses import replace
 from functools import partial

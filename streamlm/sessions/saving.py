@@ -1,7 +1,7 @@
 """Saving: the branch of a store that a session is saved to, and what of it is not saved yet.
 
 Worker threads write the commits, so the model reads on while a disk or a network is busy. They are
-given immutable values only.
+given immutable values only. The file is long because one class saves a branch and finds it again.
 """
 
 import time

@@ -1,4 +1,7 @@
-"""The command line: what commands print, and what they leave in the store."""
+"""The command line: what commands print, and what they leave in the store.
+
+The file is long because each command has a test or two.
+"""
 
 import json
 import math

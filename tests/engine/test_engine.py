@@ -1,4 +1,7 @@
-"""The engine: sessions beside each other get what they get alone, and nobody waits for long."""
+"""The engine: sessions beside each other get what they get alone, and nobody waits for long.
+
+The file is long because every kind of request is tried alone, beside others, cancelled and failing.
+"""
 
 import asyncio
 import threading
