@@ -288,12 +288,13 @@ def _line_editing() -> Iterator[None]:
 
 @contextmanager
 def _signals_end() -> Iterator[None]:
-    """Signals other than Ctrl-C end the talk, not just a reply."""
+    """Signals other than Ctrl-C end the talk, not just a reply; each Ctrl-C stops one."""
 
     def end(number: int, _: object) -> None:
         raise SystemExit(128 + number)
 
-    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    handlers = {signal.SIGTERM: end, signal.SIGHUP: end, signal.SIGINT: signal.default_int_handler}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:

@@ -194,8 +194,8 @@ def test_a_billion_layers_are_refused_at_once(folder: Folder) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"hidden_size": 1 << 40, "head_dim": 16}, r"of another shape: lm_head|of another shape"),
-        ({"vocab_size": 1 << 60}, r"model\.embed_tokens\.weight \[928, 64\] instead of"),
+        ({"hidden_size": 1 << 30, "head_dim": 16}, r"of another shape: lm_head|of another shape"),
+        ({"vocab_size": 1 << 30}, r"model\.embed_tokens\.weight \[928, 64\] instead of"),
         ({"intermediate_size": 97}, r"of another shape: .*mlp\.down_proj\.weight"),
         ({"tie_word_embeddings": False}, r"missing: lm_head\.weight"),
         ({"num_hidden_layers": 3}, r"missing: model\.layers\.2\..* and 3 more"),
@@ -210,6 +210,14 @@ def test_tensors_that_do_not_fit_are_named(
     path = folder()
     (path / "config.json").write_text(json.dumps({**settings(), **change}))
     with pytest.raises(ValueError, match=f"tensors do not fit the configuration; .*{message}"):
+        load_checkpoint(path, device="cpu")
+
+
+@pytest.mark.parametrize("name", ["hidden_size", "vocab_size"])
+def test_sizes_beyond_any_model_are_refused(folder: Folder, name: str) -> None:
+    path = folder()
+    (path / "config.json").write_text(json.dumps({**settings(), name: 1 << 40}))
+    with pytest.raises(ValueError, match="1099511627776; allowed: an integer of at most 2,147"):
         load_checkpoint(path, device="cpu")
 
 

@@ -130,7 +130,7 @@ def test_copies_at_any_two_moments(tmp_path: Path) -> None:
     assert refused > 30 and later > 50
 
 
-@pytest.mark.parametrize("now", [0.0, -5.5, 2e9, 1e12])
+@pytest.mark.parametrize("now", [0.0, -5.5, 2e9, 1e11])
 def test_nothing_depends_on_the_clock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, now: float
 ) -> None:
