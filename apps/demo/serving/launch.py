@@ -88,7 +88,7 @@ def run(
             say(f"MCP clients find its tools at {startup.address}gradio_api/mcp/")
         try:
             while True:
-                time.sleep(3600)
+                time.sleep(1)  # a signal that another thread was given ends no sleep
         finally:
             app.jobs.shut_down()  # they save what they have read
             page.close(verbose=False)
