@@ -12,6 +12,7 @@ states and token ids.
 
 import argparse
 import json
+import os
 import random
 import statistics
 import tempfile
@@ -22,6 +23,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import torch
 
 import streamlm
 from benchmarks.tools.load_server import DOWN, Client, LoadServer
@@ -156,8 +159,10 @@ def differences(load: Load, engine: Engine, folder: Path, store: Path) -> Iterat
                 yield f"{load.name}, step {number}, {kind}: {answer!r} there, {found!r} alone"
         place = store / "keys" / load.client.owner / f"{load.name}.zarr"
         with streamlm.open(place, checkpoint, readonly=True) as saved:
-            if saved.text() != session.text() or saved.state.digest() != session.state.digest():
-                yield f"{load.name}: another text or state is saved than alone"
+            if saved.text() != session.text():
+                yield f"{load.name}: another text is saved than alone"
+            elif saved.state.digest() != session.state.digest():
+                yield f"{load.name}: another state is saved than alone"
 
 
 def crossed(loads: Sequence[Load], model: Any, store: Path) -> int:
@@ -255,6 +260,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parser().parse_args(arguments)
+    # With several threads MKL rounds in other ways from call to call.
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
     results = measure(options)
     output.print(json.dumps(results, indent=1))
     if options.out is not None:

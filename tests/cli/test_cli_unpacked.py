@@ -51,7 +51,8 @@ def test_a_separator_stands_between_files_only(kept: CommandLine) -> None:
     found, wanted = (
         kept.works("score", *words, "--json").json for words in (files, ("whole.txt",))
     )
-    assert found["nats"] == wanted["nats"] and found["bytes"] == wanted["bytes"]
+    # In other pieces, so products round in other ways.
+    assert found["nats"] == pytest.approx(wanted["nats"]) and found["bytes"] == wanted["bytes"]
     alone = kept.works("score", "a.txt", "--separator", "x", "--json").json
     assert alone["bytes"] == 3
 
