@@ -98,18 +98,19 @@ class Load:
             return
         if kind == "feed":
             answer = ask(f"{path}/feed", self.text(argument).encode())
-            self.done.append((kind, argument, str(answer["position"])))
+            found = str(answer["position"])
         elif kind == "generate":
             answer = ask("/v1/completions", fields)
-            self.done.append((kind, argument, answer["choices"][0]["text"]))
+            found = answer["choices"][0]["text"]
         else:
             branch = f"b{number}-{random.randrange(1 << 30)}"
             ask(f"{path}/fork", {"branch": branch})
             fork = {**fields, "session": f"{self.name}@{branch}"}
             answer = ask("/v1/completions", fork)
-            self.done.append((kind, argument, answer["choices"][0]["text"]))
-        saved = ask(path)["saved"]
+            found = answer["choices"][0]["text"]
+        saved = ask(path)["saved"]  # it may be down by now: then the step is undone and repeated
         self.snapshot, self.position = saved["snapshot"], saved["position"]
+        self.done.append((kind, argument, found))
 
     def _undo(self) -> None:
         """Return to what was acknowledged; count it as lost if it is not there."""
