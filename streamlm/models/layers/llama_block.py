@@ -96,10 +96,9 @@ class GroupedAttention(nn.Module):
                 rows.flatten(0, 1).split(BLOCK, dim=1), wide.split(BLOCK, dim=1), strict=True
             ):
                 n = some.shape[1]
-                more = (0, 0, 0, padding(n))
-                scores = torch.baddbmm(
-                    F.pad(added, more), F.pad(some, more), keys, alpha=self.head_dim**-0.5
-                )
+                if more := padding(n):  # padding by nothing would copy
+                    some, added = (F.pad(each, (0, 0, 0, more)) for each in (some, added))
+                scores = torch.baddbmm(added, some, keys, alpha=self.head_dim**-0.5)
                 part = scores.softmax(dim=-1)
                 outputs.append(torch.bmm(part, values)[:, :n])
                 if want_weights:
