@@ -63,7 +63,7 @@ ROOMS: dict[str, tuple[set[str], ...]] = {
         {"fields", "guard", "middleware", "sse"},
         {"bodies"},
         {"asked", "choices", "logprobs", "messages", "status"},
-        {"response_shapes"},
+        {"answering", "response_shapes"},
         {"chat", "completions", "sessions", "texts"},
         {"responses", "transfer"},
         {"app"},

@@ -4,17 +4,16 @@ Without a session, all messages are read anew. With one, its newest message is r
 session remembers the others.
 """
 
-import secrets
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
+from apps.server.answering import answer
 from apps.server.asked import MOST_CHOICES, MOST_LOGPROBS, Asked, take_common, take_stream
 from apps.server.bodies import read_fields
 from apps.server.choices import Positions, Usage, all_of
@@ -23,7 +22,7 @@ from apps.server.fields import Fields
 from apps.server.logprobs import message_logprobs
 from apps.server.messages import Chat, chat_of, require_chat
 from apps.server.service import Service, service_of
-from apps.server.sse import Emit, Streamed, unless_hung_up
+from apps.server.sse import Emit
 from streamlm.engine import Written
 from streamlm.runtime.reports import TokenLogprob
 from streamlm.runtime.sampling import Sampling
@@ -90,7 +89,7 @@ class _Choice:
 
     index: int
     asked: Asked
-    emit: Callable[[dict[str, Any]], Awaitable[None]] | None
+    emit: Emit | None
     reason: str | None = None
     begun: bool = False
     texts: list[str] = field(default_factory=list)
@@ -127,48 +126,27 @@ class _Choice:
             "finish_reason": self.reason,
         }
 
+    def last(self) -> dict[str, Any]:
+        """The part that ends it in a stream."""
+        return self.part({}, [])
+
 
 async def chat_completions(request: Request) -> Response:
     """Answer in a chat."""
-    service = service_of(request)
-    wanted = ChatCompletion.take(await read_fields(request), service)
-    head = {
-        "id": f"chatcmpl-{secrets.token_hex(12)}",
-        "object": "chat.completion.chunk" if wanted.stream else "chat.completion",
-        "created": int(time.time()),
-        "model": service.name,
-    }
-    if wanted.stream:
-        work = partial(_stream, request, wanted, head)
-        return Streamed(work, error=service.error_of(request), done=True)
-    usage, positions = Usage(), Positions(wanted.asked.session)
-    choices = _choices(wanted, None)
-    work = partial(_reply_all, request, wanted, choices, usage, positions)
-    await unless_hung_up(request.receive, work)
-    answer = {**head, "choices": [choice.whole() for choice in choices], "usage": usage.to_json()}
-    return JSONResponse({**answer, **positions.to_json()})
+    wanted = ChatCompletion.take(await read_fields(request), service_of(request))
+    return await answer(
+        request,
+        prefix="chatcmpl",
+        kinds=("chat.completion", "chat.completion.chunk"),
+        session=wanted.asked.session,
+        stream=wanted.stream,
+        stream_usage=wanted.stream_usage,
+        choices=partial(_choices, wanted),
+        write=partial(_reply_all, request, wanted),
+    )
 
 
-async def _stream(
-    request: Request, wanted: ChatCompletion, head: dict[str, Any], emit: Emit
-) -> None:
-    usage, positions = Usage(), Positions(wanted.asked.session)
-    unknown = {"usage": None} if wanted.stream_usage else {}
-
-    async def send(choice: dict[str, Any]) -> None:
-        await emit({**head, "choices": [choice], **unknown})
-
-    choices = _choices(wanted, send)
-    await _reply_all(request, wanted, choices, usage, positions)
-    for choice in choices:
-        await emit({**head, "choices": [choice.part({}, [])], **unknown, **positions.to_json()})
-    if wanted.stream_usage:
-        await emit({**head, "choices": [], "usage": usage.to_json()})
-
-
-def _choices(
-    wanted: ChatCompletion, emit: Callable[[dict[str, Any]], Awaitable[None]] | None
-) -> list[_Choice]:
+def _choices(wanted: ChatCompletion, emit: Emit | None) -> list[_Choice]:
     asked = wanted.asked
     return [
         _Choice(n, asked if asked.session is not None else asked.choice(n), emit)
@@ -179,7 +157,7 @@ def _choices(
 async def _reply_all(
     request: Request,
     wanted: ChatCompletion,
-    choices: list[_Choice],
+    choices: Sequence[_Choice],
     usage: Usage,
     positions: Positions,
 ) -> None:
@@ -212,8 +190,7 @@ async def _reply(
     )
     written = await service.written(request, handle, choice.take)
     choice.reason = written.reason
-    usage.read += written.n_read
-    usage.wrote += int(written)
+    usage.add(written)
     return written
 
 

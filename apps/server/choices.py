@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import anyio
 
+from streamlm.engine import Written
+
 
 @dataclass
 class Usage:
@@ -12,6 +14,11 @@ class Usage:
 
     read: int = 0
     wrote: int = 0
+
+    def add(self, written: Written) -> None:
+        """Add those of a text."""
+        self.read += written.n_read
+        self.wrote += int(written)
 
     def to_json(self) -> dict[str, int]:
         """OpenAI's shape."""

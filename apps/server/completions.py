@@ -1,16 +1,15 @@
 """POST /v1/completions: continue a text, or a session."""
 
-import secrets
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
+from apps.server.answering import answer
 from apps.server.asked import MOST_CHOICES, MOST_LOGPROBS, Asked, take_common, take_stream
 from apps.server.bodies import read_fields
 from apps.server.choices import Positions, Usage, all_of
@@ -18,7 +17,7 @@ from apps.server.errors import ApiError, refused
 from apps.server.fields import Fields
 from apps.server.logprobs import TextLogprobs, prompt_logprobs
 from apps.server.service import Service, ending, service_of
-from apps.server.sse import Emit, Streamed, unless_hung_up
+from apps.server.sse import Emit
 from streamlm.engine import Written
 from streamlm.runtime.reports import TokenLogprob
 from streamlm.runtime.sampling import Sampling
@@ -74,7 +73,7 @@ class _Choice:
     index: int
     prompt: str
     asked: Asked
-    emit: Callable[[dict[str, Any]], Awaitable[None]] | None
+    emit: Emit | None
     reason: str | None = None
     texts: list[str] = field(default_factory=list)
     logprobs: TextLogprobs | None = None
@@ -117,46 +116,27 @@ class _Choice:
         logprobs = self.logprobs.all() if self.logprobs is not None else None
         return self.shape("".join(self.texts), logprobs)
 
+    def last(self) -> dict[str, Any]:
+        """The part that ends it in a stream."""
+        return self.shape("", None)
+
 
 async def completions(request: Request) -> Response:
     """Continue texts."""
-    service = service_of(request)
-    wanted = Completion.take(await read_fields(request), service)
-    head = {
-        "id": f"cmpl-{secrets.token_hex(12)}",
-        "object": "text_completion",
-        "created": int(time.time()),
-        "model": service.name,
-    }
-    if wanted.stream:
-        work = partial(_stream, request, wanted, head)
-        return Streamed(work, error=service.error_of(request), done=True)
-    usage, positions = Usage(), Positions(wanted.asked.session)
-    choices = _choices(wanted, None)
-    work = partial(_write_all, request, wanted, choices, usage, positions)
-    await unless_hung_up(request.receive, work)
-    answer = {**head, "choices": [choice.whole() for choice in choices], "usage": usage.to_json()}
-    return JSONResponse({**answer, **positions.to_json()})
+    wanted = Completion.take(await read_fields(request), service_of(request))
+    return await answer(
+        request,
+        prefix="cmpl",
+        kinds=("text_completion", "text_completion"),
+        session=wanted.asked.session,
+        stream=wanted.stream,
+        stream_usage=wanted.stream_usage,
+        choices=partial(_choices, wanted),
+        write=partial(_write_all, request, wanted),
+    )
 
 
-async def _stream(request: Request, wanted: Completion, head: dict[str, Any], emit: Emit) -> None:
-    usage, positions = Usage(), Positions(wanted.asked.session)
-    unknown = {"usage": None} if wanted.stream_usage else {}
-
-    async def send(choice: dict[str, Any]) -> None:
-        await emit({**head, "choices": [choice], **unknown})
-
-    choices = _choices(wanted, send)
-    await _write_all(request, wanted, choices, usage, positions)
-    for choice in choices:
-        await emit({**head, "choices": [choice.shape("", None)], **unknown, **positions.to_json()})
-    if wanted.stream_usage:
-        await emit({**head, "choices": [], "usage": usage.to_json()})
-
-
-def _choices(
-    wanted: Completion, emit: Callable[[dict[str, Any]], Awaitable[None]] | None
-) -> list[_Choice]:
+def _choices(wanted: Completion, emit: Emit | None) -> list[_Choice]:
     return [
         _Choice(
             index * wanted.n + n,
@@ -172,7 +152,7 @@ def _choices(
 async def _write_all(
     request: Request,
     wanted: Completion,
-    choices: list[_Choice],
+    choices: Sequence[_Choice],
     usage: Usage,
     positions: Positions,
 ) -> None:
@@ -192,7 +172,7 @@ async def _write_all(
 
 
 async def _write_group(
-    request: Request, wanted: Completion, group: list[_Choice], usage: Usage
+    request: Request, wanted: Completion, group: Sequence[_Choice], usage: Usage
 ) -> None:
     """The choices of one prompt, which is read once."""
     service, prompt = service_of(request), group[0].prompt
@@ -225,8 +205,7 @@ async def _write(
     )
     written = await service.written(request, handle, choice.take)
     choice.reason = written.reason
-    usage.read += written.n_read
-    usage.wrote += int(written)
+    usage.add(written)
     return written
 
 
