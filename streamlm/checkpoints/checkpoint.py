@@ -213,20 +213,24 @@ def save_checkpoint(
     tokenizer: Tokenizer | None,
     *,
     dtype: torch.dtype | None = None,
+    weights: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write a checkpoint directory; `dtype` converts floating-point weights.
 
     A checkpoint without a tokenizer can only be loaded by `load_model`.
+
+    Args:
+        weights: those to write, in place of the model's own.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {
+    stored = {
         name: tensor.detach()
         .to("cpu", dtype if dtype and tensor.is_floating_point() else tensor.dtype)
         .contiguous()
-        for name, tensor in model.state_dict().items()
+        for name, tensor in (model.state_dict() if weights is None else weights).items()
     }
-    save_file(weights, folder / "model.safetensors")
+    save_file(stored, folder / "model.safetensors")
     (folder / "config.json").write_text(model.config.to_json(), encoding="utf-8")
     if tokenizer is not None:
         (folder / "tokenizer.model").write_bytes(tokenizer.model_bytes)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
+from torch import Tensor
 
 from streamlm.checkpoints.safetensors_file import read_metadata, read_tensors
 from streamlm.checkpoints.stored import OWN, StoredModel
@@ -21,15 +22,22 @@ GATES_FILE = "gates.safetensors"
 SETTINGS, WEIGHTS = "settings", "weights"
 
 
-def save_gates(path: str | Path, model: LlamaModel, *, weights_digest: str) -> None:
+def save_gates(
+    path: str | Path,
+    model: LlamaModel,
+    *,
+    weights_digest: str,
+    weights: Mapping[str, Tensor] | None = None,
+) -> None:
     """Write the compressors of a model to a file.
 
     Args:
+        weights: see `save_checkpoint`.
         weights_digest: of the model's other weights; see `StoredModel.weights_digest`.
     """
     gates = {
         name: tensor.detach().float().cpu().contiguous()
-        for name, tensor in model.state_dict().items()
+        for name, tensor in (model.state_dict() if weights is None else weights).items()
         if name.startswith(OWN)
     }
     windows = {name: getattr(model.config, name) for name in WINDOWS}

@@ -51,7 +51,7 @@ def train(
         chosen = replace(chosen, train=replace(chosen.train, only=only.value))
     keep_freed_memory()
     with interruptible(left_behind):
-        from streamlm.training.trainer import trainer_for
+        from streamlm.training.from_recipe import trainer_for
 
         trainer = trainer_for(chosen, folder, device=device, progress=note, tensorboard=tensorboard)
         if resume:

@@ -13,7 +13,7 @@ class TrainConfig(Config):
         steps: optimiser steps of the whole run.
         batch_size: rows, each with its own documents, read segment by segment.
         accumulate: groups of `batch_size` rows whose gradients are added before a step, equal to
-            one group of all rows.
+            one group of all rows; on several ranks, of each.
         unroll: consecutive segments per optimiser step; "bptt" needs at least 2.
         learning_rate, min_learning_rate, warmup_steps: linear warm-up, then cosine decay.
         weight_decay: of AdamW, for matrices only: biases and gains of any shape do not decay.
@@ -23,6 +23,9 @@ class TrainConfig(Config):
         precision: "float32" or "bfloat16" (autocast; weights stay float32).
         only: "compression" trains the compressors alone, with the other weights frozen; "" all.
         compile: run the model through torch.compile.
+        shard: on several ranks, "" keeps all weights on each; "step" divides weights, gradients
+            and moments among them, and gathers all weights for a step; "layers" gathers those of
+            one layer at a time.
         checkpoint_steps, eval_steps, log_steps: steps between saves, evaluations and log lines.
         eval_tokens: validation tokens read by each evaluation.
     """
@@ -42,6 +45,7 @@ class TrainConfig(Config):
     precision: str = "float32"
     only: str = ""
     compile: bool = False
+    shard: str = ""
     checkpoint_steps: int = 500
     eval_steps: int = 500
     log_steps: int = 20
@@ -73,6 +77,7 @@ class TrainConfig(Config):
             value = getattr(self, name)
             require(0 <= value < 1, name, value, "a number in [0, 1)")
         require(self.only in ("", "compression"), "only", self.only, "'' or 'compression'")
+        require(self.shard in ("", "step", "layers"), "shard", self.shard, "'', 'step' or 'layers'")
         require(
             self.precision in ("float32", "bfloat16"),
             "precision",

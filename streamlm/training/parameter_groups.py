@@ -1,10 +1,13 @@
-"""Parameter groups of the optimiser: matrices decay, other parameters do not."""
+"""Parameters that are trained, and the optimiser's groups: matrices decay, others do not."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
+
+from streamlm.models.base import Model
+from streamlm.training.config import TrainConfig
 
 
 def is_matrix(name: str, parameter: nn.Parameter) -> bool:
@@ -17,6 +20,26 @@ def is_matrix(name: str, parameter: nn.Parameter) -> bool:
         name: as in `named_parameters`; the name of a bias ends with "bias", of a gate with ".gate".
     """
     return parameter.ndim >= 2 and not name.endswith(("bias", ".gate"))
+
+
+def choose_parameters(model: Model, config: TrainConfig) -> None:
+    """Give gradients to the parameters that are trained; see `TrainConfig.only`.
+
+    Raises:
+        ValueError: the compression alone is to be trained, and nothing trains it.
+    """
+    model.requires_grad_(not config.only)
+    if not config.only:
+        return
+    compression = model.compression_parameters()
+    if not compression or model.config.compression_loss in ("none", "bptt"):
+        trained = f"{model.config.compression!r}, {model.config.compression_loss!r}"
+        raise ValueError(
+            f"only = 'compression' with compression and compression_loss {trained}; allowed: "
+            "a compression with parameters, and a loss of its own"
+        )
+    for parameter in compression:
+        parameter.requires_grad_(True)
 
 
 def parameter_groups(module: nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:

@@ -1,9 +1,8 @@
 """The trainer: documents read in parallel rows, with memory carried from segment to segment."""
 
-import contextlib
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from safetensors.torch import load_file
 from streamlm.checkpoints.checkpoint import (
     Checkpoint,
     choose_device,
-    load_checkpoint,
     save_checkpoint,
 )
 from streamlm.checkpoints.gates import GATES_FILE, save_gates
@@ -27,16 +25,24 @@ from streamlm.models.llama import LlamaModel
 from streamlm.models.modes import in_mode
 from streamlm.state import State
 from streamlm.training.config import TrainConfig
+from streamlm.training.copies import Copies
 from streamlm.training.data import IGNORED, Corpus, SegmentBatches
 from streamlm.training.evaluate import evaluate
-from streamlm.training.losses import target_loss
-from streamlm.training.parameter_groups import parameter_groups, regrouped
-from streamlm.training.recipe import Recipe
-from streamlm.training.run_folder import check_unchanged, last_folder, put_in_place
+from streamlm.training.group_step import GroupStep
+from streamlm.training.parameter_groups import choose_parameters, parameter_groups, regrouped
+from streamlm.training.ranks import Ranks
+from streamlm.training.run_folder import (
+    ONE,
+    groups_of,
+    last_folder,
+    put_in_place,
+    read_rows,
+    rows_file,
+)
 from streamlm.training.schedule import scheduled_rate
 from streamlm.training.step import BegunStep, Pace, Step
 from streamlm.training.tensorboard import EventLog, load_writer
-from streamlm.transfer import Fetch, send
+from streamlm.transfer import Fetch
 from tokenizer import Tokenizer
 
 
@@ -47,8 +53,12 @@ class Trainer:
     segments. A resumed run ends with the same weights as an uninterrupted one, on the same machine
     with the same number of threads.
 
+    On several ranks, each reads groups of rows of its own. Groups are numbered over all ranks: rank
+    r of n has groups r, r + n, …, and group i shuffles documents with seed + i.
+
     Args:
         tensorboard: a folder for event files as well; needs the extra `tensorboard`.
+        ranks: the processes of this run; their device comes before `device`.
     """
 
     def __init__(
@@ -63,13 +73,16 @@ class Trainer:
         device: str = "auto",
         base: Checkpoint | None = None,
         tensorboard: str | Path | None = None,
+        ranks: Ranks = ONE,
     ) -> None:
         if tensorboard is not None:
             load_writer()  # what is missing is missing before anything is trained
         if model_config.compression_loss == "bptt" and config.unroll < 2:
             raise ValueError("unroll = 1; allowed with compression_loss 'bptt': at least 2")
         self.config, self.tokenizer, self.valid = config, tokenizer, valid
-        self.folder, self.device = Path(folder), choose_device(device)
+        self.ranks, self.device = ranks, ranks.device or choose_device(device)
+        self.folder = Path(folder)
+        ranks.check_shared(self.folder)
         torch.manual_seed(config.seed)
         self._base = base
         self._tensorboard = tensorboard
@@ -79,8 +92,9 @@ class Trainer:
             self.model.prepare(tokenizer)
         else:
             self.model = base.model.to(self.device).train()
+        choose_parameters(self.model, config)
+        self._group_step = self._on_all_ranks(GroupStep(self.model, config, self.device))
         self._compression = self.model.compression_parameters()
-        self._choose_parameters()
         apart = set(map(id, self._compression))
         self._backbone = [
             each for each in self.model.parameters() if each.requires_grad and id(each) not in apart
@@ -91,34 +105,32 @@ class Trainer:
             betas=(config.beta1, config.beta2),
             fused=True,
         )
+        self._train = train
+        self._open_groups(config.accumulate)
+        if not ranks.leads:  # the weights are alike on all ranks, what dropout draws is not
+            torch.manual_seed(config.seed + ranks.rank)
+
+    def _on_all_ranks(self, step: GroupStep) -> Copies:
+        if not self.config.shard:
+            return Copies(step, self.ranks)
+        from streamlm.training.parts import Parts
+
+        return Parts(step, self.config, self.ranks)
+
+    def _open_groups(self, n: int) -> None:
+        """Begin n groups of rows on this rank."""
+        ranks, config = self.ranks, self.config
         self.batches = [
             SegmentBatches(
-                train,
+                self._train,
                 config.batch_size,
-                segment_len=model_config.segment_len,
-                bos=tokenizer.bos_id,
-                shuffle=config.seed + index,
+                segment_len=self.model.config.segment_len,
+                bos=self.tokenizer.bos_id,
+                shuffle=config.seed + index * ranks.n + ranks.rank,
             )
-            for index in range(config.accumulate)
+            for index in range(n)
         ]
         self.states = [self.model.init_state(config.batch_size) for _ in self.batches]
-        self._read: Callable[..., Any] = self._read_segment
-        if config.compile:
-            self._read = torch.compile(self._read_segment, dynamic=False)
-
-    def _choose_parameters(self) -> None:
-        """Which parameters have gradients; see `TrainConfig.only`."""
-        self.model.requires_grad_(not self.config.only)
-        if not self.config.only:
-            return
-        if not self._compression or self.model.config.compression_loss in ("none", "bptt"):
-            trained = f"{self.model.config.compression!r}, {self.model.config.compression_loss!r}"
-            raise ValueError(
-                f"only = 'compression' with compression and compression_loss {trained}; allowed: "
-                "a compression with parameters, and a loss of its own"
-            )
-        for parameter in self._compression:
-            parameter.requires_grad_(True)
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of a step; see `scheduled_rate`."""
@@ -130,8 +142,9 @@ class Trainer:
         On CUDA a step is yielded after the next one is queued, so that the device never idles.
         Steps that are saved or evaluated, and the last one, are yielded before the next is queued.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if self._tensorboard is not None:
+        if self.ranks.leads:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        if self._tensorboard is not None and self.ranks.leads:
             self._events = EventLog(self._tensorboard, step=self.step)
         try:
             yield from self._steps()
@@ -139,7 +152,10 @@ class Trainer:
             if self._events is not None:
                 self._events.close()
                 self._events = None
-        self._save_weights(self.folder / "model")
+        weights = self._whole_weights()
+        if self.ranks.leads:
+            self._save_weights(self.folder / "model", weights)
+        self.ranks.wait()
 
     def _steps(self) -> Iterator[Step]:
         config, pace = self.config, Pace()
@@ -168,14 +184,18 @@ class Trainer:
                 pace.restart()
             yield report
 
-    def _save_weights(self, folder: Path) -> None:
+    def _whole_weights(self) -> dict[str, torch.Tensor]:
+        weights: dict[str, torch.Tensor] = self._group_step.whole(self.model.state_dict())
+        return weights
+
+    def _save_weights(self, folder: Path, weights: dict[str, torch.Tensor]) -> None:
         """A checkpoint; of a base model whose compression alone is trained, the gates."""
         if self._base is None or not self.config.only:
-            save_checkpoint(folder, self.model, self.tokenizer)
+            save_checkpoint(folder, self.model, self.tokenizer, weights=weights)
             return
         assert isinstance(self.model, LlamaModel)
         digest = self._base.fingerprints["weights"]
-        save_gates(folder / GATES_FILE, self.model, weights_digest=digest)
+        save_gates(folder / GATES_FILE, self.model, weights_digest=digest, weights=weights)
         (folder / "config.json").write_text(self.model.config.to_json(), encoding="utf-8")
 
     def _settle(self, begun: BegunStep, pace: Pace) -> Step:
@@ -194,6 +214,8 @@ class Trainer:
         return report
 
     def _log(self, report: Step) -> None:
+        if not self.ranks.leads:
+            return
         last = report.step == self.config.steps
         if report.step % self.config.log_steps == 0 or report.valid_bits_per_byte or last:
             with open(self.folder / "log.jsonl", "a", encoding="utf-8") as log:
@@ -202,15 +224,19 @@ class Trainer:
                 self._events.add(report)
 
     def validate(self) -> float:
-        """Bits per byte of the first `eval_tokens` validation tokens."""
-        report = evaluate(
-            self.model,
-            self.valid,
-            bos=self.tokenizer.bos_id,
-            token_lengths=self.tokenizer.token_lengths,
-            batch_size=self.config.batch_size,
-            max_tokens=self.config.eval_tokens,
-        )
+        """Bits per byte of the first `eval_tokens` validation tokens.
+
+        Every rank reads them, so that none waits for another for longer than a step.
+        """
+        with self._group_step.gathered():
+            report = evaluate(
+                self.model,
+                self.valid,
+                bos=self.tokenizer.bos_id,
+                token_lengths=self.tokenizer.token_lengths,
+                batch_size=self.config.batch_size,
+                max_tokens=self.config.eval_tokens,
+            )
         return report.bits_per_byte
 
     def _optimise(self) -> BegunStep:
@@ -222,28 +248,21 @@ class Trainer:
         # All targets weigh the same, so they are counted first, on the CPU, where they are.
         groups = [[next(batches) for _ in range(config.unroll)] for batches in self.batches]
         scored = np.concatenate([b.targets[b.targets != IGNORED] for each in groups for b in each])
-        n_tokens, n_bytes = len(scored), int(self.tokenizer.token_lengths[scored].sum())
-        share = 1 / (config.accumulate * config.unroll)
+        n_tokens, n_bytes = self.ranks.total(
+            len(scored), int(self.tokenizer.token_lengths[scored].sum())
+        )
+        share = 1 / (len(groups) * self.ranks.n * config.unroll)
         sums = torch.zeros(4, device=self.device, dtype=torch.float64)
         for index, batches in enumerate(groups):
-            state, loss = self.states[index], torch.zeros((), device=self.device)
-            for batch in batches:
-                inputs, targets = (
-                    send(each, self.device) for each in (batch.inputs, batch.targets)
-                )
-                if bool(batch.begins.any()):
-                    state = state.reset_rows(batch.begins)
-                wanted = batch.targets if self.model.config.cutoffs else targets
-                nats, added, compression, weight, state = self._read(inputs, wanted, state)
-                compression = compression * weight  # a sum, divided below
-                loss = loss + nats / max(n_tokens, 1) + added * share + compression
-                parts = (nats, added * share, compression, weight)
-                sums += torch.stack([part.detach().double() for part in parts])
-            if (
-                loss.requires_grad
-            ):  # not before the first eviction, with only the compression trained
-                loss.backward()
-            self.states[index] = state.detach()
+            with self._group_step.adding(last=index == len(groups) - 1):
+                loss, state, found = self._group_step(batches, self.states[index], n_tokens, share)
+                sums += found
+                if (
+                    loss.requires_grad
+                ):  # not before the first eviction, with only the compression trained
+                    loss.backward()
+            self.states[index] = state
+        self.ranks.add_(sums)
         self.tokens += n_tokens
         if self.model.config.compression_loss not in ("none", "bptt"):
             # The number of rows is known only on the device, so the gradients are divided there,
@@ -271,120 +290,68 @@ class Trainer:
             tokens=self.tokens,
         )
 
-    def _read_segment(self, inputs: torch.Tensor, targets: torch.Tensor, state: State) -> Any:
-        bfloat16 = self.config.precision == "bfloat16"
-        context: Any = contextlib.nullcontext()
-        if bfloat16:
-            context = torch.autocast(self.device.type, dtype=torch.bfloat16)
-        with context:
-            hidden, state = self.model.hidden(inputs, state)
-            nats = target_loss(self.model, hidden, targets)
-            added = self.model.segment_loss(state)
-            state, eviction = self.model.commit(state)
-            added = nats.new_zeros(()) if added is None else added.float()
-            compression = weight = nats.new_zeros(())
-            if eviction is not None:
-                compression, weight = self.model.auxiliary_loss(eviction)
-                compression, weight = compression.float(), weight.float()
-        return nats, added, compression, weight, state
-
     # -- saving and resuming ----------------------------------------------------------------------
 
     def save(self) -> None:
         """Replace `last/` atomically with everything that `resume` needs."""
-        with put_in_place(self.folder) as fresh:
-            self._save_weights(fresh)
-            torch.save(self._training(), fresh / "training.pt")
+        weights, training = self._whole_weights(), self._training()
+        with put_in_place(self.folder, self.ranks) as fresh:
+            if self.ranks.leads:
+                self._save_weights(fresh, weights)
+                torch.save(training, fresh / "training.pt")
+            torch.save(self._rows(), fresh / rows_file(self.ranks.rank))
 
     def _training(self) -> dict[str, Any]:
+        """What all ranks share, apart from the weights."""
+        return {
+            "step": self.step,
+            "tokens": self.tokens,
+            "optimizer": self._group_step.whole(self.optimizer.state_dict()),
+            "config": self.config.to_dict(),
+            "ranks": self.ranks.n,
+            "groups": len(self.batches) * self.ranks.n,
+        }
+
+    def _rows(self) -> dict[str, Any]:
+        """What belongs to the rows of this rank."""
         random = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             random["cuda"] = torch.cuda.get_rng_state(self.device)
         return {
-            "step": self.step,
-            "tokens": self.tokens,
-            "optimizer": self.optimizer.state_dict(),
             "batches": [batches.state() for batches in self.batches],
             "states": [state.to_dict() for state in self.states],
             "random": random,
-            "config": self.config.to_dict(),
         }
 
     def resume(self) -> None:
-        """Resume from `last/`.
+        """Resume from `last/`, which may have been saved by another number of ranks.
 
         Raises:
             FileNotFoundError: there is no save.
-            ValueError: the save has another model, or another setting outside
-                `run_folder.MAY_CHANGE`.
+            ValueError: the save has another model, another setting outside
+                `run_folder.MAY_CHANGE`, or rows that these ranks cannot divide.
         """
         last = last_folder(self.folder)
         saved = torch.load(last / "training.pt", weights_only=True, map_location=self.device)
-        check_unchanged(self.config, saved["config"], self.folder)
         begun = own_config(read_json(last / "config.json"))
+        groups = groups_of(saved, self.config, self.model.config, self.ranks, folder=self.folder)
         if begun != self.model.config:
             raise ValueError(f"the run in {self.folder} was begun with another model: {begun}")
         optimizer = regrouped(saved["optimizer"], self.optimizer, self.model)
         gates = last / GATES_FILE
         weights = load_file(gates if gates.exists() else last / "model.safetensors")
-        self.model.load_state_dict(weights, strict=not gates.exists())
-        self.optimizer.load_state_dict(optimizer)
+        own = self.model.state_dict()
+        parts = {name: self._group_step.part(each, own[name]) for name, each in weights.items()}
+        self.model.load_state_dict(parts, strict=not gates.exists())
+        self.optimizer.load_state_dict(self._group_step.own_moments(optimizer, self.optimizer))
         self.step, self.tokens = saved["step"], saved["tokens"]
-        for batches, state in zip(self.batches, saved["batches"], strict=True):
+        self._open_groups(len(groups))
+        rows = read_rows(last, saved, groups, self.ranks, device=self.device)
+        for batches, state in zip(self.batches, rows["batches"], strict=True):
             batches.restore(state)
         closed = {"length": [0] * self.config.batch_size}  # missing in older runs
-        self.states = [State.from_dict({**closed, **state}) for state in saved["states"]]
-        torch.set_rng_state(saved["random"]["cpu"].cpu())
-        if "cuda" in saved["random"] and self.device.type == "cuda":
-            torch.cuda.set_rng_state(saved["random"]["cuda"].cpu(), self.device)
-
-
-def trainer_for(
-    recipe: Recipe,
-    folder: str | Path,
-    *,
-    device: str = "auto",
-    progress: Callable[[str], None] = lambda message: None,
-    tensorboard: str | Path | None = None,
-) -> Trainer:
-    """Load the tokenizer, the data and, if there is one, the base model of a recipe.
-
-    Args:
-        tensorboard: see `Trainer`.
-    """
-    cache = Path(folder).parent / "cache"
-    if recipe.base is not None:
-        base = load_checkpoint(
-            recipe.base, device=device, dtype=torch.float32, settings=recipe.model
-        )
-        train, valid = recipe.corpora(base.tokenizer, cache=cache, progress=progress)
-        return Trainer(
-            base.model.config,
-            recipe.train,
-            tokenizer=base.tokenizer,
-            train=train,
-            valid=valid,
-            folder=folder,
-            device=device,
-            base=base,
-            tensorboard=tensorboard,
-        )
-    tokenizer = recipe.own_tokenizer()
-    values = {"vocab_size": tokenizer.vocab_size, **recipe.model}
-    config = ModelConfig.from_dict(values)
-    if config.vocab_size < tokenizer.vocab_size:
-        raise ValueError(
-            f"vocab_size = {config.vocab_size}; allowed: at least {tokenizer.vocab_size}, the "
-            "tokens of the tokenizer"
-        )
-    train, valid = recipe.corpora(tokenizer, cache=cache, progress=progress)
-    return Trainer(
-        config,
-        recipe.train,
-        tokenizer=tokenizer,
-        train=train,
-        valid=valid,
-        folder=folder,
-        device=device,
-        tensorboard=tensorboard,
-    )
+        self.states = [State.from_dict({**closed, **state}) for state in rows["states"]]
+        if random := rows.get("random"):
+            torch.set_rng_state(random["cpu"].cpu())
+            if "cuda" in random and self.device.type == "cuda":
+                torch.cuda.set_rng_state(random["cuda"].cpu(), self.device)

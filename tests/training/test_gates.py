@@ -13,7 +13,8 @@ from streamlm.checkpoints.checkpoint import load_checkpoint
 from streamlm.checkpoints.gates import GATES_FILE
 from streamlm.config import JOINT
 from streamlm.training.recipe import Recipe
-from streamlm.training.trainer import Trainer, trainer_for
+from streamlm.training.from_recipe import trainer_for
+from streamlm.training.trainer import Trainer
 
 RECIPE = """
 [data]

@@ -7,7 +7,7 @@ import pytest
 from streamlm.checkpoints.checkpoint import load_checkpoint
 from streamlm.training.config import TrainConfig
 from streamlm.training.recipe import Recipe
-from streamlm.training.trainer import trainer_for
+from streamlm.training.from_recipe import trainer_for
 from tokenizer import Tokenizer
 
 RECIPE = """
