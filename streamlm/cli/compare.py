@@ -83,7 +83,8 @@ def compare(
     name = recipe.stem if recipe.stem.startswith(what) else f"{what}-{recipe.stem}"
     target = out or Path("benchmarks/results") / name
     file = target.with_suffix(".json")
-    settings = {"what": what.value, "recipe": str(recipe), "model": base.to_dict(), "train": values}
+    same = {name: value for name, value in values.items() if name != "shard"}  # the same weights
+    settings = {"what": what.value, "recipe": str(recipe), "model": base.to_dict(), "train": same}
     settings["data"] = {
         "tokenizer": str(chosen.tokenizer),
         "train": [str(file) for file in chosen.train_files],

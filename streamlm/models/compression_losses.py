@@ -5,7 +5,7 @@ tensors are detached, so that the language model does not learn representations 
 to compress. Means are over layers, rows and occupied slots.
 """
 
-from typing import Protocol, cast
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -62,14 +62,17 @@ def attention_reconstruction(model: Compressing, eviction: Eviction) -> Tensor:
     # Rows without evicted slots have weight 0; unmasked empty slots keep their softmax finite.
     evicted_mask = (eviction.real | ~rows[:, None])[:, None, None]  # [B, 1, 1, T]
     compressed_mask = (eviction.real_compressed | ~rows[:, None])[:, None, None]
-    total = eviction.compressed.new_zeros(())
-    for index, module in enumerate(model.layers):
-        layer = cast(Layer, module)
+
+    def changes(index: int, layer: Layer, compressed: Tensor) -> Tensor:
         query = _detached(layer, eviction.queries[index], "query")
         with torch.no_grad():
             target = _content(layer, query, eviction.evicted[index], evicted_mask)
-        actual = _content(layer, query, eviction.compressed[index], compressed_mask)
-        per_row = (actual - target).square().mean(dim=(1, 2, 3))  # [B, H, T, E] → [B]
+        actual = _content(layer, query, compressed, compressed_mask)
+        return (actual - target).square().mean(dim=(1, 2, 3))  # [B, H, T, E] → [B]
+
+    total = eviction.compressed.new_zeros(())
+    for index, layer in enumerate(model.layers):
+        per_row = layer(changes, index, layer, eviction.compressed[index])
         total = total + (per_row * rows).sum()
     return total / (len(model.layers) * rows.sum().clamp(min=1))
 
@@ -99,10 +102,9 @@ def joint_attention_reconstruction(model: Compressing, eviction: Eviction) -> Te
     mask = attention_mask(eviction.filled, config.past_len, 0, config.segment_len)
     rows = eviction.real.any(dim=1)  # [B]
     new_mask = eviction.real_compressed[:, None, None].expand(-1, 1, config.segment_len, -1)
-    total = eviction.compressed.new_zeros(())
-    for index, (module, compressor) in enumerate(zip(model.layers, model.compressors, strict=True)):
-        layer = cast(Layer, module)
-        attention = layer.attention
+
+    def changes(index: int, layer: Layer, compressed: Tensor) -> Tensor:
+        attention, compressor = layer.attention, model.compressors[index]
         u, w = model.biases(index)
         with torch.no_grad():
             context = layer.read(torch.cat([eviction.past[index], eviction.queries[index]], dim=1))
@@ -119,7 +121,7 @@ def joint_attention_reconstruction(model: Compressing, eviction: Eviction) -> Te
             new_key, new_value = (compressor.pool(slots, part[:, :, old]) for part in (key, value))
             new_bias = new_bias + compressor.mass[:, None, None]
         else:
-            new_key, new_value = _heads(layer, eviction.compressed[index])
+            new_key, new_value = _heads(layer, compressed)
         new_bias = new_bias.masked_fill(~new_mask, -torch.inf)
         actual = F.scaled_dot_product_attention(
             content,
@@ -128,7 +130,11 @@ def joint_attention_reconstruction(model: Compressing, eviction: Eviction) -> Te
             attn_mask=_replaced(bias, old, new_bias, dim=3),
             scale=1.0,
         )
-        per_row = (actual - target).square().mean(dim=(1, 2, 3))  # [B, H, T, E] → [B]
+        return (actual - target).square().mean(dim=(1, 2, 3))  # [B, H, T, E] → [B]
+
+    total = eviction.compressed.new_zeros(())
+    for index, layer in enumerate(model.layers):
+        per_row = layer(changes, index, layer, eviction.compressed[index])
         total = total + (per_row * rows).sum()
     return total / (len(model.layers) * rows.sum().clamp(min=1))
 

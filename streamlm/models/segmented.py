@@ -6,10 +6,10 @@ because the projections are trained. The file is long because reading and closin
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from streamlm.state import State
 
 PositionKeys = tuple[Tensor, ...]
 NOTHING: Mapping[str, Tensor] = MappingProxyType({})
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +83,12 @@ class SegmentedModel(Model):
     @property
     def _layers(self) -> list[Block[Any]]:
         return cast("list[Block[Any]]", list(cast(Any, self).layers))
+
+    def within(self, index: int, work: Callable[..., Result], *args: Any) -> Result:
+        """`work(*args)`, which uses the weights of a layer; in training, inside its `forward`."""
+        if not torch.is_grad_enabled():
+            return work(*args)
+        return cast(Result, self._layers[index](work, *args))
 
     # -- implemented by heads ---------------------------------------------------------------------
 
@@ -151,7 +158,10 @@ class SegmentedModel(Model):
 
     def derive(self) -> Any:
         """`project_positions` of every layer."""
-        return [self.project_positions(index) for index in range(self.config.n_layers)]
+        return [
+            self.within(index, self.project_positions, index)
+            for index in range(self.config.n_layers)
+        ]
 
     # -- states -----------------------------------------------------------------------------------
 
@@ -233,19 +243,19 @@ class SegmentedModel(Model):
         updates: dict[str, list[Tensor]] = {}
         for index, layer in enumerate(self._layers):
             if writer is None:
-                inputs, slots, pair = self.project_training(index, x, call)
-                recorded.append(slots.detach())
+                x, slots, weights, carried = layer(self._train_layer, index, x, call)
+                recorded.append(slots)
             else:
                 inputs, slots, new = self.project_new(index, x, call)
                 pair = writer.write(index, slots, new, n_keys)
-            out, weights, carried = self.attend(index, inputs, pair, call)
+                out, weights, carried = self.attend(index, inputs, pair, call)
+                x = layer.finish(x, out)
             if weights is not None and self.config.wants_usage:
                 received.append(self._received(weights, past_len))
             if weights is not None and observe is not None:
                 observe(index, weights[..., past_len - self.config.past_len : n_real])
             for name, part in carried.items():
                 updates.setdefault(name, []).append(part)
-            x = layer.finish(x, out)
         if writer is None:
             start, stop = state.phase, state.phase + t
             parts = [state.segment[:, :, :start], torch.stack(recorded), state.segment[:, :, stop:]]
@@ -263,6 +273,14 @@ class SegmentedModel(Model):
         if writer is not None:
             writer.cache.follow(after, self.frozen)
         return x, after
+
+    def _train_layer(
+        self, index: int, x: Tensor, call: Call
+    ) -> tuple[Tensor, Tensor, Tensor | None, Mapping[str, Tensor]]:
+        """A layer with gradients: output, slots, attention weights, updates of `carried`."""
+        inputs, slots, pair = self.project_training(index, x, call)
+        out, weights, carried = self.attend(index, inputs, pair, call)
+        return self._layers[index].finish(x, out), slots.detach(), weights, carried
 
     def fixes_columns(self, state: State, t: int) -> bool:
         """Whether t tokens attend over all columns, so that products have the same shape."""
@@ -314,9 +332,7 @@ class SegmentedModel(Model):
             keys: list[Tensor] = []
             values: list[Tensor] = []
             for index in range(len(self._layers)) if self.closes_with_keys else ():
-                key, value = joined(
-                    self.project_past(index, state), self.project_open(index, state)
-                )
+                key, value = self.within(index, self._project_all, index, state)
                 keys.append(key)
                 values.append(value)
             return self.closed(state, keys, values)
@@ -379,6 +395,9 @@ class SegmentedModel(Model):
             slots = standard(slots)
         pair: Pair = layer.attention.project(layer.read(slots))
         return pair
+
+    def _project_all(self, index: int, state: State) -> Pair:
+        return joined(self.project_past(index, state), self.project_open(index, state))
 
     def fill(self, state: State, cache: Cache) -> None:
         """Compute the keys and values of a state from it alone, unless the cache has them."""

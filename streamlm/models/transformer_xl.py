@@ -142,10 +142,11 @@ class TransformerXL(CompressedModel):
         table = self.dropout(self.position_table.to(self.output_bias.dtype))
         n_padding = 0 if torch.is_grad_enabled() else self.config.segment_len
         layers = cast("list[Layer]", list(self.layers))
-        return [
-            (F.pad(layer.attention.project_positions(table), (0, 0, 0, n_padding)),)
-            for layer in layers
+        projected = [
+            self.within(index, layer.attention.project_positions, table)
+            for index, layer in enumerate(layers)
         ]
+        return [(F.pad(each, (0, 0, 0, n_padding)),) for each in projected]
 
     # -- keys and values --------------------------------------------------------------------------
 

@@ -1,8 +1,9 @@
 """A step on one or more ranks that hold all weights each, by DistributedDataParallel."""
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -11,6 +12,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from streamlm.training.group_step import GroupStep
 from streamlm.training.ranks import Ranks
+
+_PARAMETERS = inspect.signature(DistributedDataParallel).parameters
+_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _PARAMETERS else "broadcast_buffers"
 
 
 class Copies:
@@ -27,8 +31,8 @@ class Copies:
             declared = config.compression_loss == "none" and bool(model.compression_parameters())
             module = DistributedDataParallel(
                 step,
-                broadcast_buffers=False,
                 find_unused_parameters=declared or bool(config.cutoffs),
+                **cast(Any, {_BUFFERS: False}),  # they are alike and stay so
             )
             module.register_comm_hook(None, _added)
             self._module = module
@@ -71,7 +75,10 @@ class Copies:
         return {**saved, "state": state}
 
 
-def _added(_: None, bucket: Any) -> torch.futures.Future[Tensor]:
+def _added(
+    _: None,
+    bucket: dist.GradBucket,  # type: ignore[name-defined]
+) -> torch.futures.Future[Tensor]:
     """The sum of gradients. DDP would divide it, but a rank's loss is a share of all targets."""
     future = dist.all_reduce(bucket.buffer(), async_op=True).get_future()
     return future.then(lambda done: done.value()[0])

@@ -1,5 +1,6 @@
 """Transformer blocks: attention and a feed-forward network."""
 
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from torch import Tensor, nn
@@ -8,9 +9,22 @@ from streamlm.config import ModelConfig
 from streamlm.models.layers.attention import RelativeAttention
 
 Attention = TypeVar("Attention", bound=nn.Module)
+Result = TypeVar("Result")
 
 
-class Block(nn.Module, Generic[Attention]):
+class Entered(nn.Module):
+    """A layer that is used in several places, all of which enter it through `forward`.
+
+    What wraps a module sees its weights being used there and only there: fully_shard gathers the
+    weights of a layer before `forward`, and drops them after it.
+    """
+
+    def forward(self, work: Callable[..., Result], *args: object) -> Result:
+        """`work(*args)`, which uses the weights of this layer."""
+        return work(*args)
+
+
+class Block(Entered, Generic[Attention]):
     """Attention and a feed-forward network, with post-norm (paper) or pre-norm."""
 
     attention: Attention

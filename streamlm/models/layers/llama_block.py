@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from streamlm.models.layers.block import Entered
 from streamlm.models.layers.rotary import rotate
 from streamlm.models.llama_config import LlamaConfig
 
@@ -126,7 +127,7 @@ class FeedForward(nn.Module):
         return out
 
 
-class LlamaBlock(nn.Module):
+class LlamaBlock(Entered):
     """RMS norm before attention and before the feed-forward network, residuals around both."""
 
     def __init__(self, config: LlamaConfig) -> None:
