@@ -1,6 +1,7 @@
 """A step on one or more ranks that hold all weights each, by DistributedDataParallel."""
 
 import inspect
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, cast
@@ -35,6 +36,8 @@ class Copies:
                 **cast(Any, {_BUFFERS: False}),  # they are alike and stay so
             )
             module.register_comm_hook(None, _added)
+            # Of gradients with a dimension of size 1, whose stride means nothing.
+            warnings.filterwarnings("ignore", message="Grad strides do not match")
             self._module = module
 
     def __call__(self, *args: Any) -> Any:
@@ -55,6 +58,10 @@ class Copies:
 
     def whole(self, value: Any) -> Any:
         """A state dict without divided tensors; the same on every rank."""
+        return value
+
+    def norm(self, value: Tensor) -> Tensor:
+        """A norm of gradients, from `clip_grad_norm_`, as a tensor of this rank's device."""
         return value
 
     def part(self, value: Tensor, like: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 Imported only where weights are divided: the tensors behind it take two seconds to import.
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -37,6 +38,8 @@ class Parts(Copies):
                 fully_shard(layer, mesh=mesh)
         fully_shard(step, mesh=mesh)
         self._module = step
+        # Layers return views of what they compute, which nothing overwrites.
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
 
     def __call__(self, *args: Any) -> Any:
         """See `GroupStep.forward`; the loss is multiplied by the ranks.
@@ -71,6 +74,10 @@ class Parts(Copies):
         if isinstance(value, list):
             return [self.whole(each) for each in value]
         return value.full_tensor().detach().cpu() if isinstance(value, DTensor) else value
+
+    def norm(self, value: Tensor) -> Tensor:
+        """See `Copies.norm`."""
+        return value.full_tensor() if isinstance(value, DTensor) else value
 
     def part(self, value: Tensor, like: Tensor) -> Tensor:
         """See `Copies.part`."""

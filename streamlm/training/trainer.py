@@ -283,7 +283,7 @@ class Trainer:
         self.step += 1
         return BegunStep(
             step=self.step,
-            sums=Fetch(torch.cat([sums, norm.detach().double()[None]])),
+            sums=Fetch(torch.cat([sums, self._group_step.norm(norm.detach()).double()[None]])),
             learning_rate=lr,
             n_tokens=n_tokens,
             n_bytes=n_bytes,
