@@ -1,6 +1,7 @@
 """`streamlm train`: train a model from a recipe."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -14,6 +15,7 @@ from streamlm.cli.options import Device
 from streamlm.units import duration_text
 
 if TYPE_CHECKING:
+    from streamlm.training.ranks import Ranks
     from streamlm.training.recipe import Recipe
     from streamlm.training.trainer import Trainer
 
@@ -45,38 +47,72 @@ def train(
     ] = None,
     device: Device = "auto",
 ) -> None:
-    """Train a model. Writes the checkpoint to OUT/model and the log to OUT/log.jsonl."""
+    """Train a model. Writes the checkpoint to OUT/model and the log to OUT/log.jsonl.
+
+    On several processes: torchrun --nproc-per-node N -m streamlm train --recipe RECIPE.
+    """
+    from streamlm.training.ranks import joined  # needs torch
+
     chosen, folder, left_behind = training_run(recipe, out, resume=resume, steps=steps)
     if only is not None:
         chosen = replace(chosen, train=replace(chosen.train, only=only.value))
     keep_freed_memory()
-    with interruptible(left_behind):
+    with interruptible(left_behind), joined(device) as ranks, _ended_together(ranks, left_behind):
         from streamlm.training.from_recipe import trainer_for
 
-        trainer = trainer_for(chosen, folder, device=device, progress=note, tensorboard=tensorboard)
+        say = note if ranks.leads else _say_nothing
+        trainer = trainer_for(chosen, folder, progress=say, tensorboard=tensorboard, ranks=ranks)
         if resume:
             trainer.resume()
         n_parameters = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
         begin = f"from step {trainer.step:,} to" if resume else "steps:"
-        note(
-            f"{n_parameters / 1e6:.1f} M parameters on {trainer.device}, "
+        where = f"{ranks.n} ranks, the first on {trainer.device}" if ranks.n > 1 else trainer.device
+        say(
+            f"{n_parameters / 1e6:.1f} M parameters on {where}, "
             f"{begin} {chosen.train.steps:,}, into {folder}"
         )
-        _follow(trainer)
-    output.print(str(folder / "model"))
+        _follow(trainer, say)
+    if ranks.leads:
+        output.print(str(folder / "model"))
 
 
-def _follow(trainer: "Trainer") -> None:
+def _say_nothing(message: str) -> None:
+    """The messages of a run come from rank 0."""
+
+
+@contextmanager
+def _ended_together(ranks: "Ranks", left_behind: Callable[[], str]) -> Iterator[None]:
+    """Report an error of this rank, or of another one that it waited for.
+
+    Raises:
+        OSError: in place of an error of a collective; says how to go on.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if ranks.n == 1:
+            raise
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise OSError(
+            f"rank {ranks.rank} of {ranks.n} ended, it or another that it waited for: {first}; "
+            f"{left_behind()}"
+        ) from error
+
+
+def _follow(trainer: "Trainer", say: Callable[[str], None]) -> None:
     """Train to the end, with a progress bar and a line per evaluation."""
     best: float | None = None
-    total = trainer.config.steps
-    with bar("training", total=total, fields="{task.fields[note]}") as (progress, task):
+    total, hidden = trainer.config.steps, not trainer.ranks.leads
+    with bar("training", total=total, fields="{task.fields[note]}", hidden=hidden) as (
+        progress,
+        task,
+    ):
         for step in trainer.run():
             said = f"{step.bits_per_byte:.3f} bits per byte  {step.tokens_per_second:,.0f} tokens/s"
             if step.valid_bits_per_byte is not None:
                 best = step.valid_bits_per_byte
                 left = f", {duration_text(step.seconds_left)} left" if step.step < total else ""
-                note(
+                say(
                     f"step {step.step:,}: {step.tokens:,} tokens, train {step.bits_per_byte:.3f}, "
                     f"valid {best:.4f} bits per byte, {step.tokens_per_second:,.0f} tokens/s{left}"
                 )

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from streamlm.checkpoints.checkpoint import load_checkpoint
 from streamlm.checkpoints.gates import GATES_FILE
 from streamlm.config import JOINT
-from streamlm.training.recipe import Recipe
 from streamlm.training.from_recipe import trainer_for
+from streamlm.training.recipe import Recipe
 from streamlm.training.trainer import Trainer
 
 RECIPE = """

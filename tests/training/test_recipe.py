@@ -6,8 +6,8 @@ import pytest
 
 from streamlm.checkpoints.checkpoint import load_checkpoint
 from streamlm.training.config import TrainConfig
-from streamlm.training.recipe import Recipe
 from streamlm.training.from_recipe import trainer_for
+from streamlm.training.recipe import Recipe
 from tokenizer import Tokenizer
 
 RECIPE = """
