@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -102,9 +103,16 @@ def test_divided_weights_need_several_ranks(tmp_path: Path) -> None:
         trainer(tmp_path, shard="step")
 
 
+@pytest.fixture
+def documents(tmp_path: Path, prose: Callable[..., str]) -> None:
+    """The text.txt of recipes, with several documents."""
+    text = "\n\f\n".join(prose(20 + 9 * n, seed=n) for n in range(8))
+    (tmp_path / "text.txt").write_text(text, encoding="utf-8")
+
+
 @pytest.mark.slow
 def test_a_rank_that_dies_ends_the_run_which_others_go_on_with(
-    cli: CommandLine, tmp_path: Path
+    cli: CommandLine, documents: None, tmp_path: Path
 ) -> None:
     write_recipe(steps="steps = 8")
     (died,) = torchrun(
@@ -124,13 +132,13 @@ def test_a_rank_that_dies_ends_the_run_which_others_go_on_with(
 
 
 @pytest.mark.slow
-def test_two_machines_train_together(cli: CommandLine, tmp_path: Path) -> None:
+def test_two_machines_train_together(cli: CommandLine, documents: None, tmp_path: Path) -> None:
     """Two agents on one machine, which find each other as those of two do."""
     write_recipe()
     command = ("streamlm", "train", "--recipe", "recipe.toml")
     one, other = torchrun(*command, ranks=1, agents=2, folder=tmp_path)
     assert one.returncode == other.returncode == 0, one.stderr + other.stderr
     assert sorted([one.stdout, other.stdout]) == ["", "runs/recipe/model\n"]
-    write_recipe("alone.toml", steps="steps = 6\naccumulate = 2")
+    write_recipe("alone.toml", steps="steps = 4\naccumulate = 2")
     cli.works("train", "--recipe", "alone.toml")
     assert weights(Path("runs/recipe")) == weights(Path("runs/alone"))
