@@ -1,5 +1,6 @@
 """`streamlm train`: train a model from a recipe."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -93,9 +94,10 @@ def _ended_together(ranks: "Ranks", left_behind: Callable[[], str]) -> Iterator[
         if ranks.n == 1:
             raise
         first = (str(error).splitlines() or [type(error).__name__])[0]
+        first = re.sub(r"^\[.*?\] ", "", first).partition(". ")[0]  # of gloo: where in its source
         raise OSError(
-            f"rank {ranks.rank} of {ranks.n} ended, it or another that it waited for: {first}; "
-            f"{left_behind()}"
+            f"rank {ranks.rank} of {ranks.n} cannot go on, perhaps because another has ended "
+            f"({first}); {left_behind()}"
         ) from error
 
 

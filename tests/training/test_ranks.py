@@ -121,7 +121,7 @@ def test_a_rank_that_dies_ends_the_run_which_others_go_on_with(
     assert died.returncode != 0
     said = " ".join(died.stderr.split())
     assert re.search(
-        r"(rank 0 of 2 ended|interrupted).*--resume continues from the last save", said
+        r"(rank 0 of 2 cannot go on|interrupted).*--resume continues from the last save", said
     )
     assert "SIGKILL" in said
     cli.works("train", "--recipe", "recipe.toml", "--resume")
