@@ -5,7 +5,7 @@ All shelves share the memory for open sessions. Whatever waits for a disk runs i
 
 import os
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -13,7 +13,7 @@ import anyio
 from anyio import to_thread
 
 from apps.server.metrics import Metrics
-from memory_store import places
+from memory_store import Conflict, StoreError, places
 from memory_store.backends.object_client import is_url
 from memory_store.store import Store
 from streamlm.checkpoints.checkpoint import Checkpoint
@@ -91,6 +91,9 @@ class Shelf:
     async def use(self, name: str, *, create: bool = False) -> AsyncIterator[Session]:
         """The session of a name, which stays open within the block.
 
+        After a conflict, because another process has gone on with it, it is opened again when it is
+        asked for the next time.
+
         Args:
             create: begin it if there is none; branches are begun by forking.
 
@@ -104,13 +107,19 @@ class Shelf:
             await aside(self.check, name)
         manager = self.sessions.use(key)
         session = await aside(manager.__enter__)
+        stale = False
         try:
             self._count(key, session)
             yield session
+        except Conflict:
+            stale = True
+            raise
         finally:
             self._count(key, session)
             with anyio.CancelScope(shield=True):
                 await aside(manager.__exit__, None, None, None)
+                if stale:
+                    await aside(self._drop, key)
 
     def _count(self, key: str, session: Session) -> None:
         saved = session.saved
@@ -128,6 +137,11 @@ class Shelf:
         if store.head(branch) is None:
             raise missing_branch(store, name)
         return store, branch
+
+    def _drop(self, key: str) -> None:
+        """Close a session whose last commit was a conflict, as its closing commit will be."""
+        with suppress(StoreError, ValueError):  # or someone uses it, and gets the conflict too
+            self.sessions.close(key)
 
     def make(self) -> None:
         """Make the folder."""

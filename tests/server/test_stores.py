@@ -45,6 +45,20 @@ def test_object_storage(serve: Callable[..., TestClient], shelf: str) -> None:
     assert again.delete("/sessions/s").status_code == 200
 
 
+def test_two_servers_of_one_session(serve: Callable[..., TestClient], shelf: str) -> None:
+    """A commit on top of another's is refused and lost to nobody: the next request reads it."""
+    one, other = serve(store=shelf), serve(store=shelf)
+    fields = {"session": "s", "prompt": "Call me", "max_tokens": 4}
+    assert one.post("/v1/completions", json=fields).status_code == 200
+    ahead = other.post("/v1/completions", json=fields).json()["session"]["position"]
+    for behind, streams in ((one, False), (other, True)):
+        refused = behind.post("/v1/completions", json={**fields, "stream": streams})
+        assert '"conflict"' in refused.text and refused.status_code == (200 if streams else 409)
+        now = behind.post("/v1/completions", json=fields).json()["session"]["position"]
+        assert now > ahead
+        ahead = now
+
+
 def test_a_store_that_fails(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is answered as finished, and the client is told not to repeat it."""
     begun = client.post("/v1/completions", json={"session": "s", "prompt": "Call me"})
