@@ -95,6 +95,10 @@ def main(out: Path, ranks: Ranks) -> None:
     results = {}
     for name, options in {**CASES, **SHARDED}.items():
         results[name] = train(out / "ranks" / name, ranks=ranks, **options)
+    reports(trainer(out / "ranks" / "divided", ranks=ranks, **SHARDED["layers"]), 5)
+    divided = trainer(out / "ranks" / "divided", ranks=ranks, **SHARDED["layers"])
+    divided.resume()
+    results["divided"] = reports(divided)
     begun = trainer(out / "ranks" / "stopped", ranks=ranks, dropout=0.1)
     first = reports(begun, 5)
     torch.manual_seed(99)  # other draws of the process must not matter

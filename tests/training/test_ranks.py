@@ -69,6 +69,11 @@ def test_ranks_resume_exactly(folder: Path, reported: dict[str, Any]) -> None:
     assert weights(folder / "ranks" / "stopped") == weights(folder / "ranks" / "dropout")
 
 
+def test_divided_weights_resume_exactly(folder: Path, reported: dict[str, Any]) -> None:
+    assert reported["divided"] == reported["layers"][5:]
+    assert weights(folder / "ranks" / "divided") == weights(folder / "ranks" / "layers")
+
+
 def test_one_rank_goes_on_with_a_run_of_two(folder: Path, tmp_path: Path) -> None:
     """The recipe is the same; the rank takes both groups."""
     alone = trainer(folder / "ranks" / "left")
