@@ -1,7 +1,7 @@
 """Speed beside other implementations, and beside the least that a processor must do.
 
-    make .venv-parity                                       # has them: the versions of `make parity`
-    .venv-parity/bin/python -m benchmarks.peers             # twenty minutes of one core
+    make .venv-parity                               # has them: the versions of `make parity`
+    .venv-parity/bin/python -m benchmarks.peers     # twenty minutes of one core
     .venv-parity/bin/python -m benchmarks.peers --parts writing --rounds 3     # a quick look
 
 All figures are ratios of processor time, measured in turns on one thread: 8 layers of 512, segments
