@@ -85,14 +85,12 @@ class Replica:
 
 
 def app(arguments: dict[str, str]) -> serve.Application:
-    """The application for `serve run`; its arguments are those of `Replica`, and `replicas`."""
-    given = {"model": "books", "store": "sessions", "device": "auto", "replicas": "1"}
-    given |= {"rows": "16", "session_mib": "1024", "gpus": "0", **arguments}
-    unknown = given.keys() - {
-        *("model", "store", "device", "replicas", "rows", "session_mib", "gpus", "api_key_file")
-    }
-    if unknown:
-        raise ValueError(f"{', '.join(sorted(unknown))}; allowed: {', '.join(sorted(given))}")
+    """The application for `serve run`; its arguments are those of `Replica`, `replicas`, `gpus`."""
+    defaults = {"model": "books", "store": "sessions", "device": "auto", "api_key_file": ""}
+    defaults |= {"rows": "16", "session_mib": "1024", "replicas": "1", "gpus": "0"}
+    if unknown := arguments.keys() - defaults:
+        raise ValueError(f"{', '.join(unknown)}; allowed: {', '.join(defaults)}")
+    given = {**defaults, **arguments}
     chosen = Replica.options(
         num_replicas=int(given["replicas"]), ray_actor_options={"num_gpus": float(given["gpus"])}
     )
@@ -100,7 +98,7 @@ def app(arguments: dict[str, str]) -> serve.Application:
         given["model"],
         given["store"],
         given["device"],
-        given.get("api_key_file"),
+        given["api_key_file"] or None,
         int(given["rows"]),
         int(given["session_mib"]),
     )

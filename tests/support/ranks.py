@@ -92,7 +92,7 @@ def train(folder: Path, *, ranks: Ranks = ONE, **options: Any) -> list[dict[str,
 
 def main(out: Path, ranks: Ranks) -> None:
     """Train all cases on these ranks, and resume a run, which another number of ranks began too."""
-    results = {}
+    results: dict[str, Any] = {}
     for name, options in {**CASES, **SHARDED}.items():
         results[name] = train(out / "ranks" / name, ranks=ranks, **options)
     reports(trainer(out / "ranks" / "divided", ranks=ranks, **SHARDED["layers"]), 5)
@@ -110,6 +110,10 @@ def main(out: Path, ranks: Ranks) -> None:
     other = trainer(out / "one" / "left", ranks=ranks, accumulate=2)  # begun by one rank
     other.resume()
     results["taken over"] = reports(other)
+    try:
+        ranks.check_shared(out / f"of rank {ranks.rank}")
+    except ValueError as error:
+        results["apart"] = str(error)
     if ranks.leads:
         (out / "ranks" / "reports.json").write_text(json.dumps(results))
 

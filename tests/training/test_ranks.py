@@ -103,6 +103,11 @@ def test_what_cannot_be_resumed_exactly_is_refused(folder: Path) -> None:
         trainer(folder / "three", accumulate=3, ranks=Ranks(rank=0, n=2)).resume()
 
 
+def test_machines_that_share_no_folder_are_refused(reported: dict[str, Any]) -> None:
+    said = reported["apart"]
+    assert said.startswith("1 of 2 ranks do not see ") and "allowed: a folder that all" in said
+
+
 def test_divided_weights_need_several_ranks(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"shard = 'step' in one process; allowed: a run that"):
         trainer(tmp_path, shard="step")
@@ -124,6 +129,7 @@ def test_a_rank_that_dies_ends_the_run_which_others_go_on_with(
         "tests.support.dying_rank", "train", "--recipe", "recipe.toml", folder=tmp_path
     )
     assert died.returncode != 0
+    assert died.stderr.count("encoding text.txt") == 1
     said = " ".join(died.stderr.split())
     assert re.search(
         r"(rank 0 of 2 cannot go on|interrupted).*--resume continues from the last save", said
@@ -144,6 +150,8 @@ def test_two_machines_train_together(cli: CommandLine, documents: None, tmp_path
     one, other = torchrun(*command, ranks=1, agents=2, folder=tmp_path)
     assert one.returncode == other.returncode == 0, one.stderr + other.stderr
     assert sorted([one.stdout, other.stdout]) == ["", "runs/recipe/model\n"]
+    lines = Path("runs/recipe/log.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [2, 4]
     write_recipe("alone.toml", steps="steps = 4\naccumulate = 2")
     cli.works("train", "--recipe", "alone.toml")
     assert weights(Path("runs/recipe")) == weights(Path("runs/alone"))
