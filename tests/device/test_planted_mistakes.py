@@ -192,7 +192,7 @@ def trained(folder: Path) -> Log:
 def test_batches_that_are_sent_from_pageable_memory(
     cuda: Log, monkeypatch: Patch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("streamlm.training.trainer.send", lambda values, device: values.to(device))
+    monkeypatch.setattr("streamlm.training.group_step.send", lambda values, device: values.to(device))
     log = trained(tmp_path)
     assert log.n_waits == 3 and HERE in lines(log), log.offenders()
 
@@ -203,7 +203,7 @@ def test_a_loss_that_is_asked_for_at_once(cuda: Log, monkeypatch: Patch, tmp_pat
         assert float(nats.detach()) > 0
         return nats
 
-    monkeypatch.setattr("streamlm.training.trainer.target_loss", planted)
+    monkeypatch.setattr("streamlm.training.group_step.target_loss", planted)
     log = trained(tmp_path)
     assert ("item", f"{HERE}:{planted.__code__.co_firstlineno + 2}") in log.waits, log.offenders()
 
