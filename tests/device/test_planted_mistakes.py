@@ -192,7 +192,9 @@ def trained(folder: Path) -> Log:
 def test_batches_that_are_sent_from_pageable_memory(
     cuda: Log, monkeypatch: Patch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("streamlm.training.group_step.send", lambda values, device: values.to(device))
+    monkeypatch.setattr(
+        "streamlm.training.group_step.send", lambda values, device: values.to(device)
+    )
     log = trained(tmp_path)
     assert log.n_waits == 3 and HERE in lines(log), log.offenders()
 
