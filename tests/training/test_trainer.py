@@ -93,7 +93,9 @@ def assert_compiles(make: MakeTrainer) -> None:
 
 
 @pytest.fixture
-def fresh_compiler() -> Iterator[None]:
+def fresh_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    # Code that another process compiled at the same time, or for other instructions, may not run.
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
     torch.compiler.reset()
     torch._dynamo.utils.counters.clear()
     yield
