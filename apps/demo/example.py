@@ -5,7 +5,7 @@ bundled book.
 """
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -36,17 +36,30 @@ def example_html() -> str:
     return f'<p class="example">{ABOUT}</p>{view.strip_html()}'
 
 
-def _parts(values: dict[str, Any]) -> dict[str, Any]:
-    from streamlm.runtime.memory_report import MemoryReport  # needs torch
+@dataclass(frozen=True)
+class _Report:
+    """The attributes of a MemoryReport that a strip shows, without importing torch."""
 
+    position: int
+    slot_bytes: int
+    first: int
+    start: np.ndarray
+    stop: np.ndarray
+    compressions: np.ndarray
+    error: np.ndarray
+    attention: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.compressions)
+
+
+def _parts(values: dict[str, Any]) -> dict[str, Any]:
     report = values["report"]
-    n = len(report["compressions"])
-    arrays = {
-        name: np.array(report[name]) for name in ("start", "stop", "compressions", "error")
-    }
-    known = {name: report[name] for name in ("position", "slot_bytes", "first")}
+    shape = (1, 0, len(report["compressions"]))
+    arrays = {name: np.array(report[name]) for name in ("start", "stop", "compressions", "error")}
+    known = (report[name] for name in ("position", "slot_bytes", "first"))
     return {
-        "report": MemoryReport(**known, **arrays, attention=np.zeros((1, 0, n))),
+        "report": _Report(*known, **arrays, attention=np.zeros(shape)),
         "pieces": values["pieces"],
         "zones": Zones(**values["zones"]),
     }
@@ -54,12 +67,12 @@ def _parts(values: dict[str, Any]) -> dict[str, Any]:
 
 def example(tokens: int = TOKENS) -> dict[str, Any]:
     """The example's values, computed."""
+    import torch
+
     import streamlm
     from streamlm.runtime.memory_report import observe, window
     from streamlm.runtime.stream import advance
     from tokenizer import StreamDecoder
-
-    import torch
 
     checkpoint = streamlm.load("books", device="cpu")
     model, tokenizer = checkpoint.model, checkpoint.tokenizer

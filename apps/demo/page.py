@@ -7,6 +7,7 @@ import gradio as gr
 
 from apps.demo.app_state import QUICK, AppState, visitor_id
 from apps.demo.endpoints import add_endpoints
+from apps.demo.example import example_html
 from apps.demo.tabs.chat import chat_tab
 from apps.demo.tabs.compare import compare_tab
 from apps.demo.tabs.frame import (
@@ -62,7 +63,7 @@ def build(app: AppState) -> gr.Blocks:
             )
             new = gr.Button("New session", scale=1, min_width=120, elem_id="new")
         position = gr.HTML(elem_id="position")
-        strip = gr.HTML(EMPTY_MEMORY, elem_id="strip")
+        strip = gr.HTML(example_html(), elem_id="strip")
         layers = gr.HTML(EMPTY_MEMORY, elem_id="memory", render=False)  # reading updates it too
         frame = Frame(session, model, position, strip, layers, gr.State(""))
         with gr.Tabs():

@@ -4,6 +4,7 @@ from apps.demo.render.numbers import size_text, tokens_text
 
 FIRST_END = 1_000  # tokens at the right end of the axis of a stream that begins
 STEPS = (1, 2, 4, 8)  # the axis ends at these times a power of ten
+ROOM = 1.1  # the least ratio of the axis to the line
 
 
 def claim_html(position: int, *, slots: int, slot_bytes: int) -> str:
@@ -31,6 +32,6 @@ def axis_end(position: int) -> int:
     power = FIRST_END
     while True:
         for step in STEPS:
-            if position <= step * power:
+            if ROOM * position <= step * power:
                 return step * power
         power *= 10

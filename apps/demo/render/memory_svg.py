@@ -104,10 +104,10 @@ class MemoryView:
         return cls(report, pieces, Zones.of(engine.checkpoint.model.config))
 
     def strip_html(self) -> str:
-        """The claim, the strip, and its legend."""
+        """The claim, and the strip with its legend."""
         slots = sum(self.zones.sizes) + self.zones.pinned
         claim = claim_html(self.report.position, slots=slots, slot_bytes=self.report.slot_bytes)
-        return f"{claim}{self.svg(layers=False)}{legend_html(self.zones)}"
+        return f"{claim}{self.svg(layers=False)}"
 
     def svg(self, *, layers: bool = True) -> str:
         """Draw a row per layer; without `layers`, their mean as one narrow strip."""
@@ -147,6 +147,7 @@ class MemoryView:
             f'<svg viewBox="0 0 {width} {height}" preserveAspectRatio="none" aria-hidden="true" '
             f'style="height:{height * (1.5 if layers else 1.6):.0f}px">{backgrounds}{cells}'
             f'<rect class="mark" width="1" height="{height}" x="-9"/></svg>{self._ages()}'
+            f"{'' if layers else legend_html(self.zones)}"
             '<figcaption class="passage" aria-live="polite">Touch a slot to see the passage behind '
             "it.</figcaption></figure>"
         )

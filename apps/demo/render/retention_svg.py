@@ -37,8 +37,7 @@ def retention_curve(report: MemoryReport) -> str:
         return TOP + (HEIGHT - TOP - BOTTOM) * (1 - share)
 
     paths = [
-        " ".join(f"{x(point[0]):.1f},{y(point[which]):.1f}" for point in points)
-        for which in (1, 2)
+        " ".join(f"{x(point[0]):.1f},{y(point[which]):.1f}" for point in points) for which in (1, 2)
     ]
     ticks = "".join(
         f'<text x="{x(age):.1f}" y="{HEIGHT - 6}" text-anchor="middle">{tokens_text(age)}</text>'
