@@ -237,6 +237,23 @@
     if (atEnd) scrolled.delete(blockOf(target));
     else scrolled.set(blockOf(target), target.scrollTop);
   }, true);
+  // A second touch closes the list of sessions.
+  document.addEventListener("pointerdown", ({ target }) => {
+    const list = target.closest?.('[role="combobox"][aria-expanded="true"]');
+    if (list) setTimeout(() => list.blur());
+  });
+  // Rows of sessions and snapshots, and the bar between the first token and the newest.
+  document.addEventListener("click", (event) => {
+    const row = event.target.closest?.("tr:has([data-submit])"), bar = event.target.closest?.(".bar svg");
+    if (row) {
+      const { submit, value } = row.querySelector("[data-submit]").dataset;
+      type(submit, submit === "#chosen" ? value : `${value},${Date.now()}`);
+    } else if (bar) {
+      const box = bar.getBoundingClientRect(), share = (event.clientX - box.left) / box.width;
+      const position = Math.round(clamp(share, 0, 1) * bar.parentElement.dataset.position);
+      type("#pointed", `${position},${Date.now()}`);
+    }
+  });
   // A page in a tab that is not shown cannot be scrolled.
   document.addEventListener("click", ({ target }) => {
     if (!target.closest?.("[role=tab]")) return;
