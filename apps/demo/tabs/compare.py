@@ -105,12 +105,7 @@ def compare_tab(app: AppState, frame: Frame) -> gr.Tab:
             text, histories = _example(app, shelf, request)
             names = shelf.names()
             (a, token_a), (b, token_b) = histories
-            sides = (
-                gr.Dropdown(choices=names, value=a),
-                token_a,
-                gr.Dropdown(names, value=b),
-                token_b,
-            )
+            left, right = (gr.Dropdown(choices=names, value=name) for name in (a, b))
             status, page = compare(text, a, token_a, b, token_b, request)
             yield f"{message(ABOUT_EXAMPLE)}{status}", page, text, left, token_a, right, token_b
             return
