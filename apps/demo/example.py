@@ -16,10 +16,11 @@ import numpy as np
 from apps.demo.render.memory_svg import MemoryView, Zones
 
 FILE = Path(__file__).parent / "example.json"
-TOKENS = 20_000  # read of the bundled book
+CHARACTERS = 100_000  # of the bundled book that it has read
+MARGIN = 30  # tokens before the oldest slot, whose texts are kept
 ABOUT = (
-    "An example, until this session has read something: the bundled model's memory after "
-    f"{TOKENS:,} tokens of the bundled book."
+    "An example, until this session has read something: the bundled model's memory within the "
+    "bundled book."
 )
 
 
@@ -55,34 +56,34 @@ class _Report:
 
 def _parts(values: dict[str, Any]) -> dict[str, Any]:
     report = values["report"]
-    shape = (1, 0, len(report["compressions"]))
-    arrays = {name: np.array(report[name]) for name in ("start", "stop", "compressions", "error")}
-    known = (report[name] for name in ("position", "slot_bytes", "first"))
+    arrays = (np.array(report[name]) for name in ("start", "stop", "compressions", "error"))
     return {
-        "report": _Report(*known, **arrays, attention=np.zeros(shape)),
+        "report": _Report(
+            report["position"],
+            report["slot_bytes"],
+            report["first"],
+            *arrays,
+            np.zeros((1, 0, len(report["compressions"]))),
+        ),
         "pieces": values["pieces"],
         "zones": Zones(**values["zones"]),
     }
 
 
-def example(tokens: int = TOKENS) -> dict[str, Any]:
-    """The example's values, computed."""
-    import torch
-
+def example(text: str) -> dict[str, Any]:
+    """The values of an example: the bundled model's memory after a text."""
     import streamlm
-    from streamlm.runtime.memory_report import observe, window
-    from streamlm.runtime.stream import advance
-    from tokenizer import StreamDecoder
+    from streamlm.engine import Engine
+    from streamlm.sessions.session import Session
 
     checkpoint = streamlm.load("books", device="cpu")
-    model, tokenizer = checkpoint.model, checkpoint.tokenizer
-    ids = tokenizer.encode(book())[:tokens]
-    inputs = torch.from_numpy(np.concatenate([[tokenizer.bos_id], ids[:-1]]).astype(np.int64))[None]
-    first = tokens - window(model.config)
-    with torch.no_grad():
-        _, state = advance(model, inputs[:, :first], model.init_state(1))
-        report = observe(model, inputs[:, first:], state)
-    decoder = StreamDecoder(tokenizer)
+    session = Session(checkpoint)
+    session.feed(text)
+    with Engine(checkpoint, rows=1) as engine:
+        view = MemoryView.of(engine, session)
+    assert view is not None
+    report = view.report
+    first = int(report.start.min()) - MARGIN
     return {
         "report": {
             "position": report.position,
@@ -93,10 +94,11 @@ def example(tokens: int = TOKENS) -> dict[str, Any]:
             "compressions": report.compressions.tolist(),
             "error": [report.error.mean(axis=0).round(2).tolist()],
         },
-        "pieces": [decoder.decode([id]) for id in ids[first:]],
-        "zones": asdict(Zones.of(model.config)),
+        "pieces": list(view.pieces[first - report.first :]),
+        "zones": asdict(view.zones),
     }
 
 
 if __name__ == "__main__":
-    FILE.write_text(json.dumps(example(), ensure_ascii=False) + "\n", encoding="utf-8")
+    values = json.dumps(example(book()[:CHARACTERS]), ensure_ascii=False)
+    FILE.write_text(values + "\n", encoding="utf-8")

@@ -1,6 +1,7 @@
 """The claim of the whole page: memory stays constant, where keeping every token would not."""
 
-from apps.demo.render.numbers import size_text, tokens_text
+from apps.demo.render.numbers import size_text
+from streamlm.units import tokens_text
 
 FIRST_END = 1_000  # tokens at the right end of the axis of a stream that begins
 STEPS = (1, 2, 4, 8)  # the axis ends at these times a power of ten

@@ -1,12 +1,4 @@
-"""Numbers as people write them on axes and in claims."""
-
-
-def tokens_text(n: float) -> str:
-    """1,024 → "1k", 32,768 → "33k", 65,536 → "66k", 2,000,000 → "2M"; for ticks."""
-    for size, letter in ((1e6, "M"), (1e3, "k")):
-        if round(n / size, 2) >= 1:
-            return f"{n / size:.2g}{letter}" if n < 100 * size else f"{n / size:.0f}{letter}"
-    return f"{n:.3g}"
+"""Sizes as people say them in a claim."""
 
 
 def size_text(n: float) -> str:

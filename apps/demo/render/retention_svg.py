@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from apps.demo.render.numbers import tokens_text
+from streamlm.units import tokens_text
 
 if TYPE_CHECKING:
     from streamlm.runtime.memory_report import MemoryReport

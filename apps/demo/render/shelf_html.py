@@ -8,10 +8,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from apps.demo.render.numbers import tokens_text
 from apps.demo.render.text_html import escape, message
 from apps.demo.shelf import Shelf
 from memory_store import Ref
+from streamlm.units import tokens_text
 
 SNAPSHOTS = 6  # newest snapshots in the table
 MOST_MARKS = 200  # snapshots marked on a bar, the newest ones

@@ -145,7 +145,7 @@
     const mark = figure.querySelector("circle.at"), title = document.createElement("b");
     mark.setAttribute("cx", x);
     mark.setAttribute("cy", y);
-    mark.style.setProperty("--c", colour);
+    mark.setAttribute("class", `at c${colour % 7}`);
     title.textContent = name;
     figure.querySelector("figcaption").replaceChildren(title, ` · ${text}`);
     figure.classList.add("chosen");

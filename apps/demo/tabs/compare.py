@@ -19,7 +19,7 @@ from apps.demo.uploads import checked
 
 MAX_TEXT = 20_000  # characters compared at once
 EXAMPLE = "example"  # the session of the example
-EXAMPLE_BEGINS = 8_000  # characters of the bundled book that it reads at least
+EXAMPLE_BEGINS = 16_000  # characters of the bundled book that it reads at least
 ABOUT_EXAMPLE = (
     "The session “example” has read the beginning of the bundled book. A has all of it in mind, B "
     "nothing (token 0): which of them expects the paragraphs that follow?"
