@@ -56,14 +56,16 @@ class _Report:
 
 def _parts(values: dict[str, Any]) -> dict[str, Any]:
     report = values["report"]
-    arrays = (np.array(report[name]) for name in ("start", "stop", "compressions", "error"))
     return {
         "report": _Report(
-            report["position"],
-            report["slot_bytes"],
-            report["first"],
-            *arrays,
-            np.zeros((1, 0, len(report["compressions"]))),
+            position=report["position"],
+            slot_bytes=report["slot_bytes"],
+            first=report["first"],
+            start=np.array(report["start"]),
+            stop=np.array(report["stop"]),
+            compressions=np.array(report["compressions"]),
+            error=np.array(report["error"]),
+            attention=np.zeros((1, 0, len(report["compressions"]))),
         ),
         "pieces": values["pieces"],
         "zones": Zones(**values["zones"]),

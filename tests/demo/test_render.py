@@ -3,8 +3,8 @@
 import json
 import re
 from collections.abc import Callable
+from itertools import pairwise
 
-import numpy as np
 import pytest
 
 pytest.importorskip("gradio", reason="needs gradio: pip install 'streamlm[demo]'")
@@ -97,9 +97,13 @@ def test_the_claim() -> None:
         assert position * 1.1 <= axis_end(position) <= max(1000, 2.5 * position)
 
 
-def test_the_example_is_the_bundled_models_memory() -> None:
-    made, kept = example(book()[:CHARACTERS]), json.loads(FILE.read_text(encoding="utf-8"))
-    errors = (np.array(each["report"].pop("error")) for each in (made, kept))
-    assert json.loads(json.dumps(made)) == kept
-    np.testing.assert_allclose(*errors, atol=0.02)
+def test_the_example_is_a_memory_of_the_bundled_book() -> None:
+    made, kept = example(book()[:2000]), json.loads(FILE.read_text(encoding="utf-8"))
+    assert made["zones"] == kept["zones"] and made["report"].keys() == kept["report"].keys()
+    assert made["report"]["slot_bytes"] == kept["report"]["slot_bytes"]
+    read = book()[:CHARACTERS]
+    text, report = "".join(kept["pieces"]), kept["report"]
+    assert text in read[-5000:] and report["position"] - report["first"] == len(kept["pieces"])
+    spans = list(zip(report["start"][0], report["stop"][0], strict=True))
+    assert all(stop == start for (_, stop), (start, _) in pairwise(spans))  # without a gap
     assert "An example" in example_html() and "1.6 MB" in example_html()
