@@ -57,6 +57,7 @@ def main() -> None:
     parser.add_argument("--passages", type=int, default=12)
     parser.add_argument("--tokens", type=int, default=200, help="generated after each passage")
     parser.add_argument("--min-p", type=float, nargs="+", default=[0.0, 0.05, 0.1])
+    parser.add_argument("--penalty", type=float, default=1.0, help="for repetitions")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/nonwords.json"))
     args = parser.parse_args()
@@ -74,7 +75,11 @@ def main() -> None:
         session.feed(test[at : at + BEFORE])
         for min_p in args.min_p:
             pieces = session.fork().generate(
-                max_tokens=args.tokens, min_p=min_p, seed=n, **SAMPLING
+                max_tokens=args.tokens,
+                min_p=min_p,
+                repetition_penalty=args.penalty,
+                seed=n,
+                **SAMPLING,
             )
             words = words_of("".join(pieces))
             totals[min_p] += len(words)

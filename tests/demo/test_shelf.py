@@ -64,8 +64,8 @@ def test_an_export_is_small_and_complete(
 ) -> None:
     shelf = Shelf(str(tmp_path / "sessions"))
     with shelf.open("book", tiny, create=True) as session:
-        for seed in range(24):
-            session.feed(prose(20, seed=seed))
+        for seed in range(12):
+            session.feed(prose(30, seed=seed))
             session.save()
         text, position = session.text(), session.position
     exported = shelf.export("book", tmp_path)

@@ -78,7 +78,7 @@ def _line_svg(line: _Line, longest: int) -> str:
     fork = f'<path class="fork" d="M{begin:.1f} 0V5"/>' if line.begin else ""
     return (
         '<svg viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true">'
-        f'{fork}<path d="M{begin:.1f} 5H{max(end, begin + 0.5):.1f}"/></svg>'
+        f'{fork}<path d="M{begin:.1f} 5H{max(end, begin + 2):.1f}"/></svg>'
     )
 
 
