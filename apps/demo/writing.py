@@ -26,6 +26,7 @@ ALTERNATIVES = 8  # likely tokens reported with each generated one
 MAX_TOKENS = 1000
 MAX_PROMPT = 100_000  # characters
 MAX_STOPS = 20
+MIN_P = 0.1  # unless chosen otherwise: a small model's long tail is full of non-words
 
 
 @dataclass(frozen=True)
@@ -268,7 +269,7 @@ def write_forks(
             request = engine.generate(
                 fork,
                 prompt,
-                Sampling(temperature=point.temperature),
+                Sampling(temperature=point.temperature, min_p=MIN_P),
                 max_tokens=max_tokens,
                 top_logprobs=ALTERNATIVES,
                 seed=point.seed,

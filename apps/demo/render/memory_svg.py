@@ -193,7 +193,7 @@ def legend_html(zones: Zones) -> str:
         "segment": "the newest tokens; once full, they move on",
     }
     parts = (
-        f'<span class="{kind}">{about[kind]}</span>'
+        f'<span class="{kind}"><b>{NAMES[kind]}: </b>{about[kind]}</span>'
         for kind, size in zip(KINDS, zones.sizes, strict=True)
         if size
     )

@@ -91,7 +91,7 @@ def write_tab(app: AppState, frame: Frame) -> None:
             top_p = _slider("Top-p (1: off)", 0.05, 1, value=0.95)
         with gr.Row():
             top_k = _slider("Top-k (0: off)", 0, 200, value=0, step=1)
-            min_p = _slider("Min-p (0: off)", 0, 0.5, value=0.1, step=0.01)
+            min_p = _slider("Min-p (0: off)", 0, 0.5, value=writing.MIN_P, step=0.01)
             penalty = _slider("Repetition penalty (1: off)", 1, 2, value=1)
         seed = optional_integer("Seed", "the session's own")
         stops = gr.Textbox(
