@@ -23,6 +23,7 @@ from streamlm.checkpoints.catalogue import chat_models, present
 
 READ = 300_000  # milliseconds that the book may take
 SESSION = "beyond-the-city"
+PROMPT = '"My dear Ida," said the Doctor,'
 ASKED = "Who lives next to the two old ladies?"
 
 
@@ -85,6 +86,10 @@ def books(camera: Camera, address: str) -> None:
     tab(page, "Write")
     drawn = "JSON.parse(document.querySelector('#strip figure').dataset.memory).position"
     position = page.evaluate(drawn)
+    page.get_by_label("Prompt", exact=True).fill(PROMPT)
+    page.get_by_text("Sampling", exact=True).click()
+    page.get_by_label("Seed", exact=True).fill("1")
+    page.get_by_text("Sampling", exact=True).click()
     page.locator("#write").click()
     page.locator("#write-status", has_text="Generated").wait_for()
     page.locator("#write-page").scroll_into_view_if_needed()

@@ -110,7 +110,8 @@ def build(app: AppState) -> gr.Blocks:
                 model = model_choice(app, shelf, name or "")
                 yield saved_position_html(shelf, name or ""), gr.skip(), model
                 strip = saved_strip_html(app, shelf, name or "", visitor=visitor)
-                yield gr.skip(), strip, gr.skip()
+                # Drawing takes a while, in which the session may have been read or rewound.
+                yield saved_position_html(shelf, name or ""), strip, gr.skip()
             if errors:
                 yield errors[0], EMPTY_MEMORY, gr.skip()
             app.warm_up()

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.browser
 
 # Names that are not wholly visible: of tabs, zones, sessions, and buttons.
 CUT_OFF = """() => [...document.querySelectorAll(
-        "[role=tab], .zones span, #shelf td, #timeline td, .gradio-container button")]
+        "[role=tab], .zones span, .legend span, #shelf td, #timeline td, button[id]")]
     .filter((e) => e.offsetParent !== null && e.innerText)
     .filter((e) => e.scrollWidth > e.clientWidth + 1
         || e.getBoundingClientRect().right > innerWidth)
