@@ -17,14 +17,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from apps.demo.example import book
 from benchmarks.demo import FLAGS
 from streamlm.checkpoints.catalogue import chat_models, present
 
 READ = 300_000  # milliseconds that the book may take
 SESSION = "beyond-the-city"
 PROMPT = '"My dear Ida," said the Doctor,'
-ASKED = "Who lives next to the two old ladies?"
+TALE = (
+    "Captain Harlow sailed from Bristol in 1821 with a cargo of tea. The ship was called the Grey "
+    "Heron. The cook was a Norwegian, and his cat, Bertha, was white as snow and slept in the "
+    "captain's hat. "
+)
+ASKED = (
+    "What was the ship called?",
+    "When did she sail, and from where?",
+    "Where did the cat sleep?",
+)
 
 
 @contextmanager
@@ -48,12 +56,14 @@ class Camera:
     def __init__(self, browser: Any, folder: Path) -> None:
         self._browser, self._folder = browser, folder
 
-    def open(self, address: str, *, width: int = 1000, scheme: str = "light") -> Any:
+    def open(
+        self, address: str, session: str = SESSION, *, width: int = 1000, scheme: str = "light"
+    ) -> Any:
         """A page of a session, after its memory is drawn."""
         page = self._browser.new_context(color_scheme=scheme).new_page()
         page.set_viewport_size({"width": width, "height": 800})
         page.set_default_timeout(READ)
-        page.goto(f"{address}?session={SESSION}")
+        page.goto(f"{address}?session={session}")
         page.locator("#position p").wait_for()
         return page
 
@@ -117,17 +127,22 @@ def books(camera: Camera, address: str) -> None:
 
 
 def chat(camera: Camera, address: str) -> None:
-    """A chat with a model that has read the beginning of the book."""
-    page = camera.open(address)
+    """A chat with a model that has read a short tale."""
+    page = camera.open(address, "grey-heron")
     page.get_by_label("Pasted text").check()
-    page.get_by_label("Text", exact=True).fill(book()[3000:9000])
+    page.get_by_label("Text", exact=True).fill(TALE)
     page.locator("#read").click()
     page.locator("#read-status", has_text="Read ").wait_for()
     tab(page, "Chat")
-    page.get_by_label("Message", exact=True).fill(ASKED)
-    page.get_by_label("Message", exact=True).press("Enter")
-    page.locator(".turn.assistant").wait_for()
-    page.locator("#send:not([disabled])").wait_for()
+    page.get_by_text("System prompt and sampling").click()
+    page.locator("#chat-temperature input[type=number]").fill("0")
+    page.get_by_text("System prompt and sampling").click()
+    for n, question in enumerate(ASKED, 1):
+        page.get_by_label("Message", exact=True).fill(question)
+        page.get_by_label("Message", exact=True).press("Enter")
+        page.locator(".turn.assistant:not(.writing)").nth(n - 1).wait_for()
+        page.locator("#send:not([disabled])").wait_for()
+    page.wait_for_timeout(4000)  # the memory is drawn
     camera.take(page, "chat")
 
 

@@ -10,6 +10,7 @@ pytest.importorskip("gradio", reason="needs gradio: pip install 'streamlm[demo]'
 from apps.demo.shelf import Refused, Shelf
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.engine import Engine
+from streamlm.sessions.shelf import open_named
 
 
 def test_refusals_name_the_reason_and_no_paths(
@@ -63,7 +64,7 @@ def test_an_export_is_small_and_complete(
     tmp_path: Path, tiny: Checkpoint, prose: Callable[..., str]
 ) -> None:
     shelf = Shelf(str(tmp_path / "sessions"))
-    with shelf.open("book", tiny, create=True) as session:
+    with open_named(shelf.folder, "book", tiny, create=True, keep_all=True) as session:
         for seed in range(12):
             session.feed(prose(30, seed=seed))
             session.save()

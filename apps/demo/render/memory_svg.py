@@ -147,10 +147,16 @@ class MemoryView:
             f'<svg viewBox="0 0 {width} {height}" preserveAspectRatio="none" aria-hidden="true" '
             f'style="height:{height * (1.5 if layers else 1.6):.0f}px">{backgrounds}{cells}'
             f'<rect class="mark" width="1" height="{height}" x="-9"/></svg>{self._ages()}'
-            f"{'' if layers else legend_html(self.zones)}"
+            f"{'' if layers else legend_html(self.zones, selects=self._selects)}"
             '<figcaption class="passage" aria-live="polite">Touch a slot to see the passage behind '
             "it.</figcaption></figure>"
         )
+
+    @property
+    def _selects(self) -> bool:
+        """Whether compressed slots are those of single tokens, chosen among others."""
+        report, old = self.report, self.report.compressions > 0
+        return bool(old.any() and (report.stop - report.start)[:, old].max() == 1)
 
     def _groups(self) -> list[tuple[str, slice, tuple[int, int]]]:
         """Each zone's kind, its slots, and their columns: the past fills up from the right."""
@@ -185,10 +191,11 @@ class MemoryView:
         return f'<div class="ages">{"".join(parts)}<span class="now">now</span></div>'
 
 
-def legend_html(zones: Zones) -> str:
-    """What the colours and heights of a strip mean."""
+def legend_html(zones: Zones, *, selects: bool) -> str:
+    """What the colours and heights of a strip mean; see `MemoryView._selects`."""
+    merged = f"{zones.rate} tokens a slot; the lower, the more was lost"
     about = {
-        "compressed": f"{zones.rate} tokens a slot; the lower, the more was lost",
+        "compressed": f"one of {zones.rate} tokens was kept" if selects else merged,
         "memory": "a token a slot, nothing lost",
         "segment": "the newest tokens; once full, they move on",
     }
