@@ -71,7 +71,7 @@ def test_an_export_is_small_and_complete(
         text, position = session.text(), session.position
     exported = shelf.export("book", tmp_path)
     stored = sum(file.stat().st_size for file in (tmp_path / "sessions").rglob("*.*"))
-    assert exported.stat().st_size < stored / 2
+    assert exported.stat().st_size < 0.6 * stored
     shelf.import_(exported, "copy")
     with shelf.open("copy", tiny) as session:
         assert session.position == position and session.text() == text

@@ -16,13 +16,14 @@ def claim_html(position: int, *, slots: int, slot_bytes: int) -> str:
     """
     ours, every = slots * slot_bytes, position * slot_bytes
     end = axis_end(position)
-    across, flat = 100 * position / end, 100 * (1 - min(slots / end, 1))
+    top = max(end, ROOM * slots)  # slots at the upper end of the other axis
+    across, steep, flat = 100 * position / end, 100 - 100 * position / top, 100 - 100 * slots / top
     return (
         f'<div class="claim"><p role="status"><b>{position:,}</b> tokens read · '
         f'<b class="ours">memory {size_text(ours)}</b>, constant · keeping every token would need '
         f'<b class="every">{size_text(every)}</b></p>'
         '<svg viewBox="0 0 100 100" preserveAspectRatio="none" aria-hidden="true">'
-        f'<polyline class="every" points="0,100 {across:.2f},{100 - across:.2f}"/>'
+        f'<polyline class="every" points="0,100 {across:.2f},{steep:.2f}"/>'
         f'<polyline class="ours" points="0,{flat:.2f} {across:.2f},{flat:.2f}"/></svg>'
         f'<p class="axis"><span>0</span><span>{tokens_text(end)} tokens</span></p></div>'
     )
