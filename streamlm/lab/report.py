@@ -196,6 +196,8 @@ def _draw(of_head: dict[str, dict[str, Any]], path: Path) -> None:
     loss.set_title("Loss by position, nats per token")
     size.set_xscale("log", base=2)
     size.set_yscale("log")
+    for which in (size.yaxis.set_major_formatter, size.yaxis.set_minor_formatter):
+        which("{x:g}")  # not powers of ten
     size.xaxis.set_major_formatter(lambda value, _: tokens_text(value))
     size.set_xlabel("tokens read")
     size.set_title("Peak of tensors while reading, MB")
