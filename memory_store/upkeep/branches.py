@@ -14,9 +14,7 @@ from memory_store.history.unreferenced import MAIN, continuing
 from memory_store.types import Commit
 
 
-def delete_branch(
-    commits: Commits, refs: Refs, branch: str, *, pins: Mapping[str, Commit]
-) -> int:
+def delete_branch(commits: Commits, refs: Refs, branch: str, *, pins: Mapping[str, Commit]) -> int:
     """Delete a branch; see `MemoryStore.delete_branch`.
 
     Returns:

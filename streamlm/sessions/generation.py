@@ -118,6 +118,7 @@ class Generation:
             stream = replace(stream, recalled=spans)
             yield from live.reading(stream, live.cursor, by_segment=by_segment)
         yield from live.ending_text(by_segment=by_segment)
+        live.written_from = live.position
         if self._seed is not None:
             live.stream, live.version = live.stream.seeded(self._seed), live.version + 1
 

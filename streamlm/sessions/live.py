@@ -3,6 +3,7 @@
 The file is long because nothing else changes a stream.
 """
 
+import secrets
 from dataclasses import replace
 from functools import partial
 
@@ -30,12 +31,14 @@ class LiveStream:
     """A stream's current value, the workspace to read on, and the store that it is saved to.
 
     Attributes:
+        seed: of the random generator at the stream's beginning.
         stream: the current value.
         cache: keys and values, a workspace that no other session shares.
         log: the newest token ids.
         recent: streams from which the newest tokens can be read again; None if the store has them.
         cursor: of a call of `feed` that is running or was interrupted; None otherwise.
         version: counts changes.
+        written_from: position at which the newest generated text begins; None before the first.
         store: the branch that it is saved to; None if it lives in memory.
         archive: keys of what is read into the store; None without a store or retrieval heads.
         save_every: tokens between automatic saves.
@@ -43,21 +46,22 @@ class LiveStream:
         one_thread: what callers hold while they use the stream.
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, seed: int = 0) -> None:
+    def __init__(self, checkpoint: Checkpoint, *, seed: int | None = None) -> None:
         if checkpoint.model.frozen is None and not checkpoint.model.training:
             checkpoint.model.freeze()
         self.checkpoint = checkpoint
-        self.seed = seed
+        self.seed = secrets.randbits(32) if seed is None else seed
         self.one_thread = OneThread()
         self.save_every = 1 << 14
         self.readonly = False
         self.closed = False
-        self.stream = TextStream.begin(checkpoint, seed=seed)
+        self.stream = TextStream.begin(checkpoint, seed=self.seed)
         self.cache = Cache()
         self.log = TokenLog()
         self.recent: RecentTokens | None = self._recent_from(self.stream)
         self.cursor: FeedCursor | None = None
         self.version = 0
+        self.written_from: int | None = None
         self.store: SessionStore | None = None
         self.archive: Archive | None = None
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from memory_store import Corrupt, Mismatch, NotFound, Retention, StoreError
 from streamlm.checkpoints.checkpoint import Checkpoint, load_checkpoint
-from streamlm.config import check_whole
+from streamlm.config import check_whole, is_whole
 from streamlm.sessions.live import LiveStream
 from streamlm.sessions.session import Session
 from streamlm.sessions.windows import (
@@ -27,7 +27,7 @@ def open_session(
     branch: str = "main",
     create: bool = True,
     readonly: bool = False,
-    seed: int = 0,
+    seed: int | None = None,
     device: str = "auto",
     settings: Mapping[str, Any] | None = None,
     save_every: int = 1 << 14,
@@ -44,7 +44,7 @@ def open_session(
         branch: the branch to resume; a new session begins on "main".
         create: whether to begin a session if there is none.
         readonly: refuse changes, and take no lock.
-        seed: of a new session's random generator.
+        seed: of a new session's random generator; None is a random one, which is recorded.
         device, settings: see `streamlm.load`; for a model that is to be loaded. Without settings, a
             session is resumed with the windows that it was begun with.
         save_every: tokens between automatic saves.
@@ -89,6 +89,7 @@ def open_session(
     live.save_every = save_every
     if existing is None:
         attributes: dict[str, Any] = recorded_attributes(checkpoint)
+        attributes["seed"] = live.seed
         attributes |= {"retention": asdict(retention)} if retention is not None else {}
         try:
             store = create_store(path, attributes=attributes, fingerprints=checkpoint.fingerprints)
@@ -96,6 +97,8 @@ def open_session(
             raise nothing or error from None
     else:
         store = existing
+        begun: Any = store.attributes.get("seed")
+        live.seed = begun if is_whole(begun) else 0  # as early versions, which recorded none
     ref = store.head(branch)
     if ref is None and (branch != "main" or readonly or not create):
         raise NotFound(

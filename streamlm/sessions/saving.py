@@ -383,7 +383,7 @@ class SessionStore:
             ValueError: the position is negative, or after `head`.
         """
         if not is_whole(position) or not 0 <= position <= head.position:
-            raise ValueError(f"tokens = {position}; allowed: 0 to {head.position}")
+            raise ValueError(f"position {position}; allowed: 0 to {head.position}")
         commit = self.store.nearest(head, position)
         return commit, self._ids(head, commit.position, position)
 

@@ -39,12 +39,12 @@ class Session(Chatting):
 
     Args:
         checkpoint: the model.
-        seed: of the random generator that sampling draws from.
+        seed: of the random generator that sampling draws from; None is a random one.
         live: the stream to continue; None begins a new one.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, *, seed: int = 0, live: LiveStream | None = None
+        self, checkpoint: Checkpoint, *, seed: int | None = None, live: LiveStream | None = None
     ) -> None:
         self.checkpoint = checkpoint
         self._live = LiveStream(checkpoint, seed=seed) if live is None else live
@@ -55,6 +55,16 @@ class Session(Chatting):
     def position(self) -> int:
         """Tokens read and generated since the stream began."""
         return self._live.position
+
+    @property
+    def seed(self) -> int:
+        """The seed of the random generator at the stream's beginning."""
+        return self._live.seed
+
+    @property
+    def written_from(self) -> int | None:
+        """The position at which the newest generated text begins; None before the first."""
+        return self._live.written_from
 
     @property
     def live(self) -> LiveStream:
@@ -310,7 +320,8 @@ class Session(Chatting):
             max_tokens: the maximum number of tokens.
             temperature, top_k, top_p, min_p, repetition_penalty: see `Sampling`.
             stop: strings at which to stop. The first match is read but not returned.
-            seed: reseeds the random generator; None continues with the session's own.
+            seed: reseeds the random generator; None continues with the session's own, which began
+                with `Session.seed`.
             drafter: proposes tokens, which the model checks several at a time; see
                 `streamlm.runtime.speculation`. The text has the same distribution as without, and
                 is the same at temperature 0, but random numbers are used in another order.
@@ -408,19 +419,21 @@ class Session(Chatting):
     def rewind(
         self,
         *,
-        tokens: int | None = None,
+        to: int | None = None,
+        by: int | None = None,
         snapshot: Ref | int | None = None,
         time: datetime | float | None = None,
     ) -> None:
         """Return to a position, a snapshot or a time. The history is kept, so this can be undone.
 
         Args:
-            tokens: a position. The token log is replayed from the last snapshot before it. Text
-                that was held back there is dropped.
+            to: a position in tokens. The token log is replayed from the last snapshot before it.
+                Text that was held back there is dropped.
+            by: a number of tokens to go back by.
             snapshot: an entry of `history()`, or its `seq`.
             time: a datetime, or seconds since 1970; returns to the newest snapshot at that time.
 
         Raises:
             ValueError: not exactly one is given, or it is out of range; nothing is changed.
         """
-        finish(rewinding(self._live, tokens=tokens, snapshot=snapshot, time=time))
+        finish(rewinding(self._live, to=to, by=by, snapshot=snapshot, time=time))

@@ -64,7 +64,7 @@ def test_a_fork_in_memory_has_no_store(open_: Open, tmp_path: Path) -> None:
     session.feed(["Call me Ishmael. "])
     fork = session.fork()
     fork.feed(["Some years ago"])
-    for call in (fork.save, fork.history, lambda: fork.rewind(tokens=0), lambda: fork.fork("b")):
+    for call in (fork.save, fork.history, lambda: fork.rewind(to=0), lambda: fork.fork("b")):
         with pytest.raises(ValueError, match=r"this session has no store; use streamlm\.open"):
             call()
     assert DirectoryStore.open(tmp_path / "s.zarr").branches() == ["main"]
@@ -246,7 +246,7 @@ def test_a_readonly_session_refuses_changes(open_: Open, tmp_path: Path) -> None
             lambda: reader.feed("more"),
             lambda: reader.generate("more"),
             reader.save,
-            lambda: reader.rewind(tokens=0),
+            lambda: reader.rewind(to=0),
             lambda: reader.fork("b"),
         ]
         for call in refusals:

@@ -114,7 +114,7 @@ def test_a_fork_at_a_position_equals_a_rewound_session(
     assert (other.position, session.position, len(session.history())) == (goal, before, ids)
     report = other.memory_report()
     written = "".join(other.generate("", max_tokens=12, seed=4))
-    session.rewind(tokens=goal)
+    session.rewind(to=goal)
     assert "".join(session.fork().generate("", max_tokens=12, seed=4)) == written
     assert np.array_equal(report.start, session.memory_report().start)
     assert report.position == goal

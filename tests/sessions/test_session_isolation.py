@@ -42,7 +42,7 @@ def do(session: Session, action: str, value: Any) -> Any:
     if action == "generate":
         return "".join(session.generate(value, max_tokens=4, temperature=1.5))
     if action == "rewind":
-        session.rewind(tokens=int(session.position * value))
+        session.rewind(to=int(session.position * value))
     elif action == "back":
         session.rewind(snapshot=int((len(session.history()) - 1) * value))
     else:

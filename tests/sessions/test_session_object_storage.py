@@ -77,7 +77,7 @@ def test_sessions_are_the_same_in_every_store(
             digests.append(session.state.digest())
             session.fork("side").close()
             written.append("".join(session.generate(max_tokens=20, seed=0)))
-            session.rewind(tokens=7)
+            session.rewind(to=7)
         with streamlm.open(place, tiny, readonly=True) as session:
             assert session.position == 7
         assert open_store(place).branches() == ["main", "side"]
