@@ -191,8 +191,8 @@ def locked(place: object, branch: str, holder: str, *, own: bool) -> Locked:
     """
     if own:
         return Locked(
-            f"{place}: {branch!r} is open for writing already, in this process ({holder}). Use that "
-            "session, close it, or fork the session to a branch of your own."
+            f"{place}: {branch!r} is open for writing already, in this process ({holder}). Use "
+            "that session, close it, or fork the session to a branch of your own."
         )
     return Locked(
         f"{place}: {branch!r} is being written by process {holder}. End it, wait, or "

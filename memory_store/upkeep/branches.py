@@ -1,8 +1,8 @@
 """Deleting a branch, with the commits that no other branch has.
 
-Its commits are removed first, newest first, and its refs last and at once. So no commit is ever left
-without a ref, which would be evidence of lost refs (see `history.unreferenced`), and an interrupted
-deletion can be repeated.
+Its commits are removed first, newest first, and its refs last and at once. So no commit is ever
+left without a ref, which would be evidence of lost refs (see `history.unreferenced`), and an
+interrupted deletion can be repeated.
 """
 
 from collections.abc import Mapping

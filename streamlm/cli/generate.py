@@ -149,7 +149,7 @@ def _prompt(prompt: str, file: Path | None) -> str:
         if not file.exists():
             raise FileNotFoundError(f"no file {str(file)!r}")
         check_text(file)
-        return file.read_text(encoding="utf-8", newline="").removesuffix("\n")
+        return file.read_bytes().decode("utf-8").removesuffix("\n")
     if sys.stdin is None:
         raise ValueError("--prompt -: standard input is closed; allowed: a text, or --prompt-file")
     try:

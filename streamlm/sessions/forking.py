@@ -32,7 +32,7 @@ def _branching(live: LiveStream, branch: str, tokens: int | None) -> Steps[LiveS
         raise ValueError(f"branch {branch!r} exists already; allowed: a new name")
     saved = live.save(live.cursor)
     other = LiveStream(live.checkpoint)
-    other.save_every = live.save_every
+    other.save_every, other.save_seconds = live.save_every, live.save_seconds
     ref = bound.store.publish(saved, branch=branch)
     other.bind(bound.store, branch, ref, retention=bound.retention)
     if tokens is not None:

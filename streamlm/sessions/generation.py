@@ -140,5 +140,5 @@ class Generation:
                     break  # saved or fed meanwhile: the rest of the draft is void
                 live.move(stream, np.array([id], np.int32), live.cursor)
                 before, left = stream, left - 1
-                live.save_if_due()
+                live.save_if_due(by_time=self._drafter is None)  # which draws in another order
                 yield stream, piece

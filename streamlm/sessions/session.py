@@ -23,7 +23,7 @@ from streamlm.sessions.forking import forking, rewinding
 from streamlm.sessions.generation import Generation
 from streamlm.sessions.indexing import IndexProgress, index
 from streamlm.sessions.inspection import memory_reporting
-from streamlm.sessions.live import LiveStream
+from streamlm.sessions.live import LiveStream, check_save_seconds
 from streamlm.sessions.one_thread import OneThread, by_one_thread
 from streamlm.sessions.recall import Recalled
 from streamlm.sessions.search import SPAN, Found, search_log
@@ -106,6 +106,16 @@ class Session(Chatting):
         self._live.save_every = tokens
 
     @property
+    def save_seconds(self) -> float | None:
+        """Seconds after which the session saves itself as well; see `streamlm.open`."""
+        return self._live.save_seconds
+
+    @save_seconds.setter
+    def save_seconds(self, seconds: float | None) -> None:
+        check_save_seconds(seconds)
+        self._live.save_seconds = seconds
+
+    @property
     def readonly(self) -> bool:
         """Whether the session may only be inspected, scored and forked."""
         return self._live.readonly
@@ -150,6 +160,7 @@ class Session(Chatting):
         errors: Errors = "strict",
         score: bool = False,
         logprobs: bool = False,
+        once: bool = False,
         block_bytes: int | None = None,
         progress: ProgressCallback | None = None,
     ) -> ReadReport:
@@ -166,13 +177,16 @@ class Session(Chatting):
             score: also compute log-probabilities, which takes time; see `ReadReport`.
             logprobs: score, and keep the id and log-probability of every token in the report.
                 Memory grows with them unless `progress` removes them.
+            once: skip what earlier calls with `once` have read of the files: a call that is
+                repeated reads nothing, and one with a file that has grown reads the rest. Files
+                alone are allowed; they are recognised by content, the newest 4,096 of them.
             block_bytes: size of a block; None uses `streamlm.sessions.sources.BLOCK`.
             progress: called after each block, which has some thousand tokens by default. An
                 exception that it raises ends the call.
 
         Raises:
             ValueError: there is nothing to read, or the text is binary or invalid; everything
-                before it stays read. Or block_bytes is below 1.
+                before it stays read. Or block_bytes is below 1, or `once` came with other sources.
             FileNotFoundError, IsADirectoryError, PermissionError: before anything is read.
         """
         self._live.require_writable("feed")
@@ -181,6 +195,7 @@ class Session(Chatting):
             sources,
             errors=errors,
             logprobs=logprobs,
+            once=once,
             block_bytes=block_bytes,
             progress=progress,
         )

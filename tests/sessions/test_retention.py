@@ -46,7 +46,9 @@ def test_the_policy_is_recorded(open_: Open, tmp_path: Path) -> None:
     recorded = [
         DirectoryStore.open(tmp_path / f"{name}.zarr").attributes for name in ("usual", "all")
     ]
-    assert recorded == [{"retention": {"last": 32, "thin": True, "log": True}}, {}]
+    policy = {"last": 32, "thin": True, "log": True, "spacing": 1 << 14}
+    assert [each.get("retention") for each in recorded] == [policy, None]
+    assert all(isinstance(each["seed"], int) for each in recorded)
     assert open_("all")._live.store.retention is None
 
 

@@ -23,7 +23,7 @@ SECRETS = {name: f" {name} hides a {thing}." for name, thing in zip("ABC", "🐋
 def visit(folder: Path, checkpoint: Checkpoint, note: dict[str, Any]) -> list[Any]:
     """Open a session, perform the recorded actions, and record the results."""
     path = folder / f"{note['name']}.zarr"
-    with streamlm.open(path, checkpoint, branch=note["branch"], save_every=24) as session:
+    with streamlm.open(path, checkpoint, branch=note["branch"], save_every=24, seed=5) as session:
         found = [do(session, action, value) for action, value in note["todo"]]
         refs = [(ref.seq, ref.position) for ref in session.history()]
         found += [session.state.digest(), session.position, session.tail, refs]

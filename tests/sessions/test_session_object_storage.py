@@ -183,7 +183,7 @@ def test_the_command_line(
     assert rows["unreadable"] == {}
     shown = json.loads(run("sessions", "show", "moby", *store, "--json"))
     assert shown["path"] == fed[0]["path"] and shown["position"] == fed[1]["position"]
-    run("sessions", "rewind", "moby", "--tokens", "3", *store, *model)
+    run("sessions", "rewind", "moby", "--to", "3", *store, *model)
     assert "no session 'ahab' in" in run("sessions", "show", "ahab", *store, fails=True)
     run("sessions", "delete", "moby", "--yes", *store)
     assert json.loads(run("sessions", "list", *store, "--json"))["sessions"] == []
