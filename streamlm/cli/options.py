@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -203,7 +203,8 @@ def open_sources(
             path = Path(file)
             if file == "-":
                 given = sys.stdin.buffer
-                sources.append(SkippedInput(given, stdin_skip) if stdin_skip else given)
+                skipped = SkippedInput(given, stdin_skip) if stdin_skip else given
+                sources.append(cast("IO[bytes]", skipped))
             elif path.is_fifo() or path.is_char_device():  # readable only once
                 sources.append(stack.enter_context(open(path, "rb")))
             elif path.exists():

@@ -89,7 +89,7 @@ class Feed:
         live, report = self._live, self._report
         fed = list(live.cursor.fed) if live.cursor is not None else []
         done = resume_sources(live.cursor, self._sources).done
-        if self._once:
+        if any(map(self._recorded, self._sources)):
             self._skip_fed(done, fed)
         report.skipped_bytes = sum(source.n_bytes for source in self._sources)
         if report.skipped_bytes:  # the text ahead came from these bytes but is still to be read
@@ -113,6 +113,10 @@ class Feed:
         if not any(source.n_bytes for source in self._sources):
             raise ValueError(f"nothing to read: {self._names()} is empty")
 
+    def _recorded(self, source: OpenSource) -> bool:
+        """Whether what is read of a source is recorded, and skipped by later calls."""
+        return source.follows or (self._once and not source.is_separator)
+
     def _skip_fed(self, done: list[str], fed: list[list[Any]]) -> None:
         """Skip what was fed before, of the sources that are not done."""
         left = list(fed)
@@ -122,7 +126,7 @@ class Feed:
                 left.remove(entry)
         rest = self._sources[len(done) :]
         for source in rest:
-            if not source.is_separator and not source.n_bytes:
+            if self._recorded(source) and not source.n_bytes:
                 source.seek_behind(left)
         for source, following in pairwise(rest):
             if source.is_separator and following.n_bytes:
@@ -130,7 +134,7 @@ class Feed:
 
     def _with_fed(self, fed: list[list[Any]], source: OpenSource) -> list[list[Any]]:
         """What was fed, with what was read of a source so far."""
-        if not self._once or source.is_separator or not source.n_bytes:
+        if not self._recorded(source) or not source.n_bytes:
             return fed
         skipped = [source.skipped_digest, source.skipped]
         at = fed.index(skipped) if skipped in fed else len(fed)

@@ -140,6 +140,11 @@ class OpenSource:
         return self._path is not None
 
     @property
+    def follows(self) -> bool:
+        """Whether it is a file that grows."""
+        return self._followed is not None
+
+    @property
     def waits(self) -> bool:
         """Whether the next block may take as long as somebody takes to write it."""
         return self._followed is not None or not isinstance(self._source, (str, os.PathLike))

@@ -81,7 +81,7 @@ def session_state(tiny: Checkpoint, text: str) -> Any:
 
 
 def test_generate_first_reads_the_text_ahead(open_: Open, text: str, tiny: Checkpoint) -> None:
-    session = open_(save_every=SEGMENT)
+    session = open_(save_every=SEGMENT, retention=None)
     session.feed([text])
     session.rewind(snapshot=2)
     list(session.generate("So", max_tokens=0))
