@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streamlm.cli.display import interruptible, note, reading_bar, show_report
+from streamlm.cli.display import interruptible, note, note_unknown, reading_bar, show_report
 from streamlm.cli.options import (
     Device,
     Errors,
@@ -72,6 +72,8 @@ def feed(
     """
     opened: Session | None = None
     every = save_intervals(save_every)
+    if once and "-" in files:
+        raise ValueError("--once with -; allowed: with files")
 
     def left_behind() -> str:
         if opened is None or opened.saved is None:
@@ -119,6 +121,7 @@ def feed(
             opened.save()
             raise ValueError(f"{error}; {left_behind()}") from None
     state_bytes, saved, tail = opened.state.nbytes, opened.saved, len(opened.tail.encode())
+    note_unknown(report, opened.checkpoint.name)
     path = full_path(locate(store, session)[0])
     if as_json:
         facts = report.to_dict() | {"state_bytes": state_bytes, "held_bytes": tail}

@@ -194,7 +194,7 @@ def test_sessions(kept: CommandLine) -> None:
         "bytes": DirectoryStore.open("sessions/s.zarr").size(),
     }
 
-    back = kept.works("sessions", "rewind", "s", "--tokens", 7, "--json").json
+    back = kept.works("sessions", "rewind", "s", "--to", 7, "--json").json
     assert back == {"name": "s", "from": start, "position": 7}
     undone = kept.works("sessions", "rewind", "s", "--snapshot", shown["snapshots"][-1]["snapshot"])
     assert undone.out == f"s: rewound from token 7 to {start}\n"
@@ -300,7 +300,7 @@ def test_recover_a_damaged_session(kept: CommandLine) -> None:
     chunk = next(name for name in members(bytes(data)) if name.startswith("memory/c."))
     data[where(bytes(data), chunk)] ^= 1
     commit.write_bytes(data)
-    for command in (["verify", "s"], ["rewind", "s", "--tokens", 3]):
+    for command in (["verify", "s"], ["rewind", "s", "--to", 3]):
         damaged = kept("sessions", *command)
         assert damaged.status == 1 and f"{commit}: {chunk}" in damaged.err
     recovered = kept.works("sessions", "recover", "s")

@@ -94,7 +94,7 @@ def test_text_before_bad_text_is_saved(
         ("score text.txt --session nope", "no session 'nope'"),
         ("sessions show nope", "no session 'nope'"),
         ("sessions fork nope b", "no session 'nope'"),
-        ("sessions rewind nope --tokens 0", "no session 'nope'"),
+        ("sessions rewind nope --to 0", "no session 'nope'"),
         ("sessions delete nope --yes", "no session 'nope'"),
         ("feed text.txt --session new@side", "no session 'new'"),
         ("sessions show s --store elsewhere", "no session 's' in elsewhere; there are: none yet$"),
@@ -103,17 +103,17 @@ def test_text_before_bad_text_is_saved(
         ("score text.txt --session s@nope", "no branch 'nope'"),
         ("sessions show s@nope", "no branch 'nope'"),
         ("sessions fork s@nope b", "no branch 'nope'"),
-        ("sessions rewind s@nope --tokens 0", "no branch 'nope'"),
+        ("sessions rewind s@nope --to 0", "no branch 'nope'"),
         ("sessions fork s side", "branch 'side' exists already; allowed: a new name"),
         ("sessions fork s main", "branch 'main' exists already"),
         ("sessions delete s@side --yes", "'s@side' is a branch; allowed: a session"),
-        ("sessions rewind s", "allowed: one of --tokens, --snapshot and --time"),
+        ("sessions rewind s", "allowed: one of --to, --by, --snapshot and --time"),
         (
-            "sessions rewind s --tokens 1 --snapshot 1",
-            "allowed: one of --tokens, --snapshot and --time",
+            "sessions rewind s --to 1 --snapshot 1",
+            "allowed: one of --to, --by, --snapshot and --time",
         ),
-        ("sessions rewind s --tokens 99999", "tokens = 99999; allowed: 0 to "),
-        ("sessions rewind s --tokens -1", "tokens = -1; allowed: 0 to "),
+        ("sessions rewind s --to 99999", "tokens = 99999; allowed: 0 to "),
+        ("sessions rewind s --to -1", "tokens = -1; allowed: 0 to "),
         ("sessions rewind s --snapshot 99", "snapshot = 99; allowed: 0 to 1"),
         ("generate --session s --temperature -1", "temperature = -1.0; allowed: 0 .* to 100"),
         ("generate --session s --temperature 1e9", "temperature = 1000000000.0; allowed"),
@@ -161,7 +161,7 @@ def test_commands_refuse(kept: CommandLine, command: str, message: str) -> None:
         ("generate --temperature warm", "Invalid value for '--temperature'"),
         ("generate --seed x", "Invalid value for '--seed'"),
         ("generate --beams 4", "No such option: --beams"),
-        ("sessions rewind s --tokens ten", "Invalid value for '--tokens'"),
+        ("sessions rewind s --to ten", "Invalid value for '--tokens'"),
         ("sessions fork s", "Missing argument 'BRANCH'"),
         ("train", "Missing option '--recipe'"),
         ("train --recipe sessions", "'--recipe': .*sessions' is a directory"),
@@ -214,7 +214,7 @@ def test_another_model_is_refused(
             "generate --session s",
             "generate --session s --no-keep",
             "score text.txt --session s@side",
-            "sessions rewind s --tokens 1",
+            "sessions rewind s --to 1",
         ):
             refuses(kept, "written with another model", *command.split(), "--model", model)
         error = kept("generate", "--session", "s", "--model", model).err
@@ -325,7 +325,7 @@ def test_a_second_writer(kept: CommandLine) -> None:
         for words in (
             "feed text.txt --session s",
             "generate --session s",
-            "sessions rewind s --tokens 1",
+            "sessions rewind s --to 1",
             "sessions delete s --yes",
         ):
             refuses(kept, f"being written by process {holder.pid} ", *words.split())
