@@ -111,8 +111,8 @@ def test_follow(kept: CommandLine) -> None:
     kept.works("feed", "app.log", "--once", "--session", "new")
     text = kept.works("sessions", "text", "new", "--model", kept.model, "--json").json["text"]
     assert Path("app.log").read_text().startswith(text) and text.count("Ishmael") == 1
-    refuses(kept, "--follow with sessions; allowed: with one file", "feed", "sessions", "--follow",
-            "--session", "s")  # fmt: skip
+    result = kept("feed", "sessions", "--follow", "--session", "s")
+    assert result.status == 1 and "--follow with sessions; allowed: with one file" in result.err
 
 
 def test_once(kept: CommandLine) -> None:
@@ -222,7 +222,7 @@ def test_a_damaged_session_names_the_ways_out(kept: CommandLine) -> None:
     head = DirectoryStore.open("sessions/s.zarr").head("main")
     assert head is not None
     newest = Path("sessions/s.zarr/commits", head.commit.name)
-    newest.write_bytes(newest.read_bytes()[:-200])
+    newest.write_bytes(newest.read_bytes()[:100])
     result = kept("feed", "text.txt", "--session", "s")
     assert result.status == 1
     assert "`streamlm sessions recover NAME`" in result.err
