@@ -41,8 +41,9 @@ class _Worker:
         threading.Thread(target=self._listen, args=listening, daemon=True).start()
 
     def _listen(self, stdout: IO[str], answers: "queue.Queue[_Answer]") -> None:
-        for line in stdout:
-            answers.put((self, line))
+        with stdout:
+            for line in stdout:
+                answers.put((self, line))
         answers.put((self, None))
 
     def _send(self, value: object) -> None:
@@ -56,7 +57,8 @@ class _Worker:
         self._send(job.to_json())
 
     def ended(self) -> str:
-        """Why it has ended."""
+        """Wait for its end; says why it has ended."""
+        self.close()
         code = self.process.wait()
         return (
             f"its worker was ended by signal {-code}" if code < 0 else f"its worker ended ({code})"
@@ -95,8 +97,9 @@ def local_rows(jobs: Iterable[Job], plan: Plan, *, workers: int) -> Iterator[Row
             job = worker.job
             if line is None:
                 pool.discard(worker)
+                why = worker.ended()
                 if job is not None:
-                    yield failed(job, worker.ended())
+                    yield failed(job, why)
                     if left:
                         start()
                 continue
@@ -115,6 +118,7 @@ def _end(pool: set[_Worker]) -> None:
         with suppress(ProcessLookupError):
             worker.process.send_signal(signal.SIGINT)
     for worker in pool:
+        worker.close()
         try:
             worker.process.wait(ENDING)
         except subprocess.TimeoutExpired:
