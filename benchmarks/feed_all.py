@@ -24,7 +24,8 @@ from streamlm.lab.results import write_results
 def feed(folder: Path, store: Path, model: str, workers: int) -> dict[str, Any]:
     """Feed the documents of a folder into new sessions."""
     started, first, tokens = time.perf_counter(), 0.0, 0
-    for row in local_rows(jobs_of([str(folder)]), Plan("feed", str(store), model), workers=workers):
+    jobs, plan = jobs_of([str(folder)]), Plan("feed", str(store), model)
+    for row in local_rows(jobs, plan, workers=workers, threads=1):
         if row["status"] != "done":
             raise RuntimeError(row["error"])
         now = time.perf_counter() - started
@@ -47,7 +48,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--model", default="books")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args(arguments)
-    os.environ["OMP_NUM_THREADS"] = "1"
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place, "documents")

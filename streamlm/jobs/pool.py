@@ -24,7 +24,7 @@ class _Worker:
     """A worker process, and the job that it does."""
 
     def __init__(self, plan: Plan, threads: int, answers: "queue.Queue[_Answer]") -> None:
-        environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         self.process = subprocess.Popen(
             COMMAND,
             stdin=subprocess.PIPE,
@@ -71,17 +71,20 @@ class _Worker:
             self.process.stdin.close()
 
 
-def local_rows(jobs: Iterable[Job], plan: Plan, *, workers: int) -> Iterator[Row]:
+def local_rows(
+    jobs: Iterable[Job], plan: Plan, *, workers: int, threads: int | None = None
+) -> Iterator[Row]:
     """A row for each job, as they end. A worker whose job is interrupted saves it first.
 
     Args:
-        workers: processes at once; each has its share of the cores, unless OMP_NUM_THREADS is set.
+        workers: processes at once.
+        threads: of each; None is OMP_NUM_THREADS where it is set, or else its share of the cores.
     """
     left = deque(jobs)
     answers: queue.Queue[_Answer] = queue.Queue()
-    threads = (
-        max(1, len(os.sched_getaffinity(0)) // workers) if hasattr(os, "sched_getaffinity") else 1
-    )
+    if threads is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, (cores or 1) // workers))
     pool: set[_Worker] = set()
 
     def start() -> None:
