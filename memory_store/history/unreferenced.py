@@ -1,7 +1,7 @@
 """Commits that no ref leads to.
 
-A commit is durable before its ref exists, and no ref is ever removed. So a complete commit that no
-ref names was never acknowledged, because its writer was killed in between or lost a race; or its
+A commit is durable before its ref exists, and no ref is removed but with its whole branch, whose own
+commits go first. So a complete commit that no ref names was never acknowledged, because its writer was killed in between or lost a race; or its
 ref was acknowledged and has vanished since. Files cannot tell which. They tell where the commit
 belongs: its *base* is its nearest ancestor that a ref names.
 
