@@ -116,7 +116,10 @@ def score_all(
     errors: OnError = Errors.STRICT,
     as_json: Json = False,
 ) -> None:
-    """Score many documents, each by itself. No session is modified."""
+    """Score many documents, each by itself.
+
+    No session is modified.
+    """
     plan = {"action": "score", "session": session, "settings": parsed_settings(setting)}
     plan |= {"store": store, "model": model, "device": device, "errors": errors.value}
     _run(

@@ -189,10 +189,7 @@ def test_names_do_not_lead_out_of_the_store(kept: CommandLine, name: str) -> Non
         words = ["sessions", *command, "--", name]
         if command[0] == "rewind":
             words = ["sessions", *command, "--model", str(kept.model), "--", name]
-        if command[0] == "delete" and "@" in name:
-            refuses(kept, "is a branch", *words)
-        else:
-            refuses(kept, message, *words)
+        refuses(kept, message, *words)
     if "@" not in name:
         refuses(kept, message, "sessions", "fork", "--", "s", name or "@")
     assert set(Path("..").iterdir()) == above

@@ -79,8 +79,8 @@ def test_forks_rewinds_and_reports(
         engine.rewind(session, snapshot=middle).result(60)
         assert session.position == middle.position
         for request, problem in (
-            (engine.rewind(session), "one of tokens=…, snapshot=… and time=…"),
-            (engine.rewind(session, to=10**6), "tokens = 1000000; allowed"),
+            (engine.rewind(session), "one of to=…, by=…, snapshot=… and time=…"),
+            (engine.rewind(session, to=10**6), "position 1000000; allowed"),
             (engine.fork(session, "side"), "branch 'side' exists already"),
             (engine.fork(session, tokens=10**6), "tokens = 1000000; allowed"),
             (engine.save(Session(tiny)), "no store"),

@@ -198,7 +198,7 @@ with DirectoryStore.open(sys.argv[1]).writer("main"):
 def test_one_writer_at_a_time(open_: Open, tmp_path: Path) -> None:
     with open_() as session:
         session.feed(["Call me Ishmael."])
-        with pytest.raises(Locked, match=rf"process {os.getpid()} on"):
+        with pytest.raises(Locked, match=rf"in this process \({os.getpid()} on"):
             open_()
         saved = session.saved
         list(session.generate(max_tokens=3))
