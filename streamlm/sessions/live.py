@@ -4,9 +4,9 @@ The file is long because nothing else changes a stream.
 """
 
 import math
-import secrets
 from dataclasses import replace
 from functools import partial
+from secrets import randbits as draw_seed
 
 import numpy as np
 
@@ -60,7 +60,7 @@ class LiveStream:
         if checkpoint.model.frozen is None and not checkpoint.model.training:
             checkpoint.model.freeze()
         self.checkpoint = checkpoint
-        self.seed = secrets.randbits(32) if seed is None else seed
+        self.seed = draw_seed(32) if seed is None else seed
         self.one_thread = OneThread()
         self.save_every = 1 << 14
         self.save_seconds: float | None = SAVE_SECONDS

@@ -150,7 +150,7 @@ def test_bad_requests(client: TestClient, prose: Callable[..., str]) -> None:
     refused(client.post("/sessions/s/fork", json={"branch": "main"}), 409, "exists already")
     refused(client.post("/sessions/s/fork", json={"tokens": 10**6}), 400, "allowed: 0 to ")
     refused(client.post("/sessions/none/fork", json={}), 404, "no session 'none'")
-    refused(client.post("/sessions/s/rewind", json={}), 400, "one of tokens, snapshot and time")
+    refused(client.post("/sessions/s/rewind", json={}), 400, "one of to, by, snapshot and time")
     refused(client.post("/sessions/s/rewind", json={"to": 10**6}), 400, "allowed: 0 to ")
     refused(client.post("/sessions/s/rewind", json={"time": "1970"}), 400, "1970")
     refused(client.get("/sessions/s/tokens?stop=9999"), 400, "stop = '9999'; allowed: 0 to ")

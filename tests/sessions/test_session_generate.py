@@ -268,7 +268,7 @@ def test_pieces_are_whole_characters_and_match_the_log(
 ) -> None:
     path = tmp_path / "s.zarr"
     decoder = StreamDecoder(byte_writer.tokenizer)
-    with streamlm.open(path, byte_writer) as session:
+    with streamlm.open(path, byte_writer, seed=0) as session:
 
         def write(prompt: str, max_tokens: int) -> tuple[str, list[int]]:
             """What it gave out, and what the log says it wrote."""
