@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 
 from memory_store import DirectoryStore, StoreError
 from memory_store.backends.object_client import connect
@@ -45,6 +46,9 @@ def documents(tmp_path: Path, prose: Callable[..., str]) -> list[str]:
         if n == 2:
             path = path.with_name("2.txt.gz")
             path.write_bytes(gzip.compress(text.encode()))
+        elif n == 3:
+            path = path.with_name("3.txt.zst")
+            path.write_bytes(zstandard.compress(text.encode()))
         else:
             path.write_text(text, encoding="utf-8")
     return [str(path) for path in sorted(folder.iterdir())]
