@@ -46,9 +46,10 @@ ROOMS: dict[str, tuple[set[str], ...]] = {
         {"memory_store"},
     ),
     "apps.demo": (
-        {"jobs", "models", "render", "shelf", "uploads"},
-        {"quotes", "recalling"},
-        {"chatting", "expiry", "reading"},
+        {"jobs", "models", "shelf", "uploads"},
+        {"render"},
+        {"example", "quotes", "recalling"},
+        {"chatting", "expiry", "reading", "unfinished"},
         {"app_state", "writing"},
         {"endpoints", "tabs"},
         {"page"},
