@@ -182,8 +182,18 @@ def check_extent(name: str, size: int, extent: Extent) -> None:
         )
 
 
-def locked(place: object, branch: str, holder: str) -> Locked:
-    """The error for a branch that another writer holds."""
+def locked(place: object, branch: str, holder: str, *, own: bool) -> Locked:
+    """The error for a branch that another writer holds.
+
+    Args:
+        holder: the id of its process, for the message.
+        own: whether that is this process.
+    """
+    if own:
+        return Locked(
+            f"{place}: {branch!r} is open for writing already, in this process ({holder}). Use "
+            "that session, close it, or fork the session to a branch of your own."
+        )
     return Locked(
         f"{place}: {branch!r} is being written by process {holder}. End it, wait, or "
         "fork the session to a branch of your own."

@@ -273,6 +273,20 @@ class MemoryStore(Protocol):
     def size(self, ref: Ref | Commit | None = None) -> int:
         """Bytes of all files of the session, or of the arrays stored in one commit."""
 
+    def delete_branch(self, branch: str) -> int:
+        """Delete a branch, with the commits that no other branch has; returns their number.
+
+        An interrupted deletion can be repeated. Object storage has no locks: there, nobody may
+        write to the branch or fork from it meanwhile.
+
+        Raises:
+            ValueError: the branch is "main", a pin protects one of these commits, or another branch
+                was forked from one.
+            NotFound: there is no such branch.
+            Locked: another writer holds it.
+            Corrupt: a ref or a commit's record is damaged.
+        """
+
     def delete(self) -> None:
         """Delete the session with all its branches.
 

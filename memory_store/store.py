@@ -31,6 +31,7 @@ from memory_store.types import (
     TakenUp,
     Verified,
 )
+from memory_store.upkeep.branches import delete_branch
 from memory_store.upkeep.gc import GRACE, collect
 from memory_store.upkeep.recovery import recover
 from memory_store.upkeep.taking_up import take_up
@@ -146,6 +147,15 @@ class Store:
             with os_errors("moving the branch", self.name):
                 seq = head.seq + 1 if head else 0
                 return self._refs.publish(branch, seq, commit, through=self._backend)
+
+    def delete_branch(self, branch: str) -> int:
+        """Delete a branch and the commits that it alone has; see `MemoryStore.delete_branch`."""
+        with (
+            self.writer(branch),
+            self._backend.commits_lock(exclusive=True),
+            os_errors("deleting the branch", self.name),
+        ):
+            return delete_branch(self._commits, self._refs, branch, pins=self.pins())
 
     def _check_loadable(self, commit: Commit) -> None:
         if self._commits.was_deleted(commit):

@@ -120,6 +120,9 @@ class Ref:
         return self.commit.position
 
 
+WHOLE_EVERY = 1 << 14  # tokens; the first commit behind each multiple writes all of its slots
+
+
 @dataclass(frozen=True)
 class Retention:
     """Which snapshots of a branch garbage collection keeps; heads and pinned snapshots always stay.
@@ -129,17 +132,22 @@ class Retention:
         thin: also keep about `last` older snapshots for each doubling of their age in tokens. Any
             position is then restored from the nearest kept snapshot by reading at most about
             1/`last` of its age in tokens again.
+        spacing: of the snapshots that `last` and `thin` keep, keep one in so many tokens, a power
+            of two: the first behind each multiple; and the newest quarter of `last` in any case.
+            Short turns then take little more room than a long text. 0 keeps all of them.
         log: keep the token ids of deleted snapshots, 4 bytes a token, their rows of logs, and the
             first snapshot, so that every position can be restored. Without it, token ids and rows
             that were committed before the oldest kept snapshot are deleted.
 
     Raises:
-        ValueError: `last` below 1, or thin without `last`.
+        ValueError: `last` below 1, thin or spacing without what they need, or spacing is no power
+            of two.
     """
 
     last: int | None = None
     thin: bool = False
     log: bool = True
+    spacing: int = 0
 
     def __post_init__(self) -> None:
         if self.last is not None and (type(self.last) is not int or self.last < 1):
@@ -150,16 +158,35 @@ class Retention:
                 "`last`, an integer of at least 1"
             )
 
+        spaced = type(self.spacing) is int and self.spacing >= 0
+        if not spaced or self.spacing & (self.spacing - 1) or (self.spacing and not self.thin):
+            raise ValueError(
+                f"spacing = {self.spacing!r}; allowed: 0, or a power of two together with thin"
+            )
+
+    @property
+    def newest(self) -> int | None:
+        """How many of the newest snapshots stay, however close they are; None is all."""
+        return self.last if self.last is None or not self.spacing else -(-self.last // 4)
+
     def kept(self, refs: Sequence[Ref]) -> list[Ref]:
         """The refs of a branch, oldest first, whose snapshots stay loadable.
 
         Incremental collection while the branch grows keeps the same refs as one collection at the
         end.
         """
-        if self.last is None or len(refs) <= self.last:
+        if self.last is None or self.newest is None or len(refs) <= self.newest:
             return list(refs)
         thinned: list[Ref] = []
-        if self.thin:
+        if self.spacing:
+            now = refs[-1].position
+            # Here the first ref of each block stays: it needs no other commit (see WHOLE_EVERY).
+            for before, ref in pairwise(refs[: len(refs) - self.newest]):
+                age = max(0, now - ref.position)
+                size = max(self.spacing, 1 << max(0, (age // self.last).bit_length() - 1))
+                if before.position // size != ref.position // size:
+                    thinned.append(ref)
+        elif self.thin:
             now = refs[-1].position
             # Blocks nest by halves and the newest ref of each block stays, so a ref deleted early
             # would also be deleted late.
@@ -168,7 +195,7 @@ class Retention:
                 size = 1 << max(0, (age // self.last).bit_length() - 1)
                 if ref.position // size != following.position // size:
                     thinned.append(ref)
-        return [*thinned, *refs[-self.last :]]
+        return [*thinned, *refs[-self.newest :]]
 
 
 @dataclass(frozen=True)

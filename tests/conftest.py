@@ -1,6 +1,7 @@
 """What every test shares: one thread, CUDA tests only where there is a CUDA device, tiny models."""
 
 import os
+import random
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -37,6 +38,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("cuda"):
             item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def seeds_of_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sessions that are given no seed draw the same ones in each run of a test."""
+    monkeypatch.setattr("streamlm.sessions.live.draw_seed", random.Random(0).getrandbits)
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,7 @@ ROOMS: dict[str, tuple[set[str], ...]] = {
         {"runtime"},
         {"sessions", "training"},
         {"plots"},
-        {"engine", "lab", "forecast"},
+        {"engine", "lab", "forecast", "jobs"},
         {"streamlm"},
         {"cli"},
         {"__main__", "quickstart"},
@@ -86,6 +86,7 @@ FORBIDDEN = {
 HEAVY = {
     *("zarr", "google_crc32c", "obstore", "gradio", "matplotlib"),
     *("sentencepiece", "typer", "rich", "pandas", "bs4", "pypdf"),
+    *("ray", "zstandard"),
     *("tokenizers", "jinja2", "starlette", "uvicorn", "prometheus_client", "anyio"),
     "tensorboard",
 }

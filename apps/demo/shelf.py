@@ -136,7 +136,7 @@ class Shelf:
     def rewind(self, name: str, engine: Engine, *, tokens: int) -> None:
         """Rewind a session to an earlier position."""
         with self.open(name, engine.checkpoint) as session:
-            engine.rewind(session, tokens=tokens).result()
+            engine.rewind(session, to=tokens).result()
 
     def rename(self, name: str, new: str) -> str:
         """Rename a session with all its branches; returns the full new name."""

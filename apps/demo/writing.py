@@ -156,7 +156,7 @@ def take(
         snapshot = job.result(engine.save(session))
         branch = shelf.free_branch(name)
         job.result(engine.fork(session, branch.partition("@")[2])).close()
-        job.result(engine.rewind(session, tokens=alternative.position))
+        job.result(engine.rewind(session, to=alternative.position))
         job.emit(WriteStarted(snapshot.seq, "", branch))
 
         def put(session: Session) -> None:

@@ -159,17 +159,18 @@ async def rewind(request: Request) -> Response:
     """Return to a position, a snapshot or a time. The history is kept."""
     service = service_of(request)
     fields, name = await read_fields(request), request.path_params["name"]
-    tokens = fields.optional_whole("tokens", most=MOST_POSITION)
+    to = fields.optional_whole("to", most=MOST_POSITION)
+    by = fields.optional_whole("by", most=MOST_POSITION)
     snapshot = fields.optional_whole("snapshot", most=MOST_POSITION)
     given = fields.take("time")
     fields.end()
     then = given if given is None or isinstance(given, (int, float)) else parse_time(str(given))
-    if sum(goal is not None for goal in (tokens, snapshot, then)) != 1:
-        raise ApiError(400, "allowed: one of tokens, snapshot and time", param="tokens")
+    if sum(goal is not None for goal in (to, by, snapshot, then)) != 1:
+        raise ApiError(400, "allowed: one of to, by, snapshot and time", param="to")
     shelf = service.shelf(request)
     async with shelf.use(name) as session:
         await service.call(
-            session, lambda session: session.rewind(tokens=tokens, snapshot=snapshot, time=then)
+            session, lambda session: session.rewind(to=to, by=by, snapshot=snapshot, time=then)
         )
     return JSONResponse(await aside(shown, shelf, name))
 

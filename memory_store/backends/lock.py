@@ -48,17 +48,22 @@ class WriterLock(_FileLock):
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, f"{os.getpid()} on {socket.gethostname()}".encode(), 0)
+                os.pwrite(descriptor, _this_process().encode(), 0)
             except BlockingIOError as error:
                 holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "of unknown id"
                 os.close(descriptor)
-                raise locked(path, self._folder.name, holder) from error
+                own = holder == _this_process()
+                raise locked(path, self._folder.name, holder, own=own) from error
             except OSError as error:
                 if error.errno not in NO_LOCKS:
                     os.close(descriptor)
                     raise
         self._descriptor = descriptor
         return self
+
+
+def _this_process() -> str:
+    return f"{os.getpid()} on {socket.gethostname()}"
 
 
 class CommitsLock(_FileLock):

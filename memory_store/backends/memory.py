@@ -116,10 +116,10 @@ class MemoryBackend:
 
     @contextmanager
     def writer(self, branch: str) -> Iterator[None]:
-        key, holder = f"{branch_folder(branch)}/.lock", f"{os.getpid()}, this one".encode()
+        key, holder = f"{branch_folder(branch)}/.lock", str(os.getpid()).encode()
         held = self._files.setdefault(key, holder)
         if held is not holder:
-            raise locked(self.name(key), branch, held.decode())
+            raise locked(self.name(key), branch, held.decode(), own=True)
         try:
             yield
         finally:

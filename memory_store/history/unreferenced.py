@@ -1,9 +1,10 @@
 """Commits that no ref leads to.
 
-A commit is durable before its ref exists, and no ref is ever removed. So a complete commit that no
-ref names was never acknowledged, because its writer was killed in between or lost a race; or its
-ref was acknowledged and has vanished since. Files cannot tell which. They tell where the commit
-belongs: its *base* is its nearest ancestor that a ref names.
+A commit is durable before its ref exists, and no ref is removed but with its whole branch, whose
+own commits go first. So a complete commit that no ref names was never acknowledged, because its
+writer was killed in between or lost a race; or its ref was acknowledged and has vanished since.
+Files cannot tell which. They tell where the commit belongs: its *base* is its nearest ancestor that
+a ref names.
 
 - The base is the head of a branch: the commit continues the branch. It is evidence of lost refs.
 - There is no branch "main": every commit is, as every session begins there.

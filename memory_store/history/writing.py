@@ -24,7 +24,7 @@ from memory_store.history.reading import Commits
 from memory_store.history.refs import Refs
 from memory_store.history.validation import checked
 from memory_store.history.walk import jump_from
-from memory_store.types import Commit, Ref, Snapshot, Window
+from memory_store.types import WHOLE_EVERY, Commit, Ref, Snapshot, Window
 
 LIBRARIES = {"python": sys.version.split()[0], "numpy": np.__version__}
 THREAD_THRESHOLD = 2**20  # bytes of an array that is hashed in a thread
@@ -47,6 +47,8 @@ def commit_snapshot(
     depth = commits.manifest(before).depth + 1 if before else 0
     jump = jump_from(before, commits) if before else None
     rewrite: frozenset[str] = frozenset()
+    if parent and parent.position // WHOLE_EVERY != snapshot.position // WHOLE_EVERY:
+        rewrite = frozenset(snapshot.windows)  # it can then be kept without those before it
     while True:
         todo = plan(snapshot.windows, before, commits, rewrite)
 

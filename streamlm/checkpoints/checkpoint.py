@@ -6,11 +6,13 @@ A saved checkpoint is a directory with model.safetensors, config.json and tokeni
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -62,6 +64,16 @@ class Checkpoint:
         lengths = torch.from_numpy(self.tokenizer.token_lengths.copy())
         suppressed[: len(lengths)] = lengths == 0
         return suppressed.to(self.model.device)
+
+    @cached_property
+    def split_lengths(self) -> np.ndarray:
+        """[V] int32, the bytes of each token that is part of a character; 0 for other tokens."""
+        lengths = self.tokenizer.token_lengths.astype(np.int32)
+        for token in np.flatnonzero(lengths):
+            with suppress(UnicodeDecodeError):
+                self.tokenizer.decode_bytes([int(token)]).decode("utf-8")
+                lengths[token] = 0
+        return lengths
 
     @cached_property
     def chat(self) -> "ChatTemplate":

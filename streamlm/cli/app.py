@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from memory_store import StoreError
+from memory_store import Corrupt, StoreError
 from streamlm.cli.allocator import keep_few_kernels, return_freed_memory
 from streamlm.cli.chat import chat
 from streamlm.cli.demo import demo
@@ -60,6 +60,10 @@ def _top(
     keep_few_kernels()
 
 
+REPAIR = (
+    " `streamlm sessions recover NAME` goes back to the newest intact snapshot; `streamlm sessions "
+    "import FILE NAME` begins a session from an exported copy."
+)
 BURST = 0.5  # seconds; further signals within them are part of the first
 
 
@@ -112,6 +116,8 @@ def main() -> None:
     except BrokenPipeError:  # the reader closed the pipe, as `… | head` does
         _drop_output()
         sys.exit(1)
+    except Corrupt as error:
+        _fail(f"{_one_line(error)}{'' if 'recover' in sys.argv else REPAIR}")
     except (StoreError, ValueError, TypeError, OSError, FloatingPointError) as error:
         _fail(_one_line(error))
     except MemoryError:

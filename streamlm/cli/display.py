@@ -109,6 +109,13 @@ def show_rows(rows: Mapping[str, str]) -> None:
         output.print(f"{name:<{width}}  {value}")
 
 
+def note_unknown(report: ReadReport, model: str) -> None:
+    """Warn on standard error if a text that was read is nothing that the model knows."""
+    if report.unknown is not None:
+        message = f"this text is nothing that the model {model} knows: {report.unknown}"
+        note(message, word="warning: ", style="yellow")
+
+
 def show_report(report: ReadReport, rows: Mapping[str, str]) -> None:
     """Print a report of reading, followed by further rows."""
     bits = report.bits_per_byte

@@ -52,6 +52,12 @@ def evaluate(
     for name, value in (("--batch-size", batch_size), ("--max-tokens", max_tokens)):
         if value is not None and value < 1:
             raise ValueError(f"{name} {value}; allowed: at least 1")
+    if names and not suite and not plot:
+        more = " ".join(f"--data {name}" for name in names)
+        raise ValueError(
+            f"{' '.join(names)} behind --data {data[-1]}; allowed: {more} for further files, or "
+            f"--suite with parts of it: {SUITE}"
+        )
     files = [data_file(name, data_dir) for name in data]
     if suite or names or plot:
         from streamlm.cli.suite import measure_suite

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streamlm.cli.display import interruptible, reading_bar, show_report
+from streamlm.cli.display import interruptible, note, note_unknown, reading_bar, show_report
 from streamlm.cli.options import (
     Device,
     Errors,
@@ -18,6 +18,7 @@ from streamlm.cli.options import (
     Store,
     open_sources,
     parsed_settings,
+    save_intervals,
 )
 from streamlm.sessions.shelf import full_path, locate, open_named
 from streamlm.units import size_text
@@ -44,20 +45,50 @@ def feed(
     device: Device = "auto",
     separator: Separator = None,
     errors: OnError = Errors.STRICT,
+    follow: Annotated[
+        bool,
+        typer.Option("--follow", help="Read the file as it grows, until Ctrl-C. Implies --once."),
+    ] = False,
+    once: Annotated[
+        bool,
+        typer.Option("--once", help="Skip what an earlier feed with --once has read of the files."),
+    ] = False,
+    save_every: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="N|TIME",
+            help="Save after N tokens, or a TIME such as 30s or 5m; twice for both. Default: 16384 "
+            "tokens or 30s, whichever comes first.",
+        ),
+    ] = None,
+    stdin_skip: Annotated[
+        int, typer.Option(min=0, metavar="BYTES", help="Skip so much of standard input.")
+    ] = 0,
     as_json: Json = False,
 ) -> None:
-    """Read text into a session. After an interruption, the same command resumes."""
+    """Read text into a session. After an interruption, the same command resumes.
+
+    Standard input cannot be read twice: there the message says what was kept.
+    """
     opened: Session | None = None
+    every = save_intervals(save_every)
+    if once and "-" in files:
+        raise ValueError("--once with -; allowed: with files")
 
     def left_behind() -> str:
         if opened is None or opened.saved is None:
             return "nothing was read"
-        again = "" if "-" in files else "; the same command resumes there"
+        again = "; the same command resumes there"
+        if "-" in files:
+            n = _stdin_read(opened)
+            again = f"; --stdin-skip {n} goes on behind what it has of standard input" if n else ""
         return f"saved up to token {opened.saved.position:,}{again}"
 
     with (
         interruptible(left_behind),
-        open_sources(files, errors, separator=separator) as sources,
+        open_sources(
+            files, errors, separator=separator, follow=follow, stdin_skip=stdin_skip
+        ) as sources,
         open_named(
             store,
             session,
@@ -66,18 +97,31 @@ def feed(
             settings=parsed_settings(setting),
             create=True,
             keep_all=keep_all,
+            **every,
         ) as target,
         reading_bar("reading", files) as progress,
     ):
         opened, before = target, target.position
+        if "-" in files and not stdin_skip and (n := _stdin_read(target)):
+            note(
+                f"an interrupted feed has {n:,} bytes of standard input already; --stdin-skip {n} "
+                "skips them"
+            )
         try:
-            report = opened.feed(*sources, errors=errors.value, score=score, progress=progress)
+            report = opened.feed(
+                *sources,
+                errors=errors.value,
+                score=score,
+                once=once or follow,
+                progress=progress,
+            )
         except ValueError as error:
             if opened.position == before:
                 raise
             opened.save()
             raise ValueError(f"{error}; {left_behind()}") from None
     state_bytes, saved, tail = opened.state.nbytes, opened.saved, len(opened.tail.encode())
+    note_unknown(report, opened.checkpoint.name)
     path = full_path(locate(store, session)[0])
     if as_json:
         facts = report.to_dict() | {"state_bytes": state_bytes, "held_bytes": tail}
@@ -92,3 +136,9 @@ def feed(
         "session": path,
     }
     show_report(report, rows)
+
+
+def _stdin_read(session: "Session") -> int:
+    """Bytes of standard input that an interrupted feed has read into a session."""
+    cursor = session.live.cursor
+    return cursor.n_bytes if cursor is not None and not cursor.digest else 0

@@ -1,6 +1,7 @@
 """`streamlm generate`: continue a session, or a prompt."""
 
 import json
+import secrets
 import sys
 import time
 from itertools import chain
@@ -9,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from streamlm.cli.display import interruptible
+from streamlm.cli.display import interruptible, note
 from streamlm.cli.options import (
     Device,
     Json,
@@ -17,6 +18,7 @@ from streamlm.cli.options import (
     SessionName,
     Settings,
     Store,
+    check_text,
     open_optional,
 )
 from streamlm.cli.recall import Facts, note_recalled, recalled_facts, with_recalled
@@ -24,7 +26,13 @@ from streamlm.cli.recall import Facts, note_recalled, recalled_facts, with_recal
 
 def generate(
     session: SessionName = None,
-    prompt: Annotated[str, typer.Option(help="Text to read first.")] = "",
+    prompt: Annotated[
+        str, typer.Option(help="Text to read first; - reads it from standard input.")
+    ] = "",
+    prompt_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", dir_okay=False, help="A file with the text to read first."),
+    ] = None,
     max_tokens: Annotated[int, typer.Option(help="Maximum number of tokens.")] = 256,
     temperature: Annotated[float, typer.Option(help="Divides the logits; 0 is greedy.")] = 0.8,
     top_k: Annotated[int, typer.Option(help="Sample from the k likeliest tokens; 0 is off.")] = 0,
@@ -42,7 +50,8 @@ def generate(
         typer.Option(metavar="TEXT", help=r"Stop at this text; \n and \t are escapes. Repeatable."),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Seed of the random generator; default: the session's.")
+        int | None,
+        typer.Option(help="Seed of the random generator; default: a random one, which is printed."),
     ] = None,
     keep: Annotated[
         bool, typer.Option("--keep/--no-keep", help="Whether to save the text to the session.")
@@ -67,6 +76,10 @@ def generate(
     """
     from streamlm.runtime.sampling import unescaped
 
+    prompt = _prompt(prompt, prompt_file)
+    drawn = seed is None and temperature > 0
+    if drawn:
+        seed = secrets.randbits(32)
     if recall and session is None:
         raise ValueError("--recall without --session; allowed: with a session that has read a text")
     kept = session is not None and keep
@@ -103,13 +116,18 @@ def generate(
             recalled = recalled_facts(opened) if keep else recalled
         if as_json:
             text = "".join(pieces)
-            seconds, n = time.perf_counter() - started, writer.position - before
-            facts: dict[str, Any] = {"text": text, "tokens": n, "position": writer.position}
+            seconds = time.perf_counter() - started
+            written_from = before if writer.written_from is None else writer.written_from
+            n, n_read = writer.position - written_from, written_from - before
+            facts: dict[str, Any] = {"text": text, "tokens": n, "prompt_tokens": n_read}
+            facts |= {"position": writer.position, "seed": seed}
             facts |= {"recalled": recalled} if recall else {}
             print(json.dumps(facts | {"seconds": seconds, "tokens_per_second": n / seconds}))
             return
         if recall:
             note_recalled(recalled)
+        if drawn:
+            note(f"--seed {seed} repeats this")
         try:
             for piece in chain([prompt], pieces):
                 sys.stdout.write(piece)
@@ -119,3 +137,25 @@ def generate(
             sys.stdout.flush()
             raise
         sys.stdout.write("\n")
+
+
+def _prompt(prompt: str, file: Path | None) -> str:
+    """The text to read first: given itself, as a file, or as standard input."""
+    if file is None and prompt != "-":
+        return prompt
+    if file is not None:
+        if prompt:
+            raise ValueError("--prompt and --prompt-file; allowed: one of them")
+        if not file.exists():
+            raise FileNotFoundError(f"no file {str(file)!r}")
+        check_text(file)
+        return file.read_bytes().decode("utf-8").removesuffix("\n")
+    if sys.stdin is None:
+        raise ValueError("--prompt -: standard input is closed; allowed: a text, or --prompt-file")
+    try:
+        text = sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"standard input is not UTF-8 text: {error.reason} at byte {error.start:,}"
+        ) from None
+    return text.removesuffix("\n")

@@ -8,6 +8,11 @@ from typer.core import TyperCommand, TyperGroup
 
 # The module and attribute of each, and its line in `streamlm --help`: that of its own help.
 LAZY = {
+    "feed-all": (
+        "streamlm.cli.many:feed_all",
+        "Feed many documents, each into a session of its own.",
+    ),
+    "score-all": ("streamlm.cli.many:score_all", "Score many documents, each by itself."),
     "convert": ("streamlm.cli.convert:app", "Convert pretrained weights to a checkpoint."),
     "models": (
         "streamlm.cli.models:app",

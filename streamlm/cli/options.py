@@ -2,20 +2,22 @@
 
 import codecs
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from memory_store.backends.object_client import is_url, split
 from streamlm.cli.unpacked import unpacked
+from streamlm.sessions.following import Followed
 from streamlm.sessions.shelf import open_named
-from streamlm.sessions.sources import Source
+from streamlm.sessions.sources import Between, SkippedInput, Source
 
 if TYPE_CHECKING:
     from streamlm.sessions.session import Session
@@ -125,6 +127,23 @@ def parsed_settings(given: Sequence[str] | None) -> dict[str, Any]:
     return settings
 
 
+def save_intervals(given: Sequence[str] | None) -> dict[str, Any]:
+    """The values of --save-every, as options of `streamlm.open`."""
+    found: dict[str, Any] = {}
+    for text in given or ():
+        units = {"s": 1, "m": 60, "h": 3600}
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])|(\d+)", text.strip())
+        if match is None:
+            raise ValueError(f"--save-every {text!r}; allowed: tokens, or 30s, 5m, 1h")
+        name = "save_every" if match[3] else "save_seconds"
+        if name in found:
+            raise ValueError(
+                f"--save-every {text}: given twice; allowed: one of tokens, one of time"
+            )
+        found[name] = int(match[3]) if match[3] else float(match[1]) * units[match[2]]
+    return found
+
+
 def open_optional(
     store: str,
     session: str | None,
@@ -154,24 +173,38 @@ def open_optional(
 
 @contextmanager
 def open_sources(
-    files: Sequence[str], errors: Errors, *, separator: str | None = None
+    files: Sequence[str],
+    errors: Errors,
+    *,
+    separator: str | None = None,
+    follow: bool = False,
+    stdin_skip: int = 0,
 ) -> Iterator[list[Source]]:
     """The sources for FILE…; refuses a file that is not text before anything is read.
 
     Args:
+        follow: read the only file as it grows.
+        stdin_skip: bytes of standard input to skip.
         separator: text between two sources; escapes as for --stop.
     """
     if files.count("-") > 1:
         raise ValueError("standard input (-) given twice; allowed: once")
     if "-" in files and sys.stdin is None:
         raise ValueError("standard input (-) is closed; allowed: files")
+    if stdin_skip and "-" not in files:
+        raise ValueError("--stdin-skip without standard input; allowed: with - among the files")
+    if follow:
+        yield [_followed(files)]
+        return
     sources: list[Source] = []
     folder: Path | None = None
     with ExitStack() as stack:
         for file in files:
             path = Path(file)
             if file == "-":
-                sources.append(sys.stdin.buffer)
+                given = sys.stdin.buffer
+                skipped = SkippedInput(given, stdin_skip) if stdin_skip else given
+                sources.append(cast("IO[bytes]", skipped))
             elif path.is_fifo() or path.is_char_device():  # readable only once
                 sources.append(stack.enter_context(open(path, "rb")))
             elif path.exists():
@@ -189,8 +222,15 @@ def open_sources(
             # A file, since files alone are recognised when an interrupted command resumes.
             between = Path(stack.enter_context(TemporaryDirectory(prefix="streamlm-")), "separator")
             between.write_text(unescaped(separator), encoding="utf-8")
-            sources = [each for source in sources for each in (between, source)][1:]
+            sources = [each for source in sources for each in (Between(between), source)][1:]
         yield sources
+
+
+def _followed(files: Sequence[str]) -> Followed:
+    path = Path(files[0])
+    if len(files) != 1 or not path.is_file():
+        raise ValueError(f"--follow with {' '.join(files)}; allowed: with one file of text")
+    return Followed(path)
 
 
 def check_text(path: Path, *, shown: Path | None = None) -> None:

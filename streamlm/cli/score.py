@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from streamlm.cli.display import interruptible, reading_bar, show_report
+from streamlm.cli.display import interruptible, note_unknown, reading_bar, show_report
 from streamlm.cli.options import (
     Device,
     Errors,
@@ -54,6 +54,7 @@ def score(
             scores = list(line_scores(numbered, report, lengths))
         else:
             report = opened.score(*sources, errors=errors.value, progress=progress)
+    note_unknown(report, opened.checkpoint.name)
     if lines:
         for each in scores:
             print(json.dumps(each))

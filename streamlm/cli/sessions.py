@@ -14,6 +14,7 @@ from streamlm.cli.display import console, note, output, show_table
 from streamlm.cli.options import Device, Json, Name, SessionModel, Store
 from streamlm.cli.recall import index, recall
 from streamlm.cli.show import show
+from streamlm.cli.stored_text import text
 from streamlm.cli.upkeep import copy, export, gc, import_, pin, recover, rename, unpin, verify
 from streamlm.sessions.shelf import (
     branches,
@@ -118,7 +119,8 @@ def fork(
 
 def rewind(
     name: Name,
-    tokens: Annotated[int | None, typer.Option(help="Position to return to, in tokens.")] = None,
+    to: Annotated[int | None, typer.Option(help="Position to return to, in tokens.")] = None,
+    by: Annotated[int | None, typer.Option(help="Number of tokens to go back by.")] = None,
     snapshot: Annotated[int | None, typer.Option(help="Snapshot to return to; see `show`.")] = None,
     time: Annotated[
         str | None,
@@ -135,14 +137,14 @@ def rewind(
 
     Later snapshots are kept, so this can be undone.
     """
-    if sum(goal is not None for goal in (tokens, snapshot, time)) != 1:
+    if sum(goal is not None for goal in (to, by, snapshot, time)) != 1:
         raise ValueError(
-            "allowed: one of --tokens, --snapshot and --time; see streamlm sessions show"
+            "allowed: one of --to, --by, --snapshot and --time; see streamlm sessions show"
         )
     then = None if time is None else parse_time(time)
     with open_named(store, name, model, device=device) as session:
         before = session.position
-        session.rewind(tokens=tokens, snapshot=snapshot, time=then)
+        session.rewind(to=to, by=by, snapshot=snapshot, time=then)
         after = session.position
     if as_json:
         print(json.dumps({"name": name, "from": before, "position": after}))
@@ -151,28 +153,46 @@ def rewind(
 
 
 def delete(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The session.")],
+    name: Name,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     store: Store = "sessions",
     as_json: Json = False,
 ) -> None:
-    """Delete a session with all its branches."""
+    """Delete a session with all its branches, or one branch with what it alone has."""
     if "@" in name:
-        raise ValueError(f"{name!r} is a branch; allowed: a session, with all its branches")
+        _delete_branch(store, name, yes=yes, as_json=as_json)
+        return
     if not clear(locate(store, name)[0]):  # what an interrupted creation left needs no question
         opened, _ = find(store, name)
-        if not yes:
-            console.print(
-                f"Delete {name} ({size_text(opened.size())})? This cannot be undone. [y/N] ", end=""
-            )
-            if not sys.stdin or sys.stdin.readline().strip().lower() not in ("y", "yes"):
-                note("nothing was deleted")
-                raise typer.Exit(1)
+        _confirm(f"Delete {name} ({size_text(opened.size())})?", yes=yes)
         opened.delete()
     if as_json:
         print(json.dumps({"name": name, "deleted": True}))
     else:
         output.print(f"{name}: deleted")
+
+
+def _delete_branch(store: str, name: str, *, yes: bool, as_json: bool) -> None:
+    opened, branch = find(store, name)
+    head = opened.head(branch)
+    if head is None:
+        raise missing_branch(opened, name)
+    _confirm(f"Delete branch {name} (at token {head.position:,})?", yes=yes)
+    commits = opened.delete_branch(branch)
+    if as_json:
+        print(json.dumps({"name": name, "deleted": True, "snapshots": commits}))
+    else:
+        output.print(f"{name}: deleted, with {commits} snapshots that it alone had")
+
+
+def _confirm(question: str, *, yes: bool) -> None:
+    """Ask in the terminal, unless `yes`; anything but a yes ends the command."""
+    if yes:
+        return
+    console.print(f"{question} This cannot be undone. [y/N] ", end="")
+    if not sys.stdin or sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        note("nothing was deleted")
+        raise typer.Exit(1)
 
 
 # Plain help and usage errors: rich's boxes truncate option names in a narrow terminal.
@@ -184,6 +204,7 @@ app = typer.Typer(
 COMMANDS: dict[str, Callable[..., None]] = {
     "list": list_sessions,
     "show": show,
+    "text": text,
     "search": search,
     "recall": recall,
     "index": index,

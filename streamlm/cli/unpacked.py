@@ -13,16 +13,17 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+ZSTD = b"\x28\xb5\x2f\xfd"
 MODULES: dict[bytes, Any] = {b"\x1f\x8b": gzip, b"\xfd7zXZ\x00": lzma, b"BZh": bz2}
 DAMAGE = (zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, OSError, RuntimeError)
-SUFFIXES = (".gz", ".xz", ".bz2")
+SUFFIXES = (".gz", ".xz", ".bz2", ".zst")
 
 
 def unpacked(path: Path, folder: Path) -> list[Path]:
     """The files of text that a path stands for, in reading order.
 
     A directory stands for its files, those of its folders included, by name and without hidden
-    ones; a .zip file for its members, in its order; a gzip, xz or bzip2 file for its content.
+    ones; a .zip file for its members, in its order; a gzip, xz, bzip2 or zstd file for its content.
 
     Args:
         folder: an empty one, for what is unpacked.
@@ -56,17 +57,31 @@ def _files(path: Path, folder: Path) -> Iterator[Path]:
                         with archive.open(member) as packed:
                             yield _copied(packed, folder, parts[-1])
             return
-        for magic, module in MODULES.items():
+        modules = {**MODULES, ZSTD: _zstandard(path)} if start.startswith(ZSTD) else MODULES
+        for magic, module in modules.items():
             if start.startswith(magic):
                 name = path.stem if path.suffix.lower() in SUFFIXES else path.name
                 with module.open(path) as packed:
                     yield _copied(packed, folder, name)
                 return
-    except DAMAGE as error:
+    except Exception as error:
+        if not isinstance(error, DAMAGE) and type(error).__name__ != "ZstdError":
+            raise
         if isinstance(error, OSError) and error.errno is not None:
             raise  # a full disk, say
         raise ValueError(f"{path} is damaged or encrypted: {error}") from None
     yield path
+
+
+def _zstandard(path: Path) -> Any:
+    """The module that reads zstd, which no Python before 3.14 comes with."""
+    try:
+        import zstandard
+    except ImportError:
+        raise ValueError(
+            f"{path} is compressed by zstd; allowed: pip install 'streamlm[zstd]', or gzip, xz"
+        ) from None
+    return zstandard
 
 
 def _copied(packed: IO[bytes], folder: Path, name: str) -> Path:

@@ -312,7 +312,8 @@ class Engine:
         self,
         session: Session,
         *,
-        tokens: int | None = None,
+        to: int | None = None,
+        by: int | None = None,
         snapshot: Ref | int | None = None,
         time: datetime | float | None = None,
     ) -> Handle:
@@ -326,9 +327,7 @@ class Engine:
 
         def body(handle: Handle) -> Task:
             yield from saving(session.live)
-            yield from stepping(
-                rewinding(session.live, tokens=tokens, snapshot=snapshot, time=time)
-            )
+            yield from stepping(rewinding(session.live, to=to, by=by, snapshot=snapshot, time=time))
 
         return self._submit(session, body)
 

@@ -71,7 +71,7 @@ def saving(live: LiveStream, *, whole_feed: bool = False) -> Task:
     if store is None or live.readonly or live.closed:
         return
     yield from _committing(store)
-    if live.begin_save(None if whole_feed else live.cursor):
+    if live.begin_save(live.ended_cursor if whole_feed else live.cursor):
         yield from _committing(store)
         store.settle()
 

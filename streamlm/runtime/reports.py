@@ -7,6 +7,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+LEAST_BYTES = 64  # of a text that is judged
+
 
 @dataclass
 class ReadReport:
@@ -16,6 +18,8 @@ class ReadReport:
         tokens, n_bytes: tokens read and the UTF-8 bytes they stand for.
         nats: negative log-likelihood of the scored tokens, given everything before them.
         scored_bytes: UTF-8 bytes of the scored tokens.
+        split_bytes: those of characters that the vocabulary lacks: they are read byte by byte, or
+            in other parts.
         seconds: wall time.
         position: tokens of the whole stream after the call.
         skipped_bytes: bytes that an interrupted call had read already.
@@ -29,6 +33,7 @@ class ReadReport:
     seconds: float = 0.0
     position: int = 0
     skipped_bytes: int = 0
+    split_bytes: int = 0
     ids: list[int] = field(default_factory=list, repr=False)
     logprobs: list[float] = field(default_factory=list, repr=False)
 
@@ -41,8 +46,24 @@ class ReadReport:
     def tokens_per_second(self) -> float:
         return self.tokens / self.seconds if self.seconds else 0.0
 
+    @property
+    def unknown(self) -> str | None:
+        """Why the text is nothing that the model knows; None if it may know it."""
+        bits, share = self.bits_per_byte, self.split_bytes / max(1, self.n_bytes)
+        if self.n_bytes >= LEAST_BYTES and share > 0.5:
+            return f"{share:.0%} of its bytes are of characters that the vocabulary lacks"
+        if self.scored_bytes >= LEAST_BYTES and bits is not None and bits > 8:
+            return f"it takes {bits:.1f} bits per byte, and bytes drawn blindly take 8"
+        return None
+
     def add(
-        self, ids: np.ndarray, logprobs: np.ndarray | None, n_bytes: int, *, keep: bool
+        self,
+        ids: np.ndarray,
+        logprobs: np.ndarray | None,
+        n_bytes: int,
+        *,
+        keep: bool,
+        split_bytes: int = 0,
     ) -> None:
         """Add tokens. Without `logprobs` they are not scored; `keep` appends to the lists.
 
@@ -56,6 +77,7 @@ class ReadReport:
             )
         self.tokens += len(ids)
         self.n_bytes += n_bytes
+        self.split_bytes += split_bytes
         if logprobs is None:
             return
         self.scored_bytes += n_bytes

@@ -164,7 +164,8 @@ class TextStream:
             logprobs = found[0].cpu().numpy()
         if report is not None:
             n_bytes = int(tokenizer.token_lengths[ids].sum())
-            report.add(ids, logprobs, n_bytes, keep=keep)
+            split = int(checkpoint.split_lengths[ids].sum())
+            report.add(ids, logprobs, n_bytes, keep=keep, split_bytes=split)
         return replace(
             self,
             state=state,

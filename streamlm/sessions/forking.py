@@ -32,12 +32,12 @@ def _branching(live: LiveStream, branch: str, tokens: int | None) -> Steps[LiveS
         raise ValueError(f"branch {branch!r} exists already; allowed: a new name")
     saved = live.save(live.cursor)
     other = LiveStream(live.checkpoint)
-    other.save_every = live.save_every
+    other.save_every, other.save_seconds = live.save_every, live.save_seconds
     ref = bound.store.publish(saved, branch=branch)
     other.bind(bound.store, branch, ref, retention=bound.retention)
     if tokens is not None:
         try:
-            yield from rewinding(other, tokens=tokens)
+            yield from rewinding(other, to=tokens)
         except BaseException:
             other.close()  # the branch stays, at an earlier position
             raise
@@ -56,7 +56,8 @@ def _forking_at(live: LiveStream, tokens: int) -> Steps[LiveStream]:
 def rewinding(
     live: LiveStream,
     *,
-    tokens: int | None = None,
+    to: int | None = None,
+    by: int | None = None,
     snapshot: Ref | int | None = None,
     time: datetime | float | None = None,
 ) -> Steps[None]:
@@ -67,13 +68,16 @@ def rewinding(
     Raises:
         ValueError: as `Session.rewind`.
     """
-    if sum(goal is not None for goal in (tokens, snapshot, time)) != 1:
-        raise ValueError("allowed: one of tokens=…, snapshot=… and time=…")
+    if sum(goal is not None for goal in (to, by, snapshot, time)) != 1:
+        raise ValueError("allowed: one of to=…, by=…, snapshot=… and time=…")
     bound = live.require_store("rewind")
     live.require_writable("rewind")
+    if by is not None and not (is_whole(by) and 0 <= by <= live.position):
+        raise ValueError(f"by = {by}; allowed: 0 to {live.position}")
     head, later = live.save(live.cursor), None
-    if tokens is not None:
-        commit, ids = bound.path_to(head, tokens)
+    to = live.position - by if by is not None else to
+    if to is not None:
+        commit, ids = bound.path_to(head, to)
         later = live.stream
     else:
         ref = bound.find(snapshot, time)

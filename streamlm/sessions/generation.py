@@ -117,6 +117,7 @@ class Generation:
             stream = replace(stream, recalled=spans)
             yield from live.reading(stream, live.cursor, by_segment=by_segment)
         yield from live.ending_text(by_segment=by_segment)
+        live.written_from = live.position
         if self._seed is not None:
             live.stream, live.version = live.stream.seeded(self._seed), live.version + 1
 
@@ -138,5 +139,5 @@ class Generation:
                     break  # saved or fed meanwhile: the rest of the draft is void
                 live.move(stream, np.array([id], np.int32), live.cursor)
                 before, left = stream, left - 1
-                live.save_if_due()
+                live.save_if_due(by_time=self._drafter is None)  # which draws in another order
                 yield stream, piece

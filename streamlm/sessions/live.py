@@ -3,8 +3,10 @@
 The file is long because nothing else changes a stream.
 """
 
+import math
 from dataclasses import replace
 from functools import partial
+from secrets import randbits as draw_seed
 
 import numpy as np
 
@@ -24,39 +26,53 @@ from streamlm.sessions.recent_tokens import RecentTokens, TokenLog
 from streamlm.sessions.saving import SessionStore
 from streamlm.sessions.sources import FeedCursor
 
+SAVE_SECONDS = 30.0
+
+
+def check_save_seconds(seconds: float | None) -> None:
+    """Raise ValueError unless it is None or a number of seconds."""
+    number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+    if seconds is not None and not (number and 0 <= seconds < math.inf):
+        raise ValueError(f"save_seconds = {seconds!r}; allowed: None, or seconds from 0 on")
+
 
 class LiveStream:
     """A stream's current value, the workspace to read on, and the store that it is saved to.
 
     Attributes:
+        seed: of the random generator at the stream's beginning.
         stream: the current value.
         cache: keys and values, a workspace that no other session shares.
         log: the newest token ids.
         recent: streams from which the newest tokens can be read again; None if the store has them.
         cursor: of a call of `feed` that is running or was interrupted; None otherwise.
         version: counts changes.
+        written_from: position at which the newest generated text begins; None before the first.
         store: the branch that it is saved to; None if it lives in memory.
         archive: keys of what is read into the store; None without a store or retrieval heads.
         save_every: tokens between automatic saves.
+        save_seconds: seconds after which a save is due as well; None for none.
         readonly, closed: changes are refused.
         one_thread: what callers hold while they use the stream.
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, seed: int = 0) -> None:
+    def __init__(self, checkpoint: Checkpoint, *, seed: int | None = None) -> None:
         if checkpoint.model.frozen is None and not checkpoint.model.training:
             checkpoint.model.freeze()
         self.checkpoint = checkpoint
-        self.seed = seed
+        self.seed = draw_seed(32) if seed is None else seed
         self.one_thread = OneThread()
         self.save_every = 1 << 14
+        self.save_seconds: float | None = SAVE_SECONDS
         self.readonly = False
         self.closed = False
-        self.stream = TextStream.begin(checkpoint, seed=seed)
+        self.stream = TextStream.begin(checkpoint, seed=self.seed)
         self.cache = Cache()
         self.log = TokenLog()
         self.recent: RecentTokens | None = self._recent_from(self.stream)
         self.cursor: FeedCursor | None = None
         self.version = 0
+        self.written_from: int | None = None
         self.store: SessionStore | None = None
         self.archive: Archive | None = None
 
@@ -289,18 +305,44 @@ class LiveStream:
         self._begin_save(store, cursor)
         return True
 
-    def save_if_due(self) -> None:
-        """Start a save if `save_every` tokens have been read since the last."""
+    def save_if_due(self, *, by_time: bool = True) -> None:
+        """Start a save if it is due; see `save_is_due`."""
         store = self.store
-        if store is not None and self.save_is_due(self.position):
+        if store is not None and self.save_is_due(self.position, by_time=by_time):
             self.require_writable("save")
             store.settle()
             self._begin_save(store, self.cursor)
 
-    def save_is_due(self, position: int) -> bool:
-        """Whether a save is due at a position."""
+    def save_is_due(self, position: int, *, by_time: bool = True) -> bool:
+        """Whether a save is due at a position: by tokens; or by time, at the end of a segment.
+
+        Segments are read whole, so there the time of a save cannot change what is computed.
+        """
         store = self.store
-        return store is not None and position - store.newest_position >= self.save_every
+        if store is None or position == store.newest_position:
+            return False
+        if position - store.newest_position >= self.save_every:
+            return True
+        ends = position % self.checkpoint.model.config.segment_len == 0
+        return by_time and ends and self.time_is_due()
+
+    def time_is_due(self) -> bool:
+        """Whether `save_seconds` have passed since the last save began."""
+        store, seconds = self.store, self.save_seconds
+        return store is not None and seconds is not None and store.idle_seconds() >= seconds
+
+    def save_when_idle(self) -> None:
+        """Start a save of what was read, wherever the stream stands; errors come with the next."""
+        store = self.store
+        if store is None or store.committing or self.version == store.version:
+            return
+        if not self.readonly and not self.closed:
+            self.begin_save(self.cursor)
+
+    @property
+    def ended_cursor(self) -> FeedCursor | None:
+        """What is left of the cursor once its call of `feed` has ended."""
+        return self.cursor.ended if self.cursor is not None else None
 
     def _begin_save(self, store: SessionStore, cursor: FeedCursor | None) -> None:
         # From here on this session and one resumed from the snapshot compute the same bits.
@@ -313,6 +355,8 @@ class LiveStream:
             return None
         length = self.checkpoint.model.config.segment_len
         due = max(self.store.newest_position + self.save_every, self.position + 1)
+        if self.time_is_due():
+            due = self.position + 1
         return -(-due // length) * length - self.position
 
     def close(self) -> None:

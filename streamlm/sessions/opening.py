@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from memory_store import Corrupt, Mismatch, NotFound, Retention, StoreError
+from memory_store.types import WHOLE_EVERY
 from streamlm.checkpoints.checkpoint import Checkpoint, load_checkpoint
-from streamlm.config import check_whole
-from streamlm.sessions.live import LiveStream
+from streamlm.config import check_whole, is_whole
+from streamlm.sessions.live import SAVE_SECONDS, LiveStream, check_save_seconds
 from streamlm.sessions.session import Session
 from streamlm.sessions.windows import (
     recorded_attributes,
@@ -17,7 +18,7 @@ from streamlm.sessions.windows import (
     with_windows_named,
 )
 
-RETENTION = Retention(last=32, thin=True)
+RETENTION = Retention(last=32, thin=True, spacing=WHOLE_EVERY)
 
 
 def open_session(
@@ -27,10 +28,11 @@ def open_session(
     branch: str = "main",
     create: bool = True,
     readonly: bool = False,
-    seed: int = 0,
+    seed: int | None = None,
     device: str = "auto",
     settings: Mapping[str, Any] | None = None,
     save_every: int = 1 << 14,
+    save_seconds: float | None = SAVE_SECONDS,
     retention: Retention | None = RETENTION,
     archive: bool = True,
 ) -> Session:
@@ -44,14 +46,17 @@ def open_session(
         branch: the branch to resume; a new session begins on "main".
         create: whether to begin a session if there is none.
         readonly: refuse changes, and take no lock.
-        seed: of a new session's random generator.
+        seed: of a new session's random generator; None is a random one, which is recorded.
         device, settings: see `streamlm.load`; for a model that is to be loaded. Without settings, a
             session is resumed with the windows that it was begun with.
         save_every: tokens between automatic saves.
+        save_seconds: seconds after which the session saves itself as well, at the end of a segment,
+            and while `feed` waits for text; None for none.
         retention: of a new session, which snapshots stay loadable when old ones are deleted from
-            time to time. The default keeps the newest 32, and as many for each doubling of the
-            older ones' age. Token ids are kept, so every position can still be rewound to. None
-            keeps all snapshots. In object storage nothing is deleted automatically.
+            time to time. The default keeps the newest 8 and one in 16,384 tokens, of these the
+            newest 32 and as many for each doubling of the older ones' age. Token ids are kept, so
+            every position can still be rewound to. None keeps all snapshots. In object storage
+            nothing is deleted automatically.
         archive: keep the keys of the model's retrieval heads, so that `Session.recall` searches by
             meaning: about 200 bytes a token. A model without such heads has none.
 
@@ -66,6 +71,7 @@ def open_session(
     from memory_store.places import create_store, occupied, open_store  # imported when used
 
     check_whole("save_every", save_every, least=1)
+    check_save_seconds(save_seconds)
     if isinstance(model, Checkpoint) and settings:
         raise ValueError("settings for a model that is loaded; allowed: for one to be loaded")
     may_begin = create and not readonly and branch == "main"
@@ -86,9 +92,10 @@ def open_session(
         chosen = {**windows, **(settings or {})}
         checkpoint = load_checkpoint(source, device=device, settings=chosen)
     live = LiveStream(checkpoint, seed=seed)
-    live.save_every = save_every
+    live.save_every, live.save_seconds = save_every, save_seconds
     if existing is None:
         attributes: dict[str, Any] = recorded_attributes(checkpoint)
+        attributes["seed"] = live.seed
         attributes |= {"retention": asdict(retention)} if retention is not None else {}
         try:
             store = create_store(path, attributes=attributes, fingerprints=checkpoint.fingerprints)
@@ -96,6 +103,8 @@ def open_session(
             raise nothing or error from None
     else:
         store = existing
+        begun: Any = store.attributes.get("seed")
+        live.seed = begun if is_whole(begun) else 0  # as early versions, which recorded none
     ref = store.head(branch)
     if ref is None and (branch != "main" or readonly or not create):
         raise NotFound(

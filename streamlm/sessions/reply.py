@@ -79,6 +79,7 @@ class Reply:
         )
         stream = yield from stream.reading_ids(live.checkpoint, ids, cache=live.cache)
         live.move(replace(stream, conversation=conversation, recalled=spans), ids, live.cursor)
+        live.written_from = live.position
         live.save_if_due()
 
     def _tokens(self) -> Iterator[str]:

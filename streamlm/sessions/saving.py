@@ -85,6 +85,7 @@ class SessionStore:
         self._archive = archive
         self._seed = seed
         self._pending: PendingCommit | None = None
+        self._newest_at = time.monotonic()
         self._resources = ExitStack()
         if discard_empty:
             self._resources.callback(self._discard_empty)
@@ -117,6 +118,10 @@ class SessionStore:
             return self._pending.position
         return self.saved.position if self.saved is not None else 0
 
+    def idle_seconds(self) -> float:
+        """Seconds since the newest commit was started, or since the session was opened."""
+        return time.monotonic() - self._newest_at
+
     def begin_commit(self, stream: TextStream, cursor: FeedCursor | None, *, version: int) -> None:
         """Start to commit a stream; `settle` reports the outcome.
 
@@ -147,6 +152,7 @@ class SessionStore:
             self._collect_garbage(ref)
             return ref
 
+        self._newest_at = time.monotonic()
         # Recorded first, then started: an unrecorded commit would conflict with the next one.
         self._pending = PendingCommit(commit, position, version)
         try:
@@ -383,7 +389,7 @@ class SessionStore:
             ValueError: the position is negative, or after `head`.
         """
         if not is_whole(position) or not 0 <= position <= head.position:
-            raise ValueError(f"tokens = {position}; allowed: 0 to {head.position}")
+            raise ValueError(f"position {position}; allowed: 0 to {head.position}")
         commit = self.store.nearest(head, position)
         return commit, self._ids(head, commit.position, position)
 
@@ -414,6 +420,9 @@ def _snapshots(n: int) -> str:
 
 
 def gc_is_due(seq: int, retention: Retention) -> bool:
-    """Whether to collect garbage after snapshot `seq` of a branch: 16 times per doubling of it."""
-    interval = max(retention.last or 0, 1 << (seq // 16).bit_length(), 16)
+    """Whether to collect garbage after snapshot `seq` of a branch.
+
+    As often as every 16 snapshots, and then about 128 times per doubling of their number.
+    """
+    interval = max(retention.newest or 0, 1 << (seq // 128).bit_length(), 16)
     return not (seq + 1) % interval

@@ -92,10 +92,7 @@ def search_store(
         ValueError, memory_store.NotFound: as `search_log`.
         memory_store.Mismatch: another tokenizer wrote the session.
     """
-    given, recorded = tokenizer.fingerprint, store.fingerprints.get("tokenizer")
-    if recorded != given:
-        message = f"the session was written with tokenizer {recorded}, and this one is {given}"
-        raise Mismatch(message, {"tokenizer": (recorded, given)})
+    check_tokenizer(store, tokenizer)
     history = [each for each in store.refs(ref.branch) if each.seq <= ref.seq]
     return search_log(
         lambda start, stop: store.tokens(ref, start, stop),
@@ -106,6 +103,14 @@ def search_store(
         k=k,
         span=span,
     )
+
+
+def check_tokenizer(store: Store, tokenizer: Tokenizer) -> None:
+    """Raise memory_store.Mismatch if another tokenizer wrote the session."""
+    given, recorded = tokenizer.fingerprint, store.fingerprints.get("tokenizer")
+    if recorded != given:
+        message = f"the session was written with tokenizer {recorded}, and this one is {given}"
+        raise Mismatch(message, {"tokenizer": (recorded, given)})
 
 
 def first_after(history: Sequence[Ref], stop: int) -> datetime | None:

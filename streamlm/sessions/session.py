@@ -23,7 +23,7 @@ from streamlm.sessions.forking import forking, rewinding
 from streamlm.sessions.generation import Generation
 from streamlm.sessions.indexing import IndexProgress, index
 from streamlm.sessions.inspection import memory_reporting
-from streamlm.sessions.live import LiveStream
+from streamlm.sessions.live import LiveStream, check_save_seconds
 from streamlm.sessions.one_thread import OneThread, by_one_thread
 from streamlm.sessions.recall import Recalled
 from streamlm.sessions.search import SPAN, Found, search_log
@@ -39,12 +39,12 @@ class Session(Chatting):
 
     Args:
         checkpoint: the model.
-        seed: of the random generator that sampling draws from.
+        seed: of the random generator that sampling draws from; None is a random one.
         live: the stream to continue; None begins a new one.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, *, seed: int = 0, live: LiveStream | None = None
+        self, checkpoint: Checkpoint, *, seed: int | None = None, live: LiveStream | None = None
     ) -> None:
         self.checkpoint = checkpoint
         self._live = LiveStream(checkpoint, seed=seed) if live is None else live
@@ -55,6 +55,16 @@ class Session(Chatting):
     def position(self) -> int:
         """Tokens read and generated since the stream began."""
         return self._live.position
+
+    @property
+    def seed(self) -> int:
+        """The seed of the random generator at the stream's beginning."""
+        return self._live.seed
+
+    @property
+    def written_from(self) -> int | None:
+        """The position at which the newest generated text begins; None before the first."""
+        return self._live.written_from
 
     @property
     def live(self) -> LiveStream:
@@ -94,6 +104,16 @@ class Session(Chatting):
     def save_every(self, tokens: int) -> None:
         check_whole("save_every", tokens, least=1)
         self._live.save_every = tokens
+
+    @property
+    def save_seconds(self) -> float | None:
+        """Seconds after which the session saves itself as well; see `streamlm.open`."""
+        return self._live.save_seconds
+
+    @save_seconds.setter
+    def save_seconds(self, seconds: float | None) -> None:
+        check_save_seconds(seconds)
+        self._live.save_seconds = seconds
 
     @property
     def readonly(self) -> bool:
@@ -140,6 +160,7 @@ class Session(Chatting):
         errors: Errors = "strict",
         score: bool = False,
         logprobs: bool = False,
+        once: bool = False,
         block_bytes: int | None = None,
         progress: ProgressCallback | None = None,
     ) -> ReadReport:
@@ -156,13 +177,16 @@ class Session(Chatting):
             score: also compute log-probabilities, which takes time; see `ReadReport`.
             logprobs: score, and keep the id and log-probability of every token in the report.
                 Memory grows with them unless `progress` removes them.
+            once: skip what earlier calls with `once` have read of the files: a call that is
+                repeated reads nothing, and one with a file that has grown reads the rest. Files
+                alone are allowed; they are recognised by content, the newest 4,096 of them.
             block_bytes: size of a block; None uses `streamlm.sessions.sources.BLOCK`.
             progress: called after each block, which has some thousand tokens by default. An
                 exception that it raises ends the call.
 
         Raises:
             ValueError: there is nothing to read, or the text is binary or invalid; everything
-                before it stays read. Or block_bytes is below 1.
+                before it stays read. Or block_bytes is below 1, or `once` came with other sources.
             FileNotFoundError, IsADirectoryError, PermissionError: before anything is read.
         """
         self._live.require_writable("feed")
@@ -171,6 +195,7 @@ class Session(Chatting):
             sources,
             errors=errors,
             logprobs=logprobs,
+            once=once,
             block_bytes=block_bytes,
             progress=progress,
         )
@@ -310,7 +335,8 @@ class Session(Chatting):
             max_tokens: the maximum number of tokens.
             temperature, top_k, top_p, min_p, repetition_penalty: see `Sampling`.
             stop: strings at which to stop. The first match is read but not returned.
-            seed: reseeds the random generator; None continues with the session's own.
+            seed: reseeds the random generator; None continues with the session's own, which began
+                with `Session.seed`.
             drafter: proposes tokens, which the model checks several at a time; see
                 `streamlm.runtime.speculation`. The text has the same distribution as without, and
                 is the same at temperature 0, but random numbers are used in another order.
@@ -408,19 +434,21 @@ class Session(Chatting):
     def rewind(
         self,
         *,
-        tokens: int | None = None,
+        to: int | None = None,
+        by: int | None = None,
         snapshot: Ref | int | None = None,
         time: datetime | float | None = None,
     ) -> None:
         """Return to a position, a snapshot or a time. The history is kept, so this can be undone.
 
         Args:
-            tokens: a position. The token log is replayed from the last snapshot before it. Text
-                that was held back there is dropped.
+            to: a position in tokens. The token log is replayed from the last snapshot before it.
+                Text that was held back there is dropped.
+            by: a number of tokens to go back by.
             snapshot: an entry of `history()`, or its `seq`.
             time: a datetime, or seconds since 1970; returns to the newest snapshot at that time.
 
         Raises:
             ValueError: not exactly one is given, or it is out of range; nothing is changed.
         """
-        finish(rewinding(self._live, tokens=tokens, snapshot=snapshot, time=time))
+        finish(rewinding(self._live, to=to, by=by, snapshot=snapshot, time=time))

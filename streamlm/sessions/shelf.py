@@ -132,13 +132,14 @@ def open_named(
     readonly: bool = False,
     create: bool = False,
     keep_all: bool = False,
-    save_every: int = 1 << 14,
+    **saving: Any,
 ) -> "Session":
     """Open a session by name. A missing session is reported before the model is loaded.
 
     Args:
-        model, device, settings, readonly, create, save_every: as in `streamlm.open`.
+        model, device, settings, readonly, create: as in `streamlm.open`.
         keep_all: a new session never deletes old snapshots.
+        saving: `save_every` and `save_seconds`, as in `streamlm.open`.
 
     Raises:
         NotFound: there is no such session or branch; lists those that exist.
@@ -165,7 +166,7 @@ def open_named(
             settings=settings,
             readonly=readonly,
             create=create,
-            save_every=save_every,
+            **saving,
             retention=None if keep_all else RETENTION,
         )
     except Mismatch as error:

@@ -13,12 +13,14 @@ from benchmarks import (
     books,
     compressors,
     drift,
+    feed_all,
     forecast,
     forecast_defaults,
     linformer,
     speculative,
     store,
     stream,
+    turns,
 )
 from benchmarks.tools import compressors as tools
 from benchmarks.tools.compressors import ppmd_size, primed_ppmd
@@ -292,3 +294,23 @@ def test_linformer_trains_twins(
         for n in (0, 4)
     )
     assert all(bool((short[name] == weight).all()) for name, weight in full.items())
+
+
+def test_turns(tiny_folder: Callable[..., Path], shelf: Path, tmp_path: Path) -> None:
+    options = ["--turns", "20", "--bytes", "40", "--model", str(tiny_folder())]
+    turns.main([*options, "--out", str(tmp_path / "out")])
+    figures: Any = results(tmp_path / "out" / "turns.json")
+    assert figures["turns"]["tokens"] == figures["one"]["tokens"] > 100
+    assert [row["turns"] for row in figures["turns"]["by_turns"]] == [5, 10, 15, 20]
+    assert figures["factor"] == figures["turns"]["bytes"] / figures["one"]["bytes"]
+    for name in ("turns", "one"):
+        assert 0 <= figures["gc"][name]["said"] <= figures["gc"][name]["freed"] + 1e5
+
+
+def test_feed_all(tiny_folder: Callable[..., Path], tmp_path: Path) -> None:
+    options = ["--documents", "2", "--bytes", "100", "--rounds", "1", "--workers", "1"]
+    feed_all.main([*options, "--model", str(tiny_folder()), "--out", str(tmp_path)])
+    figures: Any = results(tmp_path / "feed-all.json")
+    (row,) = figures["rounds"]
+    assert row["tokens"] > 20 and 0 < row["begun_after"] < row["seconds"]
+    assert figures["tokens_per_second"]["1"] == row["tokens"] / row["seconds"]

@@ -146,7 +146,8 @@ def test_generate_continues_a_session(kept: CommandLine) -> None:
     assert again.out == first.out
     assert left() == before
     held = kept.works("generate", "--session", "s", "--prompt", "Ahoy ", *options, "--json").json
-    assert held.keys() == {"text", "tokens", "position", "seconds", "tokens_per_second"}
+    facts = {"text", "tokens", "position", "seconds", "tokens_per_second"}
+    assert held.keys() == facts | {"prompt_tokens", "seed"} and held["seed"] == 3
     assert f"Ahoy {held['text']}\n" == first.out
     assert left() != before
     shown = kept.works("sessions", "show", "s", "--json").json
@@ -194,7 +195,7 @@ def test_sessions(kept: CommandLine) -> None:
         "bytes": DirectoryStore.open("sessions/s.zarr").size(),
     }
 
-    back = kept.works("sessions", "rewind", "s", "--tokens", 7, "--json").json
+    back = kept.works("sessions", "rewind", "s", "--to", 7, "--json").json
     assert back == {"name": "s", "from": start, "position": 7}
     undone = kept.works("sessions", "rewind", "s", "--snapshot", shown["snapshots"][-1]["snapshot"])
     assert undone.out == f"s: rewound from token 7 to {start}\n"
@@ -261,7 +262,7 @@ def test_show_memory(kept: CommandLine, model: Path, tmp_path: Path) -> None:
 
 
 def test_pins_gc_and_verify(kept: CommandLine) -> None:
-    for _ in range(20):
+    for _ in range(12):
         kept.works("feed", "-", "--session", "s", stdin=b"Call me Ishmael. Some years ago.\n" * 3)
     before = kept.works("sessions", "show", "s", "--json").json
     seqs = [row["snapshot"] for row in before["snapshots"]]
@@ -300,7 +301,7 @@ def test_recover_a_damaged_session(kept: CommandLine) -> None:
     chunk = next(name for name in members(bytes(data)) if name.startswith("memory/c."))
     data[where(bytes(data), chunk)] ^= 1
     commit.write_bytes(data)
-    for command in (["verify", "s"], ["rewind", "s", "--tokens", 3]):
+    for command in (["verify", "s"], ["rewind", "s", "--to", 3]):
         damaged = kept("sessions", *command)
         assert damaged.status == 1 and f"{commit}: {chunk}" in damaged.err
     recovered = kept.works("sessions", "recover", "s")

@@ -200,7 +200,7 @@ def test_a_pipe_shows_text_and_no_bar(cli: CommandLine, model: Path, prepared: P
 
 def test_a_closed_pipe_ends_the_command(cli: CommandLine, model: Path) -> None:
     """As in `streamlm generate | head -c 1`, and with --json, which is written at once."""
-    options = ("--model", model, "--max-tokens", 5000)
+    options = ("--model", model, "--max-tokens", 5000, "--seed", 1)
     with start("generate", *options, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout and process.stdout.read(1)
         process.stdout.close()

@@ -75,5 +75,5 @@ def test_an_export_is_small_and_complete(
     shelf.import_(exported, "copy")
     with shelf.open("copy", tiny) as session:
         assert session.position == position and session.text() == text
-        session.rewind(tokens=position // 2)
+        session.rewind(to=position // 2)
         assert text.startswith(session.text()) and session.position == position // 2

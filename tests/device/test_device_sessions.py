@@ -41,7 +41,7 @@ def lived(path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
 
 def went_on(session: Session) -> str:
     """Rewind, feed and generate; returns the text."""
-    session.rewind(tokens=100)
+    session.rewind(to=100)
     session.feed(SENTENCE * 3)
     return "".join(session.generate(max_tokens=12, seed=3, temperature=0))
 

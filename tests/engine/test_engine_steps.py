@@ -73,14 +73,14 @@ def test_forks_rewinds_and_reports(
             assert side.branch == "side" and side.text() == session.text(0, 70)
         assert engine.fork(session).result(60).state.digest() == session.state.digest()
         assert session.position == end
-        engine.rewind(session, tokens=end - 3).result(60)
+        engine.rewind(session, to=end - 3).result(60)
         assert session.text() == whole[: len(session.text())]
         assert session.position == end - 3 == engine.save(session).result(60).position
         engine.rewind(session, snapshot=middle).result(60)
         assert session.position == middle.position
         for request, problem in (
-            (engine.rewind(session), "one of tokens=…, snapshot=… and time=…"),
-            (engine.rewind(session, tokens=10**6), "tokens = 1000000; allowed"),
+            (engine.rewind(session), "one of to=…, by=…, snapshot=… and time=…"),
+            (engine.rewind(session, to=10**6), "position 1000000; allowed"),
             (engine.fork(session, "side"), "branch 'side' exists already"),
             (engine.fork(session, tokens=10**6), "tokens = 1000000; allowed"),
             (engine.save(Session(tiny)), "no store"),
@@ -113,7 +113,7 @@ def test_nothing_long_holds_up_those_who_write(
         meter.read, _ = 0, meter.steps.clear()
         n_report = 6 * SEGMENT
         request, n_tokens = {
-            "rewind": lambda: (engine.rewind(session, tokens=session.position - 5), 600),
+            "rewind": lambda: (engine.rewind(session, to=session.position - 5), 600),
             "fork": lambda: (engine.fork(session, tokens=session.position - 5), 600),
             "report": lambda: (engine.memory_report(session), n_report // 2),
             "prompt": lambda: (engine.generate(session, prose(800), max_tokens=1), 600),

@@ -324,7 +324,7 @@ def test_sessions_resume(
         assert again.state.digest() == session.state.digest()
         assert again.score(["The sea."], logprobs=True).logprobs == score
         assert "".join(again.fork().generate(max_tokens=12, temperature=0)) == wanted
-        again.rewind(tokens=50)
+        again.rewind(to=50)
         fresh = Session(checkpoint)
         ids = again._live.store.store.tokens(again.history()[-1], 0, 50)
         fresh._live.stream = fresh._live.stream.read_ids(checkpoint, np.asarray(ids))

@@ -322,7 +322,7 @@ def test_a_session_resumes_bit_for_bit(
     with streamlm.open(path, checkpoint) as again:
         assert again.fork().score([" The sea, the sea."], logprobs=True).logprobs == wanted
         for position, digest in reversed(digests.items()):
-            again.rewind(tokens=position)
+            again.rewind(to=position)
             assert again.state.digest() == digest
         assert again.position == min(digests)
 

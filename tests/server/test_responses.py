@@ -70,7 +70,7 @@ def test_a_response_is_there_after_a_restart(
     client = serve(chat)
     again = ask(client, "Why?", previous_response_id=first["id"], seed=2)
     assert said(again) == said(second) and again["session"]["name"] != "whale"
-    rewound = client.post("/sessions/whale/rewind", json={"tokens": 3})
+    rewound = client.post("/sessions/whale/rewind", json={"to": 3})
     assert rewound.status_code == 200
     assert said(ask(client, "Why?", previous_response_id=first["id"], seed=2)) == said(second)
     assert client.delete("/sessions/whale").status_code == 200

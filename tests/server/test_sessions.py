@@ -53,7 +53,7 @@ def test_a_session_from_beginning_to_end(
 
     forked = ok(client.post("/sessions/moby/fork", json={"branch": "side", "tokens": 50}), 201)
     assert (forked["name"], forked["position"]) == ("moby@side", 50)
-    rewound = ok(client.post("/sessions/moby/rewind", json={"tokens": 30}))
+    rewound = ok(client.post("/sessions/moby/rewind", json={"to": 30}))
     assert rewound["position"] == 30 and rewound["snapshots"] > found["snapshots"]
     assert ok(client.get("/sessions/moby/tokens"))["text"] == "".join(
         [ok(client.get("/sessions/moby@side/tokens?stop=30"))["text"]]
@@ -150,8 +150,8 @@ def test_bad_requests(client: TestClient, prose: Callable[..., str]) -> None:
     refused(client.post("/sessions/s/fork", json={"branch": "main"}), 409, "exists already")
     refused(client.post("/sessions/s/fork", json={"tokens": 10**6}), 400, "allowed: 0 to ")
     refused(client.post("/sessions/none/fork", json={}), 404, "no session 'none'")
-    refused(client.post("/sessions/s/rewind", json={}), 400, "one of tokens, snapshot and time")
-    refused(client.post("/sessions/s/rewind", json={"tokens": 10**6}), 400, "allowed: 0 to ")
+    refused(client.post("/sessions/s/rewind", json={}), 400, "one of to, by, snapshot and time")
+    refused(client.post("/sessions/s/rewind", json={"to": 10**6}), 400, "allowed: 0 to ")
     refused(client.post("/sessions/s/rewind", json={"time": "1970"}), 400, "1970")
     refused(client.get("/sessions/s/tokens?stop=9999"), 400, "stop = '9999'; allowed: 0 to ")
     refused(client.post("/sessions/s/feed?errors=x", content=b"x"), 400, "'strict', 'replace'")
@@ -213,7 +213,7 @@ def test_nothing_crosses_between_keys(serve: Callable[..., TestClient]) -> None:
         ("GET", "/sessions/diary/export", {}),
         ("DELETE", "/sessions/diary", {}),
         ("POST", "/sessions/diary/fork", {"json": {}}),
-        ("POST", "/sessions/diary/rewind", {"json": {"tokens": 1}}),
+        ("POST", "/sessions/diary/rewind", {"json": {"to": 1}}),
         ("POST", "/sessions/diary/score", {"content": b"x"}),
     ):
         answer = call(BOB, method, path, **options)

@@ -118,7 +118,7 @@ def test_an_interruption_keeps_what_is_done(
         # A snapshot of the same position was added for each piece.
         positions = [ref.position for ref in session.history()]
         assert positions.count(session.position) == 2 + (session.position - 1) // 48
-        session.rewind(tokens=40)
+        session.rewind(to=40)
         assert session.position == 40 and not session.index()
 
 

@@ -17,7 +17,7 @@ USES: dict[str, Callable[[Session], object]] = {
     "generate with logprobs": lambda session: list(session.generate_logprobs(max_tokens=1)),
     "save": lambda session: session.save(),
     "fork": lambda session: session.fork(),
-    "rewind": lambda session: session.rewind(tokens=0),
+    "rewind": lambda session: session.rewind(to=0),
     "history": lambda session: session.history(),
     "recall": lambda session: session.recall("And?"),
     "memory_report": lambda session: session.memory_report(),

@@ -108,7 +108,7 @@ def test_keys_after_resuming_forking_and_rewinding(
         list(session.generate(max_tokens=0))
     with streamlm.open(tmp_path / "s.zarr", llama, save_every=50) as session:
         session.feed(three)
-        session.rewind(tokens=middle)
+        session.rewind(to=middle)
         with session.fork("other") as fork:
             fork.feed(three)
             assert not np.array_equal(rows(fork)[: len(wanted)], wanted[: len(rows(fork))])

@@ -46,7 +46,9 @@ def test_the_policy_is_recorded(open_: Open, tmp_path: Path) -> None:
     recorded = [
         DirectoryStore.open(tmp_path / f"{name}.zarr").attributes for name in ("usual", "all")
     ]
-    assert recorded == [{"retention": {"last": 32, "thin": True, "log": True}}, {}]
+    policy = {"last": 32, "thin": True, "log": True, "spacing": 1 << 14}
+    assert [each.get("retention") for each in recorded] == [policy, None]
+    assert all(isinstance(each["seed"], int) for each in recorded)
     assert open_("all")._live.store.retention is None
 
 
@@ -59,3 +61,37 @@ def test_a_damaged_history_does_not_prevent_saving(
     with pytest.warns(RuntimeWarning, match="old snapshots were not deleted: "):
         session.feed([prose(200, seed=2)])
     assert session.saved is not None and session.saved.position == session.position
+
+
+def test_short_turns_cost_little_more_than_one_feed(
+    open_: Open, prose: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session of many short turns stays within 4 times the size of one long feed."""
+    spacing = 8 * SEGMENT
+    monkeypatch.setattr("memory_store.history.writing.WHOLE_EVERY", spacing)
+    policy = Retention(last=32, thin=True, spacing=spacing)
+    options = {"save_every": spacing, "retention": policy, "seed": 1}
+    words = prose(700).split(" ")
+    turns = [" ".join(words[at : at + 3]) + " " for at in range(0, len(words), 3)]
+    stored = []
+    for name, pieces in (("turns", turns), ("one", ["".join(turns)])):
+        with open_(name, **options) as session:
+            for piece in pieces:
+                session.feed(piece)
+            assert session.position > 10 * spacing
+            store = session.live.require_store("count").store
+            loadable = [ref for ref in session.history() if store.is_loadable(ref)]
+            arrays = sum(
+                spec.nbytes
+                for ref in {ref.commit.name: ref for ref in loadable}.values()
+                for spec in store._commits.read(ref.commit).arrays.values()
+            )
+            stored.append(arrays)
+            # What is kept of old turns needs no other commit, and any position can be rewound to.
+            old = [ref for ref in loadable if ref.position < session.position - 2 * spacing][1:]
+            assert not any(store._commits.sources_of(ref.commit for ref in old)) or name == "one"
+            middle = session.position // 2
+            before = session.text(0, middle)
+            session.rewind(to=middle)
+            assert (session.position, session.text()) == (middle, before)
+    assert stored[0] < 4 * stored[1]

@@ -70,7 +70,7 @@ def test_text_not_yet_read_is_saved(
         assert (again.position, again.tail) == end
         assert_same_state(again.state, session_state(tiny, text + " The end."), tolerance=1e-4)
         again.rewind(snapshot=3)
-        again.rewind(tokens=ref.position - 1)  # drops the text that is held back
+        again.rewind(to=ref.position - 1)  # drops the text that is held back
         assert again.tail == ""
 
 
@@ -81,7 +81,7 @@ def session_state(tiny: Checkpoint, text: str) -> Any:
 
 
 def test_generate_first_reads_the_text_ahead(open_: Open, text: str, tiny: Checkpoint) -> None:
-    session = open_(save_every=SEGMENT)
+    session = open_(save_every=SEGMENT, retention=None)
     session.feed([text])
     session.rewind(snapshot=2)
     list(session.generate("So", max_tokens=0))

@@ -345,11 +345,11 @@ def test_every_position_can_be_rewound_to(session: Session, chat: Checkpoint) ->
         assert fork.conversation == Conversation("Be a whale.", open=special[-1] != END)
         assert fork.conversation.open == places.get(position, fork.conversation.open)
     middle = ids.index(START, ids.index(END))  # the beginning of the first message
-    session.rewind(tokens=middle + 2)
+    session.rewind(to=middle + 2)
     list(session.reply("Who else?", max_tokens=0))
     turns = turn(chat, "a", "b", "Who else?")
     assert ids_of(session)[middle + 2 :] == [END, *turns]
-    session.rewind(tokens=2)
+    session.rewind(to=2)
     assert session.conversation is None
     list(session.reply("Hi", system="Be a ship.", max_tokens=0))
     assert session.conversation == Conversation("Be a ship.", open=True)

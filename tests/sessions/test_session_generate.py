@@ -92,13 +92,16 @@ def test_greedy_is_deterministic(tiny: Checkpoint) -> None:
 
 def test_seeds(tiny: Checkpoint) -> None:
     begin = Session(tiny)
+    others = [Session(tiny) for _ in range(3)]
+    assert len({each.seed for each in [begin, *others]}) == 4
 
     def write(seed: int | None, session: Session | None = None) -> str:
         return "".join((session or begin.fork()).generate(max_tokens=12, seed=seed))
 
     assert write(7) == write(7) != write(8)
     # Without a seed the session's generator continues, so no two calls draw the same.
-    assert write(None) == write(None) == write(None, Session(tiny)) == write(0)
+    assert write(None) == write(None) == write(begin.seed)
+    assert write(None, Session(tiny, seed=begin.seed)) == write(begin.seed)
     session = Session(tiny, seed=7)
     assert write(None, session) == write(7)
     on = session.fork()
@@ -265,7 +268,7 @@ def test_pieces_are_whole_characters_and_match_the_log(
 ) -> None:
     path = tmp_path / "s.zarr"
     decoder = StreamDecoder(byte_writer.tokenizer)
-    with streamlm.open(path, byte_writer) as session:
+    with streamlm.open(path, byte_writer, seed=0) as session:
 
         def write(prompt: str, max_tokens: int) -> tuple[str, list[int]]:
             """What it gave out, and what the log says it wrote."""

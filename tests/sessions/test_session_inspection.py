@@ -114,7 +114,7 @@ def test_a_fork_at_a_position_equals_a_rewound_session(
     assert (other.position, session.position, len(session.history())) == (goal, before, ids)
     report = other.memory_report()
     written = "".join(other.generate("", max_tokens=12, seed=4))
-    session.rewind(tokens=goal)
+    session.rewind(to=goal)
     assert "".join(session.fork().generate("", max_tokens=12, seed=4)) == written
     assert np.array_equal(report.start, session.memory_report().start)
     assert report.position == goal
@@ -169,9 +169,12 @@ def test_positions_are_whole_numbers(open_: Callable[..., Session], text: str) -
     session.feed(text)
     before = session.state.digest()
     for tokens in (1.5, math.nan, math.inf, "3", True):
-        for use in (session.rewind, session.fork):
-            with pytest.raises(ValueError, match=f"tokens = {tokens}; allowed: 0 to"):
-                use(tokens=tokens)  # type: ignore[operator]
+        with pytest.raises(ValueError, match=f"tokens = {tokens}; allowed: 0 to"):
+            session.fork(tokens=tokens)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=f"position {tokens}; allowed: 0 to"):
+            session.rewind(to=tokens)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=f"by = {tokens}; allowed: 0 to"):
+            session.rewind(by=tokens)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="allowed: a part of 0 to"):
             session.text(tokens)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match=r"save_every = .*; allowed: at least 1, a whole"):

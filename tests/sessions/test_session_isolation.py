@@ -23,7 +23,7 @@ SECRETS = {name: f" {name} hides a {thing}." for name, thing in zip("ABC", "🐋
 def visit(folder: Path, checkpoint: Checkpoint, note: dict[str, Any]) -> list[Any]:
     """Open a session, perform the recorded actions, and record the results."""
     path = folder / f"{note['name']}.zarr"
-    with streamlm.open(path, checkpoint, branch=note["branch"], save_every=24) as session:
+    with streamlm.open(path, checkpoint, branch=note["branch"], save_every=24, seed=5) as session:
         found = [do(session, action, value) for action, value in note["todo"]]
         refs = [(ref.seq, ref.position) for ref in session.history()]
         found += [session.state.digest(), session.position, session.tail, refs]
@@ -42,7 +42,7 @@ def do(session: Session, action: str, value: Any) -> Any:
     if action == "generate":
         return "".join(session.generate(value, max_tokens=4, temperature=1.5))
     if action == "rewind":
-        session.rewind(tokens=int(session.position * value))
+        session.rewind(to=int(session.position * value))
     elif action == "back":
         session.rewind(snapshot=int((len(session.history()) - 1) * value))
     else:

@@ -41,7 +41,7 @@ def test_a_position_between_commits_is_read_again(
         middle, state = session.position, session.state
         session.feed([prose(60)])
         session.save()
-        session.rewind(tokens=middle)
+        session.rewind(to=middle)
         assert session.position == middle
         # Products of other numbers of rows may round otherwise; a slot has 8 bits of mantissa.
         assert_same_state(session.state, state, tolerance=0.05)

@@ -96,7 +96,7 @@ def test_damaged_token_ids_are_recovered_from(path: Path, tiny: Checkpoint) -> N
     with streamlm.open(path, tiny) as session:
         session.feed(TEXT)
         list(session.generate(max_tokens=2))
-        session.rewind(tokens=found.head.position - 3)
+        session.rewind(to=found.head.position - 3)
 
 
 def test_ids_of_another_vocabulary_are_refused(path: Path, tiny: Checkpoint) -> None:

@@ -77,7 +77,7 @@ def test_sessions_are_the_same_in_every_store(
             digests.append(session.state.digest())
             session.fork("side").close()
             written.append("".join(session.generate(max_tokens=20, seed=0)))
-            session.rewind(tokens=7)
+            session.rewind(to=7)
         with streamlm.open(place, tiny, readonly=True) as session:
             assert session.position == 7
         assert open_store(place).branches() == ["main", "side"]
@@ -183,7 +183,7 @@ def test_the_command_line(
     assert rows["unreadable"] == {}
     shown = json.loads(run("sessions", "show", "moby", *store, "--json"))
     assert shown["path"] == fed[0]["path"] and shown["position"] == fed[1]["position"]
-    run("sessions", "rewind", "moby", "--tokens", "3", *store, *model)
+    run("sessions", "rewind", "moby", "--to", "3", *store, *model)
     assert "no session 'ahab' in" in run("sessions", "show", "ahab", *store, fails=True)
     run("sessions", "delete", "moby", "--yes", *store)
     assert json.loads(run("sessions", "list", *store, "--json"))["sessions"] == []

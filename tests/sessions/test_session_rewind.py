@@ -65,7 +65,7 @@ def test_rewind_to_a_position(
         "unaligned": refs[2].position + 5,
     }[where]
     assert where != "unsaved" or tokens > refs[-1].position
-    session.rewind(tokens=tokens)
+    session.rewind(to=tokens)
     assert session.position == tokens and session.tail == ""
     latest = session.history()
     assert latest[: len(refs)] == refs  # the history is kept
@@ -109,7 +109,7 @@ def test_a_rewound_session_continues(
     session.feed([text[:200]])
     tail, n = session.tail, session.position
     session.feed(["Never mind all this. " * 9])
-    session.rewind(tokens=n)
+    session.rewind(to=n)
     session.feed([tail + text[200:]])
     assert_same_end(End.of(session, tmp_path / "s.zarr", token_log), whole)
     session.rewind(snapshot=1)  # its tail belongs to it
@@ -124,7 +124,7 @@ def test_rewind_to_the_beginning(first: str, open_: Open) -> None:
     assert (session.position == 0) == (first == session.tail == "Call")  # nothing was read
     session.feed([" Some years ago"])
     list(session.generate(max_tokens=3))
-    session.rewind(tokens=0)
+    session.rewind(to=0)
     assert (session.position, session.tail) == (0, "")
     wanted = "".join(Session(session.checkpoint, seed=7).generate(max_tokens=5))
     assert "".join(session.generate(max_tokens=5)) == wanted
@@ -133,12 +133,14 @@ def test_rewind_to_the_beginning(first: str, open_: Open) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, r"allowed: one of tokens=…, snapshot=… and time=…"),
-        ({"tokens": 1, "snapshot": 1}, r"allowed: one of tokens=…, snapshot=… and time=…"),
-        ({"snapshot": 1, "time": 1e9}, r"allowed: one of tokens=…, snapshot=… and time=…"),
+        ({}, r"allowed: one of to=…, by=…, snapshot=… and time=…"),
+        ({"to": 1, "by": 1}, r"allowed: one of to=…, by=…, snapshot=… and time=…"),
+        ({"snapshot": 1, "time": 1e9}, r"allowed: one of to=…, by=…, snapshot=… and time=…"),
         ({"time": 1e9}, r"time = 1000000000\.0; allowed: \d{4}-\d\d-\d\dT.* or later"),
-        ({"tokens": -1}, r"tokens = -1; allowed: 0 to \d+"),
-        ({"tokens": 10**6}, r"tokens = 1000000; allowed: 0 to \d+"),
+        ({"to": -1}, r"position -1; allowed: 0 to \d+"),
+        ({"to": 10**6}, r"position 1000000; allowed: 0 to \d+"),
+        ({"by": -1}, r"by = -1; allowed: 0 to \d+"),
+        ({"by": 10**6}, r"by = 1000000; allowed: 0 to \d+"),
         ({"snapshot": -1}, r"snapshot = -1; allowed: 0 to 5"),
         ({"snapshot": 6}, r"snapshot = 6; allowed: 0 to 5"),
     ],
@@ -190,7 +192,7 @@ def test_a_closed_session_refuses_changes(open_: Open, tmp_path: Path, tiny: Che
         lambda: session.feed(["More."]),
         lambda: list(session.generate(max_tokens=1)),
         lambda: list(pieces),
-        lambda: session.rewind(tokens=1),
+        lambda: session.rewind(to=1),
         lambda: session.fork("b"),
     ]
     for change in changes:

@@ -124,7 +124,7 @@ def grown_session(path: Path, model: Checkpoint) -> DirectoryStore:
         session.feed(TEXT * 6)
         kept = session.save()
         session.feed("It was the whiteness of the whale. " * 3)
-        session.rewind(tokens=kept.position - 40)
+        session.rewind(to=kept.position - 40)
         session.feed("There she blows! " * 3)
     store = DirectoryStore.open(path)
     head = store.head("main")

@@ -102,6 +102,6 @@ def _recovered(path: Path, model: Checkpoint, tally: Tally, what: str) -> None:
             tally.check(session.position == head.position, f"{what}: recovered elsewhere")
             session.feed("It goes on. " * 3)
             list(session.generate(max_tokens=2))
-            session.rewind(tokens=head.position)
+            session.rewind(to=head.position)
     except Exception as error:
         tally.faults.append(f"{what}: recovered, but {error!r}")

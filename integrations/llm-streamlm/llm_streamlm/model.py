@@ -88,7 +88,7 @@ class StreamlmModel(llm.Model):
             if start > session.position:  # the record is ahead of a session that was restored
                 read, start = 0, 0
             if start < session.position:  # a reply was interrupted, or the messages are others
-                session.rewind(tokens=start)
+                session.rewind(to=start)
             said: list[str] = []
             for piece in self._generate(session, messages, read, prompt, response):
                 said.append(piece)

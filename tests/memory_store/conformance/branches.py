@@ -7,7 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from memory_store import Commit, Conflict, Ref, Snapshot, Window
+from memory_store import (
+    Commit,
+    Conflict,
+    NotFound,
+    Ref,
+    Retention,
+    Snapshot,
+    StoreError,
+    Window,
+)
 from memory_store.store import Store
 from tests.memory_store.conformance.place import Place
 from tests.support.stores import Stream, assert_equal
@@ -142,3 +151,76 @@ class BranchConformance:
             place.open().commit(Snapshot(0), parent=ref)  # the lock is advisory
         with store.writer():
             assert store.branches() == ["main"]
+
+    def test_a_deleted_branch_takes_its_own_commits_along(self, place: Place) -> None:
+        store, stream = place.new(), Stream()
+        stream.read(4, memory=4)
+        first = store.commit(stream.snapshot(), parent=None)
+        before = place.files()
+        side = store.publish(first, branch="side")
+        for _ in range(3):
+            stream.read(2, memory=2)
+            side = store.commit(stream.snapshot(), branch="side", parent=side)
+        store.gc(Retention(last=1))  # what is left of a deleted snapshot goes as well
+        assert store.delete_branch("side") == 3
+        left = {key for key in place.files() if not key.endswith("/.lock")}
+        assert left == set(before)
+        for again in (store, place.open()):
+            assert again.branches() == ["main"] and again.head("side") is None
+            assert again.continuing() == [] and again.verify().commits == 1
+        # The name is free for another branch.
+        assert store.publish(first, branch="side").seq == 0
+        assert store.delete_branch("side") == 0
+
+    def test_a_branch_that_others_need_is_not_deleted(self, place: Place) -> None:
+        store, stream = place.new(), Stream()
+        first = store.commit(stream.snapshot(), parent=None)
+        side = store.publish(first, branch="side")
+        for _ in range(2):
+            stream.read(2, memory=2)
+            side = store.commit(stream.snapshot(), branch="side", parent=side)
+        fork = store.publish(side, branch="fork")
+        stream.read(2, memory=2)
+        store.commit(stream.snapshot(), branch="fork", parent=fork)
+        store.pin(side, "kept")
+        before = place.files()
+        for branch, message in (
+            ("main", "another branch, or the session"),
+            ("side", "branch 'fork' was forked from it"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                store.delete_branch(branch)
+        with pytest.raises(NotFound, match="no branch 'none'"):
+            store.delete_branch("none")
+        assert {k: v for k, v in place.files().items() if "/none/" not in k} == before
+        assert store.delete_branch("fork") == 1
+        with pytest.raises(ValueError, match="pin 'kept' protects"):
+            store.delete_branch("side")
+        store.unpin("kept")
+        assert store.delete_branch("side") == 2
+        assert store.verify().commits == 1
+
+    def test_an_interrupted_deletion_of_a_branch_is_repeated(
+        self, place: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store, stream = place.new(), Stream()
+        first = store.commit(stream.snapshot(), parent=None)
+        side = store.publish(first, branch="side")
+        for _ in range(4):
+            stream.read(2, memory=2)
+            side = store.commit(stream.snapshot(), branch="side", parent=side)
+        discard, calls = store._backend.discard, []
+
+        def failing(key: str) -> None:
+            calls.append(key)
+            if len(calls) == 6:
+                raise OSError("gone")
+            discard(key)
+
+        with monkeypatch.context() as patch, pytest.raises(StoreError):
+            patch.setattr(store._backend, "discard", failing)
+            store.delete_branch("side")
+        again = place.open()
+        assert again.head("main") == first and again.continuing() == []
+        assert again.delete_branch("side") == 4
+        assert place.open().verify().commits == 1
