@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # what its `__init__` offers.
 ROOMS: dict[str, tuple[set[str], ...]] = {
     "streamlm": (
-        {"config", "transfer", "units"},
+        {"config", "documents", "transfer", "units"},
         {"state"},
         {"memory"},
         {"models"},
@@ -84,7 +84,7 @@ FORBIDDEN = {
 # Loaded when used, never by `import streamlm`.
 HEAVY = {
     *("zarr", "google_crc32c", "obstore", "gradio", "matplotlib"),
-    *("sentencepiece", "typer", "rich", "pandas", "bs4", "pypdf"),
+    *("sentencepiece", "typer", "rich", "pandas", "pypdf"),
     *("tokenizers", "jinja2", "starlette", "uvicorn", "prometheus_client", "anyio"),
     "tensorboard",
 }
