@@ -1,7 +1,8 @@
-# One virtual environment, .venv, serves every target but parity. It is built from constraints.txt
-# (exact versions) when first needed, and again only when pyproject.toml or constraints.txt change.
-# The peers that parity compares with want old versions of their own, and so have .venv-parity; the
-# tokenizers of pretrained models are compared with a newer transformers, in .venv-parity-newer.
+# One virtual environment, .venv, serves every target but parity and test-integrations. It is built from
+# constraints.txt (exact versions) when first needed, and again only when pyproject.toml or
+# constraints.txt change. The peers that parity compares with want old versions of their own, and so
+# have .venv-parity; the tokenizers of pretrained models are compared with a newer transformers, in
+# .venv-parity-newer. The programs that streamlm plugs into are large, and so have .venv-integrations.
 
 PYTHON ?= python3
 ARGS ?=
@@ -14,10 +15,12 @@ PARITY := .venv-parity
 PARITY_STAMP := $(PARITY)/.installed
 NEWER := .venv-parity-newer
 NEWER_STAMP := $(NEWER)/.installed
+INTEGRATIONS := .venv-integrations
+INTEGRATIONS_STAMP := $(INTEGRATIONS)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help .venv .venv-parity quickstart demo test test-benchmarks test-rounding test-browser soak parity lint format bench clean FORCE
+.PHONY: help .venv .venv-parity .venv-integrations quickstart demo test test-benchmarks test-rounding test-browser test-integrations soak parity lint format bench clean FORCE
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[.a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -87,6 +90,21 @@ $(NEWER_STAMP): parity-newer-requirements.txt constraints.txt
 	    --only-binary :all: -r parity-newer-requirements.txt
 	@touch $@
 
+.venv-integrations: $(INTEGRATIONS_STAMP)
+
+$(INTEGRATIONS_STAMP): integrations/requirements.txt pyproject.toml constraints.txt
+	@echo "==> Creating $(INTEGRATIONS) with the programs that streamlm plugs into (a minute or two)"
+	@rm -rf $(INTEGRATIONS)
+	@$(PYTHON) -m venv $(INTEGRATIONS)
+	@$(INTEGRATIONS)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile \
+	    -c constraints.txt -r integrations/requirements.txt hypothesis openai pytest \
+	    -e '.[pretrained,server]' -e integrations/llm-streamlm -e integrations/lm-eval-streamlm
+	@touch $@
+
+test-integrations: $(INTEGRATIONS_STAMP) ## Test the plugins and other programs: llm, lm_eval, LangChain
+	@$(INTEGRATIONS)/bin/python $(PYTEST) integrations/ tests/server/test_docs.py \
+	    tests/training/test_tensorboard.py $(ARGS)
+
 soak: $(STAMP) ## Kill, race, damage and forge sessions for an hour or more (ARGS="--kills 100")
 	@$(RUN) -m tests.soak $(ARGS)
 
@@ -116,6 +134,6 @@ bench: ## List the benchmark commands, one per figure of docs/benchmarks.md
 
 clean: ## Remove caches and build products; environments, data, runs and sessions stay
 	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	@find . \( -path ./$(VENV) -o -path ./$(PARITY) -o -path ./$(NEWER) -o -path ./.git \) -prune -o -type d -name __pycache__ -exec rm -rf {} +
+	@find . \( -path ./$(VENV) -o -path ./$(PARITY) -o -path ./$(NEWER) -o -path ./$(INTEGRATIONS) -o -path ./.git \) -prune -o -type d -name __pycache__ -exec rm -rf {} +
 
 FORCE:

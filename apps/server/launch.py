@@ -2,12 +2,12 @@
 
 import asyncio
 import socket
-import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from importlib.util import find_spec
 from typing import Any
 
+from apps.scratch import scratch_folder
 from apps.server.keys import Keys
 from apps.server.settings import LOOPBACK, MIB, Settings, loopback_hosts
 
@@ -57,7 +57,7 @@ def run(
         )
     with (
         closing(_listen(host, port)) as listening,
-        tempfile.TemporaryDirectory(prefix="streamlm-server-") as spool,
+        scratch_folder("streamlm-server-") as spool,
     ):
         from apps.server.app import build
         from apps.server.lifecycle import Server

@@ -163,7 +163,12 @@ class Engine:
             if top_logprobs is not None:
                 check_whole("top_logprobs", top_logprobs)
             return generating(
-                self._writers, live, generation, handle=handle, top_logprobs=top_logprobs
+                self._writers,
+                live,
+                generation,
+                handle=handle,
+                top_logprobs=top_logprobs,
+                threads=self._aside,
             )
 
         return self._submit(session, body)
@@ -208,7 +213,14 @@ class Engine:
             )
             if top_logprobs is not None:
                 check_whole("top_logprobs", top_logprobs)
-            return replying(self._writers, live, reply, handle=handle, top_logprobs=top_logprobs)
+            return replying(
+                self._writers,
+                live,
+                reply,
+                handle=handle,
+                top_logprobs=top_logprobs,
+                threads=self._aside,
+            )
 
         return self._submit(session, body)
 

@@ -18,6 +18,7 @@ from streamlm.runtime.text_stream import TextStream
 from streamlm.sessions.feed import Feed
 from streamlm.sessions.generation import Generation, HeldLogprobs
 from streamlm.sessions.live import LiveStream
+from streamlm.sessions.prompt_search import PromptSearch
 from streamlm.sessions.reply import Reply
 from streamlm.sessions.saving import SessionStore
 
@@ -81,6 +82,15 @@ def _committing(store: SessionStore) -> Task:
         yield Want.WAIT
 
 
+def recalling(live: LiveStream, search: PromptSearch, threads: Executor) -> Task:
+    """Search for what a prompt asks for on another thread, while others go on."""
+    if search.k:
+        yield from stepping(live.ending_text())
+        _, cancelled = yield from _aside(search.result, threads)
+        if cancelled is not None:
+            raise cancelled
+
+
 def generating(
     writers: Writers,
     live: LiveStream,
@@ -88,16 +98,19 @@ def generating(
     *,
     handle: Handle,
     top_logprobs: int | None,
+    threads: Executor,
 ) -> Task:
     """Read a prompt and generate: emits pieces of text, or each token with its log-probabilities.
 
     Args:
         top_logprobs: the number of likeliest tokens to emit with each; None emits text.
+        threads: for the search of what is recalled.
 
     Returns:
         What was written.
     """
     before = live.position
+    yield from recalling(live, generation.search, threads)
     yield from stepping(generation.reading())
     n_read = live.position - before
     stops, n_tokens, stopped = generation.stops, 0, False
@@ -133,6 +146,7 @@ def replying(
     *,
     handle: Handle,
     top_logprobs: int | None = None,
+    threads: Executor,
 ) -> Task:
     """Read a message and write the model's reply: emits as `generating`.
 
@@ -140,6 +154,7 @@ def replying(
         What was written, the token of its end included.
     """
     before = live.position
+    yield from recalling(live, reply.search, threads)
     yield from stepping(reply.reading())
     n_read = live.position - before
     stops, n_tokens, stopped, closed = reply.stops, 0, False, False
@@ -220,11 +235,24 @@ def calling_aside(live: LiveStream, function: Callable[[], Any], threads: Execut
     Returns:
         Its result.
     """
-    called = threads.submit(function)
-    while not called.done():
-        with suppress(Cancelled):
-            yield Want.WAIT
-    result = called.result()
+    result, _ = yield from _aside(function, threads)
     with live.one_thread.use("save"):
         yield from saving(live)
     return result
+
+
+def _aside(function: Callable[[], Any], threads: Executor) -> Task:
+    """Call a function on another thread while others go on.
+
+    It is waited for even if the request is cancelled.
+
+    Returns:
+        Its result, and the error that cancelled the request, if any.
+    """
+    called, cancelled = threads.submit(function), None
+    while not called.done():
+        try:
+            yield Want.WAIT
+        except Cancelled as error:
+            cancelled = error
+    return called.result(), cancelled

@@ -10,8 +10,9 @@ from streamlm.runtime.drafter import Drafter
 from streamlm.runtime.reports import TokenLogprob
 from streamlm.runtime.sampling import Sampling, Stops, check_request
 from streamlm.runtime.steps import Steps, finish
-from streamlm.runtime.text_stream import RecalledSpan, TextStream
+from streamlm.runtime.text_stream import TextStream
 from streamlm.sessions.live import LiveStream
+from streamlm.sessions.prompt_search import PromptSearch
 from streamlm.sessions.sources import OpenSource
 
 
@@ -51,6 +52,7 @@ class Generation:
 
     Attributes:
         sampling, max_tokens, stops: what was asked for.
+        search: for what is recalled; `reading` does it, unless it was done before.
 
     Args:
         live: the stream to continue.
@@ -73,18 +75,16 @@ class Generation:
         recall: int = 0,
     ) -> None:
         check_request(max_tokens, seed)
-        live.check_recall(recall, prompt)
         live.require_writable("generate")
         if drafter is not None:
             drafter.check(live.checkpoint)
         self._live = live
-        self._prompt = prompt
         self.sampling = sampling
         self.max_tokens = max_tokens
         self.stops = Stops.at(stop)
         self._seed = seed
         self._drafter = drafter
-        self._recall = recall
+        self.search = PromptSearch(live, prompt, k=recall)
 
     def pieces(self) -> Iterator[str]:
         """The generated text, in pieces that never split a character."""
@@ -107,12 +107,11 @@ class Generation:
         Args:
             by_segment: as in `LiveStream.reading`.
         """
-        live, prompt = self._live, self._prompt
-        spans: tuple[RecalledSpan, ...] = ()
-        if self._recall:
+        live, search = self._live, self.search
+        if search.k:
             yield from live.ending_text(by_segment=by_segment)
-            prompt, spans = live.with_recalled(prompt, k=self._recall)
-            prompt = f"\n\n{prompt}" if spans else prompt
+        prompt, spans = search.result()
+        prompt = f"\n\n{prompt}" if spans else prompt
         for block in OpenSource(prompt):  # encoding a long prompt at once would take long
             stream = live.stream.take_text(live.checkpoint, block, errors="replace")
             stream = replace(stream, recalled=spans)

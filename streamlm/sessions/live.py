@@ -10,17 +10,16 @@ import numpy as np
 
 from memory_store import MemoryStore, Ref, Retention
 from streamlm.checkpoints.checkpoint import Checkpoint
-from streamlm.config import check_whole
 from streamlm.memory.recall import KeySearch
 from streamlm.models.cache import Cache
 from streamlm.runtime.conversation import conversation_after
 from streamlm.runtime.memory_report import window
 from streamlm.runtime.reports import ReadReport
 from streamlm.runtime.steps import Steps, finish
-from streamlm.runtime.text_stream import RecalledSpan, TextStream
+from streamlm.runtime.text_stream import TextStream
 from streamlm.sessions.archive import Archive
 from streamlm.sessions.one_thread import OneThread
-from streamlm.sessions.recall import Recalled, quoted, recall
+from streamlm.sessions.recall import Recalled, recall
 from streamlm.sessions.recent_tokens import RecentTokens, TokenLog
 from streamlm.sessions.saving import SessionStore
 from streamlm.sessions.sources import FeedCursor
@@ -235,30 +234,6 @@ class LiveStream:
         config = self.checkpoint.model.config
         closed = self.position - self.position % config.segment_len
         return max(0, closed - config.memory_len)
-
-    def check_recall(self, k: int, prompt: str) -> None:
-        """Raise ValueError, with what is allowed, unless a prompt may come with `recall=k`."""
-        check_whole("recall", k)
-        if k and not prompt.strip():
-            raise ValueError("recall without a prompt; allowed: with a prompt that asks")
-        if k:
-            self.require_store("recall")
-
-    def with_recalled(self, prompt: str, *, k: int) -> tuple[str, tuple[RecalledSpan, ...]]:
-        """A prompt with the passages before it that surely answer it, and where they stand.
-
-        Args:
-            k: the maximum number of passages; 0 recalls nothing.
-
-        Raises:
-            ValueError, memory_store.NotFound: as `recall`.
-        """
-        if k == 0:
-            return prompt, ()
-        found = [each for each in self.recall(prompt, k=k) if each.sure]
-        spans = tuple(RecalledSpan(each.start, each.stop, each.score) for each in found)
-        in_order = sorted(found, key=lambda each: each.start)
-        return quoted([each.text for each in in_order], prompt), spans
 
     # -- forking ----------------------------------------------------------------------------------
 

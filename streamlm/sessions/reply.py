@@ -9,6 +9,7 @@ from streamlm.runtime.conversation import next_turn
 from streamlm.runtime.sampling import Sampling, Stops, check_request
 from streamlm.runtime.steps import Steps, finish
 from streamlm.sessions.live import LiveStream
+from streamlm.sessions.prompt_search import PromptSearch
 from tokenizer.chat import Message
 
 
@@ -17,6 +18,7 @@ class Reply:
 
     Attributes:
         sampling, max_tokens, stops: what was asked for.
+        search: for what is recalled; `reading` does it, unless it was done before.
 
     Args:
         live: the stream to continue.
@@ -45,15 +47,13 @@ class Reply:
         live.require_writable("reply")
         template, conversation = live.checkpoint.chat, live.stream.conversation
         next_turn(template, conversation, message, system=system, history=history)
-        live.check_recall(recall, message)
         self._live = live
-        self._message = message
         self.sampling = sampling
         self._system = system
         self.max_tokens = max_tokens
         self.stops = Stops.at(stop)
         self._seed = seed
-        self._recall = recall
+        self.search = PromptSearch(live, message, k=recall)
         self._history = history
 
     def pieces(self) -> Iterator[str]:
@@ -68,7 +68,7 @@ class Reply:
         live = self._live
         live.require_writable("reply")
         yield from live.ending_text()
-        message, spans = live.with_recalled(self._message, k=self._recall)
+        message, spans = self.search.result()
         stream = live.stream if self._seed is None else live.stream.seeded(self._seed)
         ids, conversation = next_turn(
             live.checkpoint.chat,

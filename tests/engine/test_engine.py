@@ -7,7 +7,6 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from itertools import pairwise, repeat
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ import streamlm
 from streamlm.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from streamlm.engine import Busy, Cancelled, Engine
 from streamlm.models.layers.packed import has_int8_kernels
-from streamlm.models.retrieval import RetrievalHeads
 from streamlm.runtime.sampling import Sampling
 from streamlm.sessions.session import Session
 from tests.support.chats import chat_folder, load_chat
@@ -317,34 +315,6 @@ def test_replies(tmp_path: Path) -> None:
         engine.reply(served[0], "And now?", max_tokens=3).result(60)
         with pytest.raises(ValueError, match="another system prompt"):
             engine.reply(served[0], "And now?", system="Be a man.").result(60)
-
-
-def test_an_archive_has_every_token_that_was_served(
-    tiny_folder: Callable[..., Path], tmp_path: Path, prose: Callable[..., str]
-) -> None:
-    """Keys of what is read and written in a row are kept as by a session, and recall works."""
-    heads = RetrievalHeads(((0, 1), (1, 2)))
-    folder = tiny_folder(head="llama", n_heads=4, slots="float32", compression="mean")
-    settings = {"precision": "float32"}
-    loaded = load_checkpoint(folder, device="cpu", settings=settings)
-    checkpoint = replace(loaded, retrieval=heads)
-    secret = "The parrot Esmeralda knows the number 7319. "
-    with (
-        Engine(checkpoint, rows=3) as engine,
-        streamlm.open(tmp_path / "s.zarr", checkpoint, save_every=3 * SEGMENT) as session,
-    ):
-        engine.feed(session, prose(40) + secret + prose(80)).result(60)
-        engine.generate(session, max_tokens=5 * SEGMENT, seed=1).result(60)
-        store, ref = session.live.require_store("test").store, session.saved
-        assert ref is not None and ref.position == session.position
-        assert store.log_spans(ref, f"keys-{heads.digest}") == [(0, ref.position)]
-        (found,) = engine.call(
-            session, lambda session: session.recall("The parrot Esmeralda knows", k=1)
-        ).result(60)
-        assert "7319" in found.text
-        before = session.position
-        engine.generate(session, "The parrot Esmeralda knows", max_tokens=1, recall=1).result(60)
-        assert session.recalled and session.position > before + len(secret) / 8
 
 
 def test_stop_strings(engine: Engine, tiny: Checkpoint) -> None:

@@ -1,7 +1,6 @@
 """The command `streamlm demo`: serve until interrupted, then save the running jobs."""
 
 import os
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -9,6 +8,7 @@ from typing import Literal
 
 from apps.demo.serving.fast_import import fast_gradio_import
 from apps.demo.serving.startup_page import StartupServer
+from apps.scratch import scratch_folder
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -54,7 +54,7 @@ def run(
         raise ValueError("the demo needs gradio: pip install 'streamlm[demo]'")
     with (
         StartupServer(host, port) as startup,
-        tempfile.TemporaryDirectory(prefix="streamlm-demo-") as files,
+        scratch_folder("streamlm-demo-") as files,
     ):
         say(f"starting at {startup.address}")
         if browser:
