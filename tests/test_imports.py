@@ -46,7 +46,7 @@ ROOMS: dict[str, tuple[set[str], ...]] = {
         {"memory_store"},
     ),
     "apps.demo": (
-        {"jobs", "models", "render", "shelf", "uploads"},
+        {"arguments", "jobs", "models", "render", "shelf", "uploads"},
         {"quotes", "recalling"},
         {"chatting", "expiry", "reading"},
         {"app_state", "writing"},

@@ -21,7 +21,6 @@ from apps.demo.uploads import MAX_SESSION
 TOTAL = 1000 * 1000 * 1000  # bytes of uploads and exports that are kept for a while
 IN_USE = 300.0  # seconds in which a file is not removed to make room
 OVERHEAD = 1 << 16  # bytes of an upload beside its files
-EXPORT = re.compile(r"/exports/([0-9a-f]{32})/")
 
 
 class Files:
@@ -36,7 +35,7 @@ class Files:
             await self.app(scope, receive, send)
         elif scope["path"].endswith(("/upload", "/upload/")) and scope["method"] == "POST":
             await self._upload(scope, receive, send)
-        elif (found := EXPORT.search(unquote(scope["path"]))) and not self._owns(scope, found[1]):
+        elif (owner := self._owner(scope["path"])) and not self._owns(scope, owner):
             await PlainTextResponse("this file is another visitor's\n", 403)(scope, receive, send)
         else:
             await self.app(scope, receive, send)
@@ -60,6 +59,15 @@ class Files:
                 self._coming -= length
             refusal, status = "there is no room for uploads now; try again in some minutes", 507
         await PlainTextResponse(f"{refusal}\n", status)(scope, receive, send)
+
+    def _owner(self, path: str) -> str | None:
+        """Whose export a path leads to; None if it leads to none."""
+        _, equals, given = unquote(path).partition("file=")
+        if not equals or "\0" in given:
+            return None
+        exports = os.path.join(os.path.realpath(self._state.files), "exports") + os.sep
+        real = os.path.realpath(given)
+        return real.removeprefix(exports).split(os.sep)[0] if real.startswith(exports) else None
 
     def _owns(self, scope: Any, owner: str) -> bool:
         """Whether an export's owner sent a request."""

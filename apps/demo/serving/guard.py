@@ -7,10 +7,11 @@ from starlette.responses import PlainTextResponse
 from apps.hosts import Hosts
 
 # Parts of Gradio that the demo does not use: they fetch other URLs, keep states of a page for
-# others to open, or belong to development.
+# others to open, belong to development, or are other ways to what is called elsewhere.
 CLOSED = (
     *("/proxy=", "/deep_link", "/dev/", "/vibe", "/undo-vibe", "/process_recording", "/stream/"),
-    *("/monitoring", "/run-history", "/runs", "/component_server", "/profiling", "/file=http"),
+    *("/run/", "/api/", "/call/v2/", "/monitoring", "/run-history", "/runs", "/component_server"),
+    *("/profiling", "/file=http"),
 )
 
 

@@ -12,6 +12,7 @@ from starlette.middleware import Middleware
 
 from apps.demo.app_state import COOKIE, AppState
 from apps.demo.page import build
+from apps.demo.serving.calls import Calls
 from apps.demo.serving.cookies import cookie
 from apps.demo.serving.event_stream import PersistentStream
 from apps.demo.serving.files import Files
@@ -53,6 +54,7 @@ def application(
     middleware = [
         Middleware(Security),
         Middleware(Files, state=app),
+        Middleware(Calls, page=page, files=app.files),
         Middleware(PersistentStream, page=page),
     ]
     served = gr.mount_gradio_app(
