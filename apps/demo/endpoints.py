@@ -284,6 +284,8 @@ class _gradio_errors:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, gr.Error):  # a ValueError too
+            return
         if isinstance(error, (Refused, ValueError, OverflowError, Busy)):
             # Gradio's page would show markup as such.
             raise gr.Error(html.escape(str(error), quote=False), print_exception=False) from None

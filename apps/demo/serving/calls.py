@@ -46,7 +46,7 @@ class Calls:
             return
         path = scope["path"].removeprefix("/gradio_api").rstrip("/")
         check: Callable[[Any], object] | None = None
-        if path == "/queue/join":
+        if path == "/queue/join" or path.startswith("/run/"):
             check = self._check_join
         elif path.startswith("/call/"):
             check = lambda body: self._check_named(body, path.removeprefix("/call/"))  # noqa: E731
@@ -103,6 +103,10 @@ class Calls:
             if type(value) not in allowed:
                 names = " or ".join(one.__name__ for one in allowed)
                 raise ValueError(f"data[{place}] is a {type(value).__name__}; allowed: {names}")
+            choices = getattr(block, "choices", None)
+            if choices and not getattr(block, "allow_custom_value", False):
+                if value not in [chosen for _, chosen in choices]:
+                    raise ValueError(f"data[{place}]; allowed: a choice of the page")
             if kind == "file":
                 self._check_file(value, f"data[{place}]")
 

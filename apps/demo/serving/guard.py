@@ -10,7 +10,7 @@ from apps.hosts import Hosts
 # others to open, belong to development, or are other ways to what is called elsewhere.
 CLOSED = (
     *("/proxy=", "/deep_link", "/dev/", "/vibe", "/undo-vibe", "/process_recording", "/stream/"),
-    *("/run/", "/api/", "/call/v2/", "/monitoring", "/run-history", "/runs", "/component_server"),
+    *("/api/", "/call/v2/", "/monitoring", "/run-history", "/runs", "/component_server"),
     *("/profiling", "/file=http"),
 )
 

@@ -181,7 +181,9 @@ class LostRefsConformance:
         store.publish(refs[3], branch="main")
         place.write(ref_file(side.seq), b"{}")
         key = f"commits/{refs[3].commit.name}"
-        place.write(key, place.files()[key][:99])
+        data = place.files()[key]
+        begin = where(data, "memory/c.0.0.0.0")
+        place.write(key, data[:begin] + bytes([data[begin] ^ 1]) + data[begin + 1 :])
         store = place.open()
         found = store.recover()
         assert found.head.commit == side.commit and side.commit.name in str(found.found)
