@@ -103,10 +103,10 @@ class Calls:
             if type(value) not in allowed:
                 names = " or ".join(one.__name__ for one in allowed)
                 raise ValueError(f"data[{place}] is a {type(value).__name__}; allowed: {names}")
-            choices = getattr(block, "choices", None)
-            if choices and not getattr(block, "allow_custom_value", False):
-                if value not in [chosen for _, chosen in choices]:
-                    raise ValueError(f"data[{place}]; allowed: a choice of the page")
+            choices = getattr(block, "choices", None) or []
+            free = not choices or getattr(block, "allow_custom_value", False)
+            if not free and value not in [chosen for _, chosen in choices]:
+                raise ValueError(f"data[{place}]; allowed: a choice of the page")
             if kind == "file":
                 self._check_file(value, f"data[{place}]")
 
