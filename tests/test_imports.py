@@ -46,7 +46,8 @@ ROOMS: dict[str, tuple[set[str], ...]] = {
         {"memory_store"},
     ),
     "apps.demo": (
-        {"arguments", "jobs", "models", "render", "shelf", "uploads"},
+        {"arguments", "jobs", "models", "render", "room", "uploads"},
+        {"shelf"},
         {"quotes", "recalling"},
         {"chatting", "expiry", "reading"},
         {"app_state", "writing"},

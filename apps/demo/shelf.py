@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from apps.demo.room import TOTAL, make_room
 from memory_store import Conflict, Locked, Mismatch, Ref, StoreError, places
 from streamlm.sessions.shelf import Branch, branches, find, free_place, locate, open_named, place_of
 
@@ -154,8 +155,13 @@ class Shelf:
         """Export a session to a ZIP file, in a folder of this shelf's exports within `folder`.
 
         Exports before the last `KEPT_EXPORTS` are removed.
+
+        Raises:
+            Refused: there is no such session, or no room for exports.
         """
         with self.refusing(name):
+            if not make_room(folder, TOTAL):
+                raise Refused("There is no room for exports now. Try again in some minutes.")
             base = name.partition("@")[0]
             place = place_of(self.folder, base)
             own = folder / "exports" / self.owner

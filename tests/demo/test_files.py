@@ -13,7 +13,8 @@ from starlette.testclient import TestClient
 
 import streamlm
 from apps.demo.app_state import COOKIE, AppState
-from apps.demo.serving.files import IN_USE, Files, make_room
+from apps.demo.room import IN_USE, make_room
+from apps.demo.serving.files import Files
 from apps.demo.shelf import KEPT_EXPORTS, Refused, Shelf
 from streamlm.checkpoints.checkpoint import Checkpoint
 

@@ -2,8 +2,6 @@
 
 import os
 import re
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,12 +12,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import PlainTextResponse
 
 from apps.demo.app_state import COOKIE, AppState
+from apps.demo.room import TOTAL, make_room
 from apps.demo.serving.cookies import cookie
 from apps.demo.serving.login import USER
 from apps.demo.uploads import MAX_SESSION
 
-TOTAL = 1000 * 1000 * 1000  # bytes of uploads and exports that are kept for a while
-IN_USE = 300.0  # seconds in which a file is not removed to make room
 OVERHEAD = 1 << 16  # bytes of an upload beside its files
 
 
@@ -77,35 +74,3 @@ class Files:
             return self._state.shelf(request).owner == owner
         except gr.Error:
             return False
-
-
-def make_room(folder: Path, most: int, *, now: float | None = None) -> bool:
-    """Remove the oldest files until those in a folder take at most `most` bytes.
-
-    Returns:
-        whether they do; files that may be in use are not removed.
-    """
-    now = time.time() if now is None else now
-    found = sorted(_files(folder))
-    total = sum(size for _, size, _ in found)
-    for modified, size, path in found:
-        if total <= most or modified > now - IN_USE:
-            break
-        try:
-            os.unlink(path)
-        except OSError:
-            continue
-        total -= size
-    return total <= most
-
-
-def _files(folder: Path) -> Iterator[tuple[float, int, str]]:
-    """The time, the size and the path of each file in a folder and its folders."""
-    for place, _, names in os.walk(folder):
-        for name in names:
-            path = os.path.join(place, name)
-            try:
-                status = os.stat(path)
-            except OSError:  # removed meanwhile
-                continue
-            yield status.st_mtime, status.st_size, path
