@@ -20,6 +20,7 @@ from streamlm.config import ModelConfig, any_of
 from streamlm.memory.eviction import Eviction
 from streamlm.models.cache import Cache
 from streamlm.models.layers.adaptive import AdaptiveEmbedding
+from streamlm.models.layers.packed import Frozen
 from streamlm.models.modes import in_mode
 from streamlm.state import State, from_numpy, to_numpy
 from streamlm.transfer import send
@@ -58,6 +59,7 @@ class Model(nn.Module, ABC):
             if config.cutoffs
             else nn.Embedding(config.vocab_size, config.d_model)
         )
+        self.output: nn.Module | None = None  # if it is not tied to the embedding
         self._frozen: Any = None
 
     def embed(self, tokens: Tensor) -> Tensor:
@@ -254,7 +256,13 @@ class Model(nn.Module, ABC):
         return self.derive()
 
     def train(self, mode: bool = True) -> Self:
-        """As in torch; training mode unfreezes the model."""
+        """As in torch; training mode unfreezes the model.
+
+        Raises:
+            ValueError: the weights are packed.
+        """
+        if mode and any(isinstance(module, Frozen) for module in self.modules()):
+            raise ValueError("int8 weights cannot be trained; allowed: float32 or bfloat16")
         if mode:
             self._frozen = None
         return super().train(mode)
@@ -308,6 +316,9 @@ class Model(nn.Module, ABC):
         """Output layer: [..., D] → [..., V]; with cutoffs, log-probabilities."""
         if isinstance(self.embedding, AdaptiveEmbedding):
             return self.embedding.log_probs(hidden, self.output_bias)
+        if self.output is not None:
+            out: Tensor = self.output(hidden)
+            return out
         return F.linear(hidden, self.embedding.weight, self.output_bias)
 
     def log_prob(self, hidden: Tensor, targets: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ have left memory. The file is long because one class is all that differs from ot
 """
 
 from dataclasses import replace
-from typing import Any, NamedTuple, Self, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -28,7 +28,6 @@ from streamlm.models.layers.attention import attention_mask
 from streamlm.models.layers.int8_rows import Int8Rows
 from streamlm.models.layers.int8_step import Int8Step
 from streamlm.models.layers.llama_block import LlamaBlock
-from streamlm.models.layers.packed import Frozen
 from streamlm.models.layers.rotary import inverse_frequencies, rotate, rotation
 from streamlm.models.llama_config import LlamaConfig
 from streamlm.models.segmented import Attended, Call, Projected
@@ -67,7 +66,6 @@ class LlamaModel(CompressedModel):
         super().__init__(config)
         self.layers = nn.ModuleList(LlamaBlock(config) for _ in range(config.n_layers))
         self.final_norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
-        self.output: nn.Module | None = None
         if not config.tied:
             self.output = nn.Linear(config.d_model, config.vocab_size, bias=False)
         self.dropout = nn.Dropout(0.0)
@@ -119,16 +117,6 @@ class LlamaModel(CompressedModel):
     def attention_dtype(self) -> torch.dtype:
         """Precision of queries, and of keys and values in a cache."""
         return self._attention_dtype or self.dtype
-
-    def train(self, mode: bool = True) -> Self:
-        """See `Model.train`.
-
-        Raises:
-            ValueError: the weights are packed.
-        """
-        if mode and isinstance(self.output, Frozen):
-            raise ValueError("int8 weights cannot be trained; allowed: float32 or bfloat16")
-        return super().train(mode)
 
     def attend_in(self, dtype: torch.dtype) -> None:
         """Use another precision than that of activations; caches of the model become invalid.

@@ -2,8 +2,9 @@
 
 - "float32" and "bfloat16": all weights and activations.
 - "int8": weights are 8-bit integers and their inputs two digits of 8 bits (`layers.packed`), sums
-  and residuals are float32, and attention is computed in bfloat16 where the processor multiplies
-  such numbers.
+  and residuals are float32, and the attention of Llamas is computed in bfloat16 where the processor
+  multiplies such numbers. Of a Transformer-XL, an adaptive vocabulary, compressors and position
+  keys stay as they are.
 - "auto": see `choose_precision`.
 
 There is no "int4": torch's 4-bit kernel unpacks its weights for every product, which costs about
@@ -21,6 +22,7 @@ from streamlm.models.layers.int8_block import Int8Attention, Int8FeedForward
 from streamlm.models.layers.int8_step import Int8Step
 from streamlm.models.layers.packed import Frozen, Int8Embedding, Int8Linear, has_int8_kernels
 from streamlm.models.llama import LlamaModel
+from streamlm.models.transformer_xl import TransformerXL
 
 AUTO, FLOAT32, BFLOAT16, INT8 = "auto", "float32", "bfloat16", "int8"
 PRECISIONS = (AUTO, FLOAT32, BFLOAT16, INT8)
@@ -34,16 +36,18 @@ def has_bfloat16_products() -> bool:
 def choose_precision(model: Model) -> str:
     """The precision that "auto" stands for.
 
-    On a GPU, and for models other than Llamas, weights stay as they are. On a CPU, writing is bound
-    by the bytes of the weights, so the smallest are the fastest: "int8" on processors with AVX-512
-    VNNI. Without it, inputs have two digits of 7 bits; no such processor was measured, so "int8"
-    must be asked for. Otherwise "bfloat16" where the processor multiplies such numbers, and
+    On a GPU, and for models other than Llamas, weights stay as they are: what a model that was
+    trained here computes is the same everywhere but for rounding. Of a Llama on a CPU, writing is
+    bound by the bytes of the weights, so the smallest are the fastest: "int8" on processors with
+    AVX-512 VNNI. Without it, inputs have two digits of 7 bits; no such processor was measured, so
+    "int8" must be asked for. Otherwise "bfloat16" where the processor multiplies such numbers, and
     "float32" elsewhere.
     """
-    own = str(_dtype(model)).removeprefix("torch.")
+    if is_packed(model):
+        return INT8
     if not isinstance(model, LlamaModel) or model.device.type != "cpu":
-        return own
-    if is_packed(model) or (has_int8_kernels() and torch.cpu._is_vnni_supported()):
+        return str(_dtype(model)).removeprefix("torch.")
+    if has_int8_kernels() and torch.cpu._is_vnni_supported():
         return INT8
     return BFLOAT16 if has_bfloat16_products() else FLOAT32
 
@@ -66,7 +70,10 @@ def set_precision(model: Model, precision: str = AUTO) -> str:
     if chosen == INT8:
         if not is_packed(model):
             _check_int8(model)
-            _pack(cast(LlamaModel, model))
+            if isinstance(model, LlamaModel):
+                _pack(model)
+            else:
+                _pack_relative(cast(TransformerXL, model))
     elif is_packed(model):
         raise ValueError(f"precision {chosen!r} of int8 weights; allowed: load the model again")
     else:
@@ -89,7 +96,7 @@ def _dtype(model: Model) -> torch.dtype:
 def _check_int8(model: Model) -> None:
     """Raises ValueError if the model cannot have int8 weights here."""
     others = f"allowed: {FLOAT32}, {BFLOAT16}"
-    if not isinstance(model, LlamaModel):
+    if not isinstance(model, (LlamaModel, TransformerXL)):
         raise ValueError(f"precision 'int8' of head {model.config.head!r}; {others}")
     if model.device.type != "cpu":
         raise ValueError(f"precision 'int8' on {model.device}; {others}, or the CPU")
@@ -112,6 +119,21 @@ def _pack(model: LlamaModel) -> None:
     model.attend_in(torch.bfloat16 if has_bfloat16_products() else torch.float32)
     model.requires_grad_(False).eval().float()
     add_step(model)
+
+
+def _pack_relative(model: TransformerXL) -> None:
+    model.requires_grad_(False).float()
+    for layer in cast(Any, model.layers):
+        attention = layer.attention
+        for name in ("query", "key_value", "output"):
+            setattr(attention, name, Int8Linear(getattr(attention, name).weight))
+        for index in (0, 3):
+            plain = layer.feed_forward[index]
+            layer.feed_forward[index] = Int8Linear(plain.weight, plain.bias)
+    if isinstance(model.embedding, nn.Embedding):
+        model.output = Int8Linear(model.embedding.weight, model.output_bias)
+        cast(Any, model).embedding = Int8Embedding(model.embedding.weight)
+    model.freeze()
 
 
 def add_step(model: LlamaModel) -> None:

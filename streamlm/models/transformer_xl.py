@@ -1,6 +1,7 @@
 """Transformer-XL with compressed memory (Compressive Transformer)."""
 
-from typing import NamedTuple, cast
+from dataclasses import replace
+from typing import NamedTuple, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -9,12 +10,14 @@ from torch.nn import functional as F
 from streamlm.config import TRAINED_BY, ModelConfig, any_of, check_compression, require
 from streamlm.memory.compression import COMPRESSORS, Conv, Dilated, Select
 from streamlm.memory.eviction import Eviction
-from streamlm.models.cache import Pair, project_blocks, standard
+from streamlm.models.base import Observer
+from streamlm.models.cache import Cache, CacheWriter, Pair, project_blocks, standard
 from streamlm.models.compressed import CompressedModel
 from streamlm.models.compression_losses import compression_loss, compression_weight
 from streamlm.models.layers.attention import attention_mask
 from streamlm.models.layers.block import Layer
 from streamlm.models.layers.positions import sinusoid
+from streamlm.models.layers.relative_step import RelativeStep
 from streamlm.models.segmented import Attended, Call, PositionKeys, Projected
 from streamlm.state import State
 from streamlm.transfer import send
@@ -61,6 +64,7 @@ class TransformerXL(CompressedModel):
         longest = config.past_len + config.segment_len
         table = sinusoid(longest + 1, width, clamp=config.clamp_len)
         self.register_buffer("position_table", table, persistent=False)
+        self.step: RelativeStep | None = None
         self.reset_parameters()
 
     @classmethod
@@ -89,6 +93,47 @@ class TransformerXL(CompressedModel):
         return [*self.compressors.parameters(), *self.decoders.parameters()]
 
     # -- reading ----------------------------------------------------------------------------------
+
+    def freeze(self) -> Self:
+        """See `Model.freeze`."""
+        super().freeze()
+        self.step = None
+        if self.device.type == "cpu" and not self.config.wants_usage:
+            biases = [self.biases(index) for index in range(self.config.n_layers)]
+            columns = self.config.past_len + self.config.segment_len
+            self.step = RelativeStep(self.layers, biases, columns=columns)
+        return self
+
+    def read(
+        self,
+        x: Tensor,
+        state: State,
+        *,
+        cache: Cache | None = None,
+        observe: Observer | None = None,
+    ) -> tuple[Tensor, State]:
+        """All layers; see `Model.read`. Single tokens take `RelativeStep` if the model has one."""
+        step, slow = self.step, torch.is_grad_enabled() or observe is not None
+        if step is None or slow or self.frozen is None or x.shape[:2] != (1, 1):
+            return super().read(x, state, cache=cache, observe=observe)
+        writer = CacheWriter(self._cache_of(state, cache), state, 1)
+        config, phase, own = self.config, state.phase, writer.cache
+        n_keys = config.past_len + config.segment_len
+        visible = attention_mask(state.filled, config.past_len, phase, 1, n_keys=n_keys)[0]
+        first = config.segment_len - phase  # of the distances of all columns
+        hidden, slots = step(
+            x[0],
+            bias=torch.zeros(1, 1, n_keys, dtype=x.dtype).masked_fill_(~visible, -torch.inf),
+            keys=[key[0] for key in own.keys],
+            values=[value[0] for value in own.values],
+            positions=[each[:, first : first + n_keys] for (each,) in self.derived()],
+            column=config.past_len + phase,
+        )
+        writer.segment[:, 0, phase] = slots
+        position, length = state.position + 1, (phase + 1,)
+        after = replace(state, segment=writer.segment, position=position, length=length)
+        own.follow(after, self.frozen)
+        return hidden[None].clone(), after
 
     def call_context(self, call: Call) -> "_RelativeContext":
         """Mask, and the position key of each query and key."""

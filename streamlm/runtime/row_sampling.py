@@ -47,21 +47,42 @@ def sample_rows(logits: Tensor, draws: Sequence[Draw | None]) -> list[int]:
     if not drawing:
         return found
     # All rows take part, so that the shapes do not depend on how many draw.
-    suppressed = torch.zeros_like(logits, dtype=torch.bool)
+    scores = logits.detach().float().masked_fill(_suppressed(logits, drawing), -torch.inf).cpu()
     heat = torch.ones(len(draws))
     for row, draw in drawing:
-        suppressed[row] = draw.suppressed
         heat[row] = draw.sampling.temperature or 1.0
-    scores = logits.detach().float().masked_fill(suppressed, -torch.inf).cpu()
-    for row, draw in drawing:
         _penalize(scores[row], draw)
     top, order = scores.topk(min(SHORT_LIST, scores.shape[1]), dim=1)
-    shares = ((scores - top[:, :1]) / heat[:, None]).exp_()
+    shares = scores.sub_(top[:, :1]).div_(heat[:, None]).exp_()
     shares /= shares.sum(dim=1, keepdim=True)
     ranked, ids, every = shares.gather(1, order).numpy(), order.numpy(), shares.numpy()
+    listed, n_kept = _kept(ranked, shares.shape[1], draws)
     for row, draw in drawing:
-        found[row] = _draw(every[row], ranked[row], ids[row], draw)
+        if draw.sampling.temperature == 0:
+            found[row] = int(ids[row, 0])
+            continue
+        # In the order of ids, as `sample` draws.
+        tokens = (
+            np.sort(ids[row, : n_kept[row]])
+            if listed[row]
+            else _kept_of_all(every[row], draw.sampling)
+        )
+        cumulative = every[row][tokens].cumsum(dtype=float)
+        drawn = draw.random.random() * cumulative[-1]
+        index = int(cumulative.searchsorted(drawn, side="right"))
+        found[row] = int(tokens[min(index, len(tokens) - 1)])
     return found
+
+
+def _suppressed(logits: Tensor, drawing: Sequence[tuple[int, Draw]]) -> Tensor:
+    """The tokens that no row draws, [V], or each row, [R, V]."""
+    first = drawing[0][1].suppressed
+    if all(draw.suppressed is first for _, draw in drawing):
+        return first
+    suppressed = torch.zeros_like(logits, dtype=torch.bool)
+    for row, draw in drawing:
+        suppressed[row] = draw.suppressed
+    return suppressed
 
 
 def _penalize(scores: Tensor, draw: Draw) -> None:
@@ -73,27 +94,41 @@ def _penalize(scores: Tensor, draw: Draw) -> None:
         scores[seen] = torch.where(found > 0, found / penalty, found * penalty)
 
 
-def _draw(shares: np.ndarray, ranked: np.ndarray, ids: np.ndarray, draw: Draw) -> int:
-    """Draw a token.
+def _kept(
+    ranked: np.ndarray, vocab_size: int, draws: Sequence[Draw | None]
+) -> tuple[np.ndarray, np.ndarray]:
+    """How many of each row's likeliest tokens are kept.
 
     Args:
-        shares: [V] probabilities; ranked: the largest of them, ids: whose they are.
+        ranked: [R, K], the largest probabilities of each row, in descending order.
+
+    Returns:
+        [R] bool, whether all that are kept are among the K; [R], how many are kept then.
     """
-    sampling = draw.sampling
-    if sampling.temperature == 0:
-        return int(ids[0])
+    settings = [Sampling() if draw is None else draw.sampling for draw in draws]
+    top_k, top_p, min_p = (
+        np.array([getattr(each, name) for each in settings])[:, None]
+        for name in ("top_k", "top_p", "min_p")
+    )
+    limit = np.where(top_k > 0, np.minimum(top_k, vocab_size), vocab_size)
+    total = ranked.cumsum(axis=1, dtype=float)
+    n_listed = np.minimum(limit, ranked.shape[1]).astype(int)
+    mass = np.where(top_k > 0, np.take_along_axis(total, n_listed - 1, axis=1), 1.0)
+    kept = (np.arange(ranked.shape[1]) < limit) & (total - ranked < top_p * mass)
+    kept &= ranked >= min_p * ranked[:, :1]
+    listed = (limit <= ranked.shape[1]) | ((top_k == 0) & (total[:, -1:] > top_p))
+    return listed[:, 0], np.maximum(kept.sum(axis=1), 1)
+
+
+def _kept_of_all(shares: np.ndarray, sampling: Sampling) -> np.ndarray:
+    """The tokens that are kept of all, ascending: by the smallest share that is kept.
+
+    Args:
+        shares: [V] probabilities.
+    """
     limit = min(int(sampling.top_k) or len(shares), len(shares))
-    listed = limit <= len(ranked) or not (sampling.top_k or float(ranked.sum()) <= sampling.top_p)
-    # Tokens are found in the short list, or else by the smallest share that is kept.
-    best = ranked[:limit] if listed else np.sort(shares)[::-1][:limit]
-    mass = best.sum(dtype=float) if sampling.top_k else 1.0
+    best = np.sort(shares)[::-1][:limit]
     total = best.cumsum(dtype=float)
-    n_kept = max(1, int(np.searchsorted(total - best, sampling.top_p * mass, side="left")))
-    if sampling.min_p:
-        n_kept = max(1, min(n_kept, int((best >= sampling.min_p * best[0]).sum())))
-    tokens = np.sort(ids[:n_kept]) if listed else np.flatnonzero(shares >= best[n_kept - 1])
-    # In the order of ids, as `sample` draws.
-    cumulative = shares[tokens].cumsum(dtype=float)
-    drawn = draw.random.random() * cumulative[-1]
-    index = int(np.searchsorted(cumulative, drawn, side="right"))
-    return int(tokens[min(index, len(tokens) - 1)])
+    mass = total[-1] if sampling.top_k else 1.0
+    kept = (total - best < sampling.top_p * mass) & (best >= sampling.min_p * best[0])
+    return np.flatnonzero(shares >= best[max(1, int(kept.sum())) - 1])

@@ -342,7 +342,7 @@ class TextStream:
             state=accepted.state,
             position=self.position + 1,
             pending=accepted.token,
-            recent=np.append(self.recent, np.int32(accepted.token))[-REPETITION_WINDOW:],
+            recent=np.concatenate([self.recent, [np.int32(accepted.token)]])[-REPETITION_WINDOW:],
             cut=decoder.state,
             random=accepted.random,
             hidden=accepted.hidden,

@@ -1,7 +1,8 @@
 """The model, windows and precision that a session was begun with, so that it is resumed with them.
 
-Only Llama-family models can be loaded with other windows than their own. Another precision may be
-asked for: the state is the same, and what is computed from then on differs by rounding.
+Only Llama-family models can be loaded with other windows than their own. Of other models, 8-bit
+weights alone are recorded. Another precision may be asked for: the state is the same, and what is
+computed from then on differs by rounding.
 """
 
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.checkpoints.sources import find_model
 from streamlm.config import ModelConfig
 from streamlm.models.llama_config import WINDOWS, LlamaConfig
+from streamlm.models.precision import INT8
 
 ATTRIBUTE, PRECISION, MODEL = "windows", "precision", "model"
 DEFAULT_MODEL = "books"
@@ -27,7 +29,8 @@ def recorded_attributes(checkpoint: Checkpoint) -> dict[str, Any]:
     The model is recorded if it has a name that is the same everywhere, not if it is a path.
     """
     windows = _windows(checkpoint.model.config)
-    attributes = {ATTRIBUTE: {**windows, PRECISION: checkpoint.precision}} if windows else {}
+    chosen = bool(windows) or checkpoint.precision == INT8
+    attributes = {ATTRIBUTE: {**windows, PRECISION: checkpoint.precision}} if chosen else {}
     return attributes | ({MODEL: checkpoint.name} if checkpoint.name in NAMES else {})
 
 
@@ -44,11 +47,14 @@ def own_windows(model: str | Path) -> Mapping[str, Any]:
 
 def windows_for(model: str | Path, store: Store) -> Mapping[str, Any]:
     """The recorded windows as settings for a model; none if it has no such settings."""
-    recorded = _recorded(store)
-    if not recorded or not isinstance(find_model(model).config, LlamaConfig):
+    found = store.attributes.get(ATTRIBUTE)
+    if not isinstance(found, Mapping):
         return {}
-    precision = store.attributes[ATTRIBUTE].get(PRECISION)  # type: ignore[union-attr]
-    return {**recorded, PRECISION: precision} if precision else recorded
+    precision = {PRECISION: found[PRECISION]} if found.get(PRECISION) else {}
+    if not isinstance(find_model(model).config, LlamaConfig):
+        return precision
+    recorded = _recorded(store)
+    return {**recorded, **precision} if recorded else {}
 
 
 def with_windows_named(error: Mismatch, store: Store, checkpoint: Checkpoint) -> Mismatch:

@@ -31,6 +31,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "most-used": {"compression": "most-used"},
     "select": {"compression": "select"},
     "window": {"compressed_len": 0},
+    "int8": {"compression": "conv", "precision": "int8"},
     "llama": {"head": "llama"},
     "llama-int8": {"head": "llama", "n_heads": 4, "precision": "int8"},
     "linformer": {"head": "linformer", "compressed_len": 0, "projected_len": 4},
@@ -43,7 +44,7 @@ def checkpoint(request: pytest.FixtureRequest, tiny_folder: Callable[..., Path])
     precision = options.pop("precision", "float32")
     if precision == "int8" and not has_int8_kernels():
         pytest.skip("this processor or this torch has no FBGEMM kernels")
-    settings = {"precision": precision} if options.get("head") == "llama" else None
+    settings = {"precision": precision}
     return load_checkpoint(tiny_folder(**options), device="cpu", settings=settings)
 
 

@@ -190,9 +190,9 @@ def test_a_batch_is_no_wider_than_needed(
                 ]
                 assert [other.result(60) for other in others] == [30] * n_others
                 assert widths[len(widths) // 4] == width
-            n_steps = len(widths)
+            n_steps, written = len(widths), session.position
             tokens += [next(iter(one)) for _ in range(60)]
-            while len(tokens) < session.position:  # what is shown now was written alone
+            while len(tokens) < written:  # what is shown now was written alone
                 tokens.append(next(iter(one)))
             assert len(widths) <= n_steps + 1
             one.cancel()

@@ -9,9 +9,11 @@ import torch
 
 from streamlm.models.base import Model
 from streamlm.models.cache import Cache
+from streamlm.models.layers.relative_step import _StepLayer
 from streamlm.runtime.stream import close
 from streamlm.state import State
 from tests.support.invariants import largest_difference, random_tokens, read, tiny_model
+from tests.support.projections import count_projections
 
 HEADS: dict[str, dict[str, Any]] = {
     "relative": {},
@@ -36,10 +38,7 @@ def no_gradients() -> Any:
 
 def projected(model: Model) -> list[int]:
     """Counts the slots of each call of the first layer's key and value projection."""
-    calls: list[int] = []
-    projection = model.layers[0].attention.key_value  # type: ignore
-    projection.register_forward_hook(lambda _, given, out: calls.append(given[0].shape[1]))
-    return calls
+    return count_projections(model)[0]
 
 
 def stream(model: Model, n: int, *, rows: int = 1, seed: int = 2) -> tuple[State, Cache]:
@@ -293,7 +292,7 @@ def test_an_interrupted_call_leaves_no_partial_cache(
     rest = random_tokens(model, 6)
     open_, cache = stream(model, 22)
     for name, state, args in (
-        ("attend", open_, (random_tokens(model, 1),)),
+        ("attend", open_, (random_tokens(model, 2),)),
         ("past_after", model(random_tokens(model, 2), open_, cache)[1], ()),
     ):
         digest = state.digest()
@@ -302,6 +301,29 @@ def test_an_interrupted_call_leaves_no_partial_cache(
         wanted, _ = read(model, rest, close(model, state), sizes=[1] * 6)
         logits, _ = read(model, rest, close(model, state, cache), sizes=[1] * 6, cache=cache)
         assert largest_difference(logits, wanted) <= TOLERANCE, name
+
+
+def test_an_interrupted_step_leaves_no_partial_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Single tokens take a way of their own, which writes keys and values in place."""
+    model = tiny_model()
+    state, cache = stream(model, 22)
+    rest, digest = random_tokens(model, 2), state.digest()
+    forward, times = _StepLayer.forward, []
+
+    def interrupted(*given: Any) -> Any:
+        times.append(1)
+        if len(times) == 2:
+            raise Interrupted
+        return forward(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_StepLayer, "forward", interrupted)
+        with pytest.raises(Interrupted):
+            model(random_tokens(model, 1, seed=9), state, cache)
+    assert state.digest() == digest
+    wanted, _ = read(model, rest, state, sizes=[1, 1])
+    found, _ = read(model, rest, state, sizes=[1, 1], cache=cache)
+    assert largest_difference(found, wanted) <= TOLERANCE
 
 
 def test_an_interrupted_commit_of_some_rows_leaves_no_partial_cache(

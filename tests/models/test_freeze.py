@@ -9,6 +9,7 @@ import torch
 from streamlm.models.cache import Cache
 from streamlm.models.transformer_xl import TransformerXL
 from tests.support.invariants import largest_difference, random_tokens, read, tiny_model
+from tests.support.projections import count_projections
 
 HEADS: dict[str, dict[str, object]] = {
     "relative": {"norm": "pre"},
@@ -55,9 +56,7 @@ def test_positions_are_projected_once(head: str) -> None:
 @torch.no_grad()
 def test_a_cache_is_reused_only_while_the_model_is_frozen(head: str) -> None:
     model = thawed(**HEADS[head])
-    slots: list[int] = []
-    key_value = model.layers[0].attention.key_value
-    key_value.register_forward_hook(lambda _, given, out: slots.append(given[0].shape[1]))
+    slots = count_projections(model)[0]
     cache, tokens = Cache(), random_tokens(model, 23)
     _, state = read(model, tokens[:, :21], model.init_state(1), cache=cache)
     assert not cache.follows(state, model.frozen)
@@ -65,6 +64,7 @@ def test_a_cache_is_reused_only_while_the_model_is_frozen(head: str) -> None:
     _, after = model(tokens[:, 21:22], state, cache)
     assert sum(slots) > 1, "the past is projected again"
     model.freeze()
+    slots = count_projections(model)[0]
     _, after = model(tokens[:, 21:22], state, cache)
     slots.clear()
     model(tokens[:, 22:], after, cache)

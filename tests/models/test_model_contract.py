@@ -1,6 +1,5 @@
 """What a model promises its callers: caches, shapes, refusals, gradients."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -15,37 +14,22 @@ from tests.support.invariants import (
     read,
     tiny_model,
 )
+from tests.support.projections import count_projections
 
 # -- caching --------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def projected() -> Callable[[TransformerXL], list[list[int]]]:
-    """Counts the slots of each call of the key and value projection, per layer."""
-
-    def watch(model: TransformerXL) -> list[list[int]]:
-        calls: list[list[int]] = [[] for _ in model.layers]
-        for index, layer in enumerate(model.layers):
-            layer.attention.key_value.register_forward_hook(
-                lambda module, inputs, output, at=index: calls[at].append(inputs[0].shape[1])
-            )
-        return calls
-
-    return watch
 
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 @pytest.mark.parametrize("shape", [{}, {"memory_len": 8, "compressed_len": 6}])
 @torch.no_grad()
 def test_nothing_is_projected_twice(
-    projected: Callable[[TransformerXL], list[list[int]]],
     compression: str,
     shape: dict[str, object],
 ) -> None:
     model, cache = tiny_model(compression=compression, **shape), Cache()
     tokens = random_tokens(model, 40)
     _, state = read(model, tokens, model.init_state(1), cache=cache)
-    calls = projected(model)
+    calls = count_projections(model)
     positions: list[int] = []
     for layer in model.layers:
         layer.attention.position.register_forward_hook(lambda *_: positions.append(1))

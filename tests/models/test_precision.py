@@ -14,6 +14,7 @@ from streamlm.models.layers.llama_block import BLOCK, padding
 from streamlm.models.layers.packed import Digits, Int8Embedding, Int8Linear, has_int8_kernels
 from streamlm.models.llama import LlamaModel
 from streamlm.models.precision import add_step, choose_precision, is_packed, set_precision
+from streamlm.models.transformer_xl import TransformerXL
 from streamlm.state import State
 from tests.support import invariants
 from tests.support.invariants import (
@@ -303,12 +304,68 @@ def test_auto_is_a_precision_of_this_processor() -> None:
     assert choose_precision(other) == set_precision(other, "auto") == "float64"
 
 
+def relative(compression: str, norm: str, *, precision: str = "float32") -> TransformerXL:
+    options: dict[str, Any] = {"compression": compression, "norm": norm}
+    model: TransformerXL = tiny_model(dtype=torch.float32, **options)
+    assert set_precision(model, precision) == precision
+    return model
+
+
+each_relative = pytest.mark.parametrize(
+    ("compression", "norm"), [("conv", "post"), ("mean", "pre"), ("most-used", "post")]
+)
+
+
+@needs_int8
+@each_relative
+def test_a_transformer_xl_with_8_bit_weights(compression: str, norm: str) -> None:
+    model = relative(compression, norm, precision="int8")
+    assert is_packed(model) and (model.step is None) == (compression == "most-used")
+    invariants.check_causality(model)
+    invariants.check_purity(model)
+    invariants.check_resume(model)
+    invariants.check_chunking(model, tolerance=TOLERANCE)
+    invariants.check_rows(model, tolerance=TOLERANCE)
+    check_threads(model)
+    invariants.check_bounded(model, n_segments=20)
+
+
+@needs_int8
+@each_relative
+def test_its_logits_are_near_those_of_float32(compression: str, norm: str) -> None:
+    model = relative(compression, norm)
+    tokens = random_tokens(model, 40)
+    sizes = [4, 4, *[1] * 20, 12]
+    with torch.no_grad():
+        wanted, _ = read(model, tokens, model.init_state(1), sizes=sizes)
+        set_precision(model, "int8")
+        found, _ = read(model, tokens, model.init_state(1), sizes=sizes)
+    assert 0 < largest_difference(found, wanted) < 0.25 * float(wanted.std())
+
+
+@pytest.mark.parametrize("precision", ["float32", pytest.param("int8", marks=needs_int8)])
+@pytest.mark.parametrize("norm", ["post", "pre"])
+def test_single_tokens_of_a_transformer_xl_match_its_blocks(precision: str, norm: str) -> None:
+    model = relative("conv", norm, precision=precision)
+    tokens, steps = random_tokens(model, 30), []
+    assert model.step is not None
+    for step in (model.step, None):
+        model.step = step
+        with torch.no_grad():
+            steps.append(read(model, tokens, model.init_state(1), sizes=[1] * 30))
+    (logits, state), (wanted, end) = steps
+    tolerance = TOLERANCE if precision == "int8" else 1e-4
+    assert largest_difference(logits, wanted) <= tolerance
+    assert largest_difference(state.past, end.past) <= tolerance
+
+
 def test_refusals() -> None:
     model = tiny_model(dtype=torch.float32, **LLAMAS["mean"])
     with pytest.raises(ValueError, match=r"precision 'int4'; allowed: 'auto' or .* or 'int8'"):
         set_precision(model, "int4")
-    with pytest.raises(ValueError, match="head 'relative'; allowed: float32, bfloat16"):
-        set_precision(tiny_model(), "int8")
+    sinks = tiny_model(head="sinks", memory_len=5, compressed_len=0, pinned_len=2)
+    with pytest.raises(ValueError, match="head 'sinks'; allowed: float32, bfloat16"):
+        set_precision(sinks, "int8")
     model.train()
     with pytest.raises(ValueError, match="in training; allowed: a frozen model"):
         set_precision(model, "bfloat16")

@@ -8,6 +8,7 @@ import streamlm
 from memory_store import Mismatch
 from memory_store.places import create_store, open_store
 from streamlm.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from streamlm.models.layers.packed import has_int8_kernels
 from streamlm.sessions.windows import recorded_model
 from tests.support.pretrained import settings, weights, write_huggingface
 
@@ -97,3 +98,21 @@ def test_a_session_records_a_model_with_a_name(folder: Path, tmp_path: Path) -> 
 def test_a_recorded_model_is_one_that_this_package_knows(given: object, tmp_path: Path) -> None:
     store = create_store(tmp_path / "s.zarr", attributes={"model": given}, fingerprints={})  # type: ignore[dict-item]
     assert recorded_model(store) == ("smollm2" if given == "smollm2" else "books")
+
+
+@pytest.mark.skipif(not has_int8_kernels(), reason="this processor has no FBGEMM kernels")
+def test_8_bit_weights_of_a_transformer_xl_are_recorded(model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "s.zarr"
+    with streamlm.open(path, model, settings={"precision": "int8"}, device="cpu") as session:
+        session.feed(TEXT)
+        wanted = "".join(session.fork().generate(max_tokens=9, seed=1))
+    with streamlm.open(path, model, device="cpu") as session:
+        assert session.checkpoint.precision == "int8"
+        assert "".join(session.fork().generate(max_tokens=9, seed=1)) == wanted
+    given = {"precision": "float32"}
+    with streamlm.open(path, model, settings=given, device="cpu") as session:
+        assert session.checkpoint.precision == "float32" and session.position
+    plain = tmp_path / "plain.zarr"
+    with streamlm.open(plain, model, device="cpu") as session:
+        session.feed(TEXT)
+    assert "windows" not in open_store(plain).attributes

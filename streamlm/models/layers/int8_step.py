@@ -172,7 +172,7 @@ class Int8Step:
         return cast("tuple[Tensor, Tensor]", found)
 
 
-def traced(layers: StepLayers, example: tuple[Any, ...]) -> Any:
+def traced(layers: nn.Module, example: tuple[Any, ...]) -> Any:
     """The layers as TorchScript calls them, where there is TorchScript."""
     if not hasattr(torch.jit, "trace"):
         return layers.eval()
