@@ -6,6 +6,7 @@
 
 All figures are ratios of processor time, measured in turns on one thread: 8 layers of 512, segments
 of 128 tokens, 512 slots of memory, float32, one row, with the same random text and full memory.
+Our model reads and writes with 8-bit weights too.
 """
 
 import argparse
@@ -24,12 +25,15 @@ from benchmarks.tools.timing import ratio, side_by_side
 from streamlm.config import ModelConfig
 from streamlm.lab.results import write_results
 from streamlm.models.cache import Cache
+from streamlm.models.layers.packed import has_int8_kernels
+from streamlm.models.precision import set_precision
 from streamlm.models.transformer_xl import TransformerXL
 from streamlm.runtime.stream import advance, score
 
 LAYERS, WIDTH, HEADS, INNER, VOCABULARY = 8, 512, 8, 2048, 8192
 SEGMENT, MEMORY, COMPRESSED, RATE = 128, 512, 512, 4
 SEGMENTS, WRITTEN = 4, 32  # of one turn: segments that are read, tokens that are written
+ROWS = 4  # in training
 
 Turn = Callable[[], float]  # does the work, and returns its seconds of processor time
 GOALS = {
@@ -37,7 +41,8 @@ GOALS = {
     "reading to Hugging Face's": 2.5,
     "reading, scored, to products alone": 0.85,
     "reading to products alone": 0.85,
-    "reading with compression to lucidrains'": 2.0,
+    "reading with compression, scored, to lucidrains'": 2.0,
+    "training to lucidrains'": 1.5,
     "writing to Hugging Face's": 10.0,
     "writing to weights read once": 0.85,
 }
@@ -52,10 +57,15 @@ def timed(work: Callable[[], object]) -> float:
 
 def text(n: int) -> Tensor:
     """[1, n] random tokens."""
-    return torch.randint(VOCABULARY, (1, n), generator=torch.Generator().manual_seed(1))
+    return rows(n)[:1]
 
 
-def ours(*, compressed: int = 0) -> TransformerXL:
+def rows(n: int) -> Tensor:
+    """[ROWS, n] random tokens."""
+    return torch.randint(VOCABULARY, (ROWS, n), generator=torch.Generator().manual_seed(1))
+
+
+def ours(*, compressed: int = 0, precision: str = "float32") -> TransformerXL:
     """A frozen Transformer-XL with random weights."""
     torch.manual_seed(0)
     config = ModelConfig(
@@ -72,14 +82,16 @@ def ours(*, compressed: int = 0) -> TransformerXL:
         compression="conv",
         compression_loss="attention-reconstruction" if compressed else "none",
     )
-    return TransformerXL(config).freeze()
+    model = TransformerXL(config).freeze()
+    set_precision(model, precision)
+    return model
 
 
 class Ours:
     """Our model in the middle of a stream whose memory is full."""
 
-    def __init__(self, *, compressed: int = 0) -> None:
-        self.model = ours(compressed=compressed)
+    def __init__(self, *, compressed: int = 0, precision: str = "float32") -> None:
+        self.model = ours(compressed=compressed, precision=precision)
         self.cache = Cache()
         past = text(MEMORY + RATE * compressed + SEGMENT)
         _, self.state = advance(self.model, past, self.model.init_state(1), self.cache)
@@ -109,6 +121,32 @@ class Ours:
         for _ in range(WRITTEN):
             hidden, self.state = advance(self.model, token, self.state, self.cache)
             token = self.model.logits(hidden).argmax(dim=1, keepdim=True)
+
+
+class OursTraining:
+    """Our model while it is trained on streams whose memory is full."""
+
+    def __init__(self) -> None:
+        self.model = ours(compressed=COMPRESSED)
+        past = rows(MEMORY + RATE * COMPRESSED)
+        _, self.state = advance(self.model, past, self.model.init_state(ROWS))
+        self.model.train()
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-4)
+        self.tokens = rows(SEGMENT + 1)
+
+    def step(self) -> float:
+        """Read a segment of every row, with the loss of its compression, and update the weights."""
+        return timed(self._step)
+
+    def _step(self) -> None:
+        model = self.model
+        hidden, state = model.hidden(self.tokens[:, :-1], self.state)
+        loss = -model.log_prob(hidden, self.tokens[:, 1:]).mean()
+        self.state, eviction = model.commit(state)
+        assert eviction is not None
+        self.optimizer.zero_grad()
+        (loss + model.auxiliary_loss(eviction)[0]).backward()
+        self.optimizer.step()
 
 
 class HuggingFace:
@@ -186,9 +224,34 @@ class Lucidrains:
         shape = (LAYERS, 1, MEMORY, WIDTH), (LAYERS, 1, COMPRESSED, WIDTH)
         self.memories: Any = tuple(torch.randn(*each) for each in shape)
 
+        self.training_text = rows(SEGMENT + 1)
+        shape = (LAYERS, ROWS, MEMORY, WIDTH), (LAYERS, ROWS, COMPRESSED, WIDTH)
+        self.trained: Any = tuple(torch.randn(*each) for each in shape)
+
     def read(self) -> float:
         """Read some segments, with the logits, which it always computes."""
         return timed(self._read)
+
+    def train(self) -> "Lucidrains":
+        """To take steps of training."""
+        self.model.train()
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-4)
+        return self
+
+    def step(self) -> float:
+        """Read a segment of every row, with the loss of its compression, and update the weights."""
+        return timed(self._step)
+
+    def _step(self) -> None:
+        found, self.trained, auxiliary = self.model(
+            self.training_text[:, :-1], memories=self.trained
+        )
+        loss = F.cross_entropy(found.transpose(1, 2), self.training_text[:, 1:])
+        self.optimizer.zero_grad()
+        (loss + auxiliary).backward()
+        self.optimizer.step()
+        for parameter in self.model.parameters():  # its auxiliary loss freezes some for good
+            parameter.requires_grad_()
 
     @torch.no_grad()
     def _read(self) -> None:
@@ -242,28 +305,41 @@ def weights_once() -> Turn:
 
 def pairs(part: str) -> dict[str, tuple[Turn, Turn]]:
     """What is measured in turns, ours first, by the name of the ratio."""
-    if part == "compression":
-        return {
-            "reading with compression to lucidrains'": (
-                Ours(compressed=COMPRESSED).score,
-                Lucidrains().read,
-            )
-        }
-    mine, theirs = Ours(), HuggingFace()
-    if part == "writing":
-        return {
-            "writing to Hugging Face's": (mine.write, theirs.write),
-            "writing to weights read once": (mine.write, weights_once()),
-        }
-    return {
-        "reading, scored, to Hugging Face's": (mine.score, theirs.score),
-        "reading to Hugging Face's": (mine.read, theirs.read),
-        "reading, scored, to products alone": (mine.score, products(scored=True)),
-        "reading to products alone": (mine.read, products(scored=False)),
-    }
+    if part == "training":
+        return {"training to lucidrains'": (OursTraining().step, Lucidrains().train().step)}
+    found: dict[str, tuple[Turn, Turn]] = {}
+    theirs: Any = Lucidrains() if part == "compression" else HuggingFace()
+    precisions = ("float32", "int8") if has_int8_kernels() else ("float32",)
+    for precision in precisions:
+        mine = Ours(compressed=COMPRESSED if part == "compression" else 0, precision=precision)
+        if part == "compression":
+            some = {
+                "reading with compression, scored, to lucidrains'": (mine.score, theirs.read),
+            }
+        elif part == "writing":
+            some = {
+                "writing to Hugging Face's": (mine.write, theirs.write),
+                "writing to weights read once": (mine.write, weights_once()),
+            }
+        else:
+            some = {
+                "reading, scored, to Hugging Face's": (mine.score, theirs.score),
+                "reading to Hugging Face's": (mine.read, theirs.read),
+                "reading, scored, to products alone": (mine.score, products(scored=True)),
+                "reading to products alone": (mine.read, products(scored=False)),
+            }
+        ending = "" if precision == "float32" else ", 8-bit weights"
+        found |= {name + ending: turns for name, turns in some.items()}
+    return found
 
 
-PARTS = {"reading": SEGMENTS * SEGMENT, "compression": SEGMENTS * SEGMENT, "writing": WRITTEN}
+# Tokens of one turn.
+PARTS = {
+    "reading": SEGMENTS * SEGMENT,
+    "compression": SEGMENTS * SEGMENT,
+    "training": ROWS * SEGMENT,
+    "writing": WRITTEN,
+}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -284,13 +360,13 @@ def main(arguments: list[str] | None = None) -> None:
         for name, (mine, theirs) in pairs(part).items():
             spent, floor = side_by_side(mine, theirs, repeats=options.rounds)
             found = ratio(floor, spent)
-            found["goal"] = GOALS[name]
+            found["goal"] = goal = GOALS[name.removesuffix(", 8-bit weights")]
             found["tokens_per_cpu_second"] = PARTS[part] / sorted(spent)[len(spent) // 2]
             found["beside"] = PARTS[part] / sorted(floor)[len(floor) // 2]
             figures[name] = found
             print(
                 f"{name}: {found['median']:.2f} ({found['low']:.2f} to {found['high']:.2f}), "
-                f"goal {GOALS[name]}; {found['tokens_per_cpu_second']:.0f} tokens/s "
+                f"goal {goal}; {found['tokens_per_cpu_second']:.0f} tokens/s "
                 f"beside {found['beside']:.0f}",
                 flush=True,
             )
