@@ -59,6 +59,9 @@ def test_wrong_types_are_refused(server: DemoServer, client: Any) -> None:
         ("call/generate_text", b"\xff"),
         ("call/generate_text", b"[]"),
         ("call/none", b'{"data": []}'),
+        ("cancel", b"\xff\xfe"),
+        ("cancel", b"[]"),
+        ("reset", b"\xff\xfe"),
         ("run/generate_text", b'{"data": ["a", "b", 1, 0.8, 0.9, 1, "", 0]}'),
         ("run/predict", b'{"data": [1], "fn_index": 0, "session_hash": "a"}'),
         ("queue/join", b'{"data": [], "fn_index": 9999, "session_hash": "a"}'),
@@ -83,7 +86,7 @@ def test_events_of_the_page_take_their_own_types(server: DemoServer, client: Any
         inputs = [kinds[id] for id in function["inputs"]]
         if not inputs or not {*inputs} <= {"textbox", "dropdown", "slider", "radio"}:
             continue
-        for value in odd:
+        for value in [*odd, None] if "slider" in inputs else odd:
             body = {
                 "data": [value] * len(inputs),
                 "fn_index": function["id"],

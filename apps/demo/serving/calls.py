@@ -48,6 +48,8 @@ class Calls:
         check: Callable[[Any], object] | None = None
         if path == "/queue/join" or path.startswith("/run/"):
             check = self._check_join
+        elif path in ("/cancel", "/reset"):
+            check = _object
         elif path.startswith("/call/"):
             check = lambda body: self._check_named(body, path.removeprefix("/call/"))  # noqa: E731
         if check is None:
@@ -98,7 +100,7 @@ class Calls:
         for place, (value, block) in enumerate(zip(data, inputs, strict=True)):
             kind = block.get_block_name()
             allowed = TYPES.get(kind)
-            if value is None or allowed is None:
+            if allowed is None or (value is None and allowed != Number):
                 continue
             if type(value) not in allowed:
                 names = " or ".join(one.__name__ for one in allowed)
