@@ -1,4 +1,4 @@
-"""Format sizes, times and durations as text; parse times."""
+"""Format sizes, times, durations and counts as text; parse times."""
 
 import re
 from datetime import datetime, timedelta
@@ -42,3 +42,16 @@ def duration_text(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
+def tokens_text(n: float) -> str:
+    """Format a number of tokens for the tick of an axis: 1k, 32k, 2M.
+
+    Powers of two from 1,024 on are counted in 1,024s, as memories are: 32,768 is 32k.
+    """
+    if n >= 1024 and n == int(n) and not int(n) & (int(n) - 1):
+        return f"{int(n) >> 20}M" if n >= 1 << 20 else f"{int(n) >> 10}k"
+    for size, letter in ((1e6, "M"), (1e3, "k")):
+        if round(n / size, 2) >= 1:
+            return f"{n / size:.3g}{letter}"
+    return f"{n:.3g}"

@@ -19,6 +19,7 @@ from apps.demo.models import Models
 from apps.demo.quotes import Quotes
 from apps.demo.render.memory_svg import MemoryView
 from apps.demo.shelf import Refused, Shelf
+from apps.demo.unfinished import Unfinished
 from streamlm.checkpoints.catalogue import present
 from streamlm.engine import Handle
 
@@ -63,6 +64,7 @@ class AppState:
     Attributes:
         jobs: the running jobs.
         quotes: what recall has put before the messages of chats.
+        unfinished: the texts whose reading was interrupted.
         browsers: the shelves of browsers; None unless each browser has one in a local folder.
     """
 
@@ -79,7 +81,7 @@ class AppState:
     ) -> None:
         self.store, self.sharing = store, sharing
         self.files, self.results = files, results
-        self.jobs, self.quotes = Jobs(), Quotes()
+        self.jobs, self.quotes, self.unfinished = Jobs(), Quotes(), Unfinished()
         self.browsers: BrowserShelves | None = None
         if sharing == "browser" and "://" not in store:  # object storage has lifecycle rules
             self.browsers = BrowserShelves(os.path.join(store, "browsers"), keep_days=keep_days)

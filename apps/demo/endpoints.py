@@ -85,7 +85,7 @@ def add_endpoints(app: AppState) -> None:
 
             shelf = _shelf(request)
             engine = app.engine_of(shelf, session)
-            sampling = Sampling(temperature=temperature, top_p=top_p)
+            sampling = Sampling(temperature=temperature, top_p=top_p, min_p=writing.MIN_P)
             if not 0 <= max_tokens <= writing.MAX_TOKENS:
                 raise ValueError(f"max_tokens = {max_tokens}; allowed: 0 to {writing.MAX_TOKENS}")
 

@@ -7,6 +7,7 @@ import gradio as gr
 
 from apps.demo.app_state import QUICK, AppState, visitor_id
 from apps.demo.endpoints import add_endpoints
+from apps.demo.example import example_html
 from apps.demo.tabs.chat import chat_tab
 from apps.demo.tabs.compare import compare_tab
 from apps.demo.tabs.frame import (
@@ -62,7 +63,7 @@ def build(app: AppState) -> gr.Blocks:
             )
             new = gr.Button("New session", scale=1, min_width=120, elem_id="new")
         position = gr.HTML(elem_id="position")
-        strip = gr.HTML(EMPTY_MEMORY, elem_id="strip")
+        strip = gr.HTML(example_html(), elem_id="strip")
         layers = gr.HTML(EMPTY_MEMORY, elem_id="memory", render=False)  # reading updates it too
         frame = Frame(session, model, position, strip, layers, gr.State(""))
         with gr.Tabs():
@@ -109,7 +110,8 @@ def build(app: AppState) -> gr.Blocks:
                 model = model_choice(app, shelf, name or "")
                 yield saved_position_html(shelf, name or ""), gr.skip(), model
                 strip = saved_strip_html(app, shelf, name or "", visitor=visitor)
-                yield gr.skip(), strip, gr.skip()
+                # Drawing takes a while, in which the session may have been read or rewound.
+                yield saved_position_html(shelf, name or ""), strip, gr.skip()
             if errors:
                 yield errors[0], EMPTY_MEMORY, gr.skip()
             app.warm_up()

@@ -14,11 +14,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from apps.demo.room import TOTAL, make_room
-from memory_store import Conflict, Locked, Mismatch, Ref, StoreError, places
+from memory_store import Conflict, Locked, Mismatch, Ref, Retention, StoreError, places
 from streamlm.sessions.shelf import Branch, branches, find, free_place, locate, open_named, place_of
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 # snapshot again, so they should be few.
 SAVE_EVERY = 1024
 KEPT_EXPORTS = 3  # newest exports of a shelf
+# Snapshots of an exported session: the newest of each branch, and one for each doubling of age.
+EXPORTED = Retention(last=1, thin=True)
 
 
 class Refused(Exception):
@@ -125,6 +128,11 @@ class Shelf:
             store, branch = find(self.folder, name)
             return store.refs(branch)
 
+    def free_branch(self, name: str) -> str:
+        """The full name of a branch of a session that does not exist yet."""
+        base, taken = name.partition("@")[0], set(self.names())
+        return next(free for n in count(1) if (free := f"{base}@other-{n}") not in taken)
+
     def fork(self, name: str, branch: str, engine: Engine, *, tokens: int | None) -> str:
         """Create a branch at `tokens`, or at the current position; returns its full name."""
         with self.refusing(name):
@@ -154,7 +162,8 @@ class Shelf:
     def export(self, name: str, folder: Path) -> Path:
         """Export a session to a ZIP file, in a folder of this shelf's exports within `folder`.
 
-        Exports before the last `KEPT_EXPORTS` are removed.
+        The file holds every token, so that every position can be restored, but few snapshots:
+        fewer the older they are. Exports before the last `KEPT_EXPORTS` are removed.
 
         Raises:
             Refused: there is no such session, or no room for exports.
@@ -170,7 +179,11 @@ class Shelf:
             for path in older[KEPT_EXPORTS - 1 :]:
                 shutil.rmtree(path, ignore_errors=True)
             target = Path(tempfile.mkdtemp(prefix="export-", dir=own)) / f"{base}.zip"
-            places.export(place, target)
+            with tempfile.TemporaryDirectory(prefix="copy-", dir=target.parent) as beside:
+                thinned = Path(beside) / f"{base}.zarr"
+                places.copy(place, thinned)
+                places.open_store(thinned).gc(retention=EXPORTED, grace=0)
+                places.export(thinned, target)
             return target
 
     def import_(self, file: str | Path, name: str) -> str:

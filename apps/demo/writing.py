@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from apps.demo.jobs import Job
 from apps.demo.recalling import announced, check_recall
 from apps.demo.shelf import Shelf
+from streamlm.engine import Cancelled, Handle
+from streamlm.runtime.reports import TokenLogprob
 
 if TYPE_CHECKING:
     from streamlm.engine import Engine
@@ -24,21 +28,41 @@ MAX_PROMPT = 100_000  # characters
 MAX_STOPS = 20
 MAX_STOP = 200  # characters
 MAX_COMPARED = 20_000  # characters, each of whose tokens is shown
+MIN_P = 0.1  # unless chosen otherwise: a small model's long tail is full of non-words
 
 
 @dataclass(frozen=True)
 class WriteStarted:
-    """Generation starts: the snapshot to undo to, and the text that precedes it."""
+    """Generation starts.
+
+    Attributes:
+        snapshot: to undo to; before: the text that precedes it; branch: what was there before.
+    """
 
     snapshot: int
     before: str
+    branch: str = ""
 
 
 @dataclass(frozen=True)
 class WriteFinished:
-    """Generation is finished and saved: the session's position."""
+    """Generation has ended, and its text is part of the session.
+
+    Attributes:
+        start: the position of the first generated token; None if it is not known.
+        whole: False if the visitor has stopped it.
+    """
+
+    start: int | None
+    whole: bool = True
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """A token to take in place of one that was generated: at a position, an id."""
 
     position: int
+    id: int
 
 
 @dataclass(frozen=True)
@@ -71,8 +95,7 @@ def write(
 ) -> None:
     """Continue a session; emits WriteStarted, a TokenLogprob per token, and finally WriteFinished.
 
-    A Recollection comes before the first token if `recall` is not 0. WriteFinished is missing if
-    the job is cancelled.
+    A Recollection comes before the first token if `recall` is not 0.
 
     Args:
         stops: stop strings; the text ends before the first of them.
@@ -99,13 +122,91 @@ def write(
             seed=seed,
             recall=recall,
         )
+
+        def announce(tokens: Iterable[Any]) -> Iterable[Any]:
+            return announced(tokens, session, shelf, name, prompt, before=snapshot)
+
+        _emit(job, session, request, announce if recall else None, exact=not stops)
+
+
+def take(
+    job: Job,
+    shelf: Shelf,
+    name: str,
+    alternative: Alternative,
+    *,
+    sampling: Sampling,
+    max_tokens: int,
+    stops: Sequence[str] = (),
+    engine: Engine,
+) -> str:
+    """Let a session go on with another token than it has generated; emits as `write`.
+
+    What was there before stays, as a branch.
+
+    Returns:
+        The full name of that branch.
+
+    Raises:
+        ValueError: the session has no such position.
+        Refused: see `Shelf.open`.
+        Cancelled: by the visitor.
+    """
+    with shelf.open(name, engine.checkpoint) as session:
+        if not 0 <= alternative.position < session.position:
+            raise ValueError("The session has changed since: generate again.")
+        snapshot = job.result(engine.save(session))
+        branch = shelf.free_branch(name)
+        job.result(engine.fork(session, branch.partition("@")[2])).close()
+        job.result(engine.rewind(session, tokens=alternative.position))
+        job.emit(WriteStarted(snapshot.seq, "", branch))
+
+        def put(session: Session) -> None:
+            live, ids = session.live, np.array([alternative.id], np.int32)
+            live.move(
+                live.stream.read_ids(live.checkpoint, ids, cache=live.cache), ids, live.cursor
+            )
+
+        job.result(engine.call(session, put))
+        request = engine.generate(
+            session,
+            "",
+            sampling,
+            max_tokens=max_tokens,
+            top_logprobs=ALTERNATIVES,
+            stop=stops,
+        )
+        _emit(job, session, request, exact=not stops)
+        return branch
+
+
+def _emit(
+    job: Job,
+    session: Session,
+    request: Handle,
+    through: Callable[[Iterable[Any]], Iterable[Any]] | None = None,
+    *,
+    exact: bool,
+) -> None:
+    """Emit the events of a request to generate, `through` a function, and WriteFinished.
+
+    Args:
+        exact: no generated token is withheld.
+    """
+    n_tokens, stopped = 0, None
+    try:
         with job.request(request) as tokens:
-            events: Iterable[Any] = tokens
-            if recall:
-                events = announced(tokens, session, shelf, name, prompt, before=snapshot)
-            for event in events:
+            for event in tokens if through is None else through(tokens):
+                n_tokens += isinstance(event, TokenLogprob)
                 job.emit(event)
-        job.emit(WriteFinished(session.position))
+            n_tokens = int(request.result())
+    except Cancelled as cancelled:
+        stopped = cancelled
+    known = stopped is None or exact
+    start = session.position - n_tokens if known else None
+    job.emit(WriteFinished(start, whole=stopped is None))
+    if stopped is not None:
+        raise stopped
 
 
 def check_prompt(prompt: str) -> None:
@@ -172,7 +273,7 @@ def write_forks(
             request = engine.generate(
                 fork,
                 prompt,
-                Sampling(temperature=point.temperature),
+                Sampling(temperature=point.temperature, min_p=MIN_P),
                 max_tokens=max_tokens,
                 top_logprobs=ALTERNATIVES,
                 seed=point.seed,

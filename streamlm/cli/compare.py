@@ -138,7 +138,15 @@ def compare(
     written = [file, target.with_suffix(".png")]
     if COMPARISONS[what].measured:
         written.append(target.with_suffix(".html"))
-        write_report(written[2], rows, done, settings, picture=written[1], refused=refused)
+        write_report(
+            written[2],
+            rows,
+            done,
+            settings,
+            reference=reference,
+            picture=written[1],
+            refused=refused,
+        )
     output.print(", ".join(map(str, written)))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from streamlm.lab.compare import Run
 from streamlm.lab.costs import mean_of
+from streamlm.lab.statistics import mean_interval
 from streamlm.plots.style import BLUE, DARK, GREEN, GREY, ORANGE, SKY, panels, save, tokens_text
 from streamlm.units import size_text
 
@@ -20,7 +21,8 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: 0.3rem 0.6rem; border-bottom: 1px solid #ddd; }
 th:first-child, td:first-child { text-align: left; }
-td.best { font-weight: 700; color: #0072B2; }
+td.better { font-weight: 700; color: #0072B2; }
+td.worse { font-weight: 700; color: #D55E00; }
 img { max-width: 100%; height: auto; }
 .wide { overflow-x: auto; }
 small { color: #555; }
@@ -33,6 +35,7 @@ def write_report(
     runs: Sequence[Run],
     settings: dict[str, Any],
     *,
+    reference: str,
     picture: Path,
     refused: Mapping[str, str],
 ) -> None:
@@ -40,6 +43,7 @@ def write_report(
 
     Args:
         rows: of `statistics.summary`; runs: all runs, of which only measured ones are shown.
+        reference: the variant that differences are taken from.
         picture: the plot of differences in loss, which is embedded.
         refused: variants that look ahead, and their leak, by name.
     """
@@ -61,14 +65,14 @@ def write_report(
         f"All heads were trained on the same {n_tokens:,} tokens, with {seeds} seed(s), and have "
         "equal parameters (within 2 %) and equal bytes of state, except that the state of “full” "
         "grows with the stream. Below bits per byte: the difference from the reference with its "
-        "95 % interval over seeds. Below other figures: the lowest and highest seed. Bold: no head "
-        "is better with any seed. State is the bytes saved. Times depend on this machine and its "
-        "load."
+        "95 % interval over seeds. Below other figures: the lowest and highest seed. Bold: the "
+        f"95 % interval of the difference from “{reference}”, by seed, excludes zero; blue is "
+        "better, orange worse. State is the bytes saved. Times depend on this machine and its load."
     )
     parts = [
         f"<h1>{html.escape(title)}</h1>",
         f"<p>{html.escape(about)}</p>",
-        f'<div class="wide">{_table(rows, measured_runs)}</div>',
+        f'<div class="wide">{_table(rows, measured_runs, reference)}</div>',
         *(
             f"<p>{html.escape(name)} looks ahead and was not measured: {html.escape(leak)}.</p>"
             for name, leak in refused.items()
@@ -117,25 +121,40 @@ def _gain(run: Run, nearest: int) -> float:
     return sum(rows) / len(rows)
 
 
-def _table(rows: Sequence[dict[str, Any]], measured: dict[str, list[Run]]) -> str:
-    shown = [row for row in rows if row["variant"] in measured]
+def _table(rows: Sequence[dict[str, Any]], measured: dict[str, list[Run]], reference: str) -> str:
+    shown = [row["variant"] for row in rows if row["variant"] in measured]
     head = "".join(f"<th>{html.escape(name)}</th>" for name, *_ in COLUMNS)
-    values = [
-        [[value(run) for run in measured[row["variant"]]] for _, value, *_ in COLUMNS]
-        for row in shown
-    ]
+    of_row = {row["variant"]: row for row in rows}
     lines = []
-    for row, cells in zip(shown, values, strict=True):
-        parts = [f"<td>{html.escape(row['variant'])}</td>"]
-        for at, (_, _, text, sign) in enumerate(COLUMNS):
-            each = [others[at] for others in values]
-            best = [max(sign * value for value in seed) for seed in zip(*each, strict=False)]
-            wins = all(sign * mine >= most for mine, most in zip(cells[at], best, strict=False))
-            mark = ' class="best"' if wins else ""
-            small = _spread(cells[at], text) if at else _difference(row)
-            parts.append(f"<td{mark}>{html.escape(text(fmean(cells[at])))}{small}</td>")
+    for name in shown:
+        runs = measured[name]
+        parts = [f"<td>{html.escape(name)}</td>"]
+        for at, (_, value, text, sign) in enumerate(COLUMNS):
+            values = [value(run) for run in runs]
+            mark = _mark([sign * each for each in _differences(runs, measured, reference, value)])
+            small = _spread(values, text) if at else _difference(of_row[name])
+            parts.append(f"<td{mark}>{html.escape(text(fmean(values)))}{small}</td>")
         lines.append(f"<tr>{''.join(parts)}</tr>")
     return f"<table><tr><th>head</th>{head}</tr>{''.join(lines)}</table>"
+
+
+def _differences(
+    runs: Sequence[Run],
+    measured: Mapping[str, Sequence[Run]],
+    reference: str,
+    value: Callable[[Run], float],
+) -> list[float]:
+    """The differences of a value from the reference's, by seed."""
+    base = {run.seed: value(run) for run in measured.get(reference, ())}
+    return [value(run) - base[run.seed] for run in runs if run.seed in base]
+
+
+def _mark(gains: Sequence[float]) -> str:
+    """The class of a cell whose gains over the reference are surely above or below zero."""
+    mean, half = mean_interval(gains)
+    if mean is None or half is None or abs(mean) <= half:
+        return ""
+    return f' class="{"better" if mean > 0 else "worse"}"'
 
 
 def _difference(row: dict[str, Any]) -> str:
@@ -177,6 +196,8 @@ def _draw(of_head: dict[str, dict[str, Any]], path: Path) -> None:
     loss.set_title("Loss by position, nats per token")
     size.set_xscale("log", base=2)
     size.set_yscale("log")
+    for which in (size.yaxis.set_major_formatter, size.yaxis.set_minor_formatter):
+        which("{x:g}")  # not powers of ten
     size.xaxis.set_major_formatter(lambda value, _: tokens_text(value))
     size.set_xlabel("tokens read")
     size.set_title("Peak of tensors while reading, MB")

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from streamlm.memory.eviction import Eviction
 from streamlm.state import State
 from streamlm.transfer import send
 
@@ -37,11 +38,14 @@ class Cache:
         length: valid columns of the open segment, per row.
         calls: number of calls that wrote these columns.
         on_close: called with a state whose segment is about to be closed; not copied.
+        on_commit: called with the state after a commit, and with what the commit evicted; not
+            copied. A batch of rows does not call it.
         step: the fast way to read a token in each of its rows, if its owner has one; not copied.
     """
 
     def __init__(self) -> None:
         self.on_close: Callable[[State], None] | None = None
+        self.on_commit: Callable[[State, Eviction | None], None] | None = None
         self.step: Any = None
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []

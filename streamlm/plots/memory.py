@@ -7,7 +7,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.ticker import FuncFormatter
 
-from streamlm.plots.style import DARK, GREY, panels, save
+from streamlm.plots.style import DARK, GREY, panels, save, tokens_text
 from streamlm.runtime.memory_report import MemoryReport
 
 
@@ -36,7 +36,7 @@ def draw_memory(report: MemoryReport, path: Path, *, name: str) -> None:
             axis.broken_barh(spans, (layer + 0.55, 0.9), facecolors=fill, linewidth=0)
         axis.set_xscale("log", base=2)
         axis.set_xlim(max(oldest, 2) * 1.05, 1)  # time runs to the right
-        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: tokens_text(value)))
         axis.set_ylim(0.5, n_layers + 0.5)
         axis.set_yticks(range(1, n_layers + 1))
         axis.set_xlabel("age, tokens")

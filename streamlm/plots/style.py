@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from streamlm.units import tokens_text as tokens_text
+
 try:
     import matplotlib
 except ImportError:
@@ -57,11 +59,3 @@ def save(figure: Any, path: Path) -> None:
     # Without matplotlib's version, equal figures give equal files.
     figure.savefig(path, metadata={"Software": None})
     plt.close(figure)
-
-
-def tokens_text(n: float) -> str:
-    """1,000,000 → "1M", 2,000 → "2k"; for tick labels."""
-    for size, letter in ((1e6, "M"), (1e3, "k")):
-        if round(n / size, 2) >= 1:
-            return f"{n / size:.3g}{letter}"
-    return f"{n:.3g}"

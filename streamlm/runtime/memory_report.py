@@ -1,10 +1,12 @@
 """What a stream still remembers: every slot, the tokens it represents, and its use.
 
-Nothing is measured while text is read, so reading stays fast. The newest tokens are read again from
-an earlier state, and the attention weights are observed.
+Attention is not observed while text is read, so reading stays fast. The newest tokens are read
+again from an earlier state, and the attention weights are observed. Slots and their losses need no
+attention weights: a `SlotWatch` follows them while text is read.
 """
 
-from dataclasses import dataclass, field
+from collections import deque
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
@@ -33,7 +35,7 @@ class MemoryReport:
             if the compression selects slots; a layer's slots may then leave gaps.
         compressions: [n] how often a slot was compressed: 0 or 1.
         attention: [L, H, n] mean attention weight of the slot, over the queries that could attend
-            to it in its present form.
+            to it in its present form; [L, 0, n] if attention was not observed.
         error: [L, n] the loss by compression: the relative error, in norm, of the content attention
             that the closing segment's queries pay to the slot's group of tokens; 0 for slots that
             are not compressed.
@@ -55,8 +57,19 @@ class MemoryReport:
     def __len__(self) -> int:
         return len(self.compressions)
 
+    def covered(self, start: int, stop: int) -> float:
+        """The share of the tokens start ≤ i < stop that still have a slot, over all layers.
+
+        The newest token, which the model has not read, counts as 1. A slot is no proof that the
+        model can use the token.
+
+        Raises:
+            ValueError: not 0 ≤ start < stop ≤ position.
+        """
+        return self._share(np.ones_like(self.error), start, stop)
+
     def kept(self, start: int, stop: int) -> float:
-        """The share of the tokens start ≤ i < stop that is retained, from 0 (none) to 1 (all).
+        """What compression has left of the tokens start ≤ i < stop, from 0 (nothing) to 1 (all).
 
         It is the mean over tokens and layers of 1 - error of the slot that represents a token, and
         0 where no slot does. The newest token, which the model has not read, counts as 1.
@@ -64,9 +77,12 @@ class MemoryReport:
         Raises:
             ValueError: not 0 ≤ start < stop ≤ position.
         """
+        return self._share(np.clip(1 - self.error, 0, 1), start, stop)
+
+    def _share(self, whole: np.ndarray, start: int, stop: int) -> float:
+        """The mean over tokens and layers of `whole` [L, n] of the slot that represents a token."""
         if not 0 <= start < stop <= self.position:
             raise ValueError(f"tokens {start} to {stop}; allowed: a part of 0 to {self.position}")
-        whole = np.clip(1 - self.error, 0, 1)  # [L, n]
         total = 0.0
         for token in range(start, min(stop, self.position - 1)):
             covers = (self.start <= token) & (token < self.stop)
@@ -134,18 +150,53 @@ def observing(model: Model, tokens: Tensor, state: State) -> Steps[MemoryReport]
             state, eviction = model.commit(state, cache)
             seen = seen.commit(model, eviction)
         yield t
-    columns = np.arange(config.past_len + state.phase)
-    columns = columns[config.past_len - int(state.filled) :]
-    queries = np.maximum(seen.queries[columns], 1)
-    return MemoryReport(
-        position=int(state.position),
-        start=np.maximum(seen.start[:, columns] - 1, 0),  # the first input is bos, not a token
-        stop=seen.stop[:, columns] - 1,
-        compressions=seen.compressions[columns],
-        attention=seen.attention[:, :, columns] / queries,
-        error=seen.error[:, columns],
-        slot_bytes=config.n_layers * config.slot_width * state.past.element_size(),
-    )
+    return seen.report(int(state.position), int(state.filled), slot_bytes=slot_bytes(config, state))
+
+
+def slot_bytes(config: ModelConfig, state: State) -> int:
+    """Bytes of a slot in a state, over all layers."""
+    return config.n_layers * config.slot_width * state.past.element_size()
+
+
+class SlotWatch:
+    """The slots of a stream while it reads on, and their losses; attention is not observed.
+
+    Set `commit` as the stream's `Cache.on_commit`. Commits may happen on one thread while another
+    asks for reports.
+
+    Args:
+        model: one that reports on its memory.
+        state: of the stream at present. What its compressed slots represent is not known, and shown
+            as no tokens; a few segments later all of them have been formed anew.
+    """
+
+    def __init__(self, model: Model, state: State) -> None:
+        self._model = model
+        config, filled = model.config, int(state.filled)
+        begin = int(state.position) - state.phase
+        columns = _Columns.empty(config, heads=0)
+        memory = min(filled, config.memory_len)
+        columns.put(slice(config.past_len - memory, config.past_len), begin - memory)
+        columns.compressions[: config.past_len - memory] = 1
+        self._slot_bytes = slot_bytes(config, state)
+        self._commits = deque([(begin, filled, columns)], maxlen=16)
+
+    def commit(self, state: State, eviction: Eviction | None) -> None:
+        """Follow a commit; `state` is the one after it."""
+        length, position = self._model.config.segment_len, int(state.position)
+        seen = self._commits[-1][2].copy()
+        seen.enter(0, length, position=position - length)
+        self._commits.append((position, int(state.filled), seen.commit(self._model, eviction)))
+
+    def report(self, position: int) -> MemoryReport | None:
+        """The slots after `position` tokens; None if that was more than a few commits ago."""
+        config = self._model.config
+        for begin, filled, columns in reversed(tuple(self._commits)):
+            if 0 <= position - begin < config.segment_len:
+                seen = columns.copy()
+                seen.enter(0, position - begin, position=begin)
+                return seen.report(position, filled, slot_bytes=self._slot_bytes)
+        return None
 
 
 @dataclass(eq=False)
@@ -161,23 +212,46 @@ class _Columns:
     error: np.ndarray  # [L, P+T]
 
     @classmethod
-    def empty(cls, config: ModelConfig) -> "_Columns":
+    def empty(cls, config: ModelConfig, *, heads: int | None = None) -> "_Columns":
         n, n_layers = config.past_len + config.segment_len, config.n_layers
+        heads = config.n_heads if heads is None else heads
         return cls(
             config,
             start=np.zeros((n_layers, n), np.int64),
             stop=np.zeros((n_layers, n), np.int64),
             compressions=np.zeros(n, np.int64),
-            attention=np.zeros((n_layers, config.n_heads, n)),
+            attention=np.zeros((n_layers, heads, n)),
             queries=np.zeros(n, np.int64),
             error=np.zeros((n_layers, n)),
         )
 
+    def copy(self) -> "_Columns":
+        arrays = {name: getattr(self, name).copy() for name in ("start", "stop")}
+        return replace(self, **arrays)
+
+    def put(self, columns: slice, first: int) -> None:
+        """Let columns represent one input each, from `first` on."""
+        self.start[:, columns] = first + np.arange(columns.stop - columns.start)
+        self.stop[:, columns] = self.start[:, columns] + 1
+
+    def report(self, position: int, filled: int, *, slot_bytes: int) -> MemoryReport:
+        """The real slots: the last `filled` of the past, and those of the open segment."""
+        config = self.config
+        columns = slice(config.past_len - filled, config.past_len + position % config.segment_len)
+        return MemoryReport(
+            position=position,
+            start=np.maximum(self.start[:, columns] - 1, 0),  # the first input is bos, not a token
+            stop=np.maximum(self.stop[:, columns] - 1, 0),
+            compressions=self.compressions[columns],
+            attention=self.attention[:, :, columns] / np.maximum(self.queries[columns], 1),
+            error=self.error[:, columns],
+            slot_bytes=slot_bytes,
+        )
+
     def enter(self, begin: int, t: int, *, position: int) -> None:
         """Add t inputs to the open segment."""
-        at = slice(self.config.past_len + begin, self.config.past_len + begin + t)
-        self.start[:, at] = position + np.arange(t)
-        self.stop[:, at] = self.start[:, at] + 1
+        first = self.config.past_len + begin
+        self.put(slice(first, first + t), position)
 
     def look(self, index: int, weights: Tensor) -> None:
         """Add the attention weights of a layer, [1, H, t, K]."""
@@ -193,7 +267,7 @@ class _Columns:
     def commit(self, model: Any, eviction: Eviction | None) -> "_Columns":
         """The observations after a commit."""
         config, t, c_len = self.config, self.config.segment_len, self.config.compressed_len
-        moved = _Columns.empty(config)
+        moved = _Columns.empty(config, heads=self.attention.shape[1])
         slots = slice(c_len, None)  # memory and segment move left by a segment
         for name in ("start", "stop", "compressions", "attention", "queries", "error"):
             old, new = getattr(self, name), getattr(moved, name)

@@ -104,12 +104,14 @@ class TokenLogprob:
         logprob: its log-probability.
         top: text and log-probability of the likeliest tokens, likeliest first; the generated one
             may be among them. Part of a character is U+FFFD.
+        top_ids: the ids of `top`.
     """
 
     id: int
     text: str
     logprob: float
     top: tuple[tuple[str, float], ...] = ()
+    top_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -86,5 +86,7 @@ def close(model: Model, state: State, cache: Cache | None = None) -> State:
     if model.config.segment_len in state.length:
         if cache is not None and cache.on_close is not None:
             cache.on_close(state)
-        return model.commit(state, cache)[0]
+        state, eviction = model.commit(state, cache)
+        if cache is not None and cache.on_commit is not None:
+            cache.on_commit(state, eviction)
     return state

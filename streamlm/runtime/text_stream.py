@@ -325,6 +325,7 @@ class TextStream:
             text,
             float(logprobs[self.pending]),
             tuple((checkpoint.tokenizer.decode([id]), value) for id, value in likeliest),
+            tuple(ids.tolist()),
         )
 
     def generator(self) -> np.random.PCG64:

@@ -110,8 +110,10 @@ def test_models_of_sessions(visit: Visit, server: DemoServer) -> None:
     talk, chatty = visitor.session, visitor.page.get_by_label("Model", exact=True)
     assert chatty.input_value().endswith("chatty")
     visitor.page.locator("#model input:disabled").wait_for()
+    visitor.page.locator("#undo-turn:not([disabled])").wait_for()
     visitor.page.locator("#new").click()
     visitor.wait_for("position", "has read nothing yet")
+    visitor.page.locator("#undo-turn:disabled").wait_for()  # it is another session's
     visitor.page.locator("#model input:not([disabled])").wait_for()
     chatty.click()
     visitor.page.get_by_role("option", name="books").click()

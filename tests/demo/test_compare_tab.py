@@ -1,5 +1,6 @@
 """The Compare tab: one text after two histories, curves, and sandboxed reports."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,12 @@ pytest.importorskip("gradio", reason="needs gradio: pip install 'streamlm[demo]'
 from apps.demo.tabs.compare import find_reports, report_html
 from tests.support.demo_server import ROOT, DemoServer, Visit
 from tests.support.html_tags import Tags
+
+
+def summary_of(name: str) -> list[Any]:
+    file = ROOT / f"benchmarks/results/{name}.json"
+    rows: list[Any] = json.loads(file.read_text(encoding="utf-8"))["figures"]["summary"]
+    return rows
 
 
 @pytest.mark.browser
@@ -29,15 +36,19 @@ def test_one_text_after_two_histories(visit: Visit, prose: Any) -> None:
     visitor.page.get_by_label("B: up to token").fill("999999")
     visitor.page.locator("button#compare").click()
     visitor.wait_for("compare-status", "tokens = 999999; allowed: 0 to")
+    visitor.page.locator("#compare-example").click()
+    shown = visitor.wait_for("compare-status", r"The session “example” has read[^✗]*bits per byte")
+    assert re.search(r"A: \d\.\d+ and B: \d\.\d+", shown)
+    assert visitor.page.locator("#compare-a input").input_value() == "example"
 
 
 @pytest.mark.browser
 def test_curves_show_values_at_the_pointer(visit: Visit, server: DemoServer) -> None:
     results = Path("benchmarks/results")
     (server.store.parent / results).mkdir(parents=True)
-    for kind in ("html", "json"):
-        name = results / f"heads-compare-small.{kind}"
-        (server.store.parent / name).write_bytes((ROOT / name).read_bytes())
+    for name in ("heads-compare-small.html", "heads-compare-small.json",
+                 "ablation-small-books.png", "ablation-small-books.json"):  # fmt: skip
+        (server.store.parent / results / name).write_bytes((ROOT / results / name).read_bytes())
     page = visit().page
     page.get_by_role("tab", name="Compare").click()
     page.get_by_text("Results of streamlm compare").click()
@@ -54,6 +65,18 @@ def test_curves_show_values_at_the_pointer(visit: Visit, server: DemoServer) -> 
         assert figure.locator(".names .on").inner_text() == captions[-1].split(" · ")[0]
     assert len(set(captions)) == 4
     assert page.locator("iframe.report").count() == 1
+    # Another comparison is drawn in place: the curves show its values.
+    figure = page.locator("figure.curves").first
+    figure.locator("svg").hover(position={"x": 60, "y": 30})
+    first = figure.locator("figcaption b").inner_text()
+    page.get_by_label("Comparison").click()
+    page.get_by_role("option", name="ablation-small-books").click()
+    page.locator("img.report").wait_for()
+    names = {row["variant"] for row in summary_of("ablation-small-books")}
+    assert first in {row["variant"] for row in summary_of("heads-compare-small")} - names
+    assert set(figure.locator(".names span").all_inner_texts()) <= names
+    figure.locator("svg").hover(position={"x": 61, "y": 32})
+    assert figure.locator("figcaption b").inner_text() in names
 
 
 def test_reports_run_no_scripts(tmp_path: Path) -> None:

@@ -37,6 +37,19 @@ def test_curves_of_a_comparison() -> None:
         assert 0 <= x <= 400 and 0 <= y <= 210
 
 
+def test_bold_names_are_sure() -> None:
+    """Bold: the 95 % interval of a difference excludes zero."""
+    path = ROOT / "benchmarks/results/heads-compare-small.json"
+    summary = json.loads(path.read_text(encoding="utf-8"))["figures"]["summary"]
+    first, *others = comparison_curves(path).split("</figure>")[:4]
+    sure = {row["variant"] for row in summary if abs(row["difference"]) > row["half_interval"]}
+    assert set(re.findall(r"<span [^>]*><b>(.*?)</b></span>", first)) == sure
+    assert 0 < len(sure) < len(summary)
+    assert not any(re.search("<span [^>]*><b>", other) for other in others)
+    sizes = others[-1]  # memory by tokens read
+    assert re.findall(r'text-anchor="(?:start|end)">([\d.]+[kM]?)</text>', sizes)
+
+
 def test_results_without_comparison_curves(tmp_path: Path) -> None:
     path = ROOT / "benchmarks/results/ablation-small-books.json"
     assert len(figures(comparison_curves(path))) == 1  # only the differences

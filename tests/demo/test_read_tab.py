@@ -16,6 +16,14 @@ pytestmark = pytest.mark.browser
 
 def test_reading_shows_surprise_and_escapes_markup(visit: Visit, prose: Any) -> None:
     visitor = visit()
+    page = visitor.page
+    # The first screen: the bundled book, a button that says what it does, an example with a legend.
+    assert page.get_by_label("The bundled book").is_checked()
+    assert page.locator("#read").inner_text() == "Read the bundled book"
+    assert "An example" in page.locator("#strip").inner_text()
+    assert page.locator("#strip .legend span").count() == 3
+    page.get_by_label("A file", exact=True).check()
+    page.locator("#read", has_text="Read the file").wait_for()
     text = "<img src=x onerror=alert(1)> {{this}} ${value} <script>alert(2)</script> &amp; "
     summary = visitor.read(prose(60) + text)
     assert re.search(r"Read \d+ tokens at \d+\.\d\d bits per byte; .* is saved at token", summary)
@@ -24,9 +32,11 @@ def test_reading_shows_surprise_and_escapes_markup(visit: Visit, prose: Any) -> 
     assert shown.locator("img, script").count() == 0
     marks = shown.locator("span[title$=bits]")
     assert marks.count() > 60 and "--s:" in marks.first.get_attribute("style")
+    assert "surprising" in page.locator("#read-page .legend").inner_text()
+    assert page.locator("#read").inner_text() == "Read the text"
     assert "100%" in visitor.page.locator("#read-bar").inner_text()
     assert visitor.position > 60
-    visitor.page.locator("#strip svg rect").nth(10).wait_for(state="attached")
+    assert visitor.page.locator("#strip .cells path").count() == 3
 
 
 def test_reading_stops_and_resumes(visit: Visit, long: Path) -> None:
@@ -42,10 +52,18 @@ def test_reading_stops_and_resumes(visit: Visit, long: Path) -> None:
     visitor.reload()  # while reading: the job is cancelled, and what it has read stays
     visitor.wait_for("position", "has read [0-9,]+ tokens")
     assert visitor.position >= stopped
-    name = visitor.session
-    again = visit(name)
-    again.read_file(long)  # the abandoned page's job has ended
+    visitor.wait_for("read-status", "Its reading was interrupted")
+    resume = visitor.page.locator("#resume-reading")
+    assert resume.inner_text() == "Go on reading long.txt"
+    resume.click()  # the abandoned page's job has ended
+    assert re.search(r"resumed at byte [\d,]+", visitor.wait_for("read-bar", "tokens/s"))
+    visitor.page.locator("#stop-reading").click()
+    visitor.wait_for("read-status", "Stopped")
+    again = visit(visitor.session)
+    again.read_file(long)  # or it is chosen again
     assert re.search(r"resumed at byte [\d,]+", again.wait_for("read-bar", "tokens/s"))
+    again.page.locator("#new").click()  # another session shows nothing of it
+    again.page.wait_for_function("!document.querySelector('#read-page .page')")
 
 
 def test_hostile_files_are_refused(visit: Visit) -> None:

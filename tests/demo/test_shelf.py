@@ -10,6 +10,7 @@ pytest.importorskip("gradio", reason="needs gradio: pip install 'streamlm[demo]'
 from apps.demo.shelf import Refused, Shelf
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.engine import Engine
+from streamlm.sessions.shelf import open_named
 
 
 def test_refusals_name_the_reason_and_no_paths(
@@ -57,3 +58,22 @@ def test_refusals_name_the_reason_and_no_paths(
     with pytest.raises(Refused) as caught:
         shelf.history("b")
     assert str(tmp_path) not in str(caught.value)
+
+
+def test_an_export_is_small_and_complete(
+    tmp_path: Path, tiny: Checkpoint, prose: Callable[..., str]
+) -> None:
+    shelf = Shelf(str(tmp_path / "sessions"))
+    with open_named(shelf.folder, "book", tiny, create=True, keep_all=True) as session:
+        for seed in range(12):
+            session.feed(prose(30, seed=seed))
+            session.save()
+        text, position = session.text(), session.position
+    exported = shelf.export("book", tmp_path)
+    stored = sum(file.stat().st_size for file in (tmp_path / "sessions").rglob("*.*"))
+    assert exported.stat().st_size < 0.6 * stored
+    shelf.import_(exported, "copy")
+    with shelf.open("copy", tiny) as session:
+        assert session.position == position and session.text() == text
+        session.rewind(tokens=position // 2)
+        assert text.startswith(session.text()) and session.position == position // 2

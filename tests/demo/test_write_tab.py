@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.demo_server import Visit
+import streamlm
+from streamlm.checkpoints.checkpoint import Checkpoint
+from tests.support.demo_server import DemoServer, Visit
 
 pytest.importorskip("gradio", reason="needs gradio: pip install 'streamlm[demo]'")
 
@@ -37,6 +39,40 @@ def test_generation_shows_alternatives_and_is_undone(visit: Visit, prose: Any) -
     assert visitor.position == before
     assert visitor.page.locator("#write-page .token").count() == 0
     assert visitor.page.locator("#undo").is_disabled()
+
+
+def test_an_alternative_goes_on_from_there(
+    visit: Visit, server: DemoServer, tiny: Checkpoint, prose: Any
+) -> None:
+    visitor = visit("tale")
+    visitor.read(prose(40))
+    visitor.tab("Write")
+    page = visitor.page
+    page.locator("#write").click()
+    visitor.wait_for("write-status", "Generated 120 tokens. Touch one")
+    before = page.locator("#write-page .token").all_text_contents()
+    end = visitor.position
+    token = page.locator("#write-page .token").nth(5)
+    token.click()
+    choice = page.locator("#odds button").first
+    taken = choice.inner_text()
+    choice.click()
+    status = visitor.wait_for("write-status", "What was there before is the branch")
+    assert "branch tale@other-1" in status
+    after = page.locator("#write-page .token").all_text_contents()
+    shown = [text.replace("\n", "⏎").strip() or "␣" for text in after]
+    assert after[:5] == before[:5] and after[5] != before[5] and len(after) == 120
+    assert taken in (shown[5], f"␣{shown[5]}", "␣", "·")
+    for branch, tokens in (("main", after), ("other-1", before)):
+        with streamlm.open(
+            server.store / "tale.zarr", tiny, branch=branch, readonly=True
+        ) as session:
+            assert session.position == end and session.text().endswith("".join(tokens))
+    # Another session shows nothing of it, and has nothing to undo.
+    page.locator("#new").click()
+    page.wait_for_function("!document.querySelector('#write-page .token')")
+    page.locator("#undo:disabled").wait_for()
+    assert page.locator("#write-status").inner_text().strip() == ""
 
 
 def test_generation_stops_before_a_stop_string(visit: Visit, prose: Any) -> None:

@@ -12,8 +12,10 @@ import streamlm
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.config import COMPRESSIONS
 from streamlm.memory.compression import MostUsed, Select
+from streamlm.models.cache import Cache
 from streamlm.models.transformer_xl import TransformerXL
-from streamlm.runtime.memory_report import MemoryReport, observe, window
+from streamlm.runtime.memory_report import MemoryReport, SlotWatch, observe, window
+from streamlm.runtime.stream import advance
 from streamlm.sessions.session import Session
 from tests.reference.attention import softmax
 from tests.support.invariants import random_tokens, read, tiny_model
@@ -224,3 +226,30 @@ def test_recent_tokens_are_bounded_and_long_enough(tiny: Checkpoint) -> None:
         assert len(session._live.recent.starts) <= 2 and len(held) == len(ids)
     assert session.position > 4 * length and start
     assert len(session.memory_report())
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+@pytest.mark.parametrize("before", [0, 7])
+def test_slots_are_watched_while_reading(compression: str, before: int) -> None:
+    model = tiny_model(compression=compression)
+    tokens, cache = random_tokens(model, 60), Cache()
+    state = model.init_state(1)
+    if before:
+        _, state = advance(model, tokens[:, :before], state)
+    watch = SlotWatch(model, state)
+    cache.on_commit = watch.commit
+    known_from = before + window(model.config)  # by then no slot of the beginning is left
+    for n in range(before + 1, 60):
+        _, state = advance(model, tokens[:, n - 1 : n], state, cache)
+        if n not in (1, 4, 9, 13, 31, 50, 59):
+            continue
+        found, wanted = watch.report(n), report_of(model, n=n)
+        assert found is not None and found.attention.shape[1] == 0
+        assert found.position == n and found.slot_bytes == wanted.slot_bytes
+        assert np.array_equal(found.compressions, wanted.compressions)
+        young = wanted.compressions == 0
+        known = np.ones_like(young) if not before or n >= known_from else young
+        for name in ("start", "stop", "error"):
+            ours, theirs = getattr(found, name)[:, known], getattr(wanted, name)[:, known]
+            np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    assert watch.report(60 + model.config.segment_len) is None  # not read yet

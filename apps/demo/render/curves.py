@@ -12,8 +12,9 @@ from statistics import fmean
 from typing import Any
 
 from apps.demo.render.text_html import escape
-from streamlm.units import size_text
+from streamlm.units import size_text, tokens_text
 
+COLOURS = 7  # that the page tells apart; further lines have the same colours and are dashed
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 400, 210, 58, 10, 10, 24
 Value = Callable[[Mapping[str, Any]], float]
 
@@ -96,12 +97,12 @@ def _panel(panel: Panel, runs: Sequence[Mapping[str, Any]], colours: Mapping[str
     drawn, facts = [], []
     for name, points in lines.items():
         path = " ".join(f"{a},{b}" for a, b in map(place, points))
-        drawn.append(f'<polyline style="--c:{colours[name]}" points="{path}"/>')
+        drawn.append(f'<polyline {_colour(colours[name])} points="{path}"/>')
         values = [[*place(p), f"{p[0]:,.0f} {panel.x_label}: {panel.format(p[1])}"] for p in points]
         facts.append([name, values, colours[name]])
     ends = [[pick(point[axis] for point in all_points) for pick in (min, max)] for axis in (0, 1)]
     marks = "".join(
-        f'<text x="{a}" y="{HEIGHT - 6}" text-anchor="{anchor}">{value:,.0f}</text>'
+        f'<text x="{a}" y="{HEIGHT - 6}" text-anchor="{anchor}">{tokens_text(value)}</text>'
         for value, a, anchor in zip(ends[0], (LEFT, WIDTH - RIGHT), ("start", "end"), strict=True)
     ) + "".join(
         f'<text x="{LEFT - 4}" y="{b}" text-anchor="end">{escape(panel.format(value))}</text>'
@@ -120,7 +121,7 @@ def _differences(summary: Sequence[Mapping[str, Any]]) -> str:
     ends = [row["difference"] + sign * half for row, half in zip(rows, halves, strict=True)
             for sign in (-1, 1)]  # fmt: skip
     x = _scale([*ends, 0.0], False)
-    drawn, facts, step = [], [], 14
+    drawn, facts, sure, step = [], [], list[bool](), 14
 
     def across(value: float) -> float:
         return round(10 + (WIDTH - 20) * x(value), 1)
@@ -128,11 +129,12 @@ def _differences(summary: Sequence[Mapping[str, Any]]) -> str:
     for index, (row, half) in enumerate(zip(rows, halves, strict=True)):
         value, y = row["difference"], TOP + step * (index + 0.5)
         drawn.append(
-            f'<polyline style="--c:{index}" '
+            f"<polyline {_colour(index)} "
             f'points="{across(value - half)},{y} {across(value + half)},{y}"/>'
-            f'<circle style="--c:{index}" cx="{across(value)}" cy="{y}" r="3"/>'
+            f'<circle {_colour(index)} cx="{across(value)}" cy="{y}" r="3"/>'
         )
         text = f"{row['bits_per_byte']:.4f} bits per byte, {value:+.4f} ± {half:.4f}"
+        sure.append(row["half_interval"] is not None and abs(value) > half)
         facts.append([row["variant"], [[across(value), y, text]], index])
     height = TOP + step * len(rows) + BOTTOM
     zero = across(0.0)
@@ -141,7 +143,14 @@ def _differences(summary: Sequence[Mapping[str, Any]]) -> str:
         f'<text x="{zero}" y="{height - 6}" text-anchor="middle">±0</text>'
     )
     about = "bits per byte relative to the reference, 95% interval over seeds; lower is better"
-    return _figure("Differences in loss", about, axis + "".join(drawn), facts, height)
+    about += "; bold: the interval excludes zero"
+    return _figure("Differences in loss", about, axis + "".join(drawn), facts, height, bold=sure)
+
+
+def _colour(index: int) -> str:
+    """The attributes of a line, and of its name, that give it its colour."""
+    dashed = " dashed" if index >= COLOURS else ""
+    return f'class="c{index % COLOURS}{dashed}" style="--c:{index}"'
 
 
 def _scale(values: Sequence[float], log: bool) -> Callable[[float], float]:
@@ -154,10 +163,23 @@ def _scale(values: Sequence[float], log: bool) -> Callable[[float], float]:
     return lambda value: (transformed(value) - low) / ((high - low) or 1.0)
 
 
-def _figure(title: str, about: str, drawn: str, facts: list[Any], height: int) -> str:
-    """A plot to explore by pointer or keyboard; `facts`: (name, points with text, colour) each."""
+def _figure(
+    title: str,
+    about: str,
+    drawn: str,
+    facts: list[Any],
+    height: int,
+    *,
+    bold: Sequence[bool] = (),
+) -> str:
+    """A plot to explore by pointer or keyboard.
+
+    Args:
+        facts: (name, points with text, colour) each; bold: which names are bold.
+    """
     names = "".join(
-        f'<span style="--c:{colour}">{escape(name)}</span>' for name, _, colour in facts
+        f"<span {_colour(colour)}>{f'<b>{escape(name)}</b>' if strong else escape(name)}</span>"
+        for (name, _, colour), strong in zip(facts, bold or [False] * len(facts), strict=True)
     )
     return (
         f'<figure class="curves" tabindex="0" role="group" aria-label="{escape(title)}: '

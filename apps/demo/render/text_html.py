@@ -53,13 +53,18 @@ def surprise_html(tokens: Iterable[ScoredToken], *, before: str = "") -> str:
         for token in tokens
     )
     body = f'<span class="before">{escape(before)}</span>{spans}'
-    return _page(body, "The text just read", "data-follow")
+    legend = (
+        '<p class="legend surprise"><span>expected</span><i></i>'
+        f"<span>surprising, {FULL_SURPRISE:.0f} bits or more</span></p>"
+    )
+    return _page(body, "The text just read", "data-follow") + legend
 
 
 def generated_html(tokens: Sequence[TokenLogprob], *, before: str = "", prompt: str = "") -> str:
     """Generated text; each token carries its alternatives for the page's script.
 
-    The page's script keeps its end in view.
+    The page's script keeps its end in view. An alternative that is part of a character cannot be
+    taken in place of the token.
 
     Args:
         before: the end of what the session had read; prompt: what the visitor typed.

@@ -224,7 +224,9 @@ def chat_tab(app: AppState, frame: Frame) -> gr.Tab:
 
     def change_session(name: str, shown: str, request: gr.Request) -> tuple[Any, ...]:
         # A turn updates the list of sessions too, and has already shown the talk.
-        return (gr.skip(),) * 5 if name == shown else show(name, request)
+        if name == shown:
+            return (gr.skip(),) * 7
+        return *show(name, request), gr.update(interactive=False), []
 
     def change_model(name: str, model: str, request: gr.Request) -> tuple[Any, ...]:
         return show(name, request, model)
@@ -232,7 +234,7 @@ def chat_tab(app: AppState, frame: Frame) -> gr.Tab:
     views = [page, status, send, drawn, recalled]
     private: dict[str, Any] = {**QUICK, "show_progress": "hidden", "api_visibility": "private"}
     tab.select(open_tab, [frame.session, drawn], views, **private)
-    frame.session.change(change_session, [frame.session, drawn], views, **private)
+    frame.session.change(change_session, [frame.session, drawn], [*views, undo, turns], **private)
     frame.model.input(change_model, [frame.session, frame.model], views, **private)
     return tab
 

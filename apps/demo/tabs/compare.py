@@ -1,19 +1,29 @@
 """The Compare tab: one text scored after two histories, and results of `streamlm compare`."""
 
 import base64
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from apps.demo import writing
-from apps.demo.app_state import QUICK, AppState
+from apps.demo import reading, writing
+from apps.demo.app_state import LONG, QUICK, AppState, visitor_id
+from apps.demo.example import book
+from apps.demo.jobs import Job
 from apps.demo.render.curves import comparison_curves
 from apps.demo.render.text_html import comparison_html, escape, message
+from apps.demo.shelf import Shelf
 from apps.demo.tabs.frame import Frame, collect_errors, optional_integer, parse_optional_integer
 from apps.demo.uploads import checked
 
 MAX_TEXT = 20_000  # characters compared at once
+EXAMPLE = "example"  # the session of the example
+EXAMPLE_BEGINS = 16_000  # characters of the bundled book that it reads at least
+ABOUT_EXAMPLE = (
+    "The session “example” has read the beginning of the bundled book. A has all of it in mind, B "
+    "nothing (token 0): which of them expects the paragraphs that follow?"
+)
 
 
 def compare_tab(app: AppState, frame: Frame) -> gr.Tab:
@@ -35,7 +45,9 @@ def compare_tab(app: AppState, frame: Frame) -> gr.Tab:
                         elem_id=f"compare-{letter.lower()}",
                     )  # fmt: skip
                     sides += [session, optional_integer(f"{letter}: up to token", "the newest")]
-        start = gr.Button("Compare", variant="primary", elem_id="compare")
+        with gr.Row():
+            start = gr.Button("Compare", variant="primary", elem_id="compare")
+            example = gr.Button("Show an example", elem_id="compare-example")
         status = gr.HTML(elem_id="compare-status")
         page = gr.HTML(elem_id="compare-page")
         with gr.Accordion("Results of streamlm compare: heads and compressions", open=False):
@@ -85,12 +97,57 @@ def compare_tab(app: AppState, frame: Frame) -> gr.Tab:
             return _verdict_html(comparison), comparison_html(comparison.tokens)
         return errors[0], ""
 
+    def show_example(request: gr.Request) -> Iterator[Any]:
+        """Fill the fields with a comparison that shows what memory is worth, and compare."""
+        yield message("Reading the beginning of the bundled book…"), *[gr.skip()] * 6
+        with collect_errors() as errors:
+            shelf = app.shelf(request)
+            text, histories = _example(app, shelf, request)
+            names = shelf.names()
+            (a, token_a), (b, token_b) = histories
+            left, right = (gr.Dropdown(choices=names, value=name) for name in (a, b))
+            status, page = compare(text, a, token_a, b, token_b, request)
+            yield f"{message(ABOUT_EXAMPLE)}{status}", page, text, left, token_a, right, token_b
+            return
+        yield errors[0] if errors else "", *[gr.skip()] * 6
+
     private: dict[str, Any] = {"api_visibility": "private"}
     histories = [sides[0], sides[2]]
     tab.select(open_tab, [frame.session, *histories], [*histories, result], **private)
     start.click(compare, [text, *sides], [status, page], **QUICK, **private)
+    example.click(
+        show_example, None, [status, page, text, *sides], **LONG, **private, show_progress="hidden"
+    )
     result.change(lambda name: report_html(app.results, name), result, report, **private)
     return tab
+
+
+def _example(app: AppState, shelf: Shelf, request: gr.Request) -> tuple[str, list[tuple[str, str]]]:
+    """A passage of the bundled book, and two histories: all before it, and nothing.
+
+    The session of the example is created on first use.
+
+    Raises:
+        Refused: it cannot be created or read.
+    """
+    before, text = example_parts()
+    engine = app.engine_of(shelf, EXAMPLE)
+    if not shelf.has(EXAMPLE):
+
+        def work(job: Job) -> None:
+            reading.read(job, shelf, EXAMPLE, text=before, engine=engine)
+
+        for _ in app.jobs.stream(work, visitor=visitor_id(request)):
+            pass
+    # The newest point, not its token: what was read after the last whole word counts too.
+    return text, [(EXAMPLE, ""), (EXAMPLE, "0")]
+
+
+def example_parts() -> tuple[str, str]:
+    """The beginning of the bundled book, and the paragraph that follows it."""
+    paragraphs = book().split("\n\n")
+    n = next(n for n in range(len(paragraphs)) if sum(map(len, paragraphs[:n])) > EXAMPLE_BEGINS)
+    return "\n\n".join(paragraphs[:n]) + "\n\n", "\n\n".join(paragraphs[n : n + 3])
 
 
 def _verdict_html(comparison: writing.Comparison) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import gradio as gr
 
 from apps.demo.app_state import QUICK, AppState, visitor_id
+from apps.demo.example import example_html
 from apps.demo.recalling import MAX_PASSAGES
 from apps.demo.render.text_html import escape, message
 from apps.demo.shelf import Refused, Shelf
@@ -68,8 +69,10 @@ def saved_strip_html(app: AppState, shelf: Shelf, name: str, *, visitor: str) ->
     Raises:
         Refused: not a valid name, or the session cannot be read.
     """
+    if not shelf.has(name):
+        return example_html()
     view = app.memory_view(shelf, name, visitor=visitor)
-    return EMPTY_MEMORY if view is None else view.svg(layers=False)
+    return EMPTY_MEMORY if view is None else view.strip_html()
 
 
 def then_memory(app: AppState, frame: Frame, event: Any, *, layers: bool = False) -> None:
@@ -91,7 +94,7 @@ def then_memory(app: AppState, frame: Frame, event: Any, *, layers: bool = False
             shelf, visitor = app.shelf(request), visitor_id(request)
             # Another session may have been chosen meanwhile.
             if name == viewed and (found := app.memory_view(shelf, name, visitor=visitor)):
-                strip = found.svg(layers=False)
+                strip = found.strip_html()
                 return [strip, found.svg()] if layers else strip
         return [gr.skip(), gr.skip()] if layers else gr.skip()
 

@@ -6,8 +6,8 @@ import gradio as gr
 
 from apps.demo import recalling
 from apps.demo.app_state import QUICK, AppState, visitor_id
-from apps.demo.render.memory_svg import retention_curve
 from apps.demo.render.recall_html import found_html
+from apps.demo.render.retention_svg import retention_curve
 from apps.demo.render.text_html import message
 from apps.demo.shelf import Shelf
 from apps.demo.tabs.frame import EMPTY_MEMORY, Frame, collect_errors
@@ -15,7 +15,7 @@ from streamlm.units import size_text
 
 LEGEND = (
     "Columns are slots, rows are layers from first to last. A stronger colour means more "
-    "attention; a shorter cell means that compression has lost more."
+    "attention; a lower cell means that compression has lost more."
 )
 
 
