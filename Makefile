@@ -105,7 +105,7 @@ test-integrations: $(INTEGRATIONS_STAMP) ## Test the plugins and other programs:
 	@$(INTEGRATIONS)/bin/python $(PYTEST) integrations/ tests/server/test_docs.py \
 	    tests/training/test_tensorboard.py $(ARGS)
 
-soak: $(STAMP) ## Kill, race, damage and forge sessions for an hour or more (ARGS="--kills 100")
+soak: $(STAMP) ## Kill, race, damage and forge sessions, send rubbish and requests (ARGS="--kills 100")
 	@$(RUN) -m tests.soak $(ARGS)
 
 parity: $(PARITY_STAMP) $(NEWER_STAMP) ## Compare with other implementations: tensors, token ids

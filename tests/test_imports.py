@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # what its `__init__` offers.
 ROOMS: dict[str, tuple[set[str], ...]] = {
     "streamlm": (
-        {"config", "transfer", "units"},
+        {"config", "documents", "transfer", "units"},
         {"state"},
         {"memory"},
         {"models"},
@@ -46,7 +46,8 @@ ROOMS: dict[str, tuple[set[str], ...]] = {
         {"memory_store"},
     ),
     "apps.demo": (
-        {"jobs", "models", "shelf", "uploads"},
+        {"arguments", "jobs", "models", "room", "uploads"},
+        {"shelf"},
         {"render"},
         {"example", "quotes", "recalling"},
         {"chatting", "expiry", "reading", "unfinished"},
@@ -85,7 +86,7 @@ FORBIDDEN = {
 # Loaded when used, never by `import streamlm`.
 HEAVY = {
     *("zarr", "google_crc32c", "obstore", "gradio", "matplotlib"),
-    *("sentencepiece", "typer", "rich", "pandas", "bs4", "pypdf"),
+    *("sentencepiece", "typer", "rich", "pandas", "pypdf"),
     *("ray", "zstandard"),
     *("tokenizers", "jinja2", "starlette", "uvicorn", "prometheus_client", "anyio"),
     "tensorboard",

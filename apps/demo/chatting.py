@@ -60,15 +60,16 @@ def reply(
         recall: up to so many passages are put before the message.
 
     Raises:
-        ValueError: the message is too long, or `recall` is out of range.
+        ValueError: the message or the system prompt is too long, or `recall` is out of range.
         Refused: see `Shelf.open`; or the model does not chat.
         Cancelled: by the visitor.
     """
-    if len(message) > MAX_MESSAGE:
-        raise ValueError(
-            f"The message has {len(message):,} characters; allowed: at most {MAX_MESSAGE:,}. "
-            "The Read tab reads longer texts."
-        )
+    for what, text in (("message", message), ("system prompt", system or "")):
+        if len(text) > MAX_MESSAGE:
+            raise ValueError(
+                f"The {what} has {len(text):,} characters; allowed: at most {MAX_MESSAGE:,}. "
+                "The Read tab reads longer texts."
+            )
     check_recall(recall, message)
     from streamlm.sessions.reply import Reply  # needs torch
 

@@ -1,9 +1,15 @@
 """The API of the demo: functions for `gradio_client`, and tools for MCP clients."""
 
+import functools
+import html
+from collections.abc import Callable
+from typing import Any
+
 import gradio as gr
 
 from apps.demo import chatting, reading, recalling, uploads, writing
 from apps.demo.app_state import LONG, QUICK, AppState, visitor_id
+from apps.demo.arguments import checked_types
 from apps.demo.jobs import Job
 from apps.demo.shelf import Refused
 from streamlm.engine import Busy
@@ -254,9 +260,21 @@ def add_endpoints(app: AppState) -> None:
 
     _shelf = app.shelf
     for long in (read_text, generate_text, chat, score_text):
-        gr.api(long, api_name=long.__name__, **LONG)
+        gr.api(_checking(long), api_name=long.__name__, **LONG)
     for quick in (list_sessions, recall, inspect_memory, rewind, fork):
-        gr.api(quick, api_name=quick.__name__, **QUICK)
+        gr.api(_checking(quick), api_name=quick.__name__, **QUICK)
+
+
+def _checking(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function whose arguments are checked, and whose refusals reach the client."""
+    checked = checked_types(function)
+
+    @functools.wraps(function)
+    def refusing(*given: Any, **named: Any) -> Any:
+        with _gradio_errors():
+            return checked(*given, **named)
+
+    return refusing
 
 
 class _gradio_errors:
@@ -266,5 +284,8 @@ class _gradio_errors:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, (Refused, ValueError, Busy)):
-            raise gr.Error(str(error), print_exception=False) from None
+        if isinstance(error, gr.Error):  # a ValueError too
+            return
+        if isinstance(error, (Refused, ValueError, OverflowError, Busy)):
+            # Gradio's page would show markup as such.
+            raise gr.Error(html.escape(str(error), quote=False), print_exception=False) from None

@@ -6,8 +6,10 @@ the server ends, and the command line can use a session between two clicks.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from apps.demo.room import TOTAL, make_room
 from memory_store import Conflict, Locked, Mismatch, Ref, Retention, StoreError, places
 from streamlm.sessions.shelf import Branch, branches, find, free_place, locate, open_named, place_of
 
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 # Tokens between automatic saves while reading. Viewing a memory reads the tokens since the last
 # snapshot again, so they should be few.
 SAVE_EVERY = 1024
+KEPT_EXPORTS = 3  # newest exports of a shelf
 # Snapshots of an exported session: the newest of each branch, and one for each doubling of age.
 EXPORTED = Retention(last=1, thin=True)
 
@@ -47,6 +51,11 @@ class Shelf:
 
     folder: str
     max_sessions: int | None = None
+
+    @property
+    def owner(self) -> str:
+        """Whom its exports belong to, as part of a file's name."""
+        return hashlib.sha256(self.folder.encode()).hexdigest()[:32]
 
     def rows(self) -> list[Branch]:
         """All sessions and branches, sorted by name; a corrupt session has position 0."""
@@ -151,15 +160,25 @@ class Shelf:
             find(self.folder, name.partition("@")[0])[0].delete()
 
     def export(self, name: str, folder: Path) -> Path:
-        """Export a session to a ZIP file, in a new folder within `folder`.
+        """Export a session to a ZIP file, in a folder of this shelf's exports within `folder`.
 
         The file holds every token, so that every position can be restored, but few snapshots:
-        fewer the older they are.
+        fewer the older they are. Exports before the last `KEPT_EXPORTS` are removed.
+
+        Raises:
+            Refused: there is no such session, or no room for exports.
         """
         with self.refusing(name):
+            if not make_room(folder, TOTAL):
+                raise Refused("There is no room for exports now. Try again in some minutes.")
             base = name.partition("@")[0]
             place = place_of(self.folder, base)
-            target = Path(tempfile.mkdtemp(prefix="export-", dir=folder)) / f"{base}.zip"
+            own = folder / "exports" / self.owner
+            own.mkdir(parents=True, exist_ok=True)
+            older = sorted(own.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+            for path in older[KEPT_EXPORTS - 1 :]:
+                shutil.rmtree(path, ignore_errors=True)
+            target = Path(tempfile.mkdtemp(prefix="export-", dir=own)) / f"{base}.zip"
             with tempfile.TemporaryDirectory(prefix="copy-", dir=target.parent) as beside:
                 thinned = Path(beside) / f"{base}.zarr"
                 places.copy(place, thinned)
@@ -168,8 +187,15 @@ class Shelf:
             return target
 
     def import_(self, file: str | Path, name: str) -> str:
-        """Import a file made by `export` as a new session; returns its name."""
+        """Import a file made by `export` as a new session; returns its name.
+
+        Raises:
+            Refused: it is another shelf's export, no export at all, or the name is taken.
+        """
         with self.refusing(name):
+            *_, exports, owner, _folder, _name = (*[""] * 4, *Path(os.path.realpath(file)).parts)
+            if exports == "exports" and owner != self.owner:
+                raise Refused("This file is another visitor's.")
             self._check_limit()
             places.import_(file, free_place(self.folder, name))
             return name

@@ -26,6 +26,8 @@ ALTERNATIVES = 8  # likely tokens reported with each generated one
 MAX_TOKENS = 1000
 MAX_PROMPT = 100_000  # characters
 MAX_STOPS = 20
+MAX_STOP = 200  # characters
+MAX_COMPARED = 20_000  # characters, each of whose tokens is shown
 MIN_P = 0.1  # unless chosen otherwise: a small model's long tail is full of non-words
 
 
@@ -220,13 +222,15 @@ def parse_stops(text: str) -> list[str]:
     r"""Parse stop strings typed by a visitor, one per line; \n and \t are escapes.
 
     Raises:
-        ValueError: there are too many.
+        ValueError: there are too many, or one is too long.
     """
     from streamlm.runtime.sampling import unescaped  # needs torch
 
     stops = [unescaped(line) for line in text.splitlines() if line.strip()]
     if len(stops) > MAX_STOPS:
         raise ValueError(f"{len(stops)} stop strings; allowed: at most {MAX_STOPS} lines")
+    if (longest := max(map(len, stops), default=0)) > MAX_STOP:
+        raise ValueError(f"A stop string has {longest:,} characters; allowed: at most {MAX_STOP}")
     return stops
 
 
@@ -305,8 +309,13 @@ def compare(shelf: Shelf, points: list[ForkPoint], *, text: str, engine: Engine)
     """Score a text given everything that each of two sessions has read up to its fork point.
 
     Raises:
+        ValueError: the text is too long to be shown word by word.
         Refused: see `Shelf.open`; or the session has no such position.
     """
+    if len(text) > MAX_COMPARED:
+        raise ValueError(
+            f"The text has {len(text):,} characters; allowed: at most {MAX_COMPARED:,}"
+        )
     with shelf.refusing(points[0].name):
         forks = _forks(shelf, points, engine)
         requests = [engine.score(fork, text, logprobs=True) for fork in forks]

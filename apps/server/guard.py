@@ -1,10 +1,8 @@
 """Guard: ASGI middleware that lets in requests with a key, or without from this computer.
 
 Without keys, every page that a browser on this computer shows could call the server. A browser
-names the page's origin and the host that it meant to reach, so that both can be checked.
+names the page's origin and the host that it meant to reach, so that both are checked.
 """
-
-from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -39,24 +37,12 @@ class Guard:
                     headers={"WWW-Authenticate": "Bearer"},
                 )
             scope["streamlm"].owner = owner
-        if settings.keys is None and settings.hosts:
-            self._check_host("Host", f"//{headers.get(b'host', '')}")
-            if b"origin" in headers:
-                self._check_host("Origin", headers[b"origin"])
+        if settings.keys is None:
+            names = {name.decode("latin-1"): value for name, value in headers.items()}
+            refusal = settings.hosts.refusal(names, method=scope["method"])
+            if refusal is not None:
+                said = f"{refusal}, or a server with API keys"
+                raise ApiError(403, said, code="wrong_host")
         if self._service.stopping and not open_to_all:
             again = {"Retry-After": str(RETRY_AFTER)}
             raise ApiError(503, "the server is stopping", code="stopping", headers=again)
-
-    def _check_host(self, header: str, value: str) -> None:
-        hosts = self._service.settings.hosts
-        try:
-            host = urlsplit(value).hostname
-        except ValueError:
-            host = None
-        if host not in hosts:
-            raise ApiError(
-                403,
-                f"{header} {value.removeprefix('//')!r:.100} is not this server; allowed: "
-                f"{', '.join(sorted(hosts))}, or a server with API keys",
-                code="wrong_host",
-            )

@@ -2,14 +2,15 @@
 
 import asyncio
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from importlib.util import find_spec
 from typing import Any
 
+from apps.hosts import LOOPBACK, Hosts
 from apps.scratch import scratch_folder
 from apps.server.keys import Keys
-from apps.server.settings import LOOPBACK, MIB, Settings, loopback_hosts
+from apps.server.settings import MIB, Settings
 
 
 def run(
@@ -23,6 +24,7 @@ def run(
     port: int = 8000,
     api_key_file: str | None = None,
     without_keys: bool = False,
+    allow_hosts: Sequence[str] = (),
     max_waiting: int = 64,
     session_mib: int = 1024,
     max_body_mib: int = 4096,
@@ -36,6 +38,7 @@ def run(
         model, device, settings: see `load_checkpoint`.
         api_key_file: see `Keys.read`.
         without_keys: listen to other computers without keys.
+        allow_hosts: names, beside this computer's, by which a server without keys may be called.
         session_mib: memory for open sessions; max_body_mib: the longest text to feed.
         rows, max_waiting, grace: see `Settings`.
         say: reports the address, in one line.
@@ -69,7 +72,7 @@ def run(
             store=store,
             spool=spool,
             keys=keys,
-            hosts=loopback_hosts(host),
+            hosts=Hosts.of(host, allow_hosts),
             rows=rows,
             max_waiting=max_waiting,
             session_bytes=session_mib * MIB,

@@ -29,7 +29,7 @@ from memory_store.history.reading import Commits
 from memory_store.history.refs import Refs
 from memory_store.history.unreferenced import MAIN, bases, chain, complete, rivals, tips
 from memory_store.types import Commit, Recovered, Ref
-from memory_store.upkeep.taking_up import damage_of
+from memory_store.upkeep.taking_up import damage_of, take_up
 
 
 def recover(commits: Commits, refs: Refs, branch: str) -> Recovered:
@@ -81,6 +81,10 @@ def recover(commits: Commits, refs: Refs, branch: str) -> Recovered:
     assert head is not None
     if head.commit != intact:
         head = refs.publish(branch, head.seq + 1, intact, through=backend)
+    # A replaced ref may have led to a commit that continues the new head.
+    for ref in take_up(commits, refs, branch).refs:
+        found.append(f"{commits.name(ref.commit)}: no ref led to it.")
+        head = ref
     found += _found_branches(commits, refs, [*lines[1:], *others])
     broken, pin_damage, pins_found = recover_pins(commits)
     for key in broken:

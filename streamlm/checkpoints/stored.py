@@ -128,7 +128,8 @@ class StoredModel:
         """The model, frozen (see `Model.freeze`), on a device.
 
         Raises:
-            ValueError: weights and configuration do not agree, or a weights file is damaged.
+            ValueError: weights and configuration do not agree, a weights file is damaged, or
+                weights are no numbers.
         """
         chosen = self.dtype(dtype)
         self.check_weights()
@@ -139,6 +140,7 @@ class StoredModel:
             ).to(device)
             for name, tensor in self.tensors.items()
         }
+        self._check_numbers(weights)
         if isinstance(self.config, LlamaConfig):
             _complete(model, weights, device)
         try:
@@ -148,6 +150,21 @@ class StoredModel:
                 f"{self.path}: weights and config.json do not agree: {error}"
             ) from None
         return model.requires_grad_(False).to(device).freeze()
+
+    def _check_numbers(self, weights: Mapping[str, Tensor]) -> None:
+        """Raise ValueError where a weight is NaN or infinite: so is the sum of its tensor."""
+        floating = {name: weight for name, weight in weights.items() if weight.is_floating_point()}
+        if not floating:
+            return
+        # Half precision overflows in sums of its own; bfloat16's own are the quickest.
+        wider = {torch.float16: torch.float32}
+        sums = torch.stack(
+            [each.sum(dtype=wider.get(each.dtype)).double() for each in floating.values()]
+        )
+        finite = torch.isfinite(sums).tolist()  # once: each look waits for a GPU
+        bad = [name for name, good in zip(floating, finite, strict=True) if not good]
+        if bad:
+            raise ValueError(f"{self.path}: weights are NaN or infinite in {listed(bad)}")
 
 
 def _complete(model: Model, weights: dict[str, Tensor], device: torch.device) -> None:

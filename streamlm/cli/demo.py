@@ -48,6 +48,13 @@ def demo(
             "variable, which does not appear in a list of processes.",
         ),
     ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A name by which browsers may call the server, such as a proxy's. Repeatable.",
+        ),
+    ] = None,
     shared: Annotated[
         bool | None,
         typer.Option(
@@ -79,6 +86,7 @@ def demo(
         port=port,
         root_path=root_path,
         auth=[_login(given) for given in auth or ()],
+        allow_hosts=allow_host or (),
         shared=shared,
         keep_days=keep_days,
         mcp=mcp,

@@ -86,7 +86,8 @@ Files = Annotated[
     list[str],
     typer.Argument(
         metavar="FILE",
-        help="Text files, also in folders, .zip, .gz, .xz and .bz2; - is standard input.",
+        help="Text files, .html, .epub and .pdf, also in folders, .zip, .gz, .xz and .bz2; - is "
+        "standard input.",
     ),
 ]
 Separator = Annotated[

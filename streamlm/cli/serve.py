@@ -35,6 +35,13 @@ def serve(
     without_keys: Annotated[
         bool, typer.Option("--without-keys", help="Allow other computers without keys.")
     ] = False,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A name by which a server without keys may be called. Repeatable.",
+        ),
+    ] = None,
     max_waiting: Annotated[
         int, typer.Option(min=1, help="Requests that may wait; further ones get 503.")
     ] = 64,
@@ -67,6 +74,7 @@ def serve(
         port=port,
         api_key_file=None if api_key_file is None else str(api_key_file),
         without_keys=without_keys,
+        allow_hosts=allow_host or (),
         max_waiting=max_waiting,
         session_mib=session_memory,
         max_body_mib=max_body,

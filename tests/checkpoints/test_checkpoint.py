@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from streamlm.checkpoints.checkpoint import (
     Checkpoint,
@@ -250,3 +251,18 @@ def test_every_head_loads_onto_a_meta_model(head: str, tmp_path: Path) -> None:
     wanted, _ = read(model, tokens, model.init_state(1))
     found, _ = read(loaded, tokens, loaded.init_state(1))
     assert torch.allclose(found, wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_that_are_no_numbers_are_refused(
+    folder: Path, value: float, dtype: torch.dtype
+) -> None:
+    """One of them is enough: a session must not read with it."""
+    file = folder / "model.safetensors"
+    weights = {name: tensor.to(dtype) for name, tensor in load_file(file).items()}
+    name = sorted(weights)[len(weights) // 2]
+    weights[name].view(-1)[-1] = value
+    save_file(weights, file)
+    with pytest.raises(ValueError, match=f"weights are NaN or infinite in {name}"):
+        load_checkpoint(folder, device="cpu")

@@ -2,13 +2,16 @@
 
 import bz2
 import gzip
+import json
 import lzma
 import zipfile
 from pathlib import Path
 
 import pytest
 
+from tests.support.archives import epub
 from tests.support.command_line import CommandLine, interrupt_after, refuses
+from tests.support.pdfs import pdf
 
 
 def text_of(kept: CommandLine, *arguments: object) -> bytes:
@@ -41,6 +44,27 @@ def test_packed_files_read_as_what_they_hold(kept: CommandLine) -> None:
         found, wanted = (kept.works("score", *files, "--json").json for files in (packed, plain))
         for name in ("tokens", "bytes", "nats"):
             assert found[name] == wanted[name], packed
+
+
+def test_documents_read_as_their_text(kept: CommandLine) -> None:
+    """As files of their own, in folders and in archives."""
+    pytest.importorskip("pypdf", reason="needs pypdf: pip install 'streamlm[documents]'")
+    page, book = b"<title>t</title><p>One &amp; two", epub({"1.x": b"<p>Three"})
+    Path("library").mkdir()
+    Path("library/a.html").write_bytes(page)
+    Path("library/b.epub").write_bytes(book)
+    Path("library/c.pdf").write_bytes(pdf("Four."))
+    Path("page.html.gz").write_bytes(gzip.compress(page))
+    with zipfile.ZipFile("library.zip", "w") as archive:
+        for path in sorted(Path("library").iterdir()):
+            archive.write(path)
+    for source in ("library", "library.zip"):
+        found = [json.loads(line)["bytes"] for line in text_of(kept, source).splitlines()]
+        assert sum(found) == len("One & two\nThree\nFour.")
+    assert kept.works("score", "page.html.gz", "--json").json["bytes"] == len("One & two\n")
+    kept.works("feed", "library", "--session", "documents")
+    Path("empty.html").write_bytes(b"<title>t</title>")
+    refuses(kept, "empty.html contains no text", "feed", "--session", "documents", "empty.html")
 
 
 def test_a_separator_stands_between_files_only(kept: CommandLine) -> None:

@@ -81,6 +81,7 @@ def test_refusals_reach_the_client(client: Any) -> None:
             "at most 20",
         ),
     ):
+        # Messages are escaped for the page, which would show markup as such.
         with pytest.raises(Exception, match=re.escape(message)):
             client.predict(*arguments, api_name=name)
 
@@ -105,6 +106,8 @@ def test_a_chat(tmp_path: Path) -> None:
             client.predict("c", "Why?", **{**options, "system": "Be a ship."})
         with pytest.raises(Exception, match="The message has 8,001 characters"):
             client.predict("c", "x" * 8001, **options)
+        with pytest.raises(Exception, match="The system prompt has 8,001 characters"):
+            client.predict("c", "Why?", **{**options, "system": "x" * 8001})
     with streamlm.open(tmp_path / "sessions" / "c.zarr", folder, device="cpu") as session:
         turns = [(one["role"], one["content"]) for one in session.transcript()]
     assert turns[:2] == [("system", "Be a whale."), ("user", "Who?")] and turns[3][1] == "Why?"

@@ -1,19 +1,24 @@
-"""The startup page: responses while the demo starts, and the hand-over of the socket."""
+"""The startup page: responses while the demo starts, and the demo in its place."""
 
 import json
 import signal
 import threading
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing
 from http.client import HTTPConnection, HTTPResponse
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from apps.demo.serving.startup_page import StartupServer
+pytest.importorskip("gradio", reason="needs gradio: pip install 'streamlm[demo]'")
+
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+
+from apps.demo.serving.web_server import WebServer
 from tests.support.demo_proxy import proxy
 from tests.support.demo_server import DemoServer, Visitor, browser
 
@@ -30,7 +35,7 @@ def request(
 
 
 def test_browsers_get_a_page_and_programs_a_503() -> None:
-    with StartupServer("127.0.0.1", 0) as startup:
+    with WebServer("127.0.0.1", 0) as startup:
         assert startup.address == f"http://127.0.0.1:{startup.port}/"
         for method, headers in (("GET", HTML), ("GET", {}), ("HEAD", HTML), ("POST", {})):
             response, body = request(startup.port, method, body=b"x" * 9000, headers=headers)
@@ -45,50 +50,54 @@ def test_browsers_get_a_page_and_programs_a_503() -> None:
                 assert json.loads(body) == {"error": "The demo is starting."}
 
 
-class Real(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-def test_no_connection_is_refused_during_the_hand_over() -> None:
+def test_no_connection_is_refused_while_the_demo_comes() -> None:
     statuses: list[int] = []
+    events: list[str] = []
+
+    @asynccontextmanager
+    async def life(_: Starlette) -> AsyncIterator[None]:
+        events.append("begins")
+        yield
+        events.append("ends")
 
     def wait(port: int) -> None:
         statuses.append(request(port, headers={"X-Wait": "started"})[0].status)
         statuses.append(request(port, headers=HTML)[0].status)
 
-    with StartupServer("127.0.0.1", 0) as startup:
+    demo = Starlette(routes=[Route("/", lambda _: PlainTextResponse("demo"))], lifespan=life)
+    with WebServer("127.0.0.1", 0) as startup:
         waiting = [threading.Thread(target=wait, args=[startup.port]) for _ in range(3)]
         for thread in waiting:
             thread.start()
         time.sleep(0.2)
-        assert statuses == []
-        listening = startup.hand_over()
-        time.sleep(0.2)  # they connect again, and no server accepts yet
-        assert statuses == [204] * 3
-        real = HTTPServer(("127.0.0.1", startup.port), Real, bind_and_activate=False)
-        real.socket.close()
-        real.socket = listening
-        server = threading.Thread(target=real.serve_forever)
-        server.start()
+        assert statuses == [] and events == []
+        startup.mount(demo)
         for thread in waiting:
             thread.join()
-        real.shutdown()
-        server.join()
-    assert statuses == [204] * 3 + [200] * 3
+        assert events == ["begins"]
+    assert sorted(statuses) == [200] * 3 + [204] * 3
+    assert events == ["begins", "ends"]
+
+
+def test_a_demo_that_fails_to_start_is_reported() -> None:
+    @asynccontextmanager
+    async def life(_: Starlette) -> AsyncIterator[None]:
+        raise RuntimeError("no disk")
+        yield
+
+    with WebServer("127.0.0.1", 0) as startup:
+        with pytest.raises(RuntimeError, match="no disk"):
+            startup.mount(Starlette(lifespan=life))
+        assert request(startup.port)[0].status == 503
 
 
 def test_a_port_in_use_is_refused() -> None:
     with (
-        StartupServer("127.0.0.1", 0) as startup,
+        WebServer("127.0.0.1", 0) as startup,
         pytest.raises(ValueError, match=f"port {startup.port} on 127.0.0.1: .*; allowed: another"),
     ):
-        StartupServer("127.0.0.1", startup.port)
-    with StartupServer("127.0.0.1", startup.port):  # released
+        WebServer("127.0.0.1", startup.port)
+    with WebServer("127.0.0.1", startup.port):  # released
         pass
 
 

@@ -6,38 +6,18 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("bs4", reason="needs beautifulsoup4: pip install 'streamlm[demo]'")
 pytest.importorskip("pypdf", reason="needs pypdf: pip install 'streamlm[demo]'")
 
 from apps.demo import uploads
 from apps.demo.uploads import display_name, extract_text
 from tests.support.archives import bomb, epub
+from tests.support.pdfs import pdf
 
 
 def file(tmp_path: Path, data: bytes) -> Path:
     path = tmp_path / "upload"
     path.write_bytes(data)
     return path
-
-
-def pdf(text: str) -> bytes:
-    """A PDF of one page, written by hand."""
-    stream = f"BT /F1 12 Tf 72 720 Td ({text}) Tj ET".encode()
-    parts = [
-        b"<< /Type /Catalog /Pages 2 0 R >>",
-        b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
-        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents 4 0 R "
-        b"/Resources << /Font << /F1 5 0 R >> >> >>",
-        b"<< /Length %d >>\nstream\n%s\nendstream" % (len(stream), stream),
-        b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
-    ]
-    data, offsets = b"%PDF-1.4\n", []
-    for number, part in enumerate(parts, 1):
-        offsets.append(len(data))
-        data += b"%d 0 obj\n%s\nendobj\n" % (number, part)
-    table = b"".join(b"%010d 00000 n \n" % offset for offset in offsets)
-    tail = b"trailer\n<< /Size 6 /Root 1 0 R >>\nstartxref\n%d\n%%%%EOF" % len(data)
-    return data + b"xref\n0 6\n0000000000 65535 f \n" + table + tail
 
 
 @pytest.mark.parametrize(
@@ -126,4 +106,5 @@ def test_display_names_are_short_and_no_paths(name: str, shown: str) -> None:
 
 
 def test_limits_agree() -> None:
-    assert uploads.MAX_TEXT <= uploads.MAX_FILE <= uploads.MAX_UNPACKED
+    limits = uploads.LIMITS
+    assert limits.text <= uploads.MAX_TEXT <= limits.file <= limits.unpacked < limits.memory

@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 
 from apps.server.app import build
 from apps.server.service import Service
-from apps.server.settings import Settings, loopback_hosts
+from apps.server.settings import Settings
 from streamlm.checkpoints.checkpoint import Checkpoint
 from tests.support.chats import chat_folder, load_chat
 
@@ -31,7 +31,6 @@ def serve(tmp_path: Path, tiny: Checkpoint) -> Iterator[Callable[..., TestClient
             spool.mkdir(exist_ok=True)
             chosen: dict[str, Any] = {
                 **{"store": str(tmp_path / "sessions"), "spool": str(spool), "rows": 4},
-                **{"hosts": loopback_hosts("127.0.0.1")},
                 **settings,
             }
             service = Service(checkpoint, Settings(**chosen))

@@ -17,8 +17,12 @@ from tests.soak.damage import damages
 from tests.soak.inputs import inputs
 from tests.soak.kills import kills
 from tests.soak.races import races
+from tests.soak.requests import requests
 
-FULL = {"kills": 1000, "races": 500, "damages": 2000, "crafted": 600, "inputs": 500}
+FULL = {
+    **{"kills": 1000, "races": 500, "damages": 2000, "crafted": 600},
+    **{"inputs": 500, "requests": 2000},
+}
 SHOWN = 20  # faults
 
 
@@ -40,6 +44,7 @@ def main() -> int:
             "damages": lambda place, n: damages(place, model, n, seed),
             "crafted": lambda place, n: crafted(place, model, model_folder, n, seed),
             "inputs": lambda place, n: inputs(place, model_folder, n, seed),
+            "requests": lambda place, n: requests(place, model_folder, n, seed),
         }
         faults = 0
         for name, soak in soaks.items():

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.soak.commands import Tally, command
+from tests.soak.documents import DOCUMENTS
 
 NUMBERS = ("0", "-1", "1.5", "nan", "inf", "1e30", str(10**30), "", "x", "0x10", "١")
 TEXTS: dict[str, Callable[[random.Random], bytes]] = {
@@ -36,6 +37,9 @@ def inputs(folder: Path, model: Path, count: int, seed: int) -> Tally:
         kind = chance.choice([*TEXTS])
         data = TEXTS[kind](chance)
         file.write_bytes(data)
+        what, packed = DOCUMENTS[chance.choice([*DOCUMENTS])](chance)
+        document = folder / f"{number}-{what}"
+        document.write_bytes(packed)
         store, given = ("--store", folder / "sessions"), ("--model", model)
         name = chance.choice(NAMES)
         commands: list[tuple[object, ...]] = [
@@ -43,6 +47,8 @@ def inputs(folder: Path, model: Path, count: int, seed: int) -> Tally:
             ("feed", file, "--session", name, *store, *given),
             ("feed", file, "--session", "s", "--errors", "replace", *store, *given),
             ("score", file, "--json", *given),
+            ("score", document, *given),
+            ("feed", document, "--session", "s", *store, *given),
             ("score", "-", *given),
             ("generate", "--prompt", "a", chance.choice(OPTIONS), chance.choice(NUMBERS), *given),
             ("generate", "--prompt", "a", "--device", chance.choice(DEVICES), *given),
@@ -63,4 +69,5 @@ def inputs(folder: Path, model: Path, count: int, seed: int) -> Tally:
         tally.check("nan" not in outcome.out.lower().split(), f"{what}: {outcome.out[:300]}")
         tally.counts["works" if outcome.status == 0 else "refused"] += 1
         file.unlink()
+        document.unlink()
     return tally

@@ -11,6 +11,7 @@ from tests.soak.damage import damages
 from tests.soak.inputs import inputs
 from tests.soak.kills import kills
 from tests.soak.races import races
+from tests.soak.requests import requests
 
 
 @pytest.fixture(scope="module")
@@ -51,3 +52,9 @@ def test_crafted_stores(model: Checkpoint, model_folder: Path, tmp_path: Path) -
 
 def test_inputs(model_folder: Path, tmp_path: Path) -> None:
     assert_sound(inputs(tmp_path, model_folder, 15, seed=1))
+
+
+def test_requests(model_folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("gradio", reason="needs gradio: pip install 'streamlm[demo]'")
+    pytest.importorskip("pypdf", reason="needs pypdf: pip install 'streamlm[documents]'")
+    assert_sound(requests(tmp_path, model_folder, 25, seed=1))

@@ -6,8 +6,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +50,22 @@ class DemoServer:
             text=True,
         )
         assert self._process.stderr is not None
-        lines, where = [], "starting at" if early else "the demo is at"
+        self._lines: list[str] = []
+        where = "starting at" if early else "the demo is at"
         for line in self._process.stderr:
-            lines.append(line)
+            self._lines.append(line)
             if found := re.search(rf"{where} (http://\S+?:(\d+)/)", line):
                 self.address, self.port = found[1], int(found[2])
+                threading.Thread(target=self._follow, daemon=True).start()
                 return
-        raise AssertionError("".join(lines))
+        raise AssertionError("".join(self._lines))
+
+    def _follow(self) -> None:
+        """Take what it says on standard error, so that the pipe does not fill."""
+        assert self._process.stderr is not None
+        with suppress(ValueError):  # closed
+            for line in self._process.stderr:
+                self._lines.append(line)
 
     def end(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and return the exit status."""
@@ -65,6 +75,11 @@ class DemoServer:
         self._process.stderr.close()
         self._log.close()
         return status
+
+    @property
+    def errors(self) -> str:
+        """Its standard error so far."""
+        return "".join(self._lines)
 
     @property
     def log(self) -> str:

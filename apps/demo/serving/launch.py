@@ -4,13 +4,12 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
-from typing import Literal
+from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from apps.demo.serving.fast_import import fast_gradio_import
-from apps.demo.serving.startup_page import StartupServer
+from apps.hosts import LOOPBACK, Hosts
 from apps.scratch import scratch_folder
-
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def run(
@@ -22,6 +21,7 @@ def run(
     port: int = 7860,
     root_path: str | None = None,
     auth: Sequence[tuple[str, str]] = (),
+    allow_hosts: Sequence[str] = (),
     shared: bool | None = None,
     keep_days: int = 30,
     mcp: bool = False,
@@ -37,6 +37,7 @@ def run(
         device: see `load_checkpoint`.
         root_path: the path under which a proxy serves the demo.
         auth: names and passwords; empty for no login.
+        allow_hosts: names, beside this computer's, by which browsers may call the server.
         shared: whether all visitors share one shelf. None means yes on this computer without a
             login; otherwise each user has their own, or each browser without a login.
         keep_days: days after which an unused shelf of a browser expires; 0 disables expiry.
@@ -46,21 +47,33 @@ def run(
         say: reports the address.
 
     Raises:
-        ValueError: gradio is not installed, the port is taken, or both `mcp` and `auth` are given.
+        ValueError: gradio is not installed, the port is taken, one of `allow_hosts` is no name, or
+            both `mcp` and `auth` are given.
     """
     if mcp and auth:
         raise ValueError("--mcp with --auth; allowed: only one, because MCP clients cannot log in")
     if find_spec("gradio") is None:
         raise ValueError("the demo needs gradio: pip install 'streamlm[demo]'")
+    behind = urlsplit(root_path or "").hostname  # of a root path that is a whole URL
+    hosts = Hosts.of(host, [*allow_hosts, *([behind] if behind else [])])
+
+    def outer(inner: Any) -> Any:
+        from apps.demo.serving.guard import Guard
+        from apps.demo.serving.login import Login
+
+        return Guard(Login(inner, users=auth) if auth else inner, hosts=hosts)
+
+    from apps.demo.serving.web_server import WebServer  # needs uvicorn, which comes with gradio
+
     with (
-        StartupServer(host, port) as startup,
         scratch_folder("streamlm-demo-") as files,
+        WebServer(host, port, outer=outer) as server,
     ):
-        say(f"starting at {startup.address}")
+        say(f"starting at {server.address}")
         if browser:
             import webbrowser
 
-            webbrowser.open(startup.address)
+            webbrowser.open(server.address)
         # Gradio reads these on import.
         os.environ["GRADIO_TEMP_DIR"] = files
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -68,7 +81,7 @@ def run(
         try:
             with fast_gradio_import(mcp=mcp):
                 from apps.demo.app_state import AppState
-                from apps.demo.serving.server import serve
+                from apps.demo.serving.server import application
         except ModuleNotFoundError as error:
             raise ValueError(f"the demo needs {error.name}: pip install 'streamlm[demo]'") from None
         app = AppState(
@@ -80,18 +93,17 @@ def run(
             keep_days=keep_days,
             results=results,
         )
-        page = serve(app, startup, root_path=root_path, auth=auth, mcp=mcp)
-        say(f"the demo is at {startup.address} (Ctrl-C ends it)")
+        server.mount(application(app, root_path=root_path, login=bool(auth), mcp=mcp))
+        say(f"the demo is at {server.address} (Ctrl-C ends it)")
         if app.browsers is not None:
             app.browsers.start_cleanup()
         if mcp:
-            say(f"MCP clients find its tools at {startup.address}gradio_api/mcp/")
+            say(f"MCP clients find its tools at {server.address}gradio_api/mcp/")
         try:
             while True:
                 time.sleep(1)  # a signal that another thread was given ends no sleep
         finally:
             app.jobs.shut_down()  # they save what they have read
-            page.close(verbose=False)
 
 
 def sharing_mode(

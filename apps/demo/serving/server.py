@@ -1,24 +1,22 @@
-"""The web server: the page with its theme, cookies and content security policy."""
+"""The demo as an ASGI application: the page with its theme, cookies and security headers."""
 
 import secrets
-import socket
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from http.cookies import SimpleCookie
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import uvicorn
-from gradio import http_server
+from fastapi import FastAPI
 from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
 
 from apps.demo.app_state import COOKIE, AppState
 from apps.demo.page import build
+from apps.demo.serving.calls import Calls
+from apps.demo.serving.cookies import cookie
 from apps.demo.serving.event_stream import PersistentStream
-from apps.demo.serving.startup_page import StartupServer
+from apps.demo.serving.files import Files
+from apps.demo.serving.login import USER
 from apps.demo.uploads import MAX_SESSION
 
 HERE = Path(__file__).parent
@@ -29,23 +27,19 @@ LOAD_AFTER = 15.0  # seconds after which the model is loaded even if no page was
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
     "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; "
-    "connect-src 'self'; frame-src 'self'; object-src 'none'; base-uri 'self'; form-action 'self'"
+    "connect-src 'self'; frame-src 'self'; object-src 'none'; base-uri 'self'; form-action 'self'; "
+    "frame-ancestors 'none'"
 )
 
 
-def serve(
-    app: AppState,
-    startup: StartupServer,
-    *,
-    root_path: str | None = None,
-    auth: Sequence[tuple[str, str]] = (),
-    mcp: bool = False,
-) -> gr.Blocks:
-    """Serve in background threads, in place of `startup`; the caller closes the returned page.
+def application(
+    app: AppState, *, root_path: str | None = None, login: bool = False, mcp: bool = False
+) -> FastAPI:
+    """The application, to be served within its lifespan.
 
     Args:
         root_path: the path under which a proxy serves the page.
-        auth: names and passwords; empty for no login.
+        login: whether requests come through `Login`.
         mcp: also serve the API as tools, at /gradio_api/mcp.
     """
     page = build(app)
@@ -57,60 +51,36 @@ def serve(
         block_info_text_color="*neutral_500",
         input_placeholder_color="*neutral_500",
     )
-    with _takeover(startup):
-        page.launch(
-            root_path=root_path,
-            auth=list(auth) or None,
-            mcp_server=mcp,
-            inbrowser=False,
-            prevent_thread_lock=True,
-            quiet=True,
-            share=False,
-            show_error=True,
-            ssr_mode=False,
-            pwa=False,
-            favicon_path=str(HERE / "icon.svg"),
-            run_history=False,
-            enable_monitoring=False,
-            max_file_size=MAX_SESSION,
-            footer_links=["api", "settings"],
-            theme=theme,
-            css=(HERE / "page.css").read_text(encoding="utf-8"),
-            head=f"<script>{(HERE / 'page.js').read_text(encoding='utf-8')}</script>",
-            app_kwargs={
-                "middleware": [Middleware(Security), Middleware(PersistentStream, page=page)]
-            },
-        )
+    middleware = [
+        Middleware(Security),
+        Middleware(Files, state=app),
+        Middleware(Calls, page=page, files=app.files),
+        Middleware(PersistentStream, page=page),
+    ]
+    served = gr.mount_gradio_app(
+        FastAPI(middleware=middleware, openapi_url=None),
+        page,
+        "/",
+        root_path=root_path,
+        auth_dependency=(lambda request: request.scope.get(USER)) if login else None,
+        mcp_server=mcp,
+        show_error=False,
+        ssr_mode=False,
+        pwa=False,
+        favicon_path=str(HERE / "icon.svg"),
+        run_history=False,
+        enable_monitoring=False,
+        max_file_size=MAX_SESSION,
+        footer_links=["api", "settings"],
+        theme=theme,
+        css=(HERE / "page.css").read_text(encoding="utf-8"),
+        head=f"<script>{(HERE / 'page.js').read_text(encoding='utf-8')}</script>",
+    )
     # The first page triggers loading the model; API clients should not wait for a page.
     timer = threading.Timer(LOAD_AFTER, app.warm_up)
     timer.daemon = True
     timer.start()
-    return page
-
-
-@contextmanager
-def _takeover(startup: StartupServer) -> Iterator[None]:
-    """Within this context, Gradio launches on the startup server's socket, not on its own."""
-
-    def start(app: Any, **_: Any) -> tuple[str, int, str, http_server.Server]:
-        server = _Server(uvicorn.Config(app, log_level="warning"), startup.hand_over())
-        server.run_in_thread()
-        return startup.host, startup.port, startup.address, server
-
-    original, http_server.start_server = http_server.start_server, start
-    try:
-        yield
-    finally:
-        http_server.start_server = original
-
-
-class _Server(http_server.Server):
-    def __init__(self, config: uvicorn.Config, listening: socket.socket) -> None:
-        super().__init__(config)
-        self._listening = listening
-
-    def run(self, sockets: list[socket.socket] | None = None) -> None:
-        super().run(sockets or [self._listening])
+    return served
 
 
 class Security:
@@ -123,16 +93,19 @@ class Security:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        cookies = dict(scope["headers"]).get(b"cookie", b"").decode("latin-1")
-        has_cookie = COOKIE in SimpleCookie(cookies)
+        has_cookie = bool(cookie(scope, COOKIE))
 
         async def respond(message: Any) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
+                headers["X-Content-Type-Options"] = "nosniff"
+                headers["Cross-Origin-Resource-Policy"] = "same-origin"
+                for name in ("access-control-allow-origin", "access-control-allow-credentials"):
+                    del headers[name]  # Gradio's; no other page may read what is here
                 if headers.get("content-type", "").startswith("text/html"):
                     headers["Content-Security-Policy"] = POLICY
+                    headers["X-Frame-Options"] = "DENY"
                     headers["Referrer-Policy"] = "same-origin"
-                    headers["X-Content-Type-Options"] = "nosniff"
                     if not has_cookie:
                         headers.append(
                             "Set-Cookie",

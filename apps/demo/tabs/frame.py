@@ -2,6 +2,7 @@
 
 import functools
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from apps.demo.shelf import Refused, Shelf
 from streamlm.engine import Busy, Cancelled
 
 NOTHING = gr.skip()
+LOG = logging.getLogger(__name__)
+FAILED = "That failed for a reason that the server's log tells. What was saved before is kept."
 SHOWN = (Refused, ValueError, OverflowError, Busy)  # errors that visitors see; int(inf) overflows
 EMPTY_MEMORY = message("The memory is empty. Read something to fill it.")
 
@@ -189,7 +192,10 @@ def parse_optional_integer(text: str | None, what: str) -> int | None:
 
 
 class collect_errors:
-    """Suppresses refusals and cancellation within a block; gives a list of error messages."""
+    """Suppresses errors and cancellation within a block; gives a list of error messages.
+
+    What no visitor can help is in the server's log: a page must not wait for what has failed.
+    """
 
     def __init__(self) -> None:
         self._messages: list[str] = []
@@ -198,6 +204,12 @@ class collect_errors:
         return self._messages
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        if isinstance(error, SHOWN):
-            self._messages.append(message(str(error), kind="error"))
-        return isinstance(error, (*SHOWN, Cancelled))
+        if error is None or not isinstance(error, Exception):
+            return False
+        if isinstance(error, (*SHOWN, gr.Error)):
+            said = str(error.message) if isinstance(error, gr.Error) else str(error)
+            self._messages.append(message(said, kind="error"))
+        elif not isinstance(error, Cancelled):
+            LOG.error("an event of the page failed", exc_info=error)
+            self._messages.append(message(FAILED, kind="error"))
+        return True

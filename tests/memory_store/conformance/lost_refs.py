@@ -173,6 +173,22 @@ class LostRefsConformance:
         assert_equal(store.load(found.head), snapshots[at - 1])
         following(store, found.head)
 
+    def test_recovery_goes_on_where_opening_would(self, place: Any) -> None:
+        """A replaced ref led to a commit after the one that becomes the head: it is the head."""
+        store = place.new()
+        refs, _ = grown(store, 4)
+        side = following(store, store.publish(refs[2], branch="main"))
+        store.publish(refs[3], branch="main")
+        place.write(ref_file(side.seq), b"{}")
+        key = f"commits/{refs[3].commit.name}"
+        data = place.files()[key]
+        begin = where(data, "memory/c.0.0.0.0")
+        place.write(key, data[:begin] + bytes([data[begin] ^ 1]) + data[begin + 1 :])
+        store = place.open()
+        found = store.recover()
+        assert found.head.commit == side.commit and side.commit.name in str(found.found)
+        assert store.take_up("main") == TakenUp() and store.head("main") == found.head
+
     def test_recovery_reports_older_token_ids(
         self, place: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
