@@ -25,8 +25,8 @@ def unpacked(path: Path, folder: Path) -> list[Path]:
     """The files of text that a path stands for, in reading order.
 
     A directory stands for its files, those of its folders included, by name and without hidden
-    ones; a .zip file for its members, in its order; a gzip, xz, bzip2 or zstd file for its content; a
-    HTML, EPUB or PDF file for its text.
+    ones; a .zip file for its members, in its order; a gzip, xz, bzip2 or zstd file for its content;
+    an HTML, EPUB or PDF file for its text.
 
     Args:
         folder: an empty one, for what is unpacked.
