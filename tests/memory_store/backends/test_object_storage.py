@@ -243,6 +243,21 @@ def test_damaged_objects_are_named(bucket: Bucket) -> None:
     bucket.open().verify()
 
 
+def test_objects_that_were_cut_are_damage(bucket: Bucket) -> None:
+    """Not a refusal of the storage, which has nothing at the end that they had."""
+    _, ref, _ = saved(bucket, 3)
+    key = f"commits/{ref.commit.name}"
+    data = bucket.files()[key]
+    for n in (0, 1, len(data) // 2):
+        bucket.write(key, data[:n])
+        with pytest.raises(Corrupt, match=key):
+            bucket.open().load(ref)
+    bucket.open().recover()  # the head is the snapshot before it
+    head = bucket.open().head("main")
+    assert head is not None and head.position < ref.position
+    bucket.open().load(head)
+
+
 def test_zarr_reads_it(bucket: Bucket, tmp_path: Path) -> None:
     import zarr
 
