@@ -124,7 +124,7 @@ def test_pretrained_models_are_fed_scored_and_continued(
     other = ("--setting", "memory_len=120")
     differs = "memory_len 60 there and 120 here"
     refuses(cli, differs, "generate", "--session", "s", *model, *other)
-    shown = cli("sessions", "rewind", "s", "--tokens", 50, *model, "--json")
+    shown = cli("sessions", "rewind", "s", "--to", 50, *model, "--json")
     assert shown.json["position"] == 50
 
 

@@ -308,7 +308,7 @@ def test_the_command(reader: Path, words: str, tmp_path: Path) -> None:
     ("words", "message"),
     [
         (["--suite", "pasky"], "--suite pasky; allowed: passkey, recall, copy"),
-        (["passkey"], "passkey without --suite; allowed: with --suite only"),
+        (["passkey"], "--data passkey for further files, or --suite with parts"),
         (["--plot", "x.png"], "--plot without --suite"),
         (["--suite", "--no-memory"], "--no-memory with --suite"),
         (["--suite", "--plot", "x.pdf"], "allowed: a file that ends in .png"),

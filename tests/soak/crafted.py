@@ -26,7 +26,7 @@ COMMANDS: list[tuple[str, ...]] = [
     ("sessions", "verify", "s"),
     ("generate", "--session", "s", "--max-tokens", "2"),
     ("feed", "-", "--session", "s"),
-    ("sessions", "rewind", "s", "--tokens", "70"),
+    ("sessions", "rewind", "s", "--to", "70"),
     ("sessions", "gc", "s", "--last", "2", "--grace", "0"),
     ("sessions", "recover", "s"),
 ]

@@ -53,7 +53,7 @@ def inputs(folder: Path, model: Path, count: int, seed: int) -> Tally:
             ("generate", "--prompt", "a", chance.choice(OPTIONS), chance.choice(NUMBERS), *given),
             ("generate", "--prompt", "a", "--device", chance.choice(DEVICES), *given),
             ("sessions", "show", name, *store),
-            ("sessions", "rewind", "s", "--tokens", chance.choice(NUMBERS), *store, *given),
+            ("sessions", "rewind", "s", "--to", chance.choice(NUMBERS), *store, *given),
             ("sessions", "rewind", "s", "--time", chance.choice(NUMBERS), *store, *given),
             ("sessions", "gc", "s", "--last", chance.choice(NUMBERS), *store),
             ("sessions", "import", chance.choice((file, "/dev/zero", folder)), "t", *store),
