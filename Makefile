@@ -16,11 +16,12 @@ PARITY_STAMP := $(PARITY)/.installed
 NEWER := .venv-parity-newer
 NEWER_STAMP := $(NEWER)/.installed
 INTEGRATIONS := .venv-integrations
+PROCESSES := tests/jobs tests/training/test_ranks.py tests/deploy
 INTEGRATIONS_STAMP := $(INTEGRATIONS)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help .venv .venv-parity .venv-integrations quickstart demo test test-benchmarks test-rounding test-browser test-integrations soak parity lint format bench clean FORCE
+.PHONY: help .venv .venv-parity .venv-integrations quickstart demo test test-benchmarks test-processes test-rounding test-browser test-integrations soak parity lint format bench clean FORCE
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[.a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -52,10 +53,13 @@ quickstart: $(STAMP) ## Run the README's quick start, on a CPU
 
 test: $(STAMP) ## Run the test suite (ARGS="-m 'not slow'" passes options to pytest)
 	@$(RUN) $(PYTEST) -n auto --dist loadfile -m 'not browser' --ignore tests/benchmarks \
-	    tests/ integrations/ $(ARGS)
+	    $(PROCESSES:%=--ignore %) tests/ integrations/ $(ARGS)
 
 test-benchmarks: $(STAMP) ## Run the tests of the benchmark commands, in small
 	@$(RUN) $(PYTEST) tests/benchmarks $(ARGS)
+
+test-processes: $(STAMP) ## Run the tests of many processes: feed-all, torchrun, Ray
+	@$(RUN) $(PYTEST) $(PROCESSES) $(ARGS)
 
 # What depends on the last bits of products. Processors round differently; a test must not care. Of the
 # invariants, which take long, those whose promise is to the bit.
