@@ -24,7 +24,7 @@ INTEGRATIONS_STAMP := $(INTEGRATIONS)/.installed
 .PHONY: help .venv .venv-parity .venv-integrations quickstart demo test test-benchmarks test-processes test-rounding test-browser test-integrations soak parity lint format bench clean FORCE
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[.a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[.a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' Makefile
 
 .venv: $(STAMP) ## Create .venv and install streamlm into it (PYTHON=python3.12 to choose)
 
