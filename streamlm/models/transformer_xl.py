@@ -130,6 +130,7 @@ class TransformerXL(CompressedModel):
             column=config.past_len + phase,
         )
         writer.segment[:, 0, phase] = slots
+        own.calls = 2  # other products than those of a state that is loaded
         position, length = state.position + 1, (phase + 1,)
         after = replace(state, segment=writer.segment, position=position, length=length)
         own.follow(after, self.frozen)
