@@ -255,6 +255,7 @@ def draw(figures: dict[str, Any], path: Path) -> None:
     times.set_xscale("log", base=2)
     times.set_yscale("log")
     times.xaxis.set_major_formatter(lambda value, _: tokens_text(value))
+    times.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     times.set_xlabel("tokens")
     times.set_title("Times as fast as fused attention")
     save(figure, path)
