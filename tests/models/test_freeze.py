@@ -247,3 +247,17 @@ def test_changing_precision_after_use(head: str) -> None:
     logits, _ = model(tokens, model.init_state(1))
     assert logits.dtype == torch.float64
     assert largest_difference(logits.float(), before) < 1e-4
+
+
+def test_a_copy_keeps_its_weights_when_the_model_is_trained() -> None:
+    """Also for single tokens, which take a step that holds the weights by itself."""
+    model = tiny_model()
+    other, token = copy.deepcopy(model), random_tokens(model, 1)
+    with torch.no_grad():
+        wanted, _ = model(token, model.init_state(1))
+        model.train()
+        for weight in model.parameters():
+            weight.mul_(2)
+        assert torch.equal(other(token, other.init_state(1))[0], wanted)
+        changed, _ = model.freeze()(token, model.init_state(1))
+    assert largest_difference(changed, wanted) > 1e-3

@@ -7,6 +7,7 @@ rounding.
 """
 
 from collections.abc import Sequence
+from copy import copy, deepcopy
 from typing import Any, Self, cast
 
 import torch
@@ -147,6 +148,7 @@ class RelativeStep:
         packed = isinstance(modules[0].attention.query, Int8Linear)
         kind = _Int8StepLayer if packed else _StepLayer
         layers = [kind(*each) for each in zip(modules, biases, strict=True)]
+        self._packed = packed
         self._layers: Any = _StepLayers(layers).eval()
         if packed:
             first = layers[0]
@@ -157,7 +159,11 @@ class RelativeStep:
             self._layers = traced(self._layers, example)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self  # a copy of the model makes its own when it is frozen
+        if self._packed:
+            return self  # nothing in it changes
+        other = copy(self)  # the weights of the model that is copied may be trained
+        other._layers = deepcopy(self._layers, memo)
+        return other
 
     @torch.inference_mode()
     def __call__(
