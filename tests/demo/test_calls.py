@@ -86,7 +86,10 @@ def test_events_of_the_page_take_their_own_types(server: DemoServer, client: Any
         inputs = [kinds[id] for id in function["inputs"]]
         if not inputs or not {*inputs} <= {"textbox", "dropdown", "slider", "radio"}:
             continue
-        for value in [*odd, None] if "slider" in inputs else odd:
+        values = list(odd)
+        values += [None] if "slider" in inputs else []
+        values += [-(2**70)] if {*inputs} <= {"textbox", "dropdown"} else []  # a session's name
+        for value in values:
             body = {
                 "data": [value] * len(inputs),
                 "fn_index": function["id"],
@@ -94,6 +97,17 @@ def test_events_of_the_page_take_their_own_types(server: DemoServer, client: Any
             }
             answer = client.post("gradio_api/queue/join", content=json.dumps(body))
             assert answer.status_code in (400, 422), (function["api_name"], value)
+    assert "Traceback" not in server.log + server.errors
+
+
+def test_functions_of_the_browser_are_not_the_server_s(server: DemoServer, client: Any) -> None:
+    functions = client.get("config").json()["dependencies"]
+    in_browser = [each["id"] for each in functions if not each["backend_fn"]]
+    assert in_browser
+    for number in in_browser:
+        body = json.dumps({"data": [], "fn_index": number, "session_hash": "a"})
+        answer = client.post("gradio_api/queue/join", content=body)
+        assert answer.status_code == 400 and "of the server" in answer.text
     assert "Traceback" not in server.log + server.errors
 
 
