@@ -103,7 +103,8 @@ class Calls:
             allowed = TYPES.get(kind)
             if kind in CHOOSING:  # names, which the page may learn later, or what was its choice
                 allowed = tuple({str: None, **{type(each): None for each in choices}})
-            if allowed is None or (value is None and allowed != Number):
+            chosen = kind == "radio" and block.value is not None  # one cannot choose none again
+            if allowed is None or (value is None and allowed != Number and not chosen):
                 continue
             if type(value) not in allowed:
                 names = " or ".join(one.__name__ for one in allowed)
