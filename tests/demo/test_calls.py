@@ -100,6 +100,26 @@ def test_events_of_the_page_take_their_own_types(server: DemoServer, client: Any
     assert "Traceback" not in server.log + server.errors
 
 
+def test_fields_without_a_text_are_empty(server: DemoServer, client: Any) -> None:
+    config = client.get("config").json()
+    components = {each["id"]: each for each in config["components"]}
+    named = ("talk", "take", "rename_session", "point_at", "compare", "write", "read")
+    functions = [each for each in config["dependencies"] if each["api_name"] in named]
+    assert len(functions) >= len(named)
+    for function in functions:
+        inputs = [components[id] for id in function["inputs"]]
+        with_value = ("slider", "number", "checkbox", "radio")
+        data = [
+            each["props"].get("value") if each["type"] in with_value else None for each in inputs
+        ]
+        body = {"data": data, "fn_index": function["id"], "session_hash": f"none{function['id']}"}
+        joined = client.post("gradio_api/queue/join", json=body)
+        assert joined.status_code in (200, 400), function["api_name"]
+        if joined.status_code == 200:
+            client.get("gradio_api/queue/data", params={"session_hash": body["session_hash"]})
+    assert "Traceback" not in server.log + server.errors
+
+
 def test_a_result_that_is_not_there_is_not_shown(server: DemoServer, client: Any) -> None:
     config = client.get("config").json()
     named = {each["props"].get("elem_id"): each["id"] for each in config["components"]}

@@ -56,7 +56,9 @@ class Calls:
             return
         try:
             body = await _body(receive)
-            check(_parsed(body))
+            parsed = _parsed(body)
+            if check(parsed) is True:  # it was changed
+                body = json.dumps(parsed).encode()
         except ValueError as error:
             await JSONResponse({"detail": str(error), "error": str(error)}, 400)(
                 scope, receive, send
@@ -73,7 +75,8 @@ class Calls:
 
         await self.app(scope, again, send)
 
-    def _check_join(self, body: Any) -> None:
+    def _check_join(self, body: Any) -> bool:
+        """Check an event of the page; whether it was changed, see `_fill`."""
         body = _object(body)
         number, session = body.get("fn_index"), body.get("session_hash")
         function = self._page.fns.get(number) if type(number) is int else None
@@ -84,6 +87,7 @@ class Calls:
         if not isinstance(body.get("event_data"), dict | None):
             raise ValueError("event_data; allowed: an object, or null")
         self._check_data(body.get("data"), function.inputs)
+        return function.api_visibility == "private" and _fill(body["data"], function.inputs)
 
     def _check_named(self, body: Any, name: str) -> None:
         functions = [fn for fn in self._page.fns.values() if fn.api_name == name and fn.fn]
@@ -123,6 +127,18 @@ class Calls:
             inside = real.startswith(folder + os.sep) and os.path.isfile(real)
         if not inside:
             raise ValueError(f"{what}; allowed: a file that was uploaded and is still there")
+
+
+def _fill(data: list[Any], inputs: Any) -> bool:
+    """Put an empty text in place of none, which a field may send; whether there was one."""
+    none = [
+        place
+        for place, (value, block) in enumerate(zip(data, inputs, strict=True))
+        if value is None and block.get_block_name() == "textbox"
+    ]
+    for place in none:
+        data[place] = ""
+    return bool(none)
 
 
 async def _body(receive: Any) -> bytes:
