@@ -1,8 +1,10 @@
 """Keys and values of slots of which only the last get gradients.
 
-Past slots are constants in training, but the projection learns through them. One product over all
-slots would compute gradients for each of them, most of which nobody wants: in the backward pass, a
-third of the products with a long memory.
+Past slots are constants in training, but the projection learns through them. An ordinary product
+over all slots computes gradients for each of them, nearly all of which are thrown away.
+
+On a CPU, keys and values are computed as columns, W_kv [past | new]ᵀ. Scores, weighted sums and
+their gradients are faster with them, and none of these copies its operands.
 """
 
 from typing import Any
@@ -34,29 +36,41 @@ class _ProjectSlots(torch.autograd.Function):
         slots = torch.cat([past, new], dim=1)
         ctx.save_for_backward(slots, weight)
         ctx.n_past = past.shape[1]
-        both = F.linear(slots, weight, bias).unflatten(2, (2, n_heads, -1))
-        key, value = both.permute(2, 0, 3, 1, 4).unbind(0)  # [B, n, 2, H, E] → two [B, H, n, E]
+        if slots.device.type == "cpu":
+            both = weight @ slots.flatten(0, 1).mT
+            if bias is not None:
+                both += bias[:, None]
+            both = both.view(2, n_heads, -1, *slots.shape[:2])
+            key, value = both.permute(0, 3, 1, 4, 2).unbind(0)  # [2, H, E, B, n] → [2, B, H, n, E]
+        else:  # fused kernels want the numbers of a head side by side
+            both = F.linear(slots, weight, bias).unflatten(2, (2, n_heads, -1))
+            key, value = both.permute(2, 0, 3, 1, 4).unbind(0)  # [B, n, 2, H, E] → [2, B, H, n, E]
         return key, value
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, of_key: Tensor, of_value: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         slots, weight = ctx.saved_tensors
-        dtype, n = of_key.dtype, ctx.n_past  # under autocast, products are in bfloat16
-        rows, narrow = slots.to(dtype).flatten(0, 1), weight.to(dtype)
-        halves = [half.transpose(1, 2).flatten(2) for half in (of_key, of_value)]  # [B, n+t, H·E]
-        of_weight = torch.cat([half.flatten(0, 1).mT @ rows for half in halves]).to(weight.dtype)
-        of_bias = torch.cat([half.sum(dim=(0, 1)) for half in halves]).to(weight.dtype)
-        key_weight, value_weight = narrow.chunk(2)
+        dtype, n = grads[0].dtype, ctx.n_past  # under autocast, products are in bfloat16
+        rows = slots.to(dtype).flatten(0, 1)
+        halves = [each.permute(1, 3, 0, 2).flatten(0, 1) for each in grads]  # [H·E, B, n + t]
 
         def of_slots(some: slice) -> Tensor:
-            of_key, of_value = (half[:, some] for half in halves)
-            return (of_key @ key_weight + of_value @ value_weight).to(slots.dtype)
+            total = sum(
+                half[:, :, some].flatten(1).mT @ each
+                for half, each in zip(halves, weight.to(dtype).chunk(2), strict=True)
+            )
+            assert isinstance(total, Tensor)
+            return total.view(len(slots), -1, slots.shape[2]).to(slots.dtype)
 
+        of_weight = torch.cat([half.flatten(1) @ rows for half in halves]).to(weight.dtype)
+        of_bias = None
+        if ctx.needs_input_grad[3]:
+            of_bias = torch.cat([half.sum(dim=(1, 2)) for half in halves]).to(weight.dtype)
         return (
             of_slots(slice(0, n)) if ctx.needs_input_grad[0] else None,
             of_slots(slice(n, None)) if ctx.needs_input_grad[1] else None,
             of_weight,
-            of_bias if ctx.needs_input_grad[3] else None,
+            of_bias,
             None,
         )
