@@ -122,7 +122,7 @@ class _BlockedAttention(torch.autograd.Function):
             if kept is None:
                 torch.mm(g.mT, block, out=of_v.mT)
             else:
-                share = kept[i // h, i % h] * ctx.scale
+                share = kept[i // h, i % h].to(block.dtype) * ctx.scale
                 torch.mm(g.mT, block * share, out=of_v.mT)
                 by_key.mul_(share)
             by_key.sub_(m).mul_(block)

@@ -14,30 +14,46 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from streamlm.models.layers.products import times_transposed
+
 
 def project_slots(
-    past: Tensor, new: Tensor, weight: Tensor, bias: Tensor | None, *, n_heads: int
+    past: Tensor,
+    new: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    n_heads: int,
+    columns: bool | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Keys and values of [past | new] in one product: two [B, H, n + t, E].
 
     Args:
         past: [B, n, W], may be constant; new: [B, t, W].
         weight: [2·H·E, W], rows of keys, then of values; bias: [2·H·E] or None.
+        columns: the order in memory; by default as the device likes it.
     """
-    key, value = _ProjectSlots.apply(past, new, weight, bias, n_heads)
+    columns = new.device.type == "cpu" if columns is None else columns
+    key, value = _ProjectSlots.apply(past, new, weight, bias, n_heads, columns)
     return key, value
 
 
 class _ProjectSlots(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, past: Tensor, new: Tensor, weight: Tensor, bias: Tensor | None, n_heads: int
+        ctx: Any,
+        past: Tensor,
+        new: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        n_heads: int,
+        columns: bool,
     ) -> tuple[Tensor, Tensor]:
         slots = torch.cat([past, new], dim=1)
         ctx.save_for_backward(slots, weight)
         ctx.n_past = past.shape[1]
-        if slots.device.type == "cpu":
-            both = weight @ slots.flatten(0, 1).mT
+        if columns:
+            both = times_transposed(weight, slots.flatten(0, 1))
             if bias is not None:
                 both += bias[:, None]
             both = both.view(2, n_heads, -1, *slots.shape[:2])
@@ -63,14 +79,15 @@ class _ProjectSlots(torch.autograd.Function):
             assert isinstance(total, Tensor)
             return total.view(len(slots), -1, slots.shape[2]).to(slots.dtype)
 
-        of_weight = torch.cat([half.flatten(1) @ rows for half in halves]).to(weight.dtype)
+        of_weight = torch.cat([times_transposed(half.flatten(1), rows.mT) for half in halves])
         of_bias = None
         if ctx.needs_input_grad[3]:
             of_bias = torch.cat([half.sum(dim=(1, 2)) for half in halves]).to(weight.dtype)
         return (
             of_slots(slice(0, n)) if ctx.needs_input_grad[0] else None,
             of_slots(slice(n, None)) if ctx.needs_input_grad[1] else None,
-            of_weight,
+            of_weight.to(weight.dtype),
             of_bias,
+            None,
             None,
         )
