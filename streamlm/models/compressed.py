@@ -38,18 +38,20 @@ class CompressedModel(SegmentedModel):
         c_len, m_len = config.compressed_len, config.memory_len
         n_memory = state.filled.clamp(max=m_len)
         n_evicted = (n_memory + t - m_len).clamp(min=0)
-        slots = torch.cat([state.past[:, :, c_len:], state.segment], dim=2)  # [L, B, M+T, W]
-        past, filled = slots[:, :, t:], (n_memory + t).clamp(max=m_len)
+        memory, filled = state.past[:, :, c_len:], (n_memory + t).clamp(max=m_len)
+        parts = [memory[:, :, t:], state.segment[:, :, max(t - m_len, 0) :]]
         eviction: Eviction | None = None
         if c_len:
+            whole = m_len >= t  # otherwise the segment's own first slots are evicted too
+            oldest = memory if whole else torch.cat([memory, state.segment], dim=2)
             barred = self.barred(state)
-            eviction = evict(config, self.compressors, state, slots, n_evicted, barred=barred)
+            eviction = evict(config, self.compressors, state, oldest, n_evicted, barred=barred)
             new = eviction.compressed
             kept = new if config.compression_loss == "bptt" else new.detach()
-            compressed = torch.cat([state.past[:, :, :c_len], kept], dim=2)[:, :, -c_len:]
-            past = torch.cat([compressed, past], dim=2)
+            parts = [state.past[:, :, kept.shape[2] : c_len], kept[:, :, -c_len:], *parts]
             n_compressed = state.filled - n_memory + n_evicted // config.compression_rate
             filled = filled + n_compressed.clamp(max=c_len)
+        past = torch.cat(parts, dim=2)
         usage = state.usage
         if config.wants_usage:
             empty = usage.new_zeros(*usage.shape[:2], t)

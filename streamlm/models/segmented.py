@@ -258,8 +258,10 @@ class SegmentedModel(Model):
                 updates.setdefault(name, []).append(part)
         if writer is None:
             start, stop = state.phase, state.phase + t
-            parts = [state.segment[:, :, :start], torch.stack(recorded), state.segment[:, :, stop:]]
-            segment = torch.cat(parts, dim=2)
+            segment = torch.stack(recorded)
+            if t < self.config.segment_len:
+                parts = [state.segment[:, :, :start], segment, state.segment[:, :, stop:]]
+                segment = torch.cat(parts, dim=2)
         else:
             segment = writer.segment
         after = replace(

@@ -161,9 +161,10 @@ class TransformerXL(CompressedModel):
         Past slots are constants; W_k and W_v get gradients through them.
         """
         layer, state = cast(Layer, self.layers[index]), call.state
-        slots = [state.past[index], state.segment[index, :, : state.phase], x]
-        context = layer.read(torch.cat(slots, dim=1))
-        return Projected(context[:, -x.shape[1] :], x, layer.attention.project(context))
+        past = state.past[index]
+        if state.phase:
+            past = torch.cat([past, state.segment[index, :, : state.phase]], dim=1)
+        return Projected(layer.read(x), x, layer.project_training(past, x))
 
     def attend(self, index: int, inputs: Tensor, pair: Pair, call: Call) -> Attended:
         """Relative attention; see `SegmentedModel.attend`."""

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from streamlm.models.layers.blocked_attention import blocked_attention, suits
+
 
 def relative_shift(scores: Tensor) -> Tensor:
     """Convert scores per distance to scores per key: [..., T, K+1] → [..., T, K].
@@ -178,12 +180,24 @@ class RelativeAttention(ProjectingAttention):
         """
         query = self.queries(x)
         u, w = biases
-        scores = self.position_scores(query, w, positions, column)
-        bias = scores.masked_fill(~mask, -torch.inf)
         content = query + self._scaled(u)
         dropout = self.dropout if self.training else 0.0
-        heads, weights = biased_attention(
-            content, key, value, bias, dropout=dropout, want_weights=want_weights
-        )
+        weights: Tensor | None = None
+        if column is None and not want_weights and suits(query, key.shape[2]):
+            heads = blocked_attention(
+                content,
+                query + self._scaled(w),
+                key,
+                value,
+                positions=positions,
+                mask=mask,
+                dropout=dropout,
+            )
+        else:
+            scores = self.position_scores(query, w, positions, column)
+            bias = scores.masked_fill(~mask, -torch.inf)
+            heads, weights = biased_attention(
+                content, key, value, bias, dropout=dropout, want_weights=want_weights
+            )
         out: Tensor = self.output(heads.transpose(1, 2).flatten(2))  # [B, H, t, E] → [B, t, H·E]
         return out, weights

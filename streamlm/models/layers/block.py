@@ -4,9 +4,11 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from streamlm.config import ModelConfig
 from streamlm.models.layers.attention import RelativeAttention
+from streamlm.models.layers.constant_slots import project_slots
 
 Attention = TypeVar("Attention", bound=nn.Module)
 Result = TypeVar("Result")
@@ -71,3 +73,15 @@ class Layer(Block[RelativeAttention]):
     def project(self, slots: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of slots: [B, n, W] → two [B, H, n, E]."""
         return self.attention.project(self.read(slots))
+
+    def project_training(self, past: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
+        """As `project` of [past | new], with gradients but for `past` if it is constant.
+
+        With pre-norm, W (γ x̂ + β) = (W γ) x̂ + W β: so are the normalised slots x̂ of the past.
+        """
+        weight, bias = self.attention.key_value.weight, None
+        if self.pre_norm:
+            norm = self.attention_norm
+            past, new = (F.layer_norm(x, norm.normalized_shape, eps=norm.eps) for x in (past, new))
+            weight, bias = weight * norm.weight, weight @ norm.bias
+        return project_slots(past, new, weight, bias, n_heads=self.attention.n_heads)
