@@ -27,7 +27,7 @@ class _RelativeContext(NamedTuple):
     """Mask and relative distances of one call.
 
     Attributes:
-        mask: [B, 1, t, K], True where attention is allowed.
+        mask: see `RelativeAttention.attend`.
         distances: slice of the position keys.
         column: [B, 1, t, K] position key of each query and key; None if all rows are in the same
             phase.
@@ -144,6 +144,10 @@ class TransformerXL(CompressedModel):
             mask = attention_mask(state.filled, past_len, state.phase, t, n_keys=call.n_keys)
             # The last query has column P + length + t - 1 and distance 0 to itself.
             first = segment_len - state.phase - t
+            if not torch.is_grad_enabled() and self.device.type == "cpu":
+                full = int(state.filled.min()) == past_len
+                mask = mask[..., past_len:] if full else mask
+                mask = torch.zeros(mask.shape, dtype=self.slot_dtype).masked_fill_(~mask, -torch.inf)
             return _RelativeContext(mask, slice(first, first + call.n_keys + 1), None)
         device = state.filled.device
         key = torch.arange(call.n_keys, device=device)

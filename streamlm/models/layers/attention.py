@@ -82,6 +82,41 @@ def biased_attention(
     return heads, None
 
 
+def attention_in_place(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scores: Tensor,
+    mask: Tensor,
+    *,
+    dropout: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """softmax(q kᵀ + scores) v, and the weights [B, H, t, K], which overwrite the scores.
+
+    For inference on a CPU. There, the fused kernel takes longer than plain products, and every copy
+    of the scores costs a third of a product.
+
+    Args:
+        query: [B, H, t, E], scaled; key, value: [B, H, K, E].
+        scores: [B, H, t, K], to be added; the rows of each head are contiguous.
+        mask: see `RelativeAttention.attend`.
+    """
+    if len(query) == 1:
+        scores[0].baddbmm_(query[0], key[0].mT)
+    else:
+        scores += query @ key.mT
+    masked = scores[..., scores.shape[3] - mask.shape[3] :]
+    if mask.dtype == torch.bool:
+        masked.masked_fill_(~mask, -torch.inf)
+    else:
+        masked += mask
+    for row in [scores] if scores.is_contiguous() else scores.unbind():
+        for part in [row] if row.is_contiguous() else row.unbind():
+            torch.softmax(part, dim=-1, out=part)
+    weights = F.dropout(scores, dropout) if dropout else scores
+    return weights @ value, weights
+
+
 class ProjectingAttention(nn.Module):
     """Base of attention modules: queries, keys and values of H heads, without biases."""
 
@@ -168,7 +203,8 @@ class RelativeAttention(ProjectingAttention):
             key, value: [B, H, K, E].
             positions, column: see `position_scores`.
             biases: u and w, each [H, E].
-            mask: [B or 1, 1, t, K], True where attention is allowed.
+            mask: [B or 1, 1, t, K], True where attention is allowed. For inference on a CPU, it may
+                be what is added to the scores, and of the last columns only.
             want_weights: return the attention weights; disables the fused kernel.
 
         Returns:
@@ -177,11 +213,18 @@ class RelativeAttention(ProjectingAttention):
         query = self.queries(x)
         u, w = biases
         scores = self.position_scores(query, w, positions, column)
-        bias = scores.masked_fill(~mask, -torch.inf)
         content = query + self._scaled(u)
         dropout = self.dropout if self.training else 0.0
-        heads, weights = biased_attention(
-            content, key, value, bias, dropout=dropout, want_weights=want_weights
-        )
+        weights: Tensor | None
+        if query.device.type == "cpu" and not torch.is_grad_enabled():
+            heads, weights = attention_in_place(
+                content, key, value, scores, mask, dropout=dropout
+            )
+            weights = weights if want_weights else None
+        else:
+            bias = scores.masked_fill(~mask, -torch.inf)
+            heads, weights = biased_attention(
+                content, key, value, bias, dropout=dropout, want_weights=want_weights
+            )
         out: Tensor = self.output(heads.transpose(1, 2).flatten(2))  # [B, H, t, E] → [B, t, H·E]
         return out, weights
