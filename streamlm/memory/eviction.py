@@ -47,7 +47,7 @@ def evict(
     Args:
         compressors: one per layer.
         state: before the commit, with a full segment.
-        slots: [L, B, M+T, W] memory and segment.
+        slots: [L, B, M or M+T, W] memory, with M < T also the segment.
         n_evicted: [B] occupied slots among the oldest T, right-aligned.
         barred: [B, T], True for slots that must not be kept; their usage becomes -1.
     """

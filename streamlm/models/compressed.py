@@ -38,18 +38,22 @@ class CompressedModel(SegmentedModel):
         c_len, m_len = config.compressed_len, config.memory_len
         n_memory = state.filled.clamp(max=m_len)
         n_evicted = (n_memory + t - m_len).clamp(min=0)
-        slots = torch.cat([state.past[:, :, c_len:], state.segment], dim=2)  # [L, B, M+T, W]
-        past, filled = slots[:, :, t:], (n_memory + t).clamp(max=m_len)
+        memory, filled = state.past[:, :, c_len:], (n_memory + t).clamp(max=m_len)
+        # Each slot of the new past is copied once.
+        slots, parts = memory, [memory[:, :, t:], state.segment]
+        if m_len < t:  # the segment has slots that are evicted
+            slots = torch.cat([memory, state.segment], dim=2)  # [L, B, M+T, W]
+            parts = [slots[:, :, t:]]
         eviction: Eviction | None = None
         if c_len:
             barred = self.barred(state)
             eviction = evict(config, self.compressors, state, slots, n_evicted, barred=barred)
             new = eviction.compressed
             kept = new if config.compression_loss == "bptt" else new.detach()
-            compressed = torch.cat([state.past[:, :, :c_len], kept], dim=2)[:, :, -c_len:]
-            past = torch.cat([compressed, past], dim=2)
+            parts = [state.past[:, :, kept.shape[2] : c_len], kept[:, :, -c_len:], *parts]
             n_compressed = state.filled - n_memory + n_evicted // config.compression_rate
             filled = filled + n_compressed.clamp(max=c_len)
+        past = torch.cat(parts, dim=2)
         usage = state.usage
         if config.wants_usage:
             empty = usage.new_zeros(*usage.shape[:2], t)

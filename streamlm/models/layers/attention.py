@@ -71,7 +71,7 @@ def biased_attention(
         bias: [B, H, t, K], -inf where masked.
         want_weights: return the weights; disables the fused kernel.
     """
-    # On a CPU, the fused kernel takes 1.3 times as long for one query: it is made for tiles of them.
+    # On a CPU, the fused kernel takes 1.3 times as long for one query: it is made for tiles.
     if want_weights or (query.shape[2] == 1 and query.device.type == "cpu"):
         weights = (query @ key.mT + bias).softmax(dim=-1)
         heads = F.dropout(weights, dropout) @ value
@@ -217,9 +217,7 @@ class RelativeAttention(ProjectingAttention):
         dropout = self.dropout if self.training else 0.0
         weights: Tensor | None
         if query.device.type == "cpu" and not torch.is_grad_enabled():
-            heads, weights = attention_in_place(
-                content, key, value, scores, mask, dropout=dropout
-            )
+            heads, weights = attention_in_place(content, key, value, scores, mask, dropout=dropout)
             weights = weights if want_weights else None
         else:
             bias = scores.masked_fill(~mask, -torch.inf)
