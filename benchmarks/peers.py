@@ -6,7 +6,8 @@
 
 All figures are ratios of processor time, measured in turns on one thread: 8 layers of 512, segments
 of 128 tokens, 512 slots of memory, float32, one row, with the same random text and full memory.
-Our model reads and writes with 8-bit weights too.
+Our model reads and writes with 8-bit weights and in bfloat16 too, where the processor has products
+of them.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from streamlm.config import ModelConfig
 from streamlm.lab.results import write_results
 from streamlm.models.cache import Cache
 from streamlm.models.layers.packed import has_int8_kernels
-from streamlm.models.precision import set_precision
+from streamlm.models.precision import has_bfloat16_products, set_precision
 from streamlm.models.transformer_xl import TransformerXL
 from streamlm.runtime.stream import advance, score
 
@@ -303,14 +304,23 @@ def weights_once() -> Turn:
     return lambda: timed(work)
 
 
+def precisions() -> dict[str, str]:
+    """Of our model on this processor, and how the names of their ratios end."""
+    found = {"float32": ""}
+    if has_int8_kernels():
+        found["int8"] = ", 8-bit weights"
+    if has_bfloat16_products():
+        found["bfloat16"] = ", bfloat16"
+    return found
+
+
 def pairs(part: str) -> dict[str, tuple[Turn, Turn]]:
     """What is measured in turns, ours first, by the name of the ratio."""
     if part == "training":
         return {"training to lucidrains'": (OursTraining().step, Lucidrains().train().step)}
     found: dict[str, tuple[Turn, Turn]] = {}
     theirs: Any = Lucidrains() if part == "compression" else HuggingFace()
-    precisions = ("float32", "int8") if has_int8_kernels() else ("float32",)
-    for precision in precisions:
+    for precision, ending in precisions().items():
         mine = Ours(compressed=COMPRESSED if part == "compression" else 0, precision=precision)
         if part == "compression":
             some = {
@@ -328,7 +338,6 @@ def pairs(part: str) -> dict[str, tuple[Turn, Turn]]:
                 "reading, scored, to products alone": (mine.score, products(scored=True)),
                 "reading to products alone": (mine.read, products(scored=False)),
             }
-        ending = "" if precision == "float32" else ", 8-bit weights"
         found |= {name + ending: turns for name, turns in some.items()}
     return found
 
@@ -360,7 +369,8 @@ def main(arguments: list[str] | None = None) -> None:
         for name, (mine, theirs) in pairs(part).items():
             spent, floor = side_by_side(mine, theirs, repeats=options.rounds)
             found = ratio(floor, spent)
-            found["goal"] = goal = GOALS[name.removesuffix(", 8-bit weights")]
+            plain = name.removesuffix(", 8-bit weights").removesuffix(", bfloat16")
+            found["goal"] = goal = GOALS[plain]
             found["tokens_per_cpu_second"] = PARTS[part] / sorted(spent)[len(spent) // 2]
             found["beside"] = PARTS[part] / sorted(floor)[len(floor) // 2]
             figures[name] = found

@@ -316,8 +316,11 @@ class Model(nn.Module, ABC):
         """Output layer: [..., D] → [..., V]; with cutoffs, log-probabilities."""
         if isinstance(self.embedding, AdaptiveEmbedding):
             return self.embedding.log_probs(hidden, self.output_bias)
-        if self.output is not None:
-            out: Tensor = self.output(hidden)
+        output = self.output
+        if self._frozen is not None and not torch.is_grad_enabled():
+            output = self._frozen.output or output
+        if output is not None:
+            out: Tensor = output(hidden)
             return out
         return F.linear(hidden, self.embedding.weight, self.output_bias)
 
@@ -430,6 +433,9 @@ class _Frozen:
 
     def __init__(self, values: Any) -> None:
         self.values = values
+        self.layers: list[Any] | None = None  # for inference, if they are others
+        self.output: nn.Module | None = None
+        self.step: Any = None  # a fast way to read single tokens
 
 
 def _inverse(order: Sequence[int]) -> list[int]:

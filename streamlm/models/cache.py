@@ -238,16 +238,28 @@ def project_blocks(
     return keys[:, :, keys.shape[2] - n_made :], values[:, :, values.shape[2] - n_made :]
 
 
-def with_room(buffer: Tensor, past: Tensor, t: int) -> Tensor:
-    """Past columns followed by t empty ones; reuses `buffer` if it has this size."""
-    n = past.shape[2]
-    if buffer.shape[2] == n + t:
-        if n and past.data_ptr() != buffer.data_ptr():
-            # An overlapping view of the buffer must not be overwritten while it is read.
-            shared = past.untyped_storage().data_ptr() == buffer.untyped_storage().data_ptr()
-            buffer[:, :, :n] = past.clone() if shared else past
-        return buffer
-    return torch.cat([past, past.new_zeros(*past.shape[:2], t, past.shape[3])], dim=2)
+def with_room(buffer: Tensor | None, parts: Sequence[Tensor], t: int) -> Tensor:
+    """Columns of the parts, followed by t undefined ones; overwrites `buffer` if it has this size.
+
+    Args:
+        parts: [B, H, n, E] each; none of them in the buffer.
+    """
+    b, h, _, e = parts[0].shape
+    shape = b, h, sum(part.shape[2] for part in parts) + t, e
+    if buffer is None or buffer.shape != shape:
+        buffer = parts[0].new_zeros(shape)
+    start = 0
+    for part in parts:
+        stop = start + part.shape[2]
+        buffer[:, :, start:stop] = part
+        start = stop
+    return buffer
+
+
+def columns(pair: Pair, which: slice) -> Pair:
+    """Some columns of a pair; views."""
+    key, value = pair
+    return key[:, :, which], value[:, :, which]
 
 
 def joined(left: Pair, right: Pair) -> Pair:
@@ -256,10 +268,8 @@ def joined(left: Pair, right: Pair) -> Pair:
     return key, value
 
 
-def newest(past: Pair, new: Pair) -> Pair:
-    """Append new columns and drop as many of the oldest."""
-    key, value = (
-        torch.cat([old, part], dim=2)[:, :, -old.shape[2] :]
-        for old, part in zip(past, new, strict=True)
-    )
-    return key, value
+def newest(past: Pair, new: Pair) -> list[Pair]:
+    """As many columns as of `past`, the newest of both, in two parts."""
+    n = past[0].shape[2]
+    n_new = min(new[0].shape[2], n)
+    return [columns(past, slice(n_new, None)), columns(new, slice(new[0].shape[2] - n_new, None))]

@@ -39,13 +39,15 @@ class CompressedModel(SegmentedModel):
         n_memory = state.filled.clamp(max=m_len)
         n_evicted = (n_memory + t - m_len).clamp(min=0)
         memory, filled = state.past[:, :, c_len:], (n_memory + t).clamp(max=m_len)
-        parts = [memory[:, :, t:], state.segment[:, :, max(t - m_len, 0) :]]
+        # Each slot of the new past is copied once.
+        slots, parts = memory, [memory[:, :, t:], state.segment]
+        if m_len < t:  # the segment has slots that are evicted
+            slots = torch.cat([memory, state.segment], dim=2)  # [L, B, M+T, W]
+            parts = [slots[:, :, t:]]
         eviction: Eviction | None = None
         if c_len:
-            whole = m_len >= t  # otherwise the segment's own first slots are evicted too
-            oldest = memory if whole else torch.cat([memory, state.segment], dim=2)
             barred = self.barred(state)
-            eviction = evict(config, self.compressors, state, oldest, n_evicted, barred=barred)
+            eviction = evict(config, self.compressors, state, slots, n_evicted, barred=barred)
             new = eviction.compressed
             kept = new if config.compression_loss == "bptt" else new.detach()
             parts = [state.past[:, :, kept.shape[2] : c_len], kept[:, :, -c_len:], *parts]

@@ -58,6 +58,7 @@ class LlamaModel(CompressedModel):
     """A Llama, SmolLM, Qwen or Mistral with bounded memory."""
 
     reads_any_phase = True
+    orders_weights = False  # too many for a second copy
     settings = LlamaConfig
     config: LlamaConfig
     frequencies: Tensor
@@ -378,9 +379,9 @@ class LlamaModel(CompressedModel):
 
     def past_after(
         self, index: int, past: Pair, segment: Pair, state: State, eviction: Eviction | None
-    ) -> Pair:
+    ) -> list[Pair]:
         """All columns move, so all keys are rotated again."""
-        return self.project_past(index, state)
+        return [self.project_past(index, state)]
 
     def project_open(self, index: int, state: State) -> Pair:
         """Keys and values of the open segment so far."""

@@ -11,7 +11,15 @@ from streamlm.config import TRAINED_BY, ModelConfig, any_of, check_compression, 
 from streamlm.memory.compression import COMPRESSORS, Conv, Dilated, Select
 from streamlm.memory.eviction import Eviction
 from streamlm.models.base import Observer
-from streamlm.models.cache import Cache, CacheWriter, Pair, project_blocks, standard
+from streamlm.models.cache import (
+    Cache,
+    CacheWriter,
+    Pair,
+    columns,
+    newest,
+    project_blocks,
+    standard,
+)
 from streamlm.models.compressed import CompressedModel
 from streamlm.models.compression_losses import compression_loss, compression_weight
 from streamlm.models.layers.attention import attention_mask
@@ -27,7 +35,7 @@ class _RelativeContext(NamedTuple):
     """Mask and relative distances of one call.
 
     Attributes:
-        mask: [B, 1, t, K], True where attention is allowed.
+        mask: see `RelativeAttention.attend`.
         distances: slice of the position keys.
         column: [B, 1, t, K] position key of each query and key; None if all rows are in the same
             phase.
@@ -64,7 +72,6 @@ class TransformerXL(CompressedModel):
         longest = config.past_len + config.segment_len
         table = sinusoid(longest + 1, width, clamp=config.clamp_len)
         self.register_buffer("position_table", table, persistent=False)
-        self.step: RelativeStep | None = None
         self.reset_parameters()
 
     @classmethod
@@ -97,12 +104,23 @@ class TransformerXL(CompressedModel):
     def freeze(self) -> Self:
         """See `Model.freeze`."""
         super().freeze()
-        self.step = None
         if self.device.type == "cpu" and not self.config.wants_usage:
             biases = [self.biases(index) for index in range(self.config.n_layers)]
             columns = self.config.past_len + self.config.segment_len
-            self.step = RelativeStep(self.layers, biases, columns=columns)
+            with torch.no_grad():
+                layers = self._layers
+            self.step = RelativeStep(layers, biases, columns=columns)
         return self
+
+    @property
+    def step(self) -> RelativeStep | None:
+        """A fast way to read single tokens; None unless frozen."""
+        step: RelativeStep | None = None if self._frozen is None else self._frozen.step
+        return step
+
+    @step.setter
+    def step(self, step: RelativeStep | None) -> None:
+        self._frozen.step = step
 
     def read(
         self,
@@ -114,7 +132,7 @@ class TransformerXL(CompressedModel):
     ) -> tuple[Tensor, State]:
         """All layers; see `Model.read`. Single tokens take `RelativeStep` if the model has one."""
         step, slow = self.step, torch.is_grad_enabled() or observe is not None
-        if step is None or slow or self.frozen is None or x.shape[:2] != (1, 1):
+        if step is None or slow or x.shape[:2] != (1, 1):
             return super().read(x, state, cache=cache, observe=observe)
         writer = CacheWriter(self._cache_of(state, cache), state, 1)
         config, phase, own = self.config, state.phase, writer.cache
@@ -144,6 +162,11 @@ class TransformerXL(CompressedModel):
             mask = attention_mask(state.filled, past_len, state.phase, t, n_keys=call.n_keys)
             # The last query has column P + length + t - 1 and distance 0 to itself.
             first = segment_len - state.phase - t
+            if not torch.is_grad_enabled() and self.device.type == "cpu":
+                full = int(state.filled.min()) == past_len
+                barred = ~(mask[..., past_len:] if full else mask)
+                mask = torch.zeros(barred.shape, dtype=self.slot_dtype)
+                mask.masked_fill_(barred, -torch.inf)
             return _RelativeContext(mask, slice(first, first + call.n_keys + 1), None)
         device = state.filled.device
         key = torch.arange(call.n_keys, device=device)
@@ -160,7 +183,7 @@ class TransformerXL(CompressedModel):
 
         Past slots are constants; W_k and W_v get gradients through them.
         """
-        layer, state = cast(Layer, self.layers[index]), call.state
+        layer, state = cast(Layer, self._layers[index]), call.state
         past = state.past[index]
         if state.phase:
             past = torch.cat([past, state.segment[index, :, : state.phase]], dim=1)
@@ -170,7 +193,7 @@ class TransformerXL(CompressedModel):
         """Relative attention; see `SegmentedModel.attend`."""
         (positions,) = call.position_keys[index]
         relative: _RelativeContext = call.context
-        out, weights = cast(Layer, self.layers[index]).attention.attend(
+        out, weights = cast(Layer, self._layers[index]).attention.attend(
             inputs,
             *pair,
             positions=positions[:, relative.distances],
@@ -199,7 +222,7 @@ class TransformerXL(CompressedModel):
 
     def project_past(self, index: int, state: State) -> Pair:
         """Compressed slots in blocks of one commit, memory in whole segments."""
-        config, layer = self.config, cast(Layer, self.layers[index])
+        config, layer = self.config, cast(Layer, self._layers[index])
         parts = [super().project_past(index, state)]
         if config.compressed_len:
             old = state.past[index, :, : config.compressed_len]
@@ -212,19 +235,14 @@ class TransformerXL(CompressedModel):
 
     def past_after(
         self, index: int, past: Pair, segment: Pair, state: State, eviction: Eviction | None
-    ) -> Pair:
+    ) -> list[Pair]:
         """Projects only new compressed slots; see `SegmentedModel.past_after`."""
         config, t, c_len = self.config, self.config.segment_len, self.config.compressed_len
         if config.memory_len < t:  # memory holds less than one block
-            return self.project_past(index, state)
+            return [self.project_past(index, state)]
         # The newest M - T columns of memory, then the T of the segment.
-        parts = [[half[:, :, c_len + t :] for half in past], list(segment)]
-        if eviction is not None:
-            new = cast(Layer, self.layers[index]).project(standard(eviction.compressed[index]))
-            kept = [
-                torch.cat([old[:, :, :c_len], made], dim=2)[:, :, -c_len:]
-                for old, made in zip(past, new, strict=True)
-            ]
-            parts.insert(0, kept)
-        key, value = (torch.cat(halves, dim=2) for halves in zip(*parts, strict=True))
-        return key, value
+        recent = [columns(past, slice(c_len + t, None)), segment]
+        if eviction is None:
+            return recent
+        new = cast(Layer, self._layers[index]).project(standard(eviction.compressed[index]))
+        return [*newest(columns(past, slice(c_len)), new), *recent]

@@ -249,9 +249,28 @@ def test_changing_precision_after_use(head: str) -> None:
     assert largest_difference(logits.float(), before) < 1e-4
 
 
-def test_a_copy_keeps_its_weights_when_the_model_is_trained() -> None:
+@everywhere
+@torch.no_grad()
+def test_weights_in_another_order_give_the_same(head: str) -> None:
+    model = tiny_model(dtype=torch.float32, **HEADS[head])
+    assert model.frozen.layers is not None
+    tokens = random_tokens(model, 22)
+    logits, _ = read(model, tokens, model.init_state(1))
+    with torch.enable_grad():  # not with them
+        wanted, _ = read(model, tokens, model.init_state(1))
+    assert largest_difference(logits, wanted.detach()) < 1e-5
+    model.layers[0].attention.query.weight.mul_(2)
+    changed, _ = read(model.train().freeze(), tokens, model.init_state(1))
+    with torch.enable_grad():
+        wanted, _ = read(model, tokens, model.init_state(1))
+    assert largest_difference(changed, wanted.detach()) < 1e-5
+    assert largest_difference(changed, logits) > 1e-4
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_copy_keeps_its_weights_when_the_model_is_trained(dtype: torch.dtype) -> None:
     """Also for single tokens, which take a step that holds the weights by itself."""
-    model = tiny_model()
+    model = tiny_model(dtype=dtype)
     other, token = copy.deepcopy(model), random_tokens(model, 1)
     with torch.no_grad():
         wanted, _ = model(token, model.init_state(1))

@@ -12,7 +12,8 @@ def count_projections(model: Model) -> list[list[int]]:
 
     Single tokens may take a `step` instead of the layers' modules; it projects one slot in each.
     """
-    layers: Any = model.layers
+    frozen = model.frozen
+    layers: Any = (frozen and frozen.layers) or model.layers
     calls: list[list[int]] = [[] for _ in layers]
     for index, layer in enumerate(layers):
         layer.attention.key_value.register_forward_hook(

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from streamlm.models.layers import ordered
+
 ALIGNMENT = 64  # bytes; torch aligns what it allocates to as many
 UNITS = 3  # in the last place, at most
 INHERITED = "STREAMLM_SHAPE_ROUNDING"
@@ -36,8 +38,9 @@ def inherit() -> None:
         return
     for owner, names in (
         (F, ("linear", "conv1d", "scaled_dot_product_attention")),
+        (ordered, ("ordered_linear",)),
         (torch, ("matmul", "mm", "bmm", "addmm", "baddbmm", "einsum")),
-        (Tensor, ("matmul", "mm", "bmm", "__matmul__")),
+        (Tensor, ("matmul", "mm", "bmm", "__matmul__", "baddbmm_")),
     ):
         for name in names:
             setattr(owner, name, _off_by_shape(getattr(owner, name)))
@@ -54,12 +57,15 @@ def _off_by_shape(product: Callable[..., Tensor]) -> Callable[..., Tensor]:
         operands = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
         key = repr([_layout(tensor) for tensor in operands])
         units = zlib.crc32(key.encode()) % (2 * UNITS + 1) - UNITS
-        return result * (1 + units * torch.finfo(result.dtype).eps)
+        factor = 1 + units * torch.finfo(result.dtype).eps
+        return result.mul_(factor) if product.__name__ == "baddbmm_" else result * factor
 
     return rounded
 
 
 def _layout(tensor: Tensor) -> tuple[object, ...]:
     """What a kernel may be chosen by."""
+    if tensor.layout != torch.strided:
+        return tuple(tensor.shape)
     strides = [s for s, n in zip(tensor.stride(), tensor.shape, strict=True) if n > 1]
     return (*tensor.shape, *strides, tensor.data_ptr() % ALIGNMENT)

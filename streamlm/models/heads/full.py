@@ -106,11 +106,11 @@ class FullModel(SegmentedModel):
 
     def past_after(
         self, index: int, past: Pair, segment: Pair, state: State, eviction: Eviction | None
-    ) -> Pair:
+    ) -> list[Pair]:
         """All columns except those that no row uses any more."""
         n = state.past.shape[2]
-        key, value = (torch.cat(both, dim=2)[:, :, -n:] for both in zip(past, segment, strict=True))
-        return key, value
+        key, value = (half[:, :, half.shape[2] + segment[0].shape[2] - n :] for half in past)
+        return [(key, value), segment]
 
     def call_context(self, call: Call) -> Tensor:
         """Attention mask: [B, 1, t, K]."""

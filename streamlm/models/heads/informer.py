@@ -129,10 +129,10 @@ class InformerModel(SegmentedModel):
 
     def past_after(
         self, index: int, past: Pair, segment: Pair, state: State, eviction: Eviction | None
-    ) -> Pair:
+    ) -> list[Pair]:
         """Append the distilled closed segment; see `SegmentedModel.past_after`."""
         if not self.n_far:
-            return past
+            return [past]
         closed = state.past[index, :, -self.config.segment_len :].contiguous()
         return newest(past, self._distilled(index, closed))
 
@@ -142,7 +142,7 @@ class InformerModel(SegmentedModel):
 
     def attend(self, index: int, inputs: Tensor, pair: Pair, call: Call) -> Attended:
         """Attention of active queries, mean values of others; see `SegmentedModel.attend`."""
-        attention = cast(Layer, self.layers[index]).attention
+        attention = cast(Layer, self._layers[index]).attention
         (key, value), (projected,), state = pair, call.position_keys[index], call.state
         n_far, t = self.n_far, inputs.shape[1]
         n_open = key.shape[2] - n_far
@@ -207,7 +207,7 @@ class InformerModel(SegmentedModel):
         return summed / count[:, None, :, None]
 
     def _distilled(self, index: int, slots: Tensor) -> Pair:
-        layer = cast(Layer, self.layers[index])
+        layer = cast(Layer, self._layers[index])
         distil = cast(Distil, self.distils[index])
         return layer.attention.project(distil(layer.read(slots)))
 

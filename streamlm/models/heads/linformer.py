@@ -200,16 +200,16 @@ class LinformerModel(SegmentedModel):
         """Projected keys and values of all segments in memory, including empty ones."""
         if not self.n_blocks:
             return super().project_past(index, state)
-        layer = cast(Layer, self.layers[index])
+        layer = cast(Layer, self._layers[index])
         pair = project_blocks(layer.project, state.past[index], self.config.segment_len)
         return self._projected(index, pair)
 
     def past_after(
         self, index: int, past: Pair, segment: Pair, state: State, eviction: Eviction | None
-    ) -> Pair:
+    ) -> list[Pair]:
         """Append the projected closed segment; see `SegmentedModel.past_after`."""
         if not self.n_blocks:
-            return past
+            return [past]
         return newest(past, self._projected(index, segment))
 
     def call_context(self, call: Call) -> Tensor:
@@ -223,7 +223,7 @@ class LinformerModel(SegmentedModel):
 
         See `SegmentedModel.attend`.
         """
-        attention, k = cast(Layer, self.layers[index]).attention, self.config.projected_len
+        attention, k = cast(Layer, self._layers[index]).attention, self.config.projected_len
         (key, value), (near, far) = pair, call.position_keys[index]
         n_far, t = self.n_blocks * k, inputs.shape[1]
         n_open = key.shape[2] - n_far

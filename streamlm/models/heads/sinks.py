@@ -78,19 +78,19 @@ class SinksModel(SegmentedModel):
         pinned = self._project_pinned(index, state)
         if not self.config.memory_len:
             return pinned
-        layer = cast(Layer, self.layers[index])
+        layer = cast(Layer, self._layers[index])
         memory = project_blocks(layer.project, state.past[index], self.config.segment_len)
         return joined(pinned, memory)
 
     def past_after(
         self, index: int, past: Pair, segment: Pair, state: State, eviction: Eviction | None
-    ) -> Pair:
+    ) -> list[Pair]:
         """Append the segment to memory; the few pinned slots are projected again."""
         pinned = self._project_pinned(index, state)
         if not self.config.memory_len:
-            return pinned
+            return [pinned]
         key, value = (half[:, :, self.config.pinned_len :] for half in past)
-        return joined(pinned, newest((key, value), segment))
+        return [pinned, *newest((key, value), segment)]
 
     def call_context(self, call: Call) -> Tensor:
         """Attention mask: [B, 1, t, K]."""
@@ -104,7 +104,7 @@ class SinksModel(SegmentedModel):
     def attend(self, index: int, inputs: Tensor, pair: Pair, call: Call) -> Attended:
         """Relative attention over pinned slots, memory and segment; see `SegmentedModel.attend`."""
         (key, value), (positions,) = pair, call.position_keys[index]
-        out, _ = cast(Layer, self.layers[index]).attention.attend(
+        out, _ = cast(Layer, self._layers[index]).attention.attend(
             inputs,
             key,
             value,
@@ -129,4 +129,4 @@ class SinksModel(SegmentedModel):
 
     def _project_pinned(self, index: int, state: State) -> Pair:
         slots = state.carried[PINNED][index].to(self.output_bias.dtype)
-        return cast(Layer, self.layers[index]).project(slots)
+        return cast(Layer, self._layers[index]).project(slots)

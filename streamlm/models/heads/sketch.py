@@ -187,22 +187,20 @@ class SketchModel(SegmentedModel):
             parts.append(self._sketched(index, state))
         if self.config.memory_len:
             memory, t = state.past[index, :, c_len:], self.config.segment_len
-            parts.append(project_blocks(cast(Layer, self.layers[index]).project, memory, t))
+            parts.append(project_blocks(cast(Layer, self._layers[index]).project, memory, t))
         key, value = (torch.cat(halves, dim=2) for halves in zip(*parts, strict=True))
         return key, value
 
     def past_after(
         self, index: int, past: Pair, segment: Pair, state: State, eviction: Eviction | None
-    ) -> Pair:
+    ) -> list[Pair]:
         """Append the segment to memory; global slots are projected again in one fixed shape."""
         c_len = self.config.compressed_len
         key, value = past
-        if self.config.memory_len:
-            key, value = newest((key[:, :, c_len:], value[:, :, c_len:]), segment)
-        if c_len:
-            far_key, far_value = self._sketched(index, state)
-            key, value = torch.cat([far_key, key], dim=2), torch.cat([far_value, value], dim=2)
-        return key, value
+        far = [self._sketched(index, state)] if c_len else []
+        if not self.config.memory_len:
+            return [*far, past]
+        return [*far, *newest((key[:, :, c_len:], value[:, :, c_len:]), segment)]
 
     def call_context(self, call: Call) -> Tensor:
         """Attention mask of memory and the open segment: [B, 1, t, M + n]."""
@@ -212,7 +210,7 @@ class SketchModel(SegmentedModel):
 
     def attend(self, index: int, inputs: Tensor, pair: Pair, call: Call) -> Attended:
         """Local and global attention, mixed by the gate; see `SegmentedModel.attend`."""
-        config, attention = self.config, cast(Layer, self.layers[index]).attention
+        config, attention = self.config, cast(Layer, self._layers[index]).attention
         (key, value), (near, *far), state = pair, call.position_keys[index], call.state
         c_len, m_len, t = config.compressed_len, config.memory_len, inputs.shape[1]
         n_near = key.shape[2] - c_len  # [memory | open segment]
@@ -323,7 +321,7 @@ class SketchModel(SegmentedModel):
         lengths = state.carried[LENGTHS][0]
         slots = state.past[index, :, : self.config.compressed_len]
         slots = slots + F.embedding((lengths - 1).clamp(min=0), self.length_table[index])
-        return cast(Layer, self.layers[index]).project(slots)
+        return cast(Layer, self._layers[index]).project(slots)
 
     def project_positions(self, index: int) -> PositionKeys:
         """W_R R of local distances [H, M+T+1, E] and of distance buckets [H, n, E]."""
