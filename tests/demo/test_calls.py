@@ -88,6 +88,7 @@ def test_events_of_the_page_take_their_own_types(server: DemoServer, client: Any
             continue
         values = list(odd)
         values += [None] if {*inputs} & {"slider", "radio"} else []
+        values += [10**30, -(2**70)] if "slider" in inputs and "dropdown" not in inputs else []
         values += [-(2**70)] if {*inputs} <= {"textbox", "dropdown"} else []  # a session's name
         for value in values:
             body = {
@@ -117,6 +118,18 @@ def test_fields_without_a_text_are_empty(server: DemoServer, client: Any) -> Non
         assert joined.status_code in (200, 400), function["api_name"]
         if joined.status_code == 200:
             client.get("gradio_api/queue/data", params={"session_hash": body["session_hash"]})
+    assert "Traceback" not in server.log + server.errors
+
+
+@pytest.mark.parametrize("token", [10**30, -(2**70), 0.5])
+def test_tokens_that_a_session_does_not_have(server: DemoServer, client: Any, token: float) -> None:
+    assert "event: complete" in result(client, GOOD)
+    for function in client.get("config").json()["dependencies"]:
+        if function["api_name"] in ("rewind_session", "show_passage"):
+            body = {"data": [GOOD[0], token], "fn_index": function["id"], "session_hash": "token"}
+            assert client.post("gradio_api/queue/join", json=body).status_code == 200
+            said = client.get("gradio_api/queue/data", params={"session_hash": "token"}).text
+            assert '"success":true' in said
     assert "Traceback" not in server.log + server.errors
 
 

@@ -116,6 +116,8 @@ class Calls:
             free = not choices or getattr(block, "allow_custom_value", False)
             if not free and value not in choices:
                 raise ValueError(f"data[{place}]; allowed: a choice of the page")
+            if type(block) is gr.Slider and not block.minimum <= value <= block.maximum:
+                raise ValueError(f"data[{place}]; allowed: {block.minimum} to {block.maximum}")
             if kind == "file":
                 self._check_file(value, f"data[{place}]")
 

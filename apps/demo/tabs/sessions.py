@@ -27,6 +27,15 @@ PASSAGE_TOKENS = 80  # tokens of text shown before the chosen point
 Action = Callable[[Shelf], tuple[str, str]]
 
 
+class _Point(gr.Slider):
+    """A slider over the tokens of a session, which says itself where it ends: it may have grown."""
+
+    is_template = True  # the page draws it as its base
+
+    def preprocess(self, payload: float) -> float:
+        return payload
+
+
 def sessions_tab(app: AppState, frame: Frame) -> gr.Tab:
     """Build the tab; its lists are drawn when it is opened."""
     with gr.Tab("Sessions", id="sessions") as tab:
@@ -43,7 +52,7 @@ def sessions_tab(app: AppState, frame: Frame) -> gr.Tab:
         )
         with gr.Accordion("Rewind or fork", open=True):
             timeline = gr.HTML(elem_id="timeline")
-            point = gr.Slider(0, 1, value=0, step=1, label="At token", elem_id="point")
+            point = _Point(0, 1, value=0, step=1, label="At token", elem_id="point")
             passage = gr.HTML(elem_id="passage")
             with gr.Row(elem_classes="ends"):
                 rewind = gr.Button("Rewind to this point", elem_id="rewind")
