@@ -132,7 +132,7 @@ class OursTraining:
         past = rows(MEMORY + RATE * COMPRESSED)
         _, self.state = advance(self.model, past, self.model.init_state(ROWS))
         self.model.train()
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-4)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-4, fused=True)
         self.tokens = rows(SEGMENT + 1)
 
     def step(self) -> float:
@@ -236,7 +236,7 @@ class Lucidrains:
     def train(self) -> "Lucidrains":
         """To take steps of training."""
         self.model.train()
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-4)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-4, fused=True)
         return self
 
     def step(self) -> float:

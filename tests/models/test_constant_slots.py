@@ -54,7 +54,8 @@ def test_products_are_in_bfloat16_under_autocast() -> None:
     of_found = gradients(found, leaves)
     assert {each.dtype for each in of_found} == {torch.float32}
     wanted = gradients(plain(past, new, weight, bias), leaves)
-    torch.testing.assert_close(of_found, wanted, rtol=0, atol=0.2)
+    for own, other in zip(of_found, wanted, strict=True):
+        assert float((own - other).norm()) < 0.1 * float(other.norm())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])

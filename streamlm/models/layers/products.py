@@ -1,11 +1,13 @@
 """A matrix product on a CPU by oneDNN, where torch has it.
 
-For large float32 products, torch asks MKL, which reaches 85 to 90 % of what an AMD processor can do;
-oneDNN reaches all of it. torch itself calls oneDNN for them in compiled models alone.
+For float32 products, torch asks MKL, which reaches 85 to 90 % of what an AMD processor can do;
+oneDNN reaches all of it. torch itself asks oneDNN for them in compiled models alone.
 """
 
 import torch
 from torch import Tensor
+
+AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def times_transposed(left: Tensor, right: Tensor) -> Tensor:
@@ -18,9 +20,9 @@ def times_transposed(left: Tensor, right: Tensor) -> Tensor:
 
 def _by_onednn(left: Tensor, right: Tensor) -> bool:
     return (
-        left.device.type == right.device.type == "cpu"
+        AVAILABLE
+        and not torch.compiler.is_compiling()
+        and left.device.type == right.device.type == "cpu"
         and left.dtype == right.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
-        and torch.backends.mkldnn.is_available()
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )
