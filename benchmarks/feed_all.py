@@ -67,9 +67,8 @@ def main(arguments: list[str] | None = None) -> None:
     figures = {"rounds": rows, "tokens_per_second": speeds, "load_average": load}
     write_results(options.out / "feed-all.json", settings=settings, figures=figures)
     for workers, speed in speeds.items():
-        print(
-            f"{workers} workers: {speed:,.0f} tokens/s ({speed / speeds[options.workers[0]]:.2f}x)"
-        )
+        ratio = speed / speeds[options.workers[0]]
+        print(f"{workers} worker{'s' * (workers > 1)}: {speed:,.0f} tokens/s ({ratio:.2f}x)")
     print(f"load average at the end: {load:.1f}")
 
 

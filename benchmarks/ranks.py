@@ -152,7 +152,8 @@ def main(arguments: list[str] | None = None) -> None:
     options.load = os.getloadavg()[0]
     figures = measured(options)
     settings = {name: getattr(options, name) for name in ("ranks", "rows", "warmup", "steps")}
-    write_results(options.out, settings={**settings, "model": str(options.model)}, figures=figures)
+    settings["model"] = options.model.parent.name
+    write_results(options.out, settings=settings, figures=figures)
     table = Table("", "tokens/s, median", "lowest", "highest")
     for name, values in figures["tokens_per_second"].items():
         cells = (statistics.median(values), min(values), max(values))

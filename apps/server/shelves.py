@@ -3,6 +3,7 @@
 All shelves share the memory for open sessions. Whatever waits for a disk runs in a thread.
 """
 
+import logging
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -12,6 +13,7 @@ from typing import TypeVar
 import anyio
 from anyio import to_thread
 
+from apps.server.logs import log
 from apps.server.metrics import Metrics
 from memory_store import Conflict, StoreError, places
 from memory_store.backends.object_client import is_url
@@ -56,7 +58,10 @@ def open_sessions(
         make_folder(folder)
         return open_named(folder, name, checkpoint, create=True, save_every=save_every)
 
-    return OpenSessions(open, limit=limit)
+    def on_unsaved(key: str, error: Exception) -> None:
+        log("closed unsaved", level=logging.ERROR, exception=error, session=key)
+
+    return OpenSessions(open, limit=limit, on_unsaved=on_unsaved)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ they are in the store, and come back when they are asked for.
 """
 
 import threading
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,12 @@ from streamlm.sessions.session import Session
 
 LIMIT = 1 << 30  # bytes
 MOST_BYTES = 1 << 63
+
+OnUnsaved = Callable[[str, Exception], None]
+
+
+def _warn(name: str, error: Exception) -> None:
+    warnings.warn(f"session {name!r} was closed unsaved: {error}", RuntimeWarning, stacklevel=2)
 
 
 @dataclass(eq=False)
@@ -41,11 +48,21 @@ class OpenSessions:
         open: opens the session of a name, such as `shelf.open_named` with its other arguments.
         limit: bytes of state, keys and values to keep in memory. Sessions in use are never closed,
             so more are held while more are used.
+        on_unsaved: called with the name of a session that was closed to make room, and the error
+            that kept it from being saved, such as a conflict. Whoever uses another session then
+            does not get that error. By default, a warning.
     """
 
-    def __init__(self, open: Callable[[str], Session], *, limit: int = LIMIT) -> None:
+    def __init__(
+        self,
+        open: Callable[[str], Session],
+        *,
+        limit: int = LIMIT,
+        on_unsaved: OnUnsaved = _warn,
+    ) -> None:
         check_whole("limit", limit, most=MOST_BYTES)
         self._open = open
+        self._on_unsaved = on_unsaved
         self._limit = limit
         self._guard = threading.Lock()
         self._sessions: OrderedDict[str, _Open] = OrderedDict()  # least recently used first
@@ -120,6 +137,8 @@ class OpenSessions:
             try:
                 if entry.session is not None:
                     entry.session.close()
+            except Exception as error:
+                self._on_unsaved(name, error)
             finally:
                 with self._guard:
                     reopens = closing.users > 1
@@ -134,6 +153,7 @@ class OpenSessions:
 
         Raises:
             ValueError: the session is in use.
+            Exception: the session of that name could not be saved. Of all, see `on_unsaved`.
         """
         if name is None:
             self._shrink(-1)

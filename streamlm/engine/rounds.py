@@ -92,12 +92,15 @@ class Rounds:
         if request.handle.cancelled and not request.told and drawn is None:
             request.told = True
             error = error or Cancelled("the request was cancelled")
+        raised_at = None if error is None else error.__traceback__
         try:
             task = request.task
             request.want = task.send(drawn) if error is None else task.throw(error)
         except StopIteration as ended:
             self._end(request, ended.value, None)
         except BaseException as failure:  # it is the caller's, who gets it from the handle
+            if failure is error:  # all writers of a step get the same one, and not each other's way
+                failure.__traceback__ = raised_at
             self._end(request, None, failure)
 
     def _end(self, request: Request, result: Any, error: BaseException | None) -> None:

@@ -93,9 +93,9 @@ class KeySearch:
             found = _apart([*found, *self._places(first, first + 2 * GROUP, k)], k)
         return found
 
-    def near(self, start: int, stop: int) -> float:
-        """The highest score of a place whose middle is within [start, stop); 0 without keys."""
-        return max((place.score for place in self._places(start, stop, 1)), default=0.0)
+    def within(self, start: int, stop: int) -> Place | None:
+        """The best place whose middle is within [start, stop); None without keys."""
+        return next(iter(self._places(start, stop, 1)), None)
 
     def _places(self, start: int, stop: int, k: int) -> list[Place]:
         """The k best places whose middle is within [start, stop)."""

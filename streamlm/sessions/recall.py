@@ -95,18 +95,17 @@ def recall(
 
     words, pairs = (_Phrases.of(text, tokenizer, chunks, n) for n in (1, 2))
     named = names(text, tokenizer)
-    middles = [
-        (each.start + each.stop) // 2 - (AFTER - BEFORE) // 2
-        for lexical in (words, pairs)
-        for each in lexical.best(max(k, PROPOSED))
-    ]
+    lexical = [each for some in (words, pairs) for each in some.best(max(k, PROPOSED))]
+    middles = [(each.start + each.stop) // 2 - (AFTER - BEFORE) // 2 for each in lexical]
     proposed = [(middle, 1.0) for middle in middles]
     if ask is not None:
         attention = ask(stop + 1)  # key i is that of token i - 1
-        near = [attention.near(middle + 1 - NEAR, middle + 2 + NEAR) for middle in middles]
-        best = attention.best(max(k, PROPOSED))
-        proposed = list(zip(middles, near, strict=True))
-        proposed += [(place.position - 1, place.score) for place in best]
+        near = [attention.within(middle + 1 - NEAR, middle + 2 + NEAR) for middle in middles]
+        proposed = [(at, found.score) for at, found in zip(middles, near, strict=True) if found]
+        # Sentences alike beside the one that is meant move the middle; attention tells it apart.
+        peaks = [attention.within(each.start + 1, each.stop + 1) for each in lexical]
+        places = [*filter(None, peaks), *attention.best(max(k, PROPOSED))]
+        proposed += [(place.position - 1, place.score) for place in places]
     scored = []
     for at, seen in proposed:
         ids = read(max(0, at - BEFORE), min(stop, at + AFTER))

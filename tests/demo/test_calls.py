@@ -86,14 +86,60 @@ def test_events_of_the_page_take_their_own_types(server: DemoServer, client: Any
         inputs = [kinds[id] for id in function["inputs"]]
         if not inputs or not {*inputs} <= {"textbox", "dropdown", "slider", "radio"}:
             continue
-        for value in [*odd, None] if "slider" in inputs else odd:
+        values = list(odd)
+        values += [None] if {*inputs} & {"slider", "radio"} else []
+        values += [-(2**70)] if {*inputs} <= {"textbox", "dropdown"} else []  # a session's name
+        for value in values:
             body = {
                 "data": [value] * len(inputs),
                 "fn_index": function["id"],
                 "session_hash": "odd",
             }
-            answer = client.post("gradio_api/queue/join", content=json.dumps(body))
-            assert answer.status_code in (400, 422), (function["api_name"], value)
+            answer = client.post("gradio_api/queue/join", json=body)
+            assert answer.status_code == 400, (function["api_name"], value)
+    assert "Traceback" not in server.log + server.errors
+
+
+def test_fields_without_a_text_are_empty(server: DemoServer, client: Any) -> None:
+    config = client.get("config").json()
+    components = {each["id"]: each for each in config["components"]}
+    named = ("talk", "take", "rename_session", "point_at", "compare", "write", "read")
+    functions = [each for each in config["dependencies"] if each["api_name"] in named]
+    assert len(functions) >= len(named)
+    for function in functions:
+        inputs = [components[id] for id in function["inputs"]]
+        with_value = ("slider", "number", "checkbox", "radio")
+        data = [
+            each["props"].get("value") if each["type"] in with_value else None for each in inputs
+        ]
+        body = {"data": data, "fn_index": function["id"], "session_hash": f"none{function['id']}"}
+        joined = client.post("gradio_api/queue/join", json=body)
+        assert joined.status_code in (200, 400), function["api_name"]
+        if joined.status_code == 200:
+            client.get("gradio_api/queue/data", params={"session_hash": body["session_hash"]})
+    assert "Traceback" not in server.log + server.errors
+
+
+def test_a_result_that_is_not_there_is_not_shown(server: DemoServer, client: Any) -> None:
+    config = client.get("config").json()
+    named = {each["props"].get("elem_id"): each["id"] for each in config["components"]}
+    (function,) = (each for each in config["dependencies"] if each["inputs"] == [named["result"]])
+    for name in ("gone", "../../secret", "\0", None):
+        body = {"data": [name], "fn_index": function["id"], "session_hash": "gone"}
+        assert client.post("gradio_api/queue/join", json=body).status_code == 200
+        said = client.get("gradio_api/queue/data", params={"session_hash": "gone"}).text
+        assert '"success":true' in said and "data:" in said
+    assert "Traceback" not in server.log + server.errors
+
+
+def test_functions_of_the_browser_are_not_the_server_s(server: DemoServer, client: Any) -> None:
+    functions = client.get("config").json()["dependencies"]
+    in_browser = [each["id"] for each in functions if not each["backend_fn"]]
+    assert in_browser
+    for number in in_browser:
+        body = json.dumps({"data": [], "fn_index": number, "session_hash": "a"})
+        answer = client.post("gradio_api/queue/join", content=body)
+        assert answer.status_code == 400 and "of the server" in answer.text
     assert "Traceback" not in server.log + server.errors
 
 

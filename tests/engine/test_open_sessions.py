@@ -3,11 +3,13 @@
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 import streamlm
+from memory_store import Conflict, DirectoryStore
 from streamlm.checkpoints.checkpoint import Checkpoint
 from streamlm.engine import Engine, OpenSessions
 from streamlm.sessions.session import Session
@@ -96,6 +98,25 @@ def test_many_threads_share_one_session(
     for thread in threads:
         thread.join(60)
     assert not failed and len(sessions) == 0 and opened
+
+
+def test_a_session_that_cannot_be_saved(
+    open_named: Callable[[str], Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever needs its room does not get its error, and the others are closed as well."""
+    monkeypatch.setattr(DirectoryStore, "writer", lambda *_: nullcontext())  # no lock
+    unsaved = list[tuple[str, Exception]]()
+    sessions = OpenSessions(open_named, on_unsaved=lambda *each: unsaved.append(each))
+    with sessions.use("a") as session, open_named("a") as other:
+        other.feed("Another process was here.")
+        with pytest.raises(Conflict):
+            session.feed("And so was this one.")
+    with sessions.use("b") as session:
+        session.feed("Nothing is wrong here.")
+    sessions.close()
+    assert len(sessions) == 0 and session.live.closed
+    [(name, error)] = unsaved
+    assert name == "a" and isinstance(error, Conflict)
 
 
 def test_errors_of_opening(tmp_path: Path) -> None:

@@ -67,8 +67,13 @@ def test_the_best_places_are_those_of_a_plain_search(n: int, pieces: int) -> Non
         assert here == pytest.approx([each.score for each in wanted], abs=1e-5), trial
         assert [each.score for each in found] == pytest.approx([e.score for e in wanted], abs=1e-5)
         low, high = sorted(random.integers(0, n + 1, 2).tolist())
-        near = float(scores[low:high].max()) if low < high else 0.0
-        assert search.near(low, high) == pytest.approx(near, abs=1e-5)
+        place = search.within(low, high)
+        if low == high:
+            assert place is None
+            continue
+        assert place is not None and low <= place.position < high
+        best = pytest.approx(float(scores[low:high].max()), abs=1e-5)
+        assert place.score == best and float(scores[place.position]) == best
 
 
 def test_keys_that_are_not_there_have_no_mass() -> None:
@@ -82,7 +87,7 @@ def test_keys_that_are_not_there_have_no_mass() -> None:
     scores = plain(queries, keys, known)
     assert search.best(1)[0].score == pytest.approx(float(scores.max()), abs=1e-5)
     assert all(not 128 <= each.position < 256 for each in search.best(9))
-    assert search.near(140, 200) == 0.0
+    assert search.within(140, 200) is None
 
 
 def test_a_search_keeps_to_its_range() -> None:
@@ -97,7 +102,7 @@ def test_a_search_keeps_to_its_range() -> None:
 
 def test_without_keys_nothing_is_found() -> None:
     nothing = KeySearch(torch.ones(3, 2, 8), HEADS, lambda a, b: iter(()), start=0, stop=100)
-    assert nothing.best(3) == [] and nothing.near(0, 100) == 0.0
+    assert nothing.best(3) == [] and nothing.within(0, 100) is None
 
 
 def test_a_place_that_every_query_attends_to_is_better_than_that_of_one() -> None:

@@ -1,6 +1,6 @@
 """Recall: the archive of keys holds every token that was read, and what was said is found again."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -12,12 +12,14 @@ import torch
 import streamlm
 from memory_store import MemoryStore, NotFound, Ref, Retention
 from streamlm.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from streamlm.memory.recall import KeySearch
 from streamlm.models.cache import Cache
 from streamlm.models.llama import LlamaModel
 from streamlm.models.retrieval import RetrievalHeads, pack_keys, segment_keys
 from streamlm.sessions.archive import Archive
-from streamlm.sessions.recall import passage_around, quoted
+from streamlm.sessions.recall import passage_around, quoted, recall
 from streamlm.sessions.session import Session
+from tokenizer import Tokenizer
 
 HEADS = RetrievalHeads(((0, 1), (1, 2)))
 SECRET = "The parrot Esmeralda knows the number 7319."
@@ -162,13 +164,13 @@ def test_recalled_passages_come_before_the_prompt(
     for name in ("a", "b"):
         with streamlm.open(tmp_path / f"{name}.zarr", llama, seed=3) as session:
             session.feed(f"{prose(60)}\n\n{SECRET}\n\n{prose(200)}")
-            start, wanted = session.position, session.recall(question)
+            start, (wanted,) = session.position, session.recall(question)
             list(session.generate(question, max_tokens=5, recall=1))
-            assert [tuple(each)[:2] for each in session.recalled] == [
-                (wanted[0].start, wanted[0].stop)
-            ]
-            added = session.text(start)
-            assert added.lstrip().startswith(quoted([wanted[0].text], question))
+            # The last word, which was held back, is read first: it may move the passage.
+            [(first, last, _)] = session.recalled
+            assert first < wanted.stop and wanted.start < last
+            added, passage = session.text(start), session.text(first, last).strip()
+            assert SECRET in passage and added.lstrip().startswith(quoted([passage], question))
             texts.append(added)
             spans = session.recalled
         with streamlm.open(tmp_path / f"{name}.zarr", llama) as session:
@@ -259,6 +261,31 @@ def test_tokens_that_were_deleted_cannot_be_searched(
         store.gc(Retention(last=1, log=False), grace=0)
         with pytest.raises(NotFound, match="token ids"):
             session.recall("Who was it?")
+
+
+def test_a_sentence_beside_others_like_it_is_found(
+    books_tokenizer: Tokenizer, prose: Callable[..., str]
+) -> None:
+    """Two gates before it move the middle of the words, and nine elsewhere attract more."""
+    others = [f"The pass key for gate 2{n}0 is 4058{n}." for n in range(9)]
+    wanted = "The pass key for gate 560 is 87719."
+    beside = [f"The pass key for gate {n} is {n}70. Remember it." for n in (181, 333)]
+    parts = [part for other in others for part in (other, prose(100))]
+    parts += ["\n\n".join([*beside, wanted]), prose(300)]
+    ids = [books_tokenizer.encode(f"{part}\n\n") for part in parts]
+    stream, ends = np.concatenate(ids), np.cumsum([len(each) for each in ids])
+    keys = torch.full((len(stream) + 1, 1, 1), -3.0)  # key i is that of token i - 1
+    keys[ends[:-2:2] - 3], keys[ends[-2] - 3] = 6.0, 4.5  # near the ends of the sentences
+
+    def read(start: int, stop: int) -> Iterator[tuple[int, torch.Tensor]]:
+        yield start, keys[start:stop]
+
+    def ask(stop: int) -> KeySearch:
+        return KeySearch(torch.ones(1, 1, 1), [0], read, start=1, stop=stop)
+
+    question = "What is the pass key for gate 560?"
+    (found,) = recall(question, books_tokenizer, lambda a, b: stream[a:b], len(stream), ask=ask)
+    assert wanted in found.text
 
 
 def test_a_passage_grows_to_sentences_that_end_near(llama: Checkpoint) -> None:

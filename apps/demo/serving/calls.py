@@ -22,11 +22,10 @@ TYPES: dict[str, tuple[type, ...]] = {
     "button": (str,),
     "slider": Number,
     "number": Number,
-    "dropdown": (str, *Number),
-    "radio": (str, *Number),
     "checkbox": (bool,),
     "file": (dict,),
 }
+CHOOSING = ("dropdown", "radio")
 
 
 class Calls:
@@ -57,7 +56,9 @@ class Calls:
             return
         try:
             body = await _body(receive)
-            check(_parsed(body))
+            parsed = _parsed(body)
+            if check(parsed) is True:  # it was changed
+                body = json.dumps(parsed).encode()
         except ValueError as error:
             await JSONResponse({"detail": str(error), "error": str(error)}, 400)(
                 scope, receive, send
@@ -74,19 +75,22 @@ class Calls:
 
         await self.app(scope, again, send)
 
-    def _check_join(self, body: Any) -> None:
+    def _check_join(self, body: Any) -> bool:
+        """Check an event of the page; whether it was changed, see `_fill`."""
         body = _object(body)
         number, session = body.get("fn_index"), body.get("session_hash")
-        if type(number) is not int or number not in self._page.fns:
-            raise ValueError("fn_index; allowed: the number of a function of the page")
+        function = self._page.fns.get(number) if type(number) is int else None
+        if function is None or function.fn is None:
+            raise ValueError("fn_index; allowed: the number of a function of the server")
         if not isinstance(session, str) or not SESSION.fullmatch(session):
             raise ValueError("session_hash; allowed: letters, digits, - and _")
         if not isinstance(body.get("event_data"), dict | None):
             raise ValueError("event_data; allowed: an object, or null")
-        self._check_data(body.get("data"), self._page.fns[number].inputs)
+        self._check_data(body.get("data"), function.inputs)
+        return function.api_visibility == "private" and _fill(body["data"], function.inputs)
 
     def _check_named(self, body: Any, name: str) -> None:
-        functions = [fn for fn in self._page.fns.values() if fn.api_name == name]
+        functions = [fn for fn in self._page.fns.values() if fn.api_name == name and fn.fn]
         if not functions:
             raise ValueError("there is no such function; allowed: those of the API")
         inputs, data = functions[0].inputs, _object(body).get("data")
@@ -99,15 +103,18 @@ class Calls:
             raise ValueError(f"data; allowed: a list of {len(inputs)} values")
         for place, (value, block) in enumerate(zip(data, inputs, strict=True)):
             kind = block.get_block_name()
+            choices = [chosen for _, chosen in getattr(block, "choices", None) or []]
             allowed = TYPES.get(kind)
-            if allowed is None or (value is None and allowed != Number):
+            if kind in CHOOSING:  # names, which the page may learn later, or what was its choice
+                allowed = tuple({str: None, **{type(each): None for each in choices}})
+            chosen = kind == "radio" and block.value is not None  # one cannot choose none again
+            if allowed is None or (value is None and allowed != Number and not chosen):
                 continue
             if type(value) not in allowed:
                 names = " or ".join(one.__name__ for one in allowed)
                 raise ValueError(f"data[{place}] is a {type(value).__name__}; allowed: {names}")
-            choices = getattr(block, "choices", None) or []
             free = not choices or getattr(block, "allow_custom_value", False)
-            if not free and value not in [chosen for _, chosen in choices]:
+            if not free and value not in choices:
                 raise ValueError(f"data[{place}]; allowed: a choice of the page")
             if kind == "file":
                 self._check_file(value, f"data[{place}]")
@@ -120,6 +127,18 @@ class Calls:
             inside = real.startswith(folder + os.sep) and os.path.isfile(real)
         if not inside:
             raise ValueError(f"{what}; allowed: a file that was uploaded and is still there")
+
+
+def _fill(data: list[Any], inputs: Any) -> bool:
+    """Put an empty text in place of none, which a field may send; whether there was one."""
+    none = [
+        place
+        for place, (value, block) in enumerate(zip(data, inputs, strict=True))
+        if value is None and block.get_block_name() == "textbox"
+    ]
+    for place in none:
+        data[place] = ""
+    return bool(none)
 
 
 async def _body(receive: Any) -> bytes:

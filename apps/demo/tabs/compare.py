@@ -51,7 +51,8 @@ def compare_tab(app: AppState, frame: Frame) -> gr.Tab:
         status = gr.HTML(elem_id="compare-status")
         page = gr.HTML(elem_id="compare-page")
         with gr.Accordion("Results of streamlm compare: heads and compressions", open=False):
-            result = gr.Dropdown([], label="Comparison", elem_id="result")
+            # A result may be gone by the time that it is chosen; Gradio would log a traceback.
+            result = gr.Dropdown([], label="Comparison", allow_custom_value=True, elem_id="result")
             report = gr.HTML(elem_id="report")
 
     def open_tab(current: str, a: str | None, b: str | None, request: gr.Request) -> Any:
