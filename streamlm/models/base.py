@@ -317,7 +317,8 @@ class Model(nn.Module, ABC):
         if isinstance(self.embedding, AdaptiveEmbedding):
             return self.embedding.log_probs(hidden, self.output_bias)
         output = self.output
-        if self._frozen is not None and not torch.is_grad_enabled():
+        several = hidden.numel() > hidden.shape[-1]  # one row takes longer in another order
+        if self._frozen is not None and several and not torch.is_grad_enabled():
             output = self._frozen.output or output
         if output is not None:
             out: Tensor = output(hidden)
@@ -435,7 +436,6 @@ class _Frozen:
         self.values = values
         self.layers: list[Any] | None = None  # for inference, if they are others
         self.output: nn.Module | None = None
-        self.step: Any = None  # a fast way to read single tokens
 
 
 def _inverse(order: Sequence[int]) -> list[int]:

@@ -72,6 +72,7 @@ class TransformerXL(CompressedModel):
         longest = config.past_len + config.segment_len
         table = sinusoid(longest + 1, width, clamp=config.clamp_len)
         self.register_buffer("position_table", table, persistent=False)
+        self.step: RelativeStep | None = None
         self.reset_parameters()
 
     @classmethod
@@ -104,23 +105,12 @@ class TransformerXL(CompressedModel):
     def freeze(self) -> Self:
         """See `Model.freeze`."""
         super().freeze()
+        self.step = None
         if self.device.type == "cpu" and not self.config.wants_usage:
             biases = [self.biases(index) for index in range(self.config.n_layers)]
             columns = self.config.past_len + self.config.segment_len
-            with torch.no_grad():
-                layers = self._layers
-            self.step = RelativeStep(layers, biases, columns=columns)
+            self.step = RelativeStep(self.layers, biases, columns=columns)
         return self
-
-    @property
-    def step(self) -> RelativeStep | None:
-        """A fast way to read single tokens; None unless frozen."""
-        step: RelativeStep | None = None if self._frozen is None else self._frozen.step
-        return step
-
-    @step.setter
-    def step(self, step: RelativeStep | None) -> None:
-        self._frozen.step = step
 
     def read(
         self,
@@ -132,7 +122,7 @@ class TransformerXL(CompressedModel):
     ) -> tuple[Tensor, State]:
         """All layers; see `Model.read`. Single tokens take `RelativeStep` if the model has one."""
         step, slow = self.step, torch.is_grad_enabled() or observe is not None
-        if step is None or slow or x.shape[:2] != (1, 1):
+        if step is None or slow or self.frozen is None or x.shape[:2] != (1, 1):
             return super().read(x, state, cache=cache, observe=observe)
         writer = CacheWriter(self._cache_of(state, cache), state, 1)
         config, phase, own = self.config, state.phase, writer.cache
@@ -183,7 +173,7 @@ class TransformerXL(CompressedModel):
 
         Past slots are constants; W_k and W_v get gradients through them.
         """
-        layer, state = cast(Layer, self._layers[index]), call.state
+        layer, state = cast(Layer, self.layers[index]), call.state
         past = state.past[index]
         if state.phase:
             past = torch.cat([past, state.segment[index, :, : state.phase]], dim=1)

@@ -258,13 +258,13 @@ def test_weights_in_another_order_give_the_same(head: str) -> None:
     logits, _ = read(model, tokens, model.init_state(1))
     with torch.enable_grad():  # not with them
         wanted, _ = read(model, tokens, model.init_state(1))
-    assert largest_difference(logits, wanted.detach()) < 1e-5
+    assert largest_difference(logits, wanted.detach()) < 1e-4
     model.layers[0].attention.query.weight.mul_(2)
     changed, _ = read(model.train().freeze(), tokens, model.init_state(1))
     with torch.enable_grad():
         wanted, _ = read(model, tokens, model.init_state(1))
-    assert largest_difference(changed, wanted.detach()) < 1e-5
-    assert largest_difference(changed, logits) > 1e-4
+    assert largest_difference(changed, wanted.detach()) < 1e-4
+    assert largest_difference(changed, logits) > 1e-3
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])

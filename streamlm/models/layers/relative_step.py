@@ -47,12 +47,13 @@ class _StepLayer(nn.Module):
         self._share("outer", outer)
 
     def _share(self, name: str, linear: nn.Module) -> None:
-        setattr(self, name, linear)
+        plain = cast(nn.Linear, linear)
+        bias = None if plain.bias is None else plain.bias.detach()
+        setattr(self, name, (plain.weight.detach(), bias))
 
     def product(self, x: Tensor, name: str) -> Tensor:
         """[1, k] → [1, n]."""
-        out: Tensor = getattr(self, name).forward(x)
-        return out
+        return F.linear(x, *getattr(self, name))
 
     def norm(self, x: Tensor, which: int) -> Tensor:
         """LayerNorm: that of attention, 0, or of the feed-forward network, 1."""
@@ -142,7 +143,7 @@ class RelativeStep:
         columns: K, key columns.
     """
 
-    def __init__(self, blocks: Sequence[Any], biases: Sequence[Biases], *, columns: int) -> None:
+    def __init__(self, blocks: nn.ModuleList, biases: Sequence[Biases], *, columns: int) -> None:
         modules = cast("list[Layer]", list(blocks))
         packed = isinstance(modules[0].attention.query, Int8Linear)
         kind = _Int8StepLayer if packed else _StepLayer
