@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -79,7 +80,10 @@ class Layer(Block[RelativeAttention]):
 
         With pre-norm, W (γ x̂ + β) = (W γ) x̂ + W β: so are the normalised slots x̂ of the past.
         """
-        weight, bias = self.attention.key_value.weight, None
+        projection: nn.Module = self.attention.key_value
+        if not isinstance(projection, nn.Linear):  # packed weights, which learn nothing
+            return self.project(torch.cat([past, new], dim=1))
+        weight, bias = projection.weight, None
         if self.pre_norm:
             norm = self.attention_norm
             past, new = (F.layer_norm(x, norm.normalized_shape, eps=norm.eps) for x in (past, new))
