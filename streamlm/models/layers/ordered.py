@@ -11,6 +11,8 @@ from typing import Any, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
+from streamlm.models.layers.products import AVAILABLE
+
 ROWS = 128  # that the order is chosen for; others are multiplied alike
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -39,7 +41,7 @@ def ordered_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def can_order(weight: Tensor) -> bool:
     """Whether there are kernels for weights like this one: of its type, on its device."""
-    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+    if weight.device.type != "cpu" or not AVAILABLE:
         return False
     if weight.dtype == torch.bfloat16:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

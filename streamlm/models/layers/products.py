@@ -7,7 +7,10 @@ oneDNN reaches all of it. torch itself asks oneDNN for them in compiled models a
 import torch
 from torch import Tensor
 
-AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+# torch calls these operations itself in what it compiles; it does not promise them to others.
+AVAILABLE = torch.backends.mkldnn.is_available() and all(
+    hasattr(torch.ops.mkldnn, name) for name in ("_linear_pointwise", "_reorder_linear_weight")
+)
 
 
 def times_transposed(left: Tensor, right: Tensor) -> Tensor:
