@@ -85,6 +85,16 @@ def laid_out(contents: Iterable[Member]) -> tuple[list[tuple[Member, int]], int]
     return layout, at
 
 
+def archive_size(document: bytes, arrays: Mapping[str, StoredArray]) -> int:
+    """The size of a commit's file, in bytes."""
+    members = [Member(DOCUMENT, len(document), 0)]
+    for name, spec in sorted(arrays.items()):
+        members += [Member(each, chunk_bytes(spec), 0) for each in member_names(name, spec)]
+    members += [Member(name, sum(map(len, parts)), 0) for name, parts in documents(arrays).items()]
+    layout, end = laid_out(members)
+    return end + len(directory(layout, end))
+
+
 def packed_log(
     record: bytes, specs: Mapping[str, StoredArray], arrays: Mapping[str, np.ndarray]
 ) -> bytes:

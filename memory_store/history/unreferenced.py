@@ -19,7 +19,8 @@ from itertools import islice
 
 from memory_store.errors import Corrupt, StoreError, UnsupportedSchema
 from memory_store.format.manifest_reader import own_address
-from memory_store.format.names import COMMIT, COMMITS
+from memory_store.format.names import COMMIT, COMMITS, commit_key, is_packed
+from memory_store.format.packing import archive_size, read_document
 from memory_store.history.reading import Commits
 from memory_store.history.refs import Refs
 from memory_store.types import Commit, Ref
@@ -84,7 +85,12 @@ def complete(commits: Commits, names: Iterable[str]) -> list[Commit]:
     for name in sorted(filter(COMMIT.fullmatch, names)):
         with suppress(Corrupt, UnsupportedSchema):  # a write that was interrupted
             commit = own_address(commits.backend, name)
-            commits.manifest(commit)
+            manifest = commits.manifest(commit)
+            # Its end, the archive's directory, may be missing though all arrays are there.
+            if is_packed(name) and manifest.retained == "all":
+                _, size = read_document(commits.backend, commit_key(name))
+                if size != archive_size(manifest.data, manifest.arrays):
+                    continue
             found.append(commit)
     return found
 

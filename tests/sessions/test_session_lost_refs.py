@@ -50,6 +50,28 @@ def test_a_lost_newest_ref_is_restored_and_said(path: Path, tiny: Checkpoint) ->
         assert session.position > position
 
 
+@pytest.mark.parametrize("missing", [1, 60, 600])
+def test_a_commit_without_its_end_is_not_taken_up(
+    path: Path, tiny: Checkpoint, missing: int
+) -> None:
+    """A writer was killed while it wrote: all arrays may be there, but not the archive's end."""
+    store = DirectoryStore.open(path)
+    head = store.head("main")
+    assert head is not None
+    file = path / "commits" / head.commit.name
+    newest_ref(path).unlink()
+    with file.open("r+b") as archive:
+        archive.truncate(file.stat().st_size - missing)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with streamlm.open(path, tiny) as session:
+            assert session.position < head.position
+    assert DirectoryStore.open(path).verify().unreferenced == ()
+    with streamlm.open(path, tiny) as session:
+        session.feed(TEXT)
+    assert DirectoryStore.open(path).recover("main").damage == ()
+
+
 @pytest.mark.parametrize("what", ["refs", "folder"])
 def test_all_refs_lost(path: Path, tiny: Checkpoint, what: str) -> None:
     with streamlm.open(path, tiny) as session:
