@@ -40,15 +40,19 @@ def test_a_run_is_the_same_stopped_and_resumed_or_not(tmp_path: Path, setup: str
         assert resumed.step == 3
         found[3:] = list(resumed.run())
     assert [step.step for step in found] == [1, 2, 3, 4, 5, 6]
+    # Devices take products in other orders, which bfloat16 rounds to other numbers.
+    near = 100 if options.get("precision") == "bfloat16" else 1
     for one, other in zip(found, wanted, strict=True):
-        assert one.loss == pytest.approx(other.loss, rel=1e-5)
-        assert one.gradient_norm == pytest.approx(other.gradient_norm, rel=1e-4)
-        assert one.compression_loss == pytest.approx(other.compression_loss, rel=1e-4)
+        assert one.loss == pytest.approx(other.loss, rel=near * 1e-5)
+        assert one.gradient_norm == pytest.approx(other.gradient_norm, rel=near * 1e-4)
+        assert one.compression_loss == pytest.approx(other.compression_loss, rel=near * 1e-4)
         assert one.tokens == other.tokens
         if other.valid_bits_per_byte is None:
             assert one.valid_bits_per_byte is None
         else:
-            assert one.valid_bits_per_byte == pytest.approx(other.valid_bits_per_byte, rel=1e-5)
+            assert one.valid_bits_per_byte == pytest.approx(
+                other.valid_bits_per_byte, rel=near * 1e-5
+            )
 
 
 def test_a_step_is_reported_when_the_next_one_was_begun(cuda: Log, tmp_path: Path) -> None:

@@ -86,7 +86,9 @@ def bytes_held(*roots: object) -> int:
         if id(item) in seen or isinstance(item, (type, FunctionType, ModuleType)):
             continue
         seen[id(item)] = item
-        if isinstance(item, torch.Tensor):
+        if isinstance(item, torch.Tensor) and item.is_mkldnn:  # weights, without a storage
+            storages[id(item)] = item.nbytes
+        elif isinstance(item, torch.Tensor):
             storages[item.untyped_storage().data_ptr()] = item.untyped_storage().nbytes()
         else:
             todo += gc.get_referents(item)
