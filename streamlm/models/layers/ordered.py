@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from streamlm.models.layers.products import AVAILABLE
 
 ROWS = 128  # that the order is chosen for; others are multiplied alike
+NARROWEST = 128  # d_model; in narrower models, calling oneDNN takes longer than it saves
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -39,9 +40,9 @@ def ordered_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return out
 
 
-def can_order(weight: Tensor) -> bool:
-    """Whether there are kernels for weights like this one: of its type, on its device."""
-    if weight.device.type != "cpu" or not AVAILABLE:
+def can_order(weight: Tensor, width: int) -> bool:
+    """Whether there are faster kernels for weights like this one in a model of this d_model."""
+    if weight.device.type != "cpu" or not AVAILABLE or width < NARROWEST:
         return False
     if weight.dtype == torch.bfloat16:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

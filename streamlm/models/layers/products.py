@@ -11,6 +11,7 @@ from torch import Tensor
 AVAILABLE = torch.backends.mkldnn.is_available() and all(
     hasattr(torch.ops.mkldnn, name) for name in ("_linear_pointwise", "_reorder_linear_weight")
 )
+LEAST = 2**22  # multiplications; for fewer, calling oneDNN takes longer than it saves
 
 
 def times_transposed(left: Tensor, right: Tensor) -> Tensor:
@@ -24,6 +25,7 @@ def times_transposed(left: Tensor, right: Tensor) -> Tensor:
 def _by_onednn(left: Tensor, right: Tensor) -> bool:
     return (
         AVAILABLE
+        and left.numel() * right.shape[0] >= LEAST
         and not torch.compiler.is_compiling()
         and left.device.type == right.device.type == "cpu"
         and left.dtype == right.dtype == torch.float32
