@@ -96,8 +96,7 @@ class SegmentedModel(Model):
         self._frozen = None
         super().freeze()
         packed = any(isinstance(module, Frozen) for module in self.modules())
-        can = can_order(self.output_bias, self.config.d_model)
-        if self.orders_weights and can and not packed:
+        if self.orders_weights and not packed and can_order(self.output_bias, self.config.d_model):
             self._frozen.layers = [ordered(layer) for layer in cast(Any, self).layers]
             if isinstance(self.embedding, nn.Embedding) and self.output is None:
                 self._frozen.output = OrderedLinear(self.embedding.weight, self.output_bias)
