@@ -86,7 +86,7 @@ class Calls:
             raise ValueError("session_hash; allowed: letters, digits, - and _")
         if not isinstance(body.get("event_data"), dict | None):
             raise ValueError("event_data; allowed: an object, or null")
-        self._check_data(body.get("data"), function.inputs)
+        self._check_data(body.get("data"), function.inputs, bounded=function.preprocess)
         return function.api_visibility == "private" and _fill(body["data"], function.inputs)
 
     def _check_named(self, body: Any, name: str) -> None:
@@ -98,7 +98,7 @@ class Calls:
         short = isinstance(data, list) and len(data) == len(shown)
         self._check_data(data, shown if short else inputs)
 
-    def _check_data(self, data: Any, inputs: Any) -> None:
+    def _check_data(self, data: Any, inputs: Any, *, bounded: bool = True) -> None:
         if not isinstance(data, list) or len(data) != len(inputs):
             raise ValueError(f"data; allowed: a list of {len(inputs)} values")
         for place, (value, block) in enumerate(zip(data, inputs, strict=True)):
@@ -116,7 +116,7 @@ class Calls:
             free = not choices or getattr(block, "allow_custom_value", False)
             if not free and value not in choices:
                 raise ValueError(f"data[{place}]; allowed: a choice of the page")
-            if type(block) is gr.Slider and not block.minimum <= value <= block.maximum:
+            if bounded and kind == "slider" and not block.minimum <= value <= block.maximum:
                 raise ValueError(f"data[{place}]; allowed: {block.minimum} to {block.maximum}")
             if kind == "file":
                 self._check_file(value, f"data[{place}]")

@@ -27,15 +27,6 @@ PASSAGE_TOKENS = 80  # tokens of text shown before the chosen point
 Action = Callable[[Shelf], tuple[str, str]]
 
 
-class _Point(gr.Slider):
-    """A slider over the tokens of a session, which says itself where it ends: it may have grown."""
-
-    is_template = True  # the page draws it as its base
-
-    def preprocess(self, payload: float) -> float:
-        return payload
-
-
 def sessions_tab(app: AppState, frame: Frame) -> gr.Tab:
     """Build the tab; its lists are drawn when it is opened."""
     with gr.Tab("Sessions", id="sessions") as tab:
@@ -52,7 +43,7 @@ def sessions_tab(app: AppState, frame: Frame) -> gr.Tab:
         )
         with gr.Accordion("Rewind or fork", open=True):
             timeline = gr.HTML(elem_id="timeline")
-            point = _Point(0, 1, value=0, step=1, label="At token", elem_id="point")
+            point = gr.Slider(0, 1, value=0, step=1, label="At token", elem_id="point")
             passage = gr.HTML(elem_id="passage")
             with gr.Row(elem_classes="ends"):
                 rewind = gr.Button("Rewind to this point", elem_id="rewind")
@@ -197,10 +188,12 @@ def sessions_tab(app: AppState, frame: Frame) -> gr.Tab:
     quick: dict[str, Any] = {**QUICK, **private}
     tab.select(open_tab, frame.session, views, **quick)
     frame.session.change(change_session, [frame.session, drawn], views, **quick)
-    latest: dict[str, Any] = {**quick, "trigger_mode": "always_last"}
+    # Not Gradio but the session says which tokens it has: it may have grown, or been rewound.
+    at_token: dict[str, Any] = {**quick, "preprocess": False}
+    latest: dict[str, Any] = {**at_token, "trigger_mode": "always_last"}
     point.change(show_passage, [frame.session, point], passage, **latest)
-    rewind.click(rewind_session, [frame.session, point], views, **quick)
-    fork.click(fork_session, [frame.session, point, branch], views, **quick)
+    rewind.click(rewind_session, [frame.session, point], views, **at_token)
+    fork.click(fork_session, [frame.session, point, branch], views, **at_token)
     rename.click(rename_session, [frame.session, new_name], views, **quick)
     export.click(export_session, frame.session, [*statuses.values(), file], **quick)
     chosen.submit(choose, chosen, frame.session, **quick)
