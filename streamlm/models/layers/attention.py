@@ -225,15 +225,16 @@ class RelativeAttention(ProjectingAttention):
                 mask=mask,
                 dropout=dropout,
             )
-        elif query.device.type == "cpu" and not torch.is_grad_enabled():
-            scores = self.position_scores(query, w, positions, column)
-            heads, weights = attention_in_place(content, key, value, scores, mask, dropout=dropout)
-            weights = weights if want_weights else None
         else:
             scores = self.position_scores(query, w, positions, column)
-            bias = scores.masked_fill(~mask, -torch.inf)
-            heads, weights = biased_attention(
-                content, key, value, bias, dropout=dropout, want_weights=want_weights
-            )
+            if query.device.type == "cpu" and not torch.is_grad_enabled():
+                heads, weights = attention_in_place(
+                    content, key, value, scores, mask, dropout=dropout
+                )
+            else:
+                bias = scores.masked_fill(~mask, -torch.inf)
+                heads, weights = biased_attention(
+                    content, key, value, bias, dropout=dropout, want_weights=want_weights
+                )
         out: Tensor = self.output(heads.transpose(1, 2).flatten(2))  # [B, H, t, E] → [B, t, H·E]
-        return out, weights
+        return out, weights if want_weights else None
