@@ -31,6 +31,12 @@ def running(*words: object, **options: Any) -> Iterator["subprocess.Popen[bytes]
             process.kill()
 
 
+def interruptible() -> None:
+    """In a new process: let SIGINT interrupt it, which jobs in the background of a shell ignore."""
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def read_by(process: "subprocess.Popen[bytes]", least: int, model: Path) -> int:
     """Wait until the session on the disk has read so many tokens."""
     end = time.monotonic() + PATIENCE
@@ -100,7 +106,7 @@ def test_follow(kept: CommandLine) -> None:
     words = ("feed", "app.log", "--follow", "--session", "new", "--model", kept.model)
     read = 0
     for line in ("Some years ago.\n", "Never mind how long.\n"):
-        with running(*words, "--save-every", "0.01s", start_new_session=True) as process:
+        with running(*words, "--save-every", "0.01s", preexec_fn=interruptible) as process:
             with Path("app.log").open("a", encoding="utf-8") as file:
                 file.write(line)
             read = read_by(process, read + 5, kept.model)
