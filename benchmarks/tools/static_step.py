@@ -125,8 +125,9 @@ class StaticStep:
     def commit(self) -> None:
         """Close the full open segment, in place."""
         state, cache = self.state(), Cache()
-        # Read in pieces (calls=2): the model projects the segment again as a whole.
-        keys, values = list(self.keys), list(self.values)
+        # Copies: the cache moves what is kept to buffers of other layers. Read in pieces (calls=2),
+        # the segment is projected again as a whole.
+        keys, values = ([each.clone() for each in which] for which in (self.keys, self.values))
         cache.hold(keys, values, segment=state.segment, length=state.length, calls=2)
         cache.follow(state, self.model.frozen)
         committed, _ = self.model.commit(state, cache)

@@ -21,6 +21,7 @@ from streamlm.memory.eviction import Eviction
 from streamlm.models.cache import Cache
 from streamlm.models.layers.adaptive import AdaptiveEmbedding
 from streamlm.models.layers.packed import Frozen
+from streamlm.models.layers.products import infers_on_cpu
 from streamlm.models.modes import in_mode
 from streamlm.state import State, from_numpy, to_numpy
 from streamlm.transfer import send
@@ -318,7 +319,7 @@ class Model(nn.Module, ABC):
             return self.embedding.log_probs(hidden, self.output_bias)
         output = self.output
         several = hidden.numel() > hidden.shape[-1]  # one row takes longer in another order
-        if self._frozen is not None and several and not torch.is_grad_enabled():
+        if self._frozen is not None and several and infers_on_cpu(hidden.device):
             output = self._frozen.output or output
         if output is not None:
             out: Tensor = output(hidden)

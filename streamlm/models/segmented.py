@@ -20,6 +20,7 @@ from streamlm.models.cache import Cache, CacheWriter, Pair, columns, joined, sta
 from streamlm.models.layers.block import Block
 from streamlm.models.layers.ordered import OrderedLinear, can_order, ordered
 from streamlm.models.layers.packed import Frozen
+from streamlm.models.layers.products import infers_on_cpu
 from streamlm.state import State
 
 PositionKeys = tuple[Tensor, ...]
@@ -87,7 +88,7 @@ class SegmentedModel(Model):
     @property
     def _layers(self) -> list[Block[Any]]:
         """The blocks, for inference with weights in another order where that is faster."""
-        if self._frozen is not None and self._frozen.layers and not torch.is_grad_enabled():
+        if self._frozen is not None and self._frozen.layers and infers_on_cpu(self.device):
             return cast("list[Block[Any]]", self._frozen.layers)
         return cast("list[Block[Any]]", list(cast(Any, self).layers))
 

@@ -25,6 +25,7 @@ from streamlm.models.compression_losses import compression_loss, compression_wei
 from streamlm.models.layers.attention import attention_mask
 from streamlm.models.layers.block import Layer
 from streamlm.models.layers.positions import sinusoid
+from streamlm.models.layers.products import infers_on_cpu
 from streamlm.models.layers.relative_step import RelativeStep
 from streamlm.models.segmented import Attended, Call, PositionKeys, Projected
 from streamlm.state import State
@@ -121,7 +122,7 @@ class TransformerXL(CompressedModel):
         observe: Observer | None = None,
     ) -> tuple[Tensor, State]:
         """All layers; see `Model.read`. Single tokens take `RelativeStep` if the model has one."""
-        step, slow = self.step, torch.is_grad_enabled() or observe is not None
+        step, slow = self.step, not infers_on_cpu(self.device) or observe is not None
         if step is None or slow or self.frozen is None or x.shape[:2] != (1, 1):
             return super().read(x, state, cache=cache, observe=observe)
         writer = CacheWriter(self._cache_of(state, cache), state, 1)
@@ -152,7 +153,7 @@ class TransformerXL(CompressedModel):
             mask = attention_mask(state.filled, past_len, state.phase, t, n_keys=call.n_keys)
             # The last query has column P + length + t - 1 and distance 0 to itself.
             first = segment_len - state.phase - t
-            if not torch.is_grad_enabled() and self.device.type == "cpu":
+            if infers_on_cpu(self.device):
                 full = int(state.filled.min()) == past_len
                 barred = ~(mask[..., past_len:] if full else mask)
                 mask = torch.zeros(barred.shape, dtype=self.slot_dtype)

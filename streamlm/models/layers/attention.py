@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from streamlm.models.layers.blocked_attention import blocked_attention, suits
+from streamlm.models.layers.products import infers_on_cpu
 
 
 def relative_shift(scores: Tensor) -> Tensor:
@@ -227,7 +228,7 @@ class RelativeAttention(ProjectingAttention):
             )
         else:
             scores = self.position_scores(query, w, positions, column)
-            if query.device.type == "cpu" and not torch.is_grad_enabled():
+            if infers_on_cpu(query.device):
                 heads, weights = attention_in_place(
                     content, key, value, scores, mask, dropout=dropout
                 )

@@ -1,4 +1,4 @@
-"""A matrix product on a CPU by oneDNN, where torch has it.
+"""A matrix product on a CPU by oneDNN, where torch has it; when inference may do so.
 
 For float32 products, torch asks MKL, which reaches 85 to 90 % of what an AMD processor can do;
 oneDNN reaches all of it. torch itself asks oneDNN for them in compiled models alone.
@@ -12,6 +12,16 @@ AVAILABLE = torch.backends.mkldnn.is_available() and all(
     hasattr(torch.ops.mkldnn, name) for name in ("_linear_pointwise", "_reorder_linear_weight")
 )
 LEAST = 2**22  # multiplications; for fewer, calling oneDNN takes longer than it saves
+
+
+def infers_on_cpu(device: torch.device) -> bool:
+    """Whether this is inference on a CPU in the weights' own precision.
+
+    Buffers that inference overwrites, and weights in another order, do not suit autocast, which
+    chooses a precision for each operation.
+    """
+    on_cpu = device.type == "cpu" and not torch.is_grad_enabled()
+    return on_cpu and not torch.is_autocast_enabled("cpu")
 
 
 def times_transposed(left: Tensor, right: Tensor) -> Tensor:
