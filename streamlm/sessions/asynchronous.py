@@ -5,6 +5,7 @@ each other in the order in which they were made.
 """
 
 import asyncio
+import threading
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from functools import partial
@@ -134,21 +135,25 @@ class _Pulled:
         self._loop = loop
         self._piece: Future[str | None] | None = None
         self._stopped = False
+        self._lock = threading.Lock()  # no piece is asked for while it is stopped, nor after
 
     def stop(self) -> None:
         """End the call that reads it: its next piece is a `CancelledError`."""
-        self._stopped = True
-        if self._piece is not None:
-            self._piece.cancel()
+        with self._lock:
+            self._stopped = True
+            if self._piece is not None:
+                self._piece.cancel()
 
     def __iter__(self) -> Iterator[str]:
-        while not self._stopped:
-            self._piece = asyncio.run_coroutine_threadsafe(self._following(), self._loop)
+        while True:
+            with self._lock:
+                if self._stopped:
+                    raise CancelledError
+                self._piece = asyncio.run_coroutine_threadsafe(self._following(), self._loop)
             piece = self._piece.result()
             if piece is None:
                 return
             yield piece
-        raise CancelledError
 
     async def _following(self) -> str | None:
         return await anext(self._iterator, None)

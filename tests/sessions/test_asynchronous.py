@@ -1,6 +1,8 @@
 """`AsyncSession`: the loop goes on, calls keep their order, cancellation loses nothing."""
 
 import asyncio
+import threading
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import aclosing
 from pathlib import Path
@@ -121,3 +123,32 @@ def test_cancelling_loses_nothing_that_was_read(open_: Open, text: str) -> None:
     run(use())
     with open_("s") as again:
         assert text[:400] in again.text() + again.tail
+
+
+def test_cancelling_while_a_piece_is_asked_for_ends_the_call(
+    tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = asyncio.run_coroutine_threadsafe
+
+    async def use() -> None:
+        session, asked = AsyncSession(Session(tiny, seed=1)), threading.Event()
+
+        def slowly(*args: Any) -> Any:
+            asked.set()
+            time.sleep(0.2)  # in which the call is cancelled
+            return ask(*args)
+
+        async def never() -> AsyncIterator[str]:
+            await asyncio.Event().wait()
+            yield ""
+
+        monkeypatch.setattr(asyncio, "run_coroutine_threadsafe", slowly)
+        feeding = asyncio.create_task(session.feed(never()))
+        while not asked.is_set():
+            await asyncio.sleep(0.001)
+        feeding.cancel()
+        await asyncio.wait([feeding], timeout=30)
+        assert feeding.cancelled()
+        await session.close()
+
+    run(use())
