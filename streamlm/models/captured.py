@@ -24,11 +24,12 @@ class Captured:
         work: called with the inputs and the buffers. It may write to buffers; doing so twice with
             the same inputs must leave what doing so once leaves.
         weights: what `work` reads besides, by identity; it belongs to these for good.
+        after: calls before it is captured; default `WARM`.
     """
 
-    def __init__(self, work: Work, weights: object) -> None:
+    def __init__(self, work: Work, weights: object, *, after: int | None = None) -> None:
         self.weights = weights
-        self._work = work
+        self._work, self._after = work, WARM if after is None else after
         self._calls = 0
         self._buffers: tuple[Tensor, ...] = ()
         self._inputs: tuple[Tensor, ...] = ()
@@ -47,7 +48,7 @@ class Captured:
             self._buffers = tuple(buffers)
         if self._graph is None:
             self._calls += 1
-            if self._failed or self._calls <= WARM or not can_capture(inputs[0].device):
+            if self._failed or self._calls <= self._after or not can_capture(inputs[0].device):
                 return self._work(*inputs, *buffers)
             if not self._capture(inputs):
                 return self._work(*inputs, *buffers)

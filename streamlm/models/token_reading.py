@@ -47,11 +47,7 @@ def read_token(
         cache: follows `state`; its step captures the layers.
     """
     if not isinstance(cache.step, Captured) or cache.step.weights is not model.frozen:
-
-        def work(*inputs: Tensor) -> tuple[Tensor, ...]:
-            return through_layers(model, *inputs)
-
-        cache.step = Captured(work, model.frozen)
+        cache.step = captured_step(model)
     at, segment = state.lengths(), cache.extend(1)
     inputs = (x, at, state.filled, state.position)
     hidden, slots, *received = cache.step(inputs, (*cache.keys, *cache.values))
@@ -66,6 +62,11 @@ def read_token(
     )
     cache.follow(after, model.frozen)
     return hidden, after
+
+
+def captured_step(model: "SegmentedModel", *, after: int | None = None) -> Captured:
+    """`through_layers` of a frozen model, captured after some calls; see `Captured`."""
+    return Captured(lambda *inputs: through_layers(model, *inputs), model.frozen, after=after)
 
 
 def through_layers(

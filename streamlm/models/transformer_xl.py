@@ -165,7 +165,7 @@ class TransformerXL(CompressedModel):
         mask = (back >= 0) & (key >= past_len - state.filled[:, None])[:, None]
         # Column m of the position keys belongs to the distance P + T - m.
         column = (past_len + segment_len - back).clamp(max=past_len + segment_len)
-        return _RelativeContext(mask[:, None], slice(None), column[:, None])
+        return _RelativeContext(mask[:, None], slice(past_len + segment_len + 1), column[:, None])
 
     def project_training(self, index: int, x: Tensor, call: Call) -> Projected:
         """One product over all slots; see `SegmentedModel.project_training`.
