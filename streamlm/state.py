@@ -65,6 +65,10 @@ class State:
         """Whether all rows are in the same phase."""
         return len(set(self.length)) == 1
 
+    def lengths(self) -> Tensor:
+        """`length` on the device: [B]."""
+        return send(torch.tensor(self.length), self.filled.device)
+
     @property
     def nbytes(self) -> int:
         """Size of all tensors in bytes."""

@@ -1,40 +1,41 @@
-"""How fast text is written: as it is, as a static step, as a CUDA graph, as a compiled graph."""
+"""How fast text is written: kernel by kernel, as a CUDA graph, as a graph of compiled kernels."""
 
-from collections.abc import Callable
-from typing import Any, cast
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from benchmarks.gpu_parts.run import Part, failure
 from benchmarks.tools.parity import distance
-from benchmarks.tools.static_step import StaticStep
 from benchmarks.tools.timing import milliseconds
 from benchmarks.tools.training import recipe_configs
 from streamlm.models.build import build_model
 from streamlm.models.cache import Cache
-from streamlm.models.transformer_xl import TransformerXL
+from streamlm.models.captured import Captured
+from streamlm.models.segmented import SegmentedModel
+from streamlm.models.token_reading import captured_step, through_layers
 from streamlm.runtime.stream import advance
 from streamlm.state import State
 
+NEVER = 1 << 30  # calls before capturing
 BEGUN = 4  # tokens of the open segment when writing begins
 # Rows and precisions that are compiled, in the order of their worth.
 COMPILED = [(1, torch.bfloat16), (128, torch.bfloat16), (1, torch.float32)]
 LIMITS = {torch.float32: 1e-3, torch.bfloat16: 0.05}  # differences that rounding explains
-Step = Callable[[Tensor], Tensor]
 
 
 def measure(part: Part) -> None:
-    """How fast text is written: as it is, static, as a CUDA graph, compiled."""
+    """How fast text is written: kernel by kernel, as a CUDA graph, compiled."""
     options = part.options
     _, config, _ = recipe_configs(options.recipe, tiny=options.tiny)
     cases: dict[tuple[int, torch.dtype], Case] = {}
-    for rows in (1, 2) if options.tiny else (1, 16, 128):
+    for rows in (1, 2) if options.tiny else (1, 16, 64, 128):
         for dtype in (torch.float32, torch.bfloat16):
             torch.manual_seed(0)
             model = build_model(config).to(options.device, dtype).requires_grad_(False).freeze()
+            assert isinstance(model, SegmentedModel)
             try:
-                case = Case(part, cast(TransformerXL, model), rows)
+                case = Case(part, model, rows)
                 case.measure()
             except Exception as error:
                 part.note(**{f"{rows} rows, {dtype}": failure(error)})
@@ -48,92 +49,73 @@ def measure(part: Part) -> None:
 class Case:
     """One number of rows in one precision: the same tokens, from the same state, in every way."""
 
-    def __init__(self, part: Part, model: TransformerXL, rows: int) -> None:
+    def __init__(self, part: Part, model: SegmentedModel, rows: int) -> None:
         self.part, self.model, self.rows = part, model, rows
         config, device = model.config, model.device
-        dtype = str(model.output_bias.dtype).removeprefix("torch.")
-        self.name = f"{rows} rows, {dtype}"
-        self.cuda = part.options.has_cuda_build
+        self.dtype = next(model.parameters()).dtype
+        self.name = f"{rows} rows, {str(self.dtype).removeprefix('torch.')}"
+        self.graphs = part.options.has_cuda_build
         generator = torch.Generator().manual_seed(0)
         n = 3 * config.segment_len + BEGUN
         ids = torch.randint(config.vocab_size, (rows, n), generator=generator).to(device)
         self.n = 8 if part.options.tiny else 64
-        self.tokens = ids[:, : self.n]
-        self.token = ids[:, :1].clone()  # what a graph reads its token from
+        self.tokens = ids[:, : self.n + 1]
         self.cache = Cache()  # follows `state`; every timed call works on a copy
         _, self.state = advance(model, ids, model.init_state(rows), self.cache)
-        self.static = StaticStep(model, self.state)
 
     def measure(self) -> None:
-        wanted, spent = self.as_it_is()
-        self.part.attempt(f"{self.name}, as it is", lambda: self.speed(spent))
-        self.attempt("static", lambda: self.timed(self.static.step, wanted))
-        if not self.cuda:
+        step = partial(captured_step, self.model, after=NEVER)
+        wanted, spent = self.written(step())
+        self.part.attempt(f"{self.name}, kernel by kernel", lambda: self.speed(spent))
+        if not self.graphs:
             self.part.skip(f"{self.name}, graph", "this build of torch has no CUDA graphs")
             return
-        self.attempt("graph", lambda: self.timed(self.captured(), wanted))
-        self.attempt("commit", self.commits)
-
-    def attempt(self, way: str, work: Callable[[], dict[str, float]], **options: Any) -> None:
-        """A way, named where it does not compute what the model does."""
-        name = f"{self.name}, {way}"
-        found = self.part.attempt(name, work, **options)
-        if found is not None and not found["difference"] < LIMITS[self.model.output_bias.dtype]:
-            self.part.disagrees(name)
+        self.attempt("graph", captured_step(self.model, after=0), wanted)
+        self.part.attempt(f"{self.name}, commit", self.commits)
 
     def measure_compiled(self) -> None:
-        """The step as one graph of the compiler, and that as a CUDA graph."""
-        name, options = f"{self.name}, compiled", self.part.options
-        if options.device == "cuda" and not self.cuda:
-            self.part.skip(name, "this build of torch compiles for no CUDA device")
+        """Compiled kernels, as a CUDA graph."""
+        if not self.graphs:
+            self.part.skip(f"{self.name}, compiled", "this build of torch has no CUDA graphs")
             return
-        backend = "inductor" if self.cuda else "eager"  # on a CPU: only whether it is one graph
+        torch.compiler.reset()
+        layers = partial(through_layers, self.model)
+        work = torch.compile(layers, dynamic=False, fullgraph=True)
+        wanted, _ = self.written(captured_step(self.model, after=NEVER))
+        step = Captured(work, self.model.frozen, after=0)
+        self.attempt("compiled", step, wanted, seconds=30, spare=True)
 
-        def compiled() -> dict[str, float]:
-            torch.compiler.reset()
-            self.static.take(self.state)
-            run = torch.compile(self.static.step, dynamic=False, fullgraph=True, backend=backend)
-            return self.timed(self.captured(run) if self.cuda else run, self.as_it_is()[0])
+    def attempt(self, way: str, step: Captured, wanted: Tensor, **options: float) -> None:
+        """A way, named where it does not compute what the first one does."""
+        name = f"{self.name}, {way}"
 
-        self.attempt("compiled", compiled, seconds=30, spare=True)
+        def compared() -> dict[str, float]:
+            found, spent = self.written(step)
+            return {"difference": distance(found, wanted), **self.speed(spent)}
 
-    def as_it_is(self) -> tuple[Tensor, float]:
-        """Logits of every token, [n, B, V], and the milliseconds that reading them takes."""
-        cache, found = Cache(), []
+        measured = self.part.attempt(name, compared, **options)  # type: ignore[arg-type]
+        if measured is not None and not measured["difference"] < LIMITS[self.dtype]:
+            self.part.disagrees(name)
 
-        def begin() -> None:
-            nonlocal cache
-            cache = self.cache.copy()
-            found.clear()
+    def written(self, step: Captured) -> tuple[Tensor, float]:
+        """Logits of every token, [n, B, V], and the milliseconds that reading them takes.
+
+        A token is read before, which compiles and captures; it is not timed.
+        """
+        cache, state, found = self.cache.copy(), self.state, []
+        cache.step = step
+        _, state = advance(self.model, self.tokens[:, :1], state, cache)
 
         def logits() -> None:
-            state = self.state
-            for i in range(self.n):
-                hidden, state = advance(self.model, self.tokens[:, i : i + 1], state, cache)
+            now = state
+            found.clear()
+            for i in range(1, self.n + 1):
+                hidden, now = advance(self.model, self.tokens[:, i : i + 1], now, cache)
                 found.append(self.model.logits(hidden))
 
         repeats = 1 if self.part.options.tiny else 3
-        spent = milliseconds(logits, str(self.model.device), repeats=repeats, before=begin)
+        spent = milliseconds(logits, str(self.model.device), repeats=repeats)
         return torch.stack(found), spent
-
-    def timed(self, step: Step, wanted: Tensor) -> dict[str, float]:
-        """Speed of a step, and how far its logits are from `wanted`."""
-
-        def begin() -> None:
-            self.static.take(self.state)
-
-        def run(keep: Callable[[Tensor], object] = lambda logits: None) -> None:
-            for i in range(self.n):
-                self.token.copy_(self.tokens[:, i : i + 1])
-                keep(step(self.token))
-
-        found: list[Tensor] = []
-        begin()
-        run(lambda logits: found.append(logits.clone()))
-        difference = distance(torch.stack(found), wanted)
-        repeats = 1 if self.part.options.tiny else 5
-        spent = milliseconds(run, str(self.model.device), repeats=repeats, before=begin)
-        return {"difference": difference, **self.speed(spent)}
 
     def speed(self, spent: float) -> dict[str, float]:
         """Args: spent: milliseconds of all n tokens."""
@@ -141,26 +123,18 @@ class Case:
         return {
             "tokens/s": 1e3 * self.rows / each,
             "µs a step": 1e3 * each,
-            "GB/s": self.static.bytes_read / each / 1e6,
+            "GB/s": self.bytes_read / each / 1e6,
         }
 
-    def captured(self, run: Step | None = None) -> Step:
-        """The step as a CUDA graph: it reads `token`, and its logits lie where they always do."""
-        run = run or self.static.step
-        self.static.take(self.state)
-        warmed_up(lambda: run(self.token))
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            logits = run(self.token)
-
-        def replayed(token: Tensor) -> Tensor:
-            graph.replay()
-            return logits
-
-        return replayed
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of weights, position keys, keys and values that one step reads."""
+        positions = sum(each.nbytes for pair in self.model.derived() for each in pair)
+        weights = sum(each.nbytes for each in self.model.parameters())
+        return positions + weights + self.cache.nbytes
 
     def commits(self) -> dict[str, float]:
-        """Closing a segment: as it is, and as a graph."""
+        """Milliseconds of closing a segment, whose keys and values stay where they are."""
         model, t = self.model, self.model.config.segment_len
         rest = self.tokens[:, :1].expand(-1, t - BEGUN).contiguous()
         read, cache = self.cache.copy(), Cache()
@@ -170,35 +144,10 @@ class Case:
         def begin() -> None:
             nonlocal cache
             cache = read.copy()
+            cache.step = captured_step(model)
 
         @torch.no_grad()
         def commit() -> State:
             return model.commit(full, cache)[0]
 
-        eager = milliseconds(commit, "cuda", before=begin)
-        begin()
-        wanted = commit().past
-        kept = slice(0, model.config.past_len)  # columns behind are void
-        derived = [each[:, :, kept] for each in (*cache.keys, *cache.values)]
-        self.static.take(full)
-        warmed_up(self.static.commit)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self.static.commit()
-        self.static.take(full)
-        graph.replay()
-        found = [each[:, :, kept] for each in (*self.static.keys, *self.static.values)]
-        pairs = [(self.static.past, wanted), *zip(found, derived, strict=True)]
-        difference = max(distance(mine, other) for mine, other in pairs)
-        spent = milliseconds(graph.replay, "cuda")
-        return {"difference": difference, "as it is, ms": eager, "graph, ms": spent}
-
-
-def warmed_up(work: Callable[[], object]) -> None:
-    """Do work a few times on a stream of its own, as capturing it demands."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            work()
-    torch.cuda.current_stream().wait_stream(side)
+        return {"ms": milliseconds(commit, str(model.device), before=begin)}

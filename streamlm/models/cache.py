@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from streamlm.memory.eviction import Eviction
+from streamlm.models.captured import Captured
 from streamlm.state import State
 from streamlm.transfer import send
 
@@ -59,6 +60,11 @@ class Cache:
         self._row: list[Pair] = []
 
     @property
+    def stays(self) -> bool:
+        """Whether keys and values must stay where they are, because a captured step knows it."""
+        return isinstance(self.step, Captured)
+
+    @property
     def nbytes(self) -> int:
         return sum(tensor.nbytes for tensor in (*self.keys, *self.values))
 
@@ -79,6 +85,8 @@ class Cache:
     def release(self) -> None:
         """Free the memory of the keys and values; the next call recomputes them."""
         self.clear()
+        if self.stays:
+            self.step = None
         self.keys, self.values, self.segment = [], [], None
         self._past, self._slots, self._row = None, None, []
 
@@ -183,8 +191,7 @@ class CacheWriter:
             self._columns = slice(self._stop - t, self._stop)
         else:
             device = self.segment.device
-            start = send(torch.tensor(state.length), device)[:, None]
-            self._columns = start + torch.arange(t, device=device)  # [B, t]
+            self._columns = state.lengths()[:, None] + torch.arange(t, device=device)  # [B, t]
             self._rows = torch.arange(len(state.length), device=device)[:, None]
 
     def write(self, index: int, x: Tensor, new: Pair, n_keys: int) -> Pair:
@@ -204,6 +211,28 @@ class CacheWriter:
                 # Advanced indices around a slice come first: [B, t, H, E].
                 buffer[self._rows, :, at] = part.transpose(1, 2)
         return buffers[0][:, :, :n_keys], buffers[1][:, :, :n_keys]
+
+
+class TokenWriter:
+    """Writes one token's keys and values in each row of buffers, and keeps its slots.
+
+    Args:
+        keys, values: L tensors [B, H, N + T, E].
+        column: [B] where each row's token goes, on the device.
+    """
+
+    def __init__(self, keys: Sequence[Tensor], values: Sequence[Tensor], column: Tensor) -> None:
+        self.slots: list[Tensor] = []  # [B, 1, W] of each layer
+        self._buffers = list(zip(keys, values, strict=True))
+        self._column = column
+        self._rows = torch.arange(len(column), device=column.device)
+
+    def write(self, index: int, x: Tensor, new: Pair, n_keys: int) -> Pair:
+        """As `CacheWriter.write`."""
+        self.slots.append(x)
+        for buffer, part in zip(self._buffers[index], new, strict=True):
+            buffer[self._rows, :, self._column] = part[:, :, 0]
+        return columns(self._buffers[index], slice(n_keys))
 
 
 def standard(slots: Tensor) -> Tensor:

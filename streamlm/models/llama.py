@@ -23,6 +23,7 @@ from streamlm.memory.eviction import Eviction
 from streamlm.memory.selection import HeadSelect
 from streamlm.models.base import Observer
 from streamlm.models.cache import Cache, CacheWriter, Pair, joined
+from streamlm.models.call import Attended, Call, Projected
 from streamlm.models.compressed import CompressedModel
 from streamlm.models.layers.attention import attention_mask
 from streamlm.models.layers.int8_rows import Int8Rows
@@ -30,11 +31,9 @@ from streamlm.models.layers.int8_step import Int8Step
 from streamlm.models.layers.llama_block import LlamaBlock
 from streamlm.models.layers.rotary import inverse_frequencies, rotate, rotation
 from streamlm.models.llama_config import LlamaConfig
-from streamlm.models.segmented import Attended, Call, Projected
 from streamlm.models.selection_loss import SelectionEviction, selection_loss
 from streamlm.models.slot_grid import pack, snap, unpack
 from streamlm.state import State
-from streamlm.transfer import send
 
 # Carried tensors: slots of the first tokens, [L, B, S, W] float32; and, while gates are trained,
 # rotated queries of the open segment, [L, B, H, T, E].
@@ -204,7 +203,7 @@ class LlamaModel(CompressedModel):
             near = attention_mask(state.filled, config.past_len, state.phase, t, n_keys=n_near)
         else:
             device = state.filled.device
-            query = send(torch.tensor(state.length), device)[:, None] + config.past_len
+            query = state.lengths()[:, None] + config.past_len
             query = query + torch.arange(t, device=device)  # [B, t]
             at = (query + config.pinned_len)[:, None]
             key = torch.arange(n_near, device=device)
@@ -276,7 +275,7 @@ class LlamaModel(CompressedModel):
         step, config = self.step, self.config
         slow = torch.is_grad_enabled() or config.wants_usage or observe is not None
         slow = slow or QUERIES in state.carried  # which the step does not record
-        if not slow and cache is not None and cache.step is not None and x.shape[1] == 1:
+        if not slow and cache is not None and isinstance(cache.step, Int8Rows) and x.shape[1] == 1:
             return self._read_rows(x, state, cache)
         if step is None or slow or x.shape[:2] != (1, 1):
             return super().read(x, state, cache=cache, observe=observe)
@@ -295,6 +294,10 @@ class LlamaModel(CompressedModel):
         after = replace(state, segment=writer.segment, position=state.position + 1, length=length)
         writer.cache.follow(after, self.frozen)
         return hidden[None].clone(), after
+
+    def reads_alike(self, state: State) -> bool:
+        """Not where queries are recorded."""
+        return super().reads_alike(state) and QUERIES not in state.carried
 
     def rows_step(self, rows: int) -> "Int8Rows | None":
         """`Int8Rows` if the model has a `step`; see `SegmentedModel.rows_step`."""
@@ -402,7 +405,7 @@ class LlamaModel(CompressedModel):
         """[B] tokens in closed segments."""
         if state.aligned:
             return state.position - state.phase
-        return state.position - send(torch.tensor(state.length), state.position.device)
+        return state.position - state.lengths()
 
     def _n_pinned(self, state: State) -> Tensor:
         """[B] visible pinned slots."""

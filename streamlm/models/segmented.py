@@ -7,71 +7,32 @@ because the projections are trained. The file is long because reading and closin
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from types import MappingProxyType
-from typing import Any, NamedTuple, Self, TypeVar, cast
+from dataclasses import replace
+from typing import Any, Self, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from streamlm.memory.eviction import Eviction
 from streamlm.models.base import Model, Observer, Windows
-from streamlm.models.cache import Cache, CacheWriter, Pair, columns, joined, standard, with_room
+from streamlm.models.cache import (
+    Cache,
+    CacheWriter,
+    Pair,
+    columns,
+    joined,
+    standard,
+    with_room,
+)
+from streamlm.models.call import Attended, Call, PositionKeys, Projected
 from streamlm.models.layers.block import Block
 from streamlm.models.layers.ordered import OrderedLinear, can_order, ordered
 from streamlm.models.layers.packed import Frozen
 from streamlm.models.layers.products import infers_on_cpu
+from streamlm.models.token_reading import read_token
 from streamlm.state import State
 
-PositionKeys = tuple[Tensor, ...]
-NOTHING: Mapping[str, Tensor] = MappingProxyType({})
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True, eq=False)
-class Call:
-    """Inputs that all layers of one call share.
-
-    Attributes:
-        state: before the call.
-        n_queries: t, new tokens.
-        n_keys: K, key columns.
-        position_keys: result of `Model.derived`: projected positions of each layer (see
-            `SegmentedModel.project_positions`), unless the model overrides `derive`.
-        context: result of `SegmentedModel.call_context`, such as the attention mask.
-        want_weights: whether attention weights are needed.
-    """
-
-    state: State
-    n_queries: int
-    n_keys: int
-    position_keys: Any
-    context: Any = None
-    want_weights: bool = False
-
-
-class Attended(NamedTuple):
-    """A layer's attention output [B, t, D], its weights [B, H, t, K] or None, and its updates of
-    `State.carried`, [B, ...] each."""
-
-    out: Tensor
-    weights: Tensor | None = None
-    carried: Mapping[str, Tensor] = NOTHING
-
-
-class Projected(NamedTuple):
-    """A layer's new tokens, projected.
-
-    Attributes:
-        inputs: input of `SegmentedModel.attend`: [B, t, D] from `Block.read`, unless the model
-            overrides `project_new`.
-        slots: [B, t, W].
-        pair: keys and values [B, H, n, E].
-    """
-
-    inputs: Tensor
-    slots: Tensor
-    pair: Pair
 
 
 class SegmentedModel(Model):
@@ -86,7 +47,7 @@ class SegmentedModel(Model):
     orders_weights = True
 
     @property
-    def _layers(self) -> list[Block[Any]]:
+    def blocks(self) -> list[Block[Any]]:
         """The blocks, for inference with weights in another order where that is faster."""
         if self._frozen is not None and self._frozen.layers and infers_on_cpu(self.device):
             return cast("list[Block[Any]]", self._frozen.layers)
@@ -107,7 +68,7 @@ class SegmentedModel(Model):
         """`work(*args)`, which uses the weights of a layer; in training, inside its `forward`."""
         if not torch.is_grad_enabled():
             return work(*args)
-        return cast(Result, self._layers[index](work, *args))
+        return cast(Result, self.blocks[index](work, *args))
 
     # -- implemented by heads ---------------------------------------------------------------------
 
@@ -163,13 +124,13 @@ class SegmentedModel(Model):
         Args:
             x: [B, t, D] input of the layer.
         """
-        layer = self._layers[index]
+        layer = self.blocks[index]
         inputs = layer.read(x)
         return Projected(inputs, x, layer.attention.project(inputs))
 
     def project_training(self, index: int, x: Tensor, call: Call) -> Projected:
         """As `project_new`, with gradients and with the keys and values of all slots."""
-        layer, state = self._layers[index], call.state
+        layer, state = self.blocks[index], call.state
         inputs = layer.read(x)
         before = layer.read(state.segment[index, :, : state.phase])
         new = layer.attention.project(torch.cat([before, inputs], dim=1))
@@ -246,7 +207,9 @@ class SegmentedModel(Model):
         cache: Cache | None = None,
         observe: Observer | None = None,
     ) -> tuple[Tensor, State]:
-        """All layers; see `Model.read`."""
+        """All layers; see `Model.read`. On CUDA, single tokens take `read_token`."""
+        if x.shape[1] == 1 and observe is None and self.reads_alike(state):
+            return read_token(self, x, state, self._cache_of(state, cache))
         training = torch.is_grad_enabled()
         writer = None if training else CacheWriter(self._cache_of(state, cache), state, x.shape[1])
         past_len, t = self._past_columns(state, writer), x.shape[1]
@@ -260,7 +223,7 @@ class SegmentedModel(Model):
         recorded: list[Tensor] = []
         received: list[Tensor] = []
         updates: dict[str, list[Tensor]] = {}
-        for index, layer in enumerate(self._layers):
+        for index, layer in enumerate(self.blocks):
             if writer is None:
                 x, slots, weights, carried = layer(self._train_layer, index, x, call)
                 recorded.append(slots)
@@ -270,7 +233,7 @@ class SegmentedModel(Model):
                 out, weights, carried = self.attend(index, inputs, pair, call)
                 x = layer.finish(x, out)
             if weights is not None and self.config.wants_usage:
-                received.append(self._received(weights, past_len))
+                received.append(self.received(weights, past_len))
             if weights is not None and observe is not None:
                 observe(index, weights[..., past_len - self.config.past_len : n_real])
             for name, part in carried.items():
@@ -295,19 +258,25 @@ class SegmentedModel(Model):
             writer.cache.follow(after, self.frozen)
         return x, after
 
+    def reads_alike(self, state: State) -> bool:
+        """Whether single tokens are read in one way, wherever rows stand: by `read_token`."""
+        own_precision = not (torch.is_grad_enabled() or torch.is_autocast_enabled("cuda"))
+        on_cuda = state.filled.device.type == "cuda"
+        return on_cuda and self.reads_any_phase and self.frozen is not None and own_precision
+
     def _train_layer(
         self, index: int, x: Tensor, call: Call
     ) -> tuple[Tensor, Tensor, Tensor | None, Mapping[str, Tensor]]:
         """A layer with gradients: output, slots, attention weights, updates of `carried`."""
         inputs, slots, pair = self.project_training(index, x, call)
         out, weights, carried = self.attend(index, inputs, pair, call)
-        return self._layers[index].finish(x, out), slots.detach(), weights, carried
+        return self.blocks[index].finish(x, out), slots.detach(), weights, carried
 
     def fixes_columns(self, state: State, t: int) -> bool:
         """Whether t tokens attend over all columns, so that products have the same shape."""
         return t == 1 or not state.aligned
 
-    def _received(self, weights: Tensor, past_len: int) -> Tensor:
+    def received(self, weights: Tensor, past_len: int) -> Tensor:
         """Attention received by memory slots, mean over heads, sum over queries: [B, M]."""
         memory = slice(past_len - self.config.memory_len, past_len)
         return weights.detach()[..., memory].float().mean(dim=1).sum(dim=1)
@@ -352,7 +321,7 @@ class SegmentedModel(Model):
         if torch.is_grad_enabled():
             keys: list[Tensor] = []
             values: list[Tensor] = []
-            for index in range(len(self._layers)) if self.closes_with_keys else ():
+            for index in range(len(self.blocks)) if self.closes_with_keys else ():
                 key, value = self.within(index, self._project_all, index, state)
                 keys.append(key)
                 values.append(value)
@@ -369,8 +338,10 @@ class SegmentedModel(Model):
             parts = self.past_after(index, past, segment, committed, eviction)
             halves = zip((cache.keys, cache.values), zip(*parts, strict=True), strict=True)
             for buffers, half in halves:
-                # The columns that stay are copied once, into the buffer that the last ones left.
-                buffers[index], spare = with_room(spare, half, t), buffers[index]
+                if cache.stays:
+                    buffers[index][:, :, :-t] = torch.cat(half, dim=2)
+                else:  # what stays is copied once, into the buffer that the last columns left
+                    buffers[index], spare = with_room(spare, half, t), buffers[index]
         length = committed.length
         cache.hold(cache.keys, cache.values, segment=committed.segment, length=length, calls=0)
         cache.follow(committed, self.frozen)
@@ -412,7 +383,7 @@ class SegmentedModel(Model):
 
     def project_open(self, index: int, state: State) -> Pair:
         """Keys and values of the open segment so far."""
-        layer = self._layers[index]
+        layer = self.blocks[index]
         slots = state.segment[index, :, : max(state.length)]
         if not torch.is_grad_enabled():
             slots = standard(slots)
@@ -434,7 +405,7 @@ class SegmentedModel(Model):
         n, t = max(state.length), self.config.segment_len
         keys: list[Tensor] = []
         values: list[Tensor] = []
-        for index in range(len(self._layers)):
+        for index in range(len(self.blocks)):
             pair = self.project_past(index, state)
             if n:
                 pair = joined(pair, self.project_open(index, state))

@@ -20,6 +20,7 @@ from streamlm.models.cache import (
     project_blocks,
     standard,
 )
+from streamlm.models.call import Attended, Call, PositionKeys, Projected
 from streamlm.models.compressed import CompressedModel
 from streamlm.models.compression_losses import compression_loss, compression_weight
 from streamlm.models.layers.attention import attention_mask
@@ -27,9 +28,7 @@ from streamlm.models.layers.block import Layer
 from streamlm.models.layers.positions import sinusoid
 from streamlm.models.layers.products import infers_on_cpu
 from streamlm.models.layers.relative_step import RelativeStep
-from streamlm.models.segmented import Attended, Call, PositionKeys, Projected
 from streamlm.state import State
-from streamlm.transfer import send
 
 
 class _RelativeContext(NamedTuple):
@@ -161,13 +160,12 @@ class TransformerXL(CompressedModel):
             return _RelativeContext(mask, slice(first, first + call.n_keys + 1), None)
         device = state.filled.device
         key = torch.arange(call.n_keys, device=device)
-        query = send(torch.tensor(state.length), device)[:, None] + past_len
-        query = query + torch.arange(t, device=device)  # [B, t]
+        query = state.lengths()[:, None] + past_len + torch.arange(t, device=device)  # [B, t]
         back = query[..., None] - key  # [B, t, K] distances
         mask = (back >= 0) & (key >= past_len - state.filled[:, None])[:, None]
         # Column m of the position keys belongs to the distance P + T - m.
         column = (past_len + segment_len - back).clamp(max=past_len + segment_len)
-        return _RelativeContext(mask[:, None], slice(None), column[:, None])
+        return _RelativeContext(mask[:, None], slice(past_len + segment_len + 1), column[:, None])
 
     def project_training(self, index: int, x: Tensor, call: Call) -> Projected:
         """One product over all slots; see `SegmentedModel.project_training`.
@@ -184,7 +182,7 @@ class TransformerXL(CompressedModel):
         """Relative attention; see `SegmentedModel.attend`."""
         (positions,) = call.position_keys[index]
         relative: _RelativeContext = call.context
-        out, weights = cast(Layer, self._layers[index]).attention.attend(
+        out, weights = cast(Layer, self.blocks[index]).attention.attend(
             inputs,
             *pair,
             positions=positions[:, relative.distances],
@@ -213,7 +211,7 @@ class TransformerXL(CompressedModel):
 
     def project_past(self, index: int, state: State) -> Pair:
         """Compressed slots in blocks of one commit, memory in whole segments."""
-        config, layer = self.config, cast(Layer, self._layers[index])
+        config, layer = self.config, cast(Layer, self.blocks[index])
         parts = [super().project_past(index, state)]
         if config.compressed_len:
             old = state.past[index, :, : config.compressed_len]
@@ -235,5 +233,5 @@ class TransformerXL(CompressedModel):
         recent = [columns(past, slice(c_len + t, None)), segment]
         if eviction is None:
             return recent
-        new = cast(Layer, self._layers[index]).project(standard(eviction.compressed[index]))
+        new = cast(Layer, self.blocks[index]).project(standard(eviction.compressed[index]))
         return [*newest(columns(past, slice(c_len)), new), *recent]

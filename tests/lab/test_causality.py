@@ -13,9 +13,9 @@ from streamlm.lab.causality import check_causal, find_leak
 from streamlm.lab.variants import Variant, causal_variants
 from streamlm.models.build import HEADS
 from streamlm.models.cache import Pair
+from streamlm.models.call import Attended, Call
 from streamlm.models.heads.informer import InformerModel
 from streamlm.models.heads.linformer import LinformerModel
-from streamlm.models.segmented import Attended, Call
 from streamlm.models.transformer_xl import TransformerXL
 from streamlm.state import State
 
@@ -43,7 +43,7 @@ class Shortened(LinformerModel):
     """Linformer attention as published: the open segment is projected, too."""
 
     def attend(self, index: int, seen: Tensor, pair: Pair, call: Call) -> Attended:
-        attention = self._layers[index].attention
+        attention = self.blocks[index].attention
         key, value = (self.lengths[0](half[:, :, -seen.shape[1] :]) for half in pair)
         heads = F.scaled_dot_product_attention(attention.queries(seen), key, value, scale=1.0)
         return Attended(attention.output(heads.transpose(1, 2).flatten(2)))

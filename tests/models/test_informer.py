@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from streamlm.models.cache import joined
+from streamlm.models.call import Call
 from streamlm.models.heads.informer import MEASURES, SUM, THRESHOLD, Distil, position_noise
-from streamlm.models.segmented import Call
 from tests.support.invariants import random_tokens, read, tiny_model
 
 INFORMER: dict[str, Any] = {"head": "informer", "memory_len": 32, "compressed_len": 0, "factor": 1}

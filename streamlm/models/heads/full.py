@@ -15,10 +15,11 @@ from streamlm.config import ModelConfig, require
 from streamlm.memory.eviction import Eviction
 from streamlm.models.base import Observer, Windows
 from streamlm.models.cache import Cache, Pair, project_blocks
+from streamlm.models.call import Attended, Call
 from streamlm.models.layers.attention import ProjectingAttention, attention_mask
 from streamlm.models.layers.block import Block
 from streamlm.models.layers.positions import absolute
-from streamlm.models.segmented import Attended, Call, SegmentedModel
+from streamlm.models.segmented import SegmentedModel
 from streamlm.state import State
 
 UNBOUNDED = 1 << 32  # slots
@@ -99,7 +100,7 @@ class FullModel(SegmentedModel):
         past = state.past[index]
         if not past.shape[1]:
             return super().project_past(index, state)
-        layer = self._layers[index]
+        layer = self.blocks[index]
         return project_blocks(
             lambda slots: layer.attention.project(layer.read(slots)), past, self.config.segment_len
         )
@@ -119,7 +120,7 @@ class FullModel(SegmentedModel):
 
     def attend(self, index: int, inputs: Tensor, pair: Pair, call: Call) -> Attended:
         """Full attention; see `SegmentedModel.attend`."""
-        out: Tensor = self._layers[index].attention.read(inputs, *pair, call.context)
+        out: Tensor = self.blocks[index].attention.read(inputs, *pair, call.context)
         return Attended(out)
 
     def closed(self, state: State, keys: list[Tensor], values: list[Tensor]) -> tuple[State, None]:

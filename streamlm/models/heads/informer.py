@@ -21,10 +21,11 @@ from torch.nn import functional as F
 from streamlm.config import ModelConfig, require
 from streamlm.memory.eviction import Eviction
 from streamlm.models.cache import Pair, newest, project_blocks
+from streamlm.models.call import Attended, Call, PositionKeys
 from streamlm.models.layers.attention import attention_mask, by_head, relative_shift
 from streamlm.models.layers.block import Layer
 from streamlm.models.layers.positions import sinusoid
-from streamlm.models.segmented import Attended, Call, PositionKeys, SegmentedModel
+from streamlm.models.segmented import SegmentedModel
 from streamlm.state import State
 
 # Carried tensors: measures of the open segment's queries [L, B, H, T], threshold [L, B, H], and sum
@@ -142,7 +143,7 @@ class InformerModel(SegmentedModel):
 
     def attend(self, index: int, inputs: Tensor, pair: Pair, call: Call) -> Attended:
         """Attention of active queries, mean values of others; see `SegmentedModel.attend`."""
-        attention = cast(Layer, self._layers[index]).attention
+        attention = cast(Layer, self.blocks[index]).attention
         (key, value), (projected,), state = pair, call.position_keys[index], call.state
         n_far, t = self.n_far, inputs.shape[1]
         n_open = key.shape[2] - n_far
@@ -207,7 +208,7 @@ class InformerModel(SegmentedModel):
         return summed / count[:, None, :, None]
 
     def _distilled(self, index: int, slots: Tensor) -> Pair:
-        layer = cast(Layer, self._layers[index])
+        layer = cast(Layer, self.blocks[index])
         distil = cast(Distil, self.distils[index])
         return layer.attention.project(distil(layer.read(slots)))
 

@@ -18,10 +18,11 @@ from torch.nn import functional as F
 from streamlm.config import ModelConfig, require
 from streamlm.memory.eviction import Eviction
 from streamlm.models.cache import Pair, newest, project_blocks, standard
+from streamlm.models.call import Attended, Call, PositionKeys
 from streamlm.models.layers.attention import attention_mask, by_head, relative_shift
 from streamlm.models.layers.block import Layer
 from streamlm.models.layers.positions import absolute, sinusoid
-from streamlm.models.segmented import Attended, Call, PositionKeys, SegmentedModel
+from streamlm.models.segmented import SegmentedModel
 from streamlm.state import State
 
 SHARING = ("none", "headwise", "key-value", "layerwise")
@@ -200,7 +201,7 @@ class LinformerModel(SegmentedModel):
         """Projected keys and values of all segments in memory, including empty ones."""
         if not self.n_blocks:
             return super().project_past(index, state)
-        layer = cast(Layer, self._layers[index])
+        layer = cast(Layer, self.blocks[index])
         pair = project_blocks(layer.project, state.past[index], self.config.segment_len)
         return self._projected(index, pair)
 
@@ -223,7 +224,7 @@ class LinformerModel(SegmentedModel):
 
         See `SegmentedModel.attend`.
         """
-        attention, k = cast(Layer, self._layers[index]).attention, self.config.projected_len
+        attention, k = cast(Layer, self.blocks[index]).attention, self.config.projected_len
         (key, value), (near, far) = pair, call.position_keys[index]
         n_far, t = self.n_blocks * k, inputs.shape[1]
         n_open = key.shape[2] - n_far

@@ -15,9 +15,10 @@ from torch.nn import functional as F
 
 from streamlm.config import ModelConfig, require
 from streamlm.models.cache import Pair
+from streamlm.models.call import Attended, Call
 from streamlm.models.layers.attention import ProjectingAttention
 from streamlm.models.layers.block import Block
-from streamlm.models.segmented import Attended, Call, SegmentedModel
+from streamlm.models.segmented import SegmentedModel
 from streamlm.state import State
 
 MATRICES = "retention"  # carried tensor: [L, B, H, E, E]
@@ -107,7 +108,7 @@ class RecurrentModel(SegmentedModel):
 
     def attend(self, index: int, inputs: Tensor, pair: Pair, call: Call) -> Attended:
         """Retention; see `SegmentedModel.attend`."""
-        out: Tensor = self._layers[index].attention.read(
+        out: Tensor = self.blocks[index].attention.read(
             inputs, *pair, call.state.carried[MATRICES][index]
         )
         return Attended(out)
@@ -117,7 +118,7 @@ class RecurrentModel(SegmentedModel):
         matrices = [
             layer.attention.closed(key, value, matrix).detach()
             for layer, key, value, matrix in zip(
-                self._layers, keys, values, state.carried[MATRICES], strict=True
+                self.blocks, keys, values, state.carried[MATRICES], strict=True
             )
         ]
         return self.shifted(state, kept=0, carried={MATRICES: torch.stack(matrices)}), None

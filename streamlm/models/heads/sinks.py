@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from streamlm.config import ModelConfig, require
 from streamlm.memory.eviction import Eviction
 from streamlm.models.cache import Pair, joined, newest, project_blocks
+from streamlm.models.call import Attended, Call, PositionKeys
 from streamlm.models.layers.attention import attention_mask
 from streamlm.models.layers.block import Layer
 from streamlm.models.layers.positions import sinusoid
-from streamlm.models.segmented import Attended, Call, PositionKeys, SegmentedModel
+from streamlm.models.segmented import SegmentedModel
 from streamlm.state import State
 
 PINNED = "pinned"  # carried tensor: layer inputs of the first tokens, [L, B, S, D]
@@ -78,7 +79,7 @@ class SinksModel(SegmentedModel):
         pinned = self._project_pinned(index, state)
         if not self.config.memory_len:
             return pinned
-        layer = cast(Layer, self._layers[index])
+        layer = cast(Layer, self.blocks[index])
         memory = project_blocks(layer.project, state.past[index], self.config.segment_len)
         return joined(pinned, memory)
 
@@ -104,7 +105,7 @@ class SinksModel(SegmentedModel):
     def attend(self, index: int, inputs: Tensor, pair: Pair, call: Call) -> Attended:
         """Relative attention over pinned slots, memory and segment; see `SegmentedModel.attend`."""
         (key, value), (positions,) = pair, call.position_keys[index]
-        out, _ = cast(Layer, self._layers[index]).attention.attend(
+        out, _ = cast(Layer, self.blocks[index]).attention.attend(
             inputs,
             key,
             value,
@@ -129,4 +130,4 @@ class SinksModel(SegmentedModel):
 
     def _project_pinned(self, index: int, state: State) -> Pair:
         slots = state.carried[PINNED][index].to(self.output_bias.dtype)
-        return cast(Layer, self._layers[index]).project(slots)
+        return cast(Layer, self.blocks[index]).project(slots)

@@ -22,6 +22,7 @@ from streamlm.config import ModelConfig, require
 from streamlm.memory.eviction import Eviction
 from streamlm.models.base import Observer, Windows
 from streamlm.models.cache import Cache, Pair, newest, project_blocks
+from streamlm.models.call import Attended, Call, PositionKeys
 from streamlm.models.layers.attention import (
     attention_mask,
     biased_attention,
@@ -30,7 +31,7 @@ from streamlm.models.layers.attention import (
 )
 from streamlm.models.layers.block import Layer
 from streamlm.models.layers.positions import buckets, sinusoid
-from streamlm.models.segmented import Attended, Call, PositionKeys, SegmentedModel
+from streamlm.models.segmented import SegmentedModel
 from streamlm.state import State
 from tokenizer import Tokenizer
 from tokenizer.kinds import token_types
@@ -187,7 +188,7 @@ class SketchModel(SegmentedModel):
             parts.append(self._sketched(index, state))
         if self.config.memory_len:
             memory, t = state.past[index, :, c_len:], self.config.segment_len
-            parts.append(project_blocks(cast(Layer, self._layers[index]).project, memory, t))
+            parts.append(project_blocks(cast(Layer, self.blocks[index]).project, memory, t))
         key, value = (torch.cat(halves, dim=2) for halves in zip(*parts, strict=True))
         return key, value
 
@@ -210,7 +211,7 @@ class SketchModel(SegmentedModel):
 
     def attend(self, index: int, inputs: Tensor, pair: Pair, call: Call) -> Attended:
         """Local and global attention, mixed by the gate; see `SegmentedModel.attend`."""
-        config, attention = self.config, cast(Layer, self._layers[index]).attention
+        config, attention = self.config, cast(Layer, self.blocks[index]).attention
         (key, value), (near, *far), state = pair, call.position_keys[index], call.state
         c_len, m_len, t = config.compressed_len, config.memory_len, inputs.shape[1]
         n_near = key.shape[2] - c_len  # [memory | open segment]
@@ -321,7 +322,7 @@ class SketchModel(SegmentedModel):
         lengths = state.carried[LENGTHS][0]
         slots = state.past[index, :, : self.config.compressed_len]
         slots = slots + F.embedding((lengths - 1).clamp(min=0), self.length_table[index])
-        return cast(Layer, self._layers[index]).project(slots)
+        return cast(Layer, self.blocks[index]).project(slots)
 
     def project_positions(self, index: int) -> PositionKeys:
         """W_R R of local distances [H, M+T+1, E] and of distance buckets [H, n, E]."""
