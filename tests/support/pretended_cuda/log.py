@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import FrameType
 
@@ -90,8 +91,14 @@ def project_line() -> str:
     """The innermost stack frame in the project, "file:line"; "?" if there is none."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        name = frame.f_code.co_filename
-        if name.startswith(ROOT) and not name.startswith(HERE) and "site-packages" not in name:
-            return f"{name[len(ROOT) + 1 :]}:{frame.f_lineno}"
+        if name := _in_the_project(frame.f_code.co_filename):
+            return f"{name}:{frame.f_lineno}"
         frame = frame.f_back
     return "?"
+
+
+@cache
+def _in_the_project(name: str) -> str:
+    """A file's name, relative to the repository; "" if it is not of the project."""
+    ours = name.startswith(ROOT) and not name.startswith(HERE) and "site-packages" not in name
+    return name[len(ROOT) + 1 :] if ours else ""

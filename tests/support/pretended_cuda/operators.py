@@ -1,15 +1,12 @@
 """Operators on the pretended device: check the operands, log the cost, run on the CPU."""
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import (
-    TorchDispatchMode,
-    _disable_current_modes,
-    return_and_correct_aliasing,
-)
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 
 from tests.support.pretended_cuda.host_memory import arrive, is_pinned, require_arrived, send_home
 from tests.support.pretended_cuda.log import (
@@ -53,9 +50,18 @@ class PretendedDevice(TorchDispatchMode):
 def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """Run one operator that may involve the pretended device."""
     name = func.overloadpacket.__name__
-    flat, spec = tree_flatten((args, kwargs))
-    there = [x for x in flat if isinstance(x, PretendedTensor)]
-    here = [x for x in flat if isinstance(x, Tensor) and not isinstance(x, PretendedTensor)]
+    there: list[PretendedTensor] = []
+    here: list[Tensor] = []
+
+    def sorted_out(x: Tensor) -> Tensor:
+        if isinstance(x, PretendedTensor):
+            there.append(x)
+            return x.inner
+        here.append(x)
+        return x
+
+    inner = with_tensors(sorted_out, args)
+    named = {key: with_tensors(sorted_out, each) for key, each in kwargs.items()}
     on_cuda = _runs_on_cuda(name, there, kwargs)
     for tensor in here:
         require_arrived(tensor, name)
@@ -70,26 +76,42 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         _compute(name, args, kwargs, here)
     elif on_cuda and name not in NO_KERNEL:
         note_kernel(name, project_line())
-    result, inner = _on_the_cpu(func, flat, spec)
+    if named.get("device") is not None:
+        named["device"] = CPU
+    named.pop("pin_memory", None)
+    result = func(*inner, **named)
     if name == "copy_" and not isinstance(args[0], PretendedTensor):
         if there and non_blocking:
             send_home(args[0])
         return args[0]
     if name == "_local_scalar_dense" or not on_cuda:
         if name == "_to_copy" and there:
-            result = result.clone() if any(result is each for each in inner) else result
+            result = result.clone() if result is inner[0] else result
             if non_blocking:
                 send_home(result)
         return result
     known = {id(x.inner): x for x in there}
 
-    def wrapped(x: Any) -> Any:
-        if not isinstance(x, Tensor):
-            return x
+    def wrapped(x: Tensor) -> Tensor:
         return known[id(x)] if id(x) in known else PretendedTensor(x)
 
-    out = tree_map(wrapped, result)
-    return return_and_correct_aliasing(func, args, kwargs, out) if there else out
+    out = with_tensors(wrapped, result)
+    return return_and_correct_aliasing(func, args, kwargs, out) if there and aliases(func) else out
+
+
+def with_tensors(change: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """A value as operators take and return it, with its tensors changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, (tuple, list)):
+        return type(value)([with_tensors(change, each) for each in value])
+    return value
+
+
+@cache
+def aliases(func: Any) -> bool:
+    """Whether results of an operator share memory with its operands."""
+    return any(each.alias_info is not None for each in func._schema.returns)
 
 
 def _runs_on_cuda(name: str, there: list[PretendedTensor], kwargs: dict[str, Any]) -> bool:
@@ -160,14 +182,3 @@ def _compute(name: str, args: Any, kwargs: dict[str, Any], here: list[Tensor]) -
         note_wait("index by mask", line)
     if name not in NO_KERNEL:
         note_kernel(name, line)
-
-
-def _on_the_cpu(func: Any, flat: list[Any], spec: Any) -> tuple[Any, list[Any]]:
-    """The operator's result on the CPU, and the CPU tensors it was given."""
-    inner = [x.inner if isinstance(x, PretendedTensor) else x for x in flat]
-    args, kwargs = tree_unflatten(inner, spec)
-    if kwargs.get("device") is not None:
-        kwargs["device"] = CPU
-    kwargs.pop("pin_memory", None)
-    with _disable_current_modes():
-        return func(*args, **kwargs), inner
