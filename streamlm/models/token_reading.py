@@ -5,7 +5,7 @@ CUDA can repeat them as a graph (`Captured`), for one row and for many.
 """
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,9 +14,6 @@ from streamlm.models.cache import Cache, TokenWriter
 from streamlm.models.call import Call
 from streamlm.models.captured import Captured
 from streamlm.state import State
-
-if TYPE_CHECKING:
-    from streamlm.models.segmented import SegmentedModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,12 +34,11 @@ class Standing(State):
         return self.at
 
 
-def read_token(
-    model: "SegmentedModel", x: Tensor, state: State, cache: Cache
-) -> tuple[Tensor, State]:
+def read_token(model: Any, x: Tensor, state: State, cache: Cache) -> tuple[Tensor, State]:
     """Read a token of each row; see `Model.read`.
 
     Args:
+        model: a frozen `SegmentedModel`.
         x: [B, 1, D].
         cache: follows `state`; its step captures the layers.
     """
@@ -64,13 +60,13 @@ def read_token(
     return hidden, after
 
 
-def captured_step(model: "SegmentedModel", *, after: int | None = None) -> Captured:
+def captured_step(model: Any, *, after: int | None = None) -> Captured:
     """`through_layers` of a frozen model, captured after some calls; see `Captured`."""
     return Captured(lambda *inputs: through_layers(model, *inputs), model.frozen, after=after)
 
 
 def through_layers(
-    model: "SegmentedModel",
+    model: Any,
     x: Tensor,
     at: Tensor,
     filled: Tensor,
@@ -80,6 +76,7 @@ def through_layers(
     """All layers for a token of each row.
 
     Args:
+        model: a frozen `SegmentedModel`.
         x: [B, 1, D]; at: [B] tokens in each open segment, which has room for one more.
         filled, position: of the state.
         buffers: keys, then values of each layer, [B, H, N + T, E]; the new ones are written.

@@ -20,8 +20,9 @@ def added(x: Tensor, total: Tensor) -> tuple[Tensor, ...]:
 
 
 def test_replays_after_some_calls() -> None:
-    total, work = torch.tensor([0.0, 10.0]), Captured(added, None)
+    total = torch.tensor([0.0, 10.0])
     with pretended_graphs(warm=2) as log:
+        work = Captured(added, None)
         found = [work((torch.tensor(float(i)),), [total]) for i in range(5)]
         assert log == ["capture", "replay", "replay", "replay"]
     # Results of earlier calls are not overwritten by later ones.
@@ -30,8 +31,9 @@ def test_replays_after_some_calls() -> None:
 
 
 def test_other_buffers_are_captured_anew() -> None:
-    one, other, work = torch.zeros(2), torch.tensor([0.0, 100.0]), Captured(added, None)
+    one, other = torch.zeros(2), torch.tensor([0.0, 100.0])
     with pretended_graphs(warm=1) as log:
+        work = Captured(added, None)
         for _ in range(3):
             work((torch.tensor(1.0),), [one])
         for _ in range(3):
@@ -41,8 +43,8 @@ def test_other_buffers_are_captured_anew() -> None:
 
 
 def test_forgets() -> None:
-    work = Captured(added, None)
     with pretended_graphs(warm=1) as log:
+        work = Captured(added, None)
         for _ in range(2):
             work((torch.tensor(1.0),), [torch.zeros(2)])
         kept = torch.zeros(2)
@@ -58,8 +60,9 @@ def test_what_cannot_be_captured_is_called(monkeypatch: pytest.MonkeyPatch) -> N
     def refuse(work: Callable[[], Any]) -> Any:
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
-    work, total = Captured(added, None), torch.zeros(2)
+    total = torch.zeros(2)
     with pretended_graphs(warm=0):
+        work = Captured(added, None)
         monkeypatch.setattr(captured, "capture", refuse)
         with pytest.warns(RuntimeWarning, match="not permitted when stream is capturing$"):
             assert float(work((torch.tensor(3.0),), [total])[0]) == 3.0

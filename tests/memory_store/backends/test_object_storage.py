@@ -50,6 +50,12 @@ class TestS3(StoreConformance):
     test_gc_keeps_rows_with_token_ids: Any = None
     test_damage_to_rows_of_deleted_snapshots: Any = None
     test_an_interrupted_gc_loses_no_rows: Any = None
+    test_pins_are_verified_and_recovered: Any = None
+    test_no_damage_is_silent: Any = None
+    test_copies_have_the_rows: Any = None
+    test_a_copy_is_complete_and_independent: Any = None
+    test_lost_newest_refs_are_noticed_and_restored: Any = None
+    test_rewinds_and_forks_are_no_losses: Any = None
 
     @pytest.fixture
     def place(self, bucket: Bucket) -> Bucket:

@@ -205,7 +205,7 @@ class LostRefsConformance:
 
     def test_pins_are_verified_and_recovered(self, place: Any) -> None:
         store = place.new()
-        refs, snapshots = grown(store, 30)
+        refs, snapshots = grown(store, 10)
         store.pin(refs[2], "beginning")
         pin, copy = "pins/beginning.json", "pinned/beginning.json"
         honest = place.files()[pin]
@@ -231,7 +231,7 @@ class LostRefsConformance:
         found = place.open().recover()
         assert len(found.damage) == 1 and not found.found
         assert {"lost/pins-beginning-0.json", "lost/pinned-beginning-0.json"} <= {*place.files()}
-        assert place.open().verify().commits == 30 and store.pins() == {}
+        assert place.open().verify().commits == 10 and store.pins() == {}
 
     def test_a_pinned_snapshot_that_is_gone_is_noticed(self, place: Any) -> None:
         store = place.new()
