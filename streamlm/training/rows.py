@@ -152,7 +152,7 @@ def fitting_rows(
 ) -> int:
     """As many rows of a group as fit into memory at once, by steps that change nothing.
 
-    They are read without torch.compile, which takes no more memory, and would compile them for
+    They are read as they are: torch.compile saves memory as a rule, and would compile them for
     every number of rows.
 
     Args:
@@ -174,7 +174,7 @@ def fitting_rows(
             weight.grad = torch.zeros_like(weight)
         read_in_parts(step, segments, state, rows=rows, n_tokens=1, share=1.0, last=False)
 
-    random = torch.random.fork_rng(devices=[reading.device])
+    random = torch.random.fork_rng(devices=[reading.device], device_type="cuda")
     try:
         with in_mode(reading.model, training=True), reading.uncompiled(), random:
             return most_rows(state.batch_size, try_step, memory)

@@ -96,7 +96,7 @@ class Trainer:
         choose_parameters(self.model, config)
         self._reading = GroupStep(self.model, config, self.device)
         self._group_step = self._on_all_ranks(self._reading)
-        self._rows: int | None = None  # that fit
+        self._fitting: int | None = None
         self._found: tuple[int, int] | None = None  # as saved: these, and bytes of the device
         self._compression = self.model.compression_parameters()
         apart = set(map(id, self._compression))
@@ -309,10 +309,11 @@ class Trainer:
         rows, most = self.config.rows_at_once, self.config.batch_size
         if rows >= 0 or self.device.type != "cuda":
             return min(rows, most) if rows > 0 else most
-        if self._rows is None:
+        if self._fitting is None:
             memory = DeviceMemory(self.device)
-            rows, total = self._found or (0, 0)
-            if total != memory.total():
+            if self._found is not None and self._found[1] == memory.total():
+                rows = self._found[0]
+            else:
                 rows = fitting_rows(
                     self._group_step,
                     self._reading,
@@ -322,9 +323,9 @@ class Trainer:
                     unroll=self.config.unroll,
                     memory=memory,
                 )
-            self._rows = self.ranks.least(rows)
-            self._found = self._rows, memory.total()
-        return self._rows
+            self._fitting = self.ranks.least(rows)
+            self._found = self._fitting, memory.total()
+        return self._fitting
 
     # -- saving and resuming ----------------------------------------------------------------------
 
@@ -382,7 +383,7 @@ class Trainer:
         self.model.load_state_dict(parts, strict=not gates.exists())
         self.optimizer.load_state_dict(self._group_step.own_moments(optimizer, self.optimizer))
         self.step, self.tokens = saved["step"], saved["tokens"]
-        self._rows, self._found = None, saved.get("rows_at_once")
+        self._fitting, self._found = None, saved.get("rows_at_once")
         self._open_groups(len(groups))
         rows = read_rows(last, saved, groups, self.ranks, device=self.device)
         for batches, state in zip(self.batches, rows["batches"], strict=True):

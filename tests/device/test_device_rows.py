@@ -76,7 +76,7 @@ def test_a_search_leaves_no_trace(
     monkeypatch.setattr(torch, "compile", lambda *_, **__: pytest.fail)
     run = made(tmp_path, variant, **options)
     for _ in range(1 if "compile" in options else 2):
-        run._rows = run._found = None
+        run._fitting = run._found = None
         before = everything(run)
         kept = [each.clone() for each in run.model.state_dict().values()]
         modes = [each.training for each in run.model.modules()]
