@@ -24,11 +24,10 @@ def language_model_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def target_loss(model: Model, hidden: Tensor, targets: Tensor) -> Tensor:
-    """`language_model_loss` of the output layer, with gradients of the first order.
+    """`language_model_loss` of the output layer; with cutoffs, only for the bins of the targets.
 
-    With cutoffs, only the bins of the targets are computed. Otherwise, logits of more than
-    CHUNK_BYTES exist a chunk of rows at a time; in compiled code, which keeps no wide copies of
-    them, all at once.
+    On a device other than the CPU, where they take longer, and outside of compiled code, which
+    keeps no wide copies, logits of more than CHUNK_BYTES exist a chunk at a time.
 
     Args:
         hidden: [..., D] from `Model.hidden`.
@@ -37,13 +36,17 @@ def target_loss(model: Model, hidden: Tensor, targets: Tensor) -> Tensor:
     if model.config.cutoffs:
         return -model.log_prob(hidden, targets).sum()
     rows = CHUNK_BYTES // (model.config.vocab_size * _wide(hidden.dtype).itemsize)
-    few = targets.numel() <= rows
-    if few or torch.compiler.is_compiling() or not torch.is_grad_enabled():
+    whole = hidden.device.type == "cpu" or torch.compiler.is_compiling()
+    if whole or targets.numel() <= rows or not torch.is_grad_enabled():
         return language_model_loss(model.logits(hidden), targets)
+    return chunked_loss(model, hidden, targets, rows=max(rows, 1))
+
+
+def chunked_loss(model: Model, hidden: Tensor, targets: Tensor, *, rows: int) -> Tensor:
+    """`target_loss` without cutoffs, with logits of so many rows at a time; differentiable once."""
     weight, bias = model.output_weights()
-    loss: Tensor = _ChunkedLoss.apply(
-        hidden.flatten(0, -2), weight, bias, targets.flatten(), max(rows, 1), _product_dtype(weight)
-    )
+    given = hidden.flatten(0, -2), weight, bias, targets.flatten()
+    loss: Tensor = _ChunkedLoss.apply(*given, rows, _product_dtype(weight))
     return loss
 
 
@@ -60,7 +63,7 @@ class _ChunkedLoss(torch.autograd.Function):
         rows: int,
         dtype: torch.dtype,
     ) -> Tensor:
-        """See `target_loss`.
+        """See `chunked_loss`.
 
         Args:
             hidden: [N, D]; weight: [V, D]; bias: [V] or None; targets: [N].

@@ -96,8 +96,10 @@ def test_what_is_found_is_as_if_it_was_given(
     cuda: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Memory(4, monkeypatch)
-    found, given = made(tmp_path / "found"), made(tmp_path / "given", rows_at_once=4)
-    assert list(map(figures, found.run())) == list(map(figures, given.run()))
+    found = made(tmp_path / "found")
+    steps = list(map(figures, found.run()))
+    given = made(tmp_path / "given", rows_at_once=4)
+    assert steps == list(map(figures, given.run()))
     assert_identical(everything(found), everything(given))
 
 

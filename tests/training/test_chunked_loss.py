@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from streamlm.models.base import Model
 from streamlm.training import losses
-from streamlm.training.losses import language_model_loss, target_loss
+from streamlm.training.losses import chunked_loss, language_model_loss, target_loss
 from tests.support.invariants import tiny_model
 
 MODELS: dict[str, dict[str, Any]] = {
@@ -31,10 +31,6 @@ def tensors(model: Model, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return hidden.requires_grad_(), targets
 
 
-def small_chunks(patch: pytest.MonkeyPatch, model: Model, itemsize: int = 4) -> None:
-    patch.setattr(losses, "CHUNK_BYTES", ROWS * model.config.vocab_size * itemsize)
-
-
 def gradients(model: Model, loss: Tensor, hidden: Tensor) -> list[Tensor]:
     weights = [each for each in model.output_weights() if each is not None]
     return list(torch.autograd.grad(loss, [hidden, *weights]))
@@ -42,15 +38,14 @@ def gradients(model: Model, loss: Tensor, hidden: Tensor) -> list[Tensor]:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("kind", MODELS)
-def test_chunks_add_up(kind: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_add_up(kind: str, dtype: torch.dtype) -> None:
     """In bfloat16 by autocast: products are rounded, sums of the weight's gradient are not."""
     wide = torch.float32 if dtype == torch.bfloat16 else dtype
     model = tiny_model(dtype=wide, **MODELS[kind])
     hidden, targets = tensors(model, wide)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
         whole = language_model_loss(model.logits(hidden), targets)
-        small_chunks(monkeypatch, model, wide.itemsize)
-        found = target_loss(model, hidden, targets)
+        found = chunked_loss(model, hidden, targets, rows=ROWS)
     assert found.dtype == whole.dtype == wide
     tolerance = {torch.float32: 1e-6, torch.float64: 1e-14, torch.bfloat16: 0.02}[dtype]
     assert float(found.detach()) == pytest.approx(float(whole.detach()), rel=tolerance)
@@ -63,19 +58,21 @@ def test_chunks_add_up(kind: str, dtype: torch.dtype, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_gradients_are_those_of_the_function(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradients_are_those_of_the_function(kind: str) -> None:
     model = tiny_model(**MODELS[kind])
     hidden, targets = tensors(model, torch.float64)
-    small_chunks(monkeypatch, model, 8)
     inputs = [hidden, *(each for each in model.output_weights() if each is not None)]
-    assert torch.autograd.gradcheck(lambda *_: target_loss(model, hidden, targets), inputs)
+
+    def loss(*_: Tensor) -> Tensor:
+        return chunked_loss(model, hidden, targets, rows=ROWS)
+
+    assert torch.autograd.gradcheck(loss, inputs)
 
 
-def test_no_targets_no_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_targets_no_loss() -> None:
     model = tiny_model()
     hidden, targets = tensors(model, torch.float64)
-    small_chunks(monkeypatch, model, 8)
-    loss = target_loss(model, hidden, torch.full_like(targets, -100))
+    loss = chunked_loss(model, hidden, torch.full_like(targets, -100), rows=ROWS)
     assert float(loss.detach()) == 0.0
     for gradient in gradients(model, loss, hidden):
         assert not gradient.any()
@@ -94,25 +91,23 @@ class Made(TorchDispatchMode):
         return result
 
 
-def test_no_more_than_a_chunk_of_logits_exists(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_than_a_chunk_of_logits_exists() -> None:
     model = tiny_model(vocab_size=400, d_model=2, head_dim=1)
     hidden, targets = tensors(model, torch.float64)
-    small_chunks(monkeypatch, model, 8)
     with Made() as made:
-        target_loss(model, hidden, targets).backward()
+        chunked_loss(model, hidden, targets, rows=ROWS).backward()
     assert max(map(math.prod, made.shapes)) == ROWS * 400
     assert made.shapes.count((400, 2)) >= 1  # the weight's gradient
 
 
 @pytest.mark.parametrize("of_hidden", [False, True])
-def test_frozen_weights_get_no_gradient(of_hidden: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frozen_weights_get_no_gradient(of_hidden: bool) -> None:
     model = tiny_model()
     model.requires_grad_(False)
     hidden, targets = tensors(model, torch.float64)
     hidden.requires_grad_(of_hidden)
-    small_chunks(monkeypatch, model, 8)
     with Made() as made:
-        loss = target_loss(model, hidden, targets)
+        loss = chunked_loss(model, hidden, targets, rows=ROWS)
         if of_hidden:
             loss.backward()
     assert loss.requires_grad == of_hidden == (hidden.grad is not None)
@@ -122,12 +117,33 @@ def test_frozen_weights_get_no_gradient(of_hidden: bool, monkeypatch: pytest.Mon
     assert float(loss.detach()) == pytest.approx(float(wanted.detach()), rel=1e-12)
 
 
-def test_casts_are_not_kept_without_a_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_casts_are_not_kept_without_a_gradient() -> None:
     """A later product in the same context still reaches the weight."""
     model = tiny_model(dtype=torch.float32)
     hidden, targets = tensors(model, torch.float32)
-    small_chunks(monkeypatch, model)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        target_loss(model, hidden, targets)
+        chunked_loss(model, hidden, targets, rows=ROWS)
         model.logits(hidden).sum().backward()
     assert model.embedding.weight.grad is not None
+
+
+@pytest.mark.parametrize("large", [True, False])
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+def test_where_logits_exist_in_chunks(
+    monkeypatch: pytest.MonkeyPatch, device: str, compiled: bool, large: bool
+) -> None:
+    """On devices other than the CPU, for which "meta" stands, and not in compiled code."""
+    model = tiny_model().to(device)
+    hidden, targets = (each.detach().to(device) for each in tensors(model, torch.float64))
+    chunks: list[int] = []
+
+    def recorded(*args: Any, rows: int) -> Tensor:
+        chunks.append(rows)
+        return chunked_loss(*args, rows=rows)
+
+    monkeypatch.setattr(losses, "chunked_loss", recorded)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiled)
+    monkeypatch.setattr(losses, "CHUNK_BYTES", (ROWS if large else N) * 8 * model.config.vocab_size)
+    assert target_loss(model, hidden, targets).shape == ()
+    assert chunks == ([ROWS] if large and not compiled and device == "meta" else [])
