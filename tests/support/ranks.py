@@ -46,7 +46,8 @@ SHARDED: dict[str, dict[str, Any]] = {
     "step": {"shard": "step"},
     "layers": {**SELECT, "shard": "layers"},
     "layers-bptt": {"compression_loss": "bptt", "unroll": 2, "shard": "layers"},
-    "layers-parts": {"precision": "bfloat16", "unroll": 2, "rows_at_once": 2, "shard": "layers"},
+    "layers-parts": {"unroll": 2, "rows_at_once": 2, "shard": "layers"},
+    "layers-bfloat16": {"precision": "bfloat16", "unroll": 2, "shard": "layers"},
 }
 # Sums have another order.
 PARTS: dict[str, dict[str, Any]] = {"parts": {"rows_at_once": 2}}

@@ -55,9 +55,10 @@ def test_divided_weights_and_rows_learn_the_same(
     options = {**SHARDED, **PARTS}[case] | {"shard": "", "rows_at_once": 0}
     wanted = train(tmp_path, accumulate=2, **options)
     assert [step["tokens"] for step in reported[case]] == [step["tokens"] for step in wanted]
+    near = 0.05 if "precision" in options else 1e-3
     for name in ("loss", "gradient_norm", "compression_loss"):
         found = [step[name] for step in reported[case]]
-        assert found == pytest.approx([step[name] for step in wanted], rel=1e-3), name
+        assert found == pytest.approx([step[name] for step in wanted], rel=near), name
     found, ours = (
         load_file(f / "model" / "model.safetensors") for f in (folder / "ranks" / case, tmp_path)
     )
