@@ -26,8 +26,8 @@ def language_model_loss(logits: Tensor, targets: Tensor) -> Tensor:
 def target_loss(model: Model, hidden: Tensor, targets: Tensor) -> Tensor:
     """`language_model_loss` of the output layer; with cutoffs, only for the bins of the targets.
 
-    On a device other than the CPU, where they take longer, and outside of compiled code, which
-    keeps no wide copies, logits of more than CHUNK_BYTES exist a chunk at a time.
+    Logits of more than CHUNK_BYTES exist a chunk at a time, but for compiled code, which keeps no
+    wide copies of them.
 
     Args:
         hidden: [..., D] from `Model.hidden`.
@@ -36,8 +36,8 @@ def target_loss(model: Model, hidden: Tensor, targets: Tensor) -> Tensor:
     if model.config.cutoffs:
         return -model.log_prob(hidden, targets).sum()
     rows = CHUNK_BYTES // (model.config.vocab_size * _wide(hidden.dtype).itemsize)
-    whole = hidden.device.type == "cpu" or torch.compiler.is_compiling()
-    if whole or targets.numel() <= rows or not torch.is_grad_enabled():
+    few = targets.numel() <= rows
+    if few or torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return language_model_loss(model.logits(hidden), targets)
     return chunked_loss(model, hidden, targets, rows=max(rows, 1))
 

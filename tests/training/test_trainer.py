@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from streamlm.checkpoints.checkpoint import load_checkpoint
+from streamlm.training import losses
 from streamlm.training.data import Corpus
 from streamlm.training.step import Step
 from tests.support.training import VARIANTS, MakeTrainer, assert_identical, gradients
@@ -109,8 +110,10 @@ def fresh_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 def test_a_segment_is_one_graph(
     make: MakeTrainer, monkeypatch: pytest.MonkeyPatch, fresh_compiler: None, precision: str
 ) -> None:
+    """Also where the loss would otherwise be in chunks."""
     whole = partial(torch.compile, fullgraph=True, backend="aot_eager")
     monkeypatch.setattr(torch, "compile", whole)
+    monkeypatch.setattr(losses, "CHUNK_BYTES", 1)
     assert_compiles(make, precision=precision)
 
 
