@@ -16,7 +16,7 @@ class TrainConfig(Config):
             one group of all rows; on several ranks, of each.
         rows_at_once: rows of a group that are read at once; the gradients of its parts are added,
             and the loss is the same. 0: all. -1: on CUDA, as many as fit into 90 % of the memory,
-            which the first steps try; on a CPU, all.
+            tried before the first step; on a CPU, all.
         unroll: consecutive segments per optimiser step; "bptt" needs at least 2.
         learning_rate, min_learning_rate, warmup_steps: linear warm-up, then cosine decay.
         weight_decay: of AdamW, for matrices only: biases and gains of any shape do not decay.
