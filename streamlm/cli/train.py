@@ -72,6 +72,8 @@ def train(
             f"{n_parameters / 1e6:.1f} M parameters on {where}, "
             f"{begin} {chosen.train.steps:,}, into {folder}"
         )
+        if chosen.train.rows_at_once:
+            say(f"{trainer.rows_at_once()} of {chosen.train.batch_size} rows at once")
         _follow(trainer, say)
     if ranks.leads:
         output.print(str(folder / "model"))

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 import torch
@@ -324,7 +324,13 @@ class Model(nn.Module, ABC):
         if output is not None:
             out: Tensor = output(hidden)
             return out
-        return F.linear(hidden, self.embedding.weight, self.output_bias)
+        return F.linear(hidden, *self.output_weights())
+
+    def output_weights(self) -> tuple[Tensor, Tensor | None]:
+        """Weight [V, D] and bias [V], if any, of the output layer of a model without cutoffs."""
+        if isinstance(self.output, nn.Linear):
+            return self.output.weight, self.output.bias
+        return cast(nn.Embedding, self.embedding).weight, self.output_bias
 
     def log_prob(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Log-probabilities of targets in nats; with cutoffs, only the needed bins are computed.

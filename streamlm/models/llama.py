@@ -166,7 +166,13 @@ class LlamaModel(CompressedModel):
         if self.output is not None:
             out: Tensor = self.output(hidden)
             return out
-        return F.linear(hidden, cast(nn.Embedding, self.embedding).weight)
+        return F.linear(hidden, *self.output_weights())
+
+    def output_weights(self) -> tuple[Tensor, Tensor | None]:
+        """See `Model.output_weights`; a tied output has no bias."""
+        if self.output is None:
+            return cast(nn.Embedding, self.embedding).weight, None
+        return super().output_weights()
 
     def init_state(self, batch_size: int = 1) -> State:
         """The state of new streams."""

@@ -14,6 +14,9 @@ class TrainConfig(Config):
         batch_size: rows, each with its own documents, read segment by segment.
         accumulate: groups of `batch_size` rows whose gradients are added before a step, equal to
             one group of all rows; on several ranks, of each.
+        rows_at_once: rows of a group that are read at once; the gradients of its parts are added,
+            and the loss is the same. 0: all. -1: on CUDA, as many as fit into 90 % of the memory,
+            tried before the first step; on a CPU, all.
         unroll: consecutive segments per optimiser step; "bptt" needs at least 2.
         learning_rate, min_learning_rate, warmup_steps: linear warm-up, then cosine decay.
         weight_decay: of AdamW, for matrices only: biases and gains of any shape do not decay.
@@ -33,6 +36,7 @@ class TrainConfig(Config):
     steps: int = 10_000
     batch_size: int = 16
     accumulate: int = 1
+    rows_at_once: int = 0
     unroll: int = 1
     learning_rate: float = 1e-3
     min_learning_rate: float = 1e-5
@@ -65,6 +69,8 @@ class TrainConfig(Config):
         ):
             value = getattr(self, name)
             require(value >= 1, name, value, "an integer of at least 1")
+        allowed = "a number of rows, 0 for all, or -1 for as many as fit into the device's memory"
+        require(self.rows_at_once >= -1, "rows_at_once", self.rows_at_once, allowed)
         require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "at least 0")
         for name in ("learning_rate", "clip"):
             value = getattr(self, name)

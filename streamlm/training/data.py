@@ -148,6 +148,16 @@ class Batch:
     offsets: np.ndarray
     document: np.ndarray
 
+    def rows(self, some: slice) -> "Batch":
+        """The segment of some rows."""
+        return Batch(
+            self.inputs[some],
+            self.targets[some],
+            self.begins[some],
+            self.offsets[some],
+            self.document[some],
+        )
+
 
 class SegmentBatches:
     """Reads documents in parallel rows, segment by segment; each row continues its document.

@@ -38,7 +38,10 @@ from streamlm.transfer import send
 
 POSITIONS = 48  # trained per row and segment, drawn anew for every step
 OTHERS = 512  # ids that are compared besides the targets
-UNUSED = {"accumulate": 1, "unroll": 1, "precision": "float32", "compile": False, "shard": ""}
+UNUSED = {
+    **{"accumulate": 1, "rows_at_once": 0, "unroll": 1},
+    **{"precision": "float32", "compile": False, "shard": ""},
+}
 
 
 @dataclass(frozen=True)

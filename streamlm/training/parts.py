@@ -97,5 +97,7 @@ def check_shard(model: Model, config: TrainConfig, ranks: Ranks) -> None:
         raise ValueError(f"{given} in one process; allowed: a run that torchrun has started")
     if model.config.cutoffs:  # which bins get gradients depends on the targets of each rank
         raise ValueError(f"{given} with cutoffs; allowed: shard = ''")
+    if config.rows_at_once < 0:  # a rank out of memory would leave the others waiting for weights
+        raise ValueError(f"{given} with rows_at_once = -1; allowed: rows_at_once = 0 or a number")
     if config.compile:
         raise ValueError(f"{given} with compile = true; allowed: compile = false")

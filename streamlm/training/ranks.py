@@ -52,6 +52,14 @@ class Ranks:
         dist.all_reduce(sums, group=self.hosts)
         return sums.tolist()
 
+    def least(self, count: int) -> int:
+        """The least of an integer on each host."""
+        if not self.distributed:
+            return count
+        found = torch.tensor(count, dtype=torch.int64)
+        dist.all_reduce(found, op=dist.ReduceOp.MIN, group=self.hosts)
+        return int(found)
+
     def add_(self, sums: Tensor) -> None:
         """Replace a tensor on the device by its sum over all ranks."""
         if self.distributed:

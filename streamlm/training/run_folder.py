@@ -16,7 +16,7 @@ from streamlm.training.ranks import Ranks
 # Settings that may change when a run is resumed.
 MAY_CHANGE = {
     *("steps", "learning_rate", "min_learning_rate", "warmup_steps", "compile"),
-    *("shard", "checkpoint_steps", "eval_steps", "log_steps", "eval_tokens"),
+    *("rows_at_once", "shard", "checkpoint_steps", "eval_steps", "log_steps", "eval_tokens"),
 }
 ONE = Ranks()
 

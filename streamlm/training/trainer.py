@@ -31,6 +31,7 @@ from streamlm.training.evaluate import evaluate
 from streamlm.training.group_step import GroupStep
 from streamlm.training.parameter_groups import choose_parameters, parameter_groups, regrouped
 from streamlm.training.ranks import Ranks
+from streamlm.training.rows import DeviceMemory, fitting_rows, read_in_parts
 from streamlm.training.run_folder import (
     ONE,
     groups_of,
@@ -93,7 +94,10 @@ class Trainer:
         else:
             self.model = base.model.to(self.device).train()
         choose_parameters(self.model, config)
-        self._group_step = self._on_all_ranks(GroupStep(self.model, config, self.device))
+        self._reading = GroupStep(self.model, config, self.device)
+        self._group_step = self._on_all_ranks(self._reading)
+        self._fitting: int | None = None
+        self._found: tuple[int, int] | None = None  # as saved: these, and bytes of the device
         self._compression = self.model.compression_parameters()
         apart = set(map(id, self._compression))
         self._backbone = [
@@ -142,6 +146,7 @@ class Trainer:
         On CUDA a step is yielded after the next one is queued, so that the device never idles.
         Steps that are saved or evaluated, and the last one, are yielded before the next is queued.
         """
+        self.rows_at_once()
         if self.ranks.leads:
             self.folder.mkdir(parents=True, exist_ok=True)
         if self._tensorboard is not None and self.ranks.leads:
@@ -241,7 +246,7 @@ class Trainer:
 
     def _optimise(self) -> BegunStep:
         """Queue the next step on the device, without waiting for it."""
-        config = self.config
+        config, rows = self.config, self.rows_at_once()
         lr = self.learning_rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -254,14 +259,16 @@ class Trainer:
         share = 1 / (len(groups) * self.ranks.n * config.unroll)
         sums = torch.zeros(4, device=self.device, dtype=torch.float64)
         for index, batches in enumerate(groups):
-            with self._group_step.adding(last=index == len(groups) - 1):
-                loss, state, found = self._group_step(batches, self.states[index], n_tokens, share)
-                sums += found
-                if (
-                    loss.requires_grad
-                ):  # not before the first eviction, with only the compression trained
-                    loss.backward()
-            self.states[index] = state
+            self.states[index], found = read_in_parts(
+                self._group_step,
+                batches,
+                self.states[index],
+                rows=rows,
+                n_tokens=n_tokens,
+                share=share,
+                last=index == len(groups) - 1,
+            )
+            sums += found
         self.ranks.add_(sums)
         self.tokens += n_tokens
         if self.model.config.compression_loss not in ("none", "bptt"):
@@ -290,6 +297,36 @@ class Trainer:
             tokens=self.tokens,
         )
 
+    def rows_at_once(self) -> int:
+        """The rows that are read at once; see `TrainConfig.rows_at_once`.
+
+        What fits is found once. A resumed run goes on with what it had found, on a device of the
+        same size. All ranks call this, and have the same number.
+
+        Raises:
+            ValueError: not even one row fits.
+        """
+        rows, most = self.config.rows_at_once, self.config.batch_size
+        if rows >= 0 or self.device.type != "cuda":
+            return min(rows, most) if rows > 0 else most
+        if self._fitting is None:
+            memory = DeviceMemory(self.device)
+            if self._found is not None and self._found[1] == memory.total():
+                rows = self._found[0]
+            else:
+                rows = fitting_rows(
+                    self._group_step,
+                    self._reading,
+                    self.optimizer,
+                    self.batches[0],
+                    self.states[0],
+                    unroll=self.config.unroll,
+                    memory=memory,
+                )
+            self._fitting = self.ranks.least(rows)
+            self._found = self._fitting, memory.total()
+        return self._fitting
+
     # -- saving and resuming ----------------------------------------------------------------------
 
     def save(self) -> None:
@@ -310,6 +347,7 @@ class Trainer:
             "config": self.config.to_dict(),
             "ranks": self.ranks.n,
             "groups": len(self.batches) * self.ranks.n,
+            "rows_at_once": self._found,
         }
 
     def _rows(self) -> dict[str, Any]:
@@ -345,6 +383,7 @@ class Trainer:
         self.model.load_state_dict(parts, strict=not gates.exists())
         self.optimizer.load_state_dict(self._group_step.own_moments(optimizer, self.optimizer))
         self.step, self.tokens = saved["step"], saved["tokens"]
+        self._fitting, self._found = None, saved.get("rows_at_once")
         self._open_groups(len(groups))
         rows = read_rows(last, saved, groups, self.ranks, device=self.device)
         for batches, state in zip(self.batches, rows["batches"], strict=True):

@@ -57,6 +57,11 @@ def test_from_a_recipe_to_generated_text(kept: CommandLine) -> None:
     assert written["position"] > read["position"]
 
 
+def test_rows_that_are_read_at_once_are_reported(kept: CommandLine) -> None:
+    write_recipe(steps="steps = 1\nrows_at_once = 1")
+    assert "\n1 of 2 rows at once\n" in kept.works("train", "--recipe", "recipe.toml").err
+
+
 def test_resumed_training_ends_with_the_same_weights(
     kept: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

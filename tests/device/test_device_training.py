@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from streamlm.training import losses
 from streamlm.training.trainer import Trainer
 from tests.device.cases import VARIANTS, trainer_of
 from tests.support.pretended_cuda import Log, counting, pretended_cuda
@@ -53,6 +54,23 @@ def test_a_run_is_the_same_stopped_and_resumed_or_not(tmp_path: Path, setup: str
             assert one.valid_bits_per_byte == pytest.approx(
                 other.valid_bits_per_byte, rel=near * 1e-5
             )
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_loss_in_chunks_waits_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    options: dict[str, Any] = {"precision": precision, "checkpoint_steps": 99, "eval_steps": 99}
+    wanted = [step.loss for step in trainer_of(tmp_path / "a", "cpu", "relative", **options).run()]
+    monkeypatch.setattr(losses, "CHUNK_BYTES", 20 * 4 * 8192)
+    with pretended_cuda():
+        run: Any = trainer_of(tmp_path / "b", "cuda", "relative", **options).run()
+        found = [next(run).loss]
+        with counting() as log:
+            found += [next(run).loss]
+        assert log.n_waits == 1, log.offenders()
+        found += [step.loss for step in run]
+    assert found == pytest.approx(wanted, rel=1e-5 if precision == "float32" else 1e-3)
 
 
 def test_a_step_is_reported_when_the_next_one_was_begun(cuda: Log, tmp_path: Path) -> None:

@@ -42,11 +42,15 @@ CASES: dict[str, dict[str, Any]] = {
     "bfloat16": {"precision": "bfloat16"},
 }
 # The same weights, divided among the ranks.
-SHARDED = {
+SHARDED: dict[str, dict[str, Any]] = {
     "step": {"shard": "step"},
     "layers": {**SELECT, "shard": "layers"},
     "layers-bptt": {"compression_loss": "bptt", "unroll": 2, "shard": "layers"},
+    "layers-parts": {"unroll": 2, "rows_at_once": 2, "shard": "layers"},
+    "layers-bfloat16": {"precision": "bfloat16", "unroll": 2, "shard": "layers"},
 }
+# Sums have another order.
+PARTS: dict[str, dict[str, Any]] = {"parts": {"rows_at_once": 2}}
 
 
 def corpus() -> Corpus:
@@ -92,8 +96,8 @@ def train(folder: Path, *, ranks: Ranks = ONE, **options: Any) -> list[dict[str,
 
 def main(out: Path, ranks: Ranks) -> None:
     """Train all cases on these ranks, and resume a run, which another number of ranks began too."""
-    results: dict[str, Any] = {}
-    for name, options in {**CASES, **SHARDED}.items():
+    results: dict[str, Any] = {"least": ranks.least(7 - ranks.rank)}
+    for name, options in {**CASES, **SHARDED, **PARTS}.items():
         results[name] = train(out / "ranks" / name, ranks=ranks, **options)
     reports(trainer(out / "ranks" / "divided", ranks=ranks, **SHARDED["layers"]), 5)
     divided = trainer(out / "ranks" / "divided", ranks=ranks, **SHARDED["layers"])

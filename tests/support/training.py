@@ -28,6 +28,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "max": {"compression": "max", "compression_loss": "none", "accumulate": 2, "unroll": 2},
     "plain": {"compressed_len": 0, "compression_loss": "none", "shared_bias": True},
     "bfloat16": {"precision": "bfloat16"},
+    "parts": {"rows_at_once": 2, "accumulate": 2, "unroll": 2, "dropout": 0.1},
     **{
         head: {"head": head, "memory_len": 0, "compressed_len": 0, "compression_loss": "none"}
         for head in ("recurrent", "full")

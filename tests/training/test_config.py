@@ -20,6 +20,12 @@ from streamlm.training.config import TrainConfig
                 *("checkpoint_steps", "eval_steps", "log_steps", "eval_tokens"),
             )
         ),
+        (
+            {"rows_at_once": -2},
+            "rows_at_once = -2; allowed: a number of rows, 0 for all, or -1 for as many as fit "
+            "into the device's memory",
+        ),
+        ({"rows_at_once": "auto"}, "rows_at_once = 'auto'; allowed: a value of type int"),
         ({"warmup_steps": -1}, "warmup_steps = -1; allowed: at least 0"),
         ({"learning_rate": 0.0}, "learning_rate = 0.0; allowed: a number above 0"),
         ({"clip": -1.0}, "clip = -1.0; allowed: a number above 0"),

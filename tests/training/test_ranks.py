@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
+from streamlm.training.config import TrainConfig
+from streamlm.training.parts import check_shard
 from streamlm.training.ranks import Ranks
 from tests.support.command_line import CommandLine, write_recipe
-from tests.support.ranks import CASES, SHARDED, reports, train, trainer
+from tests.support.ranks import CASES, PARTS, SHARDED, reports, train, trainer
 from tests.support.torchrun import torchrun
 
 
@@ -44,17 +47,18 @@ def test_two_ranks_equal_one_that_accumulates(
     assert weights(tmp_path) == weights(folder / "ranks" / case)
 
 
-@pytest.mark.parametrize("case", SHARDED)
-def test_divided_weights_learn_the_same(
+@pytest.mark.parametrize("case", [*SHARDED, *PARTS])
+def test_divided_weights_and_rows_learn_the_same(
     folder: Path, reported: dict[str, Any], tmp_path: Path, case: str
 ) -> None:
     """Not to the bit: the norm of a gradient is added up from its parts."""
-    options = {**SHARDED[case], "shard": ""}
+    options = {**SHARDED, **PARTS}[case] | {"shard": "", "rows_at_once": 0}
     wanted = train(tmp_path, accumulate=2, **options)
     assert [step["tokens"] for step in reported[case]] == [step["tokens"] for step in wanted]
+    near = 0.05 if "precision" in options else 1e-3
     for name in ("loss", "gradient_norm", "compression_loss"):
         found = [step[name] for step in reported[case]]
-        assert found == pytest.approx([step[name] for step in wanted], rel=1e-3), name
+        assert found == pytest.approx([step[name] for step in wanted], rel=near), name
     found, ours = (
         load_file(f / "model" / "model.safetensors") for f in (folder / "ranks" / case, tmp_path)
     )
@@ -106,6 +110,17 @@ def test_what_cannot_be_resumed_exactly_is_refused(folder: Path) -> None:
 def test_machines_that_share_no_folder_are_refused(reported: dict[str, Any]) -> None:
     said = reported["apart"]
     assert said.startswith("1 of 2 ranks do not see ") and "allowed: a folder that all" in said
+
+
+def test_the_least_of_all_ranks(reported: dict[str, Any]) -> None:
+    assert reported["least"] == 6 and Ranks().least(7) == 7
+
+
+def test_rows_that_fit_are_not_searched_with_divided_weights(tmp_path: Path) -> None:
+    ranks = Ranks(rank=0, n=2, device=torch.device("cpu"), distributed=True)
+    model = trainer(tmp_path).model
+    with pytest.raises(ValueError, match=r"'layers' with rows_at_once = -1; allowed: rows_at_once"):
+        check_shard(model, TrainConfig(shard="layers", rows_at_once=-1), ranks)
 
 
 def test_divided_weights_need_several_ranks(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from streamlm.checkpoints.checkpoint import load_checkpoint
+from streamlm.training import losses
 from streamlm.training.data import Corpus
 from streamlm.training.step import Step
 from tests.support.training import VARIANTS, MakeTrainer, assert_identical, gradients
@@ -84,12 +85,13 @@ def test_bfloat16_is_close_to_float32(make: MakeTrainer) -> None:
     assert all(state.past.dtype == torch.float32 for state in trainer.states)
 
 
-def assert_compiles(make: MakeTrainer) -> None:
-    options = {"n_layers": 1, "batch_size": 2, "steps": 4}
+def assert_compiles(make: MakeTrainer, *, precision: str = "float32") -> None:
+    options = {"n_layers": 1, "batch_size": 2, "steps": 4, "precision": precision}
     eager = [(step.loss, step.compression_loss) for step in make("eager", **options).run()]
     compiled = make("compiled", compile=True, **options)
+    near = 1e-4 if precision == "float32" else 1e-2
     for step, wanted in zip(compiled.run(), eager, strict=True):
-        assert (step.loss, step.compression_loss) == pytest.approx(wanted, rel=1e-4)
+        assert (step.loss, step.compression_loss) == pytest.approx(wanted, rel=near)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1  # compiled once
 
 
@@ -104,12 +106,15 @@ def fresh_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 
 @pytest.mark.filterwarnings("ignore")  # of torch, about itself
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_segment_is_one_graph(
-    make: MakeTrainer, monkeypatch: pytest.MonkeyPatch, fresh_compiler: None
+    make: MakeTrainer, monkeypatch: pytest.MonkeyPatch, fresh_compiler: None, precision: str
 ) -> None:
+    """Also where the loss would otherwise be in chunks."""
     whole = partial(torch.compile, fullgraph=True, backend="aot_eager")
     monkeypatch.setattr(torch, "compile", whole)
-    assert_compiles(make)
+    monkeypatch.setattr(losses, "CHUNK_BYTES", 1)
+    assert_compiles(make, precision=precision)
 
 
 @pytest.mark.slow

@@ -29,6 +29,7 @@ ANSWERS: dict[str, Any] = {
     "reset_peak_memory_stats": None,
     "max_memory_allocated": 1,
     "memory_allocated": 1,
+    "memory_reserved": 1,
     "mem_get_info": (1 << 36, 1 << 36),
     "get_device_name": PROPERTIES.name,
     "get_device_properties": PROPERTIES,
@@ -73,6 +74,8 @@ def _replacements() -> Iterator[tuple[Any, str, Any]]:
     yield torch, "load", _load_to
     yield torch, "save", _save_from
     yield torch, "autocast", _autocast_on_the_cpu
+    for name in ("is_autocast_enabled", "get_autocast_dtype"):
+        yield torch, name, _autocast_of_the_cpu(getattr(torch, name))
     yield torch.nn.functional, "scaled_dot_product_attention", _attend
     yield Tensor, "to", _move
     yield Tensor, "cuda", lambda self, *args, **kwargs: _move(self, CUDA)
@@ -144,6 +147,10 @@ def _make(data: Any, *, device: Any = None, **kwargs: Any) -> Tensor:
 def _autocast_on_the_cpu(device_type: Any, *args: Any, **kwargs: Any) -> Any:
     kind = "cpu" if str(device_type).startswith("cuda") else device_type
     return _autocast(kind, *args, **kwargs)
+
+
+def _autocast_of_the_cpu(function: Callable[[str], Any]) -> Callable[..., Any]:
+    return lambda kind="cuda": function("cpu" if kind.startswith("cuda") else kind)
 
 
 def _attend(query: Tensor, *args: Any, **kwargs: Any) -> Tensor:
