@@ -74,7 +74,8 @@ class Captured:
     def _capture(self, inputs: tuple[Tensor, ...]) -> bool:
         self._inputs = tuple(each.clone() for each in inputs)
         try:
-            self._graph = capture(lambda: self._work(*self._inputs, *self._buffers))
+            device = inputs[0].device
+            self._graph = capture(lambda: self._work(*self._inputs, *self._buffers), device)
         except RuntimeError as error:  # also where the device's memory is full
             self._failed, self._inputs = True, ()
             first = str(error).strip().partition("\n")[0]
@@ -93,21 +94,27 @@ def can_capture(device: torch.device) -> bool:
 
 
 def capture(
-    work: Callable[[], tuple[Tensor, ...]],
+    work: Callable[[], tuple[Tensor, ...]], device: torch.device
 ) -> tuple[Callable[[], Any], tuple[Tensor, ...]]:
     """Do work a few times and record it: what replays it, and where its results lie.
 
     Raises:
         RuntimeError: an operation cannot be captured.
     """
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):  # libraries allocate their workspaces in the first calls
-        for _ in range(2):
-            work()
-    torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    # Other threads may go on using the device meanwhile.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        results = work()
-    return graph.replay, results
+    with torch.cuda.device(device):
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):  # libraries allocate their workspaces in the first calls
+            for _ in range(2):
+                work()
+        torch.cuda.current_stream().wait_stream(stream)
+        # Other threads may go on using the device meanwhile.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            results = work()
+
+    def replay() -> None:
+        with torch.cuda.device(device):
+            graph.replay()
+
+    return replay, results

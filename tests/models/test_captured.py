@@ -57,7 +57,7 @@ def test_forgets() -> None:
 
 
 def test_what_cannot_be_captured_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(work: Callable[[], Any]) -> Any:
+    def refuse(work: Callable[[], Any], device: torch.device) -> Any:
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
     total = torch.zeros(2)

@@ -16,7 +16,7 @@ def pretended_graphs(*, warm: int = 2) -> Iterator[list[str]]:
     """Every device has graphs meanwhile; yields a list of captures and replays, in order."""
     log: list[str] = []
 
-    def capture(work: Callable[[], Results]) -> tuple[Callable[[], None], Results]:
+    def capture(work: Callable[[], Results], _: object) -> tuple[Callable[[], None], Results]:
         log.append("capture")
         results = work()
 
