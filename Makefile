@@ -19,6 +19,9 @@ INTEGRATIONS := .venv-integrations
 PROCESSES := tests/jobs tests/training/test_ranks.py tests/deploy tests/soak
 INTEGRATIONS_STAMP := $(INTEGRATIONS)/.installed
 
+# Tests start some hundred processes, which would each compile the project anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help .venv .venv-parity .venv-integrations quickstart demo test test-benchmarks test-processes test-rounding test-browser test-integrations soak parity lint format bench clean FORCE
