@@ -227,12 +227,12 @@ class TokenWriter:
         self._column = column
         self._rows = torch.arange(len(column), device=column.device)
 
-    def write(self, index: int, x: Tensor, new: Pair, n_keys: int) -> Pair:
-        """As `CacheWriter.write`."""
+    def write(self, index: int, x: Tensor, new: Pair) -> Pair:
+        """Write a layer's new keys and values; returns all of its keys and values."""
         self.slots.append(x)
         for buffer, part in zip(self._buffers[index], new, strict=True):
             buffer[self._rows, :, self._column] = part[:, :, 0]
-        return columns(self._buffers[index], slice(n_keys))
+        return self._buffers[index]
 
 
 def standard(slots: Tensor) -> Tensor:

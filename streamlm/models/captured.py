@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-WARM = 16  # calls before the work is captured, which takes as long as some hundred of them
+WARM = 16  # calls before the work is captured, which must pay for itself
 Work = Callable[..., tuple[Tensor, ...]]
 
 

@@ -96,7 +96,7 @@ def through_layers(
     received: list[Tensor] = []
     for index, layer in enumerate(model.blocks):
         inputs, slots, new = model.project_new(index, x, call)
-        pair = writer.write(index, slots, new, n_keys)
+        pair = writer.write(index, slots, new)
         out, weights, _ = model.attend(index, inputs, pair, call)
         x = layer.finish(x, out)
         if weights is not None and config.wants_usage:

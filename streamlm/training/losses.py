@@ -26,8 +26,7 @@ def language_model_loss(logits: Tensor, targets: Tensor) -> Tensor:
 def target_loss(model: Model, hidden: Tensor, targets: Tensor) -> Tensor:
     """`language_model_loss` of the output layer; with cutoffs, only for the bins of the targets.
 
-    Logits of more than CHUNK_BYTES exist a chunk at a time, but for compiled code, which keeps no
-    wide copies of them.
+    Logits of more than CHUNK_BYTES exist a chunk at a time, except in compiled code.
 
     Args:
         hidden: [..., D] from `Model.hidden`.

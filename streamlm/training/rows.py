@@ -152,8 +152,7 @@ def fitting_rows(
 ) -> int:
     """As many rows of a group as fit into memory at once, by steps that change nothing.
 
-    They are read as they are: torch.compile saves memory as a rule, and would compile them for
-    every number of rows.
+    They are read without torch.compile, which would compile them for every number of rows.
 
     Args:
         reading: the module of `step`; batches, state: of the group.
