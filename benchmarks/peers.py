@@ -29,7 +29,7 @@ from streamlm.models.cache import Cache
 from streamlm.models.layers.packed import has_int8_kernels
 from streamlm.models.precision import has_bfloat16_products, set_precision
 from streamlm.models.transformer_xl import TransformerXL
-from streamlm.runtime.stream import advance, score
+from streamlm.runtime.stream import advance, prefill, score
 
 LAYERS, WIDTH, HEADS, INNER, VOCABULARY = 8, 512, 8, 2048, 8192
 SEGMENT, MEMORY, COMPRESSED, RATE = 128, 512, 512, 4
@@ -95,12 +95,12 @@ class Ours:
         self.model = ours(compressed=compressed, precision=precision)
         self.cache = Cache()
         past = text(MEMORY + RATE * compressed + SEGMENT)
-        _, self.state = advance(self.model, past, self.model.init_state(1), self.cache)
+        self.state = prefill(self.model, past, self.model.init_state(1), self.cache)
         self.tokens = text(SEGMENTS * SEGMENT + 1)
 
     def read(self) -> float:
         """Read some segments."""
-        return timed(self._advance)
+        return timed(self._read)
 
     def score(self) -> float:
         """Read some segments and score them."""
@@ -110,8 +110,8 @@ class Ours:
         """Write some tokens, the likeliest each time."""
         return timed(self._write)
 
-    def _advance(self) -> None:
-        _, self.state = advance(self.model, self.tokens[:, 1:], self.state, self.cache)
+    def _read(self) -> None:
+        self.state = prefill(self.model, self.tokens[:, 1:], self.state, self.cache)
 
     def _score(self) -> None:
         read, wanted = self.tokens[:, :-1], self.tokens[:, 1:]
@@ -130,7 +130,7 @@ class OursTraining:
     def __init__(self) -> None:
         self.model = ours(compressed=COMPRESSED)
         past = rows(MEMORY + RATE * COMPRESSED)
-        _, self.state = advance(self.model, past, self.model.init_state(ROWS))
+        self.state = prefill(self.model, past, self.model.init_state(ROWS))
         self.model.train()
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-4, fused=True)
         self.tokens = rows(SEGMENT + 1)

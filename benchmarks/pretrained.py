@@ -33,7 +33,7 @@ from streamlm.lab.results import usable_cores, write_results
 from streamlm.models.base import Model
 from streamlm.models.cache import Cache
 from streamlm.models.llama_config import LlamaConfig
-from streamlm.runtime.stream import advance, score
+from streamlm.runtime.stream import advance, prefill, score
 from streamlm.state import State
 from streamlm.training.documents import read_documents
 
@@ -59,7 +59,7 @@ class Stream:
         return READ / reading, WRITTEN / writing
 
     def _read(self, state: State, cache: Cache) -> State:
-        return advance(self._model, self._ids, state, cache)[1]
+        return prefill(self._model, self._ids, state, cache)
 
     def _write(self, state: State, cache: Cache) -> None:
         token = self._ids[:, :1]

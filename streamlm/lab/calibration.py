@@ -152,7 +152,7 @@ def _read(
     tokens = torch.from_numpy(inputs)[None].to(model.device)
     state, cache, keys = model.init_state(1), Cache(), []
     for part in tokens.split(config.segment_len, dim=1):
-        _, state = model.hidden(part, state, cache)
+        state = model.prefill(part, state, cache)
         slots = state.segment[:, 0].unflatten(-1, (config.n_kv_heads, 2, -1))
         keys.append(slots.select(-2, 0).half())
         state = close(model, state, cache)

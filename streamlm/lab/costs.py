@@ -22,7 +22,7 @@ from streamlm.lab.tasks.alphabet import Alphabet
 from streamlm.lab.tasks.recall import recall
 from streamlm.lab.tasks.scoring import answer, by_distance
 from streamlm.models.cache import Cache
-from streamlm.runtime.stream import advance, score
+from streamlm.runtime.stream import advance, prefill, score
 from streamlm.sessions.snapshots import to_snapshot, to_state
 from streamlm.state import State
 from streamlm.training.data import Corpus
@@ -73,7 +73,7 @@ def costs_along_stream(checkpoint: Checkpoint, corpus: Corpus) -> list[dict[str,
     tokens = torch.from_numpy(ids)[None].to(model.device)
     rows, state, cache, at = [], model.init_state(1), Cache(), 0
     for length in LENGTHS:
-        _, state = advance(model, tokens[:, at : length * segment_len], state, cache)
+        state = prefill(model, tokens[:, at : length * segment_len], state, cache)
         at = length * segment_len
         ahead = tokens[:, at : at + segment_len + 1]
         # Every repetition starts here, with a copy of the cache.

@@ -182,11 +182,13 @@ class Model(nn.Module, ABC):
         *,
         cache: Cache | None = None,
         observe: Observer | None = None,
+        finish: bool = True,
     ) -> tuple[Tensor, State]:
         """Run embedded tokens [B, t, D] through all layers; returns hidden states and new state.
 
         Args:
             cache, observe: see `hidden`.
+            finish: False leaves out what only the hidden states depend on; they are void then.
         """
 
     @abstractmethod
@@ -378,6 +380,17 @@ class Model(nn.Module, ABC):
         x, state = self.read(self.embed(tokens), state, cache=cache, observe=observe)
         return self.dropout(self.final_norm(x)), state
 
+    def prefill(self, tokens: Tensor, state: State, cache: Cache | None = None) -> State:
+        """The state after tokens: that of `hidden`, bit for bit, in less time.
+
+        Args:
+            tokens, state, cache: see `hidden`.
+        """
+        self._check(tokens, state)
+        if torch.is_grad_enabled() or not (state.aligned or self.reads_any_phase):
+            return self.hidden(tokens, state, cache)[1]
+        return self.read(self.embed(tokens), state, cache=cache, finish=False)[1]
+
     def _by_phase(
         self, tokens: Tensor, state: State, observe: Observer | None
     ) -> tuple[Tensor, State]:
@@ -408,7 +421,7 @@ class Model(nn.Module, ABC):
             n: 1 to t.
             cache: see `hidden`.
         """
-        return after if n == tokens.shape[1] else self.hidden(tokens[:, :n], before, cache)[1]
+        return after if n == tokens.shape[1] else self.prefill(tokens[:, :n], before, cache)
 
     def _check(self, tokens: Tensor, state: State) -> None:
         config = self.config

@@ -273,6 +273,7 @@ class LlamaModel(CompressedModel):
         *,
         cache: Cache | None = None,
         observe: Observer | None = None,
+        finish: bool = True,
     ) -> tuple[Tensor, State]:
         """All layers; see `Model.read`.
 
@@ -284,7 +285,7 @@ class LlamaModel(CompressedModel):
         if not slow and cache is not None and isinstance(cache.step, Int8Rows) and x.shape[1] == 1:
             return self._read_rows(x, state, cache)
         if step is None or slow or x.shape[:2] != (1, 1):
-            return super().read(x, state, cache=cache, observe=observe)
+            return super().read(x, state, cache=cache, observe=observe, finish=finish)
         writer = CacheWriter(self._cache_of(state, cache), state, 1)
         at = config.columns - config.segment_len + state.phase
         context = self.call_context(Call(state, 1, config.columns, self.derived()))
@@ -300,6 +301,10 @@ class LlamaModel(CompressedModel):
         after = replace(state, segment=writer.segment, position=state.position + 1, length=length)
         writer.cache.follow(after, self.frozen)
         return hidden[None].clone(), after
+
+    def attention_changes(self, state: State) -> bool:
+        """Also where queries are recorded; see `SegmentedModel.attention_changes`."""
+        return super().attention_changes(state) or QUERIES in state.carried
 
     def reads_alike(self, state: State) -> bool:
         """Not where queries are recorded."""

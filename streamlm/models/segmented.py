@@ -195,6 +195,10 @@ class SegmentedModel(Model):
 
     # -- reading ----------------------------------------------------------------------------------
 
+    def attention_changes(self, state: State) -> bool:
+        """Whether the state depends on the attention of the last layer."""
+        return self.config.wants_usage
+
     def rows_step(self, rows: int) -> Any:
         """A fast way to read single tokens in so many rows, for `Cache.step`; None without one."""
         return None
@@ -206,12 +210,14 @@ class SegmentedModel(Model):
         *,
         cache: Cache | None = None,
         observe: Observer | None = None,
+        finish: bool = True,
     ) -> tuple[Tensor, State]:
         """All layers; see `Model.read`. On CUDA, single tokens take `read_token`."""
         if x.shape[1] == 1 and observe is None and self.reads_alike(state):
             return read_token(self, x, state, self._cache_of(state, cache))
         training = torch.is_grad_enabled()
         writer = None if training else CacheWriter(self._cache_of(state, cache), state, x.shape[1])
+        finish = finish or training or self.attention_changes(state)
         past_len, t = self._past_columns(state, writer), x.shape[1]
         n_keys = n_real = past_len + max(state.length) + t
         if writer is not None and self.reads_any_phase and self.fixes_columns(state, t):
@@ -230,6 +236,8 @@ class SegmentedModel(Model):
             else:
                 inputs, slots, new = self.project_new(index, x, call)
                 pair = writer.write(index, slots, new, n_keys)
+                if index == self.config.n_layers - 1 and not finish:
+                    break  # of the last layer, the state has what attention would read
                 out, weights, carried = self.attend(index, inputs, pair, call)
                 x = layer.finish(x, out)
             if weights is not None and self.config.wants_usage:

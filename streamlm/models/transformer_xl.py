@@ -119,11 +119,12 @@ class TransformerXL(CompressedModel):
         *,
         cache: Cache | None = None,
         observe: Observer | None = None,
+        finish: bool = True,
     ) -> tuple[Tensor, State]:
         """All layers; see `Model.read`. Single tokens take `RelativeStep` if the model has one."""
         step, slow = self.step, not infers_on_cpu(self.device) or observe is not None
         if step is None or slow or self.frozen is None or x.shape[:2] != (1, 1):
-            return super().read(x, state, cache=cache, observe=observe)
+            return super().read(x, state, cache=cache, observe=observe, finish=finish)
         writer = CacheWriter(self._cache_of(state, cache), state, 1)
         config, phase, own = self.config, state.phase, writer.cache
         n_keys = config.past_len + config.segment_len

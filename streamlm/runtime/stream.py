@@ -1,4 +1,4 @@
-"""Reading and scoring as pure functions of (model, state): advance, score.
+"""Reading and scoring as pure functions of (model, state): prefill, advance, score.
 
 The logits for a token come from the token before it, so a stream keeps its newest token pending:
 the token is known, but the model has not read it. A new stream has bos pending. Every token,
@@ -17,10 +17,26 @@ from streamlm.transfer import send
 
 
 @torch.no_grad()
+def prefill(model: Model, tokens: Tensor, state: State, cache: Cache | None = None) -> State:
+    """Read any number of tokens, and commit each segment at its end.
+
+    Args:
+        tokens: [B, n] ids, n ≥ 1.
+        cache: the caller's workspace for this stream; see `Model.hidden`.
+    """
+    _check(tokens)
+    cache = Cache() if cache is None else cache
+    state = close(model, state, cache)
+    for piece in pieces(model, tokens, state):
+        state = close(model, model.prefill(piece, state, cache), cache)
+    return state
+
+
+@torch.no_grad()
 def advance(
     model: Model, tokens: Tensor, state: State, cache: Cache | None = None
 ) -> tuple[Tensor, State]:
-    """Read any number of tokens, and commit each segment at its end.
+    """As `prefill`, with what the next token is predicted from.
 
     Args:
         tokens: [B, n] ids, n ≥ 1.
@@ -29,14 +45,14 @@ def advance(
     Returns:
         The output layer's input after the last token, [B, D], and the state.
     """
+    _check(tokens)
     cache = Cache() if cache is None else cache
-    hidden, state = None, close(model, state, cache)
-    for piece in pieces(model, tokens, state):
-        hidden, state = model.hidden(piece, state, cache)
-        state = close(model, state, cache)
-    if hidden is None:
-        raise ValueError("no tokens to read; allowed: at least one")
-    return hidden[:, -1], state
+    state = close(model, state, cache)
+    *before, last = pieces(model, tokens, state)
+    for piece in before:
+        state = close(model, model.prefill(piece, state, cache), cache)
+    hidden, state = model.hidden(last, state, cache)
+    return hidden[:, -1], close(model, state, cache)
 
 
 @torch.no_grad()
@@ -69,6 +85,11 @@ def score(
     if not found:
         raise ValueError("no tokens to score; allowed: at least one")
     return torch.cat(found, dim=1), state
+
+
+def _check(tokens: Tensor) -> None:
+    if not tokens.shape[1]:
+        raise ValueError("no tokens to read; allowed: at least one")
 
 
 def pieces(model: Model, tokens: Tensor, state: State) -> list[Tensor]:

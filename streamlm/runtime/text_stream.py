@@ -21,7 +21,7 @@ from streamlm.runtime.reports import ReadReport, TokenLogprob
 from streamlm.runtime.sampling import Sampling, sample
 from streamlm.runtime.speculation import Accepted, generate_pass
 from streamlm.runtime.steps import Steps
-from streamlm.runtime.stream import advance
+from streamlm.runtime.stream import advance, prefill
 from streamlm.runtime.stream import score as score_tokens
 from streamlm.state import State
 from streamlm.transfer import send
@@ -155,9 +155,9 @@ class TextStream:
         model, tokenizer = checkpoint.model, checkpoint.tokenizer
         inputs = np.concatenate([[self.pending], ids[:-1]]).astype(np.int64)
         tokens = send(torch.from_numpy(inputs)[None], model.device)
-        hidden, logprobs = None, None
+        logprobs = None
         if report is None or not score:
-            hidden, state = advance(model, tokens, self.state, cache)
+            state = prefill(model, tokens, self.state, cache)
         else:
             targets = torch.from_numpy(ids.astype(np.int64))[None]
             found, state = score_tokens(model, tokens, targets, self.state, cache)
@@ -173,7 +173,7 @@ class TextStream:
             pending=int(ids[-1]),
             recent=np.concatenate([self.recent, ids])[-REPETITION_WINDOW:],
             cut=StreamDecoder(tokenizer).state,
-            hidden=hidden,
+            hidden=None,
         )
 
     def reading_ids(

@@ -143,13 +143,13 @@ def test_a_long_text_holds_nobody_up(
     text = "It was the whale. " * 4000
     with shelf.open("long", tiny, create=True) as session:
         session.feed("Once. ")
-    read, steps, decoded = 0, list[int](), type(tiny.model).hidden
+    read, steps, layers = 0, list[int](), type(tiny.model).read
 
-    def hidden(model: Any, tokens: Any, *arguments: Any, **options: Any) -> Any:
+    def count(model: Any, x: Any, *arguments: Any, **options: Any) -> Any:
         nonlocal read
-        if tokens.shape[0] == 1:  # not the batch
-            read += tokens.shape[1]
-        return decoded(model, tokens, *arguments, **options)
+        if x.shape[0] == 1:  # not the batch
+            read += x.shape[1]
+        return layers(model, x, *arguments, **options)
 
     real = engine.batch.step  # type: ignore[union-attr]
 
@@ -167,7 +167,7 @@ def test_a_long_text_holds_nobody_up(
             engine=engine,
         )  # fmt: skip
 
-    monkeypatch.setattr(type(tiny.model), "hidden", hidden)
+    monkeypatch.setattr(type(tiny.model), "read", count)
     monkeypatch.setattr(engine.batch, "step", step)
     long = jobs.stream({"score": score, "prompt": prompt}[how], visitor="a")
     threading.Thread(target=list, args=(long,), daemon=True).start()

@@ -35,18 +35,18 @@ class Meter:
     def __init__(self, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
         kind, batch = type(engine.checkpoint.model), engine.batch
         assert batch is not None
-        hidden, step = kind.hidden, batch.step
+        real, step = kind.read, batch.step
         self.read, self.steps = 0, list[int]()
 
-        def count(model: Any, tokens: Any, *arguments: Any, **options: Any) -> Any:
-            self.read += tokens.shape[1] if tokens.shape[0] == 1 else 0
-            return hidden(model, tokens, *arguments, **options)
+        def count(model: Any, x: Any, *arguments: Any, **options: Any) -> Any:
+            self.read += x.shape[1] if x.shape[0] == 1 else 0
+            return real(model, x, *arguments, **options)
 
         def note(tokens: Any) -> Any:
             self.steps.append(self.read)
             return step(tokens)
 
-        monkeypatch.setattr(kind, "hidden", count)
+        monkeypatch.setattr(kind, "read", count)
         monkeypatch.setattr(batch, "step", note)
 
     @property

@@ -127,6 +127,12 @@ def test_threads(name: str) -> None:
 
 
 @everywhere
+@torch.no_grad()
+def test_prefill(name: str) -> None:
+    invariants.check_prefill(build(name, torch.float32))
+
+
+@everywhere
 def test_reset(name: str) -> None:
     invariants.check_reset(build(name, torch.float64), tolerance=TOLERANCE[torch.float64])
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from streamlm.config import COMPRESSIONS
 from streamlm.models.cache import Cache
 from streamlm.models.transformer_xl import TransformerXL
+from streamlm.runtime.stream import advance
 from tests.support.invariants import (
     random_tokens,
     read,
@@ -55,6 +56,19 @@ def test_nothing_is_projected_twice(
     assert seen() == [[1, 1], [1, 1]]
     model(tokens[:, 10:11], fork, own), model(tokens[:, 10:11], other, cache)
     assert seen() == [[1, 1], [1, 1]] and not positions
+
+
+@pytest.mark.parametrize("head", ["relative", "llama"])
+@torch.no_grad()
+def test_the_last_layer_is_not_finished_for_a_state(head: str) -> None:
+    model, calls = tiny_model(head=head), list[int]()
+    for index, layer in enumerate(model.layers):
+        norm = layer.feed_forward_norm
+        norm.register_forward_hook(lambda *_, index=index: calls.append(index))
+    model.prefill(random_tokens(model, 3), model.init_state(1))
+    assert calls == [0]
+    advance(model, random_tokens(model, 10), model.init_state(1))  # in pieces of 4, 4 and 2
+    assert calls == [0, 0, 0, 0, 1]
 
 
 # -- contract -------------------------------------------------------------------------------------

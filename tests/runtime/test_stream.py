@@ -6,7 +6,7 @@ import torch
 
 from streamlm.config import COMPRESSIONS
 from streamlm.models.cache import Cache
-from streamlm.runtime.stream import advance, pieces, score
+from streamlm.runtime.stream import advance, pieces, prefill, score
 from streamlm.state import State
 from tests.reference.losses import negative_log_likelihood
 from tests.support.invariants import assert_same_state, chunkings, random_tokens, read, tiny_model
@@ -112,8 +112,9 @@ def test_score_is_the_log_probability_of_every_target() -> None:
 
 def test_nothing_to_read_is_refused() -> None:
     model, empty = tiny_model(), torch.zeros(1, 0, dtype=torch.int64)
-    with pytest.raises(ValueError, match="no tokens to read; allowed: at least one"):
-        advance(model, empty, model.init_state(1))
+    for reading in (prefill, advance):
+        with pytest.raises(ValueError, match="no tokens to read; allowed: at least one"):
+            reading(model, empty, model.init_state(1))
     with pytest.raises(ValueError, match="no tokens to score; allowed: at least one"):
         score(model, empty, empty, model.init_state(1))
 

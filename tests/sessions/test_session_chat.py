@@ -239,7 +239,7 @@ def test_an_interruption_leaves_whole_turns(
     list(session.reply("Hello", max_tokens=2))
     before = session.position
     with monkeypatch.context() as patch:
-        interrupt_after(patch, "streamlm.models.base.Model.hidden", calls)
+        interrupt_after(patch, "streamlm.models.base.Model._check", calls)
         with pytest.raises(KeyboardInterrupt):
             list(session.reply("Who are you?", max_tokens=50, seed=2))
     wanted = [END, *turn(chat, "a", "b", "Who are you?")]

@@ -18,7 +18,7 @@ from streamlm.models.base import Model
 from streamlm.models.build import MODELS, build_model
 from streamlm.models.cache import Cache
 from streamlm.models.heads.sketch import SketchModel
-from streamlm.runtime.stream import close
+from streamlm.runtime.stream import close, pieces
 from streamlm.state import State, from_numpy
 
 USAGE_TOLERANCE = 1e-5  # sums of float32 weights in another order
@@ -304,6 +304,32 @@ def check_rows(model: Model, *, tolerance: float) -> None:
         # A model without memory has nothing to reset.
         forgetful = state.past.shape[2] == 0 and not state.carried
         assert same == [True, forgetful, True], f"resetting row 1 changed rows: {same}"
+
+
+def check_prefill(model: Model) -> None:
+    """`prefill` gives the state and the cache of `hidden`, bit for bit, wherever rows stand."""
+    t = model.config.segment_len
+    sizes = [1, t] if t == 1 else [t, t - 1, 1, 2, t - 2, *[t] * 4, t - 1]
+    alone = [model.init_state(1)]
+    for n in (2 * t, 2 * t + 1):
+        alone.append(read(model, random_tokens(model, n), model.init_state(1))[1])
+    for start in (alone[0], State.stack(alone[:2]), State.stack(alone[1:])):
+        wanted, found, theirs, ours = start, start, Cache(), Cache()
+        for n, size in enumerate(sizes):
+            tokens = random_tokens(model, size, rows=start.batch_size, seed=n)
+            for piece in pieces(model, tokens, found):
+                _, wanted = model.hidden(piece, wanted, theirs)
+                found = model.prefill(piece, found, ours)
+                assert bits_of(found) == bits_of(wanted), f"{n} calls, then {piece.shape[1]} tokens"
+                wanted, found = close(model, wanted, theirs), close(model, found, ours)
+                for mine, other in zip(
+                    ours.keys + ours.values, theirs.keys + theirs.values, strict=True
+                ):
+                    assert torch.equal(mine, other)
+    with torch.enable_grad():
+        assert bits_of(model.prefill(tokens[:, :1], found)) == bits_of(
+            model.hidden(tokens[:, :1], found)[1]
+        )
 
 
 def check_bounded(model: Model, *, n_segments: int = 60) -> None:

@@ -86,6 +86,7 @@ class FullModel(SegmentedModel):
         *,
         cache: Cache | None = None,
         observe: Observer | None = None,
+        finish: bool = True,
     ) -> tuple[Tensor, State]:
         """All layers, after adding absolute positions; see `Model.read`."""
         at = state.position[:, None] + torch.arange(x.shape[1], device=x.device)  # [B, t]
@@ -93,7 +94,7 @@ class FullModel(SegmentedModel):
         # of 1; here it is smaller, and unscaled sinusoids would dominate.
         size = self.config.init_std * x.shape[2] ** 0.5
         x = x + (size * absolute(at, x.shape[2])).to(x.dtype)
-        return super().read(x, state, cache=cache, observe=observe)
+        return super().read(x, state, cache=cache, observe=observe, finish=finish)
 
     def project_past(self, index: int, state: State) -> Pair:
         """Keys and values of all closed segments; see `SegmentedModel.project_past`."""

@@ -141,6 +141,10 @@ class InformerModel(SegmentedModel):
         """Attention mask: [B, 1, t, K]."""
         return attention_mask(call.state.filled // 2, self.n_far, call.state.phase, call.n_queries)
 
+    def attention_changes(self, state: State) -> bool:
+        """Measures are of attention scores; see `SegmentedModel.attention_changes`."""
+        return True
+
     def attend(self, index: int, inputs: Tensor, pair: Pair, call: Call) -> Attended:
         """Attention of active queries, mean values of others; see `SegmentedModel.attend`."""
         attention = cast(Layer, self.blocks[index]).attention

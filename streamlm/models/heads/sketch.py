@@ -162,12 +162,23 @@ class SketchModel(SegmentedModel):
     ) -> tuple[Tensor, State]:
         """As `Model.hidden`; also records the token types in the state."""
         hidden, after = super().hidden(tokens, state, cache, observe=observe)
-        if not self.config.compressed_len or not state.aligned:  # recorded per phase
-            return hidden, after
+        # The rows of each phase record their own.
+        return hidden, self._typed(tokens, state, after) if state.aligned else after
+
+    def prefill(self, tokens: Tensor, state: State, cache: Cache | None = None) -> State:
+        """As `SegmentedModel.prefill`; also records the token types in the state."""
+        if not state.aligned:
+            return self.hidden(tokens, state, cache)[1]
+        return self._typed(tokens, state, super().prefill(tokens, state, cache))
+
+    def _typed(self, tokens: Tensor, state: State, after: State) -> State:
+        """The state after tokens, with their types."""
+        if not self.config.compressed_len:
+            return after
         types, start = after.carried[TYPES], self.config.memory_len + state.phase
         new, stop = self.token_types[tokens][None], start + tokens.shape[1]
         types = torch.cat([types[:, :, :start], new, types[:, :, stop:]], dim=2)
-        return hidden, replace(after, carried={**after.carried, TYPES: types})
+        return replace(after, carried={**after.carried, TYPES: types})
 
     def segment_loss(self, state: State) -> Tensor | None:
         """λ times the mean over layers, rows and tokens of Σ_i min(a_ti, c_ti).
@@ -253,6 +264,10 @@ class SketchModel(SegmentedModel):
         if weights is None:
             return Attended(out)
         return Attended(out, carried=self._covered(index, weights.mean(dim=1), state))
+
+    def attention_changes(self, state: State) -> bool:
+        """Coverage is a sum of attention weights; see `SegmentedModel.attention_changes`."""
+        return self.config.coverage > 0
 
     def _distances(self, state: State, length: int, t: int) -> Tensor:
         """Distance in tokens from each query to the start of each run: [B, t, C].
