@@ -106,6 +106,9 @@ def browser() -> Iterator[Any]:
         chromium.close()
 
 
+READ = r"Read [\d,]+ tokens"  # the status of a text that was read
+
+
 class Visitor:
     """A page of the demo, its errors, and its requests to other hosts.
 
@@ -190,11 +193,15 @@ class Visitor:
             raise AssertionError(f"no {pattern!r} in #{id}, which says {texts}; {logs}") from None
         return str(part.inner_text())
 
-    def read(self, text: str, *, until: str = r"Read [\d,]+ tokens") -> str:
+    def read(self, text: str, *, until: str = READ) -> str:
         self.tab("Read")
         self.page.get_by_label("Pasted text").check()
         self.page.get_by_label("Text", exact=True).fill(text)
+        before = self.page.locator("#position").inner_text()
         self.page.locator("#read").click()
+        if until == READ:  # which an earlier text may have left there
+            said = "document.querySelector('#position').innerText"
+            self.page.wait_for_function(f"before => {said} !== before", arg=before)
         return self.wait_for("read-status", until)
 
     def read_file(self, path: Path) -> None:
