@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from streamlm.models.layers import ordered
+from streamlm.models.layers import ordered, products
 from tests.support.invariants import random_tokens, read, tiny_model
 
 NO_MEMORY = {"memory_len": 0, "compressed_len": 0}
@@ -30,6 +30,7 @@ def test_reads_as_without(
     head: str, rows: int, narrowest: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ordered, "NARROWEST", narrowest)
+    monkeypatch.setattr(products, "FASTER", products.AVAILABLE)
     model = tiny_model(dtype=torch.float32, **HEADS[head])
     tokens, sizes = random_tokens(model, 30, rows=rows), (7, *[1] * 9, 14)
     wanted, _ = read(model, tokens, model.init_state(rows), sizes=sizes)

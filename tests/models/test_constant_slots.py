@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from streamlm.models.layers import products
 from streamlm.models.layers.constant_slots import project_slots
 from streamlm.models.layers.products import times_transposed
 
@@ -59,7 +60,12 @@ def test_products_are_in_bfloat16_under_autocast() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_products_with_a_transposed_matrix(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("faster", [False, products.AVAILABLE])
+def test_products_with_a_transposed_matrix(
+    dtype: torch.dtype, faster: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "FASTER", faster)
+    monkeypatch.setattr(products, "LEAST", 0)
     random = torch.Generator().manual_seed(1)
     left, right = (torch.randn(n, 40, generator=random).to(dtype) for n in (30, 50))
     wanted, scale = left.double() @ right.double().mT, 8 * torch.finfo(dtype).eps

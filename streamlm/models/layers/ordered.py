@@ -1,8 +1,9 @@
 """Frozen weights in the order in which oneDNN's kernels read them, for a CPU.
 
-torch multiplies float32 with another library, which orders the weights anew in every product. What
-is ordered once is multiplied 1.2 to 1.4 times as fast; single rows are not. The ordered weights are
-a copy: they take as many bytes as the weights again, while the model is frozen.
+torch multiplies float32 with another library, which orders the weights anew in every product. With
+AVX-512, what is ordered once is multiplied 1.2 to 1.4 times as fast; single rows are not, and with
+AVX2 nothing is. The ordered weights are a copy: they take as many bytes as the weights again, while
+the model is frozen.
 """
 
 from copy import deepcopy
@@ -11,7 +12,7 @@ from typing import Any, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from streamlm.models.layers.products import AVAILABLE
+from streamlm.models.layers import products
 
 ROWS = 128  # that the order is chosen for; others are multiplied alike
 NARROWEST = 128  # d_model; in narrower models, calling oneDNN takes longer than it saves
@@ -42,11 +43,11 @@ def ordered_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def can_order(weight: Tensor, width: int) -> bool:
     """Whether there are faster kernels for weights like this one in a model of this d_model."""
-    if weight.device.type != "cpu" or not AVAILABLE or width < NARROWEST:
+    if weight.device.type != "cpu" or not products.AVAILABLE or width < NARROWEST:
         return False
     if weight.dtype == torch.bfloat16:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return weight.dtype == torch.float32
+    return weight.dtype == torch.float32 and products.FASTER
 
 
 def ordered(block: Module) -> Module:
