@@ -283,34 +283,39 @@ import streamlm, torch
 from tests.support import shape_rounding
 from tests.support.chats import load_chat
 shape_rounding.inherit()
-path, folder, threads = sys.argv[1:]
+folder, threads, *paths = sys.argv[1:]
 torch.set_num_threads(int(threads))
-with streamlm.open(path, load_chat(folder), create=False) as session:
-    print(json.dumps([session.conversation.to_json(), talk(session)]))
+model, found = load_chat(folder), []
+for path in paths:
+    with streamlm.open(path, model, create=False) as session:
+        found.append([session.conversation.to_json(), talk(session)])
+print(json.dumps(found))
 """
 
 
-@pytest.mark.parametrize("max_tokens", [0, 5, 5000])
-def test_resuming_in_another_process(
-    chat: Checkpoint, folder: Path, tmp_path: Path, max_tokens: int
-) -> None:
+def test_resuming_in_another_process(chat: Checkpoint, folder: Path, tmp_path: Path) -> None:
+    """Within a turn that is empty, within one, and after one; one process resumes them all."""
     names: dict[str, Any] = {}
     exec(TALK, names)
-    with streamlm.open(tmp_path / "s.zarr", chat, seed=9) as session:
-        session.feed("Call me Ishmael. Some years ago ")
-        list(session.reply("Hi", system="Be a whale.", max_tokens=max_tokens, **WILD))
-        saved = session.save()
-        with session.fork("other") as other:
-            other.save()
-        wanted = [session.conversation.to_json(), names["talk"](session)]  # type: ignore[union-attr]
-        assert wanted[0] == {"system": "Be a whale.", "open": max_tokens < 5000}
-        with streamlm.open(tmp_path / "s.zarr", chat, branch="other") as other:
-            assert names["talk"](other) == wanted[1]
-        session.rewind(snapshot=saved)
+    wanted = {}
+    for max_tokens in (0, 5, 5000):
+        path = tmp_path / f"{max_tokens}.zarr"
+        with streamlm.open(path, chat, seed=9) as session:
+            session.feed("Call me Ishmael. Some years ago ")
+            list(session.reply("Hi", system="Be a whale.", max_tokens=max_tokens, **WILD))
+            saved = session.save()
+            with session.fork("other") as other:
+                other.save()
+            talked = [session.conversation.to_json(), names["talk"](session)]  # type: ignore[union-attr]
+            assert talked[0] == {"system": "Be a whale.", "open": max_tokens < 5000}
+            with streamlm.open(path, chat, branch="other") as other:
+                assert names["talk"](other) == talked[1]
+            session.rewind(snapshot=saved)
+        wanted[str(path)] = talked
     ended = subprocess.run(
         [
             *(sys.executable, "-c", TALK + RESUME),
-            *(str(tmp_path / "s.zarr"), str(folder), str(torch.get_num_threads())),
+            *(str(folder), str(torch.get_num_threads()), *wanted),
         ],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -318,7 +323,7 @@ def test_resuming_in_another_process(
         text=True,
     )
     assert ended.returncode == 0, ended.stderr
-    assert json.loads(ended.stdout) == wanted
+    assert json.loads(ended.stdout) == [*wanted.values()]
 
 
 def test_every_position_can_be_rewound_to(session: Session, chat: Checkpoint) -> None:
