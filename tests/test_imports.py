@@ -10,6 +10,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -246,25 +247,35 @@ LIGHT = (
     "from streamlm.cli.app import main; sys.argv[1:] = ['--help']; main()",
     "from streamlm.cli.app import main; sys.argv[1:] = ['generate', '--help']; main()",
     "from streamlm.cli.app import main; sys.argv[1:] = ['sessions', 'list']; main()",
-    "from streamlm.cli.app import main; sys.argv[1:] = ['demo', '--mcp', '--auth', 'a:b']; main()",
-    "from apps.demo.serving import server",
     "from streamlm.cli.app import main; sys.argv[1:] = ['serve', '--host', '0.0.0.0']; main()",
 )
+WITH_GRADIO = (
+    "from apps.demo.serving import server",
+    "from streamlm.cli.app import main; sys.argv[1:] = ['demo', '--mcp', '--auth', 'a:b']; main()",
+)
+# One process runs them all: what the first of them needs, it loads itself.
+ONE_BY_ONE = """
+import contextlib, json, sys
+for code in json.load(sys.stdin):
+    with contextlib.suppress(SystemExit):
+        exec(code)
+    print(f"torch after {code}: {'torch' in sys.modules}")
+"""
 
 
-@pytest.mark.parametrize("code", LIGHT)
-def test_torch_is_loaded_when_it_is_used(code: str, tmp_path: Path) -> None:
-    if "server" in code:
-        pytest.importorskip("gradio")
-    said = f"import atexit, sys; atexit.register(lambda: print('torch' in sys.modules)); {code}"
+def test_torch_is_loaded_when_it_is_used(tmp_path: Path) -> None:
+    codes = [*LIGHT, *(WITH_GRADIO if find_spec("gradio") else ())]
     ended = subprocess.run(
-        [sys.executable, "-c", said],
+        [sys.executable, "-c", ONE_BY_ONE],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
+        input=json.dumps(codes),
         capture_output=True,
         text=True,
     )
-    assert ended.stdout.splitlines()[-1] == "False", ended.stdout + ended.stderr
+    told = [line for line in ended.stdout.splitlines() if line.startswith("torch after ")]
+    wanted = [f"torch after {code}: False" for code in codes]
+    assert told == wanted, ended.stdout + ended.stderr
 
 
 def test_the_public_names_are_there() -> None:
