@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -39,6 +39,10 @@ class Folder(Place):
 
 
 class TestFolder(StoreConformance):
+    # Histories and damage are the work of the store, which `TestInMemory` tries longer.
+    histories: ClassVar[int] = 2
+    every: ClassVar[int] = 4
+
     @pytest.fixture
     def place(self, tmp_path: Path) -> Folder:
         return Folder(tmp_path / "s.zarr")
