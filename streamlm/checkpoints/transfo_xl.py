@@ -23,7 +23,7 @@ from torch import Tensor
 
 from streamlm.checkpoints.checkpoint import save_checkpoint
 from streamlm.config import ModelConfig
-from streamlm.models.build import build_model
+from streamlm.models.build import build_empty
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "model.pt")
 SEGMENT_LEN = 128  # default if a configuration has no tgt_len
@@ -236,8 +236,7 @@ def convert_transfo_xl(folder: str | Path, out: str | Path) -> list[str]:
         raise ValueError(f"{folder / 'config.json'}: {error}") from None
     try:
         weights = convert_weights(theirs, config, original=original)
-        with torch.device("meta"):  # no memory for initial weights
-            model = build_model(config)
+        model = build_empty(config)
         model.load_state_dict(weights, assign=True)
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"{paths[0]}: {error}") from None

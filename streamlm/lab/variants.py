@@ -4,11 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
 from streamlm.config import TRAINED_BY, ModelConfig
 from streamlm.lab.causality import check_causal
-from streamlm.models.build import HEADS, build_model
+from streamlm.models.build import HEADS, build_empty
 
 UNTRAINED = ("max", "mean", "most-used")
 # The reference: the same number of slots, none of them compressed.
@@ -71,8 +69,7 @@ def heads(base: ModelConfig) -> list[Variant]:
 
 def n_parameters(config: ModelConfig) -> int:
     """The number of weights of a model, computed without allocating it."""
-    with torch.device("meta"):
-        return sum(weight.numel() for weight in build_model(config).parameters())
+    return sum(weight.numel() for weight in build_empty(config).parameters())
 
 
 def with_size(config: ModelConfig, wanted: int) -> ModelConfig:

@@ -49,11 +49,10 @@ class Conv(nn.Module):
         self.weight = nn.Parameter(torch.empty(width, rate * width))
 
     def reset(self, std: float) -> None:
-        width = self.weight.shape[0]
         nn.init.normal_(self.weight, std=std / self.rate)
-        mean = torch.eye(width, device=self.weight.device).repeat(1, self.rate) / self.rate
         with torch.no_grad():
-            self.weight.add_(mean)
+            identities = self.weight.unflatten(1, (self.rate, -1)).diagonal(dim1=0, dim2=2)
+            identities.add_(1 / self.rate)
 
     def forward(self, evicted: Tensor, usage: Tensor, real: Tensor) -> Tensor:
         groups = evicted.unflatten(1, (-1, self.rate)).flatten(2)  # [B, n/c, c·W]

@@ -1,6 +1,10 @@
 """Registries of heads and of models, and construction of models from their configuration."""
 
+from typing import Any
+
 import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from streamlm.config import ModelConfig, any_of, require
 from streamlm.models.base import Model
@@ -48,10 +52,21 @@ def build_model(config: ModelConfig) -> Model:
     return MODELS[config.head](config)
 
 
+class _NoInitialValues(TorchFunctionMode):
+    """Leaves parameters as they are: torch loads its compiler to fill those of the meta device."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        fills = func in (Tensor.normal_, Tensor.uniform_)
+        if fills or getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
 def build_empty(config: ModelConfig) -> Model:
     """Build a model with weights on the meta device, for `load_state_dict(…, assign=True)`.
 
     Non-persistent tables are real tensors.
     """
-    with torch.device("meta"):  # tables name their device explicitly
+    with torch.device("meta"), _NoInitialValues():  # tables name their device explicitly
         return build_model(config)
