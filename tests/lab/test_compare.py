@@ -20,6 +20,7 @@ from streamlm.models.build import HEADS, build_model
 from streamlm.training.data import Corpus
 from streamlm.training.recipe import Recipe
 from streamlm.training.trainer import Trainer
+from tests.support.command_line import CommandLine
 from tokenizer import Tokenizer, load_tokenizer
 
 RECIPE = """
@@ -233,7 +234,7 @@ def streamlm(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, capture_output=True, text=True)
 
 
-def test_the_command_resumes_and_draws(recipe: Path) -> None:
+def test_the_command_resumes_and_draws(recipe: Path, cli: CommandLine) -> None:
     command = ["compare", "ablation", "--recipe", str(recipe), "--out", "out/tiny"]
     command += ["--seeds", "1", "--device", "cpu"]
     first = streamlm(*command, "--only", "drop")
@@ -246,9 +247,7 @@ def test_the_command_resumes_and_draws(recipe: Path) -> None:
     runs = json.loads(Path("out/tiny.json").read_text())["figures"]["runs"]
     assert runs[:2] == kept["figures"]["runs"] and len(runs) == 3
     assert Path("out/tiny.png").stat().st_size > 5_000
-    other = streamlm(*command, "--steps", "5")
-    assert (
-        other.returncode == 1 and "runs with other settings; allowed: another --out" in other.stderr
-    )
-    none = streamlm(*command, "--only", "gru")
-    assert none.returncode == 1 and "no variant has ['gru'] in its name" in none.stderr
+    other = cli(*command, "--steps", "5")
+    assert other.status == 1 and "runs with other settings; allowed: another --out" in other.err
+    none = cli(*command, "--only", "gru")
+    assert none.status == 1 and "no variant has ['gru'] in its name" in none.err
