@@ -6,8 +6,9 @@ for the figures.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import astuple
-from pathlib import Path
+from functools import cache
 
 import pytest
 
@@ -18,11 +19,16 @@ from tests.device.cases import ROOT, VARIANTS
 LOGS = {"token": "written", "ragged": "ragged", "segment": "read", "step": "trained"}
 
 
+@pytest.fixture(scope="module")
+def counts(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Counted]:
+    return cache(lambda variant: count(variant, tmp_path_factory.mktemp("counted")))
+
+
 @pytest.fixture(scope="module", params=VARIANTS)
 def counted(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, counts: Callable[[str], Counted]
 ) -> tuple[str, Counted]:
-    return request.param, count(request.param, tmp_path_factory.mktemp("counted"))
+    return request.param, counts(request.param)
 
 
 def test_reading_waits_for_nothing(counted: tuple[str, Counted]) -> None:
@@ -81,9 +87,9 @@ def test_the_documentation_states_the_ceilings() -> None:
         assert stated == astuple(CEILINGS[name]), name
 
 
-def test_what_is_counted_is_whole(tmp_path: Path) -> None:
+def test_what_is_counted_is_whole(counts: Callable[[str], Counted]) -> None:
     """The logs cover the work: a segment costs more than a token, a step more than a segment."""
-    found = count("relative", tmp_path)
+    found = counts("relative")
     assert found.call.n_kernels < found.read.n_kernels / SEGMENTS < found.trained.n_kernels / STEPS
     to_device = sum(n for (kind, _), n in found.trained.copies.items() if kind == "to the device")
     assert to_device >= 2 * STEPS  # inputs and targets

@@ -39,9 +39,15 @@ INDEXING = frozenset({"index", "index_put", "index_put_", "_index_put_impl_"})
 # Operators that do not accept a 0-d CPU tensor beside CUDA tensors.
 NO_SCALARS = frozenset({"mm", "bmm", "addmm", "cat", "stack", "gather", "scatter", "index_select"})
 
+PLAIN = frozenset({int, float, bool, str, type(None), torch.dtype, torch.device, torch.layout})
+
 
 class PretendedDevice(TorchDispatchMode):
     """Makes factories with `device="cuda"` and copies to it return pretended tensors."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here, and the wrapper costs as much as an operator
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return run(func, args, kwargs or {})
@@ -101,10 +107,13 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 
 def with_tensors(change: Callable[[Tensor], Tensor], value: Any) -> Any:
     """A value as operators take and return it, with its tensors changed."""
+    kind = type(value)
+    if kind in PLAIN:
+        return value
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, (tuple, list)):
-        return type(value)([with_tensors(change, each) for each in value])
+        return kind([each if type(each) in PLAIN else with_tensors(change, each) for each in value])
     return value
 
 
