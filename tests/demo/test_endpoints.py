@@ -43,6 +43,17 @@ def server(
 
 
 @pytest.fixture(scope="module")
+def chatty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return chat_folder(tmp_path_factory.mktemp("model") / "chatty")
+
+
+@pytest.fixture(scope="module")
+def chat_server(chatty: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoServer]:
+    with DemoServer(tmp_path_factory.mktemp("chats") / "sessions", chatty) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
 def client(server: DemoServer) -> Any:
     return gradio_client.Client(server.address, verbose=False)
 
@@ -94,40 +105,40 @@ def test_generation_ends_before_a_stop_string(client: Any) -> None:
     assert stopped == whole[: whole.find(stop)] != ""
 
 
-def test_a_chat(tmp_path: Path) -> None:
+def test_a_chat(chatty: Path, chat_server: DemoServer) -> None:
     """Two messages of one chat; the session is that of the command line."""
-    folder = chat_folder(tmp_path / "chatty")
-    with DemoServer(tmp_path / "sessions", folder) as server:
-        client = gradio_client.Client(server.address, verbose=False)
-        options = {"system": "Be a whale.", "max_tokens": 6, "api_name": "/chat"}
-        first = client.predict("c", "Who?", seed=3, **options)
-        client.predict("c", "Why?", **options)
-        with pytest.raises(Exception, match="begun with another system prompt"):
-            client.predict("c", "Why?", **{**options, "system": "Be a ship."})
-        with pytest.raises(Exception, match="The message has 8,001 characters"):
-            client.predict("c", "x" * 8001, **options)
-        with pytest.raises(Exception, match="The system prompt has 8,001 characters"):
-            client.predict("c", "Why?", **{**options, "system": "x" * 8001})
-    with streamlm.open(tmp_path / "sessions" / "c.zarr", folder, device="cpu") as session:
+    client = gradio_client.Client(chat_server.address, verbose=False)
+    options = {"system": "Be a whale.", "max_tokens": 6, "api_name": "/chat"}
+    first = client.predict("c", "Who?", seed=3, **options)
+    client.predict("c", "Why?", **options)
+    with pytest.raises(Exception, match="begun with another system prompt"):
+        client.predict("c", "Why?", **{**options, "system": "Be a ship."})
+    with pytest.raises(Exception, match="The message has 8,001 characters"):
+        client.predict("c", "x" * 8001, **options)
+    with pytest.raises(Exception, match="The system prompt has 8,001 characters"):
+        client.predict("c", "Why?", **{**options, "system": "x" * 8001})
+    with streamlm.open(
+        chat_server.store / "c.zarr", chatty, device="cpu", readonly=True
+    ) as session:
         turns = [(one["role"], one["content"]) for one in session.transcript()]
     assert turns[:2] == [("system", "Be a whale."), ("user", "Who?")] and turns[3][1] == "Why?"
     assert turns[2][1].removesuffix("\ufffd") == first and len(turns) == 5
 
 
-def test_recall(tmp_path: Path) -> None:
+def test_recall(chatty: Path, chat_server: DemoServer) -> None:
     """A question finds what left memory, and a message is answered with it."""
-    folder = chat_folder(tmp_path / "chatty")
-    store = tmp_path / "sessions" / "log.zarr"
-    session_with_fact(store, folder)
-    with DemoServer(tmp_path / "sessions", folder) as server:
-        client = gradio_client.Client(server.address, verbose=False)
-        (best,) = client.predict("log", QUESTION, 2, api_name="/recall")
-        assert FACT in best["text"] and best["sure"]
-        assert datetime.fromisoformat(best["saved"]) <= datetime.now().astimezone()
-        with pytest.raises(Exception, match="recall = 4; allowed: 0 to 3"):
-            client.predict("log", QUESTION, recall=4, api_name="/chat")
-        client.predict("log", QUESTION, max_tokens=2, recall=1, api_name="/chat")
-    with streamlm.open(store, folder, device="cpu", settings=CHAT_WINDOWS) as session:
+    store = chat_server.store / "log.zarr"
+    session_with_fact(store, chatty)
+    client = gradio_client.Client(chat_server.address, verbose=False)
+    (best,) = client.predict("log", QUESTION, 2, api_name="/recall")
+    assert FACT in best["text"] and best["sure"]
+    assert datetime.fromisoformat(best["saved"]) <= datetime.now().astimezone()
+    with pytest.raises(Exception, match="recall = 4; allowed: 0 to 3"):
+        client.predict("log", QUESTION, recall=4, api_name="/chat")
+    client.predict("log", QUESTION, max_tokens=2, recall=1, api_name="/chat")
+    with streamlm.open(
+        store, chatty, device="cpu", settings=CHAT_WINDOWS, readonly=True
+    ) as session:
         assert [(span.start, span.stop) for span in session.recalled] == [
             (best["start"], best["stop"])
         ]
