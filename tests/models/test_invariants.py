@@ -81,7 +81,8 @@ MODELS = {**KINDS, **SHAPES, **HEADS, **LLAMAS, **GROWING}
 # Logits and slots are around 1, so these are a few hundred ulps of each precision.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 5e-5}
 
-# Effects of norms and shapes are checked in the higher precision.
+# Effects of norms and shapes are checked in the higher precision; that float32 differs by its
+# rounding alone, once for each kind.
 CASES = [(name, torch.float64) for name in MODELS] + [
     (name, torch.float32) for name in MODELS if name.endswith("-post")
 ]
@@ -101,29 +102,31 @@ def test_chunking(name: str, dtype: torch.dtype) -> None:
     invariants.check_chunking(build(name, dtype), tolerance=TOLERANCE[dtype])
 
 
-@in_both_precisions
-def test_causality(name: str, dtype: torch.dtype) -> None:
-    invariants.check_causality(build(name, dtype))
+@everywhere
+def test_causality(name: str) -> None:
+    invariants.check_causality(build(name, torch.float32))
 
 
-@in_both_precisions
-def test_purity(name: str, dtype: torch.dtype) -> None:
-    invariants.check_purity(build(name, dtype))
+@everywhere
+def test_purity(name: str) -> None:
+    invariants.check_purity(build(name, torch.float32))
 
 
-@in_both_precisions
-def test_rows(name: str, dtype: torch.dtype) -> None:
-    invariants.check_rows(build(name, dtype), tolerance=TOLERANCE[dtype])
+@everywhere
+def test_rows(name: str) -> None:
+    invariants.check_rows(build(name, torch.float64), tolerance=TOLERANCE[torch.float64])
 
 
-@in_both_precisions
-def test_phases(name: str, dtype: torch.dtype) -> None:
-    check_phases(build(name, dtype), tolerance=TOLERANCE[dtype])
+@everywhere
+def test_phases(name: str) -> None:
+    check_phases(build(name, torch.float64), tolerance=TOLERANCE[torch.float64])
 
 
 @everywhere
 def test_threads(name: str) -> None:
-    check_threads(build(name, torch.float32))
+    """Often for one model of each kind; fewer times for those that differ in norms and sizes."""
+    often = name.endswith("-post") or name in ("llama-select", "llama-most-used")
+    check_threads(build(name, torch.float32), rounds=20 if often else 6)
 
 
 @everywhere
@@ -137,9 +140,9 @@ def test_reset(name: str) -> None:
     invariants.check_reset(build(name, torch.float64), tolerance=TOLERANCE[torch.float64])
 
 
-@in_both_precisions
-def test_resume(name: str, dtype: torch.dtype) -> None:
-    invariants.check_resume(build(name, dtype))
+@everywhere
+def test_resume(name: str) -> None:
+    invariants.check_resume(build(name, torch.float32))
 
 
 @pytest.mark.parametrize(

@@ -352,11 +352,18 @@ def check_resume(model: Model) -> None:
     """A saved and loaded state gives bitwise equal results."""
     t = model.config.segment_len
     random = np.random.default_rng(7)
-    for n in (1, 5 * t, 5 * t + 1, 6 * t - 1):
+    at_once, in_tokens, at_random = range(3)
+    for n, ways in (
+        (1, [in_tokens]),
+        (5 * t, [at_once, at_random]),
+        (5 * t + 1, [at_once, in_tokens]),
+        (6 * t - 1, [in_tokens, at_random]),
+    ):
         tokens, rest = random_tokens(model, n, seed=n), random_tokens(model, 2 * t + 2, seed=n + 1)
         # Single tokens beyond the next commit, then random sizes.
         calls = [1] * (t + 1) + random_sizes(t + 1, t, random)
-        for sizes in ([n], [1] * n, random_sizes(n, 2 * t, random)) if n > 1 else ([1],):
+        splits = ([n], [1] * n, random_sizes(n, 2 * t, random))
+        for sizes in (splits[way] for way in ways):
             with torch.no_grad():
                 cache, fresh = Cache(), Cache()
                 _, state = read(model, tokens, model.init_state(1), sizes=sizes, cache=cache)

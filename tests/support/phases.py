@@ -26,7 +26,7 @@ def check_phases(model: Model, *, tolerance: float) -> None:
     ages, n = [5 * t + t // 2, 0, 3 * t, 6 * t - 1, 1], 2 * t + 3
     tokens, random = random_tokens(model, n, rows=len(ages)), np.random.default_rng(8)
     # Beside a row with one token to go, every call is of one; the first three leave room for more.
-    calls = [(3, [n]), (3, random_sizes(n, t, random)), (5, [1] * n)]
+    random_split = random_sizes(n, t, random)
     with torch.no_grad():
         rows = [_aged(model, age) for age in ages]
         stacked, put = State.stack(rows), model.init_state(len(ages))
@@ -35,18 +35,21 @@ def check_phases(model: Model, *, tolerance: float) -> None:
         digests = [state.digest() for state in (*rows, stacked, put)]
         assert [put.rows(row).digest() for row in range(len(ages))] == digests[: len(ages)]
         alone = [read(model, tokens[i : i + 1], state) for i, state in enumerate(rows)]
-    for n_rows, sizes in calls:
-        for gradients, cached, begin in (
-            (False, True, stacked), (False, False, put), (True, False, stacked)
-        ):  # fmt: skip
-            where = f"{sizes}, {gradients=}, {cached=}"
-            with torch.set_grad_enabled(gradients):
-                some = begin.rows(range(n_rows))
-                logits, end = read(model, tokens[:n_rows], some, sizes=sizes, cached=cached)
-            for row, (wanted, state) in enumerate(alone[:n_rows]):
-                difference = largest_difference(logits[row : row + 1], wanted)
-                assert difference <= tolerance, f"row {row} of {where}: off by {difference}"
-                assert_same_state(end.rows(row), state, tolerance=tolerance)
+    for n_rows, sizes, gradients, cached, begin in (
+        (3, [n], False, True, stacked),
+        (3, random_split, False, True, put),
+        (5, [1] * n, False, True, stacked),
+        (5, [1] * n, False, False, put),
+        (3, random_split, True, False, stacked),
+    ):
+        where = f"{sizes}, {gradients=}, {cached=}"
+        with torch.set_grad_enabled(gradients):
+            some = begin.rows(range(n_rows))
+            logits, end = read(model, tokens[:n_rows], some, sizes=sizes, cached=cached)
+        for row, (wanted, state) in enumerate(alone[:n_rows]):
+            difference = largest_difference(logits[row : row + 1], wanted)
+            assert difference <= tolerance, f"row {row} of {where}: off by {difference}"
+            assert_same_state(end.rows(row), state, tolerance=tolerance)
         assert [state.digest() for state in (*rows, stacked, put)] == digests, "a state was changed"
     _check_exchange(model, tokens, rows, alone, tolerance=tolerance)
     _check_gradients(model, tokens[:3], rows[:3], tolerance=tolerance)
