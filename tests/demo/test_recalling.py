@@ -1,6 +1,7 @@
 """Recall: what is found, what is put before a message, and how both are shown."""
 
 import re
+import shutil
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -37,10 +38,17 @@ def engine(chatty: Path) -> Engine:
     return Engine(load_chat(chatty), rows=2)
 
 
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory, chatty: Path) -> Path:
+    path = tmp_path_factory.mktemp("log") / "log.zarr"
+    session_with_fact(path, chatty)
+    return path
+
+
 @pytest.fixture
-def shelf(tmp_path: Path, chatty: Path) -> Shelf:
+def shelf(tmp_path: Path, log: Path) -> Shelf:
     """Holds the session "log"."""
-    session_with_fact(tmp_path / "log.zarr", chatty)
+    shutil.copytree(log, tmp_path / "log.zarr")
     return Shelf(str(tmp_path))
 
 
