@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+import torch._dynamo  # keeps torch's functions in tables: before they are replaced
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
