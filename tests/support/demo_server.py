@@ -197,11 +197,11 @@ class Visitor:
         self.tab("Read")
         self.page.get_by_label("Pasted text").check()
         self.page.get_by_label("Text", exact=True).fill(text)
-        before = self.page.locator("#position").inner_text()
+        before = self.page.locator("#read-status").inner_text()
         self.page.locator("#read").click()
-        if until == READ:  # which an earlier text may have left there
-            said = "document.querySelector('#position').innerText"
-            self.page.wait_for_function(f"before => {said} !== before", arg=before)
+        if until == READ:  # which an earlier text has left there, with another position
+            said = "document.querySelector('#read-status').innerText"
+            self.page.wait_for_function(f"before => {said}.trim() !== before", arg=before.strip())
         return self.wait_for("read-status", until)
 
     def read_file(self, path: Path) -> None:
