@@ -298,8 +298,8 @@ def test_saving_does_not_change_results(
 # -- killed -----------------------------------------------------------------------------------
 
 # Loads the model once, then forks a process for each line of input, which reads files. It prints
-# the process's id, then "+" after each block, after which it waits for an empty line, and finally
-# the exit status.
+# the process's id, then "+" after each block, "." after the last, after which it waits for an empty
+# line, and finally the exit status.
 READER = """
 import json, os, sys, torch
 from pathlib import Path
@@ -309,7 +309,7 @@ streamlm.sessions.sources.BLOCK = 64
 model = streamlm.load(sys.argv[1], device="cpu")
 
 def tell(now):
-    print("+", flush=True)
+    print("." if (now.name, now.read) == (files[-1], now.size) else "+", flush=True)
     sys.stdin.readline()
 
 for line in filter(str.strip, sys.stdin):
@@ -318,9 +318,9 @@ for line in filter(str.strip, sys.stdin):
         print(os.waitpid(child, 0)[1], flush=True)
         continue
     print(os.getpid(), flush=True)
-    path, files = json.loads(line)
+    path, files, once = json.loads(line)
     with streamlm.open(path, model, save_every=12) as session:
-        session.feed(*map(Path, files), progress=tell)
+        session.feed(*map(Path, files), once=once, progress=tell)
     os._exit(0)
 """
 
@@ -335,9 +335,11 @@ def reader(tiny_folder: Callable[..., Path]) -> Iterator["subprocess.Popen[str]"
         process.stdin.close()
 
 
+@pytest.mark.parametrize("once", [False, True])
 @pytest.mark.parametrize("n_files", [1, 2, 3])
 def test_kill_9_loses_nothing_saved(
     n_files: int,
+    once: bool,
     reader: "subprocess.Popen[str]",
     tiny_folder: Callable[..., Path],
     prose: Callable[..., str],
@@ -354,16 +356,20 @@ def test_kill_9_loses_nothing_saved(
     path, n_killed, positions = tmp_path / "killed.zarr", 0, [0]
     checkpoint = load_checkpoint(tiny_folder(), device="cpu")
     while True:
-        reader.stdin.write(json.dumps([str(path), list(map(str, files))]) + "\n")
+        reader.stdin.write(json.dumps([str(path), list(map(str, files)), once]) + "\n")
         reader.stdin.flush()
         # Later processes may read more blocks; otherwise a fast reader would never save in time.
         child, left = int(reader.stdout.readline()), chance.randrange(1, 3 + n_killed // 2)
-        while (line := reader.stdout.readline()) == "+\n":
-            reader.stdin.write("\n")
-            reader.stdin.flush()
+        while (line := reader.stdout.readline()) in ("+\n", ".\n"):
             left -= 1
-            if not left:
-                for _ in range(chance.randrange(100_000)):
+            # Without `once`, files that were read to their end are read again by the next call, so
+            # there the process may not get to its end before it is killed.
+            waits = left == 0 and line == ".\n" and not once
+            if not waits:
+                reader.stdin.write("\n")
+                reader.stdin.flush()
+            if left == 0:
+                for _ in range(0 if waits else chance.randrange(100_000)):
                     pass  # kill it at a random moment of reading or saving
                 with suppress(ProcessLookupError):  # it has ended already
                     os.kill(child, signal.SIGKILL)
