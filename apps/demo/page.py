@@ -12,6 +12,7 @@ from apps.demo.tabs.chat import chat_tab
 from apps.demo.tabs.compare import compare_tab
 from apps.demo.tabs.frame import (
     EMPTY_MEMORY,
+    Chosen,
     Frame,
     collect_errors,
     cumulative,
@@ -26,11 +27,11 @@ from apps.demo.tabs.sessions import sessions_tab
 from apps.demo.tabs.write import write_tab
 
 # The address names the session, so that a reload, a bookmark or a second tab finds it.
-SET_ADDRESS = """(name) => {
+SET_ADDRESS = """(chosen, name) => {
     const address = new URL(window.location);
     if (name) address.searchParams.set("session", name);
     window.history.replaceState(null, "", address);
-    return name;
+    return [chosen, name];
 }"""
 
 
@@ -65,7 +66,7 @@ def build(app: AppState) -> gr.Blocks:
         position = gr.HTML(elem_id="position")
         strip = gr.HTML(example_html(), elem_id="strip")
         layers = gr.HTML(EMPTY_MEMORY, elem_id="memory", render=False)  # reading updates it too
-        frame = Frame(session, model, position, strip, layers, gr.State(""))
+        frame = Frame(session, model, position, strip, layers, gr.State(""), gr.State(Chosen()))
         with gr.Tabs():
             with gr.Tab("Read", id="read"):
                 read_tab(app, frame)
@@ -104,7 +105,8 @@ def build(app: AppState) -> gr.Blocks:
             return gr.skip(), errors[0]
 
         @cumulative
-        def show_session(name: str, request: gr.Request) -> Iterator[Any]:
+        def show_session(chosen: Chosen, name: str, request: gr.Request) -> Iterator[Any]:
+            chosen.session = name
             with collect_errors() as errors:
                 shelf, visitor = app.shelf(request), visitor_id(request)
                 model = model_choice(app, shelf, name or "")
@@ -124,7 +126,8 @@ def build(app: AppState) -> gr.Blocks:
         new.click(new_session, model, session, **hidden)
         model.input(choose_model, [session, model], [model, position], **QUICK, **hidden)
         shown = [position, strip, model]
-        session.change(show_session, session, shown, js=SET_ADDRESS, **QUICK, **hidden)
+        inputs = [frame.chosen, session]
+        session.change(show_session, inputs, shown, js=SET_ADDRESS, **QUICK, **hidden)
         page.unload(close_page)
     page.queue(max_size=64, default_concurrency_limit=8)
     return page

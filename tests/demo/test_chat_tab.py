@@ -102,6 +102,38 @@ def test_a_reply_is_stopped_and_the_chat_goes_on(visit: Visit) -> None:
     assert visitor.page.get_by_label("Message", exact=True).input_value() == "And?"
 
 
+def test_another_session_ends_the_writing_and_shows_nothing_of_it(visit: Visit) -> None:
+    visitor = visit()
+    page, talk = visitor.page, visitor.session
+    visitor.tab("Chat")
+    say(visitor, "Who are you?", tokens=1000, temperature=0)
+    page.locator(".turn.writing").wait_for()
+    page.locator("#new").click()
+    visitor.wait_for("chat-status", "Ask about it, or about anything else")
+    visitor.tab("Write")
+    page.get_by_text("Sampling", exact=True).click()
+    page.get_by_label("number input for Tokens", exact=True).last.fill("1000")
+    page.locator("#write").click()
+    page.locator("#write-page .token").first.wait_for()
+    tale = visitor.session
+    visitor.choose("another")
+    page.locator("#undo-turn:disabled").wait_for(state="attached")
+    page.wait_for_function("!document.querySelector('.turn, .token')")
+    for _ in range(10):  # updates that the reply and the text would have made
+        page.wait_for_timeout(200)
+        assert (visitor.position, visitor.session) == (0, "another")
+        assert page.locator(".turn, #write-page .token").count() == 0
+        assert page.locator("#write, #send").evaluate_all("all => all.every((e) => !e.disabled)")
+        assert page.locator("#stop-reply, #stop-writing, #undo, #undo-turn").evaluate_all(
+            "all => all.every((e) => e.disabled)"
+        )
+    for session in (tale, talk):  # what was written is saved
+        visitor.choose(session)
+        visitor.wait_for("position", rf"{session} has read [\d,]+ tokens")
+    visitor.tab("Chat")
+    assert wait_for_reply(visitor, 3) == ["system", "user", "assistant"]
+
+
 def test_models_of_sessions(visit: Visit, server: DemoServer) -> None:
     visitor = visit()
     visitor.tab("Chat")

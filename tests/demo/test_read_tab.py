@@ -66,6 +66,32 @@ def test_reading_stops_and_resumes(visit: Visit, long: Path) -> None:
     again.page.wait_for_function("!document.querySelector('#read-page .page')")
 
 
+def test_another_session_ends_the_reading_and_shows_nothing_of_it(visit: Visit, long: Path) -> None:
+    visitor = visit()
+    page, first = visitor.page, visitor.session
+    visitor.read_file(long)
+    visitor.wait_for("read-bar", "tokens/s")
+    page.locator("#new").click()
+    visitor.wait_for("position", "has read nothing yet")
+    second = visitor.session
+    assert second != first
+    page.wait_for_function("!document.querySelector('#read-bar').innerText.trim()")
+    for _ in range(10):  # updates that the reading would have made
+        page.wait_for_timeout(200)
+        assert visitor.position == 0 and visitor.session == second
+        shown = page.locator("#read-bar, #read-page, #read-status").all_inner_texts()
+        assert not "".join(shown).strip()
+        assert page.locator("#read").is_enabled() and page.locator("#stop-reading").is_disabled()
+    assert re.search(r"Read \d+ tokens", visitor.read("The sea, the sea. "))
+    visitor.choose(first)
+    visitor.wait_for("read-status", "Its reading was interrupted")
+    assert visitor.position > 0  # all of it was saved
+    page.locator("#resume-reading").click()
+    assert re.search(r"resumed at byte [\d,]+", visitor.wait_for("read-bar", "tokens/s"))
+    page.locator("#stop-reading").click()
+    visitor.wait_for("read-status", "Stopped")
+
+
 def test_hostile_files_are_refused(visit: Visit) -> None:
     visitor = visit()
     visitor.page.get_by_label("A file", exact=True).check()

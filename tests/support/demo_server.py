@@ -168,6 +168,13 @@ class Visitor:
         """The session named in the address."""
         return str(self.page.url).partition("session=")[2]
 
+    def choose(self, session: str) -> None:
+        """Choose a session above the tabs."""
+        names = self.page.get_by_role("combobox", name="Session")
+        names.fill(session)
+        names.press("Enter")
+        self.page.wait_for_url(f"**session={session}")
+
     def tab(self, name: str) -> None:
         self.page.get_by_role("tab", name=name).click()
 

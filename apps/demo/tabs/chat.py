@@ -14,6 +14,7 @@ from apps.demo.render.chat_html import chat_html
 from apps.demo.render.recall_html import Recollection, recalled_html
 from apps.demo.render.text_html import message
 from apps.demo.tabs.frame import (
+    Chosen,
     Frame,
     cancels_jobs,
     collect_errors,
@@ -23,6 +24,7 @@ from apps.demo.tabs.frame import (
     saved_position_html,
     session_choices,
     then_memory,
+    while_chosen,
 )
 from streamlm.checkpoints.catalogue import chat_models
 
@@ -75,7 +77,9 @@ def chat_tab(app: AppState, frame: Frame) -> gr.Tab:
     outputs = [page, status, said, frame.position, frame.model, frame.session, *buttons]
     outputs += [turns, recalled]
 
+    @while_chosen
     def talk(
+        _: Chosen,
         name: str,
         text: str,
         system: str | None,
@@ -162,7 +166,10 @@ def chat_tab(app: AppState, frame: Frame) -> gr.Tab:
     said_something = gr.on(
         [send.click, said.submit],
         talk,
-        [frame.session, said, system, length, temperature, top_p, penalty, recall, turns],
+        [
+            *(frame.chosen, frame.session, said, system),
+            *(length, temperature, top_p, penalty, recall, turns),
+        ],
         outputs,
         **LONG,
         show_progress="hidden",
@@ -222,11 +229,15 @@ def chat_tab(app: AppState, frame: Frame) -> gr.Tab:
             status = panel = gr.skip()
         return page, status, button, name, panel
 
-    def change_session(name: str, shown: str, request: gr.Request) -> tuple[Any, ...]:
+    def change_session(
+        chosen: Chosen, name: str, shown: str, request: gr.Request
+    ) -> tuple[Any, ...]:
+        chosen.session = name
         # A turn updates the list of sessions too, and has already shown the talk.
         if name == shown:
-            return (gr.skip(),) * 7
-        return *show(name, request), gr.update(interactive=False), []
+            return (gr.skip(),) * 8
+        off = gr.update(interactive=False)
+        return *show(name, request), off, off, []
 
     def change_model(name: str, model: str, request: gr.Request) -> tuple[Any, ...]:
         return show(name, request, model)
@@ -234,7 +245,9 @@ def chat_tab(app: AppState, frame: Frame) -> gr.Tab:
     views = [page, status, send, drawn, recalled]
     private: dict[str, Any] = {**QUICK, "show_progress": "hidden", "api_visibility": "private"}
     tab.select(open_tab, [frame.session, drawn], views, **private)
-    frame.session.change(change_session, [frame.session, drawn], [*views, undo, turns], **private)
+    others = [*views, stop, undo, turns]
+    inputs = [frame.chosen, frame.session, drawn]
+    frame.session.change(change_session, inputs, others, **private)
     frame.model.input(change_model, [frame.session, frame.model], views, **private)
     return tab
 

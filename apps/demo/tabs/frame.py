@@ -5,6 +5,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,13 @@ SHOWN = (Refused, ValueError, OverflowError, Busy)  # errors that visitors see; 
 EMPTY_MEMORY = message("The memory is empty. Read something to fill it.")
 
 
+@dataclass
+class Chosen:
+    """The session that a page shows, for events that run while another may be chosen."""
+
+    session: str = ""
+
+
 @dataclass(frozen=True)
 class Frame:
     """The components that every tab may update.
@@ -33,6 +41,7 @@ class Frame:
         model: its model, which can be chosen while it has read nothing.
         strip: its memory in one row; layers: its memory by layer, on the Remember tab.
         viewed: the session whose memory was viewed last.
+        chosen: the `Chosen` of the page.
     """
 
     session: gr.Dropdown
@@ -41,6 +50,7 @@ class Frame:
     strip: gr.HTML
     layers: gr.HTML
     viewed: gr.State
+    chosen: gr.State
 
 
 def position_html(name: str, position: int, *, saved: float | None = None) -> str:
@@ -140,6 +150,25 @@ def cumulative(events: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[A
             yield tuple(dict(each) if isinstance(each, dict) else each for each in shown)
 
     return all_of_them
+
+
+def while_chosen(events: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+    """Let an event update the page until another session is chosen, which cancels its job.
+
+    Its first two inputs are `Frame.chosen` and `Frame.session`.
+    """
+
+    @functools.wraps(events)
+    def those(chosen: Chosen, name: str, *inputs: Any) -> Iterator[Any]:
+        chosen.session = name
+        with closing(events(chosen, name, *inputs)) as updates:  # type: ignore[type-var]  # a generator
+            for values in updates:
+                if chosen.session != name:
+                    yield (NOTHING,) * len(values)  # Gradio sends the last update twice
+                    return
+                yield values
+
+    return those
 
 
 def model_choice(app: AppState, shelf: Shelf, name: str) -> gr.Dropdown:

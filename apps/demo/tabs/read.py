@@ -15,6 +15,7 @@ from apps.demo.jobs import Job
 from apps.demo.render.memory_svg import MemoryView
 from apps.demo.render.text_html import ScoredToken, message, surprise_html
 from apps.demo.tabs.frame import (
+    Chosen,
     Frame,
     cancels_jobs,
     collect_errors,
@@ -24,6 +25,7 @@ from apps.demo.tabs.frame import (
     saved_position_html,
     session_choices,
     then_memory,
+    while_chosen,
 )
 
 BOOK = "The bundled book"
@@ -138,15 +140,22 @@ def read_tab(app: AppState, frame: Frame) -> None:
             *[gr.skip()] * 2,
         )
 
+    @while_chosen
     @cumulative
     def read(
-        name: str, chosen: str, pasted: str | None, uploaded: str | None, request: gr.Request
+        _: Chosen,
+        name: str,
+        chosen: str,
+        pasted: str | None,
+        uploaded: str | None,
+        request: gr.Request,
     ) -> Iterator[Any]:
         label = _label(chosen, uploaded)
         yield from reading_of(name, label, lambda: _content(chosen, pasted, uploaded), request)
 
+    @while_chosen
     @cumulative
-    def go_on(name: str, request: gr.Request) -> Iterator[Any]:
+    def go_on(_: Chosen, name: str, request: gr.Request) -> Iterator[Any]:
         def content() -> str:
             found = app.unfinished.of(app.shelf(request), name)
             if found is None:
@@ -155,24 +164,32 @@ def read_tab(app: AppState, frame: Frame) -> None:
 
         yield from reading_of(name, "", content, request)
 
-    def show(name: str, shown: str, request: gr.Request) -> tuple[Any, ...]:
+    def show(chosen: Chosen, name: str, shown: str, request: gr.Request) -> tuple[Any, ...]:
         """What the tab says of another session: nothing, or that its reading can go on."""
+        chosen.session = name
+        idle = (gr.update(interactive=True), gr.update(interactive=False))
         if name == shown:
-            return (gr.skip(),) * 5
+            return (gr.skip(),) * 7
         with collect_errors():
             found = app.unfinished.of(app.shelf(request), name) if name else None
             if found is not None:
                 offer = gr.update(visible=True, value=f"Go on reading {found.label}")
-                return message("Its reading was interrupted."), "", "", offer, name
-        return "", "", "", gr.update(visible=False), name
+                return message("Its reading was interrupted."), "", "", *idle, offer, name
+        return "", "", "", *idle, gr.update(visible=False), name
 
     options: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    done = start.click(read, [frame.session, source, text, file], outputs, **LONG, **options)
+    done = start.click(
+        read, [frame.chosen, frame.session, source, text, file], outputs, **LONG, **options
+    )
     then_memory(app, frame, done, layers=True)
-    resumed = resume.click(go_on, frame.session, outputs, **LONG, **options)
+    resumed = resume.click(go_on, [frame.chosen, frame.session], outputs, **LONG, **options)
     then_memory(app, frame, resumed, layers=True)
     frame.session.change(
-        show, [frame.session, drawn], [status, bar, page, resume, drawn], **QUICK, **options
+        show,
+        [frame.chosen, frame.session, drawn],
+        [status, bar, page, start, stop, resume, drawn],
+        **QUICK,
+        **options,
     )
 
     cancels_jobs(app, stop, status)

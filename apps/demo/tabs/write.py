@@ -14,6 +14,7 @@ from apps.demo.render.recall_html import Recollection, recalled_html
 from apps.demo.render.text_html import generated_html, message
 from apps.demo.shelf import Shelf
 from apps.demo.tabs.frame import (
+    Chosen,
     Frame,
     cancels_jobs,
     collect_errors,
@@ -26,6 +27,7 @@ from apps.demo.tabs.frame import (
     saved_position_html,
     session_choices,
     then_memory,
+    while_chosen,
 )
 from apps.demo.tabs.side_by_side import side_by_side
 from streamlm.runtime.reports import TokenLogprob
@@ -176,8 +178,10 @@ def write_tab(app: AppState, frame: Frame) -> None:
             gr.skip(),
         )
 
+    @while_chosen
     @cumulative
     def write(
+        _: Chosen,
         name: str,
         prompt: str,
         max_tokens: float,
@@ -217,8 +221,10 @@ def write_tab(app: AppState, frame: Frame) -> None:
         text = Written(prompt=prompt or "")
         yield from generating(name, prepare, text, snapshots, request)
 
+    @while_chosen
     @cumulative
     def take(
+        _: Chosen,
         name: str,
         picked: str,
         text: Written,
@@ -269,14 +275,18 @@ def write_tab(app: AppState, frame: Frame) -> None:
     generated = gr.on(
         [start.click, prompt.submit],
         write,
-        [frame.session, prompt, *sampled, seed, recall, history],
+        [frame.chosen, frame.session, prompt, *sampled, seed, recall, history],
         outputs,
         **LONG,
         **options,
     )
     then_memory(app, frame, generated)
     taken = pick.submit(
-        take, [frame.session, pick, written, *sampled, history], outputs, **LONG, **options
+        take,
+        [frame.chosen, frame.session, pick, written, *sampled, history],
+        outputs,
+        **LONG,
+        **options,
     )
     then_memory(app, frame, taken)
 
@@ -309,16 +319,18 @@ def write_tab(app: AppState, frame: Frame) -> None:
     undone = undo.click(undo_last, history, outputs, **QUICK, **options)
     then_memory(app, frame, undone)
 
-    def change_session(name: str, shown: str) -> tuple[Any, ...]:
+    def change_session(chosen: Chosen, name: str, shown: str) -> tuple[Any, ...]:
+        chosen.session = name
         # Generating updates the list of sessions too, and shows this session's text.
         if name == shown:
-            return (gr.skip(),) * 7
-        return "", "", "", gr.update(interactive=False), [], NOTHING_WRITTEN, name
+            return (gr.skip(),) * 9
+        buttons = [gr.update(interactive=on) for on in (True, False, False)]
+        return "", "", "", *buttons, [], NOTHING_WRITTEN, name
 
     frame.session.change(
         change_session,
-        [frame.session, drawn],
-        [status, page, recalled, undo, history, written, drawn],
+        [frame.chosen, frame.session, drawn],
+        [status, page, recalled, start, stop, undo, history, written, drawn],
         queue=False,
         **options,
     )
