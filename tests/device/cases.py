@@ -51,7 +51,7 @@ COARSE: dict[str, dict[str, Any]] = {
     "int8-slots": {**VARIANTS["llama-most-used"], "slots": "int8"},
 }
 SENTENCE = "The whale, the whale! Up helm, up helm! "
-BOOK = SENTENCE * 20
+BOOK = SENTENCE * 12
 
 
 def config_of(variant: str, **options: Any) -> ModelConfig:

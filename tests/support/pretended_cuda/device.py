@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from tests.support.pretended_cuda import host_memory
-from tests.support.pretended_cuda.log import Log, counting, note_wait, project_line
+from tests.support.pretended_cuda.log import Log, counting, note_wait
 from tests.support.pretended_cuda.operators import PretendedDevice
 from tests.support.pretended_cuda.tensor import CUDA, PretendedTensor, thread
 
@@ -107,7 +107,7 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 
 def _synchronize(*_: Any) -> None:
-    note_wait("synchronize", project_line())
+    note_wait("synchronize")
     host_memory.arrive()
 
 

@@ -69,7 +69,7 @@ class Event:
         self._recorded = _copies
 
     def synchronize(self) -> None:
-        note_wait("event", project_line())
+        note_wait("event")
         arrive(self._recorded)
 
     def query(self) -> bool:

@@ -68,23 +68,29 @@ def counting() -> Iterator[Log]:
         _counting[:] = [other for other in _counting if other is not log]
 
 
-def note_kernel(operator: str, line: str, n: int = 1) -> None:
+def note_kernel(operator: str, n: int = 1) -> None:
     """Count kernel launches."""
-    for log in _counting:
-        log.kernels[operator] += n
-        log.kernels_at[line] += n
+    if _counting:
+        line = project_line()
+        for log in _counting:
+            log.kernels[operator] += n
+            log.kernels_at[line] += n
 
 
-def note_wait(reason: str, line: str) -> None:
+def note_wait(reason: str) -> None:
     """Count a wait."""
-    for log in _counting:
-        log.waits[reason, line] += 1
+    if _counting:
+        line = project_line()
+        for log in _counting:
+            log.waits[reason, line] += 1
 
 
-def note_copy(direction: str, line: str) -> None:
+def note_copy(direction: str) -> None:
     """Count a copy between host and device."""
-    for log in _counting:
-        log.copies[direction, line] += 1
+    if _counting:
+        line = project_line()
+        for log in _counting:
+            log.copies[direction, line] += 1
 
 
 def project_line() -> str:

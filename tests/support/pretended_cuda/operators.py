@@ -81,7 +81,7 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     elif there:
         _compute(name, args, kwargs, here)
     elif on_cuda and name not in NO_KERNEL:
-        note_kernel(name, project_line())
+        note_kernel(name)
     if named.get("device") is not None:
         named["device"] = CPU
     named.pop("pin_memory", None)
@@ -141,53 +141,52 @@ def _move(name: str, args: Any, kwargs: dict[str, Any], on_cuda: bool) -> bool:
     if name == "copy_":
         on_cuda = isinstance(args[0], PretendedTensor)
         asked = asked or (len(args) > 2 and bool(args[2]))
-    from_cuda, line = isinstance(source, PretendedTensor), project_line()
+    from_cuda = isinstance(source, PretendedTensor)
     if on_cuda and from_cuda:
-        note_kernel(name, line)
+        note_kernel(name)
         return True
     if on_cuda:
-        note_copy("to the device", line)
+        note_copy("to the device")
         if source.ndim == 0 and name == "copy_":
-            note_kernel("fill_", line)  # a scalar is passed to the kernel
+            note_kernel("fill_")  # a scalar is passed to the kernel
             return True
         free = asked and is_pinned(source)
         if not free:
-            note_wait("copy to the device", line)
+            note_wait("copy to the device")
         return free
-    note_copy("to the host", line)
+    note_copy("to the host")
     # A non-blocking `to` allocates pinned memory; `copy_` uses what it is given.
     free = asked and (name == "_to_copy" or is_pinned(args[0]))
     if not free:
-        note_wait("copy to the host", line)
+        note_wait("copy to the host")
         arrive()
     return free
 
 
 def _compute(name: str, args: Any, kwargs: dict[str, Any], here: list[Tensor]) -> None:
     """Log an operator on the device, and refuse operands on the CPU."""
-    line = project_line()
     indices = (args[1] or ()) if name in INDEXING else ()
     for operand in here:
         if operand.ndim == 0 and name not in NO_SCALARS:
             continue  # CUDA accepts a 0-d CPU tensor as a scalar
         if any(operand is index for index in indices):
-            note_wait("index from the CPU", line)
+            note_wait("index from the CPU")
             continue
         raise Refused(
             f"{name}: expected all tensors to be on the same device, found cuda:0 and cpu "
-            f"({tuple(operand.shape)} {operand.dtype}), at {line}"
+            f"({tuple(operand.shape)} {operand.dtype}), at {project_line()}"
         )
     by_mask = any(
         isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8) for index in indices
     )
     if name == "_local_scalar_dense":
-        note_wait("item", line)
+        note_wait("item")
         arrive()
     elif name in SIZED_BY_VALUES or (
         name == "repeat_interleave" and kwargs.get("output_size") is None
     ):
-        note_wait(name, line)
+        note_wait(name)
     elif by_mask:
-        note_wait("index by mask", line)
+        note_wait("index by mask")
     if name not in NO_KERNEL:
-        note_kernel(name, line)
+        note_kernel(name)

@@ -108,13 +108,13 @@ class PretendedTensor(Tensor):
         raise Refused(f"can't convert a cuda:0 tensor to numpy, at {project_line()}")
 
     def tolist(self) -> Any:
-        note_wait("tolist", project_line())
+        note_wait("tolist")
         arrive()
         return self.inner.tolist()
 
     def quantile(self, *args: Any, **kwargs: Any) -> "PretendedTensor":
         # A composite whose parts C++ would create on the CPU.
-        note_kernel("quantile", project_line(), 8)
+        note_kernel("quantile", 8)
         return PretendedTensor(self.inner.detach().quantile(*args, **kwargs))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "PretendedTensor":
