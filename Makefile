@@ -16,7 +16,7 @@ PARITY_STAMP := $(PARITY)/.installed
 NEWER := .venv-parity-newer
 NEWER_STAMP := $(NEWER)/.installed
 INTEGRATIONS := .venv-integrations
-PROCESSES := tests/jobs tests/training/test_ranks.py tests/deploy tests/soak
+PROCESSES := tests/jobs tests/training/test_ranks.py tests/training/test_compiled.py tests/deploy tests/soak
 INTEGRATIONS_STAMP := $(INTEGRATIONS)/.installed
 
 # Tests start some hundred processes, which would each compile the project anew.
@@ -61,7 +61,7 @@ test: $(STAMP) ## Run the test suite (ARGS="-m 'not slow'" passes options to pyt
 test-benchmarks: $(STAMP) ## Run the tests of the benchmark commands, in small
 	@$(RUN) $(PYTEST) tests/benchmarks $(ARGS)
 
-test-processes: $(STAMP) ## Run the tests of many processes: feed-all, torchrun, Ray, the soak in small
+test-processes: $(STAMP) ## Run the tests of many processes: feed-all, torchrun, compilers, Ray, the soak in small
 	@$(RUN) $(PYTEST) $(PROCESSES) $(ARGS)
 
 # What depends on the last bits of products. Processors round differently; a test must not care. Of the
