@@ -127,8 +127,9 @@ def test_phases(name: str) -> None:
 
 @everywhere
 def test_threads(name: str) -> None:
-    """Often for one model of each kind; fewer times for those that differ in norms and sizes."""
-    often = name.endswith("-post") or name in ("llama-select", "llama-most-used")
+    """Often for one model of each class, and one that counts attention."""
+    often = name in (*HEADS, *GROWING) and name.endswith("-post")
+    often |= name in ("most-used-post", "llama-select")
     check_threads(build(name, torch.float32), rounds=20 if often else 6)
 
 

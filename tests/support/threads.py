@@ -13,7 +13,7 @@ from streamlm.state import State
 from tests.support.invariants import bits_of, random_tokens, read
 
 
-def check_threads(model: Model, *, rounds: int = 20) -> None:
+def check_threads(model: Model, *, rounds: int = 6) -> None:
     """Two threads go on from one state, again and again: each writes what it writes alone.
 
     Each has a cache of its own: in turns an empty one, and a copy of the one that has read so far,
