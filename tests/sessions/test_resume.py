@@ -335,8 +335,7 @@ def reader(tiny_folder: Callable[..., Path]) -> Iterator["subprocess.Popen[str]"
         process.stdin.close()
 
 
-@pytest.mark.parametrize("once", [False, True])
-@pytest.mark.parametrize("n_files", [1, 2, 3])
+@pytest.mark.parametrize(("n_files", "once"), [(1, False), (1, True), (2, True), (3, False)])
 def test_kill_9_loses_nothing_saved(
     n_files: int,
     once: bool,
