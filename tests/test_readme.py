@@ -58,26 +58,66 @@ def test_the_main_pages_have_python() -> None:
     assert names >= {"README", "chat", "sessions", "models", "memory", "evaluation", "architecture"}
 
 
-@pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda page: page.stem)
-def test_python_runs(page: Path, tmp_path: Path, prose: Callable[..., str]) -> None:
-    """All blocks of a page as one script, where there are a moby.txt and an other.txt."""
-    script = "\n".join(blocks("python", page=page))
-    assert "import streamlm" in script
-    if DOWNLOADED in script:  # a tiny model that chats stands for it
-        script = script.replace(DOWNLOADED, f"({str(chat_folder(tmp_path / 'model'))!r})")
-    (tmp_path / "moby.txt").write_text(prose(400), encoding="utf-8")
-    (tmp_path / "other.txt").write_text(prose(50, seed=1), encoding="utf-8")
-    (tmp_path / "page.py").write_text(script, encoding="utf-8")
+# Runs the scripts named in its arguments, each in a process of its own and in its own folder, and
+# prints their exit statuses. The processes are forks of one that has imported torch, because
+# importing it is most of what each would do.
+RUN = """
+import os, runpy, sys
+import streamlm.sessions.opening
+from pathlib import Path
+for script in map(Path, sys.argv[1:]):
+    child = os.fork()
+    if not child:
+        os.chdir(script.parent)
+        os.dup2(os.open(script.with_suffix(".err"), os.O_CREAT | os.O_WRONLY), 2)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.argv, sys.path[0] = [str(script)], str(script.parent)
+        try:
+            runpy.run_path(str(script), run_name="__main__")
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+            os._exit(1)
+        sys.stdout.flush()
+        os._exit(0)
+    print(os.waitpid(child, 0)[1], flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def python_ran(
+    tmp_path_factory: pytest.TempPathFactory, prose: Callable[..., str]
+) -> dict[Path, tuple[str, str]]:
+    """By page: the exit status and the standard error of all its blocks as one script.
+
+    The script runs where there are a moby.txt and an other.txt.
+    """
+    scripts = []
+    for page in WITH_PYTHON:
+        script = "\n".join(blocks("python", page=page))
+        assert "import streamlm" in script
+        folder = tmp_path_factory.mktemp(page.stem)
+        if DOWNLOADED in script:  # a tiny model that chats stands for it
+            script = script.replace(DOWNLOADED, f"({str(chat_folder(folder / 'model'))!r})")
+        (folder / "moby.txt").write_text(prose(400), encoding="utf-8")
+        (folder / "other.txt").write_text(prose(50, seed=1), encoding="utf-8")
+        (folder / "page.py").write_text(script, encoding="utf-8")
+        scripts.append(folder / "page.py")
     ended = subprocess.run(
-        [sys.executable, "-W", "error", "page.py"],
-        cwd=tmp_path,
+        [sys.executable, "-W", "error", "-c", RUN, *map(str, scripts)],
         env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"},
         capture_output=True,
         text=True,
         encoding="utf-8",
     )
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stderr == ""
+    assert ended.returncode == 0 and ended.stderr == "", ended.stderr
+    errors = [script.with_suffix(".err").read_text(encoding="utf-8") for script in scripts]
+    statuses = ended.stdout.split()
+    return dict(zip(WITH_PYTHON, zip(statuses, errors, strict=True), strict=True))
+
+
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda page: page.stem)
+def test_python_runs(page: Path, python_ran: dict[Path, tuple[str, str]]) -> None:
+    assert python_ran[page] == ("0", "")
 
 
 # -- commands -----------------------------------------------------------------------------------

@@ -2,8 +2,6 @@
 
 import json
 import random
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -229,21 +227,14 @@ def test_mean_interval_is_students_t() -> None:
     assert mean_interval([1.0]) == (1.0, None) and mean_interval([]) == (None, None)
 
 
-def streamlm(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "streamlm", *arguments]
-    return subprocess.run(command, capture_output=True, text=True)
-
-
 def test_the_command_resumes_and_draws(recipe: Path, cli: CommandLine) -> None:
     command = ["compare", "ablation", "--recipe", str(recipe), "--out", "out/tiny"]
     command += ["--seeds", "1", "--device", "cpu"]
-    first = streamlm(*command, "--only", "drop")
-    assert first.returncode == 0, first.stderr
+    cli.works(*command, "--only", "drop")
     kept = json.loads(Path("out/tiny.json").read_text())
     assert [one["variant"] for one in kept["figures"]["runs"]] == ["drop, memory alone", DROP]
     assert kept["command"].startswith("streamlm compare ablation")
-    both = streamlm(*command, "--only", "drop", "--only", "select")
-    assert both.returncode == 0 and "select, joint" in both.stdout, both.stderr
+    assert "select, joint" in cli.works(*command, "--only", "drop", "--only", "select").out
     runs = json.loads(Path("out/tiny.json").read_text())["figures"]["runs"]
     assert runs[:2] == kept["figures"]["runs"] and len(runs) == 3
     assert Path("out/tiny.png").stat().st_size > 5_000

@@ -325,7 +325,6 @@ def crashes(chance: random.Random) -> dict[str, tuple[ChooseNames, ChooseData]]:
         "torn": (list, torn),
         "newest names": (newest, lambda file: file.now),
         "some": (some, any_data),
-        "others": (some, any_data),
     }
 
 

@@ -112,7 +112,7 @@ def everything(store: DirectoryStore) -> dict[Ref, Snapshot]:
 @pytest.mark.parametrize(
     ("fixture", "most", "kinds", "least"),
     [
-        ("store", 4, {"session.json", "refs.json", "commits.zip"}, 120),
+        ("store", 2, {"session.json", "refs.json", "commits.zip"}, 60),
         (
             "old",
             1,
@@ -154,10 +154,10 @@ def test_swapped_members(store: DirectoryStore) -> None:
     for name, data in everywhere[store.path].items():
         path, parts = store.path / "commits" / name, members(data)
         for part, honest in parts.items():
-            for theirs in everywhere.values():
+            for theirs in chance.sample(sorted(everywhere), 2):
                 found = {
                     content
-                    for other in theirs.values()
+                    for other in everywhere[theirs].values()
                     for its, content in members(other).items()
                     if its.rpartition("/")[2] == part.rpartition("/")[2] and content != honest
                 }
@@ -176,7 +176,7 @@ def test_swapped_members(store: DirectoryStore) -> None:
                         check(store, known, name)
         path.write_bytes(data)
     store.verify()
-    assert tried["in place"] > 50 and tried["packed"] > 100
+    assert tried["in place"] > 25 and tried["packed"] > 50
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,13 @@ SITUATIONS = [
     *(read_aligned, read_unaligned, read_half_a_word, read_half_a_character),
     write_half_a_character,
 ]
+# How a text ends is no matter of the compression: one of each backbone is left within a word.
+WITHIN_WORDS = ("conv", "llama, select")
+TRIED = [
+    f"{kind}/{situation.__name__}"
+    for kind in KINDS
+    for situation in (SITUATIONS if kind in WITHIN_WORDS else SITUATIONS[:2])
+]
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +159,8 @@ def answers(
         checkpoint = load_checkpoint(weights, device="cpu")
         for situation in SITUATIONS:
             name = f"{kind}/{situation.__name__}"
+            if name not in TRIED:
+                continue
             path = folder / f"{len(tasks)}.zarr"
             with streamlm.open(path, checkpoint, seed=3) as session:
                 scope["REST"] = situation(session, text)
@@ -169,16 +178,13 @@ def answers(
         check=True,
     )
     resumed = json.loads(result.stdout)
-    assert len(resumed) == len(tasks) == len(KINDS) * len(SITUATIONS)
+    assert len(resumed) == len(tasks) == len(TRIED)
     return {name: (json.loads(json.dumps(expected[name])), resumed[name]) for name in tasks}
 
 
-@pytest.mark.parametrize("situation", [situation.__name__ for situation in SITUATIONS])
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_new_process_resumes_bit_for_bit(
-    kind: str, situation: str, answers: dict[str, tuple[Any, Any]]
-) -> None:
-    went_on, resumed = answers[f"{kind}/{situation}"]
+@pytest.mark.parametrize("name", TRIED)
+def test_a_new_process_resumes_bit_for_bit(name: str, answers: dict[str, tuple[Any, Any]]) -> None:
+    went_on, resumed = answers[name]
     assert resumed == went_on
 
 
@@ -258,25 +264,19 @@ def test_another_processor_resumes_closely(
     with streamlm.open(tmp_path / "s.zarr", checkpoint) as session:
         session.feed([prose(150)])
         digest = session.state.digest()
-    answers = []
-    for kind in ("default", "avx2"):
-        path = tmp_path / f"{kind}.zarr"
-        shutil.copytree(tmp_path / "s.zarr", path)
-        environment = {**os.environ, "MKL_CBWR": "COMPATIBLE" if kind == "default" else "AUTO"}
-        environment["ATEN_CPU_CAPABILITY"] = kind
-        command = [sys.executable, "-c", OTHER_PROCESSOR, str(path), str(folder)]
-        found = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
-        )
-        capability, answer = json.loads(found.stdout)
-        assert kind != "default" or capability in ("DEFAULT", "NO AVX")
-        answers.append(answer)
+    path = tmp_path / "other.zarr"
+    shutil.copytree(tmp_path / "s.zarr", path)
+    environment = {**os.environ, "MKL_CBWR": "COMPATIBLE", "ATEN_CPU_CAPABILITY": "default"}
+    command = [sys.executable, "-c", OTHER_PROCESSOR, str(path), str(folder)]
+    found = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    capability, (before, log_probs, position, tail) = json.loads(found.stdout)
+    assert capability in ("DEFAULT", "NO AVX")
     here = score_and_feed(tmp_path / "s.zarr", checkpoint)
-    assert here[0] == digest
-    for before, log_probs, position, tail in answers:
-        assert before == digest
-        assert log_probs == pytest.approx(here[1], abs=1e-4)
-        assert [position, tail] == here[2:]
+    assert here[0] == digest == before
+    assert log_probs == pytest.approx(here[1], abs=1e-4)
+    assert [position, tail] == here[2:]
 
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
@@ -335,7 +335,7 @@ def reader(tiny_folder: Callable[..., Path]) -> Iterator["subprocess.Popen[str]"
         process.stdin.close()
 
 
-@pytest.mark.parametrize(("n_files", "once"), [(1, False), (1, True), (2, True), (3, False)])
+@pytest.mark.parametrize(("n_files", "once"), [(1, False), (2, True), (3, False)])
 def test_kill_9_loses_nothing_saved(
     n_files: int,
     once: bool,

@@ -40,8 +40,8 @@ class Folder(Place):
 
 class TestFolder(StoreConformance):
     # Histories and damage are the work of the store, which `TestInMemory` tries longer.
-    histories: ClassVar[int] = 2
-    every: ClassVar[int] = 4
+    histories: ClassVar[int] = 1
+    every: ClassVar[int] = 8
 
     @pytest.fixture
     def place(self, tmp_path: Path) -> Folder:

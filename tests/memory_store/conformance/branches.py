@@ -79,7 +79,6 @@ class BranchConformance:
         assert len(place.commits()) == 2
         assert not [key for key in place.files() if ".tmp" in key]
 
-    @pytest.mark.parametrize("writers", [2, 4])
     def test_racing_writers_lose_nothing(self, place: Place, writers: int) -> None:
         store, each = place.new(), 12 // writers
         empty = Window(np.zeros(0, np.int64), 0, 0, 8)

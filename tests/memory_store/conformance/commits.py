@@ -1,6 +1,7 @@
 """Commits: snapshots load bit for bit, and only new slots are written."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -17,12 +18,15 @@ from tests.support.stores import Stream, assert_equal, assert_same_bits, members
 class CommitConformance:
     """Part of `StoreConformance`."""
 
-    histories: ClassVar[int] = 8  # random histories that are tried
+    histories: ClassVar[int] = 4  # random histories that are tried
     steps: ClassVar[int] = 45  # of each
+    writers: ClassVar[Sequence[int]] = (2, 4)  # that race, in one test each
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         if "seed" in metafunc.fixturenames:
             metafunc.parametrize("seed", range(self.histories))
+        if "writers" in metafunc.fixturenames:
+            metafunc.parametrize("writers", self.writers)
 
     def test_any_history_loads_bit_for_bit(self, place: Place, seed: int) -> None:
         rng = np.random.default_rng(seed)

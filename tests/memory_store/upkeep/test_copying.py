@@ -62,7 +62,7 @@ def test_copies_during_writes(tmp_path: Path) -> None:
     writer = threading.Thread(target=work)
     writer.start()
     try:
-        for i in range(6):
+        for i in range(4):
             target = tmp_path / f"{i}.zarr"
             target.mkdir()
             acknowledged = counts[-1] if counts else 0
@@ -77,7 +77,7 @@ def test_copies_during_writes(tmp_path: Path) -> None:
     finally:
         ended.set()
         writer.join()
-    assert counts[-1] > 20
+    assert counts[-1] > 10
 
 
 def test_copies_at_any_two_moments(tmp_path: Path) -> None:
