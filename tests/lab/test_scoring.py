@@ -53,11 +53,13 @@ def test_regions_match_the_reach_of_the_logits(shape: tuple[int, int, int]) -> N
     tokens = random.integers(1, 11, (1, n))
     seen = set()
     for query in (n - 1, n - length // 2 - 1):
-        plain = logits_at(model, tokens, query)
+        states: list[State] = []
+        plain = logits_at(model, tokens, query, states)
         for cue in range(query):
             changed = tokens.copy()
             changed[0, cue] = 1 + tokens[0, cue] % 10
-            differs = not torch.equal(plain, logits_at(model, changed, query))
+            same = states[: (cue + 1) // length + 1]  # the first input is a zero
+            differs = not torch.equal(plain, logits_at(model, changed, query, same))
             one = np.zeros(1, dtype=int)
             question = Questions(
                 tokens, one, np.array([[query]]), np.array([[cue]]), one[None], one
@@ -72,14 +74,20 @@ def test_regions_match_the_reach_of_the_logits(shape: tuple[int, int, int]) -> N
     assert ("compressed memory" in seen) == (compressed > 0)
 
 
-def logits_at(model: TransformerXL, tokens: np.ndarray, place: int) -> torch.Tensor:
+def logits_at(
+    model: TransformerXL, tokens: np.ndarray, place: int, states: list[State] | None = None
+) -> torch.Tensor:
+    """The logits at a place; reads on behind `states`, to which those of segments are added."""
     inputs = torch.from_numpy(np.concatenate([[[0]], tokens], axis=1)[:, : place + 1])
-    state = model.init_state(1)
+    states = [] if states is None else states
+    if not states:
+        states.append(model.init_state(1))
     with torch.no_grad():
-        for piece in inputs.split(model.config.segment_len, dim=1):
-            logits, state = model(piece, state)
+        for piece in inputs.split(model.config.segment_len, dim=1)[len(states) - 1 :]:
+            logits, state = model(piece, states[-1])
             if state.phase == model.config.segment_len:
                 state = model.commit(state)[0]
+            states.append(state)
     return logits[0, -1]
 
 

@@ -343,7 +343,7 @@ def test_the_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["recall"])
     monkeypatch.setattr(benchmark, "BATCH", 4)
     out, runs = tmp_path / "out", tmp_path / "runs"
-    options = ["--steps", "4", "--seeds", "2", "--compressions", "mean", "--sequences", "8"]
+    options = ["--steps", "2", "--seeds", "2", "--compressions", "mean", "--sequences", "4"]
     options += ["--threads", "1", "--out", str(out), "--runs", str(runs)]
     benchmark.main(options)
     results = json.loads((out / "recall.json").read_text())
