@@ -1,16 +1,19 @@
 """`make quickstart`: with and without a pretrained model."""
 
 import runpy
+import shlex
 import sys
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 import streamlm
 from streamlm import quickstart
 from streamlm.checkpoints.catalogue import DOWNLOADABLE
+from streamlm.cli.app import app
 from tests.support.chats import chat_folder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,7 +28,17 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
 
 
-def test_a_pretrained_model_reads_and_writes(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_pretrained_model_reads_and_writes(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its commands, in this process: those of the test below are processes."""
+
+    def run(*arguments: str) -> None:
+        print(f"$ streamlm {shlex.join(arguments)}", flush=True)
+        ended = CliRunner().invoke(app, arguments)
+        assert ended.exit_code == 0, ended.output
+
+    monkeypatch.setattr(quickstart, "run", run)
     model = chat_folder(Path("model"))
     quickstart.with_a_pretrained_model(str(model))
     out = capfd.readouterr().out
@@ -60,7 +73,7 @@ def test_without_a_network_the_bundled_model_is_shown(
         session.feed("Of an earlier run. ")
     book = resources.files("streamlm") / "assets" / "books" / "beyond-the-city.txt"
     (tmp_path / "assets" / "books").mkdir(parents=True)
-    beginning = book.read_text(encoding="utf-8")[:20_000]
+    beginning = book.read_text(encoding="utf-8")[:6_000]
     (tmp_path / "assets" / "books" / "beyond-the-city.txt").write_text(beginning, encoding="utf-8")
     monkeypatch.setattr(resources, "files", lambda package: tmp_path)
     monkeypatch.delitem(sys.modules, "streamlm.quickstart")  # it runs as a program

@@ -267,7 +267,7 @@ def test_show_memory(kept: CommandLine, model: Path, tmp_path: Path) -> None:
 
 
 def test_pins_gc_and_verify(kept: CommandLine) -> None:
-    for _ in range(12):
+    for _ in range(6):
         kept.works("feed", "-", "--session", "s", stdin=b"Call me Ishmael. Some years ago.\n" * 3)
     before = kept.works("sessions", "show", "s", "--json").json
     seqs = [row["snapshot"] for row in before["snapshots"]]

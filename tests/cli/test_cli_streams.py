@@ -104,16 +104,16 @@ def test_standard_input_that_was_read_already_is_noted(
 def test_follow(kept: CommandLine) -> None:
     Path("app.log").write_text("Call me Ishmael.\n", encoding="utf-8")
     words = ("feed", "app.log", "--follow", "--session", "new", "--model", kept.model)
-    read = 0
-    for line in ("Some years ago.\n", "Never mind how long.\n"):
-        with running(*words, "--save-every", "0.01s", preexec_fn=interruptible) as process:
+    with running(*words, "--save-every", "0.01s", preexec_fn=interruptible) as process:
+        read = 0
+        for line in ("Some years ago.\n", "Never mind how long.\n"):
             with Path("app.log").open("a", encoding="utf-8") as file:
                 file.write(line)
             read = read_by(process, read + 5, kept.model)
-            process.send_signal(signal.SIGINT)
-            _, err = process.communicate(timeout=PATIENCE)
-        assert b"interrupted; saved up to token" in err
-        assert b"the same command resumes there" in err
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=PATIENCE)
+    assert b"interrupted; saved up to token" in err
+    assert b"the same command resumes there" in err
     kept.works("feed", "app.log", "--once", "--session", "new")
     text = kept.works("sessions", "text", "new", "--model", kept.model, "--json").json["text"]
     assert Path("app.log").read_text().startswith(text) and text.count("Ishmael") == 1

@@ -63,7 +63,7 @@ def test_what_is_running_is_finished_at_the_end(model: Path, tmp_path: Path) -> 
     """SIGTERM within the grace: the answer is whole, and saved."""
     store = tmp_path / "sessions"
     with ServerProcess(store, model, "--grace", "50") as server:
-        fields = {"session": "s", "prompt": "Call me", "max_tokens": 400, "stream": True}
+        fields = {"session": "s", "prompt": "Call me", "max_tokens": 150, "stream": True}
         writing = server.events("/v1/completions", fields)
         first = next(writing)
         server.process.send_signal(signal.SIGTERM)
@@ -73,7 +73,7 @@ def test_what_is_running_is_finished_at_the_end(model: Path, tmp_path: Path) -> 
     with streamlm.open(
         store / "s.zarr", streamlm.load(model, device="cpu"), readonly=True
     ) as session:
-        assert session.position == last["session"]["position"] > 400
+        assert session.position == last["session"]["position"] > 150
 
 
 def test_options_that_are_refused(tmp_path: Path) -> None:
