@@ -16,13 +16,13 @@ def with_value(place: int, value: Any) -> list[Any]:
     return [*GOOD[:place], value, *GOOD[place + 1 :]]
 
 
-def result(client: Any, data: Any) -> str:
-    """What a call of generate_text leads to, as text."""
-    joined = client.post("gradio_api/call/generate_text", json={"data": data})
+def result(client: Any, data: Any, name: str = "generate_text") -> str:
+    """What a call leads to, as text."""
+    joined = client.post(f"gradio_api/call/{name}", json={"data": data})
     if joined.status_code != 200:
         assert joined.status_code in (400, 422)
         return str(joined.json()["detail"])
-    with client.stream("GET", f"gradio_api/call/generate_text/{joined.json()['event_id']}") as got:
+    with client.stream("GET", f"gradio_api/call/{name}/{joined.json()['event_id']}") as got:
         return str(got.read().decode())
 
 
@@ -119,6 +119,11 @@ def test_fields_without_a_text_are_empty(server: DemoServer, client: Any) -> Non
         if joined.status_code == 200:
             client.get("gradio_api/queue/data", params={"session_hash": body["session_hash"]})
     assert "Traceback" not in server.log + server.errors
+
+
+def test_a_model_without_a_template_does_not_chat(client: Any) -> None:
+    said = result(client, ["calls", "Who?", "", 5, 0.2, 0.9, 1, 0], "chat")
+    assert "models that chat: smollm2" in said and "event: complete" not in said
 
 
 @pytest.mark.parametrize("token", [10**30, -(2**70), 0.5])

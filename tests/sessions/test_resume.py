@@ -301,12 +301,13 @@ def test_saving_does_not_change_results(
 # the process's id, then "+" after each block, "." after the last, after which it waits for an empty
 # line, and finally the exit status.
 READER = """
-import json, os, sys, torch
+import gc, json, os, sys, torch
 from pathlib import Path
-import streamlm, streamlm.sessions.sources
+import streamlm, streamlm.sessions.opening, streamlm.sessions.sources
 torch.set_num_threads(1)
 streamlm.sessions.sources.BLOCK = 64
 model = streamlm.load(sys.argv[1], device="cpu")
+gc.freeze()  # a collection would copy every page that the processes share
 
 def tell(now):
     print("." if (now.name, now.read) == (files[-1], now.size) else "+", flush=True)
