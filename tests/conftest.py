@@ -17,7 +17,7 @@ import streamlm
 from streamlm.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from streamlm.models.build import MODELS, build_model
 from streamlm.sessions.session import Session
-from tests.support.command_line import CommandLine, log
+from tests.support.command_line import CommandLine, known_tokenizer, log
 from tests.support.sessions import End
 from tokenizer import Tokenizer, load_tokenizer
 
@@ -181,6 +181,7 @@ def cli(
     for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("streamlm.checkpoints.own.load_tokenizer", known_tokenizer)
     handled = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.getsignal(number) for number in handled}
     yield CommandLine(monkeypatch, capsys, model)

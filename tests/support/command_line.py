@@ -14,10 +14,12 @@ import pytest
 from memory_store import DirectoryStore
 from streamlm.cli.app import main
 from tests.support.stores import files
+from tokenizer import Tokenizer, load_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 BOOKS = ROOT / "streamlm" / "assets" / "books"
 COMMAND = [sys.executable, "-m", "streamlm"]
+_tokenizers: dict[bytes, Tokenizer] = {}
 NEEDS_MODEL = {"feed", "generate", "score", "rewind"}
 READ_KEYS = {
     *("tokens", "bytes", "nats", "bits_per_byte", "seconds", "tokens_per_second", "position"),
@@ -65,6 +67,14 @@ class CommandLine:
         result = self(*arguments, stdin=stdin)
         assert result.status == 0, result.err
         return result
+
+
+def known_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer of a file; a command that loads one again would read its model for so long."""
+    data = path.read_bytes()
+    if data not in _tokenizers:
+        _tokenizers[data] = load_tokenizer(path)
+    return _tokenizers[data]
 
 
 def left(folder: Path = Path("sessions")) -> dict[str, bytes]:
