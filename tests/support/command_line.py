@@ -5,14 +5,16 @@ import json
 import re
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
 import pytest
+from typer.main import get_command
 
 from memory_store import DirectoryStore
-from streamlm.cli.app import main
+from streamlm.cli.app import app, main
 from tests.support.stores import files
 from tokenizer import Tokenizer, load_tokenizer
 
@@ -41,6 +43,12 @@ class Result:
         return json.loads(self.out)
 
 
+@cache
+def assembled() -> Any:
+    """The commands, which typer would assemble anew for each that is run."""
+    return get_command(app)
+
+
 class CommandLine:
     """Runs commands in this process, with the test's model for those that need one."""
 
@@ -57,6 +65,7 @@ class CommandLine:
         with self._monkeypatch.context() as patch:
             patch.setattr(sys, "argv", ["streamlm", *argv])
             patch.setattr(sys, "stdin", given)
+            patch.setattr("streamlm.cli.app.app", assembled())
             with pytest.raises(SystemExit) as ended:
                 main()
         code = ended.value.code

@@ -302,7 +302,7 @@ def test_zarr_reads_it(bucket: Bucket, tmp_path: Path) -> None:
 
 def test_copies_to_object_storage_and_back(server: S3Server, tmp_path: Path) -> None:
     store = create_store(tmp_path / "s.zarr", durability="normal")
-    grown(store, 25)
+    grown(store, 12)
     store.pin(store.refs("main")[3], "pin")
     store.gc(Retention(last=3))
     far = Bucket("far.zarr")
