@@ -205,7 +205,7 @@ def test_training_that_fails_leaves_what_it_learnt(
         return 1e-3
 
     monkeypatch.setattr(train.ClockTrainer, "learning_rate", learning_rate)
-    doing = Run(options(tmp_path), {"train": 0}, until=time.monotonic() + 600)
+    doing = Run(options(tmp_path, train_seconds=60.0), {"train": 0}, until=time.monotonic() + 600)
     doing.do("train", train.measure)
     found = figures_of(tmp_path)["train"]
     assert "no memory" in found["training"]["error"] and 2 < found["steps"] <= 6
