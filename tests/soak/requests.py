@@ -161,7 +161,8 @@ class _Visit:
         (read,) = (each for each in self._functions if each["api_name"] == "read")
         (path,) = sent.json()
         file = {"path": path, "orig_name": name, "meta": {"_type": "gradio.FileData"}}
-        _, status, text = self._event(read, ["s", "A file", "", file])
+        # The first input is the server's own, and a page sends nothing in its place.
+        _, status, text = self._event(read, [None, "s", "A file", "", file])
         # The last word of the page is a message, and not that it is opening.
         ended = "Read " in text or 'class=\\"message error' in text or "anything" in text
         return f"upload of {kind}", status if ended else 500, text
